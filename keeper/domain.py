@@ -1,0 +1,437 @@
+"""Every message that flows between the rooms: frozen values, exact integers, no behaviour but naming.
+
+Read top to bottom, it is the path of a breach: what the chain and the feeds say, what the mirror knows
+of an account, what was suspected, decided, planned, permitted, and what the journal keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad, Wei
+
+# --- what the chain says -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A block header, as far as the keeper needs it."""
+
+    number: Block
+    hash: str
+    parent_hash: str
+    timestamp_s: UnixS
+    base_fee_wei: Wei
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One raw event log of one block."""
+
+    address: str
+    topics: tuple[bytes, ...]
+    data: bytes
+    block_number: Block
+    block_hash: str
+    tx_hash: str
+    index: int
+
+
+class Phase(StrEnum):
+    """What the contract says of an account; the order is that of ``HybridTypes.State`` on chain."""
+
+    HEALTHY = "healthy"
+    FLAGGED = "flagged"
+    CONFIRMED = "confirmed"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What one log says, in the words of the domain.
+
+    ``touched`` are the accounts whose rows are dirty because of it. ``act`` names a protocol event that
+    belongs into a case's history (``Flagged``, ``Tranche``, …) with its decoded ``args``.
+    """
+
+    block: Block
+    tx_hash: str
+    log_index: int
+    act: str
+    touched: tuple[AccountKey, ...]
+    args: Mapping[str, Any]
+
+
+# --- prices --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """A fast price off chain."""
+
+    feed: FeedId
+    price_wad: Wad
+    observed_at_s: UnixS
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A value that could not be read or is not believable. Nobody acts on it."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class FeedView:
+    """Both on-chain prices of one feed, with the rules by which the contract judges their age."""
+
+    feed: FeedId
+    fast_wad: Wad
+    fast_observed_at_s: UnixS
+    fast_max_age_s: int
+    slow_wad: Wad
+    slow_updated_at_s: UnixS
+    slow_ok: bool
+    slow_deviation_wad: Wad
+    slow_heartbeat_s: int
+    min_delay_s: int
+
+    def fast_fresh(self, now_s: UnixS) -> bool:
+        """Tell whether the fast price counts at chain time ``now_s`` (OracleRouter.fresh)."""
+        return self.fast_wad > 0 and now_s - self.fast_observed_at_s <= self.fast_max_age_s
+
+
+OracleView: TypeAlias = Mapping[FeedId, FeedView]
+
+
+@dataclass(frozen=True, slots=True)
+class ChainTime:
+    """The block in which a step could run at the earliest, and its expected timestamp."""
+
+    block: Block
+    timestamp_s: UnixS
+
+
+# --- what the mirror knows of one account --------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """A perp position: its size, and the quote side of what was paid for it: PnL = size p + quote_leg."""
+
+    market: int
+    size_wad: Wad
+    quote_leg_wad: Wad
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A collateral balance, scaled to WAD."""
+
+    collateral: int
+    amount_wad: Wad
+
+
+@dataclass(frozen=True, slots=True)
+class FlagState:
+    """The alarm of one account, as the Liquidator stores it; zeros where there is none."""
+
+    flagger: str = "0x" + "00" * 20
+    bond_wad: Wad = 0
+    flagged_at_s: UnixS = 0
+    flagged_block: Block = 0
+    tau_at_flag_s: int = 0
+    tau_s: int = 0
+    last_poke_s: UnixS = 0
+    tau_at_confirm_s: int = 0
+    confirmed_at_s: UnixS = 0
+    fee_cap_wad: Wad = 0
+    step_start_s: UnixS = 0
+    step_used_wad: Wad = 0
+    tranche_nonce: int = 0
+    aid_wad: Wad = 0
+    reduced: bool = False
+    carry_tau_s: int = 0
+    carried_at_s: UnixS = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Exact state of one account at one block."""
+
+    key: AccountKey
+    phase: Phase
+    cash_wad: Wad
+    legs: tuple[Leg, ...]
+    holdings: tuple[Holding, ...]
+    last_risk_s: UnixS = 0
+    last_risk_block: Block = 0
+    flag: FlagState = FlagState()
+    debt_since_s: UnixS = 0
+    """Since when there is no position and negative cash; 0 while there is not."""
+
+    @property
+    def owner(self) -> str:
+        """The owner's address in lower case."""
+        return "0x" + self.key[:20].hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Valuation:
+    """Equity E, requirement M and notional N of one account at one price vector."""
+
+    equity_wad: Wad
+    requirement_wad: Wad
+    notional_wad: Wad
+
+    def breaches(self, level_wad: Wad = WAD) -> bool:
+        """Tell whether E < level x M, exactly."""
+        return self.equity_wad * WAD < level_wad * self.requirement_wad
+
+    def breaches_scaled(self, q_wad: Wad) -> bool:
+        """Tell whether q E < M, with q applied to positive equity only and rounded up, as on chain."""
+        equity = self.equity_wad
+        scaled = -(-equity * q_wad // WAD) if equity > 0 else equity
+        return scaled < self.requirement_wad
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """An account judged by exact integers at the three price vectors, for one moment of chain time."""
+
+    account: Account
+    at: ChainTime
+    fast: Valuation
+    slow: Valuation
+    execution: Valuation
+    feeds: tuple[FeedId, ...]
+    fresh: bool
+    flag_level_wad: Wad
+    cure_level_wad: Wad
+    tau_s: int
+    since_confirmation_s: int
+    q_wad: Wad
+    fee_wad: Wad
+    closeable_wad: Wad
+    step_room_wad: Wad
+    fast_fresh: bool = False
+    """Whether every fast price of the account counts at ``at``; ``fresh`` asks it of both oracles."""
+    earliest_alarm: ChainTime = ChainTime(0, 0)
+    """Before this the owner's last risk-increasing act protects the account from an alarm."""
+    bond_wad: Wad = 0
+    """What an alarm raised now takes as a bond."""
+    reward_wad: Wad = 0
+    """What a confirmation now would pay the flagger."""
+    curable: bool = False
+    """Whether the episode would end by ``Cure``."""
+    expirable: bool = False
+    """Whether the alarm has stood long enough to end by ``Expire``."""
+
+    @property
+    def health(self) -> float | None:
+        """E/M at the fast price, for people; None without requirement. Decisions never use it."""
+        return self.fast.equity_wad / self.fast.requirement_wad if self.fast.requirement_wad > 0 else None
+
+
+# --- decisions -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """An account that could not be cleared at the fast price, by float64 with its rounding margin."""
+
+    account: AccountKey
+    equity: float
+    requirement: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why: a dotted rule name, the evidence found and the bound it was held against, in stated units."""
+
+    rule: str
+    evidence: str
+    bound: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.evidence}, bound {self.bound}"
+
+
+@dataclass(frozen=True, slots=True)
+class Agree:
+    """The evidence asked for is there."""
+
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Not now: ask again at ``until_block``."""
+
+    until_block: Block
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """No, on this evidence and this bound."""
+
+    reason: Reason
+
+
+Verdict: TypeAlias = Agree | Wait | Refuse
+
+
+# --- acts ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """Raise the alarm on an account, against a bond from the keeper's credit."""
+
+    account: AccountKey
+    bond_wad: Wad
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """State on chain that the slow oracle agrees."""
+
+    account: AccountKey
+
+
+@dataclass(frozen=True, slots=True)
+class Liquidate:
+    """Take over one proportional slice of the account's book."""
+
+    account: AccountKey
+    taker: AccountKey
+    tranche_nonce: int
+    deadline_s: UnixS
+    min_fraction_wad: Wad
+    max_fraction_wad: Wad
+    min_fee_wad: Wad
+
+
+@dataclass(frozen=True, slots=True)
+class Cure:
+    """End an episode whose account is safe again."""
+
+    account: AccountKey
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """End an alarm that both oracles contradict."""
+
+    account: AccountKey
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """End an alarm that nothing confirmed in time."""
+
+    account: AccountKey
+
+
+@dataclass(frozen=True, slots=True)
+class BuyCollateral:
+    """Buy collateral at the sale discount from an account without positions whose cash is negative."""
+
+    account: AccountKey
+    taker: AccountKey
+    collateral: int
+    max_quote_wad: Wad
+    min_amount_wad: Wad = 1
+    """The least collateral wanted; less than that and the chain refuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOff:
+    """Book the residual of an account that has nothing left as bad debt, and close it."""
+
+    account: AccountKey
+
+
+Act: TypeAlias = Flag | Confirm | Liquidate | Cure | Clear | Expire | BuyCollateral | WriteOff
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One act, worth doing now: what it may cost, what it should bring, and until when it holds."""
+
+    case_id: str
+    act: Act
+    planned_at: Block
+    valid_until_block: Block
+    gas_limit: int
+    expected_profit_wad: Wad
+    """Fee or reward less gas at the current price, in quote; negative for upkeep."""
+    notional_wad: Wad = 0
+
+    @property
+    def kind(self) -> str:
+        """The act's name in lower case, as the journal writes it."""
+        return type(self.act).__name__.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Calldata for one contract."""
+
+    to: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fees:
+    """EIP-1559 fees of a transaction."""
+
+    max_fee_wei: Wei
+    priority_fee_wei: Wei
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """The right to send exactly one transaction; granted only by ``journal.guard.reserve``."""
+
+    step_id: str
+    case_id: str
+    nonce: int
+    unsigned_tx: Mapping[str, Any]
+
+
+# --- history -------------------------------------------------------------------------------------
+
+
+class EventKind(StrEnum):
+    """What can happen to a case; ``lifecycle.TABLE`` says when."""
+
+    SUSPECTED = "Suspected"
+    WAITED = "Waited"
+    REFUSED = "Refused"
+    OBSERVED = "Observed"
+    RESERVED = "Reserved"
+    SENT = "Sent"
+    INCLUDED = "Included"
+    REVERTED = "Reverted"
+    DISPLACED = "Displaced"
+    ABANDONED = "Abandoned"
+    UNINCLUDED = "Unincluded"
+    CLOSED = "Closed"
+
+
+@dataclass(frozen=True, slots=True)
+class CaseEvent:
+    """One entry of a case's history; the journal gives it its sequence number."""
+
+    case_id: str
+    account: AccountKey
+    kind: EventKind
+    block: Block
+    at_s: UnixS
+    data: Mapping[str, Any]

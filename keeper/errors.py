@@ -1,0 +1,17 @@
+"""Errors by blame. A refusal is a value (``domain.Refuse``), never an exception."""
+
+
+class KeeperError(Exception):
+    """Anything the keeper raises on purpose; its text is written for the operator."""
+
+
+class InvariantBroken(KeeperError):
+    """Our own fault: a state that must not exist. The keeper stops."""
+
+
+class ChainFault(KeeperError):
+    """The node or the chain failed us: unreachable, contradictory, incomplete. Reads may be tried again."""
+
+
+class ConfigError(KeeperError):
+    """The configuration cannot be used; found before the first act."""

@@ -1,0 +1,313 @@
+"""The shapes of the parts with I/O, and of a protocol adapter: what the pipeline asks of each.
+
+One to a few methods each, so that a second implementation (a replay, a test, another venue) is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+from keeper.domain import (
+    Account,
+    Act,
+    Assessment,
+    Call,
+    CaseEvent,
+    ChainTime,
+    EventKind,
+    Fact,
+    Fees,
+    Head,
+    Log,
+    OracleView,
+    Permit,
+    Quote,
+    Reason,
+    Refuse,
+    Step,
+    Unknown,
+    Valuation,
+)
+from keeper.lifecycle import Status
+from keeper.units import AccountKey, Block, FeedId, UnixS, Wad, Wei
+
+
+class Clock(Protocol):
+    """Gives the time that decisions see."""
+
+    def now_s(self) -> UnixS:
+        """Return chain time in seconds."""
+        ...
+
+
+class Feed(Protocol):
+    """A source of fast prices: a live stream, a recording, a generated path."""
+
+    def latest(self, now_s: UnixS) -> Mapping[FeedId, Quote | Unknown]:
+        """Return, for every feed served, the newest quote not from after ``now_s``, or why there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BlockUpdate:
+    """A new canonical head: what it orphaned, newest first, and what it adopted, oldest first, with its logs."""
+
+    head: Head
+    orphaned: tuple[Head, ...]
+    adopted: tuple[Head, ...]
+    logs: tuple[Log, ...]
+
+
+class Reader(Protocol):
+    """Reads the chain. Every answer belongs to the block it was asked at."""
+
+    def updates(self) -> AsyncIterator[BlockUpdate]:
+        """Yield one update per new head, with missed heads filled and reorgs resolved by parent hash."""
+        ...
+
+    async def call(self, call: Call, at_hash: str) -> bytes:
+        """Run ``eth_call`` pinned to a block hash."""
+        ...
+
+    async def call_many(self, calls: Sequence[Call], at_hash: str) -> list[bytes]:
+        """Run several ``eth_call`` in one JSON-RPC batch, all pinned to one block hash."""
+        ...
+
+    async def simulate(self, sender: str, call: Call, at: ChainTime, gas_limit: int) -> bytes | Refuse:
+        """Run a transaction as if it were in block ``at``; a revert comes back as a Refuse with its data."""
+        ...
+
+    async def receipt(self, tx_hash: str) -> Mapping[str, Any] | None:
+        """Return the receipt of an included transaction; None while it is not included."""
+        ...
+
+
+class Market(Protocol):
+    """One deployment of one protocol: pure codecs and exact mathematics, no I/O."""
+
+    def decode(self, log: Log) -> Fact | None:
+        """Say what a log of this deployment means; None for one that concerns no one."""
+        ...
+
+    def encode(self, act: Act) -> Call:
+        """Build the calldata of an act."""
+        ...
+
+    def assess(self, account: Account, oracles: OracleView, at: ChainTime) -> Assessment | Unknown:
+        """Judge one account by the contract's own integers at the three price vectors."""
+        ...
+
+    def preview(
+        self,
+        target: Assessment,
+        taker: Account,
+        oracles: OracleView,
+        max_fraction_wad: Wad,
+        insurance_wad: Wad = 0,
+    ) -> SlicePreview | Refuse:
+        """Compute, to the wei, what one slice would do to the account and to the taker.
+
+        ``insurance_wad`` is what the insurance holds, for it pays the taker of an insolvent account.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SlicePreview:
+    """What the contract would do in one slice, in its own integers."""
+
+    fraction_wad: Wad
+    notional_wad: Wad
+    taker_fee_wad: Wad
+    taker_mark_wad: Wad
+    """What the slice is worth to the taker at the fast price over what it pays; negative is adverse."""
+    after: Valuation
+    account_after: Account
+    taker_after: Account
+    taker_passes: bool
+    """Whether the taker meets its initial margin at both oracles afterwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One account under care, as the journal holds it; the status is the fold of its history."""
+
+    case_id: str
+    account: AccountKey
+    status: Status
+    opened_block: Block
+
+
+class Journal(Protocol):
+    """The case history, and the one door to the wallet."""
+
+    def record(self, events: Sequence[CaseEvent]) -> None:
+        """Append events in one transaction; raise InvariantBroken where the lifecycle forbids one.
+
+        Not for the events of a transaction: these belong to ``reserve`` and to the ``Outbox``. A decision
+        (Waited, Refused) carries the ``rule``, ``evidence`` and ``bound`` of its Reason in ``data``.
+        """
+        ...
+
+    def status(self, case_id: str) -> Status | None:
+        """Return the status of a case; None where it is not known."""
+        ...
+
+    def open_case(self, account: AccountKey) -> str | None:
+        """Return the id of the account's open case; of the newest, where a reorg has opened an older one."""
+        ...
+
+    def open_cases(self) -> tuple[Case, ...]:
+        """Return every case that is not closed, oldest first: what a start takes up again."""
+        ...
+
+    def reserve(
+        self, step: Step, tx: Mapping[str, Any], *, chain_nonce: int, block: Block, at_s: UnixS
+    ) -> Permit | Refuse:
+        """Check every limit and commit the whole unsigned transaction; only then grant the Permit.
+
+        ``chain_nonce`` is the wallet's next nonce as the chain has it; the journal gives out the lowest
+        one from there up that none of its own transactions holds.
+        """
+        ...
+
+    def head_done(self, head: Head) -> None:
+        """Note that everything the keeper had to do at a head is done."""
+        ...
+
+    def last_head(self) -> Head | None:
+        """Return the head that was done last; None in a new journal."""
+        ...
+
+
+class StepState(StrEnum):
+    """Where the one transaction of a reserved step stands."""
+
+    RESERVED = "reserved"
+    SENT = "sent"
+    INCLUDED = "included"
+    REVERTED = "reverted"
+    DISPLACED = "displaced"
+    ABANDONED = "abandoned"
+
+
+LIVE = (StepState.RESERVED, StepState.SENT)
+"""The states in which a transaction may still be included: the account takes no other step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Chain evidence of how a transaction ended: included, reverted, or displaced by another one."""
+
+    kind: EventKind
+    block: Block
+    block_hash: str
+    gas_cost_wei: Wei
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """A reserved step and what became of its transaction, as the journal holds it."""
+
+    step_id: str
+    case_id: str
+    account: AccountKey
+    kind: str
+    nonce: int
+    state: StepState
+    reserved_block: Block
+    valid_until_block: Block
+    unsigned_tx: Mapping[str, Any]
+    signed_tx: bytes | None
+    tx_hash: str | None
+    outcome: Outcome | None
+
+
+class Outbox(Protocol):
+    """The part of the journal that a sender keeps: every transaction from its permit to its outcome.
+
+    Each move writes the step and the event of its case in one transaction, and raises InvariantBroken
+    where the step does not stand where the move begins.
+    """
+
+    def step(self, step_id: str) -> StepRecord:
+        """Return one step; raise InvariantBroken where it is not known."""
+        ...
+
+    def live_steps(self) -> tuple[StepRecord, ...]:
+        """Return the reserved and the sent steps, lowest nonce first."""
+        ...
+
+    def settled_since(self, block: Block) -> tuple[StepRecord, ...]:
+        """Return the steps whose outcome is of ``block`` or later, lowest nonce first."""
+        ...
+
+    def sign(self, step_id: str, raw: bytes, tx_hash: str) -> None:
+        """Commit the signed bytes, before they are first sent. The same bytes again change nothing."""
+        ...
+
+    def sent(self, step_id: str, *, block: Block, at_s: UnixS, data: Mapping[str, Any] = ...) -> None:
+        """Note that a node was handed the bytes, whatever it answered. Again, it changes nothing."""
+        ...
+
+    def abandon(self, step_id: str, reason: Reason, *, block: Block, at_s: UnixS) -> None:
+        """End a step whose bytes are certainly nowhere; its nonce is free again."""
+        ...
+
+    def settle(self, step_id: str, outcome: Outcome, *, at_s: UnixS) -> None:
+        """Note how a sent transaction ended."""
+        ...
+
+    def unsettle(self, step_id: str, *, block: Block, at_s: UnixS) -> None:
+        """Put a transaction back in flight whose outcome a reorg has undone."""
+        ...
+
+
+class Sender(Protocol):
+    """Signs and sends; takes nothing but a Permit."""
+
+    @property
+    def address(self) -> str:
+        """The wallet's address in lower case."""
+        ...
+
+    @property
+    def chain_nonce(self) -> int:
+        """The wallet's next nonce at the newest head that ``resume`` or ``track`` was given."""
+        ...
+
+    def fees(self, head: Head) -> Fees | Refuse:
+        """Choose the fees for the next block; refuse where the cap is below its base fee."""
+        ...
+
+    def transaction(self, call: Call, gas_limit: int, fees: Fees) -> dict[str, Any]:
+        """Build the transaction to reserve, whole but for its nonce."""
+        ...
+
+    async def send(self, permit: Permit, *, tick_ns: int | None = None) -> str | Refuse:
+        """Sign, commit the signed bytes, send them; return the hash. Sending again gives the same hash.
+
+        A Refuse says that the node definitely took nothing, and that the step is abandoned. A failure of
+        which nobody knows whether it arrived returns the hash: the step is in flight. ``tick_ns`` is the
+        ``time.monotonic_ns`` at which the tick that led here arrived; the journal keeps the latency.
+        """
+        ...
+
+    async def resume(self, head: Head) -> tuple[StepRecord, ...]:
+        """Take up at start what the journal holds; return the steps that it settled or unsettled."""
+        ...
+
+    async def track(self, update: BlockUpdate) -> tuple[StepRecord, ...]:
+        """Look for outcomes at a new head, undo orphaned ones, send again what is due.
+
+        Returns the steps that it settled or unsettled. A ChainFault leaves nothing out: the next call
+        looks at the same steps again.
+        """
+        ...
+
+    async def balance(self) -> Wei:
+        """Return the wallet's native balance."""
+        ...

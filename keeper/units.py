@@ -1,0 +1,39 @@
+"""Units and the integer arithmetic that money needs.
+
+Aliases, not new types: they say what an ``int`` counts. The rounding direction is always in the
+function's name. A WAD never goes into an int64 array: it overflows silently at 9.2.
+"""
+
+from typing import TypeAlias
+
+Wad: TypeAlias = int
+"""A quote amount, price, size or fraction times 1e18; may be negative."""
+Wei: TypeAlias = int
+Bps: TypeAlias = int
+Block: TypeAlias = int
+UnixS: TypeAlias = int
+"""Seconds of chain time since 1970."""
+FeedId: TypeAlias = str
+"""The name of a price feed, such as ``BTC/USD``; on chain its ASCII bytes, padded to 32."""
+AccountKey: TypeAlias = bytes
+"""A row of a book: 20 bytes of owner and 12 bytes of sub-account."""
+
+WAD: Wad = 10**18
+BPS: Bps = 10_000
+
+
+def mul_div_down(a: int, b: int, divisor: int) -> int:
+    """Return floor(a * b / divisor): toward minus infinity, exact."""
+    return a * b // divisor
+
+
+def mul_div_up(a: int, b: int, divisor: int) -> int:
+    """Return ceil(a * b / divisor): toward plus infinity, exact."""
+    return -(-a * b // divisor)
+
+
+def mul_div_trunc(a: int, b: int, divisor: int) -> int:
+    """Return a * b / divisor cut toward zero, as Solidity's signed division does."""
+    product = a * b
+    quotient = abs(product) // abs(divisor)
+    return quotient if (product < 0) == (divisor < 0) else -quotient
