@@ -1,0 +1,1 @@
+"""HybridMargin, the reference protocol: a slope instead of a liquidation cliff."""

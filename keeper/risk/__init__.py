@@ -1,0 +1,1 @@
+"""Protocol-neutral mathematics of risk: pure functions of numbers, no I/O."""
