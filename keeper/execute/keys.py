@@ -1,0 +1,136 @@
+"""The wallet's key: loaded once, and never shown again.
+
+No text, pickle or exception of this module holds key material. Errors are raised outside the handlers
+that catch the libraries' own exceptions: one in ``__context__`` would carry along what those quote, and
+the local variables of their frames, which some tracebacks print.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from eth_account import Account
+from eth_utils.address import to_checksum_address
+
+from keeper.errors import ConfigError, InvariantBroken
+
+if TYPE_CHECKING:
+    from eth_account.signers.local import LocalAccount
+
+KEY_VARIABLE = "KEEPER_PRIVATE_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyParams:
+    """Where the key is: an encrypted JSON keystore, or the environment variable KEEPER_PRIVATE_KEY."""
+
+    keystore: Path | None = None
+    passphrase_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A signed transaction as it goes over the wire, and its hash."""
+
+    raw: bytes
+    tx_hash: str
+
+
+class Signer:
+    """Signs transactions for one address. Neither prints nor pickles its key."""
+
+    __slots__ = ("__account", "address")
+
+    def __init__(self, account: LocalAccount) -> None:
+        self.__account = account
+        self.address = account.address.lower()
+
+    def sign(self, tx: Mapping[str, Any]) -> Signed:
+        """Sign a transaction; the same one always gives the same bytes (RFC 6979)."""
+        try:
+            signed = self.__account.sign_transaction({**tx, "to": to_checksum_address(tx["to"])})
+        except (KeyError, TypeError, ValueError) as error:
+            fault = str(error)
+        else:
+            return Signed(bytes(signed.raw_transaction), signed.hash.to_0x_hex())
+        raise InvariantBroken(f"the transaction cannot be signed: {fault}")
+
+    def __repr__(self) -> str:
+        return f"Signer({self.address})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Signer does not leave its process")
+
+
+def load_signer(params: KeyParams) -> Signer:
+    """Load the wallet's key; raise ConfigError where it is missing, malformed, or locked otherwise."""
+    if params.keystore is None:
+        return _from_environment()
+    if KEY_VARIABLE in os.environ:
+        raise ConfigError(f"both a keystore and {KEY_VARIABLE} are set: which key is meant?")
+    if params.passphrase_file is None:
+        raise ConfigError(f"the keystore {params.keystore} needs a passphrase file")
+    return _from_keystore(params.keystore, params.passphrase_file)
+
+
+def _from_environment() -> Signer:
+    if KEY_VARIABLE not in os.environ:
+        raise ConfigError(f"no key: set {KEY_VARIABLE}, or a keystore with its passphrase file")
+    account = _account(os.environ[KEY_VARIABLE].strip())
+    if account is None:
+        raise ConfigError(f"{KEY_VARIABLE} is not a private key of 32 bytes in hexadecimal")
+    return Signer(account)
+
+
+def _from_keystore(keystore: Path, passphrase_file: Path) -> Signer:
+    if _json(keystore) is None:
+        raise ConfigError(f"{keystore} cannot be read as a JSON keystore")
+    if _text(passphrase_file) is None:
+        raise ConfigError(f"the passphrase file {passphrase_file} cannot be read")
+    account = _unlock(keystore, passphrase_file)
+    if account is None:
+        raise ConfigError(
+            f"the keystore {keystore} is not opened by the passphrase in {passphrase_file}, or is damaged"
+        )
+    return Signer(account)
+
+
+def _account(key: str | bytes) -> LocalAccount | None:
+    """Take exactly 32 bytes: the library itself would pad a key that has lost its first digit."""
+    try:
+        raw = key if isinstance(key, bytes) else bytes.fromhex(key.removeprefix("0x"))
+        account: LocalAccount = Account.from_key(raw)
+    except Exception:  # noqa: BLE001 whatever the library quotes must not travel on
+        return None
+    return account
+
+
+def _unlock(keystore: Path, passphrase_file: Path) -> LocalAccount | None:
+    document, passphrase = _json(keystore), _text(passphrase_file)
+    if document is None or passphrase is None:
+        return None
+    try:
+        return _account(Account.decrypt(document, passphrase))
+    except Exception:  # noqa: BLE001 as above
+        return None
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _text(path: Path) -> str | None:
+    """Read a secret without the newline that editors put at its end."""
+    try:
+        return path.read_text().rstrip("\r\n")
+    except (OSError, ValueError):
+        return None

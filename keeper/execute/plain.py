@@ -1,0 +1,57 @@
+"""Sends transactions that may be repeated without harm, such as price reports: no permit, no journal.
+
+The oracle takes each observation once, so a report sent twice costs gas and changes nothing. Whatever
+moves positions or bonds goes through ``ChainSender`` and its Permit instead.
+"""
+
+from __future__ import annotations
+
+from keeper.domain import Call, Fees, Head
+from keeper.errors import ChainFault
+from keeper.execute.fees import FeeParams, choose_fees
+from keeper.execute.keys import Signer
+from keeper.execute.sender import Rpc
+
+
+class PlainSender:
+    """One wallet that sends at most one transaction per head."""
+
+    def __init__(
+        self, rpc: Rpc, signer: Signer, *, chain_id: int, gas_limit: int, fees: FeeParams | None = None
+    ) -> None:
+        self._rpc = rpc
+        self._signer = signer
+        self._chain_id = chain_id
+        self._gas_limit = gas_limit
+        self._fees = fees or FeeParams()
+
+    @property
+    def address(self) -> str:
+        """The wallet's address in lower case."""
+        return self._signer.address
+
+    async def post(self, call: Call, head: Head) -> str:
+        """Sign and send with the next nonce of the chain's latest state; return the hash.
+
+        A transaction of an earlier head that is still pending has the same nonce and is replaced where the
+        fee rules allow it: an old report is worth nothing once there is a newer one.
+        """
+        fees = choose_fees(head.base_fee_wei, self._fees)
+        if not isinstance(fees, Fees):
+            raise ChainFault(f"no report sent: {fees.reason}")
+        nonce = int(await self._rpc.request("eth_getTransactionCount", [self.address, "latest"]), 16)
+        signed = self._signer.sign(
+            {
+                "type": 2,
+                "chainId": self._chain_id,
+                "to": call.to,
+                "data": "0x" + call.data.hex(),
+                "value": 0,
+                "gas": self._gas_limit,
+                "maxFeePerGas": fees.max_fee_wei,
+                "maxPriorityFeePerGas": fees.priority_fee_wei,
+                "nonce": nonce,
+            }
+        )
+        await self._rpc.request("eth_sendRawTransaction", ["0x" + signed.raw.hex()])
+        return signed.tx_hash

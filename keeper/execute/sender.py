@@ -1,0 +1,303 @@
+"""Signs, sends and follows transactions; leaves a step in flight until the chain itself says how it ended.
+
+Three answers to a send: the node has it, the node definitely refused it, or nobody knows. Only a refusal
+of bytes that were never sent before ends a step without chain evidence; nobody knowing counts as sent,
+and the same bytes go out again until there is evidence.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+import structlog
+
+from keeper.domain import Call, EventKind, Fees, Head, Permit, Reason, Refuse
+from keeper.errors import ChainFault, InvariantBroken
+from keeper.execute.fees import FeeParams, choose_fees
+from keeper.execute.keys import Signed, Signer
+from keeper.ports import LIVE, BlockUpdate, Outbox, Outcome, StepRecord, StepState
+from keeper.units import Block, Wei
+
+log = structlog.get_logger()
+
+
+class Rpc(Protocol):
+    """The JSON-RPC client, as far as a sender needs it; raises ChainFault with the node's words."""
+
+    async def request(self, method: str, params: list[Any]) -> Any:  # noqa: ANN401 JSON
+        """Send one request, once: a write is not repeated behind the sender's back."""
+        ...
+
+    async def batch(self, calls: Sequence[tuple[str, list[Any]]]) -> list[Any]:
+        """Send several requests to one node and return their results in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """How to bid and how long to wait, in blocks."""
+
+    fees: FeeParams = field(default_factory=FeeParams)
+    resend_after_blocks: int = 3
+    """Send the same bytes again when a transaction is this long without an outcome."""
+    displaced_after_blocks: int = 2
+    """How long another transaction must have held our nonce before ours counts as displaced."""
+    recheck_blocks: int = 64
+    """How long an outcome is looked at again at every head, whether or not a reorg was announced."""
+    dry_run: bool = False
+    """Sign and send nothing, on no path; what is in flight is still followed."""
+
+
+class Answer(StrEnum):
+    """What a node said to a transaction."""
+
+    TAKEN = "taken"
+    KNOWN = "known"
+    """It has these bytes already, or the nonce is used: by us or by another, the receipt will tell."""
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+
+
+KNOWN = ("already known", "known transaction", "already imported", "already exists", "nonce too low")
+REFUSED = (
+    "insufficient funds",
+    "underpriced",
+    "intrinsic gas",
+    "less than block base fee",
+    "higher than max fee per gas",
+    "exceeds the configured cap",
+    "exceeds block gas limit",
+    "gas limit too high",
+    "invalid chain id",
+    "invalid sender",
+)
+
+
+def answer_of(fault: ChainFault) -> Answer:
+    """Read a node's error by its words, which geth's kin share; codes differ. Unfamiliar is unknown."""
+    words = str(fault).lower()
+    if any(known in words for known in KNOWN):
+        return Answer.KNOWN
+    return Answer.REFUSED if any(refused in words for refused in REFUSED) else Answer.UNKNOWN
+
+
+def judge(step: StepRecord, receipt: Mapping[str, Any] | None, used: int, head: Head) -> Outcome | None:
+    """Say how a transaction has ended as of ``head``; None without evidence.
+
+    ``used`` is the wallet's transaction count some blocks below the head: a nonce below it is spent, and
+    without a receipt of ours it was spent by another transaction.
+    """
+    if receipt is None:
+        return Outcome(EventKind.DISPLACED, head.number, head.hash, 0) if step.nonce < used else None
+    block = int(receipt["blockNumber"], 16)
+    if block > head.number:
+        return None
+    kind = EventKind.INCLUDED if int(receipt["status"], 16) == 1 else EventKind.REVERTED
+    cost_wei = int(receipt["gasUsed"], 16) * int(receipt["effectiveGasPrice"], 16)
+    return Outcome(kind, block, receipt["blockHash"], cost_wei)
+
+
+class ChainSender:
+    """Implements ``ports.Sender`` for one wallet on one chain.
+
+    Call ``resume`` before anything else, then ``track`` at every head, all from one task: chain time is
+    that of the head given last.
+    """
+
+    def __init__(
+        self, rpc: Rpc, outbox: Outbox, signer: Signer, *, chain_id: int, params: Params | None = None
+    ) -> None:
+        self._rpc = rpc
+        self._outbox = outbox
+        self._signer = signer
+        self._chain_id = chain_id
+        self._params = params or Params()
+        self._now: Head | None = None
+        self._chain_nonce = 0
+        self._last_sent: dict[str, Block] = {}
+
+    @property
+    def address(self) -> str:
+        """The wallet's address in lower case."""
+        return self._signer.address
+
+    @property
+    def chain_nonce(self) -> int:
+        """The wallet's next nonce at the newest head that was looked at."""
+        _ = self._head
+        return self._chain_nonce
+
+    @property
+    def _head(self) -> Head:
+        if self._now is None:
+            raise InvariantBroken("a sender must resume at a head before it is used")
+        return self._now
+
+    def fees(self, head: Head) -> Fees | Refuse:
+        """Choose the fees for the next block."""
+        return choose_fees(head.base_fee_wei, self._params.fees)
+
+    def transaction(self, call: Call, gas_limit: int, fees: Fees) -> dict[str, Any]:
+        """Build the transaction to reserve, whole but for its nonce."""
+        return {
+            "type": 2,
+            "chainId": self._chain_id,
+            "to": call.to,
+            "data": "0x" + call.data.hex(),
+            "value": 0,
+            "gas": gas_limit,
+            "maxFeePerGas": fees.max_fee_wei,
+            "maxPriorityFeePerGas": fees.priority_fee_wei,
+        }
+
+    async def balance(self) -> Wei:
+        """Return the wallet's native balance."""
+        return int(await self._rpc.request("eth_getBalance", [self.address, "latest"]), 16)
+
+    async def send(self, permit: Permit, *, tick_ns: int | None = None) -> str | Refuse:
+        """Sign, commit the signed bytes, send them; return the hash, or the node's definite refusal."""
+        return await self._deliver(self._outbox.step(permit.step_id), tick_ns)
+
+    async def resume(self, head: Head) -> tuple[StepRecord, ...]:
+        """Deliver what the journal holds as live, then follow it as ``track`` does.
+
+        What was never signed and is no longer valid is abandoned: nothing of it can be out.
+        """
+        self._now = head
+        for step in self._outbox.live_steps():
+            if step.signed_tx is None and step.valid_until_block <= head.number:
+                bound = f"valid until block {step.valid_until_block}"
+                self._abandon(step, Reason("send.validity", f"next block {head.number + 1}", bound))
+            else:
+                await self._deliver(step)
+        return await self._follow(head.number - self._params.recheck_blocks)
+
+    async def track(self, update: BlockUpdate) -> tuple[StepRecord, ...]:
+        """Look for outcomes at a new head, undo orphaned ones, send again what is due."""
+        self._now = update.head
+        orphaned = [head.number for head in update.orphaned]
+        return await self._follow(min([update.head.number - self._params.recheck_blocks, *orphaned]))
+
+    # --- out ---
+
+    async def _deliver(self, step: StepRecord, tick_ns: int | None = None) -> str | Refuse:
+        """Hand a live step's bytes to the node; write down what is known afterwards."""
+        if step.state is StepState.ABANDONED:
+            raise InvariantBroken(f"step {step.step_id} is abandoned, its permit is void")
+        if self._params.dry_run:
+            return self._withhold(step)
+        signed = self._signed(step)
+        if step.state not in LIVE:
+            return signed.tx_hash
+        answer, words = await self._hand_over(signed)
+        if answer is Answer.REFUSED and step.signed_tx is None:
+            return self._abandon(step, Reason("send.refused", words, "accepted by the node"))
+        data: dict[str, Any] = {"answer": answer} | ({"words": words} if words else {})
+        if tick_ns is not None:
+            data["tick_to_tx_ms"] = (time.monotonic_ns() - tick_ns) / 1e6
+        self._outbox.sent(step.step_id, block=self._head.number, at_s=self._head.timestamp_s, data=data)
+        self._last_sent[step.step_id] = self._head.number
+        log.info("tx.sent", step_id=step.step_id, tx_hash=signed.tx_hash, nonce=step.nonce, **data)
+        return signed.tx_hash
+
+    def _signed(self, step: StepRecord) -> Signed:
+        """Return the committed bytes; sign and commit them where there are none."""
+        if step.signed_tx is not None and step.tx_hash is not None:
+            return Signed(step.signed_tx, step.tx_hash)
+        signed = self._signer.sign(step.unsigned_tx)
+        self._outbox.sign(step.step_id, signed.raw, signed.tx_hash)
+        return signed
+
+    async def _hand_over(self, signed: Signed) -> tuple[Answer, str]:
+        try:
+            await self._rpc.request("eth_sendRawTransaction", ["0x" + signed.raw.hex()])
+        except ChainFault as fault:
+            return answer_of(fault), str(fault)
+        return Answer.TAKEN, ""
+
+    def _withhold(self, step: StepRecord) -> Refuse:
+        reason = Reason("dry_run", f"would have sent {step.kind}", "nothing is sent")
+        return self._abandon(step, reason) if step.signed_tx is None else Refuse(reason)
+
+    def _abandon(self, step: StepRecord, reason: Reason) -> Refuse:
+        self._outbox.abandon(step.step_id, reason, block=self._head.number, at_s=self._head.timestamp_s)
+        log.warning(
+            "tx.abandoned", step_id=step.step_id, nonce=step.nonce, rule=reason.rule, why=reason.evidence
+        )
+        return Refuse(reason)
+
+    # --- and back ---
+
+    async def _follow(self, since: Block) -> tuple[StepRecord, ...]:
+        """Compare the journal with the receipts, write down what differs, send again what is due.
+
+        A node that fails leaves nothing out: the next head looks at the same steps again.
+        """
+        head = self._head
+        steps = (*self._outbox.settled_since(since), *self._outbox.live_steps())
+        changed = []
+        for step, outcome in await self._outcomes(steps, head):
+            if self._write(step, outcome, head):
+                changed.append(self._outbox.step(step.step_id))
+        await self._resend(head)
+        return tuple(changed)
+
+    async def _outcomes(
+        self, steps: Sequence[StepRecord], head: Head
+    ) -> list[tuple[StepRecord, Outcome | None]]:
+        """Ask for all receipts, and for the nonces used, in one batch."""
+        deep = max(head.number - self._params.displaced_after_blocks, 0)
+        signed = [step for step in steps if step.tx_hash is not None]
+        counts = [("eth_getTransactionCount", [self.address, hex(number)]) for number in (head.number, deep)]
+        receipts = [("eth_getTransactionReceipt", [step.tx_hash]) for step in signed]
+        now, used, *found = await self._rpc.batch([*counts, *receipts])
+        try:
+            self._chain_nonce = int(now, 16)
+            judged = [
+                judge(step, seen, int(used, 16), head) for step, seen in zip(signed, found, strict=True)
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ChainFault(
+                f"a count or a receipt at block {head.number} is incomplete: {error!r}"
+            ) from error
+        return list(zip(signed, judged, strict=True))
+
+    def _write(self, step: StepRecord, outcome: Outcome | None, head: Head) -> bool:
+        """Bring the journal to what the chain shows of one step; tell whether anything changed."""
+        if _same(step.outcome, outcome):
+            return False
+        if step.outcome is not None:
+            self._outbox.unsettle(step.step_id, block=head.number, at_s=head.timestamp_s)
+            self._last_sent.pop(step.step_id, None)
+            log.warning("tx.unincluded", step_id=step.step_id, tx_hash=step.tx_hash, block=step.outcome.block)
+        if outcome is not None:
+            self._outbox.sent(step.step_id, block=head.number, at_s=head.timestamp_s)
+            self._outbox.settle(step.step_id, outcome, at_s=head.timestamp_s)
+            self._last_sent.pop(step.step_id, None)
+            log.info(
+                "tx.settled",
+                step_id=step.step_id,
+                tx_hash=step.tx_hash,
+                outcome=outcome.kind,
+                block=outcome.block,
+            )
+        return True
+
+    async def _resend(self, head: Head) -> None:
+        """Send the same bytes again where an outcome is long overdue, or was undone by a reorg."""
+        for step in self._outbox.live_steps():
+            last_sent = self._last_sent.get(step.step_id)
+            if last_sent is None or head.number - last_sent >= self._params.resend_after_blocks:
+                await self._deliver(step)
+
+
+def _same(believed: Outcome | None, seen: Outcome | None) -> bool:
+    """Compare two outcomes; a displacement is the same one at whichever head it is noticed."""
+    if believed is None or seen is None:
+        return believed is seen
+    displaced = EventKind.DISPLACED
+    return believed == seen or (believed.kind is displaced and seen.kind is displaced)

@@ -1,0 +1,248 @@
+"""The one door to the wallet: every limit is checked, and the step committed, in one transaction.
+
+Each rule is a pure function of what is asked, with the steps of the last day and the limits beside it; the
+first that refuses names the limit, the value found and the bound. Time is chain time, from the caller.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import count, takewhile
+from typing import Any
+
+from keeper.domain import CaseEvent, EventKind, Liquidate, Permit, Reason, Refuse, Step
+from keeper.journal import rows
+from keeper.ports import LIVE, StepState
+from keeper.units import WAD, AccountKey, Block, UnixS, Wad, Wei
+
+DAY_S = 86_400
+HOUR_S = 3_600
+MINED = (StepState.INCLUDED, StepState.REVERTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the wallet may do at most."""
+
+    halted: bool = False
+    """The kill switch: nothing new is permitted; what is in flight is still followed."""
+    spend_day_wei: Wei = WAD // 2
+    """Gas paid in the last 24 h, plus the most that transactions in flight may still cost."""
+    notional_block_wad: Wad = 10_000_000 * WAD
+    """Position notional taken over by the steps reserved at one block, in quote."""
+    attempts_hour: int = 60
+    """Steps of one account in the last hour, whatever became of them."""
+    backoff_s: int = 30
+    """Pause of an account after a revert; it doubles with each further one in a row."""
+    backoff_max_s: int = 1_800
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """An earlier step, as far as the limits look at it."""
+
+    step_id: str
+    account: AccountKey
+    state: StepState
+    reserved_block: Block
+    reserved_at_s: UnixS
+    outcome_at_s: UnixS | None
+    notional_wad: Wad
+    cost_wei: Wei
+    """Paid, where an outcome is known; else the most it may cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a step asks of the wallet, and all that the rules look at to answer."""
+
+    account: AccountKey
+    max_cost_wei: Wei
+    notional_wad: Wad
+    valid_until_block: Block
+    block: Block
+    at_s: UnixS
+    past: tuple[Past, ...]
+    """Every step in flight and every step of the last day, oldest first."""
+    limits: Limits
+
+    def own(self) -> tuple[Past, ...]:
+        """Return the earlier steps of the same account."""
+        return tuple(p for p in self.past if p.account == self.account)
+
+
+def not_halted(ask: Ask) -> Refuse | None:
+    """Refuse everything while the kill switch is set."""
+    return _refuse("halted", "the kill switch is set", "halted = false") if ask.limits.halted else None
+
+
+def still_valid(ask: Ask) -> Refuse | None:
+    """Refuse a step whose validity ends before the next block."""
+    if ask.block < ask.valid_until_block:
+        return None
+    return _refuse("validity", f"next block {ask.block + 1}", f"valid until block {ask.valid_until_block}")
+
+
+def no_duplicate(ask: Ask) -> Refuse | None:
+    """Refuse a second transaction while one of the account may still be included."""
+    live = [p.step_id for p in ask.own() if p.state in LIVE]
+    return _refuse("duplicate", f"in flight: {', '.join(live)}", "1 transaction an account") if live else None
+
+
+def spend_day(ask: Ask) -> Refuse | None:
+    """Bound what a day may cost, transactions in flight counted at their maximum."""
+    spent_wei = sum(p.cost_wei for p in ask.past)
+    if spent_wei + ask.max_cost_wei <= ask.limits.spend_day_wei:
+        return None
+    evidence = f"{spent_wei} wei in 24 h and {ask.max_cost_wei} wei for this step"
+    return _refuse("spend_day", evidence, f"{ask.limits.spend_day_wei} wei")
+
+
+def notional_block(ask: Ask) -> Refuse | None:
+    """Bound the notional that the steps of one block take over."""
+    same = (p for p in ask.past if p.reserved_block == ask.block and p.state is not StepState.ABANDONED)
+    reserved_wad = sum(p.notional_wad for p in same)
+    if reserved_wad + ask.notional_wad <= ask.limits.notional_block_wad:
+        return None
+    evidence = f"{reserved_wad} wad at block {ask.block} and {ask.notional_wad} wad for this step"
+    return _refuse("notional_block", evidence, f"{ask.limits.notional_block_wad} wad")
+
+
+def attempts_hour(ask: Ask) -> Refuse | None:
+    """Bound the steps of one account in an hour."""
+    attempts = sum(p.reserved_at_s > ask.at_s - HOUR_S for p in ask.own())
+    if attempts < ask.limits.attempts_hour:
+        return None
+    return _refuse("attempts_hour", f"{attempts} attempts in 1 h", f"{ask.limits.attempts_hour} attempts")
+
+
+def backoff(ask: Ask) -> Refuse | None:
+    """Pause an account after reverts: twice as long for each further one in a row."""
+    mined = (p for p in reversed(ask.own()) if p.state in MINED)
+    reverts = list(takewhile(lambda p: p.state is StepState.REVERTED, mined))
+    if not reverts:
+        return None
+    doubled_s = ask.limits.backoff_s << min(len(reverts) - 1, 32)
+    pause_s = min(doubled_s, ask.limits.backoff_max_s)
+    since_s = ask.at_s - max(p.outcome_at_s or 0 for p in reverts)
+    if since_s >= pause_s:
+        return None
+    return _refuse("backoff", f"{since_s} s since revert {len(reverts)} in a row", f"{pause_s} s")
+
+
+RULES: tuple[Callable[[Ask], Refuse | None], ...] = (
+    not_halted, still_valid, no_duplicate, spend_day, notional_block, attempts_hour, backoff
+)  # fmt: skip
+
+
+def check(ask: Ask) -> Refuse | None:
+    """Return the first refusal of the rules; None where all agree."""
+    return next((refusal for rule in RULES if (refusal := rule(ask))), None)
+
+
+def _refuse(rule: str, evidence: str, bound: str) -> Refuse:
+    return Refuse(Reason(f"limit.{rule}", evidence, bound))
+
+
+def reserve(
+    db: sqlite3.Connection,
+    limits: Limits,
+    step: Step,
+    tx: Mapping[str, Any],
+    *,
+    chain_nonce: int,
+    block: Block,
+    at_s: UnixS,
+) -> Permit | Refuse:
+    """Grant the one Permit of a step, or refuse; the caller holds the write lock and commits.
+
+    The whole unsigned transaction is stored with the nonce given out here, so that a restart signs the
+    same bytes again.
+    """
+    account = step.act.account
+    max_cost_wei = int(tx["gas"]) * int(tx["maxFeePerGas"]) + int(tx.get("value", 0))
+    refusal = check(
+        Ask(
+            account=account,
+            max_cost_wei=max_cost_wei,
+            notional_wad=step.notional_wad,
+            valid_until_block=step.valid_until_block,
+            block=block,
+            at_s=at_s,
+            past=_past(db, at_s),
+            limits=limits,
+        )
+    )
+    if refusal:
+        return refusal
+    tranche_nonce = step.act.tranche_nonce if isinstance(step.act, Liquidate) else None
+    prefix = f"{step.case_id}:{step.kind}:{'-' if tranche_nonce is None else tranche_nonce}"
+    attempt = 1 + _attempts(db, step, tranche_nonce)
+    nonce = free_nonce(db, chain_nonce)
+    unsigned_tx = rows.dumps({**tx, "nonce": nonce})
+    permit = Permit(f"{prefix}:{attempt}", step.case_id, nonce, json.loads(unsigned_tx))
+    told = {
+        "step_id": permit.step_id,
+        "kind": step.kind,
+        "act": asdict(step.act),
+        "nonce": nonce,
+        "max_cost_wei": max_cost_wei,
+        "notional_wad": step.notional_wad,
+        "expected_profit_wad": step.expected_profit_wad,
+    }
+    rows.append(db, CaseEvent(step.case_id, account, EventKind.RESERVED, block, at_s, told))
+    db.execute(
+        "INSERT INTO steps (step_id, case_id, account, kind, tranche_nonce, attempt, nonce, state,"
+        " reserved_block, reserved_at_s, valid_until_block, notional_wad, expected_profit_wad,"
+        " max_cost_wei, unsigned_tx) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            permit.step_id, step.case_id, account, step.kind, tranche_nonce, attempt, nonce,
+            StepState.RESERVED, block, at_s, step.valid_until_block, str(step.notional_wad),
+            str(step.expected_profit_wad), str(max_cost_wei), unsigned_tx,
+        ),
+    )  # fmt: skip
+    return permit
+
+
+def free_nonce(db: sqlite3.Connection, chain_nonce: int) -> int:
+    """Return the lowest nonce from the chain's up that no transaction of ours holds.
+
+    Not one more than the highest: an abandoned step leaves a hole, which would block all above it.
+    """
+    held = {
+        row["nonce"]
+        for row in db.execute(
+            "SELECT nonce FROM steps WHERE state <> 'abandoned' AND nonce >= ?", (chain_nonce,)
+        )
+    }
+    return next(nonce for nonce in count(chain_nonce) if nonce not in held)
+
+
+def _attempts(db: sqlite3.Connection, step: Step, tranche_nonce: int | None) -> int:
+    query = "SELECT count(*) FROM steps WHERE case_id = ? AND kind = ? AND tranche_nonce IS ?"
+    return int(db.execute(query, (step.case_id, step.kind, tranche_nonce)).fetchone()[0])
+
+
+def _past(db: sqlite3.Connection, at_s: UnixS) -> tuple[Past, ...]:
+    found = db.execute(
+        "SELECT step_id, account, state, reserved_block, reserved_at_s, outcome_at_s, notional_wad,"
+        " coalesce(gas_cost_wei, max_cost_wei) AS cost_wei FROM steps"
+        " WHERE state IN ('reserved', 'sent') OR reserved_at_s > ? ORDER BY rowid",
+        (at_s - DAY_S,),
+    )
+    return tuple(
+        Past(
+            row["step_id"],
+            row["account"],
+            StepState(row["state"]),
+            row["reserved_block"],
+            row["reserved_at_s"],
+            row["outcome_at_s"],
+            int(row["notional_wad"]),
+            int(row["cost_wei"]),
+        )
+        for row in found
+    )

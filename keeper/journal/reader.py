@@ -1,0 +1,161 @@
+"""Read a journal from anywhere: another process, while the keeper writes, or after it has died."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from keeper.domain import EventKind
+from keeper.errors import ConfigError, InvariantBroken
+from keeper.journal import rows
+from keeper.journal.store import MOVES
+from keeper.lifecycle import fold
+from keeper.ports import LIVE, StepState
+from keeper.units import Block
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a journal holds, counted."""
+
+    cases: Mapping[str, int]
+    """Cases by status."""
+    events: Mapping[str, int]
+    """Events by kind."""
+    steps: Mapping[str, int]
+    """Steps by state."""
+    reasons: Mapping[str, Mapping[str, int]]
+    """For each kind of event that carries a reason (Waited, Refused, Abandoned): events by rule."""
+
+
+class JournalReader:
+    """A read-only view of one journal file."""
+
+    def __init__(self, path: Path) -> None:
+        """Open an existing journal; raise ConfigError where there is none."""
+        try:
+            with ExitStack() as undo:
+                self._db = undo.enter_context(closing(rows.connect(path, read_only=True)))
+                self.identity = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
+                undo.pop_all()
+        except sqlite3.Error as error:
+            raise ConfigError(f"the journal {path} cannot be read: {error}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def head_done(self, number: Block, block_hash: str | None = None) -> bool:
+        """Tell whether the keeper is done with a block, or with one above it; or with exactly one, by hash.
+
+        By hash, because after a reorg the same number is done a second time.
+        """
+        if block_hash is None:
+            found = self._db.execute("SELECT 1 FROM heads WHERE number >= ? LIMIT 1", (number,))
+        else:
+            found = self._db.execute(
+                "SELECT 1 FROM heads WHERE number = ? AND hash = ?", (number, block_hash)
+            )
+        return found.fetchone() is not None
+
+    def summary(self) -> Summary:
+        """Count cases, events, steps and reasons."""
+        with self._one_moment():
+            return Summary(
+                cases=self._counts("SELECT status, count(*) FROM cases GROUP BY status"),
+                events=self._counts("SELECT kind, count(*) FROM events GROUP BY kind"),
+                steps=self._counts("SELECT state, count(*) FROM steps GROUP BY state"),
+                reasons=self._reasons(),
+            )
+
+    def tick_to_tx_ms(self) -> list[float]:
+        """Return, in the order of sending, the time from each tick to the node's answer."""
+        query = (
+            "SELECT json_extract(data, '$.tick_to_tx_ms') AS ms FROM events"
+            " WHERE kind = ? AND ms IS NOT NULL ORDER BY seq"
+        )
+        return [float(row["ms"]) for row in self._db.execute(query, (EventKind.SENT,))]
+
+    def verify(self) -> list[str]:
+        """Return every violation of what a journal promises; none in a sound one."""
+        with self._one_moment():
+            found = [row[0] for row in self._db.execute("PRAGMA integrity_check") if row[0] != "ok"]
+            return [*found, *self._broken_cases(), *self._broken_steps(), *self._repeats()]
+
+    @contextmanager
+    def _one_moment(self) -> Iterator[None]:
+        """See one state of the file for several queries, whatever the keeper writes meanwhile."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("ROLLBACK")
+
+    def _reasons(self) -> dict[str, dict[str, int]]:
+        reasons: dict[str, dict[str, int]] = defaultdict(dict)
+        for kind, rule, found in self._db.execute(
+            "SELECT kind, json_extract(data, '$.rule') AS rule, count(*) FROM events"
+            " WHERE rule IS NOT NULL GROUP BY kind, rule ORDER BY kind, rule"
+        ):
+            reasons[kind][rule] = found
+        return dict(reasons)
+
+    def _counts(self, query: str) -> dict[str, int]:
+        return dict(self._db.execute(query).fetchall())
+
+    def _broken_cases(self) -> Iterator[str]:
+        """Yield cases whose status is not the fold of their events."""
+        for case in map(rows.to_case, self._db.execute("SELECT * FROM cases")):
+            query = "SELECT * FROM events JOIN cases USING (case_id) WHERE case_id = ? ORDER BY seq"
+            try:
+                folded = fold(map(rows.to_event, self._db.execute(query, (case.case_id,))))
+            except InvariantBroken as broken:
+                yield f"case {case.case_id}: {broken}"
+                continue
+            if folded is not case.status:
+                yield f"case {case.case_id} is {case.status}, and its events lead to {folded}"
+
+    def _broken_steps(self) -> Iterator[str]:
+        """Yield steps that their events, their bytes or their own transaction contradict."""
+        told: dict[str, StepState] = {}
+        hashes: dict[str, set[str]] = defaultdict(set)
+        for kind, data in self._db.execute("SELECT kind, data FROM events ORDER BY seq"):
+            event = json.loads(data)
+            if kind == EventKind.RESERVED:
+                told[event["step_id"]] = StepState.RESERVED
+            elif kind in MOVES:
+                told[event["step_id"]] = MOVES[EventKind(kind)][1]
+                hashes[event["step_id"]] |= {event["tx_hash"]} - {None}
+        for step in map(rows.to_step, self._db.execute("SELECT * FROM steps")):
+            if told.pop(step.step_id, None) is not step.state:
+                yield f"step {step.step_id} is {step.state}, and its events say otherwise"
+            if step.unsigned_tx.get("nonce") != step.nonce:
+                yield f"step {step.step_id} holds nonce {step.nonce}, and its transaction another"
+            ended = step.state not in (*LIVE, StepState.ABANDONED)
+            if ended != (step.outcome is not None):
+                yield f"step {step.step_id} is {step.state} with the outcome {step.outcome}"
+            if step.signed_tx is None and (ended or step.state is StepState.SENT):
+                yield f"step {step.step_id} is {step.state} without signed bytes"
+            known = hashes[step.step_id] | ({step.tx_hash} - {None})
+            if len(known) > 1:
+                yield f"step {step.step_id} has {len(known)} hashes: {', '.join(sorted(map(str, known)))}"
+        yield from (f"the events tell of step {step_id}, which is missing" for step_id in told)
+
+    def _repeats(self) -> Iterator[str]:
+        """Yield nonces used twice, and tranches that were included twice."""
+        for nonce, steps in self._db.execute(
+            "SELECT nonce, group_concat(step_id, ', ') FROM steps WHERE state <> 'abandoned'"
+            " GROUP BY nonce HAVING count(*) > 1"
+        ):
+            yield f"nonce {nonce} is held by several steps: {steps}"
+        for account, tranche, steps in self._db.execute(
+            "SELECT hex(account), tranche_nonce, group_concat(step_id, ', ') FROM steps"
+            " WHERE state = 'included' AND tranche_nonce IS NOT NULL"
+            " GROUP BY account, tranche_nonce HAVING count(*) > 1"
+        ):
+            yield f"tranche {tranche} of account {account.lower()} was included several times: {steps}"

@@ -1,0 +1,176 @@
+"""The tables, how values go in and out of them, and the one place that moves a case.
+
+Amounts in wei and wad are decimal text: SQLite's integers end at 2^63, and its JSON functions turn what
+is larger into floats. JSON is the standard library's, whose integers have no bound.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from keeper.domain import CaseEvent, EventKind, Head
+from keeper.errors import ConfigError, InvariantBroken
+from keeper.lifecycle import Status, advance
+from keeper.ports import Case, Outcome, StepRecord, StepState
+from keeper.units import AccountKey
+
+VERSION = "1"
+BUSY_TIMEOUT_S = 10.0
+
+SCHEMA = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
+    """CREATE TABLE cases (
+        case_id TEXT PRIMARY KEY, account BLOB NOT NULL, status TEXT NOT NULL, opened_block INTEGER NOT NULL
+    ) STRICT""",
+    "CREATE INDEX open_cases ON cases (account) WHERE status <> 'closed'",
+    """CREATE TABLE events (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, case_id TEXT NOT NULL REFERENCES cases, kind TEXT NOT NULL,
+        block INTEGER NOT NULL, at_s INTEGER NOT NULL, data TEXT NOT NULL
+    ) STRICT""",
+    "CREATE INDEX events_of_case ON events (case_id, seq)",
+    """CREATE TABLE steps (
+        step_id TEXT PRIMARY KEY, case_id TEXT NOT NULL REFERENCES cases, account BLOB NOT NULL,
+        kind TEXT NOT NULL, tranche_nonce INTEGER, attempt INTEGER NOT NULL, nonce INTEGER NOT NULL,
+        state TEXT NOT NULL, reserved_block INTEGER NOT NULL, reserved_at_s INTEGER NOT NULL,
+        valid_until_block INTEGER NOT NULL, notional_wad TEXT NOT NULL, expected_profit_wad TEXT NOT NULL,
+        max_cost_wei TEXT NOT NULL, unsigned_tx TEXT NOT NULL, signed_tx BLOB, tx_hash TEXT,
+        outcome_block INTEGER, outcome_hash TEXT, outcome_at_s INTEGER, gas_cost_wei TEXT
+    ) STRICT""",
+    "CREATE UNIQUE INDEX one_nonce_one_transaction ON steps (nonce) WHERE state <> 'abandoned'",
+    "CREATE INDEX live_steps ON steps (nonce) WHERE state IN ('reserved', 'sent')",
+    "CREATE INDEX steps_by_time ON steps (reserved_at_s)",
+    "CREATE INDEX steps_by_outcome ON steps (outcome_block)",
+    """CREATE TABLE heads (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, number INTEGER NOT NULL, hash TEXT NOT NULL,
+        parent_hash TEXT NOT NULL, timestamp_s INTEGER NOT NULL, base_fee_wei TEXT NOT NULL,
+        done_at_s REAL NOT NULL
+    ) STRICT""",
+    "CREATE INDEX heads_by_number ON heads (number)",
+)
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open a connection in autocommit mode: transactions begin and end where the code says so."""
+    uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+    db = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    db.row_factory = sqlite3.Row
+    return db
+
+
+def create(db: sqlite3.Connection, identity: Mapping[str, str]) -> None:
+    """Lay out a new journal, inside an open transaction."""
+    for statement in SCHEMA:
+        db.execute(statement)
+    db.executemany("INSERT INTO meta VALUES (?, ?)", [("schema", VERSION), *sorted(identity.items())])
+
+
+def check_identity(db: sqlite3.Connection, identity: Mapping[str, str]) -> None:
+    """Raise ConfigError where the journal is another program's, another schema's or another wallet's."""
+    if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is None:
+        raise ConfigError("it is a database, but not a keeper's journal")
+    found = {row["key"]: row["value"] for row in db.execute("SELECT key, value FROM meta")}
+    expected = {"schema": VERSION, **identity}
+    for key in sorted(found.keys() | expected.keys()):
+        if found.get(key) != expected.get(key):
+            raise ConfigError(f"its {key} is {found.get(key)}, and {expected.get(key)} is configured")
+
+
+def dumps(value: Mapping[str, Any]) -> str:
+    """Write JSON: bytes become 0x text, integers stay exact, NaN is refused."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, default=_hex)
+
+
+def _hex(value: object) -> str:
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    raise TypeError(f"{type(value).__name__} does not go into the journal: {value!r}")
+
+
+def append(db: sqlite3.Connection, event: CaseEvent) -> None:
+    """Append one event and move its case by the lifecycle's table, inside an open transaction."""
+    case = db.execute("SELECT account, status FROM cases WHERE case_id = ?", (event.case_id,)).fetchone()
+    before = Status(case["status"]) if case else None
+    try:
+        after = advance(before, event.kind)
+        if before is None:
+            _open(db, event, after)
+        else:
+            _check_account(event, case["account"])
+    except InvariantBroken as broken:
+        where = f"case {event.case_id}, account {event.account.hex()}, block {event.block}"
+        raise InvariantBroken(f"{where}: {broken}") from None
+    if after is not before:
+        db.execute("UPDATE cases SET status = ? WHERE case_id = ?", (after, event.case_id))
+    db.execute(
+        "INSERT INTO events (case_id, kind, block, at_s, data) VALUES (?, ?, ?, ?, ?)",
+        (event.case_id, event.kind, event.block, event.at_s, dumps(event.data)),
+    )
+
+
+def _open(db: sqlite3.Connection, event: CaseEvent, status: Status) -> None:
+    other = open_case(db, event.account)
+    if other is not None:
+        raise InvariantBroken(f"the account is under care already, as case {other}")
+    db.execute("INSERT INTO cases VALUES (?, ?, ?, ?)", (event.case_id, event.account, status, event.block))
+
+
+def _check_account(event: CaseEvent, account: AccountKey) -> None:
+    if event.account != account:
+        raise InvariantBroken(f"the case is that of account {account.hex()}")
+
+
+def open_case(db: sqlite3.Connection, account: AccountKey) -> str | None:
+    """Return the id of the account's newest open case."""
+    row = db.execute(
+        "SELECT case_id FROM cases WHERE account = ? AND status <> 'closed' ORDER BY rowid DESC", (account,)
+    ).fetchone()
+    return None if row is None else str(row["case_id"])
+
+
+def to_case(row: sqlite3.Row) -> Case:
+    """Read a row of ``cases``."""
+    return Case(row["case_id"], row["account"], Status(row["status"]), row["opened_block"])
+
+
+def to_event(row: sqlite3.Row) -> CaseEvent:
+    """Read a row of ``events`` joined with the account of its case."""
+    return CaseEvent(
+        row["case_id"],
+        row["account"],
+        EventKind(row["kind"]),
+        row["block"],
+        row["at_s"],
+        json.loads(row["data"]),
+    )
+
+
+def to_step(row: sqlite3.Row) -> StepRecord:
+    """Read a row of ``steps``."""
+    return StepRecord(
+        step_id=row["step_id"],
+        case_id=row["case_id"],
+        account=row["account"],
+        kind=row["kind"],
+        nonce=row["nonce"],
+        state=StepState(row["state"]),
+        reserved_block=row["reserved_block"],
+        valid_until_block=row["valid_until_block"],
+        unsigned_tx=json.loads(row["unsigned_tx"]),
+        signed_tx=row["signed_tx"],
+        tx_hash=row["tx_hash"],
+        outcome=None if row["outcome_block"] is None else _to_outcome(row),
+    )
+
+
+def _to_outcome(row: sqlite3.Row) -> Outcome:
+    kind = EventKind(row["state"].capitalize())
+    return Outcome(kind, row["outcome_block"], row["outcome_hash"], int(row["gas_cost_wei"]))
+
+
+def to_head(row: sqlite3.Row) -> Head:
+    """Read a row of ``heads``."""
+    return Head(row["number"], row["hash"], row["parent_hash"], row["timestamp_s"], int(row["base_fee_wei"]))

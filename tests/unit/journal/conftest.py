@@ -1,0 +1,86 @@
+"""A journal in a temporary file, and the words to fill it with."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from keeper.domain import CaseEvent, EventKind, Flag, Head, Liquidate, Step
+from keeper.journal.guard import Limits
+from keeper.journal.store import SqliteJournal
+from keeper.units import WAD, Block
+
+IDENTITY = {"chain_id": "31337", "deployment": "0x" + "d1" * 20, "wallet": "0x" + "e2" * 20}
+
+Events: TypeAlias = Callable[..., CaseEvent]
+Steps: TypeAlias = Callable[..., Step]
+Journals: TypeAlias = Callable[..., SqliteJournal]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
+
+
+@pytest.fixture
+def open_journal(path: Path) -> Iterator[Journals]:
+    opened: list[SqliteJournal] = []
+
+    def _open(limits: Limits | None = None, **identity: str) -> SqliteJournal:
+        opened.append(SqliteJournal(path, identity=IDENTITY | identity, limits=limits))
+        return opened[-1]
+
+    yield _open
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def journal(open_journal: Journals) -> SqliteJournal:
+    return open_journal()
+
+
+@pytest.fixture
+def tx() -> dict[str, Any]:
+    return {
+        "type": 2,
+        "chainId": 31337,
+        "to": "0x" + "d1" * 20,
+        "data": "0x12",
+        "value": 0,
+        "gas": 1_000_000,
+        "maxFeePerGas": 3 * 10**9,
+        "maxPriorityFeePerGas": 10**9,
+    }
+
+
+@pytest.fixture
+def event() -> Events:
+    def _event(
+        kind: EventKind = EventKind.SUSPECTED, *, case: int = 1, block: Block = 100, **data: object
+    ) -> CaseEvent:
+        return CaseEvent(f"case{case}", bytes([case]) * 32, kind, block, block * 12, data)
+
+    return _event
+
+
+@pytest.fixture
+def step() -> Steps:
+    def _step(
+        *, case: int = 1, tranche: int | None = None, notional_wad: int = 0, valid_until: Block = 1_000_000
+    ) -> Step:
+        account = bytes([case]) * 32
+        act: Flag | Liquidate = Flag(account, 5 * WAD)
+        if tranche is not None:
+            act = Liquidate(account, b"\x09" * 32, tranche, 2_000, 0, WAD, 0)
+        return Step(f"case{case}", act, 100, valid_until, 1_000_000, 7 * WAD, notional_wad)
+
+    return _step
+
+
+@pytest.fixture
+def head() -> Callable[[int], Head]:
+    return lambda number: Head(
+        number, f"0x{number:064x}", f"0x{number - 1:064x}", number * 12, 10**9 + number
+    )

@@ -1,0 +1,185 @@
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from keeper.domain import CaseEvent, EventKind, Permit, Reason, Refuse, Step
+from keeper.journal.guard import Ask, Limits, Past, check
+from keeper.journal.store import SqliteJournal
+from keeper.ports import Outcome, StepState
+from keeper.units import WAD
+
+NOW_S = 1_000_000
+ME = b"\x01" * 32
+OTHER = b"\x02" * 32
+S = StepState
+
+LIMITS = Limits(
+    spend_day_wei=1_000,
+    notional_block_wad=50 * WAD,
+    attempts_hour=3,
+    backoff_s=30,
+    backoff_max_s=100,
+)
+
+
+def past(state: StepState = S.INCLUDED, *, account: bytes = ME, ago_s: int = 600, **known: Any) -> Past:
+    step = Past("s1", account, state, 90, NOW_S - ago_s, NOW_S - ago_s, 0, 0)
+    return replace(step, **known)
+
+
+def ask(*earlier: Past, limits: Limits = LIMITS, **asked: Any) -> Ask:
+    question = Ask(ME, 100, 10 * WAD, 105, 100, NOW_S, earlier, limits)
+    return replace(question, **asked)
+
+
+AGREED = {
+    "nothing has happened yet": ask(),
+    "exactly the spend of a day": ask(past(cost_wei=900)),
+    "exactly the notional of a block": ask(past(account=OTHER, reserved_block=100, notional_wad=40 * WAD)),
+    "the notional of an abandoned step": ask(past(S.ABANDONED, reserved_block=100, notional_wad=45 * WAD)),
+    "the notional of another block": ask(past(reserved_block=99, notional_wad=45 * WAD)),
+    "the attempts of another account": ask(*[past(account=OTHER)] * 9),
+    "the attempts of an earlier hour": ask(*[past(ago_s=3_600)] * 9),
+    "a transaction in flight of another account": ask(past(S.SENT, account=OTHER)),
+    "a revert that was followed by an inclusion": ask(past(S.REVERTED, ago_s=20), past(ago_s=10)),
+    "a revert whose pause is over": ask(past(S.REVERTED, ago_s=30)),
+    "a revert of another account": ask(past(S.REVERTED, account=OTHER, ago_s=1)),
+    "the last block before the end of validity": ask(valid_until_block=101),
+}
+
+REFUSED = {
+    "halted": (
+        ask(limits=replace(LIMITS, halted=True)),
+        Reason("limit.halted", "the kill switch is set", "halted = false"),
+    ),
+    "validity": (
+        ask(valid_until_block=100),
+        Reason("limit.validity", "next block 101", "valid until block 100"),
+    ),
+    "reserved": (
+        ask(past(S.RESERVED)),
+        Reason("limit.duplicate", "in flight: s1", "1 transaction an account"),
+    ),
+    "sent": (
+        ask(past(S.SENT, ago_s=10**6)),
+        Reason("limit.duplicate", "in flight: s1", "1 transaction an account"),
+    ),
+    "spend": (
+        ask(past(cost_wei=500), past(S.SENT, account=OTHER, cost_wei=401)),
+        Reason("limit.spend_day", "901 wei in 24 h and 100 wei for this step", "1000 wei"),
+    ),
+    "notional": (
+        ask(past(account=OTHER, reserved_block=100, notional_wad=40 * WAD + 1)),
+        Reason(
+            "limit.notional_block",
+            f"{40 * WAD + 1} wad at block 100 and {10 * WAD} wad for this step",
+            f"{50 * WAD} wad",
+        ),
+    ),
+    "attempts": (
+        ask(past(), past(S.ABANDONED), past(S.DISPLACED)),
+        Reason("limit.attempts_hour", "3 attempts in 1 h", "3 attempts"),
+    ),
+    "first revert": (
+        ask(past(S.REVERTED, ago_s=29)),
+        Reason("limit.backoff", "29 s since revert 1 in a row", "30 s"),
+    ),
+    "second revert": (
+        ask(past(S.REVERTED, ago_s=200), past(S.REVERTED, ago_s=59)),
+        Reason("limit.backoff", "59 s since revert 2 in a row", "60 s"),
+    ),
+    "abandoned between": (
+        ask(past(S.REVERTED, ago_s=59), past(S.ABANDONED, ago_s=50), limits=replace(LIMITS, backoff_s=60)),
+        Reason("limit.backoff", "59 s since revert 1 in a row", "60 s"),
+    ),
+    "longest pause": (
+        ask(*[past(S.REVERTED, ago_s=99)] * 9, limits=replace(LIMITS, attempts_hour=99)),
+        Reason("limit.backoff", "99 s since revert 9 in a row", "100 s"),
+    ),
+}
+
+
+@pytest.mark.parametrize("asked", AGREED.values(), ids=AGREED)
+def test_what_stays_within_the_limits_is_agreed_to(asked: Ask) -> None:
+    assert check(asked) is None
+
+
+@pytest.mark.parametrize(("asked", "reason"), REFUSED.values(), ids=REFUSED)
+def test_each_limit_refuses_with_its_name_the_value_and_the_bound(asked: Ask, reason: Reason) -> None:
+    assert check(asked) == Refuse(reason)
+
+
+def test_a_refusal_leaves_nothing_behind(
+    open_journal: Callable[..., SqliteJournal],
+    event: Callable[..., CaseEvent],
+    step: Callable[..., Step],
+    tx: dict[str, Any],
+) -> None:
+    journal = open_journal(Limits(halted=True))
+    journal.record([event()])
+    answer = journal.reserve(step(), tx, chain_nonce=0, block=101, at_s=1212)
+    assert isinstance(answer, Refuse)
+    assert journal.live_steps() == ()
+    assert len(journal.history("case1")) == 1
+    assert journal.next_nonce(0) == 0
+
+
+def test_spend_counts_the_maximum_in_flight_and_the_cost_once_it_is_known(
+    open_journal: Callable[..., SqliteJournal],
+    event: Callable[..., CaseEvent],
+    step: Callable[..., Step],
+    tx: dict[str, Any],
+) -> None:
+    most_wei = tx["gas"] * tx["maxFeePerGas"]
+    journal = open_journal(Limits(spend_day_wei=2 * most_wei - 1))
+    journal.record([event(), event(case=2)])
+    first = journal.reserve(step(), tx, chain_nonce=0, block=101, at_s=NOW_S)
+    assert isinstance(first, Permit)
+
+    refused = journal.reserve(step(case=2), tx, chain_nonce=0, block=101, at_s=NOW_S + 86_401)
+    assert isinstance(refused, Refuse)
+    assert refused.reason.rule == "limit.spend_day"
+    assert f"{most_wei} wei in 24 h" in refused.reason.evidence
+
+    journal.sign(first.step_id, b"raw", "0xaa")
+    journal.sent(first.step_id, block=101, at_s=NOW_S)
+    journal.settle(first.step_id, Outcome(EventKind.INCLUDED, 102, "0xb102", most_wei // 2), at_s=NOW_S + 12)
+    again = journal.reserve(step(case=2), tx, chain_nonce=0, block=103, at_s=NOW_S + 24)
+    assert isinstance(again, Permit)
+
+
+def test_an_abandoned_step_has_cost_nothing_but_counts_as_an_attempt(
+    open_journal: Callable[..., SqliteJournal],
+    event: Callable[..., CaseEvent],
+    step: Callable[..., Step],
+    tx: dict[str, Any],
+) -> None:
+    most_wei = tx["gas"] * tx["maxFeePerGas"]
+    journal = open_journal(Limits(spend_day_wei=most_wei, attempts_hour=2))
+    rules = []
+    for block in (101, 102, 103):
+        journal.record([event(block=block)])
+        answer = journal.reserve(step(), tx, chain_nonce=0, block=block, at_s=block * 12)
+        if isinstance(answer, Permit):
+            journal.abandon(answer.step_id, Reason("send.refused", "", ""), block=block, at_s=block * 12)
+        else:
+            rules.append((block, answer.reason.rule))
+    assert rules == [(103, "limit.attempts_hour")]
+
+
+def test_the_same_tranche_tried_again_is_another_attempt_of_it(
+    journal: SqliteJournal, event: Callable[..., CaseEvent], step: Callable[..., Step], tx: dict[str, Any]
+) -> None:
+    ids = []
+    for number, (kind, tranche) in enumerate([("Displaced", 0), ("Included", 0), ("Included", 1)]):
+        block = 101 + number
+        journal.record([event(block=block)])
+        permit = journal.reserve(step(tranche=tranche), tx, chain_nonce=0, block=block, at_s=block * 12)
+        assert isinstance(permit, Permit)
+        journal.sign(permit.step_id, b"raw%d" % number, f"0x{number}")
+        journal.sent(permit.step_id, block=block, at_s=block * 12)
+        journal.settle(permit.step_id, Outcome(EventKind(kind), block, "0xb", 1), at_s=block * 12)
+        ids.append(permit.step_id)
+    assert ids == ["case1:liquidate:0:1", "case1:liquidate:0:2", "case1:liquidate:1:1"]

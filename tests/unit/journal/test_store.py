@@ -1,0 +1,342 @@
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keeper.domain import CaseEvent, EventKind, Head, Permit, Reason, Refuse, Step
+from keeper.errors import ConfigError, InvariantBroken
+from keeper.journal import store
+from keeper.journal.reader import JournalReader
+from keeper.journal.store import SqliteJournal
+from keeper.lifecycle import Status
+from keeper.ports import Journal, Outbox, Outcome, StepState
+
+INCLUDED = Outcome(EventKind.INCLUDED, 103, "0xb103", 1_000_000 * 2 * 10**9)
+REVERTED = Outcome(EventKind.REVERTED, 103, "0xb103", 500_000 * 2 * 10**9)
+
+
+@pytest.fixture
+def permitted(
+    journal: SqliteJournal, event: Callable[..., CaseEvent], step: Callable[..., Step], tx: dict[str, Any]
+) -> Permit:
+    """Reserve one step of case 1."""
+    journal.record([event()])
+    permit = journal.reserve(step(), tx, chain_nonce=5, block=101, at_s=1212)
+    assert isinstance(permit, Permit)
+    return permit
+
+
+def _sent(journal: SqliteJournal, permit: Permit) -> None:
+    journal.sign(permit.step_id, b"raw", "0xaa")
+    journal.sent(permit.step_id, block=102, at_s=1224)
+
+
+def test_the_journal_is_what_the_pipeline_and_the_sender_ask_for(journal: SqliteJournal) -> None:
+    for_pipeline: Journal = journal
+    for_sender: Outbox = journal
+    assert for_pipeline.last_head() is None
+    assert for_sender.live_steps() == ()
+
+
+def test_events_come_back_as_they_went_in(journal: SqliteJournal, event: Callable[..., CaseEvent]) -> None:
+    told = event(equity_wad=-(10**30), health=0.97, feeds=["BTC/USD"], note={"über": None})
+    journal.record([told])
+    assert journal.history("case1") == (told,)
+    assert type(journal.history("case1")[0].data["equity_wad"]) is int
+
+
+def test_bytes_become_hexadecimal_text(journal: SqliteJournal, event: Callable[..., CaseEvent]) -> None:
+    journal.record([event(flagger=b"\x0a\xff")])
+    assert journal.history("case1")[0].data == {"flagger": "0x0aff"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), object()])
+def test_what_json_cannot_hold_is_refused(
+    journal: SqliteJournal, event: Callable[..., CaseEvent], value: object
+) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        journal.record([event(value=value)])
+    assert journal.status("case1") is None
+
+
+def test_a_status_follows_the_lifecycle(journal: SqliteJournal, event: Callable[..., CaseEvent]) -> None:
+    assert journal.status("case1") is None
+    journal.record([event(), event(EventKind.WAITED), event(EventKind.OBSERVED)])
+    assert journal.status("case1") is Status.SUSPECTED
+    journal.record([event(EventKind.CLOSED)])
+    assert journal.status("case1") is Status.CLOSED
+
+
+def test_what_the_lifecycle_forbids_is_refused_with_case_account_and_block(
+    journal: SqliteJournal, event: Callable[..., CaseEvent]
+) -> None:
+    with pytest.raises(InvariantBroken, match=r"case case1, account 0101.*, block 100: .*new.*Waited"):
+        journal.record([event(EventKind.WAITED)])
+
+
+def test_one_forbidden_event_undoes_the_whole_record(
+    journal: SqliteJournal, event: Callable[..., CaseEvent]
+) -> None:
+    with pytest.raises(InvariantBroken):
+        journal.record([event(), event(EventKind.CLOSED), event(EventKind.WAITED)])
+    assert journal.status("case1") is None
+    assert journal.history("case1") == ()
+
+
+def test_events_of_a_transaction_cannot_be_recorded_past_its_step(
+    journal: SqliteJournal, event: Callable[..., CaseEvent]
+) -> None:
+    journal.record([event()])
+    for kind in (EventKind.RESERVED, EventKind.SENT, EventKind.INCLUDED, EventKind.UNINCLUDED):
+        with pytest.raises(InvariantBroken, match="belongs to a step"):
+            journal.record([event(kind)])
+
+
+def test_an_account_is_in_one_open_case_at_a_time(
+    journal: SqliteJournal, event: Callable[..., CaseEvent]
+) -> None:
+    journal.record([event()])
+    assert journal.open_case(b"\x01" * 32) == "case1"
+    second = CaseEvent("case1b", b"\x01" * 32, EventKind.SUSPECTED, 101, 1212, {})
+    with pytest.raises(InvariantBroken, match="under care already, as case case1"):
+        journal.record([second])
+    journal.record([event(EventKind.CLOSED), second])
+    assert journal.open_case(b"\x01" * 32) == "case1b"
+    assert [case.case_id for case in journal.open_cases()] == ["case1b"]
+
+
+def test_a_case_keeps_its_account(journal: SqliteJournal, event: Callable[..., CaseEvent]) -> None:
+    journal.record([event()])
+    with pytest.raises(InvariantBroken, match="is that of account 0101"):
+        journal.record([CaseEvent("case1", b"\x02" * 32, EventKind.WAITED, 101, 1212, {})])
+
+
+def test_a_permit_carries_the_stored_transaction_with_its_nonce(
+    journal: SqliteJournal, permitted: Permit, tx: dict[str, Any]
+) -> None:
+    assert permitted.unsigned_tx == tx | {"nonce": 5}
+    stored = journal.step(permitted.step_id)
+    assert stored.unsigned_tx == permitted.unsigned_tx
+    assert stored.state is StepState.RESERVED
+    assert journal.status("case1") is Status.RESERVED
+    reserved = journal.history("case1")[-1]
+    assert reserved.kind is EventKind.RESERVED
+    assert reserved.data["act"] == {"account": "0x" + "01" * 32, "bond_wad": 5 * 10**18}
+
+
+def test_a_step_goes_from_permit_to_inclusion_together_with_its_case(
+    journal: SqliteJournal, permitted: Permit
+) -> None:
+    _sent(journal, permitted)
+    assert journal.status("case1") is Status.IN_FLIGHT
+    journal.settle(permitted.step_id, INCLUDED, at_s=1236)
+    settled = journal.step(permitted.step_id)
+    assert (settled.state, settled.outcome) == (StepState.INCLUDED, INCLUDED)
+    assert journal.status("case1") is Status.SETTLED
+    assert journal.live_steps() == ()
+    assert journal.settled_since(103) == (settled,)
+    assert journal.settled_since(104) == ()
+    last = journal.history("case1")[-1]
+    assert (last.kind, last.block, last.data["tx_hash"]) == (EventKind.INCLUDED, 103, "0xaa")
+    assert last.data["gas_cost_wei"] == INCLUDED.gas_cost_wei
+
+
+def test_a_reorg_puts_a_step_back_in_flight_even_when_its_case_is_closed(
+    journal: SqliteJournal, permitted: Permit, event: Callable[..., CaseEvent]
+) -> None:
+    _sent(journal, permitted)
+    journal.settle(permitted.step_id, INCLUDED, at_s=1236)
+    journal.record([event(EventKind.CLOSED, block=104)])
+    journal.unsettle(permitted.step_id, block=104, at_s=1248)
+    back = journal.step(permitted.step_id)
+    assert (back.state, back.outcome) == (StepState.SENT, None)
+    assert journal.status("case1") is Status.IN_FLIGHT
+    journal.settle(permitted.step_id, REVERTED, at_s=1260)
+    assert journal.status("case1") is Status.SETTLED
+
+
+def test_a_second_hash_for_a_step_is_refused(journal: SqliteJournal, permitted: Permit) -> None:
+    journal.sign(permitted.step_id, b"raw", "0xaa")
+    journal.sign(permitted.step_id, b"raw", "0xaa")
+    with pytest.raises(InvariantBroken, match="as 0xaa, not as 0xbb"):
+        journal.sign(permitted.step_id, b"other", "0xbb")
+    assert journal.step(permitted.step_id).signed_tx == b"raw"
+
+
+def test_nothing_is_sent_before_its_signed_bytes_are_committed(
+    journal: SqliteJournal, permitted: Permit
+) -> None:
+    with pytest.raises(InvariantBroken, match="before its signed bytes"):
+        journal.sent(permitted.step_id, block=102, at_s=1224)
+
+
+def test_sent_twice_is_one_event(journal: SqliteJournal, permitted: Permit) -> None:
+    _sent(journal, permitted)
+    journal.sent(permitted.step_id, block=103, at_s=1236)
+    assert [e.kind for e in journal.history("case1")].count(EventKind.SENT) == 1
+
+
+def test_a_step_cannot_settle_before_it_was_sent_nor_twice(journal: SqliteJournal, permitted: Permit) -> None:
+    with pytest.raises(InvariantBroken, match="is reserved and cannot become included"):
+        journal.settle(permitted.step_id, INCLUDED, at_s=1236)
+    _sent(journal, permitted)
+    journal.settle(permitted.step_id, INCLUDED, at_s=1236)
+    with pytest.raises(InvariantBroken, match="is included and cannot become reverted"):
+        journal.settle(permitted.step_id, REVERTED, at_s=1236)
+    assert journal.step(permitted.step_id).outcome == INCLUDED
+
+
+def test_a_sent_step_cannot_be_abandoned(journal: SqliteJournal, permitted: Permit) -> None:
+    _sent(journal, permitted)
+    with pytest.raises(InvariantBroken, match="is sent and cannot become abandoned"):
+        journal.abandon(permitted.step_id, Reason("send.refused", "a", "b"), block=102, at_s=1224)
+
+
+def test_an_abandoned_step_frees_its_nonce_for_the_next_attempt(
+    journal: SqliteJournal,
+    permitted: Permit,
+    event: Callable[..., CaseEvent],
+    step: Callable[..., Step],
+    tx: dict[str, Any],
+) -> None:
+    journal.abandon(permitted.step_id, Reason("send.refused", "a", "b"), block=102, at_s=1224)
+    assert journal.status("case1") is Status.SETTLED
+    journal.record([event(block=102)])
+    again = journal.reserve(step(), tx, chain_nonce=5, block=102, at_s=1224)
+    assert isinstance(again, Permit)
+    assert again.nonce == permitted.nonce
+    assert (permitted.step_id, again.step_id) == ("case1:flag:-:1", "case1:flag:-:2")
+
+
+def test_nonces_go_on_from_what_is_held_and_from_what_the_chain_says(
+    journal: SqliteJournal, event: Callable[..., CaseEvent], step: Callable[..., Step], tx: dict[str, Any]
+) -> None:
+    nonces = []
+    for case, chain_nonce in [(1, 5), (2, 5), (3, 9), (4, 5)]:
+        journal.record([event(case=case)])
+        permit = journal.reserve(step(case=case), tx, chain_nonce=chain_nonce, block=101, at_s=1212)
+        assert isinstance(permit, Permit)
+        nonces.append(permit.nonce)
+    assert nonces == [5, 6, 9, 7]
+    assert journal.next_nonce(5) == 8
+
+
+def test_an_unknown_step_is_our_own_fault(journal: SqliteJournal) -> None:
+    with pytest.raises(InvariantBroken, match="knows no step nowhere"):
+        journal.step("nowhere")
+
+
+def test_the_last_head_done_comes_back(journal: SqliteJournal, head: Callable[[int], Head]) -> None:
+    assert journal.last_head() is None
+    journal.head_done(head(7))
+    journal.head_done(head(6))
+    assert journal.last_head() == head(6)
+
+
+def test_old_heads_are_forgotten(
+    journal: SqliteJournal, path: Path, head: Callable[[int], Head], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "HEADS_KEPT", 3)
+    for number in range(10):
+        journal.head_done(head(number))
+    with sqlite3.connect(path) as db:
+        assert [number for (number,) in db.execute("SELECT number FROM heads")] == [7, 8, 9]
+    db.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("chain_id", "1"), ("deployment", "0x" + "aa" * 20), ("wallet", "0x" + "bb" * 20)]
+)
+def test_a_journal_of_another_chain_deployment_or_wallet_is_refused_with_both_values(
+    journal: SqliteJournal, open_journal: Callable[..., SqliteJournal], path: Path, key: str, value: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        open_journal(**{key: value})
+    expected = JournalReader(path)
+    assert key in str(refused.value)
+    assert value in str(refused.value)
+    assert expected.identity[key] in str(refused.value)
+    assert str(path) in str(refused.value)
+    expected.close()
+    assert journal.open_cases() == ()
+
+
+def test_upper_case_in_an_address_makes_no_other_identity(
+    journal: SqliteJournal, open_journal: Callable[..., SqliteJournal]
+) -> None:
+    assert open_journal(wallet="0x" + "E2" * 20).open_cases() == journal.open_cases()
+
+
+def test_another_schema_is_refused(
+    journal: SqliteJournal, open_journal: Callable[..., SqliteJournal], path: Path
+) -> None:
+    journal.close()
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE meta SET value = '0' WHERE key = 'schema'")
+    db.close()
+    with pytest.raises(ConfigError, match="schema is 0, and 1"):
+        open_journal()
+
+
+def test_a_file_that_is_no_database_is_refused(
+    open_journal: Callable[..., SqliteJournal], path: Path
+) -> None:
+    path.write_bytes(b"not a database at all" * 500)
+    with pytest.raises(ConfigError, match="cannot be used: file is not a database"):
+        open_journal()
+
+
+def test_another_programs_database_is_left_alone(
+    open_journal: Callable[..., SqliteJournal], path: Path
+) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE photographs (name TEXT)")
+    db.close()
+    with pytest.raises(ConfigError, match="not a keeper's journal"):
+        open_journal()
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("photographs",)]
+    db.close()
+
+
+@pytest.mark.parametrize("where", ["missing/journal.db", "."])
+def test_a_place_without_a_file_is_refused(tmp_path: Path, where: str) -> None:
+    with pytest.raises(ConfigError, match="unable to open database file"):
+        SqliteJournal(tmp_path / where, identity={"chain_id": "1"})
+
+
+def test_ten_racing_threads_get_one_permit(
+    open_journal: Callable[..., SqliteJournal],
+    event: Callable[..., CaseEvent],
+    step: Callable[..., Step],
+    tx: dict[str, Any],
+) -> None:
+    journals = [open_journal() for _ in range(10)]
+    journals[0].record([event()])
+    together = threading.Barrier(10)
+
+    def reserve(journal: SqliteJournal) -> Permit | Refuse:
+        together.wait()
+        return journal.reserve(step(), tx, chain_nonce=0, block=101, at_s=1212)
+
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(reserve, journals))
+    refusals = [answer for answer in answers if isinstance(answer, Refuse)]
+    assert len(refusals) == 9
+    assert {refusal.reason.rule for refusal in refusals} == {"limit.duplicate"}
+
+
+def test_ten_threads_may_share_one_journal(
+    journal: SqliteJournal, event: Callable[..., CaseEvent], step: Callable[..., Step], tx: dict[str, Any]
+) -> None:
+    def reserve(case: int) -> Permit | Refuse:
+        journal.record([event(case=case)])
+        return journal.reserve(step(case=case), tx, chain_nonce=0, block=101, at_s=1212)
+
+    with ThreadPoolExecutor(10) as pool:
+        permits = [permit for permit in pool.map(reserve, range(1, 11)) if isinstance(permit, Permit)]
+    assert sorted(permit.nonce for permit in permits) == list(range(10))
