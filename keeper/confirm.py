@@ -1,0 +1,124 @@
+"""The slow confirmation: does the on-chain evidence support what the fast trigger suspected?
+
+Pure rules over exact integers. They ask for what the contract will ask for, so that an act that the chain
+would refuse is never sent, and answer with a value: ``Agree``, ``Wait`` with the block to ask again at, or
+``Refuse`` with the evidence and the bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from keeper.domain import Agree, Assessment, FeedView, OracleView, Reason, Refuse, Valuation, Verdict, Wait
+from keeper.units import WAD, UnixS, Wad
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """What the keeper asks of the evidence, beside the contract's own conditions.
+
+    ``max_divergence_wad``: |fast / slow - 1| beyond which nothing is confirmed (the contract's own is 30%).
+    ``min_blocks``: blocks between flag and confirmation (the contract's own is 2).
+    """
+
+    max_divergence_wad: Wad = 3 * WAD // 10
+    min_blocks: int = 2
+    block_time_s: int = 12
+
+
+def divergence_wad(feed: FeedView) -> Wad:
+    """Return |fast / slow - 1|, rounded up (Liquidator._apart)."""
+    return -(-abs(feed.fast_wad - feed.slow_wad) * WAD // feed.slow_wad)
+
+
+def has_slow_evidence(feed: FeedView, *, since_s: UnixS, now_s: UnixS) -> bool:
+    """Tell whether the slow price is evidence about an alarm raised at ``since_s``.
+
+    It is when its round is newer than the alarm; or, within its heartbeat, when the fast price has not
+    left it by more than the feed's deviation (Liquidator._slowEvidence).
+    """
+    if feed.slow_updated_at_s >= since_s:
+        return True
+    young = now_s - feed.slow_updated_at_s <= feed.slow_heartbeat_s
+    return young and divergence_wad(feed) <= feed.slow_deviation_wad
+
+
+def confirm_alarm(case: Assessment, oracles: OracleView, params: Params) -> Verdict:
+    """Judge whether a flagged account can be confirmed in the block ``case.at``."""
+    flag = case.account.flag
+    earliest_block = flag.flagged_block + params.min_blocks
+    if case.at.block < earliest_block:
+        return _wait(
+            case, "confirm.min_blocks", f"block {case.at.block}", f">= {earliest_block}", earliest_block
+        )
+    if not case.fresh:
+        return _wait(case, "oracle.stale", "a feed of the account is stale", "both oracles fresh")
+    for name in case.feeds:
+        verdict = _judge_feed(case, oracles[name], params)
+        if verdict is not None:
+            return verdict
+    return _breach_everywhere(case, "confirm", lambda at: at.breaches(case.flag_level_wad))
+
+
+def confirm_slice(case: Assessment) -> Verdict:
+    """Judge whether a confirmed account is still in breach at every price that the contract asks for."""
+    if not case.fresh:
+        return _wait(case, "oracle.stale", "a feed of the account is stale", "both oracles fresh")
+    return _breach_everywhere(case, "slope", lambda at: at.breaches_scaled(case.q_wad))
+
+
+def contradicted(case: Assessment, oracles: OracleView) -> bool:
+    """Tell whether both oracles, with evidence newer than the flag, show that the alarm was unfounded.
+
+    The help that the account got since does not count (Liquidator._unfounded).
+    """
+    flag = case.account.flag
+    if flag.reduced or not case.fresh:
+        return False
+    feeds = [oracles[name] for name in case.feeds]
+    newer = all(
+        feed.fast_observed_at_s > flag.flagged_at_s
+        and has_slow_evidence(feed, since_s=flag.flagged_at_s, now_s=case.at.timestamp_s)
+        for feed in feeds
+    )
+    return newer and all(
+        (v.equity_wad - flag.aid_wad) * WAD >= case.flag_level_wad * v.requirement_wad
+        for v in (case.fast, case.slow)
+    )
+
+
+def _judge_feed(case: Assessment, feed: FeedView, params: Params) -> Verdict | None:
+    flag, now = case.account.flag, case.at
+    earliest_s = flag.flagged_at_s + feed.min_delay_s
+    if now.timestamp_s < earliest_s:
+        blocks = -(-(earliest_s - now.timestamp_s) // params.block_time_s)
+        age = f"{now.timestamp_s - flag.flagged_at_s} s after the flag"
+        return _wait(case, "confirm.min_delay", age, f">= {feed.min_delay_s} s", now.block + blocks)
+    needed_s = flag.flagged_at_s + feed.min_delay_s // 2
+    if feed.fast_observed_at_s < needed_s:
+        found = f"{feed.feed} fast observed {feed.fast_observed_at_s - flag.flagged_at_s} s after the flag"
+        return _wait(case, "confirm.fast_evidence", found, f">= {feed.min_delay_s // 2} s")
+    apart = divergence_wad(feed)
+    if apart > params.max_divergence_wad:
+        found = f"{feed.feed} fast and slow are {apart / WAD:.2%} apart"
+        return Refuse(Reason("oracle.divergent", found, f"<= {params.max_divergence_wad / WAD:.2%}"))
+    if not has_slow_evidence(feed, since_s=flag.flagged_at_s, now_s=now.timestamp_s):
+        age_s = now.timestamp_s - feed.slow_updated_at_s
+        found = f"{feed.feed} slow round is {age_s} s old, {apart / WAD:.2%} away"
+        near = f"within {feed.slow_deviation_wad / WAD:.2%} and {feed.slow_heartbeat_s} s"
+        bound = f"newer than the flag, or {near}"
+        return _wait(case, "confirm.slow_evidence", found, bound)
+    return None
+
+
+def _breach_everywhere(case: Assessment, rule: str, breached: Callable[[Valuation], bool]) -> Verdict:
+    for name, valuation in (("fast", case.fast), ("slow", case.slow), ("execution", case.execution)):
+        if not breached(valuation):
+            found = f"E {valuation.equity_wad / WAD:.2f} against M {valuation.requirement_wad / WAD:.2f}"
+            return _wait(case, f"{rule}.no_breach_at_{name}", found, f"q {case.q_wad / WAD:.6f}")
+    return Agree(f"breach at the fast, slow and execution price, q {case.q_wad / WAD:.6f}")
+
+
+def _wait(case: Assessment, rule: str, evidence: str, bound: str, until_block: int = 0) -> Wait:
+    return Wait(max(until_block, case.at.block + 1), Reason(rule, evidence, bound))

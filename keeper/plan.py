@@ -1,0 +1,264 @@
+"""Planning: which act, how much of it, and whether it is worth its gas.
+
+Pure functions of an assessment, the keeper's means and a market's exact mathematics. Each returns a
+``Step`` worth sending, a ``Wait`` with the block to ask again at, or a ``Refuse`` with the evidence and the
+bound. An act that takes anything from an account needs the ``Agree`` of the confirmation before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from keeper.domain import (
+    Account,
+    Act,
+    Agree,
+    Assessment,
+    BuyCollateral,
+    Clear,
+    Confirm,
+    Cure,
+    Expire,
+    Flag,
+    Liquidate,
+    OracleView,
+    Phase,
+    Reason,
+    Refuse,
+    Step,
+    Wait,
+    WriteOff,
+)
+from keeper.ports import Market, SlicePreview
+from keeper.units import WAD, Block, Wad, Wei, mul_div_down
+
+Decision: TypeAlias = Step | Wait | Refuse
+
+
+@dataclass(frozen=True, slots=True)
+class Gas:
+    """Gas of an act as measured: a base, and so much for each feed of the account."""
+
+    base: int
+    per_feed: int
+
+    def typical(self, feeds: int) -> int:
+        """Return the gas that an act on an account with so many feeds is expected to use."""
+        return self.base + self.per_feed * feeds
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """What makes an act worth sending. Quote amounts in WAD."""
+
+    min_profit_wad: Wad = 0
+    """Smallest expected fee less gas of a slice, and of an alarm with all that should follow it."""
+    upkeep: bool = True
+    """Whether to end episodes (cure, clear, expire, write off), which costs gas and earns nothing."""
+    validity_blocks: int = 3
+    """A slice not included by then is refused by the contract itself."""
+    block_time_s: int = 12
+    min_fraction_share_wad: Wad = WAD // 2
+    """The least part of the planned slice that is still wanted when the transaction runs."""
+    free_margin_share_wad: Wad = 9 * WAD // 10
+    """How much of a slice that the keeper's own margin bounds is asked for: prices move until inclusion."""
+    gas_flag: Gas = field(default_factory=lambda: Gas(215_000, 25_000))
+    gas_confirm: Gas = field(default_factory=lambda: Gas(215_000, 35_000))
+    gas_slice: Gas = field(default_factory=lambda: Gas(350_000, 110_000))
+    gas_upkeep: Gas = field(default_factory=lambda: Gas(140_000, 25_000))
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What the keeper has to act with at this head."""
+
+    taker: Account
+    """The keeper's margin account, with what it takes over in this block already added."""
+    credit_wad: Wad
+    """Credit for bonds, less what the steps of this block take."""
+    gas_price_wei: Wei
+    native_price_wad: Wad
+    """Quote per unit of the native currency."""
+
+    def gas_cost_wad(self, gas: int) -> Wad:
+        """Return the cost of ``gas`` in quote, rounded up."""
+        return -(-gas * self.gas_price_wei * self.native_price_wad // WAD)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A planned slice: the step, and what it does to the account and to the taker."""
+
+    step: Step
+    preview: SlicePreview
+
+
+def plan_alarm(case_id: str, case: Assessment, means: Means, params: Params) -> Decision:
+    """Plan a flag: the on-chain fast price shows the breach, and the episode should pay for its gas."""
+    earliest = case.earliest_alarm
+    if case.at.timestamp_s < earliest.timestamp_s or case.at.block < earliest.block:
+        blocks = -(-max(0, earliest.timestamp_s - case.at.timestamp_s) // params.block_time_s)
+        found = f"block {case.at.block} at {case.at.timestamp_s} s"
+        bound = f">= block {earliest.block} and {earliest.timestamp_s} s"
+        return Wait(max(earliest.block, case.at.block + blocks), Reason("alarm.cool_off", found, bound))
+    if not case.fast_fresh:
+        return _wait(case, "oracle.stale", "a fast price of the account is stale on chain", "fresh")
+    if not case.fast.breaches(case.flag_level_wad):
+        found = f"E {case.fast.equity_wad / WAD:.2f} against M {case.fast.requirement_wad / WAD:.2f} on chain"
+        return _wait(case, "alarm.not_on_chain", found, f"E < {case.flag_level_wad / WAD:.4f} M")
+    if case.bond_wad > means.credit_wad:
+        found = f"credit {means.credit_wad / WAD:.2f}"
+        return Refuse(Reason("alarm.no_credit", found, f"bond {case.bond_wad / WAD:.2f}"))
+    gas = params.gas_flag.typical(len(case.feeds))
+    all_gas = gas + params.gas_confirm.typical(len(case.feeds)) + params.gas_slice.typical(len(case.feeds))
+    profit = case.reward_wad + _first_fee(case) - means.gas_cost_wad(all_gas)
+    if profit < params.min_profit_wad:
+        return _unprofitable("alarm.unprofitable", profit, params)
+    return _step(case_id, case, Flag(case.account.key, case.bond_wad), params, gas=gas, profit_wad=profit)
+
+
+def plan_confirm(case_id: str, case: Assessment, agreed: Agree, means: Means, params: Params) -> Decision:
+    """Plan the confirmation that both clocks agree on; the bond comes back with it, so it is always due."""
+    del agreed
+    gas = params.gas_confirm.typical(len(case.feeds))
+    profit = case.reward_wad - means.gas_cost_wad(gas)
+    return _step(case_id, case, Confirm(case.account.key), params, gas=gas, profit_wad=profit)
+
+
+def plan_slice(
+    case_id: str,
+    case: Assessment,
+    agreed: Agree,
+    *,
+    market: Market,
+    oracles: OracleView,
+    means: Means,
+    params: Params,
+) -> Slice | Wait | Refuse:
+    """Plan the largest slice that the slope, the step window and the keeper's own free margin allow.
+
+    Waits where the execution price is worse for the taker than the fast one; refuses what does not pay for
+    its gas. The figures are the contract's own, to the wei, for the block ``case.at``.
+    """
+    del agreed
+    if case.step_room_wad == 0:
+        found = f"{case.account.flag.step_used_wad / WAD:.4f} of the book went in this window"
+        return _wait(case, "slope.step_cap", found, "the window's cap")
+    taker = means.taker
+    if taker.phase is not Phase.HEALTHY:
+        return Refuse(Reason("taker.not_healthy", f"the keeper's account is {taker.phase}", "healthy"))
+    largest = _largest(case, taker, market, oracles, params)
+    if isinstance(largest, Refuse):
+        return (
+            largest if largest.reason.rule != "taker.no_margin" else Wait(case.at.block + 1, largest.reason)
+        )
+    preview, asked = largest
+    if preview.taker_mark_wad < 0:
+        found = f"the slice is worth {-preview.taker_mark_wad / WAD:.4f} less at p_F than it costs at p_L"
+        return _wait(case, "slope.price_worse_than_fast", found, "p_L no worse than p_F for the taker")
+    gas = params.gas_slice.typical(len(case.feeds))
+    profit = preview.taker_fee_wad - means.gas_cost_wad(gas)
+    if profit < params.min_profit_wad:
+        return _unprofitable("slope.unprofitable", profit, params)
+    least = mul_div_down(preview.fraction_wad, params.min_fraction_share_wad, WAD)
+    act = Liquidate(
+        account=case.account.key,
+        taker=taker.key,
+        tranche_nonce=case.account.flag.tranche_nonce,
+        deadline_s=case.at.timestamp_s + params.validity_blocks * params.block_time_s,
+        min_fraction_wad=least,
+        max_fraction_wad=asked,
+        min_fee_wad=mul_div_down(preview.taker_fee_wad, params.min_fraction_share_wad, WAD),
+    )
+    step = _step(case_id, case, act, params, gas=gas, profit_wad=profit, notional_wad=preview.notional_wad)
+    return Slice(step, preview)
+
+
+def plan_upkeep(
+    case_id: str, case: Assessment, *, contradicted: bool, means: Means, params: Params
+) -> Step | None:
+    """Plan the act that ends an episode, where one is due: cure, clear, expire, or the write-off.
+
+    ``contradicted`` says that both oracles show the alarm unfounded. An account is not held reduce-only on
+    an alarm that the keeper itself knows to be false, even where the keeper's own bond pays for it.
+    """
+    act = _upkeep_act(case, means, contradicted=contradicted) if params.upkeep else None
+    if act is None:
+        return None
+    gas = params.gas_upkeep.typical(len(case.feeds))
+    return _step(case_id, case, act, params, gas=gas, profit_wad=-means.gas_cost_wad(gas))
+
+
+def _upkeep_act(case: Assessment, means: Means, *, contradicted: bool) -> Act | None:
+    account = case.account
+    only_debt = not account.legs and account.cash_wad < 0
+    if only_debt and account.holdings and case.fresh and means.credit_wad > 0:
+        first = account.holdings[0].collateral
+        return BuyCollateral(account.key, means.taker.key, first, min(means.credit_wad, -account.cash_wad))
+    if only_debt and not account.holdings and account.phase is not Phase.CLOSED:
+        return WriteOff(account.key)
+    if account.phase not in {Phase.FLAGGED, Phase.CONFIRMED}:
+        return None
+    if account.phase is Phase.FLAGGED and contradicted:
+        return Clear(account.key)
+    if case.curable:
+        return Cure(account.key)
+    return Expire(account.key) if account.phase is Phase.FLAGGED and case.expirable else None
+
+
+def _largest(
+    case: Assessment, taker: Account, market: Market, oracles: OracleView, params: Params
+) -> tuple[SlicePreview, Wad] | Refuse:
+    """Find the largest slice after which the taker still meets its initial margin, and what to ask for."""
+    whole = market.preview(case, taker, oracles, WAD)
+    if isinstance(whole, Refuse) or whole.taker_passes:
+        return whole if isinstance(whole, Refuse) else (whole, WAD)
+    low, high = 0, whole.fraction_wad
+    for _ in range(24):
+        middle = (low + high) // 2
+        tried = market.preview(case, taker, oracles, middle)
+        low, high = (middle, high) if not isinstance(tried, Refuse) and tried.taker_passes else (low, middle)
+    asked = mul_div_down(low, params.free_margin_share_wad, WAD)
+    best = market.preview(case, taker, oracles, asked)
+    if isinstance(best, Refuse) or not best.taker_passes or best.fraction_wad == 0:
+        found = f"no slice leaves the keeper at initial margin, cash {taker.cash_wad / WAD:.2f}"
+        return Refuse(Reason("taker.no_margin", found, "initial margin at both oracles"))
+    return best, asked
+
+
+def _first_fee(case: Assessment) -> Wad:
+    """Estimate what the taker of the first slice earns; the flagger need not be the taker."""
+    notional = mul_div_down(case.closeable_wad, case.execution.notional_wad, WAD)
+    return mul_div_down(case.fee_wad, notional, WAD) * 8 // 10
+
+
+def _step(
+    case_id: str,
+    case: Assessment,
+    act: Act,
+    params: Params,
+    *,
+    gas: int,
+    profit_wad: Wad,
+    notional_wad: Wad = 0,
+) -> Step:
+    planned_at: Block = case.at.block - 1
+    return Step(
+        case_id=case_id,
+        act=act,
+        planned_at=planned_at,
+        valid_until_block=planned_at + params.validity_blocks,
+        gas_limit=gas * 2,
+        expected_profit_wad=profit_wad,
+        notional_wad=notional_wad,
+    )
+
+
+def _unprofitable(rule: str, profit_wad: Wad, params: Params) -> Refuse:
+    found = f"expected {profit_wad / WAD:.4f} after gas"
+    return Refuse(Reason(rule, found, f">= {params.min_profit_wad / WAD:.4f}"))
+
+
+def _wait(case: Assessment, rule: str, evidence: str, bound: str) -> Wait:
+    return Wait(case.at.block + 1, Reason(rule, evidence, bound))

@@ -1,0 +1,100 @@
+"""The trigger may over-suspect; it never misses."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keeper.trigger import Floats, Scores, score, suspects
+
+NAN = float("nan")
+
+
+def scored(cash: list[float], positions: list[list[float]], value: list[float], gross: list[float]) -> Scores:
+    return score(
+        cash=np.array(cash),
+        positions=np.array(positions, dtype=np.float64).reshape(len(cash), len(value)),
+        value=np.array(value),
+        gross=np.array(gross),
+    )
+
+
+def test_equity_and_requirement_are_those_of_the_worked_example() -> None:
+    scores = scored([300 - 21_000], [[100, 10]], [200, 160], [10, 0])
+    assert scores.equity.tolist() == [900]
+    assert scores.requirement.tolist() == [1000]
+    assert suspects(scores).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("cash", "size", "suspected"),
+    [
+        (11.0, 1.0, False),
+        (10.0, 1.0, True),  # exactly at the threshold: cannot be cleared
+        (9.999, 1.0, True),
+        (10.0 + 1e-12, 1.0, True),  # within what rounding could explain
+        (10.0 + 1e-3, 1.0, False),
+        (-5.0, 0.0, True),  # bad debt without a requirement
+        (0.0, 0.0, False),  # nothing at all
+        (5.0, 0.0, False),
+    ],
+)
+def test_an_account_is_cleared_only_when_rounding_cannot_explain_its_surplus(
+    cash: float, size: float, suspected: bool
+) -> None:
+    scores = scored([cash - 100 * size], [[size]], [100.0], [10.0])
+    assert bool(suspects(scores).size) is suspected
+
+
+def test_the_worst_comes_first() -> None:
+    scores = scored([-95.0, -99.0, -92.0, 50.0], [[1]] * 4, [100.0], [10.0])
+    assert suspects(scores).tolist() == [1, 0, 2]
+
+
+def test_a_mark_without_a_price_makes_unknown_exactly_the_rows_that_hold_it() -> None:
+    scores = scored([0.0, 0.0], [[1, 0], [0, 1]], [100.0, NAN], [10.0, 1.0])
+    assert scores.unknown.tolist() == [False, True]
+    assert np.isfinite(scores.equity[0])
+    assert suspects(scores).tolist() == []
+
+
+def test_infinite_or_missing_cash_is_never_cleared_and_never_acted_on() -> None:
+    scores = scored([float("inf"), NAN], [[1], [1]], [100.0], [10.0])
+    assert scores.unknown.tolist() == [True, True]
+    assert suspects(scores).tolist() == []
+
+
+def test_an_empty_book_has_no_suspects() -> None:
+    assert suspects(scored([], [], [100.0], [10.0])).tolist() == []
+
+
+amounts = st.integers(-(10**12), 10**12)
+
+
+@given(
+    cash=amounts,
+    sizes=st.lists(amounts, min_size=3, max_size=3),
+    prices=st.lists(st.integers(1, 10**9), min_size=3, max_size=3),
+    rates=st.lists(st.integers(1, 1000), min_size=3, max_size=3),
+)
+def test_what_exact_arithmetic_finds_in_breach_is_always_suspect(
+    cash: int, sizes: list[int], prices: list[int], rates: list[int]
+) -> None:
+    exact = [Fraction(p, 1000) for p in prices]
+    charges = [p * Fraction(r, 10_000) for p, r in zip(exact, rates, strict=True)]
+    equity = cash + sum(s * p for s, p in zip(sizes, exact, strict=True))
+    requirement = sum(abs(s) * c for s, c in zip(sizes, charges, strict=True))
+    scores = score(
+        cash=np.array([float(cash)]),
+        positions=_row(sizes),
+        value=np.array([float(p) for p in exact]),
+        gross=np.array([float(c) for c in charges]),
+    )
+    if equity < requirement:
+        assert suspects(scores).tolist() == [0]
+
+
+def _row(sizes: list[int]) -> Floats:
+    return np.array([[float(s) for s in sizes]])
