@@ -116,6 +116,21 @@ class ChainTime:
     timestamp_s: UnixS
 
 
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """A column of the book: a perp market (``perp``), or a collateral (``collateral``).
+
+    ``value`` and ``gross`` are factors on the price of ``feed``: what a unit adds to equity, and what it
+    demands per unit of size.
+    """
+
+    kind: str
+    number: int
+    feed: FeedId
+    value: float
+    gross: float
+
+
 # --- what the mirror knows of one account --------------------------------------------------------
 
 

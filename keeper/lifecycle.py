@@ -53,7 +53,9 @@ TABLE: dict[tuple[Status | None, EventKind], Status] = {
 }
 TABLE |= {(S.IN_FLIGHT, outcome): S.SETTLED for outcome in OUTCOMES}
 TABLE |= {
-    (status, outcome): status for status in (S.SUSPECTED, S.RESERVED, S.SETTLED, S.CLOSED) for outcome in OUTCOMES
+    (status, outcome): status
+    for status in (S.SUSPECTED, S.RESERVED, S.SETTLED, S.CLOSED)
+    for outcome in OUTCOMES
 }
 TABLE |= {(status, E.UNINCLUDED): S.IN_FLIGHT for status in (S.SUSPECTED, S.IN_FLIGHT, S.SETTLED, S.CLOSED)}
 TABLE |= {(S.RESERVED, E.UNINCLUDED): S.RESERVED}

@@ -21,6 +21,7 @@ from keeper.domain import (
     Fact,
     Fees,
     Head,
+    Instrument,
     Log,
     OracleView,
     Permit,
@@ -68,6 +69,10 @@ class Reader(Protocol):
         """Yield one update per new head, with missed heads filled and reorgs resolved by parent hash."""
         ...
 
+    async def backfill(self, from_block: Block, to_block: Block) -> list[Log]:
+        """Return the logs of a range of blocks, both ends included, in order."""
+        ...
+
     async def call(self, call: Call, at_hash: str) -> bytes:
         """Run ``eth_call`` pinned to a block hash."""
         ...
@@ -87,6 +92,36 @@ class Reader(Protocol):
 
 class Market(Protocol):
     """One deployment of one protocol: pure codecs and exact mathematics, no I/O."""
+
+    @property
+    def instruments(self) -> tuple[Instrument, ...]:
+        """Return the columns of its book."""
+        ...
+
+    @property
+    def flag_level_wad(self) -> Wad:
+        """Return the health below which an alarm can be raised."""
+        ...
+
+    def rows_call(self, accounts: Sequence[AccountKey]) -> Call:
+        """Build the bulk read of accounts, whose answer ``state.Book`` folds in."""
+        ...
+
+    def prices_call(self) -> Call:
+        """Build the read of both prices of every feed."""
+        ...
+
+    def decode_prices(self, answer: bytes) -> OracleView:
+        """Decode its answer; raise ChainFault where it is not one."""
+        ...
+
+    def credit_call(self, holder: str) -> Call:
+        """Build the read of what a wallet can pay bonds with; the answer is one word, WAD."""
+        ...
+
+    def explain(self, reverted: Refuse) -> Refuse:
+        """Put the name of the protocol's own error in the place of raw revert data."""
+        ...
 
     def decode(self, log: Log) -> Fact | None:
         """Say what a log of this deployment means; None for one that concerns no one."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
 
 KEY_VARIABLE = "KEEPER_PRIVATE_KEY"
+REPORTER_KEYS_VARIABLE = "KEEPER_REPORTER_KEYS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,25 @@ def load_signer(params: KeyParams) -> Signer:
     if params.passphrase_file is None:
         raise ConfigError(f"the keystore {params.keystore} needs a passphrase file")
     return _from_keystore(params.keystore, params.passphrase_file)
+
+
+def load_reporter_keys() -> tuple[bytes, ...]:
+    """Load the reporter's keys, comma-separated; raise ConfigError where one is missing or malformed."""
+    texts = os.environ.get(REPORTER_KEYS_VARIABLE, "").split(",")
+    accounts = [_account(text.strip()) for text in texts]
+    keys = []
+    for number, account in enumerate(accounts, start=1):
+        if account is None:
+            raise ConfigError(
+                f"{REPORTER_KEYS_VARIABLE}: key {number} is not a private key of 32 bytes in hexadecimal"
+            )
+        keys.append(bytes(account.key))
+    return tuple(keys)
+
+
+def signer_of(key: bytes) -> Signer:
+    """Return a Signer for a key that was loaded before."""
+    return Signer(Account.from_key(key))
 
 
 def _from_environment() -> Signer:

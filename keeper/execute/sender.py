@@ -28,7 +28,7 @@ log = structlog.get_logger()
 class Rpc(Protocol):
     """The JSON-RPC client, as far as a sender needs it; raises ChainFault with the node's words."""
 
-    async def request(self, method: str, params: list[Any]) -> Any:  # noqa: ANN401 JSON
+    async def request(self, method: str, params: list[Any]) -> Any:
         """Send one request, once: a write is not repeated behind the sender's back."""
         ...
 

@@ -1,0 +1,296 @@
+"""The chain as ``ports.Reader``: every head once, reorgs resolved by parent hash, every answer pinned.
+
+What is announced only says where to look. Logs come from ``eth_getLogs`` by block hash, so that they belong
+to the block they are delivered with; the logs heard on the websocket check that none was left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from web3 import AsyncWeb3
+
+from keeper.chain.branch import Branch, DeepReorg
+from keeper.chain.rpc import Rpc, RpcError
+from keeper.chain.stream import Stream
+from keeper.chain.wire import data, head_of, log_of
+from keeper.domain import Call, ChainTime, Head, Log, Reason, Refuse
+from keeper.errors import ChainFault, ConfigError, InvariantBroken
+from keeper.ports import BlockUpdate
+from keeper.units import Block
+
+log = structlog.get_logger()
+
+INVALID_PARAMS = -32602
+REVERTED = 3
+"""The code that nodes give a revert with data."""
+EXECUTION_ENDED = ("revert", "out of gas", "outofgas", "gas required exceeds", "invalid opcode")
+"""Words by which they say that the execution itself failed, where they use another code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """How deep a reorg may be, and how patient the reader is."""
+
+    reorg_depth: int = 64
+    poll_s: float = 12.0
+    """Look for a new head without being told, after so long a silence."""
+    deaf_poll_s: float = 1.0
+    """The same while there is no websocket."""
+    longest_pause_s: float = 5.0
+    """Longest pause after reads that failed."""
+    batch_size: int = 128
+
+
+class ChainReader:
+    """Implements ``ports.Reader`` over one node: HTTP for every answer, a websocket for news only.
+
+    ``verify`` and ``start`` come first; one consumer iterates over ``updates``; ``close`` ends the
+    listening. ``addresses`` are those whose logs are delivered.
+    """
+
+    def __init__(self, rpc: Rpc, ws_url: str, addresses: Sequence[str], params: Params | None = None) -> None:
+        self._rpc = rpc
+        self._addresses = [address.lower() for address in addresses]
+        self._params = params or Params()
+        self._stream = Stream(ws_url, addresses)
+        self._listening: asyncio.Task[None] | None = None
+        self._branch = Branch((), first=0, depth=self._params.reorg_depth)
+        self._delivered: dict[str, set[int]] = {}
+        self._takes_overrides = True
+        self.discrepancies = 0
+        """How many logs the websocket announced that ``eth_getLogs`` had left out."""
+        self.fault: str | None = None
+        """Why the newest head could not be read; None when all is well."""
+
+    @property
+    def listening(self) -> bool:
+        """Tell whether the websocket is up; without it, heads are polled for."""
+        return self._stream.connected
+
+    # --- start and end ---
+
+    async def verify(self, chain_id: int, contracts: Mapping[str, str]) -> None:
+        """Raise ConfigError where the node serves another chain, or a named contract has no code there."""
+        found = int(await self._rpc.request("eth_chainId", []), 16)
+        if found != chain_id:
+            raise ConfigError(f"chain {chain_id} is configured, but {self._rpc.endpoint} serves {found}")
+        for name, address in contracts.items():
+            if not AsyncWeb3.is_address(address):
+                raise ConfigError(f"{name} must be an address, found {address!r}")
+        codes = await self._rpc.batch([("eth_getCode", [each, "latest"]) for each in contracts.values()])
+        for (name, address), code in zip(contracts.items(), codes, strict=True):
+            if code == "0x":
+                raise ConfigError(f"{name} {address} has no code on chain {chain_id} at {self._rpc.endpoint}")
+
+    async def start(self, from_block: Block | None = None) -> Head:
+        """Begin to listen; return the node's head.
+
+        The first update adopts that head, or every block from ``from_block`` on, and what came meanwhile.
+        """
+        head = await self._latest()
+        first = head.number if from_block is None else from_block
+        depth = self._params.reorg_depth
+        seed = await self._numbered(range(max(0, first - depth - 1), first))
+        self._branch = Branch(seed, first=first, depth=depth)
+        self._stream.news.set()
+        self._listening = asyncio.create_task(self._stream.run(), name="chain.stream")
+        return head
+
+    async def close(self) -> None:
+        """Stop listening. The Rpc is closed by whoever made it."""
+        while self._listening and not self._listening.done():
+            # More than once: while web3 subscribes, it may swallow a cancellation.
+            self._listening.cancel()
+            await asyncio.wait([self._listening], timeout=0.1)
+        self._listening = None
+
+    # --- heads ---
+
+    async def updates(self) -> AsyncIterator[BlockUpdate]:
+        """Yield one update for the newest head, with all that came since the last one.
+
+        ``orphaned`` is newest first, ``adopted`` oldest first; a head already known is passed over. A read
+        that fails is tried again at whatever is the newest head then, and ``fault`` says why meanwhile.
+        DeepReorg ends it.
+        """
+        failures = 0
+        while True:
+            try:
+                update = await self._advance(await self._newest(patient=failures == 0))
+            except DeepReorg:
+                raise
+            except ChainFault as fault:
+                failures += 1
+                self.fault = str(fault)
+                pause_s = min(0.05 * 2.0**failures, self._params.longest_pause_s)
+                log.warning("chain.read_failed", why=self.fault, failures=failures, pause_s=pause_s)
+                await asyncio.sleep(pause_s)
+                continue
+            failures, self.fault = 0, None
+            if update:
+                yield update
+
+    async def _newest(self, *, patient: bool) -> Head:
+        """Wait for news, or for the poll; return the newest head."""
+        if self._listening is None:
+            raise InvariantBroken("a reader must be started before its updates are read")
+        if self._listening.done():
+            raise InvariantBroken("the websocket listener has ended") from self._listening.exception()
+        if patient:
+            silence_s = self._params.poll_s if self._stream.connected else self._params.deaf_poll_s
+            with suppress(TimeoutError):
+                async with asyncio.timeout(silence_s):
+                    await self._stream.news.wait()
+        return self._stream.take() or await self._latest()
+
+    async def _advance(self, head: Head) -> BlockUpdate | None:
+        """Read all that leads to ``head``, then move there in one step; None where it is known already."""
+        if head.hash in self._branch:
+            return None
+        adopted = await self._line_to(head)
+        logs = await self._logs_of(adopted)
+        orphaned = self._branch.orphaned_by(adopted[0])
+        self._branch.adopt(adopted)
+        logs = sorted([*logs, *self._left_out(logs)], key=lambda each: (each.block_number, each.index))
+        return BlockUpdate(head, orphaned, tuple(adopted), tuple(logs))
+
+    async def _line_to(self, head: Head) -> list[Head]:
+        """Return the heads from the first one not known up to ``head``, linked by parent hash, oldest first.
+
+        Missed heads are asked for by number, many at once. Numbers prove nothing: where one of them is not
+        the parent, the parent is asked for by its hash.
+        """
+        missed = await self._numbered(range(self._branch.tip_number + 1, head.number))
+        by_hash = {each.hash: each for each in missed}
+        line = [head]
+        while not self._branch.joins(line[-1]):
+            parent = line[-1].parent_hash
+            known = by_hash.get(parent)
+            line.append(known or head_of(await self._rpc.request("eth_getBlockByHash", [parent, False])))
+        return line[::-1]
+
+    async def _latest(self) -> Head:
+        return head_of(await self._rpc.request("eth_getBlockByNumber", ["latest", False]))
+
+    async def _numbered(self, numbers: Iterable[Block]) -> list[Head]:
+        calls = [("eth_getBlockByNumber", [hex(number), False]) for number in numbers]
+        return [head_of(raw) for raw in await self._in_batches(calls)]
+
+    async def _in_batches(self, calls: Sequence[tuple[str, list[Any]]]) -> list[Any]:
+        size = self._params.batch_size
+        return [
+            result
+            for start in range(0, len(calls), size)
+            for result in await self._rpc.batch(calls[start : start + size])
+        ]
+
+    # --- logs ---
+
+    async def _logs_of(self, heads: Sequence[Head]) -> list[Log]:
+        if not self._addresses:
+            return []
+        asked = [{"address": self._addresses, "blockHash": head.hash} for head in heads]
+        pages = await self._in_batches([("eth_getLogs", [each]) for each in asked])
+        logs = [[log_of(raw) for raw in page] for page in pages]
+        for head, page in zip(heads, logs, strict=True):
+            if any(each.block_hash != head.hash for each in page):
+                raise ChainFault(
+                    f"expected the logs of block {head.number} {head.hash}, found another block's"
+                )
+        return [each for page in logs for each in page]
+
+    def _left_out(self, logs: Iterable[Log]) -> list[Log]:
+        """Return the logs heard for known blocks that no ``eth_getLogs`` has delivered: now, or earlier."""
+        self._delivered = {head.hash: self._delivered.get(head.hash, set()) for head in self._branch}
+        for each in logs:
+            self._delivered.setdefault(each.block_hash, set()).add(each.index)
+        lost = []
+        for block_hash, delivered in self._delivered.items():
+            for index, heard in self._stream.heard.pop(block_hash, {}).items():
+                if index not in delivered:
+                    delivered.add(index)
+                    lost.append(heard)
+                    log.warning(
+                        "chain.logs_incomplete", block=heard.block_number, hash=block_hash, index=index
+                    )
+        self.discrepancies += len(lost)
+        return lost
+
+    async def backfill(self, from_block: Block, to_block: Block) -> list[Log]:
+        """Return the logs of a range of blocks, both ends included, in order.
+
+        The range is halved whenever the node refuses it; a refusal of a single block is raised.
+        """
+        logs: list[Log] = []
+        start, span = from_block, to_block - from_block + 1
+        while start <= to_block:
+            end = min(start + span - 1, to_block)
+            asked = {"address": self._addresses, "fromBlock": hex(start), "toBlock": hex(end)}
+            try:
+                logs += [log_of(raw) for raw in await self._rpc.request("eth_getLogs", [asked])]
+            except RpcError:
+                if start == end:
+                    raise
+                span = (end - start + 1) // 2
+            else:
+                start = end + 1
+        return sorted(logs, key=lambda each: (each.block_number, each.index))
+
+    # --- calls ---
+
+    async def call(self, call: Call, at_hash: str) -> bytes:
+        """Run ``eth_call`` pinned to a block hash (EIP-1898)."""
+        return data(await self._rpc.request(*_pinned(call, at_hash)))
+
+    async def call_many(self, calls: Sequence[Call], at_hash: str) -> list[bytes]:
+        """Run several ``eth_call`` in one JSON-RPC batch, all pinned to one block hash."""
+        return [data(result) for result in await self._rpc.batch([_pinned(call, at_hash) for call in calls])]
+
+    async def simulate(self, sender: str, call: Call, at: ChainTime, gas_limit: int) -> bytes | Refuse:
+        """Run a transaction on the newest state as if it were in block ``at``.
+
+        A revert comes back as a Refuse whose evidence is the revert data, selector first, or the node's
+        words where it gives no data. On a node that refuses block overrides it runs in the newest block.
+        """
+        transaction = {
+            "from": sender, "to": call.to, "data": "0x" + call.data.hex(), "gas": hex(gas_limit),
+        }  # fmt: skip
+        overrides = [{}, {"number": hex(at.block), "time": hex(at.timestamp_s)}]
+        if self._takes_overrides:
+            try:
+                return await self._run([transaction, "latest", *overrides])
+            except RpcError as refusal:
+                if refusal.code != INVALID_PARAMS:
+                    raise
+                log.warning("chain.overrides_refused", endpoint=self._rpc.endpoint, why=refusal.message)
+                self._takes_overrides = False
+        return await self._run([transaction, "latest"])
+
+    async def _run(self, params: list[Any]) -> bytes | Refuse:
+        try:
+            return data(await self._rpc.request("eth_call", params))
+        except RpcError as error:
+            if not _ended_execution(error):
+                raise
+            evidence = error.data if isinstance(error.data, str) and error.data != "0x" else error.message
+            return Refuse(Reason("simulation.reverted", evidence, "must not revert"))
+
+    async def receipt(self, tx_hash: str) -> Mapping[str, Any] | None:
+        """Return a receipt as the node sends it, in hex; None while the transaction is not included."""
+        receipt: Mapping[str, Any] | None = await self._rpc.request("eth_getTransactionReceipt", [tx_hash])
+        return receipt if receipt and receipt.get("blockHash") else None
+
+
+def _pinned(call: Call, at_hash: str) -> tuple[str, list[Any]]:
+    return "eth_call", [{"to": call.to, "data": "0x" + call.data.hex()}, {"blockHash": at_hash}]
+
+
+def _ended_execution(error: RpcError) -> bool:
+    words = error.message.lower()
+    return error.code == REVERTED or any(each in words for each in EXECUTION_ENDED)

@@ -1,0 +1,255 @@
+"""The command line: puts the real parts together, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NoReturn, Protocol
+
+import structlog
+import typer
+
+from keeper import __version__
+from keeper.chain.reader import ChainReader
+from keeper.chain.rpc import Rpc
+from keeper.chain.wire import head_of
+from keeper.config import Config, load
+from keeper.domain import Head
+from keeper.errors import ChainFault, ConfigError, KeeperError
+from keeper.execute.keys import load_reporter_keys, load_signer, signer_of
+from keeper.execute.plain import PlainSender
+from keeper.execute.sender import ChainSender
+from keeper.journal.store import SqliteJournal
+from keeper.pipeline import Pipeline
+from keeper.protocols.hybrid.abi import load as load_abi
+from keeper.protocols.hybrid.market import HybridMarket
+from keeper.protocols.hybrid.params import Deployment, read_deployment
+from keeper.reporter import Reporter
+from keeper.units import AccountKey
+
+log = structlog.get_logger()
+
+REPORT_GAS = 1_500_000
+"""Gas limit of a transaction that posts bundles of several feeds."""
+
+app = typer.Typer(
+    name="keeper",
+    help="A liquidation keeper: a fast alarm, a slow confirmation, and small steps along a slope.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ConfigOption = Annotated[Path, typer.Option(help="TOML file; docs/configuration.md lists its keys.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Do all but send; journal what would be sent.")]
+
+
+def main() -> NoReturn:
+    """Run the command line; what the operator must know is one line on stderr, never a traceback."""
+    try:
+        app(standalone_mode=False)
+    except KeeperError as error:
+        typer.echo(f"keeper: {error}", err=True)
+        raise SystemExit(2) from None
+    except typer.Exit as stop:
+        raise SystemExit(stop.exit_code) from None
+    except (typer.Abort, KeyboardInterrupt):
+        raise SystemExit(130) from None
+    raise SystemExit(0)
+
+
+@app.command()
+def run(config: ConfigOption, *, dry_run: DryRun = False) -> None:
+    """Keep one deployment until told to stop (SIGTERM or Ctrl-C)."""
+    _log_to_stdout()
+    asyncio.run(_run(config, dry_run=dry_run))
+
+
+@app.command("report-prices")
+def report_prices(config: ConfigOption) -> None:
+    """Sign and post fast prices with the keys in KEEPER_REPORTER_KEYS; the first key pays the gas."""
+    _log_to_stdout()
+    asyncio.run(_report(config))
+
+
+@app.command()
+def demo(
+    *,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of accounts, price paths and owners.")] = 1,
+    accounts: Annotated[int, typer.Option(min=20, max=500, help="How many accounts.")] = 200,
+    fast: Annotated[bool, typer.Option("--fast", help="A shorter window with the same fall.")] = False,
+    kills: Annotated[int, typer.Option(min=0, help="Kill the keeper this often, at random moments.")] = 0,
+    keep: Annotated[Path | None, typer.Option(help="Keep journal, configuration and prices here.")] = None,
+) -> None:
+    """Deploy HybridMargin on a local Anvil and walk a crash through it, block by block."""
+    from keeper.lab.demo import run_demo
+
+    code = run_demo(seed=seed, accounts=accounts, fast=fast, json_path=json_file, kills=kills, keep_dir=keep)
+    raise typer.Exit(code)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+# --- putting the parts together -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What both daemons need: a node, and the deployment it was found to hold."""
+
+    config: Config
+    rpc: Rpc
+    reader: ChainReader
+    market: HybridMarket
+    head: Head
+
+
+@asynccontextmanager
+async def _connected(path: Path) -> AsyncIterator[Parts]:
+    """Read the configuration, reach the node, and find the deployment; everything is checked on the way."""
+    config = load(path)
+    async with Rpc(config.chain.http) as rpc:
+        scout = ChainReader(rpc, config.chain.ws, [])
+        await scout.verify(config.chain.chain_id, {"deployment.reader": config.deployment.reader})
+        head = head_of(await rpc.request("eth_getBlockByNumber", ["latest", False]))
+        deployment = await _find_deployment(scout, config, head)
+        reader = ChainReader(rpc, config.chain.ws, deployment.contracts)
+        yield Parts(config, rpc, reader, HybridMarket(deployment), head)
+
+
+async def _find_deployment(reader: ChainReader, config: Config, head: Head) -> Deployment:
+    rounds = read_deployment(config.chain.chain_id, config.deployment.reader)
+    answers: list[bytes] | None = None
+    try:
+        while True:
+            calls = next(rounds) if answers is None else rounds.send(answers)
+            answers = await reader.call_many(calls, head.hash)
+    except StopIteration as found:
+        deployment: Deployment = found.value
+        return deployment
+    except ChainFault as fault:
+        raise ConfigError(
+            f"deployment.reader {config.deployment.reader} does not answer as a MarginReader: {fault}"
+        ) from fault
+
+
+async def _run(path: Path, *, dry_run: bool) -> None:
+    async with _connected(path) as parts:
+        config, market, reader = parts.config, parts.market, parts.reader
+        signer = load_signer(config.key_params())
+        journal = SqliteJournal(
+            config.journal.path,
+            identity={
+                "chain_id": str(config.chain.chain_id),
+                "genesis": (await parts.rpc.request("eth_getBlockByNumber", ["0x0", False]))["hash"],
+                "deployment": config.deployment.reader,
+                "wallet": signer.address,
+                "mode": "dry run" if dry_run else "live",
+            },
+            limits=config.limits_for_guard(),
+        )
+        try:
+            sender = ChainSender(
+                parts.rpc,
+                journal,
+                signer,
+                chain_id=config.chain.chain_id,
+                params=config.sender_params(dry_run=dry_run),
+            )
+            pipeline = Pipeline(
+                reader=reader,
+                market=market,
+                feed=config.open_feed(),
+                journal=journal,
+                sender=sender,
+                taker=_account_key(signer.address, config.wallet.sub_account),
+                params=config.pipeline_params(dry_run=dry_run),
+            )
+            await pipeline.discover(config.deployment.from_block, parts.head.number)
+            log.info("keeper.started", wallet=signer.address, block=parts.head.number, dry_run=dry_run)
+            await _until_stopped(reader, pipeline, parts.head)
+        finally:
+            journal.close()
+
+
+async def _report(path: Path) -> None:
+    keys = load_reporter_keys()
+    async with _connected(path) as parts:
+        config, market = parts.config, parts.market
+        wallet = signer_of(keys[0])
+        quorum = await _quorum(parts)
+        reporter = Reporter(
+            reader=parts.reader,
+            oracle=market,
+            feed=config.open_feed(),
+            postman=PlainSender(parts.rpc, wallet, chain_id=config.chain.chain_id, gas_limit=REPORT_GAS),
+            keys=keys,
+            quorum=quorum,
+            params=config.reporter_params(),
+        )
+        log.info("reporter.started", wallet=wallet.address, keys=len(keys), quorum=quorum)
+        await _until_stopped(parts.reader, reporter, parts.head)
+
+
+async def _quorum(parts: Parts) -> int:
+    function = load_abi("FastOracle").functions["quorum"]
+    answer = await parts.reader.call(function.call(parts.market.deployment.fast_oracle), parts.head.hash)
+    return int(function.result(answer)[0])
+
+
+def _account_key(owner: str, sub_account: int) -> AccountKey:
+    return bytes.fromhex(owner[2:]) + sub_account.to_bytes(12)
+
+
+def _log_to_stdout() -> None:
+    """Write one JSON object per event where a program reads, coloured lines where a person does."""
+    renderer = structlog.dev.ConsoleRenderer() if sys.stdout.isatty() else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+    )
+
+
+class Daemon(Protocol):
+    """A loop that can be cancelled while it is not busy."""
+
+    busy: asyncio.Lock
+
+    async def run(self) -> None:
+        """Work on every head until cancelled."""
+        ...
+
+
+async def _until_stopped(reader: ChainReader, daemon: Daemon, head: Head) -> None:
+    """Run until SIGTERM or SIGINT; the work on a head that has begun is finished first."""
+    await reader.start(head.number)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    working = asyncio.create_task(daemon.run())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+            return
+        async with daemon.busy:
+            working.cancel()
+        log.info("stopped")
+    finally:
+        stopping.cancel()
+        await reader.close()

@@ -1,0 +1,232 @@
+"""Typed settings, read from a TOML file, with endpoints and secrets from the environment where wanted.
+
+Each section is composed of what its room needs. A file that cannot be used is refused before the first
+act, with the place and the reason; unknown names are refused as well, for a typing error must not
+silently leave a default in force.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from keeper import confirm, pipeline, plan, trigger
+from keeper.errors import ConfigError
+from keeper.execute.fees import GWEI, FeeParams
+from keeper.execute.keys import KeyParams
+from keeper.execute.sender import Params as SenderParams
+from keeper.feeds import RecordedFeed
+from keeper.journal.guard import Limits
+from keeper.reporter import Params as ReporterParams
+from keeper.units import WAD
+
+
+def _hex_address(text: str) -> str:
+    if re.fullmatch(r"0x[0-9a-fA-F]{40}", text) is None:
+        raise ValueError("expected an address: 0x and 40 hexadecimal digits")
+    return text.lower()
+
+
+Address = Annotated[str, AfterValidator(_hex_address)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Chain(_Section):
+    """The node: calls go over HTTP, heads and logs come over the websocket."""
+
+    http: str = Field(pattern=r"^https?://")
+    ws: str = Field(pattern=r"^wss?://")
+    chain_id: int = Field(gt=0)
+    block_time_s: int = Field(default=12, gt=0, le=3600)
+
+
+class Deployment(_Section):
+    """Which HybridMargin to keep: its MarginReader; all else is read from the chain."""
+
+    reader: Address
+    from_block: int = Field(default=0, ge=0)
+
+
+class Wallet(_Section):
+    """Where the key is (or in KEEPER_PRIVATE_KEY), and which sub-account takes positions over."""
+
+    keystore: Path | None = None
+    passphrase_file: Path | None = None
+    sub_account: int = Field(default=0, ge=0, lt=2**96)
+
+
+class FeedSource(_Section):
+    """The fast prices. ``recorded`` reads a CSV file of ``timestamp_s,feed,price`` by chain time."""
+
+    kind: Literal["recorded"] = "recorded"
+    path: Path
+    max_age_s: int = Field(default=15, gt=0)
+
+
+class JournalFile(_Section):
+    """The SQLite file that holds the case history."""
+
+    path: Path = Path("journal.sqlite")
+
+
+class Spending(_Section):
+    """The limits that every Permit is checked against."""
+
+    halted: bool = False
+    spend_day_native: Decimal = Field(default=Decimal("0.5"), ge=0)
+    notional_block: Decimal = Field(default=Decimal(10_000_000), ge=0)
+    attempts_hour: int = Field(default=60, ge=1)
+    priority_fee_gwei: Decimal = Field(default=Decimal(1), ge=0)
+    max_fee_gwei: Decimal = Field(default=Decimal(500), gt=0)
+
+
+class Economics(_Section):
+    """What makes an act worth its gas; quote amounts."""
+
+    min_profit: Decimal = Decimal(0)
+    upkeep: bool = True
+    native_feed: str = "ETH/USD"
+    """The feed whose price values gas."""
+
+
+class Confirmation(_Section):
+    """What the keeper asks of the slow evidence, beyond what the contract asks."""
+
+    max_divergence: Decimal = Field(default=Decimal("0.3"), gt=0, le=Decimal("0.3"))
+    min_blocks: int = Field(default=2, ge=2)
+
+
+class Reporter(_Section):
+    """When ``keeper report-prices`` posts; its keys are in KEEPER_REPORTER_KEYS."""
+
+    deviation_bps: int = Field(default=10, ge=0, le=10_000)
+    heartbeat_s: int = Field(default=12, gt=0)
+    validity_s: int = Field(default=30, gt=0)
+    lead_s: int = Field(default=10, ge=0)
+    """How long after a head the price is observed."""
+    confidence_bps: int = Field(default=10, ge=0, le=100)
+
+
+class Config(BaseSettings):
+    """One keeper on one deployment."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="KEEPER_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    chain: Chain
+    deployment: Deployment
+    feed: FeedSource
+    wallet: Wallet = Wallet()
+    journal: JournalFile = JournalFile()
+    limits: Spending = Spending()
+    economics: Economics = Economics()
+    confirmation: Confirmation = Confirmation()
+    reporter: Reporter = Reporter()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment (``KEEPER_CHAIN__HTTP``) outrank the file, for endpoints that hold a secret."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+    def limits_for_guard(self) -> Limits:
+        """Return the guard's limits in its own units."""
+        return Limits(
+            halted=self.limits.halted,
+            spend_day_wei=int(self.limits.spend_day_native * WAD),
+            notional_block_wad=int(self.limits.notional_block * WAD),
+            attempts_hour=self.limits.attempts_hour,
+        )
+
+    def sender_params(self, *, dry_run: bool) -> SenderParams:
+        """Return the sender's parameters."""
+        return SenderParams(
+            dry_run=dry_run,
+            fees=FeeParams(
+                priority_fee_wei=int(self.limits.priority_fee_gwei * GWEI),
+                max_fee_cap_wei=int(self.limits.max_fee_gwei * GWEI),
+            ),
+        )
+
+    def key_params(self) -> KeyParams:
+        """Return where the wallet's key is."""
+        return KeyParams(keystore=self.wallet.keystore, passphrase_file=self.wallet.passphrase_file)
+
+    def open_feed(self) -> RecordedFeed:
+        """Open the source of fast prices."""
+        return RecordedFeed(self.feed.path, max_age_s=self.feed.max_age_s)
+
+    def pipeline_params(self, *, dry_run: bool) -> pipeline.Params:
+        """Return the parameters of the loop and of each stage."""
+        return pipeline.Params(
+            native_feed=self.economics.native_feed,
+            block_time_s=self.chain.block_time_s,
+            dry_run=dry_run,
+            trigger=trigger.Params(),
+            confirm=confirm.Params(
+                max_divergence_wad=int(self.confirmation.max_divergence * WAD),
+                min_blocks=self.confirmation.min_blocks,
+                block_time_s=self.chain.block_time_s,
+            ),
+            plan=plan.Params(
+                min_profit_wad=int(self.economics.min_profit * WAD),
+                upkeep=self.economics.upkeep,
+                block_time_s=self.chain.block_time_s,
+            ),
+        )
+
+    def reporter_params(self) -> ReporterParams:
+        """Return when the reporter posts."""
+        return ReporterParams(**self.reporter.model_dump())
+
+
+def load(path: Path) -> Config:
+    """Read a configuration file; raise ConfigError where it is missing, malformed or incomplete.
+
+    Relative paths in it are taken from the folder that the file is in.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"the configuration {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration {path} is not valid TOML: {error}") from error
+    _resolve(raw, path.resolve().parent)
+    try:
+        return Config(**raw)
+    except ValidationError as error:
+        raise ConfigError(_explain(path, error)) from None
+
+
+PATHS = (("feed", "path"), ("journal", "path"), ("wallet", "keystore"), ("wallet", "passphrase_file"))
+
+
+def _resolve(raw: dict[str, Any], folder: Path) -> None:
+    for section, key in PATHS:
+        values = raw.get(section)
+        if isinstance(values, dict) and isinstance(values.get(key), str):
+            values[key] = folder / values[key]
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    """Name each place and what is wrong with it; never the value, which may hold a secret."""
+    places = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
+    return f"the configuration {path} cannot be used: " + "; ".join(places)

@@ -1,0 +1,266 @@
+"""What a person sees of a drill: its progress, and at the end what it came to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from keeper.domain import Phase
+from keeper.lab.audit import Report
+from keeper.lab.drill import Moment, Watcher
+from keeper.lab.paths import Paths
+from keeper.units import WAD
+
+PLAIN_LINES = 20
+REFRESH_S = 0.2
+ACTS = {
+    "Flagged": "alarms",
+    "Confirmed": "confirmed",
+    "Cleared": "cleared",
+    "Expired": "expired",
+    "Tranche": "slices",
+    "Cured": "cured",
+    "Insolvent": "closed insolvent",
+}
+
+
+class PlainWatcher:
+    """A line now and then, for pipes and logs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def show(self, moment: Moment) -> None:
+        """Print every twentieth part of the way."""
+        if moment.block % max(1, moment.blocks // PLAIN_LINES) == 0 or moment.block == moment.blocks:
+            prices = ", ".join(
+                f"{feed[:3]} {view.fast_wad / WAD:,.2f}" for feed, view in moment.views.items()
+            )
+            counts = ", ".join(f"{moment.tally.acts[act]} {word}" for act, word in ACTS.items())
+            self._console.print(f"block {moment.block}/{moment.blocks}: {prices}; {counts}", soft_wrap=True)
+
+
+class LiveWatcher:
+    """One picture that changes in place."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._starts: dict[str, float] = {}
+        self._shown_at = -1.0
+
+    def show(self, moment: Moment) -> None:
+        """Redraw, a few times a second."""
+        for feed, view in moment.views.items():
+            self._starts.setdefault(feed, view.fast_wad / WAD)
+        if moment.wall_s - self._shown_at >= REFRESH_S or moment.block == moment.blocks:
+            self._shown_at = moment.wall_s
+            self._live.update(self._picture(moment), refresh=True)
+
+    def _picture(self, moment: Moment) -> RenderableType:
+        clock = datetime.fromtimestamp(moment.timestamp_s, UTC).strftime("%H:%M:%S")
+        left = moment.wall_s / moment.block * (moment.blocks - moment.block)
+        line = Text.assemble(
+            ("block ", "dim"), f"{moment.block}/{moment.blocks}", ("  chain time ", "dim"), clock,
+            ("  left ", "dim"), f"{left:.0f} s", ("  late ", "dim"), f"{moment.late_blocks}",
+            *((("  kills ", "dim"), f"{moment.kills}") if moment.kills else ()),
+        )  # fmt: skip
+        bar = ProgressBar(total=moment.blocks, completed=moment.block, width=76)
+        return Group(line, bar, self._prices(moment), _phases(moment))
+
+    def _prices(self, moment: Moment) -> Table:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for column in ("market", "fast price", "since start", "slow price", "apart"):
+            table.add_column(column, justify="left" if column == "market" else "right", min_width=10)
+        for feed, view in moment.views.items():
+            fast, slow = view.fast_wad / WAD, view.slow_wad / WAD
+            change = fast / self._starts[feed] - 1
+            style = "red" if change < -0.005 else "green" if change > 0.005 else ""
+            table.add_row(
+                feed, f"{fast:,.2f}", Text(f"{change:+.1%}", style), f"{slow:,.2f}", f"{fast / slow - 1:+.2%}"
+            )
+        return table
+
+
+def _phases(moment: Moment) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    tally = moment.tally
+    now = {f"{phase} now": tally.count(phase) for phase in (Phase.HEALTHY, Phase.FLAGGED, Phase.CONFIRMED)}
+    so_far = {word: tally.acts[act] for act, word in ACTS.items()}
+    for column in (*now, *so_far):
+        table.add_column(column, justify="right")
+    table.add_row(*(str(value) for value in (*now.values(), *so_far.values())))
+    return table
+
+
+@contextmanager
+def watching(console: Console) -> Iterator[Watcher]:
+    """Give a watcher that suits the console."""
+    if not console.is_terminal:
+        yield PlainWatcher(console)
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        yield LiveWatcher(live)
+
+
+def introduce(console: Console, paths: Paths, accounts: int, folder: str) -> None:
+    """Say what is about to happen."""
+    falls = ", ".join(
+        f"{feed[:3]} {paths.true[:, i].min() / paths.true[0, i] - 1:+.0%}"
+        for i, feed in enumerate(paths.feeds)
+    )
+    minutes = paths.blocks * 12 / 60
+    console.print(
+        f"HybridMargin on a local Anvil: {accounts} accounts, {paths.blocks} blocks of 12 s "
+        f"({minutes:.0f} minutes of chain time), seed {paths.seed}.\n"
+        f"BTC and ETH fall as on 2020-03-12, SYN is synthetic; lowest in this window: {falls}.\n"
+        f"Working in {folder}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def summarise(console: Console, report: Report) -> None:
+    """Print what a drill came to, for people."""
+    figures = report.figures
+    for title, rows in _sections(figures):
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, title=title, title_justify="left")
+        table.add_column(min_width=34)
+        table.add_column(justify="right", min_width=14)
+        table.add_column(style="dim")
+        for name, value, remark in rows:
+            table.add_row(name, value, remark)
+        console.print()
+        console.print(table)
+    console.print()
+    if report.violations:
+        for line in report.violations:
+            console.print(f"BROKEN: {line}", style="bold red", soft_wrap=True, highlight=False)
+    else:
+        console.print("Every invariant held.", style="green")
+
+
+def whats_next(console: Console, folder: str | None) -> None:
+    """Say what to try after the demo."""
+    kept = f"  its journal, configuration and prices are in {folder}\n" if folder else ""
+    console.print(
+        "\nNext:\n"
+        f"{kept}"
+        "  another crash:            ./scripts/demo --seed 7 --accounts 500\n"
+        "  kill the keeper on the way: ./scripts/demo --fast --kills 5\n"
+        "  look, but send nothing, on your own node:  keeper run --config keeper.toml --dry-run\n"
+        "  keep for real:            keeper run --config keeper.toml",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+Rows = list[tuple[str, str, str]]
+
+
+def _sections(f: Mapping[str, Any]) -> Iterator[tuple[str, Rows]]:
+    yield (
+        "Alarms",
+        [
+            ("alarms raised", _count(f["flagged"]), f"{f['wick']['flagged']} of them under the false wick"),
+            ("confirmed by the slow oracle", _count(f["confirmed"]), ""),
+            ("cleared, bond slashed", _count(f["cleared"]), "both oracles contradicted the alarm"),
+            ("expired", _count(f["expired"]), ""),
+            ("false closes", _count(f["false_closes"]), "on accounts never below the flag level; must be 0"),
+            ("refusals", _count(sum(f["refusals"].values())), _rules(f["refusals"])),
+            ("waits", _count(sum(f["waits"].values())), _rules(f["waits"])),
+        ],
+    )
+    cliff = f["cliff_notional_closed"]
+    saved = 1 - f["notional_closed"] / cliff if cliff else 0.0
+    yield (
+        "Slope against cliff",
+        [
+            ("slices", _count(f["tranches"]), f"{f['dust_slices']} of them dust"),
+            ("notional closed, slope", _usd(f["notional_closed"]), f"{saved:.0%} less than the cliff"),
+            (
+                "notional closed, cliff",
+                _usd(cliff),
+                f"all of {f['cliff_accounts']} accounts at the first fast breach",
+            ),
+            ("cured", _count(f["cured"]), f"{f['owners_topped_up']} owners topped up"),
+            ("closed insolvent", _count(f["closed"]), ""),
+            ("bad debt", _usd(f["bad_debt"]), ""),
+            ("lowest health after a slice", _health(f["min_health_after_slice"]), ""),
+            (
+                "highest health after a slice",
+                _health(f["max_health_after_slice"]),
+                "at most 1.15, dust apart",
+            ),
+            ("least health gained by a slice", _health(f["min_health_gain"]), "must not be negative"),
+        ],
+    )
+    yield (
+        "Keeper",
+        [
+            ("fees of slices", _usd(f["keeper_fees"]), f"owners paid {_usd(f['owner_fees'])}"),
+            ("rewards for alarms", _usd(f["keeper_rewards"]), ""),
+            ("bonds slashed", _usd(-f["keeper_bonds_slashed"]), ""),
+            (
+                "gas",
+                _usd(-f["keeper_gas"]),
+                f"{f['keeper_transactions']} transactions, {f['keeper_reverted']} reverted",
+            ),
+            (
+                "profit on inventory",
+                _usd(f["keeper_inventory_pnl"]),
+                f"on a margin of {_usd(f['keeper_margin'])}",
+            ),
+        ],
+    )
+    latency, blocks = f["tick_to_tx_ms"], f["block_ms"]
+    yield (
+        "Machine",
+        [
+            ("head to accepted send, p50 / p99", f"{_ms(latency['p50'])} / {_ms(latency['p99'])}", ""),
+            ("a whole block, p50 / p99", f"{_ms(blocks['p50'])} / {_ms(blocks['p99'])}", ""),
+            (
+                "late blocks",
+                _count(f["late_blocks"]),
+                f"{f['kills']} kills of the keeper" if f["kills"] else "",
+            ),
+            (
+                "time",
+                f"{f['wall_seconds']:.1f} s",
+                f"{f['chain_seconds_per_wall_second']:.0f} chain seconds a second",
+            ),
+            ("slices equal to the twin's", _count(f["twin_checked"]), _twin(f)),
+        ],
+    )
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"
+
+
+def _usd(value: float) -> str:
+    return f"{'-' if value < 0 else ''}${abs(value):,.0f}"
+
+
+def _health(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6f}"
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f} ms"
+
+
+def _rules(rules: Mapping[str, int]) -> str:
+    most = sorted(rules.items(), key=lambda item: -item[1])
+    return ", ".join(f"{rule} {count:,}" for rule, count in most)
+
+
+def _twin(figures: Mapping[str, Any]) -> str:
+    return f"{figures['twin_mismatches']} differ, {figures['twin_skipped']} skipped"

@@ -1,0 +1,374 @@
+"""The loop: what a new head leads to, and in which order.
+
+One task, one head at a time. Heads that arrive meanwhile coalesce in the reader: the newest wins, and the
+logs of every block in between come with it, so that chain facts never drop. A fault of the node ends the
+work on that head only; what was not read stays dirty and is read at the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from keeper import confirm, plan, trigger
+from keeper.domain import (
+    Agree,
+    Assessment,
+    CaseEvent,
+    ChainTime,
+    EventKind,
+    Fact,
+    Fees,
+    Flag,
+    Head,
+    OracleView,
+    Phase,
+    Quote,
+    Reason,
+    Refuse,
+    Step,
+    Unknown,
+    Wait,
+)
+from keeper.errors import ChainFault
+from keeper.lifecycle import Status, advance
+from keeper.plan import Means, Slice
+from keeper.ports import BlockUpdate, Feed, Journal, Market, Reader, Sender
+from keeper.state import Book, marks_at
+from keeper.units import WAD, AccountKey, Block, FeedId, Wad
+
+log = structlog.get_logger()
+
+PAGE = 200
+"""Accounts per bulk read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """The parameters of the stages, and what the loop itself needs."""
+
+    native_feed: FeedId
+    block_time_s: int = 12
+    dry_run: bool = False
+    trigger: trigger.Params = field(default_factory=trigger.Params)
+    confirm: confirm.Params = field(default_factory=confirm.Params)
+    plan: plan.Params = field(default_factory=plan.Params)
+
+
+@dataclass(slots=True)
+class Case:
+    """An open case, its status in the journal, and the rule it last waited for or was refused by."""
+
+    case_id: str
+    status: Status | None = None
+    said: str = ""
+
+
+class Pipeline:
+    """One keeper on one deployment."""
+
+    def __init__(
+        self,
+        *,
+        reader: Reader,
+        market: Market,
+        feed: Feed,
+        journal: Journal,
+        sender: Sender,
+        taker: AccountKey,
+        params: Params,
+    ) -> None:
+        self._reader = reader
+        self._market = market
+        self._feed = feed
+        self._journal = journal
+        self._sender = sender
+        self._taker = taker
+        self._params = params
+        self._book = Book(market.instruments)
+        self._oracles: OracleView = {}
+        self._credit_wad: Wad = 0
+        self._cases: dict[AccountKey, Case] = {}
+        self._rehearsed: dict[AccountKey, str] = {}
+        self._started = False
+        self.busy = asyncio.Lock()
+        """Held while a head is worked on: who holds it may cancel the loop between two heads."""
+
+    async def run(self) -> None:
+        """Work on every head until cancelled."""
+        async for update in self._reader.updates():
+            tick_ns = time.monotonic_ns()
+            async with self.busy:
+                try:
+                    await self.on_update(update, tick_ns)
+                except ChainFault as fault:
+                    log.warning("head.failed", block=update.head.number, why=str(fault))
+
+    async def on_update(self, update: BlockUpdate, tick_ns: int) -> None:
+        """Do all that one new head asks for, and journal that it is done."""
+        head = update.head
+        facts = self._fold(update)
+        await self._read(head)
+        await self._follow(update)
+        self._observe(facts, head)
+        steps = self._decide(head)
+        await self._act(steps, head, tick_ns)
+        self._journal.head_done(head)
+
+    async def discover(self, from_block: Block, to_block: Block) -> None:
+        """Find every account that a past event touched; the first head reads them all."""
+        for log_ in await self._reader.backfill(from_block, to_block):
+            fact = self._market.decode(log_)
+            if fact is not None:
+                self._book.mark_dirty(fact.touched)
+
+    # --- what is known ---
+
+    def _fold(self, update: BlockUpdate) -> list[Fact]:
+        """Mark what the new blocks touched, and what the orphaned ones had."""
+        self._book.unwind([head.hash for head in update.orphaned])
+        facts = []
+        for log_ in update.logs:
+            fact = self._market.decode(log_)
+            if fact is not None:
+                self._book.touch(log_.block_hash, fact.touched)
+                facts.append(fact)
+        return facts
+
+    async def _read(self, head: Head) -> None:
+        """Read dirty rows, prices and the keeper's credit, all at this head's hash, in one batch."""
+        self._book.mark_dirty([self._taker])
+        dirty = sorted(self._book.dirty())
+        pages = [dirty[i : i + PAGE] for i in range(0, len(dirty), PAGE)]
+        calls = [
+            self._market.prices_call(),
+            self._market.credit_call(self._sender.address),
+            *(self._market.rows_call(page) for page in pages),
+        ]
+        prices, credit, *rows = await self._reader.call_many(calls, head.hash)
+        self._oracles = self._market.decode_prices(prices)
+        self._credit_wad = int.from_bytes(credit)
+        for page in rows:
+            self._book.fold_rows(page)
+
+    async def _follow(self, update: BlockUpdate) -> None:
+        """See what became of our transactions; a reorg may open again a case that was closed."""
+        if self._started:
+            changed = await self._sender.track(update)
+        else:
+            changed = await self._sender.resume(update.head)
+            self._cases = {case.account: Case(case.case_id) for case in self._journal.open_cases()}
+            self._started = True
+        for step in changed:
+            self._cases.setdefault(step.account, Case(step.case_id))
+        for case in self._cases.values():
+            case.status = self._journal.status(case.case_id)
+
+    def _observe(self, facts: Iterable[Fact], head: Head) -> None:
+        """Write into open cases what the chain shows of their accounts, whoever did it."""
+        events = []
+        for fact in facts:
+            data = {"act": fact.act, "tx_hash": fact.tx_hash, "log_index": fact.log_index, **fact.args}
+            for account in fact.touched:
+                case = self._cases.get(account)
+                if case is not None:
+                    events.append(_event(case, account, EventKind.OBSERVED, head, data))
+        self._journal.record(events)
+
+    # --- what to do about it ---
+
+    def _decide(self, head: Head) -> list[tuple[Step, Assessment]]:
+        """Judge every account that is suspect or under care; return the steps worth sending, in order."""
+        at = ChainTime(head.number + 1, head.timestamp_s + self._params.block_time_s)
+        means = self._means(head)
+        suspects = self._suspects(head)
+        steps: list[tuple[Step, Assessment]] = []
+        events: list[CaseEvent] = []
+        for account in self._under_care(suspects):
+            suspicion = suspects.get(account)
+            assessed = self._market.assess(self._book.exact(account), self._oracles, at)
+            case = self._cases.get(account)
+            if isinstance(assessed, Unknown):
+                events += self._say(case, account, Wait(at.block, _unknown(assessed)), head)
+                continue
+            case, opened = self._take_up(case, assessed, suspicion, head)
+            events += opened
+            if case is None:
+                continue
+            decision = self._judge(case, assessed, means, suspect=suspicion is not None)
+            if isinstance(decision, Slice):
+                means = replace(means, taker=decision.preview.taker_after)
+                decision = decision.step
+            if isinstance(decision, Step):
+                if isinstance(decision.act, Flag):
+                    means = replace(means, credit_wad=means.credit_wad - decision.act.bond_wad)
+                steps.append((decision, assessed))
+            elif decision is not None:
+                events += self._say(case, account, decision, head)
+        self._journal.record(events)
+        return steps
+
+    def _suspects(self, head: Head) -> Mapping[AccountKey, str]:
+        """Score the book at the fast price; return why each suspect is one, the worst first."""
+        quotes = self._feed.latest(head.timestamp_s)
+        prices = {feed: q.price_wad / WAD for feed, q in quotes.items() if isinstance(q, Quote)}
+        marks = marks_at(self._market.instruments, prices)
+        book = self._book.freeze()
+        scores = trigger.score(
+            cash=book.cash,
+            positions=book.positions,
+            value=marks.value,
+            gross=marks.gross,
+            params=self._params.trigger,
+        )
+        level = self._market.flag_level_wad / WAD
+        return {
+            book.key(row): f"E {scores.equity[row]:.2f}, M {scores.requirement[row]:.2f}"
+            for row in trigger.suspects(scores, level=level)
+        }
+
+    def _under_care(self, suspects: Mapping[AccountKey, str]) -> list[AccountKey]:
+        """List suspects, worst first, then whoever else is flagged, confirmed, or has an open case."""
+        others = [*self._book.keys_in({Phase.FLAGGED, Phase.CONFIRMED}), *self._cases]
+        own = self._sender.address
+        return [k for k in dict.fromkeys([*suspects, *others]) if "0x" + k[:20].hex() != own]
+
+    def _take_up(
+        self, case: Case | None, assessed: Assessment, suspicion: str | None, head: Head
+    ) -> tuple[Case | None, list[CaseEvent]]:
+        """Open, go on with, or close the case of an account; None where nothing is to be decided now."""
+        account = assessed.account
+        only_debt = not account.legs and account.cash_wad < 0
+        cared = suspicion is not None or account.phase in {Phase.FLAGGED, Phase.CONFIRMED} or only_debt
+        if case is not None and case.status in {Status.RESERVED, Status.IN_FLIGHT}:
+            return None, []
+        if not cared or account.phase is Phase.CLOSED:
+            if case is None:
+                return None, []
+            del self._cases[account.key]
+            outcome = {"phase": account.phase, "health": assessed.health}
+            return None, [_event(case, account.key, EventKind.CLOSED, head, outcome)]
+        if case is None:
+            case = Case(f"0x{account.key.hex()}@{head.number}")
+            self._cases[account.key] = case
+        if case.status is Status.SUSPECTED:
+            return case, []
+        data = {"score": suspicion, "phase": account.phase, "health": assessed.health}
+        return case, [_event(case, account.key, EventKind.SUSPECTED, head, data)]
+
+    def _judge(
+        self, case: Case, assessed: Assessment, means: Means, *, suspect: bool
+    ) -> Step | Slice | Wait | Refuse | None:
+        """Run one account through confirmation and planning."""
+        params, oracles = self._params, self._oracles
+        false_alarm = assessed.account.phase is Phase.FLAGGED and confirm.contradicted(assessed, oracles)
+        upkeep = plan.plan_upkeep(
+            case.case_id, assessed, contradicted=false_alarm, means=means, params=params.plan
+        )
+        if upkeep is not None:
+            return upkeep
+        if assessed.account.phase is Phase.HEALTHY:
+            return plan.plan_alarm(case.case_id, assessed, means, params.plan) if suspect else None
+        if assessed.account.phase is Phase.FLAGGED:
+            verdict = confirm.confirm_alarm(assessed, oracles, params.confirm)
+            if not isinstance(verdict, Agree):
+                return verdict
+            return plan.plan_confirm(case.case_id, assessed, verdict, means, params.plan)
+        verdict = confirm.confirm_slice(assessed)
+        if not isinstance(verdict, Agree):
+            return verdict
+        return plan.plan_slice(
+            case.case_id,
+            assessed,
+            verdict,
+            market=self._market,
+            oracles=oracles,
+            means=means,
+            params=params.plan,
+        )
+
+    def _means(self, head: Head) -> Means:
+        native = self._oracles[self._params.native_feed]
+        fees = self._sender.fees(head)
+        return Means(
+            taker=self._book.exact(self._taker),
+            credit_wad=self._credit_wad,
+            gas_price_wei=head.base_fee_wei + (fees.priority_fee_wei if isinstance(fees, Fees) else 0),
+            native_price_wad=native.fast_wad or native.slow_wad,
+        )
+
+    # --- and to do it ---
+
+    async def _act(self, steps: list[tuple[Step, Assessment]], head: Head, tick_ns: int) -> None:
+        """Simulate all steps at once, then reserve and send one after the other."""
+        fees = self._sender.fees(head)
+        if isinstance(fees, Refuse):
+            for _, assessed in steps:
+                self._refuse(assessed, fees, head)
+            return
+        at = ChainTime(head.number + 1, head.timestamp_s + self._params.block_time_s)
+        calls = [self._market.encode(step.act) for step, _ in steps]
+        simulated = await asyncio.gather(
+            *(
+                self._reader.simulate(self._sender.address, call, at, step.gas_limit)
+                for call, (step, _) in zip(calls, steps, strict=True)
+            )
+        )
+        for (step, assessed), call, result in zip(steps, calls, simulated, strict=True):
+            if isinstance(result, Refuse):
+                self._refuse(assessed, self._market.explain(result), head)
+                continue
+            if self._rehearsed_before(step, assessed):
+                continue
+            tx = self._sender.transaction(call, step.gas_limit, fees)
+            permit = self._journal.reserve(
+                step, tx, chain_nonce=self._sender.chain_nonce, block=head.number, at_s=head.timestamp_s
+            )
+            if isinstance(permit, Refuse):
+                self._refuse(assessed, permit, head)
+            else:
+                await self._sender.send(permit, tick_ns=tick_ns)
+
+    def _rehearsed_before(self, step: Step, assessed: Assessment) -> bool:
+        """In a dry run, where the sender withholds all, say an act once per state of the account."""
+        if not self._params.dry_run:
+            return False
+        flag = assessed.account.flag
+        state = f"{step.kind}:{assessed.account.phase}:{flag.flagged_at_s}:{flag.tranche_nonce}"
+        before = self._rehearsed.get(assessed.account.key)
+        self._rehearsed[assessed.account.key] = state
+        return before == state
+
+    def _refuse(self, assessed: Assessment, refusal: Refuse, head: Head) -> None:
+        case = self._cases.get(assessed.account.key)
+        self._journal.record(self._say(case, assessed.account.key, refusal, head))
+
+    def _say(
+        self, case: Case | None, account: AccountKey, decision: Wait | Refuse, head: Head
+    ) -> list[CaseEvent]:
+        """Journal a wait or a refusal where the rule is another than last time."""
+        reason = decision.reason
+        if case is None or case.status is not Status.SUSPECTED or case.said == reason.rule:
+            return []
+        case.said = reason.rule
+        kind = EventKind.WAITED if isinstance(decision, Wait) else EventKind.REFUSED
+        data: dict[str, object] = {"rule": reason.rule, "evidence": reason.evidence, "bound": reason.bound}
+        if isinstance(decision, Wait):
+            data["until_block"] = decision.until_block
+        return [_event(case, account, kind, head, data)]
+
+
+def _event(
+    case: Case, account: AccountKey, kind: EventKind, head: Head, data: Mapping[str, object]
+) -> CaseEvent:
+    """Make an event and bring the case's status to where the journal's will be."""
+    case.status = advance(case.status, kind)
+    return CaseEvent(case.case_id, account, kind, head.number, head.timestamp_s, data)
+
+
+def _unknown(unknown: Unknown) -> Reason:
+    return Reason("unknown", f"{unknown.what}: {unknown.why}", "a known value")

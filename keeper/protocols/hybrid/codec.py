@@ -1,0 +1,360 @@
+"""Between bytes and words: logs into facts, acts into calldata, answers into accounts and prices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from struct import Struct
+from typing import Any, Final
+
+from keeper.domain import (
+    Account,
+    Act,
+    BuyCollateral,
+    Call,
+    Clear,
+    Confirm,
+    Cure,
+    Expire,
+    Fact,
+    FeedView,
+    Flag,
+    FlagState,
+    Holding,
+    Leg,
+    Liquidate,
+    Log,
+    Phase,
+    WriteOff,
+)
+from keeper.errors import ChainFault
+from keeper.protocols.hybrid.abi import CONTRACTS, Error, Event, load
+from keeper.protocols.hybrid.params import Deployment, feed_bytes, feed_name
+from keeper.protocols.hybrid.signing import Bundle, Order, report_fields
+from keeper.units import AccountKey, FeedId, Wad
+
+PHASES: Final = tuple(Phase)
+WORD: Final = 32
+_ROW: Final = Struct("32s" * 55)
+"""MarginReader.Row: 8 words of the account, 15 of the flag, 8 legs of 3 each and 4 holdings of 2."""
+
+# --- logs ----------------------------------------------------------------------------------------
+
+# Our names for the parameters, in the order of the contract's.
+_CLEARING: Final[Mapping[str, tuple[str, ...]]] = {
+    "Deposited": ("account", "token", "payer", "amount_wad"),
+    "Withdrawn": ("account", "token", "amount_wad"),
+    "Traded": ("long", "short", "market", "size_wad", "price_wad"),
+    "InsurancePaid": ("account", "taker", "amount_wad"),
+    "BadDebt": ("account", "amount_wad"),
+}
+_LIQUIDATOR: Final[Mapping[str, tuple[str, ...]]] = {
+    "Flagged": ("account", "flagger", "equity_wad", "requirement_wad", "bond_wad"),
+    "Cleared": ("account", "slash_wad"),
+    "Expired": ("account",),
+    "SlowPrice": ("feed", "price_wad", "updated_at_s"),
+    "Confirmed": ("account", "fast_wad", "slow_wad", "equity_wad", "requirement_wad", "reward_wad"),
+    "Poked": ("account", "tau_s"),
+    "CollateralSold": ("account", "collateral", "buyer", "amount_wad", "paid_wad"),
+    "Tranche": (
+        "account",
+        "taker",
+        "fraction_wad",
+        "q_wad",
+        "kappa_wad",
+        "notional_wad",
+        "fee_wad",
+        "equity_before_wad",
+        "requirement_before_wad",
+        "equity_after_wad",
+        "requirement_after_wad",
+    ),
+    "Cured": ("account", "carry_tau_s"),
+    "BondSettled": ("account", "flagger", "returned_wad", "slashed_wad"),
+    "Insolvent": ("account", "bad_debt_wad"),
+}
+_FAST_ORACLE: Final[Mapping[str, tuple[str, ...]]] = {"FastPrice": ("feed", "price_wad", "observed_at_s")}
+_ACCOUNTS: Final = frozenset({"account", "taker", "long", "short"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    contract: str
+    event: Event
+    names: tuple[str, ...]
+
+
+def decode(log: Log, deployment: Deployment) -> Fact | None:
+    """Say what a log means; None for one of another contract, or that concerns no account and no price.
+
+    Raises ChainFault where a log of ours cannot be read.
+    """
+    shape = _shapes().get(log.topics[0]) if log.topics else None
+    if shape is None or log.address.lower() != _address(deployment, shape.contract):
+        return None
+    args = dict(zip(shape.names, shape.event.values(log.topics, log.data), strict=True))
+    if "feed" in args:
+        args["feed"] = feed_name(args["feed"])
+    touched = tuple(value for name, value in args.items() if name in _ACCOUNTS)
+    return Fact(log.block_number, log.tx_hash, log.index, shape.event.name, touched, args)
+
+
+@cache
+def _shapes() -> Mapping[bytes, _Shape]:
+    spoken = {"Clearing": _CLEARING, "Liquidator": _LIQUIDATOR, "FastOracle": _FAST_ORACLE}
+    shapes = (
+        _Shape(contract, load(contract).events[name], names)
+        for contract, events in spoken.items()
+        for name, names in events.items()
+    )
+    return {shape.event.topic: shape for shape in shapes}
+
+
+def _address(deployment: Deployment, contract: str) -> str:
+    return {
+        "Clearing": deployment.clearing,
+        "Liquidator": deployment.liquidator,
+        "FastOracle": deployment.fast_oracle,
+    }[contract]
+
+
+# --- acts ----------------------------------------------------------------------------------------
+
+
+def encode(act: Act, deployment: Deployment, bundles: Sequence[Bundle] = ()) -> Call:
+    """Build the calldata of an act; ``bundles`` are posted first, by the acts that take them."""
+    name, values, posts = _arguments(act)
+    if bundles and not posts:
+        raise ValueError(f"{name} takes no reports, found {len(bundles)} bundles")
+    reports = ([_bundle(bundle) for bundle in bundles],) if posts else ()
+    return _call("Liquidator", deployment.liquidator, name, *values, *reports)
+
+
+def _arguments(act: Act) -> tuple[str, tuple[Any, ...], bool]:
+    """Return the function's name, its arguments, and whether reports come after them."""
+    match act:
+        case Flag():
+            return "flag", (act.account,), True
+        case Confirm():
+            return "confirm", (act.account,), True
+        case Liquidate():
+            return "liquidate", (act.account, _terms(act)), True
+        case Cure():
+            return "cure", (act.account,), True
+        case Clear():
+            return "clear", (act.account,), True
+        case Expire():
+            return "expire", (act.account,), False
+        case BuyCollateral():
+            bounds = (act.max_quote_wad, act.min_amount_wad)
+            return "buyCollateral", (act.account, act.collateral, *bounds), False
+        case WriteOff():
+            return "writeOff", (act.account,), False
+
+
+def _terms(act: Liquidate) -> tuple[Any, ...]:
+    bounds = (act.min_fraction_wad, act.max_fraction_wad, act.min_fee_wad)
+    return (act.taker, act.tranche_nonce, act.deadline_s, *bounds)
+
+
+def post_call(fast_oracle: str, bundle: Bundle) -> Call:
+    """Post one bundle of reports; reverts with the reason where it is not accepted."""
+    return _call("FastOracle", fast_oracle, "post", _bundle(bundle))
+
+
+def post_newer_call(fast_oracle: str, bundles: Sequence[Bundle]) -> Call:
+    """Post those bundles that are newer than what is stored."""
+    return _call("FastOracle", fast_oracle, "postNewer", [_bundle(bundle) for bundle in bundles])
+
+
+def trade_call(
+    clearing: str,
+    a: tuple[Order, bytes],
+    b: tuple[Order, bytes],
+    price_wad: Wad,
+    bundles: Sequence[Bundle] = (),
+) -> Call:
+    """Match two orders with their signatures at one price."""
+    sides = (a[0].fields, a[1], b[0].fields, b[1])
+    return _call("Clearing", clearing, "trade", *sides, price_wad, [_bundle(bundle) for bundle in bundles])
+
+
+def _bundle(bundle: Bundle) -> tuple[bytes, list[tuple[int, int, int, int, bytes]]]:
+    feeds = {observation.feed for observation, _ in bundle}
+    if len(feeds) != 1:
+        raise ValueError(f"a bundle holds reports on one feed, found {sorted(feeds)}")
+    return feed_bytes(feeds.pop()), [
+        (*report_fields(observation), signature) for observation, signature in bundle
+    ]
+
+
+# --- reads ---------------------------------------------------------------------------------------
+
+
+def rows_call(reader: str, keys: Sequence[AccountKey]) -> Call:
+    """Ask for the exact state of many accounts."""
+    return _call("MarginReader", reader, "rows", list(keys))
+
+
+def decode_rows(data: bytes) -> tuple[Account, ...]:
+    """Read the accounts, in the order asked for; legs and holdings in the contract's own order."""
+    start = 2 * WORD
+    count = int.from_bytes(data[WORD:start], "big")
+    if len(data) != start + count * _ROW.size:
+        raise ChainFault(f"expected rows of {_ROW.size} bytes, found {len(data)} bytes for {count} rows")
+    return tuple(_account(row) for row in _ROW.iter_unpack(data[start:]))
+
+
+def prices_call(router: str, feeds: Sequence[FeedId]) -> Call:
+    """Ask for both prices of several feeds."""
+    return _call("OracleRouter", router, "prices", [feed_bytes(feed) for feed in feeds])
+
+
+def decode_prices(feeds: Sequence[FeedId], data: bytes, *, fast_max_age_s: int) -> dict[FeedId, FeedView]:
+    """Read the views of the feeds asked for. The fast price's age is judged later, at the time of the act."""
+    (prices,) = load("OracleRouter").functions["prices"].result(data)
+    if len(prices) != len(feeds):
+        raise ChainFault(f"expected the prices of {len(feeds)} feeds, found {len(prices)}")
+    views = (_feed_view(feed, row, fast_max_age_s) for feed, row in zip(feeds, prices, strict=True))
+    return {view.feed: view for view in views}
+
+
+def credit_call(vault: str, token: str, holder: str) -> Call:
+    """Ask for a holder's credit; ``decode_amount`` reads it, in WAD whatever the token's decimals."""
+    return _call("Vault", vault, "credit", token, holder)
+
+
+def insurance_call(clearing: str) -> Call:
+    """Ask what the insurance holds."""
+    return _call("Clearing", clearing, "insurance")
+
+
+def bad_debt_call(clearing: str) -> Call:
+    """Ask for the sum of all bad debt."""
+    return _call("Clearing", clearing, "badDebt")
+
+
+def decode_amount(data: bytes) -> int:
+    """Read the answer of a call that gives one number."""
+    if len(data) != WORD:
+        raise ChainFault(f"expected one word, found {len(data)} bytes")
+    return int.from_bytes(data, "big")
+
+
+def _call(contract: str, to: str, name: str, *values: object) -> Call:
+    return load(contract).functions[name].call(to, *values)
+
+
+def _feed_view(feed: FeedId, row: tuple[Any, ...], fast_max_age_s: int) -> FeedView:
+    fast, fast_at, slow, slow_at, _fast_fresh, slow_ok, deviation, heartbeat, min_delay = row
+    return FeedView(
+        feed=feed,
+        fast_wad=fast,
+        fast_observed_at_s=fast_at,
+        fast_max_age_s=fast_max_age_s,
+        slow_wad=slow,
+        slow_updated_at_s=slow_at,
+        slow_ok=slow_ok,
+        slow_deviation_wad=deviation,
+        slow_heartbeat_s=heartbeat,
+        min_delay_s=min_delay,
+    )
+
+
+def _account(row: tuple[bytes, ...]) -> Account:
+    """Read a row. Its words are cut out by hand, for eth_abi takes some thirty times as long."""
+    numbers = [int.from_bytes(word, "big", signed=True) for word in row]
+    _, state, cash, risk_at, risk_block, debt_since, aid, reduced = numbers[:8]
+    markets, sizes, quote_legs = numbers[23:31], numbers[31:39], numbers[39:47]
+    legs = zip(markets, sizes, quote_legs, strict=True)
+    holdings = zip(numbers[47:51], numbers[51:], strict=True)
+    return Account(
+        key=row[0],
+        phase=PHASES[state],
+        cash_wad=cash,
+        legs=tuple(Leg(*leg) for leg in legs if leg[0]),
+        holdings=tuple(Holding(*holding) for holding in holdings if holding[0]),
+        last_risk_s=risk_at,
+        last_risk_block=risk_block,
+        flag=_flag_state("0x" + row[8][12:].hex(), numbers[9:23], aid, reduced=bool(reduced)),
+        debt_since_s=debt_since,
+    )
+
+
+def _flag_state(flagger: str, alarm: Sequence[int], aid: Wad, *, reduced: bool) -> FlagState:
+    """Read Liquidator.Flag after the flagger, and the help since the alarm that Clearing counts."""
+    bond, flagged_at, flagged_block, tau_at_flag, tau, last_poke, *confirmation = alarm
+    tau_at_confirm, confirmed_at, fee_cap, step_start, step_used, nonce, carry_tau, carried_at = confirmation
+    return FlagState(
+        flagger=flagger,
+        bond_wad=bond,
+        flagged_at_s=flagged_at,
+        flagged_block=flagged_block,
+        tau_at_flag_s=tau_at_flag,
+        tau_s=tau,
+        last_poke_s=last_poke,
+        tau_at_confirm_s=tau_at_confirm,
+        confirmed_at_s=confirmed_at,
+        fee_cap_wad=fee_cap,
+        step_start_s=step_start,
+        step_used_wad=step_used,
+        tranche_nonce=nonce,
+        aid_wad=aid,
+        reduced=reduced,
+        carry_tau_s=carry_tau,
+        carried_at_s=carried_at,
+    )
+
+
+# --- reverts -------------------------------------------------------------------------------------
+
+_PANICS: Final[Mapping[int, str]] = {
+    0x01: "a failed assertion",
+    0x11: "an arithmetic overflow",
+    0x12: "a division by zero",
+    0x21: "a number out of an enum's range",
+    0x22: "broken storage of bytes",
+    0x31: "a pop from an empty array",
+    0x32: "an index out of bounds",
+    0x41: "too much memory",
+    0x51: "a call of a zero function",
+}
+_BUILT_IN: Final = (
+    Error("Error", bytes.fromhex("08c379a0"), ("reason",), ("string",)),
+    Error("Panic", bytes.fromhex("4e487b71"), ("code",), ("uint256",)),
+)
+
+
+def revert_name(data: bytes) -> str:
+    """Say why a call reverted, such as ``NotBreached(equity=-5, requirement=7)``."""
+    if not data:
+        return "reverted without a reason"
+    error = _errors().get(data[:4])
+    if error is None:
+        return f"unknown error 0x{data.hex()}"
+    try:
+        values = error.decode(data[4:])
+    except ChainFault:
+        return f"{error.name}, unreadable: 0x{data.hex()}"
+    if error.name == "Error":
+        return str(values[0])
+    if error.name == "Panic":
+        return f"Panic({values[0]:#04x}): {_PANICS.get(values[0], 'of an unknown kind')}"
+    return f"{error.name}({', '.join(_told(error, values))})"
+
+
+def _told(error: Error, values: Sequence[Any]) -> Iterator[str]:
+    for name, value in zip(error.names, values, strict=True):
+        if name == "feedId":
+            yield f"{name}={feed_name(value)}"
+        elif name == "state":
+            yield f"{name}={PHASES[value]}"
+        else:
+            yield f"{name}={'0x' + value.hex() if isinstance(value, bytes) else value}"
+
+
+@cache
+def _errors() -> Mapping[bytes, Error]:
+    ours = (error for contract in CONTRACTS for error in load(contract).errors.values())
+    return {error.selector: error for error in (*_BUILT_IN, *ours)}

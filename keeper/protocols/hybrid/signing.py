@@ -1,0 +1,106 @@
+"""What reporters and owners sign: the EIP-712 digests of fast-price reports and of orders.
+
+Property: equal to the digests that the contracts publish (FastOracle.reportDigest, Clearing.orderDigest).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias
+
+from coincurve import PrivateKey
+from eth_abi.abi import encode
+from eth_utils.crypto import keccak
+
+from keeper.protocols.hybrid.params import feed_bytes
+from keeper.units import AccountKey, FeedId, UnixS, Wad
+
+_DOMAIN: Final = "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
+_REPORT: Final = "FastReport(bytes32 feedId,uint128 price,uint64 confBps,uint40 observedAt,uint40 validUntil)"
+_ORDER: Final = (
+    "Order(bytes32 account,uint16 market,int128 size,uint128 limitPrice,uint256 nonce,uint40 deadline)"
+)
+
+
+class Observation(Protocol):
+    """One reporter's value for one feed; whoever reports has a class of its own for it."""
+
+    @property
+    def feed(self) -> FeedId: ...
+    @property
+    def price_wad(self) -> Wad: ...
+    @property
+    def confidence_bps(self) -> int: ...
+    @property
+    def observed_at_s(self) -> UnixS: ...
+    @property
+    def valid_until_s(self) -> UnixS: ...
+
+
+Bundle: TypeAlias = Sequence[tuple[Observation, bytes]]
+"""Signed observations of one feed, from as many distinct reporters as the quorum asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """``size`` units of a market, at ``limit`` or better."""
+
+    account: AccountKey
+    market: int
+    size_wad: Wad
+    limit_wad: Wad
+    nonce: int
+    deadline_s: UnixS
+
+    @property
+    def fields(self) -> tuple[bytes, int, int, int, int, int]:
+        """The struct ``Order`` of Clearing.sol."""
+        return (self.account, self.market, self.size_wad, self.limit_wad, self.nonce, self.deadline_s)
+
+
+def report_fields(observation: Observation) -> tuple[int, int, int, int]:
+    """Return the struct ``Report`` of HybridTypes.sol without its signature."""
+    times = (observation.observed_at_s, observation.valid_until_s)
+    return (observation.price_wad, observation.confidence_bps, *times)
+
+
+def report_digest(observation: Observation, *, fast_oracle: str, chain_id: int) -> bytes:
+    """Return what a reporter signs (FastOracle.reportDigest)."""
+    domain = _domain("HybridMargin FastOracle", fast_oracle, chain_id)
+    values = (feed_bytes(observation.feed), *report_fields(observation))
+    return _digest(domain, _REPORT, ("bytes32", "uint128", "uint64", "uint40", "uint40"), values)
+
+
+def sign_report(key: bytes, observation: Observation, *, fast_oracle: str, chain_id: int) -> bytes:
+    """Return the reporter's signature."""
+    return _sign(key, report_digest(observation, fast_oracle=fast_oracle, chain_id=chain_id))
+
+
+def order_digest(order: Order, *, clearing: str, chain_id: int) -> bytes:
+    """Return what an account's owner signs (Clearing.orderDigest)."""
+    domain = _domain("HybridMargin Clearing", clearing, chain_id)
+    types = ("bytes32", "uint16", "int128", "uint128", "uint256", "uint40")
+    return _digest(domain, _ORDER, types, order.fields)
+
+
+def sign_order(key: bytes, order: Order, *, clearing: str, chain_id: int) -> bytes:
+    """Return the owner's signature."""
+    return _sign(key, order_digest(order, clearing=clearing, chain_id=chain_id))
+
+
+def _domain(name: str, contract: str, chain_id: int) -> bytes:
+    types = ("bytes32", "bytes32", "bytes32", "uint256", "address")
+    hashes = (keccak(text=_DOMAIN), keccak(text=name), keccak(text="1"))
+    return keccak(encode(types, (*hashes, chain_id, contract)))
+
+
+def _digest(domain: bytes, struct: str, types: tuple[str, ...], values: tuple[Any, ...]) -> bytes:
+    hashed = keccak(encode(("bytes32", *types), (keccak(text=struct), *values)))
+    return keccak(b"\x19\x01" + domain + hashed)
+
+
+def _sign(key: bytes, digest: bytes) -> bytes:
+    """Sign with a low s, as ECDSA.recover demands; 65 bytes, the last 27 or 28."""
+    signature = PrivateKey(key).sign_recoverable(digest, hasher=None)
+    return signature[:64] + bytes([27 + signature[64]])
