@@ -118,17 +118,14 @@ class ChainTime:
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """A column of the book: a perp market (``perp``), or a collateral (``collateral``).
+    """One column of a book: the share of its price that counts as equity, and that is required as margin.
 
-    ``value`` and ``gross`` are factors on the price of ``feed``: what a unit adds to equity, and what it
-    demands per unit of size.
+    A perp is (feed, WAD, mmr), a collateral is (feed, hMM, 0).
     """
 
-    kind: str
-    number: int
     feed: FeedId
-    value: float
-    gross: float
+    value_wad: Wad
+    gross_wad: Wad
 
 
 # --- what the mirror knows of one account --------------------------------------------------------

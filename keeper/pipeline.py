@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import structlog
 
 from keeper import confirm, plan, trigger
@@ -27,7 +28,6 @@ from keeper.domain import (
     Head,
     OracleView,
     Phase,
-    Quote,
     Reason,
     Refuse,
     Step,
@@ -38,7 +38,8 @@ from keeper.errors import ChainFault
 from keeper.lifecycle import Status, advance
 from keeper.plan import Means, Slice
 from keeper.ports import BlockUpdate, Feed, Journal, Market, Reader, Sender
-from keeper.state import Book, marks_at
+from keeper.state.book import PHASES, Book, Snapshot
+from keeper.state.marks import marks_of
 from keeper.units import WAD, AccountKey, Block, FeedId, Wad
 
 log = structlog.get_logger()
@@ -89,7 +90,7 @@ class Pipeline:
         self._sender = sender
         self._taker = taker
         self._params = params
-        self._book = Book(market.instruments)
+        self._book = Book(markets=len(market.perps), collaterals=len(market.collaterals))
         self._oracles: OracleView = {}
         self._credit_wad: Wad = 0
         self._cases: dict[AccountKey, Case] = {}
@@ -124,25 +125,24 @@ class Pipeline:
         for log_ in await self._reader.backfill(from_block, to_block):
             fact = self._market.decode(log_)
             if fact is not None:
-                self._book.mark_dirty(fact.touched)
+                self._book.mark_dirty(fact.touched, fact.block)
 
     # --- what is known ---
 
     def _fold(self, update: BlockUpdate) -> list[Fact]:
         """Mark what the new blocks touched, and what the orphaned ones had."""
-        self._book.unwind([head.hash for head in update.orphaned])
+        self._book.unwind(update.orphaned)
         facts = []
         for log_ in update.logs:
             fact = self._market.decode(log_)
             if fact is not None:
-                self._book.touch(log_.block_hash, fact.touched)
+                self._book.mark_dirty(fact.touched, fact.block)
                 facts.append(fact)
         return facts
 
     async def _read(self, head: Head) -> None:
         """Read dirty rows, prices and the keeper's credit, all at this head's hash, in one batch."""
-        self._book.mark_dirty([self._taker])
-        dirty = sorted(self._book.dirty())
+        dirty = list(dict.fromkeys([self._taker, *self._book.dirty()]))
         pages = [dirty[i : i + PAGE] for i in range(0, len(dirty), PAGE)]
         calls = [
             self._market.prices_call(),
@@ -153,7 +153,7 @@ class Pipeline:
         self._oracles = self._market.decode_prices(prices)
         self._credit_wad = int.from_bytes(credit)
         for page in rows:
-            self._book.fold_rows(page)
+            self._book.fold_rows(page, head.number)
 
     async def _follow(self, update: BlockUpdate) -> None:
         """See what became of our transactions; a reorg may open again a case that was closed."""
@@ -185,21 +185,21 @@ class Pipeline:
         """Judge every account that is suspect or under care; return the steps worth sending, in order."""
         at = ChainTime(head.number + 1, head.timestamp_s + self._params.block_time_s)
         means = self._means(head)
-        suspects = self._suspects(head)
+        book = self._book.freeze()
+        suspects = self._suspects(book, head)
         steps: list[tuple[Step, Assessment]] = []
         events: list[CaseEvent] = []
-        for account in self._under_care(suspects):
-            suspicion = suspects.get(account)
-            assessed = self._market.assess(self._book.exact(account), self._oracles, at)
+        for account in self._under_care(book, suspects):
+            assessed = self._assess(account, at)
             case = self._cases.get(account)
             if isinstance(assessed, Unknown):
                 events += self._say(case, account, Wait(at.block, _unknown(assessed)), head)
                 continue
-            case, opened = self._take_up(case, assessed, suspicion, head)
+            case, opened = self._take_up(case, assessed, suspects.get(account), head)
             events += opened
             if case is None:
                 continue
-            decision = self._judge(case, assessed, means, suspect=suspicion is not None)
+            decision = self._judge(case, assessed, means, suspect=account in suspects)
             if isinstance(decision, Slice):
                 means = replace(means, taker=decision.preview.taker_after)
                 decision = decision.step
@@ -212,12 +212,10 @@ class Pipeline:
         self._journal.record(events)
         return steps
 
-    def _suspects(self, head: Head) -> Mapping[AccountKey, str]:
+    def _suspects(self, book: Snapshot, head: Head) -> Mapping[AccountKey, str]:
         """Score the book at the fast price; return why each suspect is one, the worst first."""
-        quotes = self._feed.latest(head.timestamp_s)
-        prices = {feed: q.price_wad / WAD for feed, q in quotes.items() if isinstance(q, Quote)}
-        marks = marks_at(self._market.instruments, prices)
-        book = self._book.freeze()
+        instruments = (*self._market.perps, *self._market.collaterals)
+        marks = marks_of(instruments, self._feed.latest(head.timestamp_s))
         scores = trigger.score(
             cash=book.cash,
             positions=book.positions,
@@ -225,17 +223,24 @@ class Pipeline:
             gross=marks.gross,
             params=self._params.trigger,
         )
+        if unknown := int(scores.unknown.sum()):
+            log.warning("accounts.unknown", block=head.number, accounts=unknown, of=len(book))
         level = self._market.flag_level_wad / WAD
         return {
-            book.key(row): f"E {scores.equity[row]:.2f}, M {scores.requirement[row]:.2f}"
+            book.key(int(row)): f"E {scores.equity[row]:.2f}, M {scores.requirement[row]:.2f}"
             for row in trigger.suspects(scores, level=level)
         }
 
-    def _under_care(self, suspects: Mapping[AccountKey, str]) -> list[AccountKey]:
-        """List suspects, worst first, then whoever else is flagged, confirmed, or has an open case."""
-        others = [*self._book.keys_in({Phase.FLAGGED, Phase.CONFIRMED}), *self._cases]
-        own = self._sender.address
-        return [k for k in dict.fromkeys([*suspects, *others]) if "0x" + k[:20].hex() != own]
+    def _under_care(self, book: Snapshot, suspects: Mapping[AccountKey, str]) -> list[AccountKey]:
+        """List suspects, worst first, then whoever else is in an episode or has an open case."""
+        in_episode = np.isin(book.phases, [PHASES.index(Phase.FLAGGED), PHASES.index(Phase.CONFIRMED)])
+        episodes = [book.key(int(row)) for row in np.flatnonzero(in_episode)]
+        own = bytes.fromhex(self._sender.address[2:])
+        return [key for key in dict.fromkeys([*suspects, *episodes, *self._cases]) if key[:20] != own]
+
+    def _assess(self, account: AccountKey, at: ChainTime) -> Assessment | Unknown:
+        exact = self._book.exact(account)
+        return exact if isinstance(exact, Unknown) else self._market.assess(exact, self._oracles, at)
 
     def _take_up(
         self, case: Case | None, assessed: Assessment, suspicion: str | None, head: Head
@@ -294,8 +299,11 @@ class Pipeline:
     def _means(self, head: Head) -> Means:
         native = self._oracles[self._params.native_feed]
         fees = self._sender.fees(head)
+        taker = self._book.exact(self._taker)
+        if isinstance(taker, Unknown):
+            raise ChainFault(f"the keeper's own account cannot be read: {taker.why}")
         return Means(
-            taker=self._book.exact(self._taker),
+            taker=taker,
             credit_wad=self._credit_wad,
             gas_price_wei=head.base_fee_wei + (fees.priority_fee_wei if isinstance(fees, Fees) else 0),
             native_price_wad=native.fast_wad or native.slow_wad,

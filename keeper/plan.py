@@ -38,7 +38,10 @@ Decision: TypeAlias = Step | Wait | Refuse
 
 @dataclass(frozen=True, slots=True)
 class Gas:
-    """Gas of an act as measured: a base, and so much for each feed of the account."""
+    """Gas of an act: a base, and so much for each feed of the account.
+
+    The defaults of ``Params`` are rounded fits to the receipts of a demo run (180 acts, 1 to 3 feeds).
+    """
 
     base: int
     per_feed: int
@@ -63,10 +66,10 @@ class Params:
     """The least part of the planned slice that is still wanted when the transaction runs."""
     free_margin_share_wad: Wad = 9 * WAD // 10
     """How much of a slice that the keeper's own margin bounds is asked for: prices move until inclusion."""
-    gas_flag: Gas = field(default_factory=lambda: Gas(215_000, 25_000))
-    gas_confirm: Gas = field(default_factory=lambda: Gas(215_000, 35_000))
-    gas_slice: Gas = field(default_factory=lambda: Gas(350_000, 110_000))
-    gas_upkeep: Gas = field(default_factory=lambda: Gas(140_000, 25_000))
+    gas_flag: Gas = field(default_factory=lambda: Gas(165_000, 40_000))
+    gas_confirm: Gas = field(default_factory=lambda: Gas(135_000, 50_000))
+    gas_slice: Gas = field(default_factory=lambda: Gas(220_000, 60_000))
+    gas_upkeep: Gas = field(default_factory=lambda: Gas(90_000, 55_000))
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,8 +94,13 @@ class Market(Protocol):
     """One deployment of one protocol: pure codecs and exact mathematics, no I/O."""
 
     @property
-    def instruments(self) -> tuple[Instrument, ...]:
-        """Return the columns of its book."""
+    def perps(self) -> tuple[Instrument, ...]:
+        """Return the first columns of its book, market 1 first."""
+        ...
+
+    @property
+    def collaterals(self) -> tuple[Instrument, ...]:
+        """Return the columns after them, collateral 1 first."""
         ...
 
     @property

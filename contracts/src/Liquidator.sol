@@ -524,7 +524,8 @@ contract Liquidator is ReentrancyGuard {
             part = FixedPointMathLib.max(part, FixedPointMathLib.min(WAD, least));
             if (m.notional <= p.dust || m.notional * (WAD - part) / WAD < p.dust) part = WAD;
         }
-        f.stepUsed += uint64(part * (WAD - f.stepUsed) / WAD);
+        // Rounded up: a wei that seemed left would let one more smallest slice through.
+        f.stepUsed += uint64(MarginMath.mulWadUp(part, WAD - f.stepUsed));
     }
 
     /// @dev Negative cash is paid off first, by selling collateral to the taker below p_L; a sale raises E.

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.28;
 
-import {Clearing} from "../src/Clearing.sol";
-import {Margin, State} from "../src/HybridTypes.sol";
+import {Bundle, Margin, State} from "../src/HybridTypes.sol";
 import {Liquidator} from "../src/Liquidator.sol";
 import {Slope, SlopeParams} from "../src/Slope.sol";
 import {Vault} from "../src/Vault.sol";
@@ -51,8 +50,9 @@ contract LiquidatorTest is Base {
     function test_a_flag_posts_the_reports_that_it_brings() public {
         openAlice();
         pass(60);
+        Bundle[] memory reports = one(bundle(ETH, 188e18));
         vm.prank(flagger);
-        liquidator.flag(alice, one(bundle(ETH, 188e18)));
+        liquidator.flag(alice, reports);
         assertState(alice, State.Flagged);
     }
 
@@ -255,16 +255,10 @@ contract LiquidatorTest is Base {
         deposit(alice, address(usd), 200e18);
         tick(5);
         clearExpecting();
-        // Nor by collateral, counted at the larger price.
-        openedWithWeth();
+        // Nor by collateral.
         deposit(alice, address(weth), 2e18);
         tick(5);
         clearExpecting();
-    }
-
-    function openedWithWeth() private {
-        (,,,, uint256 aid,) = clearing.status(alice);
-        assertEq(aid, 200e18);
     }
 
     function test_help_in_collateral_counts_at_the_larger_price() public {
@@ -465,6 +459,7 @@ contract LiquidatorTest is Base {
         uint256 flagged = nowS();
         pass(5);
         setFast(ETH, 188e18);
+        vm.roll(vm.getBlockNumber() + 1);
         vm.warp(flagged + 12);
         setSlow(ETH, 188e18);
         confirmExpecting(Liquidator.NoNewFastPrice.selector, alice);

@@ -2,10 +2,9 @@
 pragma solidity 0.8.28;
 
 import {Clearing} from "../src/Clearing.sol";
-import {Book, Margin, State, WAD} from "../src/HybridTypes.sol";
+import {Book, Bundle, Margin, State, WAD} from "../src/HybridTypes.sol";
 import {Liquidator} from "../src/Liquidator.sol";
 import {Slope} from "../src/Slope.sol";
-import {Vault} from "../src/Vault.sol";
 import {Base} from "./Base.t.sol";
 
 /// @notice The Liquidator's slices: liquidate, and what remains of an account after the last one.
@@ -109,7 +108,7 @@ contract SlicesTest is Base {
         openAndConfirm(188e18);
         withdraw(taker, address(usd), 100_000e18);
         liquidateExpecting(Liquidator.TakerBelowMargin.selector, alice, taker);
-        deposit(taker, address(usd), 200e18);
+        deposit(taker, address(usd), 100e18);
         liquidateExpecting(Liquidator.TakerBelowMargin.selector, alice, taker);
         Liquidator.SliceTerms memory t = terms(alice, taker);
         t.fMax = 0.05e18;
@@ -118,12 +117,13 @@ contract SlicesTest is Base {
 
     function test_a_taker_has_at_most_eight_legs() public {
         openAlice();
-        trade(taker, bob, BTC_PERP, 1e18, 1000e18);
-        trade(taker, bob, SOL_PERP, 1e18, 10e18);
+        fundTaker(taker2);
+        trade(taker, taker2, BTC_PERP, 1e18, 1000e18);
+        trade(taker, taker2, SOL_PERP, 1e18, 10e18);
         for (uint16 m = 4; m <= 9; ++m) {
             vm.prank(admin);
             clearing.listPerp(ETH, 0.05e18, 0.1e18);
-            trade(taker, bob, m, 1e18, 200e18);
+            trade(taker, taker2, m, 1e18, 200e18);
         }
         tick(12);
         setPrice(ETH, 188e18);
@@ -145,7 +145,7 @@ contract SlicesTest is Base {
         t.fMax += 1;
         liquidateOn(alice, t);
         (int256 size,) = leg(taker, ETH_PERP);
-        assertApproxEqAbs(size * 188e18 / 1e18, 100e18, 1000);
+        assertApproxEqAbs(size * 188e18 / 1e18, 100e18, 1e5);
     }
 
     function test_the_taker_has_its_least_fee() public {
@@ -175,8 +175,9 @@ contract SlicesTest is Base {
         openAndConfirm(188e18);
         pass(16);
         Liquidator.SliceTerms memory t = terms(alice, taker);
+        Bundle[] memory reports = one(bundle(ETH, 188e18));
         vm.prank(ownerOf_(taker));
-        liquidator.liquidate(alice, t, one(bundle(ETH, 188e18)));
+        liquidator.liquidate(alice, t, reports);
         assertEq(nonce(), 1);
     }
 
@@ -266,7 +267,7 @@ contract SlicesTest is Base {
         assertLt(f * m.notional / WAD, 90e18);
         liquidate(alice, taker);
         (int256 size,) = leg(taker, ETH_PERP);
-        assertApproxEqAbs(size * 188.3e18 / 1e18, 100e18, 1000);
+        assertApproxEqAbs(size * 188.3e18 / 1e18, 100e18, 1e5);
     }
 
     /// @dev A small account: `size` ETH long at 200 with a tenth in cash, confirmed at 188.
@@ -343,7 +344,7 @@ contract SlicesTest is Base {
         trade(bob, alice, BTC_PERP, 10e18, 1000e18);
         trade(alice, bob, SOL_PERP, 300e18, 10e18);
         tick(12);
-        setPrice(ETH, 176e18);
+        setPrice(ETH, 174e18);
         flag(alice);
         tick(61);
         liquidator.confirm(alice, none());
@@ -386,17 +387,17 @@ contract SlicesTest is Base {
     }
 
     function test_the_counterparty_may_be_the_taker_and_its_position_shrinks() public {
-        openAndConfirm(188e18);
+        openAndConfirm(186e18);
         Liquidator.SliceTerms memory t = terms(alice, bob);
         t.fMax = 0.1e18;
         int256 cash = cashOf(bob);
-        uint256 notional = 10e18 * uint256(188);
+        uint256 notional = 10e18 * uint256(186);
         liquidateOn(alice, t);
         (int256 size, int256 quoteLeg) = leg(bob, ETH_PERP);
         assertEq(size, -90e18);
         assertEq(quoteLeg, 18_000e18);
-        // 12 of profit on each of 10, and the fee.
-        assertEq(cashOf(bob), cash + 120e18 + int256(notional * 5 / 1000 * 8 / 10));
+        // 14 of profit on each of 10, and the fee.
+        assertEq(cashOf(bob), cash + 140e18 + int256(notional * 5 / 1000 * 8 / 10));
     }
 
     function test_a_counterparty_that_takes_the_whole_book_ends_flat() public {
@@ -541,7 +542,7 @@ contract SlicesTest is Base {
         uint256 since = liquidator.flagOf(alice).tau - liquidator.flagOf(alice).tauAtConfirm;
         uint256 sold = vault.credit(address(weth), ownerOf_(taker));
         uint256 price = (158e18 * (WAD - 0.1e18 * since / 1200) + WAD - 1) / WAD;
-        assertApproxEqAbs(uint256(cash - cashOf(taker)), sold * price / WAD, 1);
+        assertApproxEqAbs(uint256(cash - cashOf(taker)), sold * price / WAD, 200);
         assertLt(price, 151e18);
     }
 

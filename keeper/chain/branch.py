@@ -48,7 +48,7 @@ class Branch:
         lowest = self._heads[0].number + 1 if self._heads else self._first
         if head.number <= lowest:
             raise DeepReorg(
-                f"block {head.number} {head.hash} has a parent unknown among the {len(self._heads)} heads up to "
+                f"block {head.number} {head.hash} continues none of the {len(self._heads)} heads known, up to "
                 f"{self.tip_number}: a reorg deeper than {self._depth} blocks, or another chain"
             )
         return False

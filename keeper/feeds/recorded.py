@@ -1,22 +1,24 @@
 """A recorded or generated price path, read by chain time.
 
-The file has a header and lines ``timestamp_s,feed,price``, ordered by time. A price that is not a positive
-finite number is kept as what it is, an ``Unknown`` from that moment on; a line that cannot be read at all
-makes the whole file unusable, for nobody knows what else is wrong with it.
+The file has a header and lines ``timestamp_s,feed,price``, ordered by time within each feed. A price that is
+not a plain positive decimal is kept as what it is, an ``Unknown`` from that moment on; a line that cannot be
+placed in time makes the whole file unusable, for nobody knows what else is wrong with it.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from keeper.domain import Quote, Unknown
 from keeper.errors import ConfigError
-from keeper.units import WAD, FeedId, UnixS
+from keeper.units import FeedId, UnixS
 
 HEADER = "timestamp_s,feed,price"
+TIME = re.compile(r"[0-9]{1,12}")
+PRICE = re.compile(r"(?P<whole>[0-9]{1,20})(\.(?P<fraction>[0-9]{1,18}))?")
 
 
 class RecordedFeed:
@@ -38,7 +40,7 @@ class RecordedFeed:
 
     def _add(self, line: str, place: str) -> None:
         parts = [part.strip() for part in line.split(",")]
-        if len(parts) != 3 or not parts[0].isdecimal() or not parts[1]:
+        if len(parts) != 3 or not TIME.fullmatch(parts[0]) or not parts[1]:
             raise ConfigError(f"{place}: expected {HEADER}, found {line!r}")
         at_s, feed = int(parts[0]), parts[1]
         times = self._times.setdefault(feed, [])
@@ -62,13 +64,13 @@ class RecordedFeed:
 
 
 def _quote(feed: FeedId, text: str, at_s: UnixS) -> Quote | Unknown:
-    try:
-        price = Decimal(text)
-    except InvalidOperation:
-        return Unknown(feed, f"the price {text!r} is not a number")
-    if not price.is_finite() or price <= 0:
-        return Unknown(feed, f"the price {text!r} is not positive and finite")
-    price_wad = int(price * WAD)
-    if not 0 < price_wad < 2**127:
-        return Unknown(feed, f"the price {text!r} is out of range")
-    return Quote(feed, price_wad, at_s)
+    """Read a price exactly, digit by digit: no float, no rounding, no exponent, no NaN can pass."""
+    digits = PRICE.fullmatch(text)
+    if digits is None:
+        return Unknown(feed, f"the price {text!r} is not a decimal of at most 20 + 18 digits")
+    price_wad = int(digits["whole"] + (digits["fraction"] or "").ljust(18, "0"))
+    return (
+        Quote(feed, price_wad, at_s)
+        if price_wad > 0
+        else Unknown(feed, f"the price {text!r} is not positive")
+    )

@@ -9,14 +9,13 @@ For the demo and for every test that needs the real contracts::
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
-from keeper.domain import Call
 from keeper.errors import ChainFault
 from keeper.lab.anvil import Node, Tx
 from keeper.protocols.hybrid.abi import Function, artifact, load
@@ -33,8 +32,29 @@ QUOTE = "USDC"
 QUOTE_DECIMALS = 6
 AGGREGATOR_DECIMALS = 8
 GAS_CREATE = 8_000_000
+GRACE_S = 300
+"""How long after its heartbeat a slow round is still believed."""
 
-T = TypeVar("T")
+SLOPE = SlopeParams(
+    beta_wad=15 * WAD // 100,
+    beta_cure_wad=WAD // 10,
+    beta_flag_wad=0,
+    lambda_wad=116_468_285_312_632,
+    q_min_wad=869_565_217_391_304_348,
+    slope_s=1200,
+    k0_wad=WAD // 200,
+    k1_wad=3 * WAD // 100,
+    fee_growth_s=300,
+    theta_wad=WAD // 2,
+    band_base_wad=WAD // 100,
+    band_rate_wad=WAD // 100,
+    band_max_wad=15 * WAD // 100,
+    step_cap_wad=WAD // 5,
+    step_window_s=30,
+    min_slice_wad=100 * WAD,
+    dust_wad=1_000 * WAD,
+)
+"""The defaults of the specification: a target of 15% in 1,200 s, a fee of 0.5% to 3%."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +98,7 @@ class Spec:
         CollateralSpec("WETH", 18, "ETH/USD", h_mm_wad=85 * WAD // 100, h_im_wad=80 * WAD // 100),
         CollateralSpec("WBTC", 8, "BTC/USD", h_mm_wad=80 * WAD // 100, h_im_wad=75 * WAD // 100),
     )
-    slope: SlopeParams = SlopeParams(
-        beta_wad=15 * WAD // 100,
-        beta_cure_wad=WAD // 10,
-        beta_flag_wad=0,
-        lambda_wad=116_468_285_312_632,
-        q_min_wad=869_565_217_391_304_348,
-        slope_s=1200,
-        k0_wad=WAD // 200,
-        k1_wad=3 * WAD // 100,
-        fee_growth_s=300,
-        theta_wad=WAD // 2,
-        band_base_wad=WAD // 100,
-        band_rate_wad=WAD // 100,
-        band_max_wad=15 * WAD // 100,
-        step_cap_wad=WAD // 5,
-        step_window_s=30,
-        min_slice_wad=100 * WAD,
-        dust_wad=1_000 * WAD,
-    )
+    slope: SlopeParams = SLOPE
     quorum: int = 3
 
 
@@ -140,7 +142,7 @@ class Deployed:
             "Clearing", "deposit", self.protocol.clearing, account, token, amount_wad, sender=sender
         )
 
-    def tx(self, contract: str, function: str, to: str, *values: Any, sender: str | None = None) -> Tx:
+    def tx(self, contract: str, function: str, to: str, *values: object, sender: str | None = None) -> Tx:
         """Build any transaction from the admin, or from ``sender``."""
         call = function_of(contract, function).call(to, *values)
         return Tx(sender or self.admin, call.to, call.data)
@@ -155,25 +157,113 @@ def function_of(contract: str, name: str) -> Function:
     return load(contract).functions[name]
 
 
-def ask(node: Node, questions: Callable[[], Any]) -> Any:
-    """Answer a generator that yields lists of calls (``read_deployment``) from the newest block."""
-    asking = questions()
-    calls: list[Call] = next(asking)
+def find(node: Node, reader: str) -> Deployment:
+    """Read a deployment from the address of its MarginReader, as any keeper does."""
+    asking = read_deployment(node.chain_id, reader)
+    calls = next(asking)
     try:
         while True:
             calls = asking.send(node.call_many([(call.to, call.data) for call in calls]))
-    except StopIteration as done:
-        return done.value
+    except StopIteration as found:
+        deployment: Deployment = found.value
+        return deployment
 
 
-class _Builder:
-    """Collects transactions of one fresh address, and knows the addresses that its creations will get."""
+def deploy(
+    node: Node, *, signers: Sequence[str], spec: Spec | None = None, timestamp_s: UnixS | None = None
+) -> Deployed:
+    """Deploy and set up all of ``spec`` in one block; raise ChainFault where the result is something else."""
+    spec = spec or Spec()
+    plan = _Plan("0x" + secrets.token_hex(20), spec)
+    plan.set_up(signers)
+    node.fund([plan.admin], 10**24)
+    node.run(plan.transactions, timestamp_s)
+    protocol = find(node, plan.reader)
+    plan.verify(protocol)
+    return Deployed(
+        admin=plan.admin,
+        protocol=protocol,
+        adapter=plan.adapter,
+        tokens=plan.tokens,
+        decimals=plan.decimals,
+        aggregators=plan.aggregators,
+        markets={perp.feed: number for number, perp in protocol.rules.perps.items()},
+        collaterals={c.symbol: number for number, c in enumerate(spec.collaterals, 1)},
+    )
 
-    def __init__(self, admin: str) -> None:
+
+class _Plan:
+    """The transactions of one fresh address; what they create has addresses that are known beforehand."""
+
+    def __init__(self, admin: str, spec: Spec) -> None:
         self.admin = admin
         self.transactions: list[Tx] = []
+        self._spec = spec
+        self.decimals = {QUOTE: QUOTE_DECIMALS, **{c.symbol: c.decimals for c in spec.collaterals}}
+        self.tokens = {
+            symbol: self._create("TestToken", symbol, symbol, places)
+            for symbol, places in self.decimals.items()
+        }
+        self.aggregators = {feed.feed: self._aggregator(feed) for feed in spec.feeds}
+        self.fast_oracle = self._create("FastOracle", admin)
+        self.adapter = self._create("ChainlinkAdapter", admin)
+        self.router = self._create("OracleRouter", self.fast_oracle, admin)
+        self.vault = self._create("Vault", admin)
+        self.clearing = self._create("Clearing", self.vault, self.router, self.tokens[QUOTE], admin)
+        slope = tuple(getattr(spec.slope, field.name) for field in fields(spec.slope))
+        self.liquidator = self._create("Liquidator", self.clearing, slope)
+        self.reader = self._create("MarginReader", self.clearing, self.liquidator)
 
-    def create(self, contract: str, *arguments: Any) -> str:
+    def set_up(self, signers: Sequence[str]) -> None:
+        """Name the reporters, route the feeds, bind the modules, list markets and collaterals."""
+        spec = self._spec
+        self._do("FastOracle", "setSigners", self.fast_oracle, list(signers), spec.quorum)
+        for feed in spec.feeds:
+            name, aggregator = feed_bytes(feed.feed), self.aggregators[feed.feed]
+            bounds = (feed.lowest * WAD, feed.highest * WAD)
+            age = feed.heartbeat_s + GRACE_S
+            self._do(
+                "ChainlinkAdapter", "setSource", self.adapter, name, aggregator, aggregator, age, *bounds
+            )
+            route = (feed.deviation_wad, feed.heartbeat_s, feed.min_delay_s)
+            self._do("OracleRouter", "setFeed", self.router, name, self.adapter, *route)
+        for token in self.tokens.values():
+            self._do("Vault", "acceptToken", self.vault, token)
+        for module in (self.clearing, self.liquidator):
+            self._do("Vault", "addModule", self.vault, module)
+        self._do("Clearing", "setLiquidator", self.clearing, self.liquidator)
+        for perp in spec.perps:
+            terms = (feed_bytes(perp.feed), perp.mmr_wad, perp.imr_wad)
+            self._do("Clearing", "listPerp", self.clearing, *terms)
+        for c in spec.collaterals:
+            haircuts = (c.h_mm_wad, c.h_im_wad, c.sale_disc_max_wad, c.cap_wad)
+            listed = (self.tokens[c.symbol], feed_bytes(c.feed), *haircuts)
+            self._do("Clearing", "listCollateral", self.clearing, *listed)
+
+    def verify(self, found: Deployment) -> None:
+        """Compare what the chain says with what was asked for."""
+        addresses = ("fast_oracle", "router", "vault", "clearing", "liquidator", "reader")
+        wrong = [name for name in addresses if getattr(found, name) != getattr(self, name)]
+        if found.quote != self.tokens[QUOTE]:
+            wrong.append("quote")
+        if found.rules.slope != self._spec.slope:
+            wrong.append("slope")
+        if tuple(found.rules.perps.values()) != self._spec.perps:
+            wrong.append("perps")
+        asked = [(c.feed, c.h_mm_wad, c.h_im_wad, c.sale_disc_max_wad) for c in self._spec.collaterals]
+        listed = found.rules.collaterals.values()
+        if [(c.feed, c.h_mm_wad, c.h_im_wad, c.sale_disc_max_wad) for c in listed] != asked:
+            wrong.append("collaterals")
+        if wrong:
+            raise ChainFault(f"the deployment differs from what was asked for in: {', '.join(wrong)}")
+
+    def _aggregator(self, feed: FeedSpec) -> str:
+        """Create an aggregator whose own bounds lie outside the adapter's, as those of a real one should."""
+        unit = 10**AGGREGATOR_DECIMALS
+        bounds = (feed.lowest * unit // 100, feed.highest * unit * 100)
+        return self._create("TestAggregator", AGGREGATOR_DECIMALS, *bounds, self.admin)
+
+    def _create(self, contract: str, *arguments: object) -> str:
         built = artifact(contract)
         constructors = [part for part in built["abi"] if part["type"] == "constructor"]
         types = [_canonical(parameter) for part in constructors for parameter in part["inputs"]]
@@ -182,130 +272,9 @@ class _Builder:
         self.transactions.append(Tx(self.admin, None, code, GAS_CREATE))
         return address
 
-    def do(self, contract: str, function: str, to: str, *arguments: Any) -> None:
+    def _do(self, contract: str, function: str, to: str, *arguments: object) -> None:
         call = function_of(contract, function).call(to, *arguments)
         self.transactions.append(Tx(self.admin, call.to, call.data))
-
-
-def deploy(
-    node: Node, *, signers: Sequence[str], spec: Spec | None = None, timestamp_s: UnixS | None = None
-) -> Deployed:
-    """Deploy and set up everything of ``spec`` in one block; raise ChainFault where the result is not that."""
-    spec = spec or Spec()
-    admin = "0x" + secrets.token_hex(20)
-    node.fund([admin], 10**24)
-    build = _Builder(admin)
-    decimals = {QUOTE: QUOTE_DECIMALS, **{c.symbol: c.decimals for c in spec.collaterals}}
-    tokens = {
-        symbol: build.create("TestToken", symbol, symbol, places) for symbol, places in decimals.items()
-    }
-    unit = 10**AGGREGATOR_DECIMALS
-    # The aggregator's own bounds lie outside the adapter's, as those of a real one should.
-    aggregators = {
-        f.feed: build.create(
-            "TestAggregator", AGGREGATOR_DECIMALS, f.lowest * unit // 100, f.highest * unit * 100, admin
-        )
-        for f in spec.feeds
-    }
-    fast_oracle = build.create("FastOracle", admin)
-    adapter = build.create("ChainlinkAdapter", admin)
-    router = build.create("OracleRouter", fast_oracle, admin)
-    vault = build.create("Vault", admin)
-    clearing = build.create("Clearing", vault, router, tokens[QUOTE], admin)
-    liquidator = build.create("Liquidator", clearing, _slope_tuple(spec.slope))
-    reader = build.create("MarginReader", clearing, liquidator)
-    _set_up(
-        build, spec, tokens, aggregators, signers, fast_oracle, adapter, router, vault, clearing, liquidator
-    )
-    node.run(build.transactions, timestamp_s)
-
-    protocol: Deployment = ask(node, lambda: read_deployment(node.chain_id, reader))
-    deployed = Deployed(
-        admin=admin,
-        protocol=protocol,
-        adapter=adapter,
-        tokens=tokens,
-        decimals=decimals,
-        aggregators=aggregators,
-        markets={perp.feed: number for number, perp in protocol.rules.perps.items()},
-        collaterals={c.symbol: number for number, c in enumerate(spec.collaterals, 1)},
-    )
-    expected = {
-        "fast oracle": fast_oracle,
-        "router": router,
-        "vault": vault,
-        "clearing": clearing,
-        "liquidator": liquidator,
-        "quote": tokens[QUOTE],
-    }
-    _verify(deployed, spec, expected)
-    return deployed
-
-
-def _set_up(
-    build: _Builder,
-    spec: Spec,
-    tokens: Mapping[str, str],
-    aggregators: Mapping[FeedId, str],
-    signers: Sequence[str],
-    fast_oracle: str,
-    adapter: str,
-    router: str,
-    vault: str,
-    clearing: str,
-    liquidator: str,
-) -> None:
-    build.do("FastOracle", "setSigners", fast_oracle, list(signers), spec.quorum)
-    for feed in spec.feeds:
-        name, aggregator = feed_bytes(feed.feed), aggregators[feed.feed]
-        source = (name, aggregator, aggregator, feed.heartbeat_s + 300, feed.lowest * WAD, feed.highest * WAD)
-        build.do("ChainlinkAdapter", "setSource", adapter, *source)
-        route = (name, adapter, feed.deviation_wad, feed.heartbeat_s, feed.min_delay_s)
-        build.do("OracleRouter", "setFeed", router, *route)
-    for token in tokens.values():
-        build.do("Vault", "acceptToken", vault, token)
-    for module in (clearing, liquidator):
-        build.do("Vault", "addModule", vault, module)
-    build.do("Clearing", "setLiquidator", clearing, liquidator)
-    for perp in spec.perps:
-        build.do("Clearing", "listPerp", clearing, feed_bytes(perp.feed), perp.mmr_wad, perp.imr_wad)
-    for c in spec.collaterals:
-        terms = (c.h_mm_wad, c.h_im_wad, c.sale_disc_max_wad, c.cap_wad)
-        build.do("Clearing", "listCollateral", clearing, tokens[c.symbol], feed_bytes(c.feed), *terms)
-
-
-def _verify(deployed: Deployed, spec: Spec, expected: Mapping[str, str]) -> None:
-    """Compare what the chain says with what was asked for."""
-    protocol = deployed.protocol
-    found = {
-        "fast oracle": protocol.fast_oracle,
-        "router": protocol.router,
-        "vault": protocol.vault,
-        "clearing": protocol.clearing,
-        "liquidator": protocol.liquidator,
-        "quote": protocol.quote,
-    }
-    wrong = [
-        f"{what} {found[what]}, not {address}" for what, address in expected.items() if found[what] != address
-    ]
-    if protocol.rules.slope != spec.slope:
-        wrong.append("another slope")
-    if tuple(protocol.rules.perps.values()) != spec.perps:
-        wrong.append("other perps")
-    listed = [(c.feed, c.h_mm_wad, c.h_im_wad) for c in protocol.rules.collaterals.values()]
-    if listed != [(c.feed, c.h_mm_wad, c.h_im_wad) for c in spec.collaterals]:
-        wrong.append("other collaterals")
-    if wrong:
-        raise ChainFault(f"the deployment is not what was asked for: {'; '.join(wrong)}")
-
-
-def _power(exponent: int) -> int:
-    power: int = 10**exponent
-    return power
-
-
-def _slope_tuple(slope: SlopeParams) -> tuple[int, ...]:
-    return tuple(getattr(slope, name) for name in slope.__slots__)
 
 
 def created_address(sender: str, nonce: int) -> str:
@@ -322,3 +291,8 @@ def _canonical(parameter: Mapping[str, Any]) -> str:
         return kind
     inner = ",".join(_canonical(part) for part in parameter["components"])
     return f"({inner}){kind.removeprefix('tuple')}"
+
+
+def _power(exponent: int) -> int:
+    power: int = 10**exponent
+    return power

@@ -19,8 +19,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import log
 from pathlib import Path
 from typing import IO, Protocol, TypeAlias
+
+import numpy as np
 
 import keeper
 from keeper.chain.wire import log_of
@@ -43,6 +46,8 @@ MOST_LATE = 60
 """Blocks in a row without a sign of life, after which the drill gives up."""
 KILL_WITHIN_S = 0.08
 """A kill comes at most so long after a block, so that it meets the keeper at work."""
+FEE_GWEI = ((0.25, 0.40, 0.75, 1.0), (log(15), log(60), log(60), log(30)))
+"""Parts of the run, and the base fee's logarithm there; straight in between."""
 CONFIG = """\
 [chain]
 http = "{http}"
@@ -234,9 +239,12 @@ class Ears:
 
 
 def base_fee_wei(block: int, blocks: int) -> Wei:
-    """Return a base fee: calm, crowded while prices fall, less so afterwards. Anvil's own falls to nothing."""
-    part = block / blocks
-    return (15 if part < 0.25 else 60 if part < 0.75 else 30) * GWEI
+    """Return a base fee: calm, crowded while prices fall, less so after. It grows slower than 12.5% a block.
+
+    Anvil's own would sink to nothing in a chain with so few transactions, and gas would cost nothing.
+    """
+    parts, logs = FEE_GWEI
+    return int(GWEI * np.exp(np.interp(block / blocks, parts, logs)))
 
 
 class Drill:

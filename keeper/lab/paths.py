@@ -73,7 +73,7 @@ BOUNCE = 0.04
 
 @dataclass(frozen=True, slots=True)
 class Wick:
-    """A false print: from ``first_s`` until ``last_s`` the fast feed of one market is off by ``depth`` < 0."""
+    """A false print: from ``first_s`` until ``last_s`` one market's fast feed is off by ``depth`` < 0."""
 
     feed: FeedId
     first_s: UnixS

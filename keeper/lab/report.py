@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -162,83 +162,82 @@ def whats_next(console: Console, folder: str | None) -> None:
     )
 
 
-Rows = list[tuple[str, str, str]]
+Rows: TypeAlias = list[tuple[str, str, str]]
+"""Name, value, remark."""
 
 
 def _sections(f: Mapping[str, Any]) -> Iterator[tuple[str, Rows]]:
-    yield (
-        "Alarms",
-        [
-            ("alarms raised", _count(f["flagged"]), f"{f['wick']['flagged']} of them under the false wick"),
-            ("confirmed by the slow oracle", _count(f["confirmed"]), ""),
-            ("cleared, bond slashed", _count(f["cleared"]), "both oracles contradicted the alarm"),
-            ("expired", _count(f["expired"]), ""),
-            ("false closes", _count(f["false_closes"]), "on accounts never below the flag level; must be 0"),
-            ("refusals", _count(sum(f["refusals"].values())), _rules(f["refusals"])),
-            ("waits", _count(sum(f["waits"].values())), _rules(f["waits"])),
-        ],
-    )
+    yield "Alarms", _alarms(f)
+    yield "Slope against cliff", _closings(f)
+    yield "Keeper", _keeper(f)
+    yield "Why it waited or refused", _reasons(f)
+    yield "Machine", _machine(f)
+
+
+def _alarms(f: Mapping[str, Any]) -> Rows:
+    wick = f["wick"]
+    false_print = f"{wick['flagged']} by the false print of {wick['depth']:.0%} on {wick['feed']}"
+    return [
+        ("alarms raised", _count(f["flagged"]), false_print),
+        ("confirmed by the slow oracle", _count(f["confirmed"]), ""),
+        ("cleared, bond slashed", _count(f["cleared"]), "both oracles spoke against the alarm"),
+        ("expired", _count(f["expired"]), ""),
+        ("false closes", _count(f["false_closes"]), "never truly below the flag level; must be 0"),
+    ]
+
+
+def _closings(f: Mapping[str, Any]) -> Rows:
     cliff = f["cliff_notional_closed"]
-    saved = 1 - f["notional_closed"] / cliff if cliff else 0.0
-    yield (
-        "Slope against cliff",
-        [
-            ("slices", _count(f["tranches"]), f"{f['dust_slices']} of them dust"),
-            ("notional closed, slope", _usd(f["notional_closed"]), f"{saved:.0%} less than the cliff"),
-            (
-                "notional closed, cliff",
-                _usd(cliff),
-                f"all of {f['cliff_accounts']} accounts at the first fast breach",
-            ),
-            ("cured", _count(f["cured"]), f"{f['owners_topped_up']} owners topped up"),
-            ("closed insolvent", _count(f["closed"]), ""),
-            ("bad debt", _usd(f["bad_debt"]), ""),
-            ("lowest health after a slice", _health(f["min_health_after_slice"]), ""),
-            (
-                "highest health after a slice",
-                _health(f["max_health_after_slice"]),
-                "at most 1.15, dust apart",
-            ),
-            ("least health gained by a slice", _health(f["min_health_gain"]), "must not be negative"),
-        ],
-    )
-    yield (
-        "Keeper",
-        [
-            ("fees of slices", _usd(f["keeper_fees"]), f"owners paid {_usd(f['owner_fees'])}"),
-            ("rewards for alarms", _usd(f["keeper_rewards"]), ""),
-            ("bonds slashed", _usd(-f["keeper_bonds_slashed"]), ""),
-            (
-                "gas",
-                _usd(-f["keeper_gas"]),
-                f"{f['keeper_transactions']} transactions, {f['keeper_reverted']} reverted",
-            ),
-            (
-                "profit on inventory",
-                _usd(f["keeper_inventory_pnl"]),
-                f"on a margin of {_usd(f['keeper_margin'])}",
-            ),
-        ],
-    )
+    less = f"{1 - f['notional_closed'] / cliff:.0%} less than the cliff" if cliff else ""
+    highest = _health(f["max_health_after_slice"])
+    return [
+        ("slices", _count(f["tranches"]), f"{f['dust_slices']} of them dust"),
+        ("notional closed, slope", _usd(f["notional_closed"]), less),
+        ("notional closed, cliff", _usd(cliff), f"{f['cliff_accounts']} accounts whole, at the first breach"),
+        ("cured", _count(f["cured"]), f"{f['owners_topped_up']} owners topped up"),
+        ("closed insolvent", _count(f["closed"]), f"bad debt {_usd(f['bad_debt'])}"),
+        ("lowest health after a slice", _health(f["min_health_after_slice"]), ""),
+        ("highest health after a slice", highest, "dust apart; at most 1 + beta = 1.15"),
+        ("least health gained by a slice", _health(f["min_health_gain"]), "must not be negative"),
+    ]
+
+
+def _keeper(f: Mapping[str, Any]) -> Rows:
+    sent = f"{f['keeper_transactions']} transactions, {f['keeper_reverted']} reverted"
+    return [
+        ("fees of slices", _usd(f["keeper_fees"]), f"owners paid {_usd(f['owner_fees'])}"),
+        ("rewards for alarms", _usd(f["keeper_rewards"]), ""),
+        ("bonds slashed", _usd(-f["keeper_bonds_slashed"]), ""),
+        ("gas", _usd(-f["keeper_gas"]), sent),
+        (
+            "profit on inventory",
+            _usd(f["keeper_inventory_pnl"]),
+            f"on a margin of {_usd(f['keeper_margin'])}",
+        ),
+    ]
+
+
+def _reasons(f: Mapping[str, Any]) -> Rows:
+    kinds = (("waited", f["waits"]), ("refused", f["refusals"]), ("abandoned", f["abandoned"]))
+    return [
+        (rule, _count(count), kind)
+        for kind, rules in kinds
+        for rule, count in sorted(rules.items(), key=lambda item: -item[1])
+    ]
+
+
+def _machine(f: Mapping[str, Any]) -> Rows:
     latency, blocks = f["tick_to_tx_ms"], f["block_ms"]
-    yield (
-        "Machine",
-        [
-            ("head to accepted send, p50 / p99", f"{_ms(latency['p50'])} / {_ms(latency['p99'])}", ""),
-            ("a whole block, p50 / p99", f"{_ms(blocks['p50'])} / {_ms(blocks['p99'])}", ""),
-            (
-                "late blocks",
-                _count(f["late_blocks"]),
-                f"{f['kills']} kills of the keeper" if f["kills"] else "",
-            ),
-            (
-                "time",
-                f"{f['wall_seconds']:.1f} s",
-                f"{f['chain_seconds_per_wall_second']:.0f} chain seconds a second",
-            ),
-            ("slices equal to the twin's", _count(f["twin_checked"]), _twin(f)),
-        ],
-    )
+    kills = f"{f['kills']} kills of the keeper" if f["kills"] else ""
+    twins = f"{f['twin_mismatches']} differ, {f['twin_skipped']} skipped"
+    pace = f"{f['chain_seconds_per_wall_second']:.0f} chain seconds a second"
+    return [
+        ("head to accepted send, p50 / p99", f"{_ms(latency['p50'])} / {_ms(latency['p99'])}", ""),
+        ("a whole block, p50 / p99", f"{_ms(blocks['p50'])} / {_ms(blocks['p99'])}", ""),
+        ("late blocks", _count(f["late_blocks"]), kills),
+        ("time", f"{f['wall_seconds']:.1f} s", pace),
+        ("slices equal to the twin's", _count(f["twin_checked"] - f["twin_mismatches"]), twins),
+    ]
 
 
 def _count(value: int) -> str:
@@ -255,12 +254,3 @@ def _health(value: float | None) -> str:
 
 def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f} ms"
-
-
-def _rules(rules: Mapping[str, int]) -> str:
-    most = sorted(rules.items(), key=lambda item: -item[1])
-    return ", ".join(f"{rule} {count:,}" for rule, count in most)
-
-
-def _twin(figures: Mapping[str, Any]) -> str:
-    return f"{figures['twin_mismatches']} differ, {figures['twin_skipped']} skipped"

@@ -1,5 +1,1 @@
-"""The mirror: facts folded into a columnar book, unwound on a reorg, frozen for the trigger."""
-
-from keeper.state.book import Book, Frozen, Marks, marks_at
-
-__all__ = ["Book", "Frozen", "Marks", "marks_at"]
+"""What the keeper knows: exact integers in columns, their float64 twins, marks and oracle views; pure."""

@@ -1,223 +1,280 @@
-"""The book: every account of one deployment as columns, exact, and the float64 view the trigger scores.
+"""The mirror: every account of one deployment in columns, exact, with float64 twins for the trigger.
 
-Rows are accounts, keyed by 32 fixed bytes. A page of the reader's rows is folded in by numpy without a
-Python object per account; one account is turned into exact integers only when somebody must decide on it.
+A row is what ``MarginReader`` returns, word by word, so that a page of rows is decoded and scattered by
+numpy without looking at any account. The legs and holdings keep the contract's order: it sells the first
+holding first. The twins are dense: one column for each market, then one for each collateral.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from keeper.domain import Account, FlagState, Holding, Instrument, Leg, Phase
-from keeper.errors import ChainFault, InvariantBroken
+from keeper.domain import Account, FlagState, Head, Holding, Leg, Phase, Unknown
+from keeper.errors import ChainFault
 from keeper.state import wide
-from keeper.units import WAD, AccountKey, FeedId
+from keeper.units import WAD, AccountKey, Block
 
 Floats = NDArray[np.float64]
+Rows = NDArray[np.intp]
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+# MarginReader.Row, in words; the Flag struct lies inline.
+ACCT, STATE, CASH, LAST_RISK_AT, LAST_RISK_BLOCK, DEBT_SINCE, AID, REDUCED, FLAGGER = range(9)
+FLAG = slice(9, 23)
+MARKETS = slice(23, 31)
+SIZES = slice(31, 39)
+QUOTE_LEGS = slice(39, 47)
+COLLATERALS = slice(47, 51)
+AMOUNTS = slice(51, 55)
+WORDS = 55
+"""Words of a row, 32 bytes each."""
+HEADER = 2
+"""Words before the rows: where the array begins, and its length."""
 
 PHASES = tuple(Phase)
-LEGS = 8
-HOLDINGS = 4
-# The words of MarginReader.Row, in order.
-HEADER = (
-    "key", "phase", "cash", "last_risk_s", "last_risk_block", "debt_since_s", "aid", "reduced",
-    "flagger", "bond", "flagged_at_s", "flagged_block", "tau_at_flag_s", "tau_s", "last_poke_s",
-    "tau_at_confirm_s", "confirmed_at_s", "fee_cap", "step_start_s", "step_used", "tranche_nonce",
-    "carry_tau_s", "carried_at_s",
-)  # fmt: skip
-AT = {name: index for index, name in enumerate(HEADER)}
-MARKETS = len(HEADER)
-SIZES = MARKETS + LEGS
-QUOTE_LEGS = SIZES + LEGS
-COLLATERALS = QUOTE_LEGS + LEGS
-AMOUNTS = COLLATERALS + HOLDINGS
-ROW_WORDS = AMOUNTS + HOLDINGS
-REORG_DEPTH = 64
+MONEY = np.r_[CASH, QUOTE_LEGS]
+IDENTIFIERS = np.r_[ACCT, FLAGGER]
+SIGNED = np.isin(np.arange(WORDS), np.r_[CASH, SIZES, QUOTE_LEGS])
+REMEMBERED_BLOCKS = 256
+"""How many blocks back it is known which accounts each touched."""
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
-    """What one unit of each instrument is worth, and demands, at some prices; NaN where unknown. [i]."""
+class Snapshot:
+    """A book as the trigger sees it: quote and units as float64, n rows and i instruments.
 
-    value: Floats
-    gross: Floats
-
-
-def marks_at(instruments: Sequence[Instrument], prices: Mapping[FeedId, float]) -> Marks:
-    """Compute the marks of all instruments; a missing price makes NaN."""
-    price = np.array([prices.get(each.feed, np.nan) for each in instruments], dtype=np.float64)
-    value = np.array([each.value for each in instruments], dtype=np.float64)
-    gross = np.array([each.gross for each in instruments], dtype=np.float64)
-    return Marks(price * value, price * gross)
-
-
-@dataclass(frozen=True, slots=True)
-class Frozen:
-    """What the trigger scores: cash [n], which includes the quote legs, and positions [n, i], in units."""
+    ``cash`` [n] includes the quote legs, and is NaN in a row whose account has changed and was not read
+    since: nobody acts on it. ``positions`` is [n, i]. ``phases`` [n] holds ``PHASES`` by number.
+    """
 
     keys: NDArray[np.void]
+    phases: NDArray[np.uint8]
     cash: Floats
     positions: Floats
 
+    def __len__(self) -> int:
+        return len(self.keys)
+
     def key(self, row: int) -> AccountKey:
-        """Return the key of a row."""
-        return bytes(self.keys[row])
+        """Return the account of a row."""
+        return bytes(self.keys[row].tobytes())
 
 
 class Book:
-    """The mirror of one deployment."""
+    """The accounts of one deployment. Markets and collaterals are numbered from 1, as on chain.
 
-    def __init__(self, instruments: Sequence[Instrument]) -> None:
-        self._column = {(each.kind, each.number): i for i, each in enumerate(instruments)}
-        self._rows: dict[AccountKey, int] = {}
-        self._words = np.zeros((0, ROW_WORDS, wide.WORD), dtype=np.uint8)
-        self._cash = np.zeros(0)
-        self._positions = np.zeros((0, len(instruments)))
-        self._dirty: set[AccountKey] = set()
-        self._touched: OrderedDict[str, set[AccountKey]] = OrderedDict()
+    Facts make accounts dirty; folding the rows read anew makes them clean. A reorg makes dirty whatever the
+    orphaned blocks had touched.
+    """
+
+    def __init__(self, *, markets: int, collaterals: int) -> None:
+        self._markets = markets
+        self._collaterals = collaterals
+        self._index: dict[AccountKey, int] = {}
+        self._keys: NDArray[np.void] = np.zeros(0, "V32")
+        self._flaggers: NDArray[np.void] = np.zeros(0, "V20")
+        self._cells: wide.Wides = np.zeros((0, WORDS), wide.WIDE)
+        self._cash: Floats = np.zeros(0)
+        self._positions: Floats = np.zeros((0, markets + collaterals))
+        self._shared = False
+        self._dirty: dict[AccountKey, None] = {}
+        self._touched: dict[Block, set[AccountKey]] = {}
+        self._complete_after: Block = 0
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._index)
 
-    # --- what must be read again ---
+    def __contains__(self, key: AccountKey) -> bool:
+        return key in self._index
 
-    def touch(self, block_hash: str, accounts: Iterable[AccountKey]) -> None:
-        """Note that a block changed these accounts: they are dirty, and again if the block is orphaned."""
-        touched = self._touched.setdefault(block_hash, set())
-        touched.update(accounts)
-        self._dirty |= touched
-        while len(self._touched) > REORG_DEPTH:
-            self._touched.popitem(last=False)
+    @property
+    def keys(self) -> tuple[AccountKey, ...]:
+        """Every account, in the order of the rows."""
+        return tuple(self._index)
 
-    def unwind(self, orphaned: Iterable[str]) -> None:
-        """Make dirty what orphaned blocks had changed."""
-        for block_hash in orphaned:
-            self._dirty |= self._touched.pop(block_hash, set())
+    # --- what changed ---
 
-    def mark_dirty(self, accounts: Iterable[AccountKey]) -> None:
-        """Ask for accounts to be read, known or not."""
-        self._dirty.update(accounts)
+    def mark_dirty(self, keys: Iterable[AccountKey], block: Block) -> None:
+        """Note that ``block`` touched some accounts, known or new: their rows must be read again."""
+        keys = tuple(keys)
+        self._dirty.update(dict.fromkeys(keys))
+        if block not in self._touched:
+            self._complete_after = max(self._complete_after, block - REMEMBERED_BLOCKS)
+            for old in [each for each in self._touched if each <= self._complete_after]:
+                del self._touched[old]
+        self._touched.setdefault(block, set()).update(keys)
 
-    def dirty(self) -> frozenset[AccountKey]:
-        """Return the accounts that wait to be read."""
-        return frozenset(self._dirty)
+    def unwind(self, orphaned: Sequence[Head]) -> None:
+        """Make dirty what orphaned blocks touched; everything, where one is older than memory.
+
+        Call it before marking what the adopted blocks touch: these have the same numbers.
+        """
+        for head in orphaned:
+            if head.number <= self._complete_after:
+                self._dirty.update(dict.fromkeys(self._index))
+            self._dirty.update(dict.fromkeys(self._touched.pop(head.number, ())))
+
+    def dirty(self) -> tuple[AccountKey, ...]:
+        """Return the accounts to read, oldest mark first."""
+        return tuple(self._dirty)
+
+    # --- what was read ---
+
+    def fold_rows(self, page: bytes, block: Block) -> int:
+        """Take over one answer of ``MarginReader.rows``, read at ``block``; return the number of rows.
+
+        Raises ChainFault, and changes nothing, where the page is not a whole number of believable rows.
+        """
+        words = _words(page)
+        cells = self._checked(words)
+        keys: list[AccountKey] = _identifiers(words, ACCT, 32).tolist()
+        if any(key not in self._index and key not in self._dirty for key in keys):
+            # Found by looking, not by an event: what touched it before this block is not on record.
+            self._complete_after = max(self._complete_after, block)
+        rows = self._rows_of(keys)
+        self._keys[rows] = _identifiers(words, ACCT, 32)
+        self._flaggers[rows] = _identifiers(words, FLAGGER, 20)
+        self._cells[rows] = cells
+        self._derive(rows)
+        for key in keys:
+            self._dirty.pop(key, None)
+        return len(keys)
+
+    def relist(self, *, markets: int, collaterals: int) -> None:
+        """Follow a new listing: give the twins their new columns."""
+        self._markets, self._collaterals = markets, collaterals
+        self._positions = np.zeros((len(self._keys), markets + collaterals))
+        self._shared = False
+        self._derive(np.arange(len(self)))
+
+    def _checked(self, words: wide.Words) -> wide.Wides:
+        """Decode the words of a page; the identifiers, which are no integers, become zero."""
+        numbers = words.copy()
+        numbers[:, IDENTIFIERS] = 0
+        cells = wide.decode(numbers)
+        if (cells["hi"][:, ~SIGNED] < 0).any():
+            raise ChainFault("expected unsigned integers below 2^127 in a page of rows, found a larger one")
+        limits = (("state", STATE, len(PHASES) - 1), ("market", MARKETS, self._markets))
+        for name, columns, limit in (*limits, ("collateral", COLLATERALS, self._collaterals)):
+            if (largest := wide.to_floats(cells[:, columns]).max(initial=0)) > limit:
+                raise ChainFault(f"expected a {name} up to {limit} in a page of rows, found {largest:.0f}")
+        return cells
+
+    def _rows_of(self, keys: Sequence[AccountKey]) -> Rows:
+        """Return the row of every key; new ones get the next, and the columns grow by doubling."""
+        rows = np.array([self._index.setdefault(key, len(self._index)) for key in keys], np.intp)
+        if (missing := len(self._index) - len(self._keys)) > 0:
+            more = max(missing, len(self._keys))
+            self._keys = _grown(self._keys, more)
+            self._flaggers = _grown(self._flaggers, more)
+            self._cells = _grown(self._cells, more)
+            self._cash = _grown(self._cash, more)
+            self._positions = _grown(self._positions, more)
+            self._shared = False
+        return rows
+
+    def _derive(self, rows: Rows) -> None:
+        """Compute the float64 twins of some rows; a snapshot handed out keeps its own."""
+        if self._shared:
+            self._positions, self._shared = self._positions.copy(), False
+        cells = self._cells[rows]
+        self._cash[rows] = wide.sum_to_floats(cells[:, MONEY]) / WAD
+        self._positions[rows] = np.hstack(
+            [
+                _dense(cells, MARKETS, SIZES, self._markets),
+                _dense(cells, COLLATERALS, AMOUNTS, self._collaterals),
+            ]
+        )
 
     # --- what is known ---
 
-    def fold_rows(self, page: bytes) -> None:
-        """Fold one ABI-encoded ``MarginReader.Row[]`` into the columns; its accounts are clean then.
+    def freeze(self) -> Snapshot:
+        """Return the book as it is; later folds do not change what was handed out."""
+        n = len(self)
+        cash = self._cash[:n].copy()
+        cash[[self._index[key] for key in self._dirty if key in self._index]] = np.nan
+        self._shared = True
+        positions = self._positions[:n]
+        positions.flags.writeable = False
+        return Snapshot(self._keys[:n], self._cells["lo"][:n, STATE].astype(np.uint8), cash, positions)
 
-        Raises ChainFault where the bytes are not such a page; nothing is changed then.
-        """
-        rows = _rows_of(page)
-        keys = [key.tobytes() for key in rows[:, 0]]
-        index = np.array([self._rows.setdefault(key, len(self._rows)) for key in keys], dtype=np.intp)
-        self._grow(len(self._rows))
-        self._words[index] = rows
-        self._cash[index], self._positions[index] = self._derive(rows)
-        self._dirty.difference_update(keys)
-
-    def _grow(self, needed: int) -> None:
-        capacity = len(self._cash)
-        if needed <= capacity:
-            return
-        more = max(needed, 2 * capacity, 64) - capacity
-        self._words = np.concatenate([self._words, np.zeros((more, *self._words.shape[1:]), dtype=np.uint8)])
-        self._cash = np.concatenate([self._cash, np.zeros(more)])
-        self._positions = np.concatenate([self._positions, np.zeros((more, self._positions.shape[1]))])
-
-    def _derive(self, rows: NDArray[np.uint8]) -> tuple[Floats, Floats]:
-        """Derive float64 cash, with the quote legs in it, and positions in whole units."""
-        amounts = wide.to_float(wide.to_wide(rows)) / WAD
-        cash = amounts[:, AT["cash"]] + amounts[:, QUOTE_LEGS:COLLATERALS].sum(axis=1)
-        positions = np.zeros((len(rows), self._positions.shape[1]))
-        numbers = wide.small(rows)
-        for slot in range(LEGS):
-            self._scatter(positions, "perp", numbers[:, MARKETS + slot], amounts[:, SIZES + slot])
-        for slot in range(HOLDINGS):
-            self._scatter(positions, "collateral", numbers[:, COLLATERALS + slot], amounts[:, AMOUNTS + slot])
-        return cash, positions
-
-    def _scatter(self, positions: Floats, kind: str, numbers: NDArray[np.int64], amounts: Floats) -> None:
-        for number in np.unique(numbers[numbers != 0]):
-            column = self._column.get((kind, int(number)))
-            if column is None:
-                raise InvariantBroken(f"{kind} {number} was listed after the keeper started: start it again")
-            held = numbers == number
-            positions[held, column] += amounts[held]
-
-    def freeze(self) -> Frozen:
-        """Return the trigger's view, row by row in the order in which accounts were first seen."""
-        n = len(self._rows)
-        keys = np.ascontiguousarray(self._words[:n, 0]).view("V32")[:, 0] if n else np.empty(0, dtype="V32")
-        return Frozen(keys, self._cash[:n], self._positions[:n])
-
-    def keys_in(self, phases: Iterable[Phase]) -> list[AccountKey]:
-        """Return the accounts that the contract has in one of these phases."""
-        n = len(self._rows)
-        wanted = [PHASES.index(phase) for phase in phases]
-        held = np.isin(self._words[:n, AT["phase"], -1], wanted)
-        return [key.tobytes() for key in self._words[:n, 0][held]]
-
-    def exact(self, account: AccountKey) -> Account:
-        """Return one account in exact integers; raise InvariantBroken where it was never read."""
-        row = self._rows.get(account)
-        if row is None:
-            raise InvariantBroken(f"account 0x{account.hex()} was never read")
-        return _account(self._words[row].tobytes())
+    def exact(self, key: AccountKey) -> Account | Unknown:
+        """Return the exact state of one account; Unknown where it was never read, or changed since."""
+        row = self._index.get(key)
+        if row is None or key in self._dirty:
+            return Unknown(
+                f"account 0x{key.hex()}", "never read" if row is None else "changed, and not read since"
+            )
+        return _account(
+            key, wide.to_ints(self._cells[row]), flagger="0x" + self._flaggers[row].tobytes().hex()
+        )
 
 
-def _account(row: bytes) -> Account:
-    """Read one row in exact integers."""
-    cells = [row[i : i + wide.WORD] for i in range(0, len(row), wide.WORD)]
-    numbers = [int.from_bytes(cell, signed=True) for cell in cells]
-    named = dict(zip(HEADER, numbers, strict=False))
+def _account(key: AccountKey, words: Sequence[int], *, flagger: str) -> Account:
+    bond, flagged_at, flagged_block, tau_at_flag, tau, last_poke, tau_at_confirm, *rest = words[FLAG]
+    confirmed_at, fee_cap, step_start, step_used, tranche_nonce, carry_tau, carried_at = rest
+    legs = zip(words[MARKETS], words[SIZES], words[QUOTE_LEGS], strict=True)
+    holdings = zip(words[COLLATERALS], words[AMOUNTS], strict=True)
     return Account(
-        key=cells[0],
-        phase=PHASES[named["phase"]],
-        cash_wad=named["cash"],
-        legs=tuple(Leg(*leg) for leg in _slots(numbers[MARKETS:COLLATERALS], LEGS)),
-        holdings=tuple(Holding(*holding) for holding in _slots(numbers[COLLATERALS:], HOLDINGS)),
-        last_risk_s=named["last_risk_s"],
-        last_risk_block=named["last_risk_block"],
-        debt_since_s=named["debt_since_s"],
+        key=key,
+        phase=PHASES[words[STATE]],
+        cash_wad=words[CASH],
+        legs=tuple(Leg(*leg) for leg in legs if leg[0]),
+        holdings=tuple(Holding(*holding) for holding in holdings if holding[0]),
+        last_risk_s=words[LAST_RISK_AT],
+        last_risk_block=words[LAST_RISK_BLOCK],
+        debt_since_s=words[DEBT_SINCE],
         flag=FlagState(
-            flagger="0x" + cells[AT["flagger"]][12:].hex(),
-            bond_wad=named["bond"],
-            flagged_at_s=named["flagged_at_s"],
-            flagged_block=named["flagged_block"],
-            tau_at_flag_s=named["tau_at_flag_s"],
-            tau_s=named["tau_s"],
-            last_poke_s=named["last_poke_s"],
-            tau_at_confirm_s=named["tau_at_confirm_s"],
-            confirmed_at_s=named["confirmed_at_s"],
-            fee_cap_wad=named["fee_cap"],
-            step_start_s=named["step_start_s"],
-            step_used_wad=named["step_used"],
-            tranche_nonce=named["tranche_nonce"],
-            aid_wad=named["aid"],
-            reduced=bool(named["reduced"]),
-            carry_tau_s=named["carry_tau_s"],
-            carried_at_s=named["carried_at_s"],
+            flagger=flagger,
+            bond_wad=bond,
+            flagged_at_s=flagged_at,
+            flagged_block=flagged_block,
+            tau_at_flag_s=tau_at_flag,
+            tau_s=tau,
+            last_poke_s=last_poke,
+            tau_at_confirm_s=tau_at_confirm,
+            confirmed_at_s=confirmed_at,
+            fee_cap_wad=fee_cap,
+            step_start_s=step_start,
+            step_used_wad=step_used,
+            tranche_nonce=tranche_nonce,
+            aid_wad=words[AID],
+            reduced=bool(words[REDUCED]),
+            carry_tau_s=carry_tau,
+            carried_at_s=carried_at,
         ),
     )
 
 
-def _slots(numbers: Sequence[int], count: int) -> list[tuple[int, ...]]:
-    """Turn columns of slots into tuples, one per slot in use; the contract's order is kept."""
-    columns = [numbers[i : i + count] for i in range(0, len(numbers), count)]
-    return [slot for slot in zip(*columns, strict=True) if slot[0] != 0]
+def _words(page: bytes) -> wide.Words:
+    """Cut an ABI-encoded ``Row[]`` into words [n, WORDS, 4]."""
+    n = int.from_bytes(page[32:64])
+    if len(page) != 32 * (HEADER + n * WORDS) or int.from_bytes(page[:32]) != 32:
+        raise ChainFault(
+            f"expected a page of rows of {WORDS} words, found {len(page)} bytes that say {n} rows"
+        )
+    return np.frombuffer(page, wide.BIG_ENDIAN, offset=32 * HEADER).reshape(n, WORDS, 4)
 
 
-def _rows_of(page: bytes) -> NDArray[np.uint8]:
-    """Check and cut off the two words, offset and length, that stand before the rows."""
-    head, body = page[:64], page[64:]
-    count = int.from_bytes(head[32:64])
-    if len(head) < 64 or int.from_bytes(head[:32]) != 32 or len(body) != count * ROW_WORDS * wide.WORD:
-        raise ChainFault(f"expected a page of rows of {ROW_WORDS} words, found {len(page)} bytes")
-    return wide.words(body, ROW_WORDS)
+def _identifiers(words: wide.Words, word: int, width: int) -> NDArray[np.void]:
+    """Return the last ``width`` bytes of one word of every row."""
+    column = np.ascontiguousarray(words[:, word]).view(np.uint8)
+    return np.ascontiguousarray(column[:, -width:]).view(f"V{width}")[:, 0]
+
+
+def _dense(cells: wide.Wides, numbers: slice, values: slice, columns: int) -> Floats:
+    """Scatter slots of (number, value) to [n, columns], number 1 first; an unused slot has number 0."""
+    dense = np.zeros((len(cells), columns + 1))
+    dense[np.arange(len(cells))[:, None], cells["lo"][:, numbers].astype(np.intp)] = (
+        wide.to_floats(cells[:, values]) / WAD
+    )
+    return dense[:, 1:]
+
+
+def _grown(column: NDArray[Scalar], more: int) -> NDArray[Scalar]:
+    return np.concatenate([column, np.zeros((more, *column.shape[1:]), column.dtype)])

@@ -19,6 +19,7 @@ from keeper.domain import (
     Act,
     Agree,
     Assessment,
+    BuyCollateral,
     Call,
     ChainTime,
     Confirm,
@@ -421,7 +422,7 @@ def slice_everybody(world: World, after_s: int) -> None:
         account = rows[key]
         if account.phase is not Phase.CONFIRMED and world.dice.random() < 0.98:
             continue
-        taker = world.dice.choices(TAKERS, (6, 3, 2, 1, 3))[0]
+        taker = world.dice.choices(TAKERS, (6, 3, 1, 1, 3))[0]
         most = world.dice.choice([WAD, WAD, world.dice.randrange(WAD // 3), world.dice.randrange(1, 10**15)])
         acts.append(Liquidate(key, taker, account.flag.tranche_nonce, at.timestamp_s, 0, most, 0))
         foreseen = liquidate(
@@ -565,30 +566,60 @@ def compare_views(world: World) -> None:
         assert told == (math.execution_price(slope, fast, slow, since),)
 
 
-@pytest.mark.parametrize(("slope", "seed"), [(SLOPE, 44), (EARLY, 444)], ids=["default", "early"])
+def buy_from_debtors(world: World) -> None:
+    """Buy what is left of collateral where only debt stands against it."""
+    rows = world.rows(world.targets)
+    debtors = [account for account in rows.values() if account.debt_since_s and account.holdings]
+    acts = [
+        BuyCollateral(account.key, RICH, account.holdings[0].collateral, -account.cash_wad)
+        for account in debtors
+    ]
+    outcomes = world.act(acts, world.next_block(1))
+    after = world.rows([account.key for account in debtors])
+    for account, outcome in zip(debtors, outcomes, strict=True):
+        assert not isinstance(outcome, str), world.error(outcome)
+        (sold,) = (fact.args for fact in outcome if fact.act == "CollateralSold")
+        written_off = sum(fact.args["amount_wad"] for fact in outcome if fact.act == "BadDebt")
+        paid = after[account.key].cash_wad - account.cash_wad - written_off
+        assert sold["paid_wad"] == paid
+        world.seen["bought from debtors"] += 1
+
+
+def enough(world: World) -> bool:
+    return world.seen["slices"] >= 110 and all(world.seen[kind] for kind in EVERY_RUN)
+
+
+@pytest.mark.parametrize(("slope", "seed"), [(SLOPE, 11), (EARLY, 111)], ids=["default", "early"])
 def test_every_slice_on_chain_equals_the_twin_to_the_wei(slope: SlopeParams, seed: int) -> None:
     with anvil(timestamp_s=GENESIS_S) as node:
         deployed = deploy(node, signers=[address_of(REPORTER)], spec=spec_of(slope))
         world = World(node, deployed, random.Random(seed), node.timestamp_s())
         populate(world)
-        for shock in (0.06, 0.1, 0.2):
-            welcome(world)
-            world.drift(shock)
-            world.post_prices(20)
-            compare_views(world)
-            realise_losses(world)
-            flag_everybody(world)
-            world.drift(0.01)
-            world.post_prices(20)
-            confirm_everybody(world)
-            for round_number in range(7):
-                slice_everybody(world, world.dice.choice([1, 2, 5, 9]))
-                slice_everybody(world, world.dice.choice([1, 3, 9]))
-                world.drift(0.08 if round_number == 4 else 0.025)
-                wait(world, round_number)
-            cure_everybody(world)
-    assert world.seen["slices"] >= 120, world.seen
-    assert {kind for kind in EVERY_RUN if not world.seen[kind]} == set(), world.seen
+        for shock in (0.06, 0.1, 0.2, 0.1, 0.2, 0.1):
+            if not enough(world):
+                live_through(world, shock)
+    print(world.seen)
+    assert enough(world), world.seen
+
+
+def live_through(world: World, shock: float) -> None:
+    """Open new accounts, let a shock hit everybody, and follow the alarms to their ends."""
+    welcome(world)
+    world.drift(shock)
+    world.post_prices(20)
+    compare_views(world)
+    realise_losses(world)
+    flag_everybody(world)
+    world.drift(0.01)
+    world.post_prices(20)
+    confirm_everybody(world)
+    for round_number in range(7):
+        slice_everybody(world, world.dice.choice([1, 2, 5, 9]))
+        slice_everybody(world, world.dice.choice([1, 3, 9]))
+        world.drift(0.08 if round_number == 4 else 0.025)
+        wait(world, round_number)
+    cure_everybody(world)
+    buy_from_debtors(world)
 
 
 def test_digests_are_those_that_the_contracts_publish() -> None:

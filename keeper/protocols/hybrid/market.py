@@ -35,17 +35,14 @@ class HybridMarket:
         self._rules = deployment.rules
 
     @property
-    def instruments(self) -> tuple[Instrument, ...]:
-        """Return perps, whose PnL counts in full and which demand mmr, then collaterals at their haircut."""
-        perps = (
-            Instrument("perp", perp.market, perp.feed, 1.0, perp.mmr_wad / WAD)
-            for perp in self._rules.perps.values()
-        )
-        collaterals = (
-            Instrument("collateral", terms.collateral, terms.feed, terms.h_mm_wad / WAD, 0.0)
-            for terms in self._rules.collaterals.values()
-        )
-        return (*perps, *collaterals)
+    def perps(self) -> tuple[Instrument, ...]:
+        """The columns of the perps, market 1 first: their PnL counts in full, and mmr is required."""
+        return tuple(Instrument(each.feed, WAD, each.mmr_wad) for each in self._rules.perps.values())
+
+    @property
+    def collaterals(self) -> tuple[Instrument, ...]:
+        """The columns of the collaterals, number 1 first: they count with their haircut."""
+        return tuple(Instrument(each.feed, each.h_mm_wad, 0) for each in self._rules.collaterals.values())
 
     def decode(self, log: Log) -> Fact | None:
         """Say what a log of this deployment means; None for one that concerns no account and no price."""
