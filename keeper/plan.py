@@ -62,8 +62,9 @@ class Params:
     validity_blocks: int = 3
     """A slice not included by then is refused by the contract itself."""
     block_time_s: int = 12
-    min_fraction_share_wad: Wad = WAD // 2
-    """The least part of the planned slice that is still wanted when the transaction runs."""
+    min_fee_of_gas_wad: Wad = WAD // 2
+    """The least fee, as a part of the slice's gas cost, for which it may still run when prices have moved:
+    a revert would cost about the rest."""
     free_margin_share_wad: Wad = 9 * WAD // 10
     """How much of a slice that the keeper's own margin bounds is asked for: prices move until inclusion."""
     gas_flag: Gas = field(default_factory=lambda: Gas(165_000, 40_000))
@@ -164,15 +165,14 @@ def plan_slice(
     profit = preview.taker_fee_wad - means.gas_cost_wad(gas)
     if profit < params.min_profit_wad:
         return _unprofitable("slope.unprofitable", profit, params)
-    least = mul_div_down(preview.fraction_wad, params.min_fraction_share_wad, WAD)
     act = Liquidate(
         account=case.account.key,
         taker=taker.key,
         tranche_nonce=case.account.flag.tranche_nonce,
         deadline_s=case.at.timestamp_s + params.validity_blocks * params.block_time_s,
-        min_fraction_wad=least,
+        min_fraction_wad=0,
         max_fraction_wad=asked,
-        min_fee_wad=mul_div_down(preview.taker_fee_wad, params.min_fraction_share_wad, WAD),
+        min_fee_wad=mul_div_down(means.gas_cost_wad(gas), params.min_fee_of_gas_wad, WAD),
     )
     step = _step(case_id, case, act, params, gas=gas, profit_wad=profit, notional_wad=preview.notional_wad)
     return Slice(step, preview)

@@ -48,8 +48,8 @@ class Branch:
         lowest = self._heads[0].number + 1 if self._heads else self._first
         if head.number <= lowest:
             raise DeepReorg(
-                f"block {head.number} {head.hash} continues none of the {len(self._heads)} heads known, up to "
-                f"{self.tip_number}: a reorg deeper than {self._depth} blocks, or another chain"
+                f"block {head.number} {head.hash} continues none of the {len(self._heads)} heads up to "
+                f"{self.tip_number} known: a reorg deeper than {self._depth} blocks, or another chain"
             )
         return False
 

@@ -42,17 +42,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """An earlier step, as far as the limits look at it."""
+    """An earlier step of the same account, as far as the limits look at it."""
 
     step_id: str
-    account: AccountKey
     state: StepState
-    reserved_block: Block
     reserved_at_s: UnixS
     outcome_at_s: UnixS | None
-    notional_wad: Wad
-    cost_wei: Wei
-    """Paid, where an outcome is known; else the most it may cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +60,13 @@ class Ask:
     valid_until_block: Block
     block: Block
     at_s: UnixS
-    past: tuple[Past, ...]
-    """Every step in flight and every step of the last day, oldest first."""
+    own: tuple[Past, ...]
+    """The account's steps in flight and those of the last day, oldest first."""
+    spent_day_wei: Wei
+    """Of all accounts: paid in the last day where the outcome is known, else the most it may cost."""
+    notional_block_wad: Wad
+    """Of all accounts: what the steps reserved at this block take over, the abandoned ones left out."""
     limits: Limits
-
-    def own(self) -> tuple[Past, ...]:
-        """Return the earlier steps of the same account."""
-        return tuple(p for p in self.past if p.account == self.account)
 
 
 def not_halted(ask: Ask) -> Refuse | None:
@@ -88,32 +83,29 @@ def still_valid(ask: Ask) -> Refuse | None:
 
 def no_duplicate(ask: Ask) -> Refuse | None:
     """Refuse a second transaction while one of the account may still be included."""
-    live = [p.step_id for p in ask.own() if p.state in LIVE]
+    live = [p.step_id for p in ask.own if p.state in LIVE]
     return _refuse("duplicate", f"in flight: {', '.join(live)}", "1 transaction an account") if live else None
 
 
 def spend_day(ask: Ask) -> Refuse | None:
     """Bound what a day may cost, transactions in flight counted at their maximum."""
-    spent_wei = sum(p.cost_wei for p in ask.past)
-    if spent_wei + ask.max_cost_wei <= ask.limits.spend_day_wei:
+    if ask.spent_day_wei + ask.max_cost_wei <= ask.limits.spend_day_wei:
         return None
-    evidence = f"{spent_wei} wei in 24 h and {ask.max_cost_wei} wei for this step"
+    evidence = f"{ask.spent_day_wei} wei in 24 h and {ask.max_cost_wei} wei for this step"
     return _refuse("spend_day", evidence, f"{ask.limits.spend_day_wei} wei")
 
 
 def notional_block(ask: Ask) -> Refuse | None:
     """Bound the notional that the steps of one block take over."""
-    same = (p for p in ask.past if p.reserved_block == ask.block and p.state is not StepState.ABANDONED)
-    reserved_wad = sum(p.notional_wad for p in same)
-    if reserved_wad + ask.notional_wad <= ask.limits.notional_block_wad:
+    if ask.notional_block_wad + ask.notional_wad <= ask.limits.notional_block_wad:
         return None
-    evidence = f"{reserved_wad} wad at block {ask.block} and {ask.notional_wad} wad for this step"
+    evidence = f"{ask.notional_block_wad} wad at block {ask.block} and {ask.notional_wad} wad for this step"
     return _refuse("notional_block", evidence, f"{ask.limits.notional_block_wad} wad")
 
 
 def attempts_hour(ask: Ask) -> Refuse | None:
     """Bound the steps of one account in an hour."""
-    attempts = sum(p.reserved_at_s > ask.at_s - HOUR_S for p in ask.own())
+    attempts = sum(p.reserved_at_s > ask.at_s - HOUR_S for p in ask.own)
     if attempts < ask.limits.attempts_hour:
         return None
     return _refuse("attempts_hour", f"{attempts} attempts in 1 h", f"{ask.limits.attempts_hour} attempts")
@@ -121,7 +113,7 @@ def attempts_hour(ask: Ask) -> Refuse | None:
 
 def backoff(ask: Ask) -> Refuse | None:
     """Pause an account after reverts: twice as long for each further one in a row."""
-    mined = (p for p in reversed(ask.own()) if p.state in MINED)
+    mined = (p for p in reversed(ask.own) if p.state in MINED)
     reverts = list(takewhile(lambda p: p.state is StepState.REVERTED, mined))
     if not reverts:
         return None
@@ -172,7 +164,9 @@ def reserve(
             valid_until_block=step.valid_until_block,
             block=block,
             at_s=at_s,
-            past=_past(db, at_s),
+            own=_own(db, account, at_s),
+            spent_day_wei=_spent_wei(db, at_s),
+            notional_block_wad=_reserved_wad(db, block),
             limits=limits,
         )
     )
@@ -226,23 +220,25 @@ def _attempts(db: sqlite3.Connection, step: Step, tranche_nonce: int | None) -> 
     return int(db.execute(query, (step.case_id, step.kind, tranche_nonce)).fetchone()[0])
 
 
-def _past(db: sqlite3.Connection, at_s: UnixS) -> tuple[Past, ...]:
-    found = db.execute(
-        "SELECT step_id, account, state, reserved_block, reserved_at_s, outcome_at_s, notional_wad,"
-        " coalesce(gas_cost_wei, max_cost_wei) AS cost_wei FROM steps"
-        " WHERE state IN ('reserved', 'sent') OR reserved_at_s > ? ORDER BY rowid",
-        (at_s - DAY_S,),
-    )
+RECENT = "(state IN ('reserved', 'sent') OR reserved_at_s > ?)"
+
+
+def _own(db: sqlite3.Connection, account: AccountKey, at_s: UnixS) -> tuple[Past, ...]:
+    columns = "step_id, state, reserved_at_s, outcome_at_s"
+    query = f"SELECT {columns} FROM steps WHERE account = ? AND {RECENT} ORDER BY rowid"  # noqa: S608
+    found = db.execute(query, (account, at_s - DAY_S))
     return tuple(
-        Past(
-            row["step_id"],
-            row["account"],
-            StepState(row["state"]),
-            row["reserved_block"],
-            row["reserved_at_s"],
-            row["outcome_at_s"],
-            int(row["notional_wad"]),
-            int(row["cost_wei"]),
-        )
+        Past(row["step_id"], StepState(row["state"]), row["reserved_at_s"], row["outcome_at_s"])
         for row in found
     )
+
+
+def _spent_wei(db: sqlite3.Connection, at_s: UnixS) -> Wei:
+    """Sum in Python: a day's wei may be more than SQLite's integers hold."""
+    query = f"SELECT coalesce(gas_cost_wei, max_cost_wei) AS wei FROM steps WHERE {RECENT}"  # noqa: S608
+    return sum(int(row["wei"]) for row in db.execute(query, (at_s - DAY_S,)))
+
+
+def _reserved_wad(db: sqlite3.Connection, block: Block) -> Wad:
+    query = "SELECT notional_wad FROM steps WHERE reserved_block = ? AND state <> 'abandoned'"
+    return sum(int(row["notional_wad"]) for row in db.execute(query, (block,)))

@@ -43,6 +43,9 @@ SCHEMA = (
     "CREATE UNIQUE INDEX one_nonce_one_transaction ON steps (nonce) WHERE state <> 'abandoned'",
     "CREATE INDEX live_steps ON steps (nonce) WHERE state IN ('reserved', 'sent')",
     "CREATE INDEX steps_by_time ON steps (reserved_at_s)",
+    "CREATE INDEX steps_by_block ON steps (reserved_block)",
+    "CREATE INDEX steps_of_account ON steps (account)",
+    "CREATE INDEX steps_of_case ON steps (case_id, kind, tranche_nonce)",
     "CREATE INDEX steps_by_outcome ON steps (outcome_block)",
     """CREATE TABLE heads (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, number INTEGER NOT NULL, hash TEXT NOT NULL,

@@ -23,9 +23,8 @@ class OracleBoard:
         """The board as it is now; later folds do not change what was handed out."""
         return MappingProxyType(dict(self._views))
 
-    @property
     def missing(self) -> tuple[FeedId, ...]:
-        """The feeds that must be read."""
+        """Return the feeds that must be read."""
         return tuple(feed for feed in self._feeds if feed not in self._views)
 
     def fold_read(self, views: OracleView, block: Block) -> None:

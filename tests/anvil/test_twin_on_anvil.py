@@ -598,7 +598,6 @@ def test_every_slice_on_chain_equals_the_twin_to_the_wei(slope: SlopeParams, see
         for shock in (0.06, 0.1, 0.2, 0.1, 0.2, 0.1):
             if not enough(world):
                 live_through(world, shock)
-    print(world.seen)
     assert enough(world), world.seen
 
 

@@ -12,7 +12,6 @@ from keeper.units import WAD
 
 NOW_S = 1_000_000
 ME = b"\x01" * 32
-OTHER = b"\x02" * 32
 S = StepState
 
 LIMITS = Limits(
@@ -24,28 +23,22 @@ LIMITS = Limits(
 )
 
 
-def past(state: StepState = S.INCLUDED, *, account: bytes = ME, ago_s: int = 600, **known: Any) -> Past:
-    step = Past("s1", account, state, 90, NOW_S - ago_s, NOW_S - ago_s, 0, 0)
-    return replace(step, **known)
+def past(state: StepState = S.INCLUDED, *, ago_s: int = 600) -> Past:
+    return Past("s1", state, NOW_S - ago_s, NOW_S - ago_s)
 
 
 def ask(*earlier: Past, limits: Limits = LIMITS, **asked: Any) -> Ask:
-    question = Ask(ME, 100, 10 * WAD, 105, 100, NOW_S, earlier, limits)
+    question = Ask(ME, 100, 10 * WAD, 105, 100, NOW_S, earlier, 0, 0, limits)
     return replace(question, **asked)
 
 
 AGREED = {
     "nothing has happened yet": ask(),
-    "exactly the spend of a day": ask(past(cost_wei=900)),
-    "exactly the notional of a block": ask(past(account=OTHER, reserved_block=100, notional_wad=40 * WAD)),
-    "the notional of an abandoned step": ask(past(S.ABANDONED, reserved_block=100, notional_wad=45 * WAD)),
-    "the notional of another block": ask(past(reserved_block=99, notional_wad=45 * WAD)),
-    "the attempts of another account": ask(*[past(account=OTHER)] * 9),
+    "exactly the spend of a day": ask(spent_day_wei=900),
+    "exactly the notional of a block": ask(notional_block_wad=40 * WAD),
     "the attempts of an earlier hour": ask(*[past(ago_s=3_600)] * 9),
-    "a transaction in flight of another account": ask(past(S.SENT, account=OTHER)),
     "a revert that was followed by an inclusion": ask(past(S.REVERTED, ago_s=20), past(ago_s=10)),
     "a revert whose pause is over": ask(past(S.REVERTED, ago_s=30)),
-    "a revert of another account": ask(past(S.REVERTED, account=OTHER, ago_s=1)),
     "the last block before the end of validity": ask(valid_until_block=101),
 }
 
@@ -67,11 +60,11 @@ REFUSED = {
         Reason("limit.duplicate", "in flight: s1", "1 transaction an account"),
     ),
     "spend": (
-        ask(past(cost_wei=500), past(S.SENT, account=OTHER, cost_wei=401)),
+        ask(spent_day_wei=901),
         Reason("limit.spend_day", "901 wei in 24 h and 100 wei for this step", "1000 wei"),
     ),
     "notional": (
-        ask(past(account=OTHER, reserved_block=100, notional_wad=40 * WAD + 1)),
+        ask(notional_block_wad=40 * WAD + 1),
         Reason(
             "limit.notional_block",
             f"{40 * WAD + 1} wad at block 100 and {10 * WAD} wad for this step",
@@ -183,3 +176,31 @@ def test_the_same_tranche_tried_again_is_another_attempt_of_it(
         journal.settle(permit.step_id, Outcome(EventKind(kind), block, "0xb", 1), at_s=block * 12)
         ids.append(permit.step_id)
     assert ids == ["case1:liquidate:0:1", "case1:liquidate:0:2", "case1:liquidate:1:1"]
+
+
+def test_the_limits_count_what_other_accounts_did_only_where_they_are_for_all(
+    open_journal: Callable[..., SqliteJournal],
+    event: Callable[..., CaseEvent],
+    step: Callable[..., Step],
+    tx: dict[str, Any],
+) -> None:
+    limits = Limits(attempts_hour=1, notional_block_wad=25 * WAD)
+    journal = open_journal(limits)
+    journal.record([event(case=n) for n in range(1, 6)])
+
+    def asked(case: int, *, block: int, notional_wad: int) -> Permit | Refuse:
+        wanted = replace(step(case=case), notional_wad=notional_wad, valid_until_block=110)
+        return journal.reserve(wanted, tx, chain_nonce=0, block=block, at_s=NOW_S)
+
+    assert isinstance(asked(1, block=101, notional_wad=20 * WAD), Permit)
+    refused = asked(2, block=101, notional_wad=6 * WAD)
+    assert isinstance(refused, Refuse)
+    assert refused.reason.rule == "limit.notional_block"
+    assert isinstance(asked(2, block=102, notional_wad=6 * WAD), Permit)
+    second = asked(3, block=101, notional_wad=5 * WAD)
+    assert isinstance(second, Permit)
+    journal.abandon(second.step_id, Reason("test", "", ""), block=101, at_s=NOW_S)
+    assert isinstance(asked(4, block=101, notional_wad=5 * WAD), Permit)
+    again = asked(1, block=103, notional_wad=0)
+    assert isinstance(again, Refuse)
+    assert again.reason.rule == "limit.duplicate"

@@ -1,0 +1,517 @@
+"""Calldata, logs, answers, errors and signatures, against eth_abi, eth_account and the published ABIs."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from coincurve import PublicKey
+from eth_abi.abi import decode, encode
+from eth_account.messages import encode_typed_data
+from eth_utils.crypto import keccak
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keeper.domain import (
+    Account,
+    Act,
+    BuyCollateral,
+    Call,
+    Clear,
+    Confirm,
+    Cure,
+    Expire,
+    FeedView,
+    Flag,
+    FlagState,
+    Holding,
+    Leg,
+    Liquidate,
+    Log,
+    Phase,
+    WriteOff,
+)
+from keeper.errors import ChainFault
+from keeper.protocols.hybrid import codec
+from keeper.protocols.hybrid.abi import CONTRACTS, Event, artifact, load
+from keeper.protocols.hybrid.params import (
+    Deployment,
+    SlopeParams,
+    feed_bytes,
+    feed_name,
+    read_deployment,
+)
+from keeper.protocols.hybrid.signing import (
+    Order,
+    order_digest,
+    report_digest,
+    report_fields,
+    sign_order,
+    sign_report,
+)
+from keeper.reporter import Observation
+from keeper.units import WAD
+from tests.unit.protocols.hybrid.books import COLLATERALS, OWNER, PERPS, SLOPE, TAKER, deployment
+
+DEPLOYMENT = deployment()
+SPOKEN = [
+    *(("Clearing", DEPLOYMENT.clearing, name) for name in codec._CLEARING),
+    *(("Liquidator", DEPLOYMENT.liquidator, name) for name in codec._LIQUIDATOR),
+    *(("FastOracle", DEPLOYMENT.fast_oracle, name) for name in codec._FAST_ORACLE),
+]
+SAMPLES: Mapping[str, Any] = {
+    "bytes32": bytes(range(32)),
+    "address": "0x" + "ab" * 20,
+    "uint8": 3,
+    "uint16": 65_535,
+    "uint256": 2**255 + 1,
+    "int256": -(2**255),
+    "uint256[]": (1, 2**256 - 1),
+}
+
+
+def log_of(address: str, event: Event, values: Sequence[Any]) -> Log:
+    """Lay a log out as the EVM does."""
+    rows = list(zip(event.parameters, values, strict=True))
+    indexed = [encode([kind], [value]) for (_, kind, is_indexed), value in rows if is_indexed]
+    plain = [(kind, value) for (_, kind, is_indexed), value in rows if not is_indexed]
+    data = encode([kind for kind, _ in plain], [value for _, value in plain])
+    return Log(address, (event.topic, *indexed), data, 7, "0xb", "0xt", 2)
+
+
+@pytest.mark.parametrize(("contract", "address", "name"), SPOKEN)
+def test_every_event_comes_back_as_it_was_sent(contract: str, address: str, name: str) -> None:
+    event = load(contract).events[name]
+    values = [SAMPLES[kind] for _, kind, _ in event.parameters]
+    fact = codec.decode(log_of(address.upper().replace("X", "x"), event, values), DEPLOYMENT)
+    assert fact is not None
+    assert (fact.act, fact.block, fact.tx_hash, fact.log_index) == (name, 7, "0xt", 2)
+    feed = feed_name(SAMPLES["bytes32"])
+    expected = [feed if key == "feed" else value for key, value in zip(fact.args, values, strict=True)]
+    assert list(fact.args.values()) == expected
+    accounts = [key for key, kind in zip(fact.args, event.parameters, strict=True) if kind[1] == "bytes32"]
+    assert len(fact.touched) == len([key for key in accounts if key != "feed"])
+    assert set(fact.touched) <= {SAMPLES["bytes32"]}
+
+
+@pytest.mark.parametrize(("contract", "address", "name"), SPOKEN)
+def test_topics_are_the_hashes_of_the_published_signatures(contract: str, address: str, name: str) -> None:
+    del address
+    (part,) = [p for p in artifact(contract)["abi"] if p["type"] == "event" and p["name"] == name]
+    signature = f"{name}({','.join(p['type'] for p in part['inputs'])})"
+    assert load(contract).events[name].topic == keccak(text=signature)
+
+
+def test_a_tranche_touches_both_accounts_and_speaks_the_domains_names() -> None:
+    event = load("Liquidator").events["Tranche"]
+    values = [OWNER, TAKER, *range(1, 6), -6, 7, -8, 9]
+    fact = codec.decode(log_of(DEPLOYMENT.liquidator, event, values), DEPLOYMENT)
+    assert fact is not None
+    assert fact.touched == (OWNER, TAKER)
+    assert fact.args == {
+        "account": OWNER,
+        "taker": TAKER,
+        "fraction_wad": 1,
+        "q_wad": 2,
+        "kappa_wad": 3,
+        "notional_wad": 4,
+        "fee_wad": 5,
+        "equity_before_wad": -6,
+        "requirement_before_wad": 7,
+        "equity_after_wad": -8,
+        "requirement_after_wad": 9,
+    }
+
+
+def test_every_event_that_names_an_account_is_spoken() -> None:
+    known = {name for _, _, name in SPOKEN}
+    for contract in ("Clearing", "Liquidator"):
+        for name, event in load(contract).events.items():
+            concerns = {"acct", "taker", "long", "short"} & {parameter[0] for parameter in event.parameters}
+            # A cancelled order changes nothing that margin depends on.
+            assert bool(concerns) <= (name in known) or name == "OrderCancelled"
+
+
+def test_other_contracts_and_other_events_say_nothing() -> None:
+    event = load("Liquidator").events["Expired"]
+    assert codec.decode(log_of("0x" + "99" * 20, event, [OWNER]), DEPLOYMENT) is None
+    assert codec.decode(log_of(DEPLOYMENT.clearing, event, [OWNER]), DEPLOYMENT) is None
+    listed = load("Clearing").events["PerpListed"]
+    assert codec.decode(log_of(DEPLOYMENT.clearing, listed, [1, OWNER, 2, 3]), DEPLOYMENT) is None
+    assert codec.decode(Log(DEPLOYMENT.clearing, (), b"", 1, "", "", 0), DEPLOYMENT) is None
+
+
+def test_a_log_of_ours_that_cannot_be_read_is_a_fault_of_the_chain() -> None:
+    whole = log_of(DEPLOYMENT.liquidator, load("Liquidator").events["Cleared"], [OWNER, 5])
+    for broken in (
+        Log(whole.address, whole.topics, whole.data[:-1], 1, "", "", 0),
+        Log(whole.address, whole.topics[:1], whole.data, 1, "", "", 0),
+    ):
+        with pytest.raises(ChainFault, match="Cleared"):
+            codec.decode(broken, DEPLOYMENT)
+
+
+# --- acts ----------------------------------------------------------------------------------------
+
+NO_REPORTS: tuple[Any, ...] = ((),)
+ACTS: list[tuple[Act, str, tuple[Any, ...]]] = [
+    (Flag(OWNER, 50 * WAD), "flag", (OWNER, *NO_REPORTS)),
+    (Confirm(OWNER), "confirm", (OWNER, *NO_REPORTS)),
+    (
+        Liquidate(OWNER, TAKER, 3, 1_700_000_036, 4, WAD, 5),
+        "liquidate",
+        (OWNER, (TAKER, 3, 1_700_000_036, 4, WAD, 5), *NO_REPORTS),
+    ),
+    (Cure(OWNER), "cure", (OWNER, *NO_REPORTS)),
+    (Clear(OWNER), "clear", (OWNER, *NO_REPORTS)),
+    (Expire(OWNER), "expire", (OWNER,)),
+    (BuyCollateral(OWNER, TAKER, 2, 9 * WAD, 8), "buyCollateral", (OWNER, 2, 9 * WAD, 8)),
+    (WriteOff(OWNER), "writeOff", (OWNER,)),
+]
+
+
+@pytest.mark.parametrize(("act", "name", "arguments"), ACTS, ids=[name for _, name, _ in ACTS])
+def test_every_act_is_a_call_of_the_liquidator(act: Act, name: str, arguments: tuple[Any, ...]) -> None:
+    call = codec.encode(act, DEPLOYMENT)
+    function = load("Liquidator").functions[name]
+    assert call.to == DEPLOYMENT.liquidator
+    assert call.data[:4] == keccak(text=f"{name}({','.join(function.inputs)})")[:4]
+    assert decode(function.inputs, call.data[4:]) == arguments
+
+
+def observation(feed: str = "BTC/USD", price: int = 200 * WAD) -> Observation:
+    return Observation(feed, price, 10, 1_700_000_000, 1_700_000_030)
+
+
+def test_reports_come_along_where_an_act_takes_them() -> None:
+    bundle = [(observation(), b"\1" * 65), (observation(price=201 * WAD), b"\2" * 65)]
+    call = codec.encode(Cure(OWNER), DEPLOYMENT, [bundle])
+    _, reports = decode(load("Liquidator").functions["cure"].inputs, call.data[4:])
+    expected = tuple((*report_fields(seen), signature) for seen, signature in bundle)
+    assert reports == ((feed_bytes("BTC/USD"), expected),)
+    with pytest.raises(ValueError, match="expire takes no reports"):
+        codec.encode(Expire(OWNER), DEPLOYMENT, [bundle])
+    with pytest.raises(ValueError, match="one feed, found"):
+        codec.post_call("0x" + "00" * 20, [*bundle, (observation("ETH/USD"), b"")])
+
+
+# --- reads ---------------------------------------------------------------------------------------
+
+words = st.integers(0, 2**64 - 1)
+wads = st.integers(-(2**127), 2**127 - 1)
+amounts = st.integers(1, 2**128 - 1)
+
+
+@st.composite
+def accounts(draw: st.DrawFn) -> Account:
+    markets = draw(st.lists(st.integers(1, 2**16 - 1), max_size=8, unique=True))
+    kinds = draw(st.lists(st.integers(1, 255), max_size=4, unique=True))
+    flag = FlagState(
+        "0x" + draw(st.binary(min_size=20, max_size=20)).hex(),
+        draw(st.integers(0, 2**128 - 1)),
+        *(draw(st.integers(0, 2**32 - 1)) for _ in range(7)),
+        draw(words),
+        draw(st.integers(0, 2**40 - 1)),
+        draw(words),
+        draw(words),
+        draw(st.integers(0, 2**128 - 1)),
+        draw(st.booleans()),
+        *(draw(st.integers(0, 2**32 - 1)) for _ in range(2)),
+    )
+    return Account(
+        key=draw(st.binary(min_size=32, max_size=32)),
+        phase=draw(st.sampled_from(Phase)),
+        cash_wad=draw(wads),
+        legs=tuple(Leg(market, draw(wads), draw(wads)) for market in markets),
+        holdings=tuple(Holding(kind, draw(amounts)) for kind in kinds),
+        last_risk_s=draw(st.integers(0, 2**40 - 1)),
+        last_risk_block=draw(st.integers(0, 2**40 - 1)),
+        flag=flag,
+        debt_since_s=draw(st.integers(0, 2**40 - 1)),
+    )
+
+
+def row_of(account: Account) -> tuple[Any, ...]:
+    flag = account.flag
+    names = [name for name in FlagState.__slots__ if name not in {"aid_wad", "reduced"}]
+
+    def slots(values: Sequence[int], count: int) -> list[int]:
+        return [*values, *[0] * (count - len(values))]
+
+    return (
+        account.key,
+        list(Phase).index(account.phase),
+        account.cash_wad,
+        account.last_risk_s,
+        account.last_risk_block,
+        account.debt_since_s,
+        flag.aid_wad,
+        flag.reduced,
+        tuple(getattr(flag, name) for name in names),
+        slots([leg.market for leg in account.legs], 8),
+        slots([leg.size_wad for leg in account.legs], 8),
+        slots([leg.quote_leg_wad for leg in account.legs], 8),
+        slots([holding.collateral for holding in account.holdings], 4),
+        slots([holding.amount_wad for holding in account.holdings], 4),
+    )
+
+
+@given(page=st.lists(accounts(), max_size=3))
+def test_rows_come_back_as_they_are_on_chain(page: list[Account]) -> None:
+    data = encode(load("MarginReader").functions["rows"].outputs, [[row_of(account) for account in page]])
+    assert codec.decode_rows(data) == tuple(page)
+
+
+def test_a_row_is_laid_out_as_the_reader_lays_it_out() -> None:
+    (part,) = [p for p in artifact("MarginReader")["abi"] if p.get("name") == "rows"]
+    (row,) = part["outputs"]
+    flag = next(field for field in row["components"] if field["name"] == "flag")
+    assert [field["name"] for field in row["components"]] == [
+        *("acct", "state", "cash", "lastRiskAt", "lastRiskBlock", "debtSince", "aid", "reduced", "flag"),
+        *("markets", "sizes", "quoteLegs", "collaterals", "amounts"),
+    ]
+    assert [field["name"] for field in flag["components"]] == [
+        *("flagger", "bond", "flaggedAt", "flaggedBlock", "tauAtFlag", "tau", "lastPoke", "tauAtConfirm"),
+        *("confirmedAt", "feeCap", "stepStart", "stepUsed", "trancheNonce", "carryTau", "carriedAt"),
+    ]
+
+
+def test_the_parameters_of_a_slope_are_laid_out_as_the_contract_lays_them_out() -> None:
+    (part,) = [p for p in artifact("Liquidator")["abi"] if p.get("name") == "slope"]
+    assert [field["name"] for field in part["outputs"][0]["components"]] == [
+        *("beta", "betaCure", "betaFlag", "lambda", "qMin", "tSlope", "k0", "k1", "tK", "theta"),
+        *("bandBase", "bandRate", "bandMax", "stepCap", "stepWindow", "minSlice", "dust"),
+    ]
+    assert len(inspect.signature(SlopeParams).parameters) == 17
+
+
+@pytest.mark.parametrize(
+    "data", [b"", bytes(63), bytes(31) + b"\x20" + bytes(31) + b"\1" + bytes(55 * 32 - 1)]
+)
+def test_rows_that_are_cut_short_are_a_fault_of_the_chain(data: bytes) -> None:
+    with pytest.raises(ChainFault, match="expected rows"):
+        codec.decode_rows(data)
+
+
+def test_prices_become_views_in_the_order_asked_for() -> None:
+    rows = [
+        (5, 1_700_000_000, 6, 1_699_999_000, True, False, WAD // 100, 3600, 12),
+        (7, 1, 8, 2, 0, 1, 3, 4, 5),
+    ]
+    data = encode(load("OracleRouter").functions["prices"].outputs, [rows])
+    views = codec.decode_prices(["BTC/USD", "ETH/USD"], data, fast_max_age_s=15)
+    assert views["BTC/USD"] == FeedView(
+        "BTC/USD", 5, 1_700_000_000, 15, 6, 1_699_999_000, False, WAD // 100, 3600, 12
+    )
+    assert views["ETH/USD"] == FeedView("ETH/USD", 7, 1, 15, 8, 2, True, 3, 4, 5)
+    with pytest.raises(ChainFault, match="the prices of 1 feeds, found 2"):
+        codec.decode_prices(["BTC/USD"], data, fast_max_age_s=15)
+
+
+def test_amounts_are_one_word() -> None:
+    assert codec.decode_amount((2**200).to_bytes(32, "big")) == 2**200
+    with pytest.raises(ChainFault, match="found 0 bytes"):
+        codec.decode_amount(b"")
+    call = codec.credit_call("0x" + "11" * 20, "0x" + "22" * 20, "0x" + "33" * 20)
+    assert call.data == keccak(text="credit(address,address)")[:4] + encode(
+        ["address", "address"], ["0x" + "22" * 20, "0x" + "33" * 20]
+    )
+    assert codec.insurance_call("0x" + "11" * 20).data == keccak(text="insurance()")[:4]
+    assert codec.bad_debt_call("0x" + "11" * 20).data == keccak(text="badDebt()")[:4]
+
+
+@dataclass
+class FakeChain:
+    """Answers the reads of a deployment."""
+
+    truth: Deployment
+
+    def answer(self, call: Call) -> bytes:
+        for (contract, address), results in self._results().items():
+            for name, value in results.items():
+                function = load(contract).functions[name]
+                if call.to == address and call.data[:4] == function.selector:
+                    arguments = decode(function.inputs, call.data[4:])
+                    return encode(function.outputs, [value[arguments[0]] if arguments else value])
+        raise AssertionError(call)
+
+    def _results(self) -> dict[tuple[str, str], dict[str, Any]]:
+        t = self.truth
+        perps = {p.market: (feed_bytes(p.feed), p.mmr_wad, p.imr_wad) for p in PERPS.values()}
+        collaterals = {
+            c.collateral: (c.token, feed_bytes(c.feed), c.h_mm_wad, c.h_im_wad, c.sale_disc_max_wad, WAD)
+            for c in COLLATERALS.values()
+        }
+        return {
+            ("MarginReader", t.reader): {"clearing": t.clearing, "liquidator": t.liquidator},
+            ("Clearing", t.clearing): {
+                "vault": t.vault,
+                "router": t.router,
+                "quote": t.quote,
+                "perpCount": len(perps),
+                "collateralCount": len(collaterals),
+                "perps": perps,
+                "collaterals": collaterals,
+            },
+            ("Liquidator", t.liquidator): {
+                "slope": tuple(getattr(SLOPE, name) for name in SlopeParams.__slots__)
+            },
+            ("OracleRouter", t.router): {"fastOracle": t.fast_oracle},
+            ("FastOracle", t.fast_oracle): {"MAX_AGE": 15},
+        }
+
+
+def test_a_deployment_is_found_from_its_reader_in_four_rounds() -> None:
+    chain, rounds = FakeChain(DEPLOYMENT), 1
+    reading = read_deployment(DEPLOYMENT.chain_id, DEPLOYMENT.reader)
+    calls = next(reading)
+    with pytest.raises(StopIteration) as done:
+        while True:
+            calls = reading.send([chain.answer(call) for call in calls])
+            rounds += 1
+    assert done.value.value == DEPLOYMENT
+    assert rounds == 4
+    assert DEPLOYMENT.rules.feeds == ("BTC/USD", "ETH/USD", "SYN/USD")
+
+
+def test_an_address_without_code_is_a_fault_and_no_deployment() -> None:
+    reading = read_deployment(1, "0x" + "00" * 20)
+    with pytest.raises(ChainFault, match="found 0 bytes"):
+        reading.send([b"" for _ in next(reading)])
+
+
+# --- names, errors, signatures -------------------------------------------------------------------
+
+
+def test_a_feeds_name_is_ascii_padded_to_a_word() -> None:
+    assert feed_bytes("BTC/USD") == b"BTC/USD" + bytes(25)
+    assert feed_name(b"BTC/USD" + bytes(25)) == "BTC/USD"
+    for wrong in ("", "x" * 33):
+        with pytest.raises(ValueError, match="1 to 32 characters"):
+            feed_bytes(wrong)
+
+
+@given(feed_id=st.one_of(st.binary(min_size=32, max_size=32), st.text("ABC/", max_size=32).map(str.encode)))
+def test_every_feed_id_has_one_name(feed_id: bytes) -> None:
+    padded = feed_id.ljust(32, b"\0")
+    assert feed_bytes(feed_name(padded)) == padded
+
+
+REVERTS = [
+    (b"", "reverted without a reason"),
+    (bytes.fromhex("deadbeef"), "unknown error 0xdeadbeef"),
+    (keccak(text="Error(string)")[:4] + encode(["string"], ["no"]), "no"),
+    (keccak(text="Panic(uint256)")[:4] + encode(["uint256"], [17]), "Panic(0x11): an arithmetic overflow"),
+    (
+        keccak(text="NotBreached(int256,uint256)")[:4] + encode(["int256", "uint256"], [-5, 7]),
+        "NotBreached(equity=-5, requirement=7)",
+    ),
+    (
+        keccak(text="NoSlowEvidence(bytes32)")[:4] + feed_bytes("BTC/USD"),
+        "NoSlowEvidence(feedId=BTC/USD)",
+    ),
+    (
+        keccak(text="WrongState(bytes32,uint8)")[:4] + encode(["bytes32", "uint8"], [OWNER, 2]),
+        f"WrongState(acct=0x{OWNER.hex()}, state=confirmed)",
+    ),
+    (keccak(text="ZeroAmount()")[:4], "ZeroAmount()"),
+    (keccak(text="NotBreached(int256,uint256)")[:4] + b"\1", "NotBreached, unreadable: 0x"),
+]
+
+
+@pytest.mark.parametrize(("data", "expected"), REVERTS)
+def test_reverts_are_told_by_name(data: bytes, expected: str) -> None:
+    assert codec.revert_name(data).startswith(expected)
+
+
+def test_every_error_of_every_contract_is_known() -> None:
+    for contract in CONTRACTS:
+        for error in load(contract).errors.values():
+            values = [
+                SAMPLES[{"uint40": "uint256"}.get(kind, kind)] if kind != "uint8" else 1
+                for kind in error.types
+            ]
+            told = codec.revert_name(error.selector + encode(error.types, values))
+            assert told.startswith(f"{error.name}(")
+
+
+KEY = keccak(text="a reporter")
+
+
+def address_of(key: bytes) -> bytes:
+    return keccak(PublicKey.from_valid_secret(key).format(compressed=False)[1:])[12:]
+
+
+def recovered(digest: bytes, signature: bytes) -> bytes:
+    compact = signature[:64] + bytes([signature[64] - 27])
+    point = PublicKey.from_signature_and_message(compact, digest, hasher=None)
+    return keccak(point.format(compressed=False)[1:])[12:]
+
+
+def typed(
+    name: str, contract: str, struct: str, fields: Mapping[str, str], message: Mapping[str, Any]
+) -> bytes:
+    """Hash by eth_account's own EIP-712."""
+    signable = encode_typed_data(
+        full_message={
+            "types": {
+                "EIP712Domain": [
+                    {"name": "name", "type": "string"},
+                    {"name": "version", "type": "string"},
+                    {"name": "chainId", "type": "uint256"},
+                    {"name": "verifyingContract", "type": "address"},
+                ],
+                struct: [{"name": field, "type": kind} for field, kind in fields.items()],
+            },
+            "primaryType": struct,
+            "domain": {"name": name, "version": "1", "chainId": 31337, "verifyingContract": contract},
+            "message": message,
+        }
+    )
+    return keccak(b"\x19" + signable.version + signable.header + signable.body)
+
+
+def test_a_report_is_signed_as_eip_712_says() -> None:
+    seen = observation()
+    fields = {"feedId": "bytes32", "price": "uint128", "confBps": "uint64"} | {
+        "observedAt": "uint40",
+        "validUntil": "uint40",
+    }
+    values = dict(zip(fields, (feed_bytes(seen.feed), *report_fields(seen)), strict=True))
+    where = {"fast_oracle": DEPLOYMENT.fast_oracle}
+    digest = report_digest(seen, **where, chain_id=31337)
+    assert digest == typed("HybridMargin FastOracle", DEPLOYMENT.fast_oracle, "FastReport", fields, values)
+    signature = sign_report(KEY, seen, **where, chain_id=31337)
+    assert recovered(digest, signature) == address_of(KEY)
+    assert report_digest(seen, **where, chain_id=1) != digest
+
+
+def test_an_order_is_signed_as_eip_712_says() -> None:
+    order = Order(OWNER, 3, -5 * WAD, 7 * WAD, 2**200, 1_700_000_100)
+    names = ("account", "market", "size", "limitPrice", "nonce", "deadline")
+    kinds = ("bytes32", "uint16", "int128", "uint128", "uint256", "uint40")
+    fields = dict(zip(names, kinds, strict=True))
+    message = dict(zip(names, order.fields, strict=True))
+    digest = order_digest(order, clearing=DEPLOYMENT.clearing, chain_id=31337)
+    assert digest == typed("HybridMargin Clearing", DEPLOYMENT.clearing, "Order", fields, message)
+    signature = sign_order(KEY, order, clearing=DEPLOYMENT.clearing, chain_id=31337)
+    assert recovered(digest, signature) == address_of(KEY)
+
+
+@given(key=st.integers(1, 2**250), digest_of=st.binary(max_size=8))
+def test_signatures_have_a_low_s(key: int, digest_of: bytes) -> None:
+    order = Order(keccak(digest_of), 1, WAD, WAD, 1, 1)
+    signature = sign_order(key.to_bytes(32, "big"), order, clearing=DEPLOYMENT.clearing, chain_id=1)
+    curve_order = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+    assert int.from_bytes(signature[32:64], "big") <= curve_order // 2
+    assert signature[64] in {27, 28}
+    assert len(signature) == 65
+
+
+def test_a_trade_carries_both_orders_with_their_signatures() -> None:
+    a = Order(OWNER, 1, WAD, 2 * WAD, 1, 9)
+    b = Order(TAKER, 1, -WAD, 0, 2, 9)
+    call = codec.trade_call(DEPLOYMENT.clearing, (a, b"\1" * 65), (b, b"\2" * 65), 2 * WAD)
+    found = decode(load("Clearing").functions["trade"].inputs, call.data[4:])
+    assert found == (a.fields, b"\1" * 65, b.fields, b"\2" * 65, 2 * WAD, ())

@@ -1,0 +1,166 @@
+"""The market as the pipeline sees it: what it judges, foresees, refuses and explains."""
+
+from dataclasses import replace
+
+import pytest
+
+from keeper.domain import Assessment, ChainTime, FlagState, Leg, Phase, Reason, Refuse, Unknown
+from keeper.ports import Market, SlicePreview
+from keeper.protocols.hybrid import math
+from keeper.protocols.hybrid.market import HybridMarket
+from keeper.reporter import Oracle
+from keeper.units import WAD
+from tests.unit.protocols.hybrid.books import (
+    AT,
+    FLAT,
+    NOW_S,
+    PRICES,
+    SLOPE,
+    confirmed,
+    deployment,
+    feed_view,
+    oracles,
+    rules,
+    taker,
+    worked_example,
+)
+
+MARKET = HybridMarket(deployment())
+
+
+def assessed(**changes: object) -> Assessment:
+    account = replace(worked_example(), **changes)  # type: ignore[arg-type]
+    found = MARKET.assess(account, oracles(), AT)
+    assert isinstance(found, Assessment), found
+    return found
+
+
+def test_it_is_the_market_and_the_oracle_that_the_engines_ask_for() -> None:
+    market: Market = MARKET
+    oracle: Oracle = MARKET
+    assert market is oracle
+
+
+def test_a_confirmed_account_is_judged_at_three_prices_after_what_a_slice_begins_with() -> None:
+    found = assessed()
+    value = math.maintenance(worked_example(), PRICES, rules())
+    assert found.fast == found.slow == found.execution == value
+    assert found.feeds == ("BTC/USD",)
+    assert found.fresh
+    assert found.fast_fresh
+    assert (found.tau_s, found.since_confirmation_s, found.q_wad) == (0, 0, WAD)
+    assert found.fee_wad == SLOPE.k0_wad
+    assert found.closeable_wad == 100 * WAD // 900
+    assert found.step_room_wad == WAD // 5
+    assert (found.flag_level_wad, found.cure_level_wad) == (WAD, 110 * WAD // 100)
+    assert (found.reward_wad, found.curable, found.expirable) == (0, False, False)
+
+
+def test_the_fee_is_capped_by_the_equity_that_is_left() -> None:
+    poor = assessed(cash_wad=-450 * WAD)
+    assert poor.fee_wad == WAD // 2 * poor.execution.equity_wad // poor.execution.notional_wad
+    frugal = assessed(flag=replace(worked_example().flag, fee_cap_wad=7))
+    assert frugal.fee_wad == 7
+
+
+def test_a_flagged_account_is_judged_as_if_confirmed_now() -> None:
+    alarm = replace(worked_example().flag, tau_s=20, confirmed_at_s=0, tau_at_confirm_s=0, fee_cap_wad=0)
+    found = assessed(phase=Phase.FLAGGED, flag=replace(alarm, last_poke_s=NOW_S - 12))
+    assert (found.tau_s, found.since_confirmation_s) == (32, 0)
+    assert found.fee_wad == SLOPE.k0_wad
+    assert found.reward_wad == 22 * WAD
+    assert found.closeable_wad > assessed().closeable_wad
+
+
+def test_an_alarm_expires_after_half_an_hour_of_active_time_or_six_hours() -> None:
+    alarm = FlagState(flagged_at_s=NOW_S - 1900, tau_at_flag_s=100, tau_s=1899, last_poke_s=NOW_S)
+    assert not assessed(phase=Phase.FLAGGED, flag=alarm).expirable
+    assert assessed(phase=Phase.FLAGGED, flag=replace(alarm, tau_s=1900)).expirable
+    assert assessed(phase=Phase.FLAGGED, flag=replace(alarm, flagged_at_s=NOW_S - 6 * 3600)).expirable
+    assert not assessed(flag=replace(alarm, tau_s=1900)).expirable
+
+
+def test_an_account_in_care_is_curable_above_the_cure_level_or_without_open_risk() -> None:
+    assert not assessed(cash_wad=499 * WAD).curable
+    assert assessed(cash_wad=500 * WAD).curable
+    assert not assessed(cash_wad=500 * WAD, phase=Phase.HEALTHY).curable
+    assert assessed(legs=(), cash_wad=0).curable
+    assert not assessed(legs=(), cash_wad=-1).curable
+
+
+def test_a_flag_is_foreseen_with_its_cool_off_and_its_bond() -> None:
+    found = assessed(phase=Phase.HEALTHY, last_risk_s=NOW_S - 5, last_risk_block=99)
+    assert found.earliest_alarm == ChainTime(100, NOW_S + 7)
+    assert found.bond_wad == 50 * WAD
+    assert found.reward_wad == 22 * WAD
+
+
+def test_a_dead_slow_feed_is_judged_and_called_stale() -> None:
+    dead = replace(feed_view("BTC/USD", 200 * WAD), slow_wad=0, slow_ok=False)
+    found = MARKET.assess(replace(worked_example(), cash_wad=-WAD), {"BTC/USD": dead}, AT)
+    assert isinstance(found, Assessment)
+    assert (found.fresh, found.fast_fresh) == (False, True)
+    assert found.execution.equity_wad == -21_001 * WAD
+
+
+@pytest.mark.parametrize(
+    ("account", "what"),
+    [
+        (confirmed(cash_wad=0, legs=(Leg(9, WAD, 0),)), "market 9"),
+        (confirmed(cash_wad=0, legs=(Leg(2, WAD, 0),)), "ETH/USD"),
+    ],
+)
+def test_what_cannot_be_valued_is_unknown_and_not_previewed(account: object, what: str) -> None:
+    views = {"BTC/USD": feed_view("BTC/USD", 200 * WAD)}
+    found = MARKET.assess(account, views, AT)  # type: ignore[arg-type]
+    assert isinstance(found, Unknown)
+    assert found.what == what
+    refused = MARKET.preview(assessed(), replace(account, key=taker().key), views, WAD)  # type: ignore[type-var]
+    assert isinstance(refused, Refuse)
+    assert refused.reason.rule == "oracle.unknown"
+    assert what in refused.reason.evidence
+
+
+def test_a_preview_says_what_the_slice_does_to_both_sides() -> None:
+    market = HybridMarket(deployment(FLAT))
+    found = market.assess(worked_example(), oracles(), AT)
+    assert isinstance(found, Assessment)
+    preview = market.preview(found, taker(cash_wad=220 * WAD), oracles(), WAD)
+    assert isinstance(preview, SlicePreview)
+    assert preview.fraction_wad == WAD // 8
+    assert preview.notional_wad == 2_500 * WAD
+    assert preview.taker_fee_wad == 20 * WAD
+    assert preview.taker_mark_wad == 0
+    assert preview.after.equity_wad == preview.after.requirement_wad == 875 * WAD
+    assert preview.account_after.cash_wad == 150 * WAD
+    assert preview.taker_after.cash_wad == 240 * WAD
+    assert preview.taker_passes
+    poor = market.preview(found, taker(cash_wad=179 * WAD), oracles(), WAD)
+    assert isinstance(poor, SlicePreview)
+    assert not poor.taker_passes
+
+
+def test_the_taker_sees_what_an_execution_price_off_the_fast_one_costs() -> None:
+    apart = {"BTC/USD": feed_view("BTC/USD", 196 * WAD, 200 * WAD)}
+    found = MARKET.assess(worked_example(), apart, AT)
+    assert isinstance(found, Assessment)
+    preview = MARKET.preview(found, taker(), apart, WAD)
+    assert isinstance(preview, SlicePreview)
+    moved = preview.taker_after.legs[0].size_wad
+    # p_L is 198, held a band of 1% below the slow price; the fast price is 2 lower.
+    assert preview.taker_mark_wad == -2 * moved
+
+
+def test_a_preview_refuses_as_the_contract_would() -> None:
+    calm = replace(assessed(), account=replace(worked_example(), cash_wad=400 * WAD))
+    found = MARKET.preview(calm, taker(), oracles(), WAD)
+    assert isinstance(found, Refuse)
+    assert found.reason.rule == "slope.not_breached"
+
+
+def test_a_revert_is_explained_in_the_contracts_words() -> None:
+    data = "0x" + "7d40cd12" + f"{2**256 - 5:064x}{7:064x}"
+    raw = Refuse(Reason("simulation.reverted", data, "must not revert"))
+    said = Refuse(Reason("simulation.reverted", "execution reverted", "must not revert"))
+    assert MARKET.explain(said) == said
+    assert MARKET.explain(raw).reason.evidence.startswith("unknown error 0x7d40cd12")

@@ -1,0 +1,206 @@
+"""The mirror: folding pages, growing, what is dirty, what a reorg undoes, what a snapshot keeps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from keeper.domain import Account, FlagState, Head, Holding, Leg, Phase, Unknown
+from keeper.errors import ChainFault
+from keeper.state.book import HEADER, REMEMBERED_BLOCKS, WORDS, Book
+from keeper.units import WAD, AccountKey
+from tests.unit.state.pages import page_of
+
+FULL_FLAG = FlagState(
+    flagger="0x" + "f1" * 20,
+    bond_wad=2**127 - 1,
+    flagged_at_s=3,
+    flagged_block=4,
+    tau_at_flag_s=5,
+    tau_s=6,
+    last_poke_s=7,
+    tau_at_confirm_s=8,
+    confirmed_at_s=9,
+    fee_cap_wad=2**64 - 1,
+    step_start_s=11,
+    step_used_wad=2**64 - 2,
+    tranche_nonce=2**64 - 3,
+    aid_wad=14,
+    reduced=True,
+    carry_tau_s=15,
+    carried_at_s=16,
+)
+
+
+def key(number: int) -> AccountKey:
+    """A key that ends in zeros: a byte string type of numpy would lose them."""
+    return number.to_bytes(20) + bytes(12)
+
+
+def account(number: int, **changes: object) -> Account:
+    plain = Account(key=key(number), phase=Phase.HEALTHY, cash_wad=number * WAD, legs=(), holdings=())
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def heads(*numbers: int) -> list[Head]:
+    return [Head(number, f"0x{number:064x}", f"0x{number - 1:064x}", 0, 0) for number in numbers]
+
+
+def book_of(*accounts: Account, block: int = 100) -> Book:
+    book = Book(markets=3, collaterals=2)
+    book.fold_rows(page_of(accounts), block)
+    return book
+
+
+EVERYTHING = account(
+    7,
+    phase=Phase.CONFIRMED,
+    cash_wad=-(2**127),
+    legs=(Leg(3, -5 * WAD, 9 * WAD), Leg(1, 2**127 - 1, -1)),
+    holdings=(Holding(2, 10 * WAD), Holding(1, 1)),
+    last_risk_s=1,
+    last_risk_block=2,
+    debt_since_s=17,
+    flag=FULL_FLAG,
+)
+
+
+def test_every_field_of_a_row_comes_back_exactly_and_in_the_contracts_order() -> None:
+    assert book_of(account(1), EVERYTHING).exact(key(7)) == EVERYTHING
+
+
+def test_a_fold_replaces_old_rows_and_adds_new_ones() -> None:
+    book = book_of(*(account(number) for number in range(1, 40)))
+    changed = account(5, cash_wad=-3, phase=Phase.FLAGGED)
+    assert book.fold_rows(page_of([account(50), changed]), 101) == 2
+    assert len(book) == 40
+    assert book.keys[-1] == key(50)
+    assert book.exact(key(5)) == changed
+    assert book.exact(key(6)) == account(6)
+
+
+def test_positions_are_dense_with_markets_first_and_cash_includes_the_quote_legs() -> None:
+    legs = (Leg(3, -2 * WAD, 100 * WAD), Leg(1, WAD // 2, -30 * WAD))
+    book = book_of(account(1), account(2, legs=legs, holdings=(Holding(2, 7 * WAD),)))
+    snapshot = book.freeze()
+    assert snapshot.positions.tolist() == [[0, 0, 0, 0, 0], [0.5, 0, -2, 0, 7]]
+    assert snapshot.cash.tolist() == [1.0, 72.0]
+
+
+def test_a_quote_leg_that_cancels_the_cash_leaves_its_small_rest() -> None:
+    huge = 10**12 * WAD
+    book = book_of(account(1, cash_wad=huge + 1, legs=(Leg(1, WAD, -huge),)))
+    assert book.freeze().cash.tolist() == [1e-18]
+
+
+def test_an_empty_page_changes_nothing() -> None:
+    book = book_of(account(1))
+    assert book.fold_rows(page_of([]), 101) == 0
+    assert len(Book(markets=0, collaterals=0).freeze()) == 0
+    assert len(book) == 1
+
+
+@pytest.mark.parametrize(
+    ("page", "complaint"),
+    [
+        (b"", "0 bytes that say 0 rows"),
+        (page_of([account(1)])[:-32], "bytes that say 1 rows"),
+        (page_of([account(1)]) + bytes(32), "bytes that say 1 rows"),
+        (page_of([account(1, legs=(Leg(4, WAD, 0),))]), "a market up to 3 in a page of rows, found 4"),
+        (page_of([account(1, holdings=(Holding(3, 1),))]), "a collateral up to 2 in a page of rows, found 3"),
+        (page_of([account(1, legs=(Leg(2**64, WAD, 0),))]), "a market up to 3"),
+        (page_of([account(1, holdings=(Holding(1, 2**127),))]), "a larger one"),
+        (page_of([account(1, holdings=(Holding(1, 2**256 - 1),))]), "unsigned"),
+        (page_of([account(1, cash_wad=-(2**127) - 1)]), r"128-bit integers, found a larger one at \(0, 2\)"),
+    ],
+)
+def test_a_page_that_is_not_believable_is_refused_whole(page: bytes, complaint: str) -> None:
+    book = book_of(account(1))
+    with pytest.raises(ChainFault, match=complaint):
+        book.fold_rows(page, 101)
+    assert book.exact(key(1)) == account(1)
+    assert len(book) == 1
+
+
+def test_an_unknown_state_of_the_contract_is_refused() -> None:
+    page = bytearray(page_of([account(1)]))
+    page[32 * (HEADER + 1) + 31] = 4
+    with pytest.raises(ChainFault, match="a state up to 3 in a page of rows, found 4"):
+        book_of(account(1)).fold_rows(bytes(page), 101)
+
+
+def test_a_row_has_as_many_words_as_the_contract_encodes() -> None:
+    assert len(page_of([EVERYTHING])) == 32 * (HEADER + WORDS)
+
+
+def test_a_dirty_account_is_unknown_until_it_is_read_again() -> None:
+    book = book_of(account(1), account(2))
+    book.mark_dirty([key(2), key(3)], 101)
+    assert book.dirty() == (key(2), key(3))
+    assert book.exact(key(2)) == Unknown(f"account 0x{key(2).hex()}", "changed, and not read since")
+    assert book.exact(key(3)) == Unknown(f"account 0x{key(3).hex()}", "never read")
+    assert np.isnan(book.freeze().cash).tolist() == [False, True]
+    book.fold_rows(page_of([account(3), account(2)]), 101)
+    assert book.dirty() == ()
+    assert book.freeze().cash.tolist() == [1.0, 2.0, 3.0]
+
+
+def test_a_snapshot_keeps_what_it_saw() -> None:
+    book = book_of(account(1, holdings=(Holding(1, WAD),)))
+    before = book.freeze()
+    book.fold_rows(page_of([account(1, phase=Phase.FLAGGED, cash_wad=0), account(2)]), 101)
+    after = book.freeze()
+    assert (before.cash.tolist(), before.positions.tolist()) == ([1.0], [[0, 0, 0, 1, 0]])
+    assert (after.cash.tolist(), after.positions.tolist()) == ([0.0, 2.0], [[0] * 5, [0] * 5])
+    assert (before.phases.tolist(), after.phases.tolist()) == ([0], [1, 0])
+    assert (len(before), before.key(0)) == (1, key(1))
+    with pytest.raises(ValueError, match="read-only"):
+        before.positions[0, 0] = 1
+
+
+def test_a_reorg_makes_dirty_what_the_orphaned_blocks_touched() -> None:
+    book = book_of(*(account(number) for number in range(1, 6)))
+    for block, touched in ((101, [1]), (102, [2, 3]), (103, [3])):
+        book.mark_dirty([key(number) for number in touched], block)
+        book.fold_rows(page_of([account(number, cash_wad=0) for number in touched]), block)
+    book.unwind(heads(103, 102))
+    assert set(book.dirty()) == {key(2), key(3)}
+
+
+def test_accounts_touched_on_the_adopted_branch_become_dirty_as_well() -> None:
+    book = book_of(account(1), account(2))
+    book.mark_dirty([key(1)], 101)
+    book.fold_rows(page_of([account(1, cash_wad=0)]), 101)
+    book.unwind(heads(101))
+    book.mark_dirty([key(2)], 101)
+    assert set(book.dirty()) == {key(1), key(2)}
+    book.fold_rows(page_of([account(1), account(2)]), 101)
+    book.unwind(heads(101))
+    assert set(book.dirty()) == {key(2)}
+
+
+@pytest.mark.parametrize("depth", [1, 10])
+def test_a_reorg_of_the_block_of_the_first_read_makes_everything_dirty(depth: int) -> None:
+    book = book_of(account(1), account(2), block=100)
+    book.unwind(heads(*range(100, 100 - depth, -1)))
+    assert set(book.dirty()) == {key(1), key(2)}
+
+
+def test_a_reorg_beyond_memory_makes_everything_dirty() -> None:
+    book = book_of(account(1), account(2), block=100)
+    book.mark_dirty([key(1)], 101)
+    book.mark_dirty([], 101 + REMEMBERED_BLOCKS)
+    book.fold_rows(page_of([account(1)]), 101)
+    book.unwind(heads(102))
+    assert book.dirty() == ()
+    book.unwind(heads(101))
+    assert set(book.dirty()) == {key(1), key(2)}
+
+
+def test_a_new_listing_gives_the_positions_their_columns() -> None:
+    book = book_of(account(1, legs=(Leg(3, WAD, 0),), holdings=(Holding(1, 2 * WAD),)))
+    before = book.freeze()
+    book.relist(markets=4, collaterals=2)
+    book.fold_rows(page_of([account(2, legs=(Leg(4, 5 * WAD, 0),))]), 101)
+    assert before.positions.tolist() == [[0, 0, 1, 2, 0]]
+    assert book.freeze().positions.tolist() == [[0, 0, 1, 0, 2, 0], [0, 0, 0, 5, 0, 0]]
