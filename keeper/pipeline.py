@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -34,7 +34,7 @@ from keeper.domain import (
     Unknown,
     Wait,
 )
-from keeper.errors import ChainFault
+from keeper.errors import ChainFault, ConfigError
 from keeper.lifecycle import Status, advance
 from keeper.plan import Means, Slice
 from keeper.ports import BlockUpdate, Feed, Journal, Market, Reader, Sender
@@ -93,8 +93,11 @@ class Pipeline:
         self._book = Book(markets=len(market.perps), collaterals=len(market.collaterals))
         self._oracles: OracleView = {}
         self._credit_wad: Wad = 0
+        self._insurance_wad: Wad = 0
         self._cases: dict[AccountKey, Case] = {}
         self._rehearsed: dict[AccountKey, str] = {}
+        self._facts: list[Fact] = []
+        self._orphaned: list[Head] = []
         self._started = False
         self.busy = asyncio.Lock()
         """Held while a head is worked on: who holds it may cancel the loop between two heads."""
@@ -112,10 +115,10 @@ class Pipeline:
     async def on_update(self, update: BlockUpdate, tick_ns: int) -> None:
         """Do all that one new head asks for, and journal that it is done."""
         head = update.head
-        facts = self._fold(update)
+        self._fold(update)
         await self._read(head)
-        await self._follow(update)
-        self._observe(facts, head)
+        await self._follow(head)
+        self._observe(head)
         steps = self._decide(head)
         await self._act(steps, head, tick_ns)
         self._journal.head_done(head)
@@ -129,16 +132,29 @@ class Pipeline:
 
     # --- what is known ---
 
-    def _fold(self, update: BlockUpdate) -> list[Fact]:
-        """Mark what the new blocks touched, and what the orphaned ones had."""
+    def _fold(self, update: BlockUpdate) -> None:
+        """Mark what the new blocks touched, and what the orphaned ones had.
+
+        Facts and orphaned heads are kept until they were told and followed up, however many heads it takes.
+        """
         self._book.unwind(update.orphaned)
-        facts = []
+        self._orphaned += update.orphaned
         for log_ in update.logs:
             fact = self._market.decode(log_)
-            if fact is not None:
-                self._book.mark_dirty(fact.touched, fact.block)
-                facts.append(fact)
-        return facts
+            if fact is None:
+                continue
+            self._require_known(fact)
+            self._book.mark_dirty(fact.touched, fact.block)
+            self._facts.append(fact)
+
+    def _require_known(self, fact: Fact) -> None:
+        """Stop where a market or a collateral was listed that the columns have no place for."""
+        new_perp = fact.args.get("market", 0) > len(self._market.perps)
+        new_collateral = fact.args.get("collateral", 0) > len(self._market.collaterals)
+        if new_perp or new_collateral:
+            raise ConfigError(
+                f"block {fact.block} listed a new instrument: start the keeper again to take it up"
+            )
 
     async def _read(self, head: Head) -> None:
         """Read dirty rows, prices and the keeper's credit, all at this head's hash, in one batch."""
@@ -147,37 +163,41 @@ class Pipeline:
         calls = [
             self._market.prices_call(),
             self._market.credit_call(self._sender.address),
+            self._market.insurance_call(),
             *(self._market.rows_call(page) for page in pages),
         ]
-        prices, credit, *rows = await self._reader.call_many(calls, head.hash)
+        prices, credit, insurance, *rows = await self._reader.call_many(calls, head.hash)
         self._oracles = self._market.decode_prices(prices)
         self._credit_wad = int.from_bytes(credit)
+        self._insurance_wad = int.from_bytes(insurance)
         for page in rows:
             self._book.fold_rows(page, head.number)
 
-    async def _follow(self, update: BlockUpdate) -> None:
+    async def _follow(self, head: Head) -> None:
         """See what became of our transactions; a reorg may open again a case that was closed."""
         if self._started:
-            changed = await self._sender.track(update)
+            changed = await self._sender.track(head, self._orphaned)
         else:
-            changed = await self._sender.resume(update.head)
+            changed = await self._sender.resume(head)
             self._cases = {case.account: Case(case.case_id) for case in self._journal.open_cases()}
             self._started = True
+        self._orphaned.clear()
         for step in changed:
             self._cases.setdefault(step.account, Case(step.case_id))
         for case in self._cases.values():
             case.status = self._journal.status(case.case_id)
 
-    def _observe(self, facts: Iterable[Fact], head: Head) -> None:
+    def _observe(self, head: Head) -> None:
         """Write into open cases what the chain shows of their accounts, whoever did it."""
         events = []
-        for fact in facts:
+        for fact in self._facts:
             data = {"act": fact.act, "tx_hash": fact.tx_hash, "log_index": fact.log_index, **fact.args}
             for account in fact.touched:
                 case = self._cases.get(account)
                 if case is not None:
                     events.append(_event(case, account, EventKind.OBSERVED, head, data))
         self._journal.record(events)
+        self._facts.clear()
 
     # --- what to do about it ---
 
@@ -305,6 +325,7 @@ class Pipeline:
         return Means(
             taker=taker,
             credit_wad=self._credit_wad,
+            insurance_wad=self._insurance_wad,
             gas_price_wei=head.base_fee_wei + (fees.priority_fee_wei if isinstance(fees, Fees) else 0),
             native_price_wad=native.fast_wad or native.slow_wad,
         )
@@ -312,7 +333,7 @@ class Pipeline:
     # --- and to do it ---
 
     async def _act(self, steps: list[tuple[Step, Assessment]], head: Head, tick_ns: int) -> None:
-        """Simulate all steps at once, then reserve and send one after the other."""
+        """Simulate all steps at once, reserve them in one commit, then send them."""
         fees = self._sender.fees(head)
         if isinstance(fees, Refuse):
             for _, assessed in steps:
@@ -326,20 +347,25 @@ class Pipeline:
                 for call, (step, _) in zip(calls, steps, strict=True)
             )
         )
-        for (step, assessed), call, result in zip(steps, calls, simulated, strict=True):
-            if isinstance(result, Refuse):
-                self._refuse(assessed, self._market.explain(result), head)
-                continue
-            if self._rehearsed_before(step, assessed):
-                continue
-            tx = self._sender.transaction(call, step.gas_limit, fees)
-            permit = self._journal.reserve(
-                step, tx, chain_nonce=self._sender.chain_nonce, block=head.number, at_s=head.timestamp_s
-            )
-            if isinstance(permit, Refuse):
-                self._refuse(assessed, permit, head)
-            else:
-                await self._sender.send(permit, tick_ns=tick_ns)
+        permits = []
+        with self._journal.together():
+            for (step, assessed), call, result in zip(steps, calls, simulated, strict=True):
+                if isinstance(result, Refuse):
+                    self._refuse(assessed, self._market.explain(result), head)
+                elif not self._rehearsed_before(step, assessed):
+                    tx = self._sender.transaction(call, step.gas_limit, fees)
+                    granted = self._journal.reserve(
+                        step,
+                        tx,
+                        chain_nonce=self._sender.chain_nonce,
+                        block=head.number,
+                        at_s=head.timestamp_s,
+                    )
+                    if isinstance(granted, Refuse):
+                        self._refuse(assessed, granted, head)
+                    else:
+                        permits.append(granted)
+        await self._sender.send(permits, tick_ns=tick_ns)
 
     def _rehearsed_before(self, step: Step, assessed: Assessment) -> bool:
         """In a dry run, where the sender withholds all, say an act once per state of the account."""

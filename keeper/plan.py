@@ -33,6 +33,9 @@ from keeper.domain import (
 from keeper.ports import Market, SlicePreview
 from keeper.units import WAD, Block, Wad, Wei, mul_div_down
 
+BISECTIONS = 12
+"""Steps of the search for the slice that the keeper's margin bears: to 1/4096 of the largest."""
+
 Decision: TypeAlias = Step | Wait | Refuse
 
 
@@ -81,6 +84,8 @@ class Means:
     """The keeper's margin account, with what it takes over in this block already added."""
     credit_wad: Wad
     """Credit for bonds, less what the steps of this block take."""
+    insurance_wad: Wad
+    """What the protocol can still pay for closing accounts without equity."""
     gas_price_wei: Wei
     native_price_wad: Wad
     """Quote per unit of the native currency."""
@@ -152,7 +157,7 @@ def plan_slice(
     taker = means.taker
     if taker.phase is not Phase.HEALTHY:
         return Refuse(Reason("taker.not_healthy", f"the keeper's account is {taker.phase}", "healthy"))
-    largest = _largest(case, taker, market, oracles, params)
+    largest = _largest(case, market, oracles, means, params)
     if isinstance(largest, Refuse):
         return (
             largest if largest.reason.rule != "taker.no_margin" else Wait(case.at.block + 1, largest.reason)
@@ -211,21 +216,25 @@ def _upkeep_act(case: Assessment, means: Means, *, contradicted: bool) -> Act | 
 
 
 def _largest(
-    case: Assessment, taker: Account, market: Market, oracles: OracleView, params: Params
+    case: Assessment, market: Market, oracles: OracleView, means: Means, params: Params
 ) -> tuple[SlicePreview, Wad] | Refuse:
     """Find the largest slice after which the taker still meets its initial margin, and what to ask for."""
-    whole = market.preview(case, taker, oracles, WAD)
+
+    def preview(fraction_wad: Wad) -> SlicePreview | Refuse:
+        return market.preview(case, means.taker, oracles, fraction_wad, means.insurance_wad)
+
+    whole = preview(WAD)
     if isinstance(whole, Refuse) or whole.taker_passes:
         return whole if isinstance(whole, Refuse) else (whole, WAD)
     low, high = 0, whole.fraction_wad
-    for _ in range(24):
+    for _ in range(BISECTIONS):
         middle = (low + high) // 2
-        tried = market.preview(case, taker, oracles, middle)
+        tried = preview(middle)
         low, high = (middle, high) if not isinstance(tried, Refuse) and tried.taker_passes else (low, middle)
     asked = mul_div_down(low, params.free_margin_share_wad, WAD)
-    best = market.preview(case, taker, oracles, asked)
+    best = preview(asked)
     if isinstance(best, Refuse) or not best.taker_passes or best.fraction_wad == 0:
-        found = f"no slice leaves the keeper at initial margin, cash {taker.cash_wad / WAD:.2f}"
+        found = f"no slice leaves the keeper at initial margin, cash {means.taker.cash_wad / WAD:.2f}"
         return Refuse(Reason("taker.no_margin", found, "initial margin at both oracles"))
     return best, asked
 

@@ -6,6 +6,7 @@ One to a few methods each, so that a second implementation (a replay, a test, an
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -54,7 +55,7 @@ class Feed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BlockUpdate:
-    """A new canonical head: what it orphaned, newest first, and what it adopted, oldest first, with its logs."""
+    """A new canonical head: what it orphaned, newest first, what it adopted, oldest first, and its logs."""
 
     head: Head
     orphaned: tuple[Head, ...]
@@ -124,6 +125,10 @@ class Market(Protocol):
         """Build the read of what a wallet can pay bonds with; the answer is one word, WAD."""
         ...
 
+    def insurance_call(self) -> Call:
+        """Build the read of what the protocol's insurance holds; the answer is one word, WAD."""
+        ...
+
     def explain(self, reverted: Refuse) -> Refuse:
         """Put the name of the protocol's own error in the place of raw revert data."""
         ...
@@ -183,6 +188,13 @@ class Case:
 
 class Journal(Protocol):
     """The case history, and the one door to the wallet."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Commit all that is written inside at once, or nothing of it.
+
+        A Permit counts only after the block is left: before that it is not on disk.
+        """
+        ...
 
     def record(self, events: Sequence[CaseEvent]) -> None:
         """Append events in one transaction; raise InvariantBroken where the lifecycle forbids one.
@@ -273,6 +285,10 @@ class Outbox(Protocol):
     where the step does not stand where the move begins.
     """
 
+    def together(self) -> AbstractContextManager[None]:
+        """Commit all that is written inside at once, or nothing of it."""
+        ...
+
     def step(self, step_id: str) -> StepRecord:
         """Return one step; raise InvariantBroken where it is not known."""
         ...
@@ -327,8 +343,10 @@ class Sender(Protocol):
         """Build the transaction to reserve, whole but for its nonce."""
         ...
 
-    async def send(self, permit: Permit, *, tick_ns: int | None = None) -> str | Refuse:
-        """Sign, commit the signed bytes, send them; return the hash. Sending again gives the same hash.
+    async def send(
+        self, permits: Sequence[Permit], *, tick_ns: int | None = None
+    ) -> tuple[str | Refuse, ...]:
+        """Sign, commit the signed bytes, send them; return the hashes. Sending again gives the same ones.
 
         A Refuse says that the node definitely took nothing, and that the step is abandoned. A failure of
         which nobody knows whether it arrived returns the hash: the step is in flight. ``tick_ns`` is the
@@ -340,7 +358,7 @@ class Sender(Protocol):
         """Take up at start what the journal holds; return the steps that it settled or unsettled."""
         ...
 
-    async def track(self, update: BlockUpdate) -> tuple[StepRecord, ...]:
+    async def track(self, head: Head, orphaned: Sequence[Head]) -> tuple[StepRecord, ...]:
         """Look for outcomes at a new head, undo orphaned ones, send again what is due.
 
         Returns the steps that it settled or unsettled. A ChainFault leaves nothing out: the next call

@@ -7,6 +7,7 @@ to the block they are delivered with; the logs heard on the websocket check that
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,8 +30,17 @@ log = structlog.get_logger()
 INVALID_PARAMS = -32602
 REVERTED = 3
 """The code that nodes give a revert with data."""
-EXECUTION_ENDED = ("revert", "out of gas", "outofgas", "gas required exceeds", "invalid opcode")
+EXECUTION_ENDED = (
+    "revert",
+    "out of gas",
+    "outofgas",
+    "gas required exceeds",
+    "invalid opcode",
+    "vm execution",
+)
 """Words by which they say that the execution itself failed, where they use another code."""
+
+HEX = re.compile("0x[0-9a-fA-F]{8,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +138,7 @@ class ChainReader:
             except ChainFault as fault:
                 failures += 1
                 self.fault = str(fault)
-                pause_s = min(0.05 * 2.0**failures, self._params.longest_pause_s)
+                pause_s = min(0.05 * 2 ** min(failures, 10), self._params.longest_pause_s)
                 log.warning("chain.read_failed", why=self.fault, failures=failures, pause_s=pause_s)
                 await asyncio.sleep(pause_s)
                 continue
@@ -278,7 +288,8 @@ class ChainReader:
         except RpcError as error:
             if not _ended_execution(error):
                 raise
-            evidence = error.data if isinstance(error.data, str) and error.data != "0x" else error.message
+            revert_data = HEX.search(str(error.data))
+            evidence = revert_data[0] if revert_data else error.message or "no data, no message"
             return Refuse(Reason("simulation.reverted", evidence, "must not revert"))
 
     async def receipt(self, tx_hash: str) -> Mapping[str, Any] | None:

@@ -81,41 +81,46 @@ class Rpc:
     async def request(self, method: str, params: list[Any]) -> Any:
         """Send one request and return its result; try again only what is in READS."""
         call = self._call(method, params)
-        answer = await self._exchange(method, call, retry=method in READS)
-        return self._result(method, call["id"], {call["id"]: answer} if isinstance(answer, dict) else {})
+        [result] = await self._exchange([call], body=call)
+        return result
 
     async def batch(self, calls: Sequence[tuple[str, list[Any]]]) -> list[Any]:
         """Send several requests as one and return their results in order; the first refusal is raised."""
-        if not calls:
-            return []
         batch = [self._call(method, params) for method, params in calls]
-        name = f"a batch of {len(batch)}, first {batch[0]['method']},"
-        answers = await self._exchange(name, batch, retry=all(call["method"] in READS for call in batch))
-        if isinstance(answers, dict) and isinstance(error := answers.get("error"), dict):
-            raise RpcError(name, self.endpoint, error)
-        listed = answers if isinstance(answers, list) else []
-        by_id = {answer.get("id"): answer for answer in listed if isinstance(answer, dict)}
-        return [self._result(call["method"], call["id"], by_id) for call in batch]
+        return await self._exchange(batch, body=batch) if batch else []
 
     def _call(self, method: str, params: list[Any]) -> dict[str, Any]:
         return {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params}
 
-    def _result(self, method: str, number: int, answers: Mapping[Any, Any]) -> Any:
-        answer = answers.get(number, {})
-        if isinstance(error := answer.get("error"), dict):
-            raise RpcError(method, self.endpoint, error)
-        if "result" not in answer:
-            raise Unreachable(f"{method} at {self.endpoint}: expected a result, found none in the answer")
-        return answer["result"]
-
-    async def _exchange(self, name: str, body: object, *, retry: bool) -> Any:
+    async def _exchange(self, calls: Sequence[Mapping[str, Any]], body: object) -> list[Any]:
+        retry = all(call["method"] in READS for call in calls)
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(Unreachable),
             stop=stop_after_attempt(self._attempts if retry else 1),
             wait=wait_random_exponential(multiplier=0.1, max=1.0),
             reraise=True,
         )
-        return await attempts(self._post, name, orjson.dumps(body))
+        return await attempts(self._once, calls, orjson.dumps(body))
+
+    async def _once(self, calls: Sequence[Mapping[str, Any]], body: bytes) -> list[Any]:
+        name = (
+            calls[0]["method"] if len(calls) == 1 else f"a batch of {len(calls)}, {calls[0]['method']} first,"
+        )
+        answer = await self._post(name, body)
+        answers = answer if isinstance(answer, list) else [answer]
+        by_id = {each.get("id"): each for each in answers if isinstance(each, dict)}
+        results = []
+        for call in calls:
+            # An answer without an id refuses everything that was asked.
+            found = by_id.get(call["id"], by_id.get(None, {}))
+            if isinstance(error := found.get("error"), dict):
+                raise RpcError(call["method"], self.endpoint, error)
+            if "result" not in found or found.get("id") is None:
+                raise Unreachable(
+                    f"{name} at {self.endpoint}: an answer without the result of {call['method']}"
+                )
+            results.append(found["result"])
+        return results
 
     async def _post(self, name: str, body: bytes) -> Any:
         if self._session is None:

@@ -60,7 +60,9 @@ class Stream:
         while True:
             why = await self._listen()
             wait_s = SHORTEST_WAIT_S if self.connected else min(2 * wait_s, LONGEST_WAIT_S)
-            self.connected = False
+            if self.connected:
+                self.connected = False
+                self.news.set()
             log.warning("chain.socket_lost", endpoint=self.endpoint, why=why, wait_s=wait_s)
             await asyncio.sleep(wait_s)
 

@@ -7,6 +7,7 @@ and the same bytes go out again until there is evidence.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from keeper.domain import Call, EventKind, Fees, Head, Permit, Reason, Refuse
 from keeper.errors import ChainFault, InvariantBroken
 from keeper.execute.fees import FeeParams, choose_fees
 from keeper.execute.keys import Signed, Signer
-from keeper.ports import LIVE, BlockUpdate, Outbox, Outcome, StepRecord, StepState
+from keeper.ports import LIVE, Outbox, Outcome, StepRecord, StepState
 from keeper.units import Block, Wei
 
 log = structlog.get_logger()
@@ -47,7 +48,7 @@ class Params:
     displaced_after_blocks: int = 2
     """How long another transaction must have held our nonce before ours counts as displaced."""
     recheck_blocks: int = 64
-    """How long an outcome is looked at again at every head, whether or not a reorg was announced."""
+    """At start, how far back recorded outcomes are looked at again, for reorgs while we were down."""
     dry_run: bool = False
     """Sign and send nothing, on no path; what is in flight is still followed."""
 
@@ -118,6 +119,7 @@ class ChainSender:
         self._params = params or Params()
         self._now: Head | None = None
         self._chain_nonce = 0
+        self._recheck_from: Block | None = None
         self._last_sent: dict[str, Block] = {}
 
     @property
@@ -158,9 +160,11 @@ class ChainSender:
         """Return the wallet's native balance."""
         return int(await self._rpc.request("eth_getBalance", [self.address, "latest"]), 16)
 
-    async def send(self, permit: Permit, *, tick_ns: int | None = None) -> str | Refuse:
-        """Sign, commit the signed bytes, send them; return the hash, or the node's definite refusal."""
-        return await self._deliver(self._outbox.step(permit.step_id), tick_ns)
+    async def send(
+        self, permits: Sequence[Permit], *, tick_ns: int | None = None
+    ) -> tuple[str | Refuse, ...]:
+        """Sign, commit the signed bytes, send them; return the hashes, or the node's definite refusals."""
+        return await self._deliver([self._outbox.step(permit.step_id) for permit in permits], tick_ns)
 
     async def resume(self, head: Head) -> tuple[StepRecord, ...]:
         """Deliver what the journal holds as live, then follow it as ``track`` does.
@@ -168,32 +172,53 @@ class ChainSender:
         What was never signed and is no longer valid is abandoned: nothing of it can be out.
         """
         self._now = head
+        held = []
         for step in self._outbox.live_steps():
             if step.signed_tx is None and step.valid_until_block <= head.number:
                 bound = f"valid until block {step.valid_until_block}"
                 self._abandon(step, Reason("send.validity", f"next block {head.number + 1}", bound))
             else:
-                await self._deliver(step)
-        return await self._follow(head.number - self._params.recheck_blocks)
+                held.append(step)
+        await self._deliver(held)
+        self._recheck_from = head.number - self._params.recheck_blocks
+        return await self._follow()
 
-    async def track(self, update: BlockUpdate) -> tuple[StepRecord, ...]:
+    async def track(self, head: Head, orphaned: Sequence[Head]) -> tuple[StepRecord, ...]:
         """Look for outcomes at a new head, undo orphaned ones, send again what is due."""
-        self._now = update.head
-        orphaned = [head.number for head in update.orphaned]
-        return await self._follow(min([update.head.number - self._params.recheck_blocks, *orphaned]))
+        self._now = head
+        pending = [] if self._recheck_from is None else [self._recheck_from]
+        self._recheck_from = min([*pending, *(each.number for each in orphaned)], default=None)
+        return await self._follow()
 
     # --- out ---
 
-    async def _deliver(self, step: StepRecord, tick_ns: int | None = None) -> str | Refuse:
-        """Hand a live step's bytes to the node; write down what is known afterwards."""
-        if step.state is StepState.ABANDONED:
-            raise InvariantBroken(f"step {step.step_id} is abandoned, its permit is void")
+    async def _deliver(
+        self, steps: Sequence[StepRecord], tick_ns: int | None = None
+    ) -> tuple[str | Refuse, ...]:
+        """Hand steps' bytes to the node, lowest nonce first; write down what is known afterwards.
+
+        Two commits for all of them: the signed bytes before the first is sent, the answers after the last.
+        """
+        if void := [step.step_id for step in steps if step.state is StepState.ABANDONED]:
+            raise InvariantBroken(f"abandoned, the permit is void: {', '.join(void)}")
         if self._params.dry_run:
-            return self._withhold(step)
-        signed = self._signed(step)
-        if step.state not in LIVE:
-            return signed.tx_hash
-        answer, words = await self._hand_over(signed)
+            return tuple(self._withhold(step) for step in steps)
+        with self._outbox.together():
+            signed = [self._signed(step) for step in steps]
+        out = [each for each, step in zip(signed, steps, strict=True) if step.state in LIVE]
+        answers = dict(zip(out, await asyncio.gather(*map(self._hand_over, out)), strict=True))
+        with self._outbox.together():
+            return tuple(
+                self._answered(step, each.tx_hash, *answers[each], tick_ns)
+                if each in answers
+                else each.tx_hash
+                for step, each in zip(steps, signed, strict=True)
+            )
+
+    def _answered(
+        self, step: StepRecord, tx_hash: str, answer: Answer, words: str, tick_ns: int | None
+    ) -> str | Refuse:
+        """Write down what a node said; only a refusal of bytes never sent before ends a step."""
         if answer is Answer.REFUSED and step.signed_tx is None:
             return self._abandon(step, Reason("send.refused", words, "accepted by the node"))
         data: dict[str, Any] = {"answer": answer} | ({"words": words} if words else {})
@@ -201,8 +226,8 @@ class ChainSender:
             data["tick_to_tx_ms"] = (time.monotonic_ns() - tick_ns) / 1e6
         self._outbox.sent(step.step_id, block=self._head.number, at_s=self._head.timestamp_s, data=data)
         self._last_sent[step.step_id] = self._head.number
-        log.info("tx.sent", step_id=step.step_id, tx_hash=signed.tx_hash, nonce=step.nonce, **data)
-        return signed.tx_hash
+        log.info("tx.sent", step_id=step.step_id, tx_hash=tx_hash, nonce=step.nonce, **data)
+        return tx_hash
 
     def _signed(self, step: StepRecord) -> Signed:
         """Return the committed bytes; sign and commit them where there are none."""
@@ -232,19 +257,19 @@ class ChainSender:
 
     # --- and back ---
 
-    async def _follow(self, since: Block) -> tuple[StepRecord, ...]:
+    async def _follow(self) -> tuple[StepRecord, ...]:
         """Compare the journal with the receipts, write down what differs, send again what is due.
 
         A node that fails leaves nothing out: the next head looks at the same steps again.
         """
-        head = self._head
-        steps = (*self._outbox.settled_since(since), *self._outbox.live_steps())
-        changed = []
-        for step, outcome in await self._outcomes(steps, head):
-            if self._write(step, outcome, head):
-                changed.append(self._outbox.step(step.step_id))
+        head, since = self._head, self._recheck_from
+        believed = () if since is None else self._outbox.settled_since(since)
+        found = await self._outcomes((*believed, *self._outbox.live_steps()), head)
+        with self._outbox.together():
+            moved = [step.step_id for step, outcome in found if self._write(step, outcome, head)]
+        self._recheck_from = None
         await self._resend(head)
-        return tuple(changed)
+        return tuple(self._outbox.step(step_id) for step_id in moved)
 
     async def _outcomes(
         self, steps: Sequence[StepRecord], head: Head
@@ -289,10 +314,11 @@ class ChainSender:
 
     async def _resend(self, head: Head) -> None:
         """Send the same bytes again where an outcome is long overdue, or was undone by a reorg."""
-        for step in self._outbox.live_steps():
-            last_sent = self._last_sent.get(step.step_id)
-            if last_sent is None or head.number - last_sent >= self._params.resend_after_blocks:
-                await self._deliver(step)
+        every = self._params.resend_after_blocks
+        live = self._outbox.live_steps()
+        await self._deliver(
+            [s for s in live if head.number - self._last_sent.get(s.step_id, -every) >= every]
+        )
 
 
 def _same(believed: Outcome | None, seen: Outcome | None) -> bool:

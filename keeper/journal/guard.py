@@ -19,6 +19,7 @@ from keeper.ports import LIVE, StepState
 from keeper.units import WAD, AccountKey, Block, UnixS, Wad, Wei
 
 DAY_S = 86_400
+GWEI: Wei = 10**9
 HOUR_S = 3_600
 MINED = (StepState.INCLUDED, StepState.REVERTED)
 
@@ -234,9 +235,10 @@ def _own(db: sqlite3.Connection, account: AccountKey, at_s: UnixS) -> tuple[Past
 
 
 def _spent_wei(db: sqlite3.Connection, at_s: UnixS) -> Wei:
-    """Sum in Python: a day's wei may be more than SQLite's integers hold."""
-    query = f"SELECT coalesce(gas_cost_wei, max_cost_wei) AS wei FROM steps WHERE {RECENT}"  # noqa: S608
-    return sum(int(row["wei"]) for row in db.execute(query, (at_s - DAY_S,)))
+    """Sum in whole gwei, each cost rounded up: a day's wei may be more than SQLite's integers hold."""
+    gwei = f"(CAST(coalesce(gas_cost_wei, max_cost_wei) AS INTEGER) + {GWEI - 1}) / {GWEI}"
+    query = f"SELECT coalesce(sum({gwei}), 0) FROM steps WHERE {RECENT}"  # noqa: S608
+    return int(db.execute(query, (at_s - DAY_S,)).fetchone()[0]) * GWEI
 
 
 def _reserved_wad(db: sqlite3.Connection, block: Block) -> Wad:

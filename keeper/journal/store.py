@@ -72,8 +72,18 @@ class SqliteJournal:
         self._db.close()
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """Commit all that is written inside at once, or nothing of it: one wait for the disk, not many."""
+        with self._transaction():
+            yield
+
+    @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
+            joined = self._db.in_transaction
+            if joined:
+                yield self._db
+                return
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db

@@ -50,8 +50,9 @@ class Helpers:
     node: Node
     world: World
     seed: int
-    topped_up: int = 0
+    top_ups: int = 0
     too_poor: int = 0
+    topped_up: set[AccountKey] = field(default_factory=set)
     _pockets: dict[AccountKey, Wad] = field(init=False)
     _due: dict[int, list[AccountKey]] = field(default_factory=dict)
     _rng: np.random.Generator = field(init=False)
@@ -84,7 +85,8 @@ class Helpers:
                 self.too_poor += needed > 0
                 continue
             self._pockets[account.key] -= needed
-            self.topped_up += 1
+            self.top_ups += 1
+            self.topped_up.add(account.key)
             deposit = self.world.deployed.deposit(account.key, QUOTE, needed, sender=account.owner)
             transactions.append(deposit)
         return transactions

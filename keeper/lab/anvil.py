@@ -116,6 +116,16 @@ class Node:
         found = self.rpc("eth_getBlockReceipts", hex(block) if isinstance(block, int) else block)
         return {receipt["transactionHash"]: receipt for receipt in found or ()}
 
+    def reverts(self, hashes: Sequence[str]) -> list[str]:
+        """Say why included transactions failed, by running them again."""
+        tracer = {"tracer": "callTracer", "tracerConfig": {"onlyTopCall": True}}
+        traces = self.batch([("debug_traceTransaction", (tx_hash, tracer)) for tx_hash in hashes])
+        outputs = [bytes.fromhex(str(trace.get("output", "0x"))[2:]) for trace in traces]
+        return [
+            revert_name(output) if output else str(trace.get("error", "no error"))
+            for trace, output in zip(traces, outputs, strict=True)
+        ]
+
     def run(self, transactions: Sequence[Tx], timestamp_s: UnixS | None = None) -> int:
         """Send transactions and mine them, the first block at ``timestamp_s``, each next one a second later.
 
@@ -141,9 +151,7 @@ class Node:
     def _why(self, tx: Tx, tx_hash: str, receipt: Mapping[str, Any] | None) -> str:
         if receipt is None:
             return "it was not included"
-        trace = self.rpc("debug_traceTransaction", tx_hash, {"tracer": "callTracer"})
-        output = bytes.fromhex(str(trace.get("output", "0x"))[2:])
-        return f"{trace.get('error')}, {revert_name(output)}, gas limit {tx.gas}"
+        return f"{self.reverts([tx_hash])[0]}, gas limit {tx.gas}"
 
     def _post(self, body: Any) -> Any:
         payload = json.dumps(body)

@@ -40,7 +40,8 @@ class Spent:
     block: Block
     tx_hash: str
     gas_wei: Wei
-    succeeded: bool
+    revert: str | None
+    """Why it failed, in the contract's words; None where it did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,16 +146,17 @@ def _spent(node: Node, sender: str, first: Block, last: Block) -> tuple[Spent, .
     pages: list[list[dict[str, Any]]] = node.batch(
         [("eth_getBlockReceipts", (hex(block),)) for block in range(first, last + 1)]
     )
+    sent = [receipt for page in pages for receipt in page if receipt["from"] == sender]
+    failed = [receipt["transactionHash"] for receipt in sent if receipt["status"] != "0x1"]
+    reverts = dict(zip(failed, node.reverts(failed), strict=True))
     return tuple(
         Spent(
             quantity(receipt["blockNumber"]),
             receipt["transactionHash"],
             quantity(receipt["gasUsed"]) * quantity(receipt["effectiveGasPrice"]),
-            receipt["status"] == "0x1",
+            reverts.get(receipt["transactionHash"]),
         )
-        for page in pages
-        for receipt in page
-        if receipt["from"] == sender
+        for receipt in sent
     )
 
 

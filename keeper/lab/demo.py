@@ -20,6 +20,7 @@ from keeper.lab.paths import Paths, generate
 from keeper.lab.world import QUORUM, SET_UP_S, populate, reporters
 
 FEWEST, MOST = 20, 500
+PLAIN_WIDTH = 110
 BEFORE_S = 60
 """The chain begins so long before the set-up."""
 
@@ -39,6 +40,8 @@ def run_demo(
     """
     _check(seed, accounts, kills, json_path)
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_WIDTH)
     paths = generate(seed, fast=fast)
     with ended_by_signal(), _folder(keep_dir) as folder:
         reports.introduce(console, paths, accounts, str(folder))

@@ -44,6 +44,8 @@ START_S = 60.0
 """How long the processes may take to be ready for the first block."""
 MOST_LATE = 60
 """Blocks in a row without a sign of life, after which the drill gives up."""
+WICK_CLEARANCE = 12
+"""Blocks before the false print without a kill: each second that a keeper takes to start costs one."""
 KILL_WITHIN_S = 0.08
 """A kill comes at most so long after a block, so that it meets the keeper at work."""
 FEE_GWEI = ((0.25, 0.40, 0.75, 1.0), (log(15), log(60), log(60), log(30)))
@@ -142,7 +144,8 @@ class Outcome:
     kills: int
     wall_s: float
     block_ms: tuple[float, ...]
-    topped_up: int
+    owners_topped_up: int
+    top_ups: int
     too_poor: int
     maker_trades: int
     maker_out_of_band: int
@@ -247,6 +250,19 @@ def base_fee_wei(block: int, blocks: int) -> Wei:
     return int(GWEI * np.exp(np.interp(block / blocks, parts, logs)))
 
 
+def draw_kills(paths: Paths, kills: int) -> dict[int, float]:
+    """Draw the blocks after which the keeper is killed, and how many seconds after.
+
+    Not shortly before nor under the false print: a keeper that sleeps through it proves nothing about it.
+    """
+    chance = random.Random(f"{paths.seed} kills")
+    start, end = ((at - paths.start_s) // BLOCK_S for at in (paths.wick.first_s, paths.wick.last_s))
+    kept = range(start - WICK_CLEARANCE, end + 3)
+    possible = [block for block in range(5, paths.blocks - 10) if block not in kept]
+    chosen = chance.sample(possible, min(kills, len(possible)))
+    return {block: chance.uniform(0, KILL_WITHIN_S) for block in chosen}
+
+
 class Drill:
     """One run, block by block."""
 
@@ -259,18 +275,13 @@ class Drill:
         self._helpers = Helpers(node, world, paths.seed)
         self._maker = Maker(node, world)
         self._tally = Tally(dict.fromkeys(world.accounts, Phase.HEALTHY))
-        chance = random.Random(f"{paths.seed} kills")
-        possible = range(paths.blocks // 20, paths.blocks * 19 // 20)
-        self._kills = {
-            block: chance.uniform(0, KILL_WITHIN_S)
-            for block in chance.sample(possible, min(kills, len(possible)))
-        }
+        self._kills = draw_kills(paths, kills)
         self._killed = 0
         self._late = 0
         self._late_in_a_row = 0
         self._refused = 0
         self._block_ms: list[float] = []
-        keys = ",".join("0x" + key.hex() for key in world.reporter_keys)
+        keys = ",".join("0x" + reporter.key.hex() for reporter in world.reporters)
         self._keeper = Process("run", folder, {"KEEPER_PRIVATE_KEY": "0x" + world.keeper.key.hex()})
         self._reporter = Process("report-prices", folder, {"KEEPER_REPORTER_KEYS": keys})
         self._ears = Ears(folder / "journal.sqlite")
@@ -298,7 +309,8 @@ class Drill:
             kills=self._killed,
             wall_s=wall_s,
             block_ms=tuple(self._block_ms),
-            topped_up=self._helpers.topped_up,
+            owners_topped_up=len(self._helpers.topped_up),
+            top_ups=self._helpers.top_ups,
             too_poor=self._helpers.too_poor,
             maker_trades=self._maker.traded,
             maker_out_of_band=self._maker.out_of_band,

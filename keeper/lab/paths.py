@@ -20,6 +20,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 
 from keeper.units import WAD, FeedId, UnixS, Wad
 
@@ -37,8 +38,6 @@ START_S: UnixS = 1_584_005_400
 PRICE_PLACES = 4
 UNITS = 10_000
 """Of a price, in one quote unit: as many as its decimal places tell apart."""
-HALVINGS = 40
-"""Of an interval: to a millionth of a millionth of it."""
 WILDEST = 1.5e-3
 """More noise a second than any of the shapes needs."""
 
@@ -214,12 +213,14 @@ def _monotone(bursts: list[tuple[float, float, float]], shift_s: float) -> Float
 
 def _calibrated(shape: Shape, noise: Floats, fall: Floats, low_at: int) -> Floats:
     """Return prices with the shape's two falls and its volatility."""
-    low, high = 0.0, WILDEST
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        prices = _with_falls(shape, noise * middle, fall, low_at)
-        low, high = (middle, high) if realised_volatility(prices) < shape.volatility else (low, middle)
-    return _with_falls(shape, noise * low, fall, low_at)
+
+    def excess(scale: float) -> float:
+        prices = _with_falls(shape, noise * scale, fall, low_at)
+        return realised_volatility(prices) - shape.volatility
+
+    # Where the falls alone are already as volatile, there is no room for noise.
+    scale = brentq(excess, 0.0, WILDEST, xtol=1e-9) if excess(0.0) < 0 else 0.0
+    return _with_falls(shape, noise * scale, fall, low_at)
 
 
 def _with_falls(shape: Shape, noise: Floats, fall: Floats, low_at: int) -> Floats:
@@ -261,11 +262,8 @@ def _hour(noise: Floats, close: float, next_close: float, low: float, fall: Floa
 
     while path(0.0).min() < low:
         noise = noise * 0.9  # so wild that it alone falls further: rare, and only while calibrating
-    shallow, deep = 0.0, 2 * (close - low) + 0.1
-    for _ in range(HALVINGS):
-        middle = (shallow + deep) / 2
-        shallow, deep = (middle, deep) if path(middle).min() > low else (shallow, middle)
-    return path(deep)
+    depth = brentq(lambda tried: path(tried).min() - low, 0.0, 2 * (close - low) + 0.1, xtol=1e-12)
+    return path(depth)
 
 
 def _wick(rng: np.random.Generator, blocks: int, feeds: tuple[FeedId, ...]) -> Wick:

@@ -170,19 +170,19 @@ def _sections(f: Mapping[str, Any]) -> Iterator[tuple[str, Rows]]:
     yield "Alarms", _alarms(f)
     yield "Slope against cliff", _closings(f)
     yield "Keeper", _keeper(f)
-    yield "Why it waited or refused", _reasons(f)
+    yield "Why it waited, refused, or was refused", _reasons(f)
     yield "Machine", _machine(f)
 
 
 def _alarms(f: Mapping[str, Any]) -> Rows:
     wick = f["wick"]
-    false_print = f"{wick['flagged']} by the false print of {wick['depth']:.0%} on {wick['feed']}"
+    false_print = f"{wick['flagged']} by a false print, {wick['feed'][:3]} {wick['depth']:.0%}"
     return [
         ("alarms raised", _count(f["flagged"]), false_print),
         ("confirmed by the slow oracle", _count(f["confirmed"]), ""),
-        ("cleared, bond slashed", _count(f["cleared"]), "both oracles spoke against the alarm"),
+        ("cleared, bond slashed", _count(f["cleared"]), "both oracles spoke against it"),
         ("expired", _count(f["expired"]), ""),
-        ("false closes", _count(f["false_closes"]), "never truly below the flag level; must be 0"),
+        ("false closes", _count(f["false_closes"]), "must be 0"),
     ]
 
 
@@ -193,17 +193,18 @@ def _closings(f: Mapping[str, Any]) -> Rows:
     return [
         ("slices", _count(f["tranches"]), f"{f['dust_slices']} of them dust"),
         ("notional closed, slope", _usd(f["notional_closed"]), less),
-        ("notional closed, cliff", _usd(cliff), f"{f['cliff_accounts']} accounts whole, at the first breach"),
-        ("cured", _count(f["cured"]), f"{f['owners_topped_up']} owners topped up"),
+        ("notional closed, cliff", _usd(cliff), f"{f['cliff_accounts']} accounts, all at once"),
+        ("cured", _count(f["cured"]), f"{f['owners_topped_up']} owners topped up {f['top_ups']} times"),
         ("closed insolvent", _count(f["closed"]), f"bad debt {_usd(f['bad_debt'])}"),
         ("lowest health after a slice", _health(f["min_health_after_slice"]), ""),
-        ("highest health after a slice", highest, "dust apart; at most 1 + beta = 1.15"),
+        ("highest health after a slice", highest, "at most 1.15, dust apart"),
         ("least health gained by a slice", _health(f["min_health_gain"]), "must not be negative"),
     ]
 
 
 def _keeper(f: Mapping[str, Any]) -> Rows:
-    sent = f"{f['keeper_transactions']} transactions, {f['keeper_reverted']} reverted"
+    reverted = sum(f["keeper_reverted"].values())
+    sent = f"{f['keeper_transactions']} transactions, {reverted} reverted"
     return [
         ("fees of slices", _usd(f["keeper_fees"]), f"owners paid {_usd(f['owner_fees'])}"),
         ("rewards for alarms", _usd(f["keeper_rewards"]), ""),
@@ -218,7 +219,12 @@ def _keeper(f: Mapping[str, Any]) -> Rows:
 
 
 def _reasons(f: Mapping[str, Any]) -> Rows:
-    kinds = (("waited", f["waits"]), ("refused", f["refusals"]), ("abandoned", f["abandoned"]))
+    kinds = (
+        ("waited", f["waits"]),
+        ("refused", f["refusals"]),
+        ("abandoned", f["abandoned"]),
+        ("reverted on chain", f["keeper_reverted"]),
+    )
     return [
         (rule, _count(count), kind)
         for kind, rules in kinds

@@ -15,7 +15,7 @@ import numpy as np
 from coincurve import PrivateKey
 from eth_utils.crypto import keccak
 
-from keeper.domain import Account, Holding, Leg
+from keeper.domain import Account, Holding, Leg, Phase
 from keeper.lab.anvil import Node, Tx
 from keeper.lab.deploy import QUOTE, Deployed
 from keeper.lab.paths import Paths, wad
@@ -65,6 +65,8 @@ PATTERN = (
     *(Zone.SAFE, Zone.DANGER, Zone.SAFE, Zone.NEAR, Zone.SAFE),
 )
 HEALTH = {Zone.SAFE: (2.5, 12.0), Zone.NEAR: (1.3, 2.0), Zone.DANGER: (1.03, 1.28)}
+WICKED_HEALTH = (1.35, 1.75)
+"""Of those who are there for the false print: any depth of it takes them below 1, and calm alone does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,8 @@ class Plan:
 
     @property
     def pocket_wad(self) -> Wad:
-        """What the owner could still bring: a part of the cash that is in the account already."""
-        return self.cash_wad if self.tops_up else 0
+        """What the owner could still bring: half of the cash that is in the account already."""
+        return self.cash_wad // 2 // MICRO * MICRO if self.tops_up else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class World:
     owners: tuple[Owner, ...]
     maker: Person
     keeper: Person
-    reporter_keys: tuple[bytes, ...]
+    reporters: tuple[Person, ...]
 
     @property
     def accounts(self) -> tuple[AccountKey, ...]:
@@ -186,27 +188,33 @@ class _Drawer:
 
     def draw(self, zone: Zone, turn: int) -> Plan:
         """Draw one book; ``turn`` counts the accounts of its zone."""
-        legs = self._legs(zone, turn)
-        target = float(self.rng.uniform(*HEALTH[zone]))
-        at_start = self.start
-        opened = self._account(legs, {}, 0)
-        found = math.maintenance(opened, at_start, self.rules)
-        wanted = int(target * found.requirement_wad)
+        false_alarm = zone is Zone.NEAR and turn % 3 == 0
+        legs = self._legs(zone, false_alarm=false_alarm)
+        health = float(self.rng.uniform(*(WICKED_HEALTH if false_alarm else HEALTH[zone])))
+        requirement = math.maintenance(self._account(legs, {}), self.start, self.rules).requirement_wad
+        wanted = int(health * requirement)
         holdings = self._holdings(zone, wanted)
-        # What cash is missing to the health wanted, and to initial margin at each opening.
-        missing = wanted - math.maintenance(self._account(legs, holdings, 0), at_start, self.rules).equity_wad
-        for level in (1 + DRIFT, 1 - DRIFT):
-            held = legs if level < 1 else {feed: size for feed, size in legs.items() if size > 0}
-            if level > 1 or any(size < 0 for size in legs.values()):
-                margin = math.initial(self._account(held, holdings, 0), self._moved(level), self.rules)
-                missing = max(missing, int(margin.requirement_wad * SPARE) - margin.equity_wad)
+        has = math.maintenance(self._account(legs, holdings), self.start, self.rules).equity_wad
+        longs = {feed: size for feed, size in legs.items() if size > 0}
+        # Buyers open first, at the higher prices; sellers at the lower ones, where longs have lost already.
+        missing = max(wanted - has, self._missing_at_opening(longs, holdings, 1 + DRIFT))
+        if len(longs) < len(legs):
+            missing = max(missing, self._missing_at_opening(legs, holdings, 1 - DRIFT))
         cash = max(0, missing) // MICRO * MICRO + MICRO
         return Plan(zone, legs, holdings, cash, tops_up=zone is not Zone.SAFE and turn % 3 == 1)
 
-    def _legs(self, zone: Zone, turn: int) -> dict[FeedId, Wad]:
+    def _missing_at_opening(
+        self, legs: Mapping[FeedId, Wad], holdings: Mapping[str, Wad], level: float
+    ) -> Wad:
+        """Return the cash that initial margin asks for when the last of some legs is opened."""
+        prices = opening_prices(self.start, level)
+        margin = math.initial(self._account(legs, holdings), prices, self.rules)
+        return int(margin.requirement_wad * SPARE) - margin.equity_wad
+
+    def _legs(self, zone: Zone, *, false_alarm: bool) -> dict[FeedId, Wad]:
         notional = float(np.clip(self.rng.lognormal(np.log(20_000), 1.1), 1_500, 400_000))
         feeds = [str(feed) for feed in self.rng.permutation([p.feed for p in self.rules.perps.values()])]
-        if zone is Zone.NEAR and turn % 3 == 0:
+        if false_alarm:
             return {self.wicked: self._size(self.wicked, notional)}
         if zone is Zone.SAFE:
             feeds = feeds[: int(self.rng.integers(1, 4))]
@@ -237,19 +245,15 @@ class _Drawer:
             amounts[symbol] = amount // MICRO * MICRO + MICRO
         return amounts
 
-    def _moved(self, level: float) -> dict[FeedId, Wad]:
-        return opening_prices(self.start, level)
-
-    def _account(self, legs: Mapping[FeedId, Wad], holdings: Mapping[str, Wad], cash_wad: Wad) -> Account:
-        """Imagine the book as opened: longs above the starting price, shorts below it."""
+    def _account(self, legs: Mapping[FeedId, Wad], holdings: Mapping[str, Wad]) -> Account:
+        """Imagine the book as opened, without cash: longs above the starting price, shorts below it."""
         opened = []
         for perp in self.rules.perps.values():
             if size := legs.get(perp.feed, 0):
-                paid = self._moved(1 + DRIFT if size > 0 else 1 - DRIFT)[perp.feed]
+                paid = opening_prices(self.start, 1 + DRIFT if size > 0 else 1 - DRIFT)[perp.feed]
                 opened.append(Leg(perp.market, size, -size * paid // WAD))
         held = tuple(Holding(self.symbols[symbol], amount) for symbol, amount in holdings.items())
-        empty = codec.PHASES[0]
-        return Account(bytes(32), empty, cash_wad, tuple(opened), held)
+        return Account(bytes(32), Phase.HEALTHY, 0, tuple(opened), held)
 
 
 def opening_prices(start: Mapping[FeedId, Wad], level: float) -> dict[FeedId, Wad]:
@@ -263,8 +267,8 @@ def populate(node: Node, deployed: Deployed, paths: Paths, accounts: int) -> Wor
     start = {feed: wad(price) for feed, price in paths.true_at(paths.start_s).items()}
     plans = draw_plans(seed, accounts, start, deployed.protocol.rules, deployed.collaterals, paths.wick.feed)
     owners = tuple(Owner(person(seed, "owner", i), plan) for i, plan in enumerate(plans))
-    keys = tuple(reporter.key for reporter in reporters(seed))
-    world = World(deployed, owners, person(seed, "maker"), person(seed, "keeper"), keys)
+    world = World(deployed, owners, person(seed, "maker"), person(seed, "keeper"), reporters(seed))
+    keys = [reporter.key for reporter in world.reporters]
     clock = _Clock(node, paths.start_s - SET_UP_S)
     _fund(world, start, clock)
     for level, side in ((1 + DRIFT, 1), (1 - DRIFT, -1)):
@@ -322,7 +326,7 @@ def _fund(world: World, start: Mapping[FeedId, Wad], clock: _Clock) -> None:
     minted = {QUOTE: sum(pockets.values())}
     for _, symbol, amount in holdings:
         minted[symbol] = minted.get(symbol, 0) + amount
-    everybody = [world.maker, world.keeper, *reporters_of(world), *(owner.person for owner in world.owners)]
+    everybody = [world.maker, world.keeper, *world.reporters, *(owner.person for owner in world.owners)]
     clock.node.fund([who.address for who in everybody])
     clock.run([tx for symbol, amount in minted.items() for tx in deployed.mint(symbol, amount)])
     clock.run(
@@ -341,16 +345,6 @@ def _fund(world: World, start: Mapping[FeedId, Wad], clock: _Clock) -> None:
             ),
         ]
     )
-
-
-def reporters_of(world: World) -> list[Person]:
-    """Return the reporters, from their keys."""
-    people = []
-    for key in world.reporter_keys:
-        public = PrivateKey(key).public_key.format(compressed=False)
-        address: bytes = keccak(public[1:])[12:]
-        people.append(Person(key, "0x" + address.hex(), address + bytes(12)))
-    return people
 
 
 def _slow(deployed: Deployed, prices: Mapping[FeedId, Wad]) -> list[Tx]:

@@ -145,13 +145,6 @@ class Book:
             self._dirty.pop(key, None)
         return len(keys)
 
-    def relist(self, *, markets: int, collaterals: int) -> None:
-        """Follow a new listing: give the twins their new columns."""
-        self._markets, self._collaterals = markets, collaterals
-        self._positions = np.zeros((len(self._keys), markets + collaterals))
-        self._shared = False
-        self._derive(np.arange(len(self)))
-
     def _checked(self, words: wide.Words) -> wide.Wides:
         """Decode the words of a page; the identifiers, which are no integers, become zero."""
         numbers = words.copy()

@@ -64,6 +64,19 @@ contract Handler is Base {
         (clock, height) = (nowS(), vm.getBlockNumber());
     }
 
+    /// @dev Mostly an actor brings fresh prices.
+    function freshen(uint256 seed) private {
+        if (seed % 4 != 0) tick(1 + seed % 13);
+    }
+
+    /// @dev The slow oracle comes to within a per cent of the fast one.
+    function align(uint256 apart) private {
+        slowPrice[ETH] = fastPrice[ETH] * (1000 - apart) / 1000;
+        slowPrice[BTC] = fastPrice[BTC] * (1000 + apart) / 1000;
+        slowPrice[SOL] = fastPrice[SOL];
+        tick(12);
+    }
+
     // --- oracles and time ---
 
     /// @dev A joint walk: every feed by the same factor and a little of its own; sometimes a crash, sometimes the
@@ -119,10 +132,17 @@ contract Handler is Base {
     }
 
     function open(uint256 seed) public act {
-        bytes32 acct = pick(seed);
-        if (clearing.book(acct).cash < 1000e18 && stateOf(acct) == State.Healthy) deposit(acct, address(usd), 1500e18);
+        bytes32 acct = 0;
+        for (uint256 i; i < OWNERS; ++i) {
+            acct = pick(seed % OWNERS + i);
+            if (stateOf(acct) == State.Healthy && clearing.book(acct).legs.length < 2) break;
+        }
+        if (stateOf(acct) != State.Healthy) return;
+        align(1);
+        int256 cash = clearing.book(acct).cash;
+        if (cash < 1000e18) deposit(acct, address(usd), uint256(1500e18 - (cash < 0 ? cash : int256(0))));
         // Near full leverage, so that something happens.
-        uint256 notional = 4000e18 + (seed >> 32) % 26_000e18;
+        uint256 notional = uint256(clearing.book(acct).cash) * (3 + (seed >> 32) % 7);
         tradeWithMaker(acct, uint16(1 + (seed >> 8) % 3), notional, (seed >> 16) % 3 != 0, "open");
     }
 
@@ -181,7 +201,8 @@ contract Handler is Base {
 
     function find(State state, uint256 seed) private view returns (bytes32 acct) {
         for (uint256 i; i < OWNERS + 1; ++i) {
-            acct = (seed + i) % (OWNERS + 1) == OWNERS ? taker2 : live[(seed + i) % (OWNERS + 1)];
+            uint256 at = (seed % (OWNERS + 1) + i) % (OWNERS + 1);
+            acct = at == OWNERS ? taker2 : live[at];
             if (stateOf(acct) == state) {
                 if (state != State.Healthy) return acct;
                 (Margin memory m,,) = margins(acct);
@@ -196,6 +217,7 @@ contract Handler is Base {
     }
 
     function raise(uint256 seed) public act {
+        freshen(seed >> 40);
         bytes32 acct = find(State.Healthy, seed);
         if (acct == 0) return;
         vm.prank(flagger);
@@ -232,6 +254,7 @@ contract Handler is Base {
     function expire(uint256 seed) public act {
         bytes32 acct = find(State.Flagged, seed);
         if (acct == 0) return;
+        if ((seed >> 40) % 2 == 0) pass(6 hours);
         try liquidator.expire(acct) {
             count["expire"]++;
         } catch {}
@@ -245,6 +268,7 @@ contract Handler is Base {
     }
 
     function confirm(uint256 seed) public act {
+        freshen(seed >> 40);
         bytes32 acct = find(State.Flagged, seed);
         if (acct == 0) return;
         try liquidator.confirm(acct, none()) {
@@ -253,6 +277,7 @@ contract Handler is Base {
     }
 
     function cure(uint256 seed) public act {
+        freshen(seed >> 40);
         bytes32 acct = find(seed % 3 == 0 ? State.Flagged : State.Confirmed, seed >> 8);
         if (acct == 0) return;
         (Margin memory f, Margin memory s,) = margins(acct);
@@ -267,8 +292,9 @@ contract Handler is Base {
         }
     }
 
-    /// @dev The owner sends a little first, as a front-runner would.
+    /// @dev Somebody sends a wei first, as a front-runner would.
     function slice(uint256 seed) public act {
+        freshen(seed >> 40);
         bytes32 acct = find(State.Confirmed, seed);
         if (acct == 0) return;
         bytes32 by = (seed >> 8) % 3 == 0 && acct != taker2 ? taker2 : taker;
@@ -312,21 +338,14 @@ contract Handler is Base {
     /// @dev An account below its requirement at all three prices, whose feeds stay fresh for T_min, is always
     /// confirmed, and then sliced by a taker with funds.
     function rescue(uint256 seed) public act {
-        bytes32 acct = pick(seed);
-        if (stateOf(acct) != State.Healthy) return;
-        tick(61);
-        if (!breachedAtAll(acct)) return;
-        // A wick beyond 30% is not confirmed in this way.
-        for (uint256 i; i < 3; ++i) {
-            bytes32 feedId = i == 0 ? ETH : i == 1 ? BTC : SOL;
-            if (fastPrice[feedId] * 100 < slowPrice[feedId] * 71) return;
-            if (fastPrice[feedId] * 100 > slowPrice[feedId] * 129) return;
-        }
+        align(5);
+        bytes32 acct = find(State.Healthy, seed);
+        if (acct == 0 || !breachedAtAll(acct)) return;
         flag(acct);
         for (uint256 i; i < 5; ++i) {
             tick(12);
         }
-        liquidatorMust(acct);
+        confirmAndSlice(acct);
     }
 
     function breachedAtAll(bytes32 acct) private view returns (bool) {
@@ -334,7 +353,7 @@ contract Handler is Base {
         return below(f) && below(s) && below(l);
     }
 
-    function liquidatorMust(bytes32 acct) private {
+    function confirmAndSlice(bytes32 acct) private {
         try liquidator.confirm(acct, none()) {
             count["confirm"]++;
         } catch {
@@ -346,7 +365,27 @@ contract Handler is Base {
         if (!cut(acct, terms(acct, taker))) broken = "a confirmed account could not be sliced by a taker with funds";
     }
 
+    /// @dev At constant prices a confirmed account ends: cured, closed, or without a position.
+    function grind(uint256 seed) public act {
+        bytes32 acct = find(State.Confirmed, seed);
+        if (acct == 0) return;
+        align(0);
+        deposit(taker, address(usd), 1e24);
+        for (uint256 i; i < 60 && stateOf(acct) == State.Confirmed; ++i) {
+            tick(30);
+            if (cut(acct, terms(acct, taker))) continue;
+            try liquidator.cure(acct, none()) {
+                count["cure"]++;
+            } catch {}
+        }
+        count["grind"]++;
+        if (stateOf(acct) == State.Confirmed && clearing.book(acct).legs.length > 0) {
+            broken = "a confirmed account at constant prices did not end";
+        }
+    }
+
     function buy(uint256 seed) public act {
+        freshen(seed >> 40);
         bytes32 acct = pick(seed);
         Book memory b = clearing.book(acct);
         if (b.holdings.length == 0) return;

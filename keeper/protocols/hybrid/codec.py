@@ -43,6 +43,16 @@ _ROW: Final = Struct("32s" * 55)
 
 # Our names for the parameters, in the order of the contract's.
 _CLEARING: Final[Mapping[str, tuple[str, ...]]] = {
+    "PerpListed": ("market", "feed", "mmr_wad", "imr_wad"),
+    "CollateralListed": (
+        "collateral",
+        "token",
+        "feed",
+        "h_mm_wad",
+        "h_im_wad",
+        "sale_disc_max_wad",
+        "cap_wad",
+    ),
     "Deposited": ("account", "token", "payer", "amount_wad"),
     "Withdrawn": ("account", "token", "amount_wad"),
     "Traded": ("long", "short", "market", "size_wad", "price_wad"),

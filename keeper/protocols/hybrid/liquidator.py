@@ -174,7 +174,8 @@ def outlook(account: Account, oracles: OracleView, at: ChainTime, rules: Rules) 
     now_s, slope = at.timestamp_s, rules.slope
     feeds = feeds_of(account, rules)
     fresh = is_fresh(feeds, oracles, now_s)
-    flag = poked(_episode(account, slope, at), now_s) if fresh else _episode(account, slope, at)
+    alarm = _episode(account, slope, at)
+    flag = poked(alarm, now_s) if fresh else alarm
     t_s = flag.tau_s - flag.tau_at_confirm_s if flag.confirmed_at_s else 0
     q_wad = math.decay(slope, flag.tau_s)
     prices = prices_of(feeds, oracles, slope, t_s)
@@ -408,7 +409,7 @@ def _fee(slope: SlopeParams, look: Outlook, moves: Iterable[Move], insurance_wad
 
 
 def _counted(flag: FlagState, part: Wad) -> FlagState:
-    used_wad = flag.step_used_wad + mul_div_down(part, WAD - flag.step_used_wad, WAD)
+    used_wad = flag.step_used_wad + mul_div_up(part, WAD - flag.step_used_wad, WAD)
     return replace(flag, step_used_wad=used_wad, tranche_nonce=flag.tranche_nonce + 1)
 
 

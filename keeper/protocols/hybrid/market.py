@@ -69,6 +69,10 @@ class HybridMarket:
         """Ask for a holder's quote credit, from which bonds are paid."""
         return codec.credit_call(self.deployment.vault, self.deployment.quote, holder)
 
+    def insurance_call(self) -> Call:
+        """Ask what the insurance holds, which pays the taker of an insolvent account: for ``preview``."""
+        return codec.insurance_call(self.deployment.clearing)
+
     def sign_report(self, observation: Observation, key: bytes) -> bytes:
         """Sign one observation with one reporter's key."""
         domain = self.deployment

@@ -17,7 +17,7 @@ from keeper.execute.keys import Signer
 from keeper.execute.sender import ChainSender, Params
 from keeper.journal.store import SqliteJournal
 from keeper.lifecycle import Status
-from keeper.ports import BlockUpdate, StepState
+from keeper.ports import StepState
 from keeper.units import WAD, Block
 
 KEY = "0x" + "4c" * 32
@@ -78,9 +78,12 @@ def head(number: Block) -> Head:
     return Head(number, f"0xb{number}", f"0xb{number - 1}", number * 12, 10**9)
 
 
-def update(number: Block, *orphaned: Block) -> BlockUpdate:
-    gone = tuple(map(head, orphaned))
-    return BlockUpdate(head(number), gone, (head(number),), ())
+Update = tuple[Head, tuple[Head, ...]]
+
+
+def update(number: Block, *orphaned: Block) -> Update:
+    """A new head, and the heads it orphaned."""
+    return head(number), tuple(map(head, orphaned))
 
 
 class Desk:
@@ -138,5 +141,5 @@ def heads() -> Callable[[Block], Head]:
 
 
 @pytest.fixture
-def updates() -> Callable[..., BlockUpdate]:
+def updates() -> Callable[..., Update]:
     return update

@@ -195,12 +195,3 @@ def test_a_reorg_beyond_memory_makes_everything_dirty() -> None:
     assert book.dirty() == ()
     book.unwind(heads(101))
     assert set(book.dirty()) == {key(1), key(2)}
-
-
-def test_a_new_listing_gives_the_positions_their_columns() -> None:
-    book = book_of(account(1, legs=(Leg(3, WAD, 0),), holdings=(Holding(1, 2 * WAD),)))
-    before = book.freeze()
-    book.relist(markets=4, collaterals=2)
-    book.fold_rows(page_of([account(2, legs=(Leg(4, 5 * WAD, 0),))]), 101)
-    assert before.positions.tolist() == [[0, 0, 1, 2, 0]]
-    assert book.freeze().positions.tolist() == [[0, 0, 1, 0, 2, 0], [0, 0, 0, 5, 0, 0]]

@@ -103,7 +103,7 @@ def test_the_discount_of_a_sale_grows_with_the_time_since_confirmation() -> None
     )
     (sale,) = slice_of(account).sales
     # Half of 15% after half of the slope; rounded up, lest a debt of a few wei stays.
-    assert sale.amount_wad == 100 * WAD * 1000 // 185 + 1
+    assert sale.amount_wad == 100 * WAD // 185 + 1
     assert sale.paid_wad == 100 * WAD
 
 
@@ -116,9 +116,8 @@ def test_a_holding_that_is_sold_whole_gives_its_place_to_the_last() -> None:
     done = slice_of(account)
     assert [sale.feed for sale in done.sales] == ["BTC/USD", "SYN/USD"]
     assert done.account.holdings[0].collateral == 2
-    assert done.account.cash_wad == -done.fee.whole_wad - sum(m.value_wad for m in done.moves) * 0 - (
-        done.moves[0].size_wad * 1  # the realised loss: one quote a unit
-    )
+    # The debt is paid; then each unit realises the loss of one quote, and the fee is taken.
+    assert done.account.cash_wad == -done.moves[0].size_wad - done.fee.whole_wad
 
 
 def test_the_window_lets_through_a_fifth_and_then_nothing() -> None:
@@ -173,9 +172,9 @@ def test_debt_with_collateral_behind_it_starts_the_clock_of_its_sale() -> None:
     account = confirmed(
         cash_wad=-10 * WAD,
         legs=(Leg(1, 100 * WAD, -20_000 * WAD), Leg(3, WAD, -8_000 * WAD)),
-        holdings=(Holding(1, WAD // 100),),
+        holdings=(Holding(1, 30 * WAD),),
     )
-    done = slice_of(replace(account, holdings=(Holding(1, 30 * WAD),)), SLOPE)
+    done = slice_of(account, SLOPE)
     assert done.account.phase is Phase.CONFIRMED
     assert not done.account.legs
     assert done.account.debt_since_s == NOW_S

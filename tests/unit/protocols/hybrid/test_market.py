@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import pytest
+from eth_abi.abi import encode
 
-from keeper.domain import Assessment, ChainTime, FlagState, Leg, Phase, Reason, Refuse, Unknown
+from keeper.domain import Account, Assessment, ChainTime, FlagState, Leg, Phase, Reason, Refuse, Unknown
 from keeper.ports import Market, SlicePreview
 from keeper.protocols.hybrid import math
+from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.reporter import Oracle
 from keeper.units import WAD
@@ -38,7 +40,8 @@ def assessed(**changes: object) -> Assessment:
 def test_it_is_the_market_and_the_oracle_that_the_engines_ask_for() -> None:
     market: Market = MARKET
     oracle: Oracle = MARKET
-    assert market is oracle
+    assert isinstance(market, HybridMarket)
+    assert isinstance(oracle, HybridMarket)
 
 
 def test_a_confirmed_account_is_judged_at_three_prices_after_what_a_slice_begins_with() -> None:
@@ -57,8 +60,12 @@ def test_a_confirmed_account_is_judged_at_three_prices_after_what_a_slice_begins
 
 
 def test_the_fee_is_capped_by_the_equity_that_is_left() -> None:
-    poor = assessed(cash_wad=-450 * WAD)
-    assert poor.fee_wad == WAD // 2 * poor.execution.equity_wad // poor.execution.notional_wad
+    poor = assessed(cash_wad=1_150 * WAD, holdings=())
+    assert poor.fee_wad == 375 * WAD // 100_000
+    # With a debt it is the equity after the sale of collateral that counts: 50 more, at p_L without haircut.
+    indebted = assessed(cash_wad=-450 * WAD)
+    assert indebted.execution.equity_wad == 150 * WAD
+    assert indebted.fee_wad == SLOPE.k0_wad
     frugal = assessed(flag=replace(worked_example().flag, fee_cap_wad=7))
     assert frugal.fee_wad == 7
 
@@ -110,12 +117,12 @@ def test_a_dead_slow_feed_is_judged_and_called_stale() -> None:
         (confirmed(cash_wad=0, legs=(Leg(2, WAD, 0),)), "ETH/USD"),
     ],
 )
-def test_what_cannot_be_valued_is_unknown_and_not_previewed(account: object, what: str) -> None:
+def test_what_cannot_be_valued_is_unknown_and_not_previewed(account: Account, what: str) -> None:
     views = {"BTC/USD": feed_view("BTC/USD", 200 * WAD)}
-    found = MARKET.assess(account, views, AT)  # type: ignore[arg-type]
+    found = MARKET.assess(account, views, AT)
     assert isinstance(found, Unknown)
     assert found.what == what
-    refused = MARKET.preview(assessed(), replace(account, key=taker().key), views, WAD)  # type: ignore[type-var]
+    refused = MARKET.preview(assessed(), replace(account, key=taker().key), views, WAD)
     assert isinstance(refused, Refuse)
     assert refused.reason.rule == "oracle.unknown"
     assert what in refused.reason.evidence
@@ -159,8 +166,9 @@ def test_a_preview_refuses_as_the_contract_would() -> None:
 
 
 def test_a_revert_is_explained_in_the_contracts_words() -> None:
-    data = "0x" + "7d40cd12" + f"{2**256 - 5:064x}{7:064x}"
-    raw = Refuse(Reason("simulation.reverted", data, "must not revert"))
+    data = load("Liquidator").errors["NotBreached"].selector + encode(["int256", "uint256"], [-5, 7])
+    raw = Refuse(Reason("simulation.reverted", "0x" + data.hex(), "must not revert"))
+    explained = Reason("simulation.reverted", "NotBreached(equity=-5, requirement=7)", "must not revert")
+    assert MARKET.explain(raw) == Refuse(explained)
     said = Refuse(Reason("simulation.reverted", "execution reverted", "must not revert"))
     assert MARKET.explain(said) == said
-    assert MARKET.explain(raw).reason.evidence.startswith("unknown error 0x7d40cd12")

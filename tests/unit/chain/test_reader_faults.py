@@ -1,0 +1,293 @@
+"""The reader over a scripted node: what it does when answers fail, lag, lie by omission, or are refused."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from keeper.chain.reader import ChainReader, Params
+from keeper.chain.rpc import Rpc, RpcError, Unreachable
+from keeper.chain.wire import head_of, log_of
+from keeper.domain import Call, ChainTime, Refuse
+from keeper.errors import ChainFault, InvariantBroken
+
+ADDRESS = "0x" + "Aa" * 20
+AT = ChainTime(11, 2_000_000_000)
+
+
+def block_hash(number: int, fork: int = 0) -> str:
+    return f"0x{fork:032x}{number:032x}"
+
+
+def raw_head(number: int, fork: int = 0) -> dict[str, Any]:
+    return {
+        "number": hex(number),
+        "hash": block_hash(number, fork),
+        "parentHash": block_hash(number - 1, fork) if number else "0x" + "ff" * 32,
+        "timestamp": hex(1_700_000_000 + number),
+        "baseFeePerGas": "0x7",
+    }
+
+
+def raw_log(number: int, index: int) -> dict[str, Any]:
+    return {
+        "address": ADDRESS,
+        "topics": ["0x" + "01" * 32],
+        "data": "0x",
+        "blockNumber": hex(number),
+        "blockHash": block_hash(number),
+        "transactionHash": "0x" + "02" * 32,
+        "logIndex": hex(index),
+    }
+
+
+class Node(Rpc):
+    """A chain of empty blocks up to ``tip``; methods can be scripted."""
+
+    def __init__(self, tip: int = 10) -> None:
+        super().__init__("http://127.0.0.1:1")
+        self.tip = tip
+        self.scripts: dict[str, Callable[[list[Any]], Any]] = {"eth_getLogs": lambda _: []}
+        self.asked: list[str] = []
+
+    async def request(self, method: str, params: list[Any]) -> Any:
+        self.asked.append(method)
+        if method in self.scripts:
+            return self.scripts[method](params)
+        assert method == "eth_getBlockByNumber"
+        number = self.tip if params[0] == "latest" else int(params[0], 16)
+        return raw_head(number) if number <= self.tip else None
+
+    async def batch(self, calls: Sequence[tuple[str, list[Any]]]) -> list[Any]:
+        return [await self.request(method, params) for method, params in calls]
+
+
+def failing(times: int, fault: ChainFault, then: Any) -> Callable[[list[Any]], Any]:
+    left = [fault] * times
+
+    def script(_: list[Any]) -> Any:
+        if left:
+            raise left.pop()
+        return then
+
+    return script
+
+
+def refusal(code: int, message: str, data: Any = None) -> RpcError:
+    return RpcError("eth_call", "http://node", {"code": code, "message": message, "data": data})
+
+
+def reader_of(node: Node) -> ChainReader:
+    params = Params(deaf_poll_s=0.01, longest_pause_s=0.01)
+    return ChainReader(node, "ws://127.0.0.1:1", [ADDRESS], params)
+
+
+async def test_a_read_that_fails_is_tried_again_and_said_meanwhile() -> None:
+    node = Node()
+    reader = reader_of(node)
+    said: list[str | None] = []
+
+    def logs(_: list[Any]) -> Any:
+        said.append(reader.fault)
+        if len(said) < 3:
+            raise Unreachable("eth_getLogs at http://node: no answer (TimeoutError)")
+        return []
+
+    node.scripts["eth_getLogs"] = logs
+    await reader.start()
+    update = await anext(reader.updates())
+    await reader.close()
+    assert update.head.number == 10
+    assert said == [None, *["eth_getLogs at http://node: no answer (TimeoutError)"] * 2]
+    assert reader.fault is None
+
+
+async def test_an_outage_of_any_length_is_survived() -> None:
+    node = Node()
+    reader = ChainReader(node, "ws://127.0.0.1:1", [ADDRESS], Params(longest_pause_s=0))
+    node.scripts["eth_getLogs"] = failing(1500, Unreachable("no answer"), [])
+    await reader.start()
+    update = await anext(reader.updates())
+    await reader.close()
+    assert update.head.number == 10
+
+
+async def test_a_node_that_does_not_have_the_announced_block_yet_is_waited_for() -> None:
+    node = Node()
+    reader = reader_of(node)
+    await reader.start()
+    updates = reader.updates()
+    await anext(updates)
+    reader._stream._hear_head(raw_head(13))
+    waiting = asyncio.ensure_future(anext(updates))
+    await asyncio.sleep(0.05)
+    node.tip = 13
+    update = await waiting
+    await reader.close()
+    assert [head.number for head in update.adopted] == [11, 12, 13]
+
+
+async def test_a_log_that_the_websocket_heard_and_the_node_left_out_is_delivered_and_counted() -> None:
+    node = Node()
+    reader = reader_of(node)
+    await reader.start()
+    updates = reader.updates()
+    await anext(updates)
+    node.tip = 11
+    node.scripts["eth_getLogs"] = lambda params: (
+        [raw_log(11, 0), raw_log(11, 2)] if params[0]["blockHash"] == block_hash(11) else []
+    )
+    for index in (0, 1, 2):
+        reader._stream._hear_log(raw_log(11, index))
+    update = await anext(updates)
+    assert [log.index for log in update.logs] == [0, 1, 2]
+    assert reader.discrepancies == 1
+
+    reader._stream._hear_log(raw_log(11, 1))
+    reader._stream._hear_log(raw_log(11, 3))
+    node.tip = 12
+    late = await anext(updates)
+    await reader.close()
+    assert [(log.block_number, log.index) for log in late.logs] == [(11, 3)]
+    assert reader.discrepancies == 2
+
+
+async def test_a_log_taken_back_or_of_another_branch_is_not_missed() -> None:
+    node = Node()
+    reader = reader_of(node)
+    await reader.start()
+    updates = reader.updates()
+    await anext(updates)
+    reader._stream._hear_log(raw_log(11, 0))
+    reader._stream._hear_log(raw_log(11, 0) | {"removed": True})
+    reader._stream._hear_log(raw_log(11, 1) | {"blockHash": block_hash(11, fork=9)})
+    node.tip = 11
+    update = await anext(updates)
+    await reader.close()
+    assert update.logs == ()
+    assert reader.discrepancies == 0
+
+
+async def test_logs_of_another_block_than_asked_for_are_a_fault() -> None:
+    node = Node()
+    reader = reader_of(node)
+    node.scripts["eth_getLogs"] = failing(0, ChainFault(""), [raw_log(3, 0)])
+    await reader.start()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(reader.updates()), 0.1)
+    await reader.close()
+    assert reader.fault is not None
+    assert "found another block's" in reader.fault
+
+
+async def test_updates_need_a_start() -> None:
+    with pytest.raises(InvariantBroken, match="must be started"):
+        await anext(reader_of(Node()).updates())
+
+
+async def test_backfill_halves_what_the_node_refuses_and_covers_every_block_once() -> None:
+    node = Node()
+    asked: list[tuple[int, int]] = []
+
+    def logs(params: list[Any]) -> Any:
+        first, last = (int(params[0][key], 16) for key in ("fromBlock", "toBlock"))
+        if last - first >= 30:
+            raise refusal(-32005, "query returned more than 10000 results")
+        asked.append((first, last))
+        return [raw_log(number, 0) for number in range(first, last + 1)]
+
+    node.scripts["eth_getLogs"] = logs
+    found = await reader_of(node).backfill(5, 204)
+    assert [log.block_number for log in found] == list(range(5, 205))
+    assert [first for first, _ in asked] == sorted({first for first, _ in asked})
+
+
+async def test_a_single_block_that_the_node_refuses_is_raised() -> None:
+    node = Node()
+    node.scripts["eth_getLogs"] = failing(99, refusal(-32005, "no"), [])
+    with pytest.raises(RpcError):
+        await reader_of(node).backfill(1, 8)
+
+
+async def test_a_node_that_takes_no_overrides_is_asked_without_them_from_then_on() -> None:
+    node = Node()
+    lengths: list[int] = []
+
+    def call(params: list[Any]) -> Any:
+        lengths.append(len(params))
+        if len(params) > 2:
+            raise refusal(-32602, "too many arguments, want at most 2")
+        return "0x01"
+
+    node.scripts["eth_call"] = call
+    reader = reader_of(node)
+    assert await reader.simulate(ADDRESS, Call(ADDRESS, b""), AT, 100_000) == b"\x01"
+    assert await reader.simulate(ADDRESS, Call(ADDRESS, b""), AT, 100_000) == b"\x01"
+    assert lengths == [4, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("answer", "evidence"),
+    [
+        (refusal(3, "execution reverted", "0xcafebabe"), "0xcafebabe"),
+        (refusal(-32000, "execution reverted: no", "0x"), "execution reverted: no"),
+        (refusal(-32015, "VM execution error.", "Reverted 0xcafebabe"), "0xcafebabe"),
+        (refusal(-32000, "out of gas"), "out of gas"),
+        (refusal(3, "", {"unfamiliar": 1}), "no data, no message"),
+    ],
+)
+async def test_an_execution_that_fails_is_a_refusal(answer: RpcError, evidence: str) -> None:
+    node = Node()
+    node.scripts["eth_call"] = failing(1, answer, "0x")
+    result = await reader_of(node).simulate(ADDRESS, Call(ADDRESS, b""), AT, 100_000)
+    assert isinstance(result, Refuse)
+    assert (result.reason.rule, result.reason.evidence) == ("simulation.reverted", evidence)
+
+
+@pytest.mark.parametrize("fault", [refusal(-32000, "header not found"), Unreachable("eth_call: no answer")])
+async def test_a_simulation_that_the_node_could_not_run_is_a_fault_and_no_refusal(fault: ChainFault) -> None:
+    node = Node()
+    node.scripts["eth_call"] = failing(1, fault, "0x")
+    with pytest.raises(type(fault)):
+        await reader_of(node).simulate(ADDRESS, Call(ADDRESS, b""), AT, 100_000)
+
+
+async def test_a_receipt_of_a_pending_transaction_counts_as_none() -> None:
+    node = Node()
+    node.scripts["eth_getTransactionReceipt"] = lambda _: {"blockHash": None}
+    assert await reader_of(node).receipt("0x00") is None
+
+
+def test_headers_and_logs_read_the_same_from_hex_and_from_web3() -> None:
+    made_by_web3 = {
+        "number": 5,
+        "hash": bytes.fromhex(block_hash(5)[2:]),
+        "parentHash": bytes.fromhex(block_hash(4)[2:]),
+        "timestamp": 1_700_000_005,
+        "baseFeePerGas": 7,
+    }
+    assert head_of(made_by_web3) == head_of(raw_head(5))
+    log = raw_log(5, 1)
+    raw = {key: bytes.fromhex(log[key][2:]) for key in ("data", "blockHash", "transactionHash")}
+    assert log_of(log | raw | {"blockNumber": 5, "logIndex": 1}) == log_of(log)
+    assert log_of(log).address == ADDRESS.lower()
+
+
+@pytest.mark.parametrize(
+    ("raw", "complaint"),
+    [
+        (None, "the node does not have that block"),
+        ({}, "cannot be read: KeyError"),
+        (raw_head(5) | {"number": None}, "cannot be read: TypeError"),
+        (raw_head(5) | {"hash": "0xzz"}, "cannot be read: ValueError"),
+    ],
+)
+def test_a_header_that_cannot_be_read_is_a_fault(raw: Any, complaint: str) -> None:
+    with pytest.raises(ChainFault, match=complaint):
+        head_of(raw)
+
+
+def test_a_log_of_a_pending_transaction_is_a_fault() -> None:
+    with pytest.raises(ChainFault, match="a log cannot be read"):
+        log_of(raw_log(5, 1) | {"blockHash": None})
