@@ -282,10 +282,10 @@ contract LiquidatorTest is Base {
         clearExpecting();
     }
 
-    function test_help_before_the_flag_does_not_count() public {
+    function test_help_against_an_earlier_flag_does_not_count() public {
         falseAlarm();
-        liquidator.clear(alice, none());
         deposit(alice, address(usd), 1000e18);
+        liquidator.clear(alice, none());
         setFast(ETH, 175e18);
         flag(alice);
         (,,,, uint256 aid, bool reduced) = clearing.status(alice);
@@ -327,11 +327,11 @@ contract LiquidatorTest is Base {
         liquidator.cure(alice, none());
         setFast(ETH, 180e18);
         flag(alice);
-        for (uint256 i; i < 21; ++i) {
+        for (uint256 i; i < 25; ++i) {
             tick(30);
             liquidator.poke(alice);
         }
-        assertGt(liquidator.flagOf(alice).tau, 1790);
+        assertGt(liquidator.flagOf(alice).tau, 1800);
         refuse(Liquidator.NotExpired.selector);
         liquidator.expire(alice);
     }

@@ -708,13 +708,14 @@ contract SlicesTest is Base {
     }
 
     function test_a_debtor_that_takes_a_slice_sells_nothing_any_more() public {
-        openAndConfirm(188e18);
+        // Equity is gone at the fast price alone: neither a fee nor the insurance pays.
+        openAndConfirm(179.5e18);
+        setFast(ETH, 178.5e18);
         // The taker owes, without a position, on collateral that carries initial margin.
         bytes32 debtor = newAccount("debtor");
         deposit(debtor, address(weth), 100e18);
-        trade(debtor, bob, ETH_PERP, 10e18, 188e18);
-        tick(1);
-        trade(bob, debtor, ETH_PERP, 10e18, 187e18);
+        trade(debtor, bob, ETH_PERP, 10e18, 179e18);
+        trade(bob, debtor, ETH_PERP, 10e18, 178e18);
         assertEq(cashOf(debtor), -10e18);
         Liquidator.SliceTerms memory t = terms(alice, debtor);
         t.fMax = 0.1e18;

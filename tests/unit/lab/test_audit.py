@@ -47,7 +47,7 @@ FEEDS = ("BTC/USD", "ETH/USD", "SYN/USD")
 ACCOUNT, TAKER = b"\1" * 32, b"\2" * 32
 
 
-def tranche(tx_hash: str = "0x1", block: int = 5, **changes: int) -> Fact:
+def tranche(changes: Mapping[str, int] | None = None, tx_hash: str = "0x1") -> Fact:
     """A slice from E/M = 900/1000 to 875/875; changes in whole quote units."""
     amounts = {
         "notional_wad": 2500,
@@ -55,9 +55,9 @@ def tranche(tx_hash: str = "0x1", block: int = 5, **changes: int) -> Fact:
         "requirement_before_wad": 1000,
         "equity_after_wad": 875,
         "requirement_after_wad": 875,
-    } | changes
+    } | dict(changes or {})
     args: dict[str, Any] = {name: value * WAD for name, value in amounts.items()}
-    return Fact(block, tx_hash, 0, "Tranche", (ACCOUNT, TAKER), {"account": ACCOUNT, "taker": TAKER, **args})
+    return Fact(5, tx_hash, 0, "Tranche", (ACCOUNT, TAKER), {"account": ACCOUNT, "taker": TAKER, **args})
 
 
 def calldata(nonce: int) -> bytes:
@@ -82,7 +82,7 @@ def chronicle(facts: tuple[Fact, ...], sent: Mapping[str, bytes] | None = None) 
 
 
 def test_health_after_and_gained_are_exact_fractions() -> None:
-    found = measure_slices(chronicle((tranche(), tranche(equity_after_wad=1000))), RULES)
+    found = measure_slices(chronicle((tranche(), tranche({"equity_after_wad": 1000}))), RULES)
     assert found.highest == Fraction(1000, 875)
     assert found.lowest == 1
     assert found.least_gain == 1 - Fraction(9, 10)
@@ -91,8 +91,9 @@ def test_health_after_and_gained_are_exact_fractions() -> None:
 
 @pytest.mark.parametrize("changes", [{"notional_wad": 100}, {"requirement_after_wad": 0}])
 def test_a_slice_that_took_all_or_was_raised_to_the_smallest_is_dust(changes: dict[str, int]) -> None:
-    assert is_dust(tranche(**changes), RULES)
-    assert measure_slices(chronicle((tranche(**changes),)), RULES).highest is None
+    fact = tranche(changes)
+    assert is_dust(fact, RULES)
+    assert measure_slices(chronicle((fact,)), RULES).highest is None
 
 
 def test_a_sound_drill_breaks_nothing() -> None:

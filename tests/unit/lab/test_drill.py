@@ -1,6 +1,7 @@
 """What the driver decides by itself, without a chain."""
 
 import signal
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def fact(act: str) -> Fact:
 def test_the_base_fee_grows_no_faster_than_ethereum_lets_it(blocks: int) -> None:
     fees = [base_fee_wei(block, blocks) for block in range(1, blocks + 1)]
     assert min(fees) > 0
-    assert all(after <= before * 1.125 for before, after in zip(fees, fees[1:], strict=False))
+    assert all(after <= before * 1.125 for before, after in pairwise(fees))
 
 
 @settings(max_examples=10, deadline=None)

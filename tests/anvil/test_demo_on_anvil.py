@@ -1,0 +1,174 @@
+"""The lab on a real node: the deployment, the people, and the whole demo with real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from keeper.domain import Phase
+from keeper.errors import ChainFault
+from keeper.lab import drill
+from keeper.lab.anvil import Node, Tx, anvil, stop
+from keeper.lab.demo import rehearse, run_demo
+from keeper.lab.deploy import QUOTE, Spec, deploy, find
+from keeper.lab.drill import DrillFailed
+from keeper.lab.paths import Paths, generate, wad
+from keeper.lab.world import HEALTH, SET_UP_S, Zone, populate, reporters
+from keeper.protocols.hybrid import codec, math
+from keeper.units import WAD
+
+pytestmark = [pytest.mark.anvil, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).resolve().parents[2]
+GENESIS_S = 1_600_000_000
+SIGNERS = [reporter.address for reporter in reporters(0)]
+
+
+def children(parent: int) -> dict[int, str]:
+    """The command lines of a process's children by process id."""
+    listed = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    found = {}
+    for pid in map(int, listed):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found[pid] = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    return found
+
+
+def test_anvil_mines_only_when_told_and_is_gone_afterwards() -> None:
+    with anvil(timestamp_s=GENESIS_S) as node:
+        assert (node.block_number(), node.timestamp_s()) == (0, GENESIS_S)
+        node.mine(GENESIS_S + 12)
+        assert (node.block_number(), node.timestamp_s()) == (1, GENESIS_S + 12)
+        assert any("anvil" in line for line in children(os.getpid()).values())
+    assert not any("anvil" in line for line in children(os.getpid()).values())
+    with pytest.raises(ChainFault, match="does not answer"):
+        node.block_number()
+
+
+def test_anvil_is_stopped_when_the_test_fails() -> None:
+    with pytest.raises(ZeroDivisionError), anvil(timestamp_s=GENESIS_S):
+        raise ZeroDivisionError
+    assert not any("anvil" in line for line in children(os.getpid()).values())
+
+
+def test_a_failed_transaction_says_why() -> None:
+    with anvil(timestamp_s=GENESIS_S) as node:
+        deployed = deploy(node, signers=SIGNERS)
+        stranger = "0x" + "11" * 20
+        node.fund([stranger])
+        call = codec.credit_call(deployed.protocol.vault, deployed.protocol.quote, stranger)
+        assert codec.decode_amount(node.call(call.to, call.data)) == 0
+        steal = deployed.tx(
+            "Vault", "withdraw", deployed.protocol.vault, deployed.protocol.quote, WAD, stranger
+        )
+        with pytest.raises(ChainFault, match=r"failed: CreditTooLow\("):
+            node.run([Tx(stranger, steal.to, steal.data)])
+
+
+def test_a_deployment_is_found_again_from_its_reader() -> None:
+    with anvil(timestamp_s=GENESIS_S) as node:
+        first, second = deploy(node, signers=SIGNERS), deploy(node, signers=SIGNERS)
+        assert find(node, first.protocol.reader) == first.protocol
+        assert first.protocol.reader != second.protocol.reader
+        assert first.protocol.rules.slope == Spec().slope
+        assert first.markets == {"BTC/USD": 1, "ETH/USD": 2, "SYN/USD": 3}
+
+
+def opened(node: Node, paths: Paths, accounts: int) -> dict[Zone, list[float]]:
+    """Populate a chain; return the health of every owner's account by zone."""
+    deployed = deploy(node, signers=[reporter.address for reporter in reporters(paths.seed)])
+    world = populate(node, deployed, paths, accounts)
+    call = codec.rows_call(deployed.protocol.reader, world.accounts)
+    *owned, maker, keeper = codec.decode_rows(node.call(call.to, call.data))
+    prices = {feed: wad(price) for feed, price in paths.true_at(paths.start_s).items()}
+    healths: dict[Zone, list[float]] = {zone: [] for zone in Zone}
+    for owner, account in zip(world.owners, owned, strict=True):
+        assert account.phase is Phase.HEALTHY
+        found = math.maintenance(account, prices, deployed.protocol.rules)
+        healths[owner.plan.zone].append(found.equity_wad / found.requirement_wad)
+    assert len(maker.legs) == 3
+    assert keeper.legs == ()
+    assert keeper.cash_wad >= 100_000 * WAD
+    credit = codec.credit_call(deployed.protocol.vault, deployed.tokens[QUOTE], world.keeper.address)
+    assert codec.decode_amount(node.call(credit.to, credit.data)) >= 10_000 * WAD
+    return healths
+
+
+def test_hundreds_of_accounts_are_opened_in_seconds_and_stand_where_they_should() -> None:
+    paths = generate(4)
+    with anvil(timestamp_s=paths.start_s - SET_UP_S - 60) as node:
+        began = time.monotonic()
+        healths = opened(node, paths, 200)
+        assert time.monotonic() - began < 15
+        assert node.timestamp_s() == paths.start_s
+    for zone, (low, high) in HEALTH.items():
+        assert healths[zone]
+        assert min(healths[zone]) > low - 0.01
+        if zone is Zone.DANGER:
+            assert max(healths[zone]) < high + 0.1
+
+
+@pytest.mark.slow
+def test_the_demo_keeps_every_promise(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    assert run_demo(seed=2, accounts=20, fast=True, json_path=figures, keep_dir=tmp_path / "kept") == 0
+    found = json.loads(figures.read_text())
+    assert found["mode"] == "lockstep"
+    assert found["violations"] == []
+    assert (found["seed"], found["accounts"]) == (2, 20)
+    assert found["false_closes"] == 0
+    assert found["max_health_after_slice"] <= 1.15
+    assert found["min_health_gain"] >= 0
+    assert min(found["flagged"], found["confirmed"], found["tranches"], found["cured"], found["cleared"]) > 0
+    assert found["wick"]["flagged"] > 0
+    assert found["twin_checked"] == found["tranches"]
+    assert found["tick_to_tx_ms"]["p50"] > 0
+    assert (tmp_path / "kept" / "journal.sqlite").exists()
+
+
+@pytest.mark.slow
+def test_killing_the_keeper_on_the_way_breaks_no_promise(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    assert run_demo(seed=4, accounts=20, fast=True, json_path=figures, kills=4) == 0
+    found = json.loads(figures.read_text())
+    assert found["kills"] == 4
+    assert found["violations"] == []
+    assert found["cured"] > 0
+
+
+def test_a_keeper_that_dies_ends_the_demo_with_its_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drill, "CONFIG", drill.CONFIG.replace("chain_id = {chain_id}", "chain_id = 7"))
+    with pytest.raises(DrillFailed, match=r"keeper \S+ ended with status 2\n.*chain 7 is configured"):
+        rehearse(generate(1, fast=True), 20, tmp_path, console=Console(quiet=True))
+    assert children(os.getpid()) == {}
+
+
+@pytest.mark.slow
+def test_a_demo_that_is_told_to_stop_leaves_nothing_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "keeper", "demo", "--accounts", "20", "--keep", str(tmp_path / "kept")]
+    demo = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert demo.stdout is not None
+    try:
+        for line in demo.stdout:
+            if line.startswith("block 30/"):
+                break
+        started = children(demo.pid)
+        assert len(started) == 3
+        demo.terminate()
+        demo.stdout.read()
+        assert demo.wait(60) == 128 + signal.SIGTERM
+        assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+    finally:
+        stop(demo)  # type: ignore[arg-type]  # a text process is stopped like any other
+        demo.stdout.close()
