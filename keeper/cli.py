@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn, Protocol
 
 import structlog
 import typer
+import uvloop
 
 from keeper import __version__
 from keeper.chain.reader import ChainReader
@@ -67,14 +68,14 @@ def main() -> NoReturn:
 def run(config: ConfigOption, *, dry_run: DryRun = False) -> None:
     """Keep one deployment until told to stop (SIGTERM or Ctrl-C)."""
     _log_to_stdout()
-    asyncio.run(_run(config, dry_run=dry_run))
+    uvloop.run(_run(config, dry_run=dry_run))
 
 
 @app.command("report-prices")
 def report_prices(config: ConfigOption) -> None:
     """Sign and post fast prices with the keys in KEEPER_REPORTER_KEYS; the first key pays the gas."""
     _log_to_stdout()
-    asyncio.run(_report(config))
+    uvloop.run(_report(config))
 
 
 @app.command()

@@ -288,13 +288,13 @@ def populate(node: Node, deployed: Deployed, paths: Paths, accounts: int) -> Wor
 def keeper_means(plans: Iterable[Plan], start: Mapping[FeedId, Wad]) -> tuple[Wad, Wad]:
     """Return the keeper's margin cash and its credit for bonds: finite, and in proportion to what it keeps.
 
-    A twentieth of all notional as margin lets it hold some 60% of it at once; the credit pays a bond of $150
-    for every account at the same time.
+    A twentieth of all notional as margin lets it hold some 60% of it at once; the credit pays bonds of $50 to
+    $5,000, and buys collateral from accounts that have only debt left.
     """
     every = list(plans)
     notional = sum(abs(size) * start[feed] // WAD for plan in every for feed, size in plan.legs.items())
     margin = max(100_000 * WAD, notional // 20) // MICRO * MICRO
-    return margin, max(10_000, 150 * len(every)) * WAD
+    return margin, (20_000 + 500 * len(every)) * WAD
 
 
 @dataclass(slots=True)

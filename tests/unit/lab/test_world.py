@@ -101,7 +101,7 @@ def test_some_owners_near_the_edge_come_to_help(accounts: int) -> None:
 def test_the_keeper_is_given_finite_means_in_proportion() -> None:
     small, large = keeper_means(draw(1, 20), START), keeper_means(draw(1, 500), START)
     assert 0 < small[0] < large[0] < 10**8 * WAD
-    assert large[1] == 150 * 500 * WAD
+    assert large[1] == 270_000 * WAD
 
 
 def test_the_same_seed_gives_the_same_books_and_keys() -> None:
