@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn, Protocol
+from typing import Annotated, Protocol
 
 import structlog
 import typer
@@ -37,6 +37,8 @@ log = structlog.get_logger()
 
 REPORT_GAS = 1_500_000
 """Gas limit of a transaction that posts bundles of several feeds."""
+PATIENCE_S = 2.0
+"""How long the work on a head may still take after a signal; given up later, it is a crash, which is safe."""
 
 app = typer.Typer(
     name="keeper",
@@ -50,32 +52,27 @@ ConfigOption = Annotated[Path, typer.Option(help="TOML file; docs/configuration.
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Do all but send; journal what would be sent.")]
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Run the command line; what the operator must know is one line on stderr, never a traceback."""
     try:
-        app(standalone_mode=False)
+        app()
     except KeeperError as error:
         typer.echo(f"keeper: {error}", err=True)
         raise SystemExit(2) from None
-    except typer.Exit as stop:
-        raise SystemExit(stop.exit_code) from None
-    except (typer.Abort, KeyboardInterrupt):
-        raise SystemExit(130) from None
-    raise SystemExit(0)
 
 
 @app.command()
 def run(config: ConfigOption, *, dry_run: DryRun = False) -> None:
     """Keep one deployment until told to stop (SIGTERM or Ctrl-C)."""
     _log_to_stdout()
-    uvloop.run(_run(config, dry_run=dry_run))
+    uvloop.run(_until_told(_run(config, dry_run=dry_run)))
 
 
 @app.command("report-prices")
 def report_prices(config: ConfigOption) -> None:
     """Sign and post fast prices with the keys in KEEPER_REPORTER_KEYS; the first key pays the gas."""
     _log_to_stdout()
-    uvloop.run(_report(config))
+    uvloop.run(_until_told(_report(config)))
 
 
 @app.command()
@@ -152,7 +149,7 @@ async def _run(path: Path, *, dry_run: bool) -> None:
             config.journal.path,
             identity={
                 "chain_id": str(config.chain.chain_id),
-                "genesis": (await parts.rpc.request("eth_getBlockByNumber", ["0x0", False]))["hash"],
+                "genesis": await _genesis(parts.rpc),
                 "deployment": config.deployment.reader,
                 "wallet": signer.address,
                 "mode": "dry run" if dry_run else "live",
@@ -202,6 +199,14 @@ async def _report(path: Path) -> None:
         await _until_stopped(parts.reader, reporter, parts.head)
 
 
+async def _genesis(rpc: Rpc) -> str:
+    """Return the hash of block 0; its header may be older than EIP-1559."""
+    block = await rpc.request("eth_getBlockByNumber", ["0x0", False])
+    if not isinstance(block, dict) or "hash" not in block:
+        raise ChainFault(f"{rpc.endpoint} does not have block 0, by which the journal knows its chain")
+    return str(block["hash"])
+
+
 async def _quorum(parts: Parts) -> int:
     function = load_abi("FastOracle").functions["quorum"]
     answer = await parts.reader.call(function.call(parts.market.deployment.fast_oracle), parts.head.hash)
@@ -235,22 +240,36 @@ class Daemon(Protocol):
         ...
 
 
+async def _until_told(work: Coroutine[None, None, None]) -> None:
+    """Do the work of a daemon; SIGTERM and SIGINT give up whatever comes before its loop."""
+    task = asyncio.ensure_future(work)
+    _on_signal(task.cancel)
+    with suppress(asyncio.CancelledError):
+        await task
+    log.info("stopped")
+
+
 async def _until_stopped(reader: ChainReader, daemon: Daemon, head: Head) -> None:
     """Run until SIGTERM or SIGINT; the work on a head that has begun is finished first."""
-    await reader.start(head.number)
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    working = asyncio.create_task(daemon.run())
     stopping = asyncio.create_task(stop.wait())
     try:
+        await reader.start(head.number)
+        _on_signal(stop.set)
+        working = asyncio.create_task(daemon.run())
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            working.result()
-            return
-        async with daemon.busy:
+        if not working.done():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(daemon.busy.acquire(), PATIENCE_S)
             working.cancel()
-        log.info("stopped")
+            await asyncio.wait({working})
+        if not working.cancelled():
+            working.result()
     finally:
         stopping.cancel()
         await reader.close()
+
+
+def _on_signal(act: Callable[[], object]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, act)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from keeper import confirm, pipeline, plan, trigger
 from keeper.errors import ConfigError
@@ -214,6 +214,8 @@ def load(path: Path) -> Config:
         return Config(**raw)
     except ValidationError as error:
         raise ConfigError(_explain(path, error)) from None
+    except SettingsError as error:
+        raise ConfigError(f"the environment cannot be used: {error}") from None
 
 
 PATHS = (("feed", "path"), ("journal", "path"), ("wallet", "keystore"), ("wallet", "passphrase_file"))

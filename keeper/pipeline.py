@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -17,8 +18,10 @@ import structlog
 
 from keeper import confirm, plan, trigger
 from keeper.domain import (
+    Act,
     Agree,
     Assessment,
+    BuyCollateral,
     CaseEvent,
     ChainTime,
     EventKind,
@@ -26,6 +29,7 @@ from keeper.domain import (
     Fees,
     Flag,
     Head,
+    Log,
     OracleView,
     Phase,
     Reason,
@@ -83,6 +87,12 @@ class Pipeline:
         taker: AccountKey,
         params: Params,
     ) -> None:
+        feeds = {each.feed for each in (*market.perps, *market.collaterals)}
+        if params.native_feed not in feeds:
+            known = ", ".join(sorted(feeds))
+            raise ConfigError(
+                f"economics.native_feed {params.native_feed} is not a feed of the deployment: {known}"
+            )
         self._reader = reader
         self._market = market
         self._feed = feed
@@ -96,6 +106,7 @@ class Pipeline:
         self._insurance_wad: Wad = 0
         self._cases: dict[AccountKey, Case] = {}
         self._rehearsed: dict[AccountKey, str] = {}
+        self._logs: deque[Log] = deque()
         self._facts: list[Fact] = []
         self._orphaned: list[Head] = []
         self._started = False
@@ -135,12 +146,15 @@ class Pipeline:
     def _fold(self, update: BlockUpdate) -> None:
         """Mark what the new blocks touched, and what the orphaned ones had.
 
-        Facts and orphaned heads are kept until they were told and followed up, however many heads it takes.
+        Logs, facts and orphaned heads are kept until they were understood, told and followed up, however many
+        heads it takes.
         """
         self._book.unwind(update.orphaned)
         self._orphaned += update.orphaned
-        for log_ in update.logs:
-            fact = self._market.decode(log_)
+        self._logs += update.logs
+        while self._logs:
+            fact = self._market.decode(self._logs[0])
+            self._logs.popleft()
             if fact is None:
                 continue
             self._require_known(fact)
@@ -168,24 +182,28 @@ class Pipeline:
         ]
         prices, credit, insurance, *rows = await self._reader.call_many(calls, head.hash)
         self._oracles = self._market.decode_prices(prices)
-        self._credit_wad = int.from_bytes(credit)
-        self._insurance_wad = int.from_bytes(insurance)
+        self._credit_wad, self._insurance_wad = _word(credit), _word(insurance)
         for page in rows:
             self._book.fold_rows(page, head.number)
 
     async def _follow(self, head: Head) -> None:
-        """See what became of our transactions; a reorg may open again a case that was closed."""
+        """See what became of our transactions, and take the open cases from the journal.
+
+        A reorg may open again a case that was closed; where its account has a newer one, that one goes first.
+        """
         if self._started:
-            changed = await self._sender.track(head, self._orphaned)
+            await self._sender.track(head, self._orphaned)
         else:
-            changed = await self._sender.resume(head)
-            self._cases = {case.account: Case(case.case_id) for case in self._journal.open_cases()}
+            await self._sender.resume(head)
             self._started = True
         self._orphaned.clear()
-        for step in changed:
-            self._cases.setdefault(step.account, Case(step.case_id))
-        for case in self._cases.values():
-            case.status = self._journal.status(case.case_id)
+        said = {case.case_id: case.said for case in self._cases.values()}
+        self._cases = {
+            case.account: Case(case.case_id, case.status, said.get(case.case_id, ""))
+            for case in self._journal.open_cases()
+        }
+        # The first head after a start may find one that no event since ``from_block`` has touched.
+        self._book.mark_dirty([each for each in self._cases if each not in self._book], head.number)
 
     def _observe(self, head: Head) -> None:
         """Write into open cases what the chain shows of their accounts, whoever did it."""
@@ -224,8 +242,7 @@ class Pipeline:
                 means = replace(means, taker=decision.preview.taker_after)
                 decision = decision.step
             if isinstance(decision, Step):
-                if isinstance(decision.act, Flag):
-                    means = replace(means, credit_wad=means.credit_wad - decision.act.bond_wad)
+                means = replace(means, credit_wad=means.credit_wad - _credit_taken_wad(decision.act))
                 steps.append((decision, assessed))
             elif decision is not None:
                 events += self._say(case, account, decision, head)
@@ -322,12 +339,15 @@ class Pipeline:
         taker = self._book.exact(self._taker)
         if isinstance(taker, Unknown):
             raise ChainFault(f"the keeper's own account cannot be read: {taker.why}")
+        native_price_wad = native.fast_wad or native.slow_wad
+        if native_price_wad <= 0:
+            raise ChainFault(f"{native.feed} has no price on chain, so that gas cannot be valued")
         return Means(
             taker=taker,
             credit_wad=self._credit_wad,
             insurance_wad=self._insurance_wad,
             gas_price_wei=head.base_fee_wei + (fees.priority_fee_wei if isinstance(fees, Fees) else 0),
-            native_price_wad=native.fast_wad or native.slow_wad,
+            native_price_wad=native_price_wad,
         )
 
     # --- and to do it ---
@@ -402,6 +422,19 @@ def _event(
     """Make an event and bring the case's status to where the journal's will be."""
     case.status = advance(case.status, kind)
     return CaseEvent(case.case_id, account, kind, head.number, head.timestamp_s, data)
+
+
+def _credit_taken_wad(act: Act) -> Wad:
+    """Return what an act takes of the keeper's credit: the steps of one block share it."""
+    if isinstance(act, Flag):
+        return act.bond_wad
+    return act.max_quote_wad if isinstance(act, BuyCollateral) else 0
+
+
+def _word(answer: bytes) -> int:
+    if len(answer) != 32:
+        raise ChainFault(f"expected one word, found {len(answer)} bytes")
+    return int.from_bytes(answer)
 
 
 def _unknown(unknown: Unknown) -> Reason:

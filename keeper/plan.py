@@ -177,7 +177,9 @@ def plan_slice(
         deadline_s=case.at.timestamp_s + params.validity_blocks * params.block_time_s,
         min_fraction_wad=0,
         max_fraction_wad=asked,
-        min_fee_wad=mul_div_down(means.gas_cost_wad(gas), params.min_fee_of_gas_wad, WAD),
+        min_fee_wad=min(
+            preview.taker_fee_wad, mul_div_down(means.gas_cost_wad(gas), params.min_fee_of_gas_wad, WAD)
+        ),
     )
     step = _step(case_id, case, act, params, gas=gas, profit_wad=profit, notional_wad=preview.notional_wad)
     return Slice(step, preview)

@@ -95,13 +95,15 @@ class Reporter:
         quorum: int,
         params: Params,
     ) -> None:
-        if len(keys) < quorum:
-            raise ConfigError(f"{len(keys)} reporter keys given, the oracle's quorum needs {quorum}")
+        if len(set(keys)) < quorum:
+            raise ConfigError(
+                f"{len(set(keys))} different reporter keys given, the oracle's quorum needs {quorum}"
+            )
         self._reader = reader
         self._oracle = oracle
         self._feed = feed
         self._postman = postman
-        self._keys = list(keys)
+        self._keys = list(dict.fromkeys(keys))
         self._quorum = quorum
         self._params = params
         self.busy = asyncio.Lock()

@@ -17,8 +17,16 @@ if (found !== version) {
   process.exit(1);
 }
 
-const call = (name, types, ...values) =>
-  require(path.join(folder, "soljson.js")).cwrap(name, "string", types)(...values);
+const compiler = () => require(path.join(folder, "soljson.js"));
+const call = (name, types, ...values) => compiler().cwrap(name, "string", types)(...values);
+
+// Compile; a string argument would be copied to the compiler's small stack, four bytes a character.
+function compile(input) {
+  const size = Buffer.byteLength(input) + 1;
+  const at = compiler()._solidity_alloc(size);
+  compiler().stringToUTF8(input, at, size);
+  return call("solidity_compile", ["number", "number", "number"], at, 0, 0);
+}
 
 // The answer of `make`, kept under the hash of `input`; the rename keeps two at once from mixing.
 function remembered(input, make) {
@@ -38,8 +46,7 @@ if (args.includes("--version")) {
   console.log(`solc, the solidity compiler\nVersion: ${String(long).replace("Emscripten.clang", "Linux.g++")}`);
 } else if (args.includes("--standard-json")) {
   const input = fs.readFileSync(0, "utf8");
-  const compile = () => call("solidity_compile", ["string", "number", "number"], input, 0, 0);
-  const output = remembered(input, compile);
+  const output = remembered(input, () => compile(input));
   // writeSync may write a part only when standard output is a pipe, so write until all is out.
   for (let at = 0; at < output.length; ) {
     try {

@@ -180,9 +180,7 @@ contract Liquidator is ReentrancyGuard {
         _requireState(acct, State.Flagged);
         View memory v = _view(acct, 0);
         if (!_unfounded(acct, v)) revert NotUnfounded(acct);
-        clearing.setState(acct, State.Healthy);
-        emit Cleared(acct, _flags[acct].bond);
-        _slashBond(acct);
+        _clear(acct);
     }
 
     /// @notice End an alarm that nothing confirmed: 30 minutes of active time, or six hours. The bond returns,
@@ -257,8 +255,7 @@ contract Liquidator is ReentrancyGuard {
         int256 cash = v.book.cash;
         bool insolvent = before.equity <= 0 && v.atFast.equity <= 0 && v.atSlow.equity <= 0;
         if (cash < 0) v = _sellForDebt(acct, v, q, t, terms.taker);
-        flag_.feeCap = uint64(FixedPointMathLib.min(flag_.feeCap, Slope.feeCap(p, v.atExec)));
-        uint256 kappa = Slope.fee(p, t, flag_.feeCap);
+        (uint256 kappa, bool insured) = _terms(p, flag_, v, t, insolvent);
         uint256 f = _fraction(p, flag_, v.atExec, kappa, q, terms.fMax);
         if (f < terms.fMin || f > terms.fMax) revert SliceOutside(f, terms.fMin, terms.fMax);
         // A call that moves nothing must not move the nonce either, or it would spoil every other taker's.
@@ -268,9 +265,7 @@ contract Liquidator is ReentrancyGuard {
         uint256 fee = kappa * notional / WAD;
         uint256 takerFee = fee * TAKER_SHARE / WAD;
         if (fee > 0) clearing.payFee(acct, terms.taker, fee, takerFee);
-        if (insolvent) {
-            takerFee += clearing.payFromInsurance(acct, terms.taker, p.k0 * notional / WAD);
-        }
+        if (insured) takerFee += clearing.payFromInsurance(acct, terms.taker, p.k0 * notional / WAD);
         if (takerFee < terms.minFee) revert FeeTooLow(takerFee, terms.minFee);
         flag_.trancheNonce += 1;
 
@@ -293,7 +288,8 @@ contract Liquidator is ReentrancyGuard {
         if (!_writeOff(acct, v.book) && _curable(v)) _cure(acct);
     }
 
-    /// @notice End an episode: H >= 1 + betaCure at both oracles, or no open risk.
+    /// @notice End an episode: H >= 1 + betaCure at both oracles, or no open risk. An alarm that was unfounded
+    /// ends as by `clear`, so that nobody saves the bond of a false one by calling this first.
     function cure(bytes32 acct, Bundle[] calldata reports) external nonReentrant {
         _post(reports);
         (State state,,,,,) = clearing.status(acct);
@@ -301,8 +297,8 @@ contract Liquidator is ReentrancyGuard {
         View memory v = _view(acct, 0);
         _poke(acct, v);
         if (!_curable(v)) revert NotCurable(acct);
-        if (state == State.Flagged && _unfounded(acct, v)) _slashBond(acct);
-        _cure(acct);
+        if (state == State.Flagged && _unfounded(acct, v)) _clear(acct);
+        else _cure(acct);
     }
 
     /// @notice Buy collateral, at the sale discount, from an account that has only debt besides it.
@@ -499,6 +495,24 @@ contract Liquidator is ReentrancyGuard {
         return FixedPointMathLib.min(wanted, uint256(m.equity) * REWARD_EQUITY_SHARE / WAD);
     }
 
+    /// @dev The fee of a slice, and whether the insurance pays it. With positive equity each slice lowers the
+    /// cap of those that follow. Without any at the three prices, the book's worth without haircuts bounds
+    /// the smallest fee, and only where that is gone as well the insurance pays: an owner who takes over his
+    /// own book through a second address must not be paid for it while his collateral still covers the fee.
+    function _terms(SlopeParams memory p, Flag storage f, View memory v, uint256 t, bool insolvent)
+        private
+        returns (uint256 kappa, bool insured)
+    {
+        if (insolvent) {
+            int256 worth = MarginMath.worth(v.book, v.exec);
+            kappa = Slope.fee(p, 0, Slope.feeCap(p, Margin(worth, 0, v.atExec.notional)));
+            return (kappa, worth <= 0);
+        }
+        uint256 cap = FixedPointMathLib.min(f.feeCap, Slope.feeCap(p, v.atExec));
+        if (v.atExec.equity > 0) f.feeCap = uint64(cap);
+        kappa = Slope.fee(p, t, cap);
+    }
+
     /// @dev The part to close: the slope's, within the step window and the taker's wish, raised to the
     /// smallest slice, and everything where only dust would stay.
     function _fraction(
@@ -571,6 +585,12 @@ contract Liquidator is ReentrancyGuard {
     function _sell(bytes32 acct, uint8 collateral, uint256 amount, uint256 paid, bytes32 taker) private {
         clearing.sellHolding(acct, collateral, amount, paid, msg.sender, taker);
         emit CollateralSold(acct, collateral, msg.sender, amount, paid);
+    }
+
+    function _clear(bytes32 acct) private {
+        clearing.setState(acct, State.Healthy);
+        emit Cleared(acct, _flags[acct].bond);
+        _slashBond(acct);
     }
 
     function _cure(bytes32 acct) private {

@@ -37,8 +37,20 @@ library MarginMath {
             m.notional += size * prices[i] / WAD;
         }
         for (uint256 j; j < book.holdings.length; ++j) {
-            uint256 worth = book.holdings[j].amount * prices[n + j] / WAD;
-            m.equity += int256(worth * book.holdings[j].hMM / WAD);
+            uint256 gross = book.holdings[j].amount * prices[n + j] / WAD;
+            m.equity += int256(gross * book.holdings[j].hMM / WAD);
+        }
+    }
+
+    /// @notice Equity without haircuts: what the book is worth if its collateral brings the full price.
+    function worth(Book memory book, uint256[] memory prices) internal pure returns (int256 total) {
+        uint256 n = book.legs.length;
+        total = book.cash;
+        for (uint256 i; i < n; ++i) {
+            total += mulWadFloor(book.legs[i].size, prices[i]) + book.legs[i].quoteLeg;
+        }
+        for (uint256 j; j < book.holdings.length; ++j) {
+            total += int256(book.holdings[j].amount * prices[n + j] / WAD);
         }
     }
 
@@ -55,8 +67,8 @@ library MarginMath {
         }
         m.equity = book.cash + (profit < 0 ? profit : int256(0));
         for (uint256 j; j < book.holdings.length; ++j) {
-            uint256 worth = book.holdings[j].amount * prices[n + j] / WAD;
-            m.equity += int256(worth * book.holdings[j].hIM / WAD);
+            uint256 gross = book.holdings[j].amount * prices[n + j] / WAD;
+            m.equity += int256(gross * book.holdings[j].hIM / WAD);
         }
     }
 

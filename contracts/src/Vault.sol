@@ -27,6 +27,7 @@ contract Vault is Ownable2Step, ReentrancyGuard {
     event CreditMoved(address indexed token, address indexed from, address indexed to, uint256 amount);
 
     error UnknownToken(address token);
+    error AlreadyAccepted(address token);
     error TooManyDecimals(address token, uint8 decimals);
     error TransferFee(uint256 asked, uint256 received);
     error NotModule(address caller);
@@ -35,8 +36,9 @@ contract Vault is Ownable2Step, ReentrancyGuard {
 
     constructor(address admin) Ownable(admin) {}
 
-    /// @notice Accept a token. No fee on transfer, no rebasing, no hooks: the admin's duty to know.
+    /// @notice Accept a token, once: a later change of its decimals must not rescale credits. No fee on transfer, no rebasing, no hooks: the admin's duty to know.
     function acceptToken(address token) external onlyOwner {
+        if (scaleOf[token] != 0) revert AlreadyAccepted(token);
         uint8 decimals = IERC20Metadata(token).decimals();
         if (decimals > 18) revert TooManyDecimals(token, decimals);
         scaleOf[token] = 10 ** (18 - decimals);

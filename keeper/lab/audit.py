@@ -63,6 +63,7 @@ def audit(node: Node, world: World, paths: Paths, outcome: Outcome, journal: Pat
     violations = [
         *judge(acts, slices, healths),
         *(f"journal: {line}" for line in broken),
+        *unknown_transactions(len(chronicle.spent), summary.steps),
         *repeated_tranches(chronicle),
         *broken_books(node, chronicle, world),
         *(f"twin: {line}" for line in twins.mismatches),
@@ -367,6 +368,15 @@ def judge(acts: Mapping[str, int], slices: Slices, healths: Healths) -> Iterator
     for act, least in (("Tranche", "slice"), ("Cured", "cure"), ("Cleared", "cleared alarm")):
         if not acts.get(act, 0):
             yield f"expected at least one {least}, found none"
+
+
+def unknown_transactions(on_chain: int, steps: Mapping[str, int]) -> Iterator[str]:
+    """Yield where the wallet's transactions on chain are not those that the journal let through."""
+    ended = steps.get("included", 0) + steps.get("reverted", 0)
+    live = steps.get("reserved", 0) + steps.get("sent", 0)
+    if not ended <= on_chain <= ended + live:
+        known = f"its journal knows {ended}, and {live} in flight"
+        yield f"the keeper's wallet has {on_chain} transactions on chain, {known}"
 
 
 def broken_books(node: Node, chronicle: Chronicle, world: World) -> Iterator[str]:

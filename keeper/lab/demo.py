@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from keeper.errors import ConfigError, KeeperError
+from keeper.errors import ConfigError
 from keeper.lab import report as reports
 from keeper.lab.anvil import anvil
 from keeper.lab.audit import Report, audit
@@ -92,6 +92,3 @@ def _folder(keep: Path | None) -> Iterator[Path]:
     except OSError as error:
         raise ConfigError(f"--keep: the folder {keep} cannot be used: {error.strerror}") from error
     yield keep.resolve()
-
-
-__all__ = ["KeeperError", "rehearse", "run_demo"]

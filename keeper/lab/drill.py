@@ -274,7 +274,7 @@ class Drill:
         self._market = HybridMarket(world.deployed.protocol)
         self._helpers = Helpers(node, world, paths.seed)
         self._maker = Maker(node, world)
-        self._tally = Tally(dict.fromkeys(world.accounts, Phase.HEALTHY))
+        self._tally = Tally({owner.person.account: Phase.HEALTHY for owner in world.owners})
         self._kills = draw_kills(paths, kills)
         self._killed = 0
         self._late = 0

@@ -35,6 +35,8 @@ WINDOW = 2 * HOUR
 """The demo's part of the four hours, in seconds."""
 START_S: UnixS = 1_584_005_400
 """2020-03-12 09:30 UTC: the hour of the fall begins half an hour later."""
+LAG_S = (30, 60)
+"""How far a slow feed is behind the truth, at least and at most."""
 PRICE_PLACES = 4
 UNITS = 10_000
 """Of a price, in one quote unit: as many as its decimal places tell apart."""
@@ -131,7 +133,11 @@ def wad(price: float) -> Wad:
 
 
 def generate(seed: int, *, fast: bool = False) -> Paths:
-    """Make the prices of one run: 600 blocks; with ``fast`` 200, the same fall in a third of the time."""
+    """Make the prices of one run: 600 blocks; with ``fast`` 200.
+
+    The short run is the same film played three times as fast: prices and the lag of the slow feed alike. What
+    the protocol and the chain count in seconds stays as it is, so that it is the harder one.
+    """
     rng = np.random.default_rng([seed, 0x9A7])
     hours = four_hours(rng)
     step = 3 if fast else 1
@@ -145,7 +151,8 @@ def generate(seed: int, *, fast: bool = False) -> Paths:
     span = slice(wick.first_s - START_S, wick.last_s - START_S)
     column = feeds.index(wick.feed)
     prints[span, column] = np.round(prints[span, column] * (1 + wick.depth), PRICE_PLACES)
-    rounds = _slow_rounds(rng, np.vstack([before[:-1], true]), len(before) - 1, blocks, feeds)
+    lags = rng.integers(*LAG_S, len(feeds), endpoint=True) // step
+    rounds = _slow_rounds(lags, np.vstack([before[:-1], true]), len(before) - 1, blocks, feeds)
     return Paths(seed, START_S, blocks, feeds, true, prints, wick, rounds)
 
 
@@ -275,7 +282,7 @@ def _wick(rng: np.random.Generator, blocks: int, feeds: tuple[FeedId, ...]) -> W
 
 
 def _slow_rounds(
-    rng: np.random.Generator,
+    lags: NDArray[np.int64],
     true: Floats,
     zero: int,
     blocks: int,
@@ -284,11 +291,10 @@ def _slow_rounds(
     deviation: float = 0.005,
     heartbeat_s: int = 3600,
 ) -> dict[int, tuple[Round, ...]]:
-    """Make a slow feed's rounds: the price of 30 to 60 seconds ago, where it moved 0.5% or an hour went by.
+    """Make a slow feed's rounds: the price of ``lags`` seconds ago, where it moved 0.5% or an hour went by.
 
     ``true`` begins ``zero`` seconds before the run, so that the first blocks have a past to lag behind.
     """
-    lags = rng.integers(30, 61, len(feeds))
     last = [float(true[zero - lag, i]) for i, lag in enumerate(lags)]
     last_at = [0] * len(feeds)
     rounds = {0: tuple(Round(feed, wad(price)) for feed, price in zip(feeds, last, strict=True))}

@@ -28,7 +28,7 @@ ACTS = {
     "Expired": "expired",
     "Tranche": "slices",
     "Cured": "cured",
-    "Insolvent": "closed insolvent",
+    "Insolvent": "written off",
 }
 
 
@@ -72,8 +72,9 @@ class LiveWatcher:
             ("  left ", "dim"), f"{left:.0f} s", ("  late ", "dim"), f"{moment.late_blocks}",
             *((("  kills ", "dim"), f"{moment.kills}") if moment.kills else ()),
         )  # fmt: skip
-        bar = ProgressBar(total=moment.blocks, completed=moment.block, width=76)
-        return Group(line, bar, self._prices(moment), _phases(moment))
+        bar = Table.grid()
+        bar.add_row(ProgressBar(total=moment.blocks, completed=moment.block, width=76))
+        return Group(line, bar, self._prices(moment), _counts(moment))
 
     def _prices(self, moment: Moment) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
@@ -89,15 +90,11 @@ class LiveWatcher:
         return table
 
 
-def _phases(moment: Moment) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+def _counts(moment: Moment) -> Text:
     tally = moment.tally
-    now = {f"{phase} now": tally.count(phase) for phase in (Phase.HEALTHY, Phase.FLAGGED, Phase.CONFIRMED)}
-    so_far = {word: tally.acts[act] for act, word in ACTS.items()}
-    for column in (*now, *so_far):
-        table.add_column(column, justify="right")
-    table.add_row(*(str(value) for value in (*now.values(), *so_far.values())))
-    return table
+    now = [f"{tally.count(phase)} {phase}" for phase in (Phase.HEALTHY, Phase.FLAGGED, Phase.CONFIRMED)]
+    so_far = [f"{tally.acts[act]} {word}" for act, word in ACTS.items()]
+    return Text.assemble(("now  ", "dim"), ", ".join(now), ("\nsince the start  ", "dim"), ", ".join(so_far))
 
 
 @contextmanager
@@ -188,14 +185,14 @@ def _alarms(f: Mapping[str, Any]) -> Rows:
 
 def _closings(f: Mapping[str, Any]) -> Rows:
     cliff = f["cliff_notional_closed"]
-    less = f"{1 - f['notional_closed'] / cliff:.0%} less than the cliff" if cliff else ""
+    share = f["notional_closed"] / cliff - 1 if cliff else 0.0
     highest = _health(f["max_health_after_slice"])
     return [
         ("slices", _count(f["tranches"]), f"{f['dust_slices']} of them dust"),
-        ("notional closed, slope", _usd(f["notional_closed"]), less),
+        ("notional closed, slope", _usd(f["notional_closed"]), f"{share:+.0%} against the cliff"),
         ("notional closed, cliff", _usd(cliff), f"{f['cliff_accounts']} accounts, all at once"),
-        ("cured", _count(f["cured"]), f"{f['owners_topped_up']} owners topped up {f['top_ups']} times"),
-        ("closed insolvent", _count(f["closed"]), f"bad debt {_usd(f['bad_debt'])}"),
+        ("cured", _count(f["cured"]), f"top-ups: {f['top_ups']}, by {f['owners_topped_up']} owners"),
+        ("closed, written off", _count(f["closed"]), f"bad debt {_usd(f['bad_debt'])}"),
         ("lowest health after a slice", _health(f["min_health_after_slice"]), ""),
         ("highest health after a slice", highest, "at most 1.15, dust apart"),
         ("least health gained by a slice", _health(f["min_health_gain"]), "must not be negative"),

@@ -87,6 +87,8 @@ class Outlook:
     since_confirmation_s: int
     q_wad: Wad
     kappa_wad: Wad
+    insured: bool
+    """Whether nothing is left that could bear a fee, so that the insurance pays the taker."""
     closeable_wad: Wad
     step_room_wad: Wad
     """What the step window leaves, as a fraction of what is left of the book; 0 where its cap is reached."""
@@ -184,11 +186,9 @@ def outlook(account: Account, oracles: OracleView, at: ChainTime, rules: Rules) 
     sold = found
     if fresh:
         sold, sales = _sell_for_debt(found, prices, rules, q_wad=q_wad, t_s=t_s, now_s=now_s)
-    cap_wad = flag.fee_cap_wad if account.phase is Phase.CONFIRMED else math.fee_cap(slope, found.execution)
-    flag = replace(flag, fee_cap_wad=min(cap_wad, math.fee_cap(slope, sold.execution)))
+    flag, kappa_wad, insured = _terms(flag, found, sold, prices.execution, rules, t_s=t_s)
     if now_s >= flag.step_start_s + slope.step_window_s:
         flag = replace(flag, step_start_s=now_s, step_used_wad=0)
-    kappa_wad = math.fee(slope, t_s, flag.fee_cap_wad)
     return Outlook(
         flag=flag,
         prices=prices,
@@ -199,6 +199,7 @@ def outlook(account: Account, oracles: OracleView, at: ChainTime, rules: Rules) 
         since_confirmation_s=t_s,
         q_wad=q_wad,
         kappa_wad=kappa_wad,
+        insured=insured,
         closeable_wad=math.closeable(sold.execution, kappa_wad, q_wad),
         step_room_wad=_step_room(slope, flag, sold.execution),
     )
@@ -385,6 +386,23 @@ def _part(slope: SlopeParams, look: Outlook, taker: Account, max_fraction_wad: W
     return part
 
 
+def _terms(
+    flag: FlagState, found: View, sold: View, execution: Marks, rules: Rules, *, t_s: int
+) -> tuple[FlagState, Wad, bool]:
+    """Return the flag with its fee cap, the fee, and whether the insurance pays it (Liquidator._terms)."""
+    slope = rules.slope
+    confirmed = found.account.phase is Phase.CONFIRMED
+    cap_wad = flag.fee_cap_wad if confirmed else math.fee_cap(slope, found.execution)
+    if all(m.equity_wad <= 0 for m in (found.fast, found.slow, found.execution)):
+        worth_wad = math.worth_wad(sold.account, execution, rules)
+        whole = Valuation(worth_wad, 0, sold.execution.notional_wad)
+        kappa_wad = math.fee(slope, 0, math.fee_cap(slope, whole))
+        return replace(flag, fee_cap_wad=cap_wad), kappa_wad, worth_wad <= 0
+    lower_wad = min(cap_wad, math.fee_cap(slope, sold.execution))
+    kept_wad = lower_wad if sold.execution.equity_wad > 0 else cap_wad
+    return replace(flag, fee_cap_wad=kept_wad), math.fee(slope, t_s, lower_wad), False
+
+
 def _fraction(slope: SlopeParams, look: Outlook, max_fraction_wad: Wad) -> Wad:
     """Return the part to close: raised to the smallest slice, and all where only dust would stay."""
     notional = look.sold.execution.notional_wad
@@ -397,13 +415,11 @@ def _fraction(slope: SlopeParams, look: Outlook, max_fraction_wad: Wad) -> Wad:
 
 
 def _fee(slope: SlopeParams, look: Outlook, moves: Iterable[Move], insurance_wad: Wad) -> Fee:
-    """Split the fee; the taker of an insolvent account is paid k0 by the insurance, as far as it reaches."""
+    """Split the fee; where nothing is left to take it from, the insurance pays k0 as far as it reaches."""
     notional_wad = sum(abs(move.value_wad) for move in moves)
     whole_wad = mul_div_down(look.kappa_wad, notional_wad, WAD)
     taker_wad = mul_div_down(whole_wad, TAKER_SHARE_WAD, WAD)
-    found = look.found
-    insolvent = all(m.equity_wad <= 0 for m in (found.fast, found.slow, found.execution))
-    owed_wad = mul_div_down(slope.k0_wad, notional_wad, WAD) if insolvent else 0
+    owed_wad = mul_div_down(slope.k0_wad, notional_wad, WAD) if look.insured else 0
     available_wad = insurance_wad + whole_wad - taker_wad
     return Fee(notional_wad, whole_wad, taker_wad, from_insurance_wad=min(owed_wad, available_wad))
 

@@ -31,6 +31,12 @@ def maintenance(account: Account, marks: Marks, rules: Rules) -> Valuation:
     return Valuation(account.cash_wad + _profit(account, marks, rules) + collateral, requirement, notional)
 
 
+def worth_wad(account: Account, marks: Marks, rules: Rules) -> Wad:
+    """Return the equity without haircuts (MarginMath.worth)."""
+    collateral = _collateral(account, marks, rules, lambda _: WAD)
+    return account.cash_wad + _profit(account, marks, rules) + collateral
+
+
 def initial(account: Account, marks: Marks, rules: Rules) -> Valuation:
     """Return E, M and N at initial margin (MarginMath.initial).
 

@@ -24,6 +24,7 @@ from keeper.lab.audit import (
     judge,
     measure_slices,
     repeated_tranches,
+    unknown_transactions,
 )
 from keeper.lab.chronicle import Chronicle
 from keeper.lab.deploy import Spec
@@ -141,6 +142,12 @@ def test_tranches_are_numbered_without_gap_or_repetition(nonces: tuple[int, ...]
     assert (list(repeated_tranches(chronicle(facts, sent))) == []) is sound
 
 
+@pytest.mark.parametrize(("on_chain", "sound"), [(3, True), (4, True), (5, True), (2, False), (6, False)])
+def test_every_transaction_of_the_wallet_went_through_the_journal(on_chain: int, sound: bool) -> None:
+    steps = {"included": 2, "reverted": 1, "sent": 2, "abandoned": 7}
+    assert (list(unknown_transactions(on_chain, steps)) == []) is sound
+
+
 def some_account() -> Account:
     legs = (Leg(1, 2 * WAD, -14_000 * WAD), Leg(3, -100 * WAD, 2_600 * WAD))
     return Account(ACCOUNT, Phase.HEALTHY, 1_500 * WAD, legs, (Holding(1, 3 * WAD),))
@@ -204,7 +211,7 @@ def printed(found: Report) -> str:
 
 def test_the_summary_says_what_happened_and_what_it_cost() -> None:
     text = printed(Report(FIGURES, ()))
-    for words in ("33% less than the cliff", "$100,000", "-$20", "1.050000", "NotBreached", "40 ms / 90 ms"):
+    for words in ("-33% against the cliff", "$100,000", "-$20", "1.050000", "NotBreached", "40 ms / 90 ms"):
         assert words in text
     assert "Every invariant held." in text
 
