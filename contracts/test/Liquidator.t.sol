@@ -646,8 +646,12 @@ contract LiquidatorTest is Base {
     function test_curing_an_unfounded_alarm_slashes_the_bond() public {
         falseAlarm();
         int256 cash = cashOf(alice);
+        vm.expectEmit(address(liquidator));
+        emit Liquidator.Cleared(alice, 50e18);
         liquidator.cure(alice, none());
         assertState(alice, State.Healthy);
+        // Nothing is carried into a later episode, and no reward is withheld from its flagger.
+        assertEq(liquidator.flagOf(alice).carriedAt, 0);
         assertEq(cashOf(alice), cash + 25e18);
         assertEq(quoteCredit(flagger), 100_000e18 - 50e18);
         assertEq(quoteCredit(address(liquidator)), 0);

@@ -170,4 +170,11 @@ contract VaultTest is Base {
         vm.prank(holder);
         vault.withdraw(address(token), 1e18, address(9));
     }
+
+    function test_a_token_is_accepted_once() public {
+        BlockingToken token = new BlockingToken();
+        accept(token);
+        vm.expectRevert(abi.encodeWithSelector(Vault.AlreadyAccepted.selector, address(token)));
+        accept(token);
+    }
 }
