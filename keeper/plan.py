@@ -205,7 +205,9 @@ def _upkeep_act(case: Assessment, means: Means, *, contradicted: bool) -> Act | 
     only_debt = not account.legs and account.cash_wad < 0
     if only_debt and account.holdings and case.fresh and means.credit_wad > 0:
         first = account.holdings[0].collateral
-        return BuyCollateral(account.key, means.taker.key, first, min(means.credit_wad, -account.cash_wad))
+        # Half of the credit stays for bonds: alarms come first.
+        spend_wad = min(means.credit_wad // 2, -account.cash_wad)
+        return BuyCollateral(account.key, means.taker.key, first, spend_wad)
     if only_debt and not account.holdings and account.phase is not Phase.CLOSED:
         return WriteOff(account.key)
     if account.phase not in {Phase.FLAGGED, Phase.CONFIRMED}:
