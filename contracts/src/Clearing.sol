@@ -203,7 +203,8 @@ contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
     // --- owners ---
 
     /// @notice Move the caller's credit into an account. Anyone may add to what the account already holds;
-    /// only its owner adds a new collateral. Succeeds in every state.
+    /// only its owner adds a new collateral, and not in an episode: dust of a type whose feed is stale or slow
+    /// would stop the confirmation. Cash, and what the account holds already, are taken in every state.
     /// @param amount WAD
     function deposit(bytes32 acct, address token, uint256 amount) external nonReentrant {
         if (amount == 0) revert ZeroAmount();
@@ -218,6 +219,7 @@ contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
             Collateral memory c = _collaterals[id - 1];
             if (a.holdings[id] == 0) {
                 if (msg.sender != ownerOf(acct)) revert NotOwner(acct, msg.sender);
+                if (a.state == State.Flagged || a.state == State.Confirmed) revert NotHealthy(acct, a.state);
                 if (a.collaterals.length == MAX_HOLDINGS) revert TooManyHoldings(acct);
                 a.collaterals.push(id);
             }

@@ -53,7 +53,7 @@ library Slope {
         if (p.tK == 0) revert BadSlope("tK");
         if (p.bandBase > p.bandMax || p.bandMax > 0.25e18) revert BadSlope("band");
         if (p.stepCap > WAD || p.stepWindow == 0) revert BadSlope("step");
-        if (p.minSlice > p.dust) revert BadSlope("minSlice <= dust");
+        if (p.minSlice == 0 || p.minSlice > p.dust) revert BadSlope("0 < minSlice <= dust");
     }
 
     /// @notice q(tau) = min(1, max(qMin, e^(-lambda tau))), never below the exact value.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.28;
 
+import {Clearing} from "../src/Clearing.sol";
 import {Bundle, Margin, State} from "../src/HybridTypes.sol";
 import {Liquidator} from "../src/Liquidator.sol";
 import {Slope, SlopeParams} from "../src/Slope.sol";
@@ -579,11 +580,20 @@ contract LiquidatorTest is Base {
     }
 
     function test_a_new_collateral_and_one_wei_deposits_do_not_stop_a_confirmation() public {
+        deposit(alice, address(weth), 1);
         openAndFlag(188e18);
-        deposit(alice, address(wbtc), 1);
+        // Dust of a type with a stale feed would: so none is taken in an episode, until the account is cured.
+        fundCredit(ownerOf_(alice), address(wbtc), 1);
+        vm.expectRevert(abi.encodeWithSelector(Clearing.NotHealthy.selector, alice, State.Flagged));
+        vm.prank(ownerOf_(alice));
+        clearing.deposit(alice, address(wbtc), 1);
         deposit(alice, address(usd), 1);
+        deposit(alice, address(weth), 1);
         tick(13);
         liquidator.confirm(alice, none());
+        vm.expectRevert(abi.encodeWithSelector(Clearing.NotHealthy.selector, alice, State.Confirmed));
+        vm.prank(ownerOf_(alice));
+        clearing.deposit(alice, address(wbtc), 1);
     }
 
     // --- cure ---
@@ -722,7 +732,7 @@ contract LiquidatorTest is Base {
     }
 
     function test_the_parameters_have_hard_bounds() public {
-        for (uint256 i; i < 17; ++i) {
+        for (uint256 i; i < 18; ++i) {
             SlopeParams memory p = slopeParams();
             if (i == 0) p.beta = 0.019e18;
             if (i == 1) p.beta = 1.51e18;
@@ -740,6 +750,7 @@ contract LiquidatorTest is Base {
             if (i == 13) p.bandMax = 0.251e18;
             if (i == 14) p.stepWindow = 0;
             if (i == 15) p.minSlice = p.dust + 1;
+            if (i == 17) p.minSlice = 0;
             if (i == 16) p.tK = 0;
             vm.expectPartialRevert(Slope.BadSlope.selector);
             new Liquidator(clearing, p);
