@@ -173,7 +173,7 @@ async def _run(path: Path, *, dry_run: bool) -> None:
                 taker=_account_key(signer.address, config.wallet.sub_account),
                 params=config.pipeline_params(dry_run=dry_run),
             )
-            await pipeline.discover(config.deployment.from_block, parts.head.number)
+            await pipeline.discover(config.deployment.from_block, parts.head)
             log.info("keeper.started", wallet=signer.address, block=parts.head.number, dry_run=dry_run)
             await _until_stopped(reader, pipeline, parts.head)
         finally:

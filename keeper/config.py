@@ -193,7 +193,10 @@ class Config(BaseSettings):
         )
 
     def reporter_params(self) -> ReporterParams:
-        """Return when the reporter posts."""
+        """Return when the reporter posts; refuse observations that the next block would call future ones."""
+        if self.reporter.lead_s > self.chain.block_time_s:
+            bound = f"at most chain.block_time_s, {self.chain.block_time_s} s"
+            raise ConfigError(f"reporter.lead_s must be {bound}, found {self.reporter.lead_s} s")
         return ReporterParams(**self.reporter.model_dump())
 
 
@@ -222,6 +225,9 @@ PATHS = (("feed", "path"), ("journal", "path"), ("wallet", "keystore"), ("wallet
 
 
 def _resolve(raw: dict[str, Any], folder: Path) -> None:
+    """Take relative paths from ``folder``; the journal's default too, wherever the keeper is started."""
+    if isinstance(journal := raw.setdefault("journal", {}), dict):
+        journal.setdefault("path", str(JournalFile().path))
     for section, key in PATHS:
         values = raw.get(section)
         if isinstance(values, dict) and isinstance(values.get(key), str):

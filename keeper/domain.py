@@ -63,6 +63,7 @@ class Fact:
     act: str
     touched: tuple[AccountKey, ...]
     args: Mapping[str, Any]
+    block_hash: str = ""
 
 
 # --- prices --------------------------------------------------------------------------------------
@@ -250,15 +251,6 @@ class Assessment:
 
 
 # --- decisions -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Suspicion:
-    """An account that could not be cleared at the fast price, by float64 with its rounding margin."""
-
-    account: AccountKey
-    equity: float
-    requirement: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,8 @@ work on that head only; what was not read stays dirty and is read at the next on
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,24 +17,31 @@ import structlog
 
 from keeper import confirm, plan, trigger
 from keeper.domain import (
+    Account,
     Act,
     Agree,
     Assessment,
     BuyCollateral,
+    Call,
     CaseEvent,
     ChainTime,
+    Confirm,
     EventKind,
     Fact,
     Fees,
     Flag,
     Head,
+    Liquidate,
     Log,
     OracleView,
+    Permit,
     Phase,
+    Quote,
     Reason,
     Refuse,
     Step,
     Unknown,
+    Verdict,
     Wait,
 )
 from keeper.errors import ChainFault, ConfigError
@@ -50,6 +56,8 @@ log = structlog.get_logger()
 
 PAGE = 200
 """Accounts per bulk read."""
+SIMULATIONS = 16
+"""Steps simulated at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,15 @@ class Case:
     case_id: str
     status: Status | None = None
     said: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A step worth sending, the judgement it follows from, and what both clocks said where it needs them."""
+
+    step: Step
+    assessed: Assessment
+    agreed: Agree | None
 
 
 class Pipeline:
@@ -109,6 +126,10 @@ class Pipeline:
         self._logs: deque[Log] = deque()
         self._facts: list[Fact] = []
         self._orphaned: list[Head] = []
+        self._told = ""
+        """The head whose facts are in the journal from before the start."""
+        self._unpriced: dict[FeedId, str] = {}
+        self._simulations = asyncio.Semaphore(SIMULATIONS)
         self._started = False
         self.busy = asyncio.Lock()
         """Held while a head is worked on: who holds it may cancel the loop between two heads."""
@@ -116,14 +137,13 @@ class Pipeline:
     async def run(self) -> None:
         """Work on every head until cancelled."""
         async for update in self._reader.updates():
-            tick_ns = time.monotonic_ns()
             async with self.busy:
                 try:
-                    await self.on_update(update, tick_ns)
+                    await self.on_update(update)
                 except ChainFault as fault:
                     log.warning("head.failed", block=update.head.number, why=str(fault))
 
-    async def on_update(self, update: BlockUpdate, tick_ns: int) -> None:
+    async def on_update(self, update: BlockUpdate) -> None:
         """Do all that one new head asks for, and journal that it is done."""
         head = update.head
         self._fold(update)
@@ -131,15 +151,22 @@ class Pipeline:
         await self._follow(head)
         self._observe(head)
         steps = self._decide(head)
-        await self._act(steps, head, tick_ns)
+        await self._act(steps, head, update.heard_ns)
         self._journal.head_done(head)
 
-    async def discover(self, from_block: Block, to_block: Block) -> None:
-        """Find every account that a past event touched; the first head reads them all."""
-        for log_ in await self._reader.backfill(from_block, to_block):
+    async def discover(self, from_block: Block, head: Head) -> None:
+        """Find every account that an event before ``head`` touched; the first update reads them all.
+
+        What happened since the head that was done last goes into the history of the cases still open.
+        """
+        done = self._journal.last_head()
+        for log_ in await self._reader.backfill(from_block, head.number - 1):
             fact = self._market.decode(log_)
             if fact is not None:
                 self._book.mark_dirty(fact.touched, fact.block)
+                if done and fact.block > done.number:
+                    self._facts.append(fact)
+        self._told = done.hash if done else ""
 
     # --- what is known ---
 
@@ -151,6 +178,8 @@ class Pipeline:
         """
         self._book.unwind(update.orphaned)
         self._orphaned += update.orphaned
+        gone = {head.hash for head in update.orphaned}
+        self._facts = [fact for fact in self._facts if fact.block_hash not in gone]
         self._logs += update.logs
         while self._logs:
             fact = self._market.decode(self._logs[0])
@@ -159,7 +188,8 @@ class Pipeline:
                 continue
             self._require_known(fact)
             self._book.mark_dirty(fact.touched, fact.block)
-            self._facts.append(fact)
+            if fact.block_hash != self._told:
+                self._facts.append(fact)
 
     def _require_known(self, fact: Fact) -> None:
         """Stop where a market or a collateral was listed that the columns have no place for."""
@@ -213,19 +243,20 @@ class Pipeline:
             for account in fact.touched:
                 case = self._cases.get(account)
                 if case is not None:
-                    events.append(_event(case, account, EventKind.OBSERVED, head, data))
+                    seen = replace(head, number=fact.block)
+                    events.append(_event(case, account, EventKind.OBSERVED, seen, data))
         self._journal.record(events)
         self._facts.clear()
 
     # --- what to do about it ---
 
-    def _decide(self, head: Head) -> list[tuple[Step, Assessment]]:
+    def _decide(self, head: Head) -> list[Planned]:
         """Judge every account that is suspect or under care; return the steps worth sending, in order."""
         at = ChainTime(head.number + 1, head.timestamp_s + self._params.block_time_s)
         means = self._means(head)
         book = self._book.freeze()
         suspects = self._suspects(book, head)
-        steps: list[tuple[Step, Assessment]] = []
+        steps: list[Planned] = []
         events: list[CaseEvent] = []
         for account in self._under_care(book, suspects):
             assessed = self._assess(account, at)
@@ -237,13 +268,15 @@ class Pipeline:
             events += opened
             if case is None:
                 continue
-            decision = self._judge(case, assessed, means, suspect=account in suspects)
+            verdict = self._verdict(assessed)
+            decision = self._judge(case, assessed, verdict, means, suspect=account in suspects)
             if isinstance(decision, Slice):
                 means = replace(means, taker=decision.preview.taker_after)
                 decision = decision.step
             if isinstance(decision, Step):
                 means = replace(means, credit_wad=means.credit_wad - _credit_taken_wad(decision.act))
-                steps.append((decision, assessed))
+                rests_on = verdict if isinstance(decision.act, Confirm | Liquidate) else None
+                steps.append(Planned(decision, assessed, rests_on if isinstance(rests_on, Agree) else None))
             elif decision is not None:
                 events += self._say(case, account, decision, head)
         self._journal.record(events)
@@ -252,7 +285,9 @@ class Pipeline:
     def _suspects(self, book: Snapshot, head: Head) -> Mapping[AccountKey, str]:
         """Score the book at the fast price; return why each suspect is one, the worst first."""
         instruments = (*self._market.perps, *self._market.collaterals)
-        marks = marks_of(instruments, self._feed.latest(head.timestamp_s))
+        quotes = self._feed.latest(head.timestamp_s)
+        self._warn_of_unpriced({each.feed for each in instruments}, quotes)
+        marks = marks_of(instruments, quotes)
         scores = trigger.score(
             cash=book.cash,
             positions=book.positions,
@@ -268,10 +303,21 @@ class Pipeline:
             for row in trigger.suspects(scores, level=level)
         }
 
+    def _warn_of_unpriced(self, feeds: Iterable[FeedId], quotes: Mapping[FeedId, Quote | Unknown]) -> None:
+        """Say aloud which feeds have no fast price, whenever that changes."""
+        found = {
+            feed: quotes.get(feed, Unknown(feed, "the feed does not serve it")) for feed in sorted(feeds)
+        }
+        unpriced = {feed: quote.why for feed, quote in found.items() if isinstance(quote, Unknown)}
+        if unpriced.keys() != self._unpriced.keys():
+            log.warning("feed.unknown", feeds=unpriced) if unpriced else log.info("feed.all_known")
+        self._unpriced = unpriced
+
     def _under_care(self, book: Snapshot, suspects: Mapping[AccountKey, str]) -> list[AccountKey]:
-        """List suspects, worst first, then whoever else is in an episode or has an open case."""
+        """List suspects, worst first, then whoever else is in an episode, owes only, or has an open case."""
+        owes_only = (book.cash < 0) & ~book.positions[:, : len(self._market.perps)].any(axis=1)
         in_episode = np.isin(book.phases, [PHASES.index(Phase.FLAGGED), PHASES.index(Phase.CONFIRMED)])
-        episodes = [book.key(int(row)) for row in np.flatnonzero(in_episode)]
+        episodes = [book.key(int(row)) for row in np.flatnonzero(in_episode | owes_only)]
         own = bytes.fromhex(self._sender.address[2:])
         return [key for key in dict.fromkeys([*suspects, *episodes, *self._cases]) if key[:20] != own]
 
@@ -284,8 +330,8 @@ class Pipeline:
     ) -> tuple[Case | None, list[CaseEvent]]:
         """Open, go on with, or close the case of an account; None where nothing is to be decided now."""
         account = assessed.account
-        only_debt = not account.legs and account.cash_wad < 0
-        cared = suspicion is not None or account.phase in {Phase.FLAGGED, Phase.CONFIRMED} or only_debt
+        in_episode = account.phase in {Phase.FLAGGED, Phase.CONFIRMED}
+        cared = suspicion is not None or in_episode or owes_only(account)
         if case is not None and case.status in {Status.RESERVED, Status.IN_FLIGHT}:
             return None, []
         if not cared or account.phase is Phase.CLOSED:
@@ -295,42 +341,49 @@ class Pipeline:
             outcome = {"phase": account.phase, "health": assessed.health}
             return None, [_event(case, account.key, EventKind.CLOSED, head, outcome)]
         if case is None:
-            case = Case(f"0x{account.key.hex()}@{head.number}")
+            # The hash too: after a reorg the same account may be suspected again at the same height.
+            case = Case(f"0x{account.key.hex()}@{head.number}-{head.hash[2:10]}")
             self._cases[account.key] = case
         if case.status is Status.SUSPECTED:
             return case, []
         data = {"score": suspicion, "phase": account.phase, "health": assessed.health}
         return case, [_event(case, account.key, EventKind.SUSPECTED, head, data)]
 
+    def _verdict(self, assessed: Assessment) -> Verdict | None:
+        """Ask both clocks about an account that is in an episode."""
+        if assessed.account.phase is Phase.FLAGGED:
+            return confirm.confirm_alarm(assessed, self._oracles, self._params.confirm)
+        return confirm.confirm_slice(assessed) if assessed.account.phase is Phase.CONFIRMED else None
+
     def _judge(
-        self, case: Case, assessed: Assessment, means: Means, *, suspect: bool
+        self, case: Case, assessed: Assessment, verdict: Verdict | None, means: Means, *, suspect: bool
     ) -> Step | Slice | Wait | Refuse | None:
-        """Run one account through confirmation and planning."""
-        params, oracles = self._params, self._oracles
-        false_alarm = assessed.account.phase is Phase.FLAGGED and confirm.contradicted(assessed, oracles)
+        """Plan for one account what its phase and the verdict on it allow."""
+        params, phase = self._params.plan, assessed.account.phase
+        false_alarm = phase is Phase.FLAGGED and confirm.contradicted(assessed, self._oracles)
         upkeep = plan.plan_upkeep(
-            case.case_id, assessed, contradicted=false_alarm, means=means, params=params.plan
+            case.case_id, assessed, contradicted=false_alarm, means=means, params=params
         )
         if upkeep is not None:
             return upkeep
-        if assessed.account.phase is Phase.HEALTHY:
-            return plan.plan_alarm(case.case_id, assessed, means, params.plan) if suspect else None
-        if assessed.account.phase is Phase.FLAGGED:
-            verdict = confirm.confirm_alarm(assessed, oracles, params.confirm)
-            if not isinstance(verdict, Agree):
-                return verdict
-            return plan.plan_confirm(case.case_id, assessed, verdict, means, params.plan)
-        verdict = confirm.confirm_slice(assessed)
+        if owes_only(assessed.account):
+            return plan.plan_purchase(
+                case.case_id, assessed, market=self._market, oracles=self._oracles, means=means, params=params
+            )
+        if phase is Phase.HEALTHY:
+            return plan.plan_alarm(case.case_id, assessed, means, params) if suspect else None
         if not isinstance(verdict, Agree):
             return verdict
+        if phase is Phase.FLAGGED:
+            return plan.plan_confirm(case.case_id, assessed, verdict, means, params)
         return plan.plan_slice(
             case.case_id,
             assessed,
             verdict,
             market=self._market,
-            oracles=oracles,
+            oracles=self._oracles,
             means=means,
-            params=params.plan,
+            params=params,
         )
 
     def _means(self, head: Head) -> Means:
@@ -352,54 +405,62 @@ class Pipeline:
 
     # --- and to do it ---
 
-    async def _act(self, steps: list[tuple[Step, Assessment]], head: Head, tick_ns: int) -> None:
+    async def _act(self, steps: list[Planned], head: Head, tick_ns: int) -> None:
         """Simulate all steps at once, reserve them in one commit, then send them."""
         fees = self._sender.fees(head)
         if isinstance(fees, Refuse):
-            for _, assessed in steps:
-                self._refuse(assessed, fees, head)
+            for each in steps:
+                self._refuse(each.assessed, fees, head)
             return
         at = ChainTime(head.number + 1, head.timestamp_s + self._params.block_time_s)
-        calls = [self._market.encode(step.act) for step, _ in steps]
+        calls = [self._market.encode(each.step.act) for each in steps]
         simulated = await asyncio.gather(
-            *(
-                self._reader.simulate(self._sender.address, call, at, step.gas_limit)
-                for call, (step, _) in zip(calls, steps, strict=True)
-            )
+            *(self._simulate(each.step, call, at) for each, call in zip(steps, calls, strict=True))
         )
         permits = []
         with self._journal.together():
-            for (step, assessed), call, result in zip(steps, calls, simulated, strict=True):
-                if isinstance(result, Refuse):
-                    self._refuse(assessed, self._market.explain(result), head)
-                elif not self._rehearsed_before(step, assessed):
-                    tx = self._sender.transaction(call, step.gas_limit, fees)
-                    granted = self._journal.reserve(
-                        step,
-                        tx,
-                        chain_nonce=self._sender.chain_nonce,
-                        block=head.number,
-                        at_s=head.timestamp_s,
-                    )
-                    if isinstance(granted, Refuse):
-                        self._refuse(assessed, granted, head)
-                    else:
-                        permits.append(granted)
+            for each, call, doubt in zip(steps, calls, simulated, strict=True):
+                if doubt is not None:
+                    self._refuse(each.assessed, doubt, head)
+                elif not self._is_rehearsed(each):
+                    permits += self._reserve(each, call, fees, head)
         await self._sender.send(permits, tick_ns=tick_ns)
 
-    def _rehearsed_before(self, step: Step, assessed: Assessment) -> bool:
-        """In a dry run, where the sender withholds all, say an act once per state of the account."""
-        if not self._params.dry_run:
-            return False
-        flag = assessed.account.flag
-        state = f"{step.kind}:{assessed.account.phase}:{flag.flagged_at_s}:{flag.tranche_nonce}"
-        before = self._rehearsed.get(assessed.account.key)
-        self._rehearsed[assessed.account.key] = state
-        return before == state
+    async def _simulate(self, step: Step, call: Call, at: ChainTime) -> Wait | Refuse | None:
+        """Run one step as if in its block; None where it goes through. A fault holds up that step only."""
+        async with self._simulations:
+            try:
+                result = await self._reader.simulate(self._sender.address, call, at, step.gas_limit)
+            except ChainFault as fault:
+                return Wait(at.block, Reason("simulation.unknown", str(fault), "an answer"))
+        return self._market.explain(result) if isinstance(result, Refuse) else None
 
-    def _refuse(self, assessed: Assessment, refusal: Refuse, head: Head) -> None:
+    def _reserve(self, each: Planned, call: Call, fees: Fees, head: Head) -> list[Permit]:
+        """Ask for the permit of one step; the agreement that it rests on goes into the same commit."""
+        granted = self._journal.reserve(
+            each.step,
+            self._sender.transaction(call, each.step.gas_limit, fees),
+            chain_nonce=self._sender.chain_nonce,
+            block=head.number,
+            at_s=head.timestamp_s,
+        )
+        if isinstance(granted, Refuse):
+            self._refuse(each.assessed, granted, head)
+            return []
+        self._rehearsed[each.assessed.account.key] = _state(each)
+        if each.agreed:
+            account = each.assessed.account.key
+            agreed = {"act": "Agreed", "step_id": granted.step_id, "evidence": each.agreed.evidence}
+            self._journal.record([_event(self._cases[account], account, EventKind.OBSERVED, head, agreed)])
+        return [granted]
+
+    def _is_rehearsed(self, each: Planned) -> bool:
+        """In a dry run, where the sender withholds all, an act is said once per state of its account."""
+        return self._params.dry_run and self._rehearsed.get(each.assessed.account.key) == _state(each)
+
+    def _refuse(self, assessed: Assessment, doubt: Wait | Refuse, head: Head) -> None:
         case = self._cases.get(assessed.account.key)
-        self._journal.record(self._say(case, assessed.account.key, refusal, head))
+        self._journal.record(self._say(case, assessed.account.key, doubt, head))
 
     def _say(
         self, case: Case | None, account: AccountKey, decision: Wait | Refuse, head: Head
@@ -414,6 +475,17 @@ class Pipeline:
         if isinstance(decision, Wait):
             data["until_block"] = decision.until_block
         return [_event(case, account, kind, head, data)]
+
+
+def _state(each: Planned) -> str:
+    account = each.assessed.account
+    flag = account.flag
+    return f"{each.step.kind}:{account.phase}:{flag.flagged_at_s}:{flag.tranche_nonce}"
+
+
+def owes_only(account: Account) -> bool:
+    """Tell whether an account has debt, and no position that could still change it."""
+    return not account.legs and account.cash_wad < 0
 
 
 def _event(

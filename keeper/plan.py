@@ -72,7 +72,9 @@ class Params:
     """How much of a slice that the keeper's own margin bounds is asked for: prices move until inclusion."""
     gas_flag: Gas = field(default_factory=lambda: Gas(165_000, 40_000))
     gas_confirm: Gas = field(default_factory=lambda: Gas(135_000, 50_000))
-    gas_slice: Gas = field(default_factory=lambda: Gas(220_000, 60_000))
+    gas_slice: Gas = field(default_factory=lambda: Gas(80_000, 60_000))
+    gas_per_taker_item: int = 35_000
+    """More gas of a slice for each leg and collateral of the taker, whose margin is checked at the end."""
     gas_upkeep: Gas = field(default_factory=lambda: Gas(90_000, 55_000))
 
 
@@ -120,7 +122,7 @@ def plan_alarm(case_id: str, case: Assessment, means: Means, params: Params) -> 
         found = f"credit {means.credit_wad / WAD:.2f}"
         return Refuse(Reason("alarm.no_credit", found, f"bond {case.bond_wad / WAD:.2f}"))
     gas = params.gas_flag.typical(len(case.feeds))
-    all_gas = gas + params.gas_confirm.typical(len(case.feeds)) + params.gas_slice.typical(len(case.feeds))
+    all_gas = gas + params.gas_confirm.typical(len(case.feeds)) + _slice_gas(case, means.taker, params)
     profit = case.reward_wad + _first_fee(case) - means.gas_cost_wad(all_gas)
     if profit < params.min_profit_wad:
         return _unprofitable("alarm.unprofitable", profit, params)
@@ -166,7 +168,7 @@ def plan_slice(
     if preview.taker_mark_wad < 0:
         found = f"the slice is worth {-preview.taker_mark_wad / WAD:.4f} less at p_F than it costs at p_L"
         return _wait(case, "slope.price_worse_than_fast", found, "p_L no worse than p_F for the taker")
-    gas = params.gas_slice.typical(len(case.feeds))
+    gas = _slice_gas(case, taker, params)
     profit = preview.taker_fee_wad - means.gas_cost_wad(gas)
     if profit < params.min_profit_wad:
         return _unprofitable("slope.unprofitable", profit, params)
@@ -193,21 +195,41 @@ def plan_upkeep(
     ``contradicted`` says that both oracles show the alarm unfounded. An account is not held reduce-only on
     an alarm that the keeper itself knows to be false, even where the keeper's own bond pays for it.
     """
-    act = _upkeep_act(case, means, contradicted=contradicted) if params.upkeep else None
+    act = _upkeep_act(case, contradicted=contradicted) if params.upkeep else None
     if act is None:
         return None
     gas = params.gas_upkeep.typical(len(case.feeds))
     return _step(case_id, case, act, params, gas=gas, profit_wad=-means.gas_cost_wad(gas))
 
 
-def _upkeep_act(case: Assessment, means: Means, *, contradicted: bool) -> Act | None:
+def plan_purchase(
+    case_id: str, case: Assessment, *, market: Market, oracles: OracleView, means: Means, params: Params
+) -> Decision:
+    """Plan to buy collateral from an account that has only debt besides it, once the discount pays for it.
+
+    Half of the credit stays for bonds: alarms come first.
+    """
+    bought = market.purchase(case.account, oracles, case.at, means.credit_wad // 2)
+    if isinstance(bought, Refuse):
+        return bought
+    gas = params.gas_upkeep.typical(len(case.feeds))
+    profit = bought.mark_wad - means.gas_cost_wad(gas)
+    if bought.amount_wad == 0 or profit < params.min_profit_wad:
+        found = f"worth {bought.mark_wad / WAD:.4f} more at p_F than it costs, {profit / WAD:.4f} after gas"
+        return _wait(case, "purchase.unprofitable", found, f">= {params.min_profit_wad / WAD:.4f}")
+    act = BuyCollateral(
+        account=case.account.key,
+        taker=means.taker.key,
+        collateral=bought.collateral,
+        max_quote_wad=bought.paid_wad,
+        min_amount_wad=mul_div_down(bought.amount_wad, params.free_margin_share_wad, WAD),
+    )
+    return _step(case_id, case, act, params, gas=gas, profit_wad=profit)
+
+
+def _upkeep_act(case: Assessment, *, contradicted: bool) -> Act | None:
     account = case.account
     only_debt = not account.legs and account.cash_wad < 0
-    if only_debt and account.holdings and case.fresh and means.credit_wad > 0:
-        first = account.holdings[0].collateral
-        # Half of the credit stays for bonds: alarms come first.
-        spend_wad = min(means.credit_wad // 2, -account.cash_wad)
-        return BuyCollateral(account.key, means.taker.key, first, spend_wad)
     if only_debt and not account.holdings and account.phase is not Phase.CLOSED:
         return WriteOff(account.key)
     if account.phase not in {Phase.FLAGGED, Phase.CONFIRMED}:
@@ -241,6 +263,12 @@ def _largest(
         found = f"no slice leaves the keeper at initial margin, cash {means.taker.cash_wad / WAD:.2f}"
         return Refuse(Reason("taker.no_margin", found, "initial margin at both oracles"))
     return best, asked
+
+
+def _slice_gas(case: Assessment, taker: Account, params: Params) -> int:
+    markets = {leg.market for leg in (*case.account.legs, *taker.legs)}
+    items = len(markets) + len(taker.holdings)
+    return params.gas_slice.typical(len(case.feeds)) + params.gas_per_taker_item * items
 
 
 def _first_fee(case: Assessment) -> Wad:

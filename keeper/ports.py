@@ -37,14 +37,6 @@ from keeper.lifecycle import Status
 from keeper.units import AccountKey, Block, FeedId, UnixS, Wad, Wei
 
 
-class Clock(Protocol):
-    """Gives the time that decisions see."""
-
-    def now_s(self) -> UnixS:
-        """Return chain time in seconds."""
-        ...
-
-
 class Feed(Protocol):
     """A source of fast prices: a live stream, a recording, a generated path."""
 
@@ -61,6 +53,8 @@ class BlockUpdate:
     orphaned: tuple[Head, ...]
     adopted: tuple[Head, ...]
     logs: tuple[Log, ...]
+    heard_ns: int = 0
+    """``time.monotonic_ns`` when the head was heard of: where latencies are counted from."""
 
 
 class Reader(Protocol):
@@ -79,15 +73,11 @@ class Reader(Protocol):
         ...
 
     async def call_many(self, calls: Sequence[Call], at_hash: str) -> list[bytes]:
-        """Run several ``eth_call`` in one JSON-RPC batch, all pinned to one block hash."""
+        """Run several ``eth_call``, all pinned to one block hash."""
         ...
 
     async def simulate(self, sender: str, call: Call, at: ChainTime, gas_limit: int) -> bytes | Refuse:
         """Run a transaction as if it were in block ``at``; a revert comes back as a Refuse with its data."""
-        ...
-
-    async def receipt(self, tx_hash: str) -> Mapping[str, Any] | None:
-        """Return the receipt of an included transaction; None while it is not included."""
         ...
 
 
@@ -125,6 +115,12 @@ class Market(Protocol):
         """Build the read of what a wallet can pay bonds with; the answer is one word, WAD."""
         ...
 
+    def purchase(
+        self, account: Account, oracles: OracleView, at: ChainTime, max_quote_wad: Wad
+    ) -> Purchase | Refuse:
+        """Compute what buying the first collateral of an account that has only debt would bring."""
+        ...
+
     def insurance_call(self) -> Call:
         """Build the read of what the protocol's insurance holds; the answer is one word, WAD."""
         ...
@@ -158,6 +154,16 @@ class Market(Protocol):
         ``insurance_wad`` is what the insurance holds, for it pays the taker of an insolvent account.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """Collateral bought at the sale discount: ``amount`` for ``paid``, worth ``mark`` more at p_F."""
+
+    collateral: int
+    amount_wad: Wad
+    paid_wad: Wad
+    mark_wad: Wad
 
 
 @dataclass(frozen=True, slots=True)

@@ -252,6 +252,7 @@ contract LiquidatorTest is Base {
     }
 
     function test_an_owner_cannot_top_up_and_be_paid_for_having_been_in_danger() public {
+        deposit(alice, address(weth), 1);
         openAndFlag(188e18);
         deposit(alice, address(usd), 200e18);
         tick(5);
@@ -263,6 +264,7 @@ contract LiquidatorTest is Base {
     }
 
     function test_help_in_collateral_counts_at_the_larger_price() public {
+        deposit(alice, address(weth), 1);
         openAndFlag(188e18);
         setFast(ETH, 190e18);
         deposit(alice, address(weth), 1e18);

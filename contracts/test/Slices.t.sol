@@ -65,6 +65,7 @@ contract SlicesTest is Base {
     }
 
     function test_only_slices_move_the_tranche_nonce() public {
+        deposit(alice, address(weth), 1);
         openAndConfirm(188e18);
         Liquidator.SliceTerms memory t = terms(alice, taker);
         fundCredit(flagger, address(usd), 1);

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,6 +56,9 @@ class Params:
     longest_pause_s: float = 5.0
     """Longest pause after reads that failed."""
     batch_size: int = 128
+    """Small requests (headers, logs of a block) in one JSON-RPC batch."""
+    calls_per_batch: int = 8
+    """Calls in one batch: a page of accounts is most of a megabyte."""
 
 
 class ChainReader:
@@ -132,7 +136,9 @@ class ChainReader:
         failures = 0
         while True:
             try:
-                update = await self._advance(await self._newest(patient=failures == 0))
+                head = await self._newest(patient=failures == 0)
+                heard_ns = time.monotonic_ns()
+                update = await self._advance(head, heard_ns)
             except DeepReorg:
                 raise
             except ChainFault as fault:
@@ -159,7 +165,7 @@ class ChainReader:
                     await self._stream.news.wait()
         return self._stream.take() or await self._latest()
 
-    async def _advance(self, head: Head) -> BlockUpdate | None:
+    async def _advance(self, head: Head, heard_ns: int) -> BlockUpdate | None:
         """Read all that leads to ``head``, then move there in one step; None where it is known already."""
         if head.hash in self._branch:
             return None
@@ -168,7 +174,7 @@ class ChainReader:
         orphaned = self._branch.orphaned_by(adopted[0])
         self._branch.adopt(adopted)
         logs = sorted([*logs, *self._left_out(logs)], key=lambda each: (each.block_number, each.index))
-        return BlockUpdate(head, orphaned, tuple(adopted), tuple(logs))
+        return BlockUpdate(head, orphaned, tuple(adopted), tuple(logs), heard_ns)
 
     async def _line_to(self, head: Head) -> list[Head]:
         """Return the heads from the first one not known up to ``head``, linked by parent hash, oldest first.
@@ -244,7 +250,7 @@ class ChainReader:
             asked = {"address": self._addresses, "fromBlock": hex(start), "toBlock": hex(end)}
             try:
                 logs += [log_of(raw) for raw in await self._rpc.request("eth_getLogs", [asked])]
-            except RpcError:
+            except ChainFault:
                 if start == end:
                     raise
                 span = (end - start + 1) // 2
@@ -259,8 +265,11 @@ class ChainReader:
         return data(await self._rpc.request(*_pinned(call, at_hash)))
 
     async def call_many(self, calls: Sequence[Call], at_hash: str) -> list[bytes]:
-        """Run several ``eth_call`` in one JSON-RPC batch, all pinned to one block hash."""
-        return [data(result) for result in await self._rpc.batch([_pinned(call, at_hash) for call in calls])]
+        """Run several ``eth_call``, all pinned to one block hash, in as few JSON-RPC batches as fit."""
+        size = self._params.calls_per_batch
+        pinned = [_pinned(call, at_hash) for call in calls]
+        batches = [await self._rpc.batch(pinned[at : at + size]) for at in range(0, len(pinned), size)]
+        return [data(result) for results in batches for result in results]
 
     async def simulate(self, sender: str, call: Call, at: ChainTime, gas_limit: int) -> bytes | Refuse:
         """Run a transaction on the newest state as if it were in block ``at``.
@@ -291,11 +300,6 @@ class ChainReader:
             revert_data = HEX.search(str(error.data))
             evidence = revert_data[0] if revert_data else error.message or "no data, no message"
             return Refuse(Reason("simulation.reverted", evidence, "must not revert"))
-
-    async def receipt(self, tx_hash: str) -> Mapping[str, Any] | None:
-        """Return a receipt as the node sends it, in hex; None while the transaction is not included."""
-        receipt: Mapping[str, Any] | None = await self._rpc.request("eth_getTransactionReceipt", [tx_hash])
-        return receipt if receipt and receipt.get("blockHash") else None
 
 
 def _pinned(call: Call, at_hash: str) -> tuple[str, list[Any]]:

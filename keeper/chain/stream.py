@@ -81,7 +81,7 @@ class Stream:
                         self._hear_head(message["result"])
                     else:
                         self._hear_log(message["result"])
-        except (ChainFault, Web3Exception, WebSocketException, OSError) as error:
+        except (ChainFault, Web3Exception, WebSocketException, OSError, ValueError, KeyError) as error:
             return type(error).__name__
         return "closed by the node"
 

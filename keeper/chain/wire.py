@@ -29,6 +29,8 @@ def head_of(raw: Mapping[str, Any] | None) -> Head:
     """Read a block header; raise ChainFault where there is none, or a part of it is missing."""
     if raw is None:
         raise ChainFault("expected a block header, found null: the node does not have that block")
+    if "baseFeePerGas" not in raw:
+        raise ChainFault("a block header without baseFeePerGas: only chains with EIP-1559 fees are supported")
     try:
         return Head(
             number=quantity(raw["number"]),

@@ -7,7 +7,6 @@ and the same bytes go out again until there is evidence.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -205,15 +204,33 @@ class ChainSender:
             return tuple(self._withhold(step) for step in steps)
         with self._outbox.together():
             signed = [self._signed(step) for step in steps]
-        out = [each for each, step in zip(signed, steps, strict=True) if step.state in LIVE]
-        answers = dict(zip(out, await asyncio.gather(*map(self._hand_over, out)), strict=True))
+        answers = await self._hand_over_all(steps, signed)
         with self._outbox.together():
             return tuple(
-                self._answered(step, each.tx_hash, *answers[each], tick_ns)
-                if each in answers
+                self._answered(step, each.tx_hash, *answers[step.step_id], tick_ns)
+                if step.step_id in answers
                 else each.tx_hash
                 for step, each in zip(steps, signed, strict=True)
             )
+
+    async def _hand_over_all(
+        self, steps: Sequence[StepRecord], signed: Sequence[Signed]
+    ) -> dict[str, tuple[Answer, str]]:
+        """Hand over in the order of the nonces; what comes after a refused nonce is not sent at all.
+
+        It could not be included before the hole below it is filled, and would bar its account meanwhile.
+        """
+        answers: dict[str, tuple[Answer, str]] = {}
+        hole = ""
+        for step, each in zip(steps, signed, strict=True):
+            if step.state not in LIVE:
+                continue
+            unsent = step.signed_tx is None
+            answer, words = (Answer.REFUSED, hole) if unsent and hole else await self._hand_over(each)
+            if unsent and answer is Answer.REFUSED:
+                hole = hole or f"nonce {step.nonce} below was refused: {words}"
+            answers[step.step_id] = answer, words
+        return answers
 
     def _answered(
         self, step: StepRecord, tx_hash: str, answer: Answer, words: str, tick_ns: int | None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from keeper.domain import CaseEvent, EventKind, Head, Permit, Reason, Refuse, Step
-from keeper.errors import ConfigError, InvariantBroken
+from keeper.errors import ConfigError, InvariantBroken, KeeperError
 from keeper.journal import guard, rows
 from keeper.journal.guard import Limits
 from keeper.lifecycle import OUTCOMES, Status
@@ -46,6 +46,7 @@ class SqliteJournal:
 
         ``identity`` names them (such as ``chain_id``, ``deployment``, ``wallet``); case does not matter.
         """
+        self._path = path
         self._lock = threading.RLock()
         self._limits = limits or Limits()
         try:
@@ -53,7 +54,7 @@ class SqliteJournal:
                 self._db = undo.enter_context(closing(rows.connect(path)))
                 self._prepare({key: value.lower() for key, value in identity.items()})
                 undo.pop_all()
-        except (sqlite3.Error, ConfigError) as error:
+        except (sqlite3.Error, KeeperError) as error:
             raise ConfigError(f"the journal {path} cannot be used: {error}") from error
 
     def _prepare(self, identity: Mapping[str, str]) -> None:
@@ -84,18 +85,23 @@ class SqliteJournal:
             if joined:
                 yield self._db
                 return
-            self._db.execute("BEGIN IMMEDIATE")
             try:
+                self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
                 self._db.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    raise KeeperError(f"the journal {self._path} cannot be written: {error}") from error
                 raise
 
     def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
         with self._lock:
-            return self._db.execute(query, values).fetchall()
+            try:
+                return self._db.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise KeeperError(f"the journal {self._path} cannot be read: {error}") from error
 
     # --- cases ---
 
@@ -138,11 +144,6 @@ class SqliteJournal:
         """Check every limit and commit the unsigned transaction; only then grant the Permit."""
         with self._transaction() as db:
             return guard.reserve(db, self._limits, step, tx, chain_nonce=chain_nonce, block=block, at_s=at_s)
-
-    def next_nonce(self, chain_nonce: int) -> int:
-        """Return the nonce that the next reserve would give out."""
-        with self._lock:
-            return guard.free_nonce(self._db, chain_nonce)
 
     def step(self, step_id: str) -> StepRecord:
         """Return one step; raise InvariantBroken where it is not known."""

@@ -173,10 +173,20 @@ contract Handler is Base {
         bytes32 acct = pick(seed);
         uint256 kind = (seed >> 8) % 6;
         uint256 amount = (seed >> 16) % 4 == 0 ? 1 : (seed >> 32) % 400e18 + 1;
-        if (kind == 0) deposit(acct, address(wbtc), amount / 1000 + 1);
-        else if (kind == 1) deposit(acct, address(weth), amount / 200 + 1);
+        if (kind == 0 && takes(acct, WBTC)) deposit(acct, address(wbtc), amount / 1000 + 1);
+        else if (kind == 1 && takes(acct, WETH)) deposit(acct, address(weth), amount / 200 + 1);
         else deposit(acct, address(usd), amount);
         count["putIn"]++;
+    }
+
+    /// @dev In an episode an account takes only the collateral that it holds.
+    function takes(bytes32 acct, uint8 id) private view returns (bool) {
+        if (stateOf(acct) == State.Healthy || stateOf(acct) == State.Closed) return true;
+        Book memory b = clearing.book(acct);
+        for (uint256 j; j < b.holdings.length; ++j) {
+            if (b.holdings[j].collateral == id) return true;
+        }
+        return false;
     }
 
     function takeOut(uint256 seed) public act {

@@ -107,7 +107,7 @@ def decode(log: Log, deployment: Deployment) -> Fact | None:
     if "feed" in args:
         args["feed"] = feed_name(args["feed"])
     touched = tuple(value for name, value in args.items() if name in _ACCOUNTS)
-    return Fact(log.block_number, log.tx_hash, log.index, shape.event.name, touched, args)
+    return Fact(log.block_number, log.tx_hash, log.index, shape.event.name, touched, args, log.block_hash)
 
 
 @cache

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from keeper.domain import Account, ChainTime, FlagState, OracleView, Phase, Reason, Refuse, Valuation
+from keeper.ports import Purchase
 from keeper.protocols.hybrid import math
 from keeper.protocols.hybrid.clearing import (
     MAX_LEGS,
@@ -256,6 +257,28 @@ def liquidate(
         taker=taker,
         taker_margin=worst_initial(taker, taker_prices.fast, taker_prices.slow, rules),
     )
+
+
+def purchase(
+    account: Account, oracles: OracleView, at: ChainTime, rules: Rules, *, max_quote_wad: Wad
+) -> Purchase | Refuse:
+    """Foresee ``buyCollateral`` of the first holding in block ``at``, for at most ``max_quote_wad``."""
+    feeds = feeds_of(account, rules)
+    if not account.debt_since_s or account.cash_wad >= 0 or not account.holdings:
+        return refuse(
+            "purchase.nothing_to_sell", f"cash {account.cash_wad / WAD:.6f}", "debt and collateral only"
+        )
+    if not is_fresh(feeds, oracles, at.timestamp_s):
+        return refuse("oracle.stale", "a feed of the account is stale", "both oracles fresh")
+    elapsed_s, first = at.timestamp_s - account.debt_since_s, account.holdings[0]
+    terms = rules.collaterals[first.collateral]
+    prices = prices_of(feeds, oracles, rules.slope, elapsed_s)
+    price_wad = sale_price_wad(terms, prices.execution[terms.feed], rules.slope, elapsed_s)
+    owed_wad = min(-account.cash_wad, max_quote_wad)
+    amount_wad = min(first.amount_wad, mul_div_up(owed_wad, WAD, price_wad))
+    paid_wad = min(owed_wad, mul_div_up(amount_wad, price_wad, WAD))
+    mark_wad = mul_div_down(amount_wad, prices.fast[terms.feed], WAD) - paid_wad
+    return Purchase(first.collateral, amount_wad, paid_wad, mark_wad)
 
 
 def poked(flag: FlagState, now_s: UnixS) -> FlagState:

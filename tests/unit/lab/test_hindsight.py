@@ -76,7 +76,10 @@ def chronicle(facts: tuple[Fact, ...], fast: dict[int, int], **parts: Any) -> Ch
         "spent": (),
         "calldata": {},
         "insurance_wad": dict.fromkeys(range(BLOCKS + 1), 0),
-        "_states": {ACCOUNT: ((0,), (holder(),))},
+        "_states": {
+            ACCOUNT: ((0,), (holder(),)),
+            TAKER: ((0,), (Account(TAKER, Phase.HEALTHY, 100_000 * WAD, (), ()),)),
+        },
     }
     return Chronicle(**(found | parts))
 

@@ -40,6 +40,7 @@ from keeper.plan import (
     Slice,
     plan_alarm,
     plan_confirm,
+    plan_purchase,
     plan_slice,
     plan_upkeep,
 )
@@ -67,6 +68,8 @@ HEALTHY = Valuation(1200 * WAD, 1000 * WAD, 20_000 * WAD)
 AGREED = Agree("both clocks")
 PARAMS = Params()
 MARKET = HybridMarket(deployment())
+SLICE_GAS = Gas(PARAMS.gas_slice.base + PARAMS.gas_per_taker_item, PARAMS.gas_slice.per_feed)
+"""Of a slice of one leg, taken over by an account that holds nothing else."""
 
 
 def suspected(phase: Phase = Phase.HEALTHY, **changes: object) -> Assessment:
@@ -141,7 +144,7 @@ def test_an_alarm_worth_its_episode_is_a_flag_with_its_bond() -> None:
     assert step.gas_limit == 2 * (165_000 + 40_000)
     # The fee of a first slice of 1/9 of 20,000, four fifths of it the taker's, and the reward of 22.
     fee = (WAD // 9) * 20_000 // 200 * 8 // 10
-    gas = cost_wad(PARAMS.gas_flag, PARAMS.gas_confirm, PARAMS.gas_slice)
+    gas = cost_wad(PARAMS.gas_flag, PARAMS.gas_confirm, SLICE_GAS)
     assert step.expected_profit_wad == pytest.approx(22 * WAD + fee - gas, abs=2)
     assert (step.planned_at, step.valid_until_block) == (99, 102)
 
@@ -294,7 +297,7 @@ def planned(decision: Slice | Wait | Refuse) -> tuple[Step, Liquidate, SlicePrev
 def test_a_slice_says_how_much_for_how_much_and_until_when() -> None:
     step, act, preview = planned(plan(assessed(worked_example())))
     assert preview.fraction_wad == 100 * WAD // 900
-    gas_cost = cost_wad(PARAMS.gas_slice)
+    gas_cost = cost_wad(SLICE_GAS)
     assert act == Liquidate(
         account=worked_example().key,
         taker=taker().key,
@@ -306,7 +309,7 @@ def test_a_slice_says_how_much_for_how_much_and_until_when() -> None:
     )
     assert step.expected_profit_wad == preview.taker_fee_wad - gas_cost
     assert step.notional_wad == preview.notional_wad
-    assert step.gas_limit == 2 * (220_000 + 60_000)
+    assert step.gas_limit == 2 * (115_000 + 60_000)
     assert (step.planned_at, step.valid_until_block) == (AT.block - 1, AT.block + 2)
     longer = Params(validity_blocks=5, block_time_s=2)
     step, act, _ = planned(plan(assessed(worked_example()), params=longer))
@@ -404,7 +407,7 @@ def test_an_operator_who_takes_losses_asks_for_no_more_than_the_fee_there_is() -
     generous = Params(min_profit_wad=-1_000 * WAD)
     case, has = assessed(worked_example()), means(gas_price_wei=100 * GWEI)
     _, act, preview = planned(plan(case, has=has, params=generous))
-    assert act.min_fee_wad == preview.taker_fee_wad < cost_wad(PARAMS.gas_slice) * 10 // 2
+    assert act.min_fee_wad == preview.taker_fee_wad < cost_wad(SLICE_GAS) * 10 // 2
 
 
 def test_an_account_without_equity_is_worth_closing_while_the_insurance_pays() -> None:
@@ -449,13 +452,7 @@ CONTRADICTED = True
         (suspected(Phase.FLAGGED, expirable=True), False, Expire(KEY)),
         (suspected(Phase.FLAGGED, expirable=True, curable=True), False, Cure(KEY)),
         (suspected(Phase.CONFIRMED, expirable=True), False, None),
-        (indebted(Phase.CONFIRMED, Holding(2, WAD)), False, BuyCollateral(KEY, TAKER, 2, DEBT)),
-        (
-            indebted(Phase.HEALTHY, Holding(1, 1), Holding(2, 1)),
-            False,
-            BuyCollateral(KEY, TAKER, 1, 40 * WAD),
-        ),
-        (indebted(Phase.HEALTHY, Holding(1, WAD), fresh=False), False, None),
+        (indebted(Phase.HEALTHY, Holding(1, WAD)), False, None),
         (indebted(Phase.HEALTHY), False, WriteOff(KEY)),
         (indebted(Phase.CONFIRMED), False, WriteOff(KEY)),
         (indebted(Phase.CLOSED), False, None),
@@ -469,13 +466,49 @@ def test_an_episode_is_ended_by_the_act_that_is_due(
     assert upkeep(case, contradicted=contradicted, params=Params(upkeep=False)) is None
 
 
-def test_collateral_is_bought_with_no_more_than_half_of_the_credit() -> None:
-    case = indebted(Phase.HEALTHY, Holding(1, WAD))
-    step = upkeep(case, has=means(credit_wad=7 * WAD))
-    assert step is not None
+def purchase(case: Assessment, has: Means | None = None, views: OracleView | None = None) -> Decision:
+    return plan_purchase(
+        "case", case, market=MARKET, oracles=views or oracles(), means=has or means(), params=PARAMS
+    )
+
+
+def left_with_debt(*, since_s: int, **changes: object) -> Assessment:
+    """An account that owes 40 against one collateral, for so long."""
+    case = indebted(Phase.HEALTHY, Holding(1, WAD), **changes)
+    return replace(case, account=replace(case.account, debt_since_s=AT.timestamp_s - since_s))
+
+
+def test_collateral_is_bought_once_the_discount_pays_for_the_gas() -> None:
+    waited = purchase(left_with_debt(since_s=1))
+    assert isinstance(waited, Wait)
+    assert waited.reason.rule == "purchase.unprofitable"
+    free = means(gas_price_wei=0)
+    step = purchase(left_with_debt(since_s=SLOPE.slope_s), free)
+    assert isinstance(step, Step)
+    assert isinstance(step.act, BuyCollateral)
+    assert step.act.max_quote_wad == DEBT
+    assert step.expected_profit_wad > 0
+
+
+def test_half_of_the_credit_is_kept_for_bonds() -> None:
+    step = purchase(left_with_debt(since_s=SLOPE.slope_s), means(gas_price_wei=0, credit_wad=7 * WAD))
+    assert isinstance(step, Step)
     assert isinstance(step.act, BuyCollateral)
     assert step.act.max_quote_wad == 7 * WAD // 2
-    assert upkeep(case, has=means(credit_wad=0)) is None
+    assert rule_of(purchase(left_with_debt(since_s=SLOPE.slope_s), means(credit_wad=0))) == (
+        "purchase.unprofitable"
+    )
+
+
+def test_collateral_is_not_bought_above_the_fast_price() -> None:
+    views = {name: replace(view, fast_wad=view.fast_wad * 8 // 10) for name, view in oracles().items()}
+    waited = purchase(left_with_debt(since_s=1), means(gas_price_wei=0), views)
+    assert isinstance(waited, Wait)
+    assert waited.reason.evidence.startswith("worth -")
+
+
+def test_an_account_that_owes_nothing_sells_nothing() -> None:
+    assert rule_of(purchase(suspected())) == "purchase.nothing_to_sell"
 
 
 def test_upkeep_costs_its_gas_and_earns_nothing() -> None:

@@ -1,0 +1,654 @@
+"""The real command line as a process, on a real node: what it refuses, how it stops, what it outlives.
+
+A refusal is exit status 2 and one line on stderr. No output, no file and no journal ever holds a key.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import pytest
+import structlog
+
+from keeper.cli import main
+from keeper.journal.reader import JournalReader
+from keeper.journal.store import SqliteJournal
+from keeper.lab.anvil import Node, stop
+from keeper.lab.deploy import QUOTE, Deployed, deploy
+from keeper.lab.world import FOREVER, fast_prices, person, reporters, trade
+from keeper.protocols.hybrid.signing import Order
+from keeper.units import WAD, FeedId, Wad
+
+pytestmark = [pytest.mark.anvil, pytest.mark.timeout(120)]
+
+ROOT = Path(__file__).resolve().parents[2]
+KEEPER, OWNER, MAKER = person(1, "keeper"), person(1, "owner"), person(1, "maker")
+REPORTERS = reporters(1)
+KEY = "0x" + KEEPER.key.hex()
+REPORTER_KEYS = ",".join("0x" + reporter.key.hex() for reporter in REPORTERS)
+SECRETS = {"KEEPER_PRIVATE_KEY": KEY, "KEEPER_REPORTER_KEYS": REPORTER_KEYS}
+BEFORE: dict[FeedId, Wad] = {"BTC/USD": 20_000 * WAD, "ETH/USD": 1_500 * WAD, "SYN/USD": 7 * WAD}
+AFTER = BEFORE | {"BTC/USD": 19_000 * WAD}
+"""The fall that puts the owner, long 10 on a margin of 17,000, into breach."""
+NO_PRICES = ("nan", "0", "-19000", "inf", "1e4")
+
+
+def write(folder: Path, **changes: str) -> None:
+    """Write the configuration; ``changes`` replace its values, by the name of the setting."""
+    settings = {
+        "http": '"http://127.0.0.1:1"',
+        "ws": '"ws://127.0.0.1:1"',
+        "chain_id": "31337",
+        "reader": '"0x' + "00" * 20 + '"',
+        "path": '"prices.csv"',
+        "native_feed": '"ETH/USD"',
+    } | changes
+    sections = {
+        "chain": ("http", "ws", "chain_id"),
+        "deployment": ("reader",),
+        "feed": ("path",),
+        "economics": ("native_feed",),
+    }
+    lines = []
+    for section, names in sections.items():
+        lines += [f"[{section}]", *(f"{name} = {settings[name]}" for name in names)]
+    (folder / "keeper.toml").write_text("\n".join(lines) + "\n")
+
+
+def environment(secrets: Mapping[str, str]) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("KEEPER_")}
+    return {**inherited, **secrets, "PYTHONPATH": str(ROOT)}
+
+
+def one_line(folder: Path, code: object, said: str, told: str, secrets: Mapping[str, str] = SECRETS) -> str:
+    """Check that a command was refused as every refusal is; return its line."""
+    (line,) = told.splitlines()
+    assert line.startswith("keeper: ")
+    assert code == 2
+    no_key_in(folder, said + told, *secrets.values())
+    return line
+
+
+def refused_process(
+    folder: Path, *, command: str = "run", secrets: Mapping[str, str] = SECRETS, config: str = "keeper.toml"
+) -> str:
+    """Run a command that must be refused as a process of its own; return its line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "keeper", command, "--config", config],
+        cwd=folder, env=environment(secrets), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    return one_line(folder, done.returncode, done.stdout, done.stderr, secrets)
+
+
+class Refused(Protocol):
+    def __call__(self, folder: Path, command: str = ..., secrets: Mapping[str, str] = ...) -> str: ...
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Refused]:
+    """Run a command that must be refused in this process, which spares it the imports; return its line."""
+
+    def _refused(folder: Path, command: str = "run", secrets: Mapping[str, str] = SECRETS) -> str:
+        for name in [name for name in os.environ if name.startswith("KEEPER_")]:
+            monkeypatch.delenv(name)
+        for name, value in secrets.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["keeper", command, "--config", "keeper.toml"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return one_line(folder, ended.value.code, captured.out, captured.err, secrets)
+
+    yield _refused
+    structlog.reset_defaults()
+
+
+def no_key_in(folder: Path, said: str = "", *others: str) -> None:
+    """Check that nothing said, and no file written, holds any part of a key that was given."""
+    keys = [KEY, *REPORTER_KEYS.split(","), *(each for each in others if len(each) > 20)]
+    written = b"".join(path.read_bytes() for path in folder.iterdir() if path.is_file())
+    for key in (key.removeprefix("0x") for key in keys):
+        assert key not in said
+        assert key.encode() not in written
+        with suppress(ValueError):
+            assert bytes.fromhex(key) not in written
+
+
+@dataclass
+class Daemon:
+    """A keeper process, and what it says."""
+
+    folder: Path
+    process: subprocess.Popen[str]
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._ear = threading.Thread(target=self._listen, daemon=True)
+        self._ear.start()
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(json.loads(line))
+
+    def heard(self, event: str, **values: object) -> bool:
+        """Tell whether it has logged an event with these values."""
+        wanted = {"event": event, **values}
+        return any(wanted.items() <= line.items() for line in list(self.lines))
+
+    def until(self, condition: Callable[[], bool], patience_s: float = 20.0) -> None:
+        deadline = time.monotonic() + patience_s
+        while not condition():
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline, self.lines[-5:]
+            time.sleep(0.01)
+
+    def done_with(self, block: int) -> bool:
+        """Tell whether the journal, or the reporter, says that a block is done."""
+        if self.heard("reporter.head_done", block=block):
+            return True
+        path = self.folder / "journal.sqlite"
+        if not path.exists():
+            return False
+        with suppress(Exception):
+            reader = JournalReader(path)
+            try:
+                return reader.head_done(block)
+            finally:
+                reader.close()
+        return False
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> float:
+        """Tell it to stop; return how long that took."""
+        began = time.monotonic()
+        self.process.send_signal(number)
+        code = self.process.wait(20)
+        took_s = time.monotonic() - began
+        self._ear.join(5)
+        assert self.process.stderr is not None
+        assert (code, self.process.stderr.read()) == (0, "")
+        assert self.lines[-1]["event"] == "stopped"
+        return took_s
+
+
+@contextmanager
+def running(folder: Path, *command: str) -> Iterator[Daemon]:
+    """Start a keeper; whatever becomes of the test, it is gone afterwards, and has shown no key."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "keeper", *command, "--config", "keeper.toml"],
+        cwd=folder, env=environment(SECRETS), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    daemon = Daemon(folder, process)
+    try:
+        yield daemon
+        no_key_in(folder, json.dumps(daemon.lines))
+    finally:
+        stop(process)  # type: ignore[arg-type]  # a text process is stopped like any other
+        assert process.stderr is not None
+        assert process.stdout is not None
+        process.stderr.close()
+        process.stdout.close()
+
+
+class Relay:
+    """A wire to the node that can be cut, mended, or go silent at a word."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._wires: list[socket.socket] = []
+        self.silent_at: bytes | None = None
+        self.silent = threading.Event()
+        self._accept()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cut()
+
+    def cut(self) -> None:
+        """Refuse every connection from now on, and drop those there are."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for wire in self._wires:
+            with suppress(OSError):
+                wire.shutdown(socket.SHUT_RDWR)
+            wire.close()
+        self._wires.clear()
+
+    def mend(self) -> None:
+        """Take connections on the same port again."""
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._accept()
+
+    def _accept(self) -> None:
+        threading.Thread(target=self._serve, args=(self._listener,), daemon=True).start()
+
+    def _serve(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                self._wires.append(near)
+                far = socket.create_connection(("127.0.0.1", self._target))
+                self._wires.append(far)
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if self.silent_at is not None and self.silent_at in data:
+                    self.silent.set()
+                if not self.silent.is_set():
+                    sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+
+@dataclass
+class Site:
+    """A deployment on a chain, and the folder of one keeper of it."""
+
+    node: Node
+    folder: Path
+
+    @cached_property
+    def deployed(self) -> Deployed:
+        return deploy(self.node, signers=[reporter.address for reporter in REPORTERS])
+
+    def configure(self, relay: Relay | None = None, **changes: str) -> None:
+        """Write a good configuration with some changes, and prices if there are none."""
+        port = relay.port if relay else int(self.node.http_url.rpartition(":")[2])
+        reader = {} if "reader" in changes else {"reader": f'"{self.deployed.protocol.reader}"'}
+        write(
+            self.folder,
+            **{
+                "http": f'"http://127.0.0.1:{port}"',
+                "ws": f'"ws://127.0.0.1:{port}"',
+                "chain_id": str(self.node.chain_id),
+                **reader,
+                **changes,
+            },
+        )
+        if not (self.folder / "prices.csv").exists():
+            self.prices("19000")
+
+    def prices(self, *btc: str) -> None:
+        """Record prices from the newest block on: each of BTC's for 12 seconds, the last one for longer."""
+        now_s = self.node.timestamp_s()
+        lines = []
+        for second in range(120):
+            texts = {"BTC/USD": btc[min(second // 12, len(btc) - 1)], "ETH/USD": "1510", "SYN/USD": "7.1"}
+            lines += [f"{now_s + second},{feed},{text}" for feed, text in texts.items()]
+        (self.folder / "prices.csv").write_text("\n".join(["timestamp_s,feed,price", *lines]) + "\n")
+
+    def post(self, prices: dict[FeedId, Wad], *then: Any) -> None:
+        """Mine a block 12 s later with both prices of every feed, and what is to happen at them."""
+        at_s = self.node.timestamp_s() + 12
+        rounds = [self.deployed.slow_round(feed, price) for feed, price in prices.items()]
+        keys = [reporter.key for reporter in REPORTERS]
+        self.node.run([*rounds, fast_prices(self.deployed, keys, prices, at_s), *then], at_s)
+
+    def breach(self) -> None:
+        """Fund everyone, open the owner's position, and let the price fall."""
+        deployed, node = self.deployed, self.node
+        node.fund([KEEPER.address, *(reporter.address for reporter in REPORTERS)])
+        cash = {OWNER.account: 17_000 * WAD, MAKER.account: 10**6 * WAD, KEEPER.account: 10**5 * WAD}
+        node.run(deployed.mint(QUOTE, 2 * 10**6 * WAD))
+        node.run(
+            [
+                deployed.give_credit(QUOTE, sum(cash.values()), deployed.admin),
+                deployed.give_credit(QUOTE, 10_000 * WAD, KEEPER.address),
+                *(deployed.deposit(account, QUOTE, amount) for account, amount in cash.items()),
+            ]
+        )
+        self.post(
+            BEFORE,
+            trade(deployed, OWNER, MAKER, Order(OWNER.account, 1, 10 * WAD, BEFORE["BTC/USD"], 1, FOREVER)),
+        )
+        self.post(AFTER)
+
+    def sent(self, address: str = KEEPER.address) -> int:
+        """Count a wallet's transactions, pending ones too."""
+        return int(self.node.rpc("eth_getTransactionCount", address, "pending"), 16)
+
+    def journal(self) -> JournalReader:
+        return JournalReader(self.folder / "journal.sqlite")
+
+
+@pytest.fixture
+def site(anvil: Node, tmp_path: Path) -> Site:
+    return Site(anvil, tmp_path)
+
+
+BOTH = pytest.mark.parametrize("command", ["run", "report-prices"])
+NOBODY = "0x" + "12" * 20
+
+
+# --- refused before the first act ----------------------------------------------------------------
+
+
+def test_a_process_on_another_chain_ends_with_one_line(site: Site) -> None:
+    site.configure(chain_id=str(site.node.chain_id + 1))
+    said = refused_process(site.folder)
+    assert said.startswith(f"keeper: chain {site.node.chain_id + 1} is configured, but http://127.0.0.1:")
+    assert said.endswith(f"serves {site.node.chain_id}")
+
+
+def test_a_process_without_code_at_the_readers_address_ends_with_one_line(site: Site) -> None:
+    site.configure(reader=f'"{NOBODY}"')
+    assert f"deployment.reader {NOBODY} has no code on chain {site.node.chain_id}" in refused_process(
+        site.folder
+    )
+
+
+def test_a_process_whose_reader_is_another_contract_ends_with_one_line(site: Site) -> None:
+    address = site.deployed.protocol.vault
+    site.configure(reader=f'"{address}"')
+    assert f"deployment.reader {address} does not answer as a MarginReader" in refused_process(site.folder)
+
+
+def test_a_process_that_cannot_reach_its_node_ends_with_one_line(tmp_path: Path) -> None:
+    write(tmp_path)
+    assert "eth_chainId at http://127.0.0.1:1: no answer" in refused_process(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "why"), [(None, "no key: set"), (KEY[:-1], "is not a private key of 32 bytes")]
+)
+def test_a_process_without_a_good_key_ends_with_one_line(site: Site, key: str | None, why: str) -> None:
+    site.configure()
+    assert why in refused_process(site.folder, secrets={"KEEPER_PRIVATE_KEY": key} if key else {})
+
+
+def test_a_process_with_a_bad_configuration_ends_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "keeper.toml").write_text("[chain\n")
+    assert "the configuration keeper.toml is not valid TOML: " in refused_process(tmp_path)
+
+
+def test_a_reporter_is_refused_for_the_same_reasons(site: Site, refused: Refused) -> None:
+    site.configure(chain_id="1")
+    assert "chain 1 is configured" in refused(site.folder, "report-prices")
+    site.configure(reader=f'"{NOBODY}"')
+    assert f"deployment.reader {NOBODY} has no code" in refused(site.folder, "report-prices")
+    write(site.folder)
+    assert "eth_chainId at http://127.0.0.1:1: no answer" in refused(site.folder, "report-prices")
+
+
+def test_code_that_is_no_margin_reader_is_refused_whatever_it_answers(site: Site, refused: Refused) -> None:
+    protocol = site.deployed.protocol
+    codes = ["0x00", "0x5f5ff3", "0x60ff5f5260205ff3", "0x5f195f526101005ff3", "0x6101005ff3", "0xfe"]
+    for number, code in enumerate(codes, start=1):
+        site.node.rpc("anvil_setCode", f"0x{number:040x}", code)
+    fakes = [f"0x{number:040x}" for number in range(1, len(codes) + 1)]
+    for address in (*fakes, protocol.clearing, protocol.fast_oracle, protocol.quote):
+        site.configure(reader=f'"{address}"')
+        assert f"deployment.reader {address} does not answer as a MarginReader" in refused(site.folder)
+
+
+def test_an_endpoint_that_is_no_node_is_refused_without_its_path(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BaseHTTPRequestHandler, "log_message", lambda *_: None)
+    secret = "an-api-key-of-some-length"
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        write(tmp_path, http=f'"http://127.0.0.1:{server.server_port}/{secret}"')
+        said = refused(tmp_path)
+        server.shutdown()
+    assert said.endswith(
+        f"eth_chainId at http://127.0.0.1:{server.server_port}: expected JSON-RPC, found HTTP 501"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "secrets", "why"),
+    [
+        ("run", {}, "no key: set KEEPER_PRIVATE_KEY, or a keystore with its passphrase file"),
+        ("run", {"KEEPER_PRIVATE_KEY": "0x" + "zz" * 32}, "KEEPER_PRIVATE_KEY is not a private key of"),
+        ("report-prices", {}, "KEEPER_REPORTER_KEYS: key 1 is not a private key of 32 bytes"),
+        ("report-prices", {"KEEPER_REPORTER_KEYS": REPORTER_KEYS[:-2]}, "KEEPER_REPORTER_KEYS: key 5 is not"),
+        ("report-prices", {"KEEPER_REPORTER_KEYS": f"{KEY},{KEY}"}, "1 different reporter keys given"),
+    ],
+)
+def test_a_key_that_is_missing_or_malformed_is_refused_and_never_shown(
+    site: Site, refused: Refused, command: str, secrets: dict[str, str], why: str
+) -> None:
+    site.configure()
+    assert why in refused(site.folder, command, secrets)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        ("[chain\n", "is not valid TOML: "),
+        ("[chain]\nchain_id = -1\n", "cannot be used: "),
+    ],
+)
+def test_a_bad_configuration_is_refused(
+    tmp_path: Path, refused: Refused, command: str, text: str | None, why: str
+) -> None:
+    if text is not None:
+        (tmp_path / "keeper.toml").write_text(text)
+    assert why in refused(tmp_path, command)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, "cannot be read: "),
+        ("time,feed,price\n", "must begin with the line 'timestamp_s,feed,price'"),
+        ("timestamp_s,feed,price\nsoon,BTC/USD,1\n", "prices.csv:2: expected timestamp_s,feed,price"),
+    ],
+)
+def test_a_price_file_that_cannot_be_placed_in_time_is_refused(
+    site: Site, refused: Refused, command: str, text: str | None, why: str
+) -> None:
+    site.configure()
+    (site.folder / "prices.csv").unlink()
+    if text is not None:
+        (site.folder / "prices.csv").write_text(text)
+    assert why in refused(site.folder, command)
+
+
+def test_a_native_feed_that_the_deployment_has_not_is_refused(site: Site, refused: Refused) -> None:
+    site.configure(native_feed='"DOGE/USD"')
+    assert "economics.native_feed DOGE/USD is not a feed of the deployment" in refused(site.folder)
+
+
+def test_the_journal_of_another_keeper_is_refused(site: Site, refused: Refused) -> None:
+    site.configure()
+    SqliteJournal(site.folder / "journal.sqlite", identity={"chain_id": "1"}).close()
+    assert "cannot be used: its chain_id is 1" in refused(site.folder)
+
+
+@pytest.mark.parametrize(
+    "command", [(), ("run",), ("run", "--nonsense"), ("nonsense",), ("demo", "--accounts", "1")]
+)
+def test_a_command_line_that_cannot_be_read_is_explained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["keeper", *command])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    captured = capsys.readouterr()
+    assert ended.value.code == 2
+    assert "Usage: " in captured.out + captured.err
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_demos_verdict_is_the_status_of_the_process(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr("keeper.lab.demo.run_demo", lambda **_: code)
+    monkeypatch.setattr(sys, "argv", ["keeper", "demo"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+
+
+# --- prices that are none ------------------------------------------------------------------------
+
+
+def test_a_breach_at_a_good_price_is_flagged(site: Site) -> None:
+    site.breach()
+    site.configure()
+    with running(site.folder, "run") as keeper:
+        keeper.until(lambda: site.sent() == 1)
+        assert keeper.end() < 3
+    journal = site.journal()
+    assert journal.verify() == []
+    assert journal.summary().steps == {"sent": 1}
+    journal.close()
+
+
+def test_a_price_that_is_none_is_called_unknown_and_never_traded_on(site: Site) -> None:
+    site.breach()
+    site.prices(*NO_PRICES)
+    site.configure()
+    with running(site.folder, "run") as keeper:
+        for number, _ in enumerate(NO_PRICES, start=1):
+            block = site.node.block_number()
+            keeper.until(lambda block=block: keeper.done_with(block))  # type: ignore[misc]
+            # The owner and the maker hold the market, of three accounts.
+            assert keeper.heard("accounts.unknown", block=block, accounts=2, of=3)
+            if number < len(NO_PRICES):
+                site.post(AFTER)
+        assert site.sent() == 0
+        keeper.end()
+    journal = site.journal()
+    assert journal.summary().cases == {}
+    journal.close()
+
+
+def test_a_price_that_is_none_is_never_reported(site: Site) -> None:
+    site.breach()
+    site.prices(*NO_PRICES)
+    site.configure()
+    with running(site.folder, "report-prices") as reporter:
+        for number, price in enumerate(NO_PRICES, start=1):
+            block = site.node.block_number()
+            others = {"block": block, "posted": ["ETH/USD", "SYN/USD"]}
+            reporter.until(lambda others=others: reporter.heard("reporter.head_done", **others))  # type: ignore[misc]
+            unknown = [line["why"] for line in reporter.lines if line["event"] == "feed.unknown"]
+            assert len(unknown) == number
+            assert repr(price) in unknown[-1]
+            if number < len(NO_PRICES):
+                site.post(AFTER)
+        reporter.end()
+
+
+def test_a_dry_run_flags_in_its_journal_only(site: Site, refused: Refused) -> None:
+    site.breach()
+    site.configure()
+    with running(site.folder, "run", "--dry-run") as keeper:
+        keeper.until(lambda: keeper.done_with(site.node.block_number()))
+        assert keeper.heard("tx.abandoned", rule="dry_run")
+        keeper.end()
+    assert site.sent() == 0
+    journal = site.journal()
+    assert journal.summary().steps == {"abandoned": 1}
+    journal.close()
+    assert "its mode is dry run, and live is configured" in refused(site.folder)
+
+
+# --- told to stop --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [("run", signal.SIGTERM), ("run", signal.SIGINT), ("report-prices", signal.SIGTERM)],
+)
+def test_a_signal_stops_a_daemon_cleanly(site: Site, command: str, number: signal.Signals) -> None:
+    site.breach()
+    site.configure()
+    with running(site.folder, command) as daemon:
+        daemon.until(lambda: daemon.done_with(site.node.block_number()))
+        assert daemon.end(number) < 3
+    if command == "run":
+        left = [path.name for path in site.folder.iterdir()]
+        assert sorted(left) == ["journal.sqlite", "keeper.toml", "prices.csv"], "closed, and nothing in a WAL"
+
+
+@BOTH
+def test_a_signal_stops_a_daemon_that_waits_for_its_node(tmp_path: Path, command: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        write(tmp_path, http=f'"http://127.0.0.1:{deaf.getsockname()[1]}"')
+        with running(tmp_path, command) as daemon:
+            deaf.settimeout(20)
+            connection, _ = deaf.accept()
+            connection.recv(1)
+            assert daemon.end() < 3
+            connection.close()
+
+
+def test_a_signal_stops_a_keeper_whose_node_falls_silent_in_the_middle_of_a_head(site: Site) -> None:
+    site.breach()
+    with Relay(int(site.node.http_url.rpartition(":")[2])) as relay:
+        site.configure(relay, ws=f'"{site.node.ws_url}"')
+        with running(site.folder, "run") as keeper:
+            keeper.until(lambda: keeper.done_with(site.node.block_number()))
+            relay.silent_at = b"eth_call"
+            site.post(AFTER)
+            keeper.until(relay.silent.is_set)
+            assert keeper.end() < 4
+    journal = site.journal()
+    assert journal.verify() == []
+    journal.close()
+
+
+# --- a node that goes away -----------------------------------------------------------------------
+
+
+@BOTH
+def test_a_daemon_outlives_its_node_and_says_so(site: Site, command: str) -> None:
+    site.breach()
+    with Relay(int(site.node.http_url.rpartition(":")[2])) as relay:
+        site.configure(relay)
+        with running(site.folder, command) as daemon:
+            daemon.until(lambda: daemon.done_with(site.node.block_number()))
+            relay.cut()
+            site.post(AFTER)
+            site.post(AFTER)
+            daemon.until(lambda: daemon.heard("chain.read_failed", failures=3))
+            assert daemon.heard("chain.socket_lost")
+            assert not daemon.done_with(site.node.block_number())
+            relay.mend()
+            daemon.until(lambda: daemon.done_with(site.node.block_number()))
+            daemon.lines.clear()
+            relay.cut()
+            daemon.until(lambda: daemon.heard("chain.read_failed", failures=2))
+            assert daemon.end() < 3, "also while it is away"
+            relay.mend()
+    if command == "run":
+        journal = site.journal()
+        assert journal.verify() == []
+        journal.close()
+
+
+def test_without_a_websocket_heads_are_polled_for(site: Site) -> None:
+    site.breach()
+    site.configure(ws='"ws://127.0.0.1:1"')
+    with running(site.folder, "run") as keeper:
+        keeper.until(lambda: keeper.done_with(site.node.block_number()))
+        site.post(AFTER)
+        keeper.until(lambda: keeper.done_with(site.node.block_number()))
+        assert keeper.heard("chain.socket_lost")
+        keeper.end()

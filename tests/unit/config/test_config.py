@@ -1,0 +1,356 @@
+"""One file, read whole or refused with the place and the reason; never with the value."""
+
+import os
+import re
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keeper import confirm, pipeline, plan
+from keeper.config import Config, load
+from keeper.domain import Quote
+from keeper.errors import ConfigError
+from keeper.execute.fees import FeeParams
+from keeper.execute.keys import KeyParams
+from keeper.execute.sender import Params as SenderParams
+from keeper.journal.guard import Limits
+from keeper.reporter import Params as ReporterParams
+from keeper.units import WAD
+
+GWEI = 10**9
+READER = "0x" + "Ab" * 20
+SECRET = "4c" * 32
+LEAST = f"""\
+[chain]
+http = "http://127.0.0.1:8545"
+ws = "ws://127.0.0.1:8545"
+chain_id = 31337
+
+[deployment]
+reader = "{READER}"
+
+[feed]
+path = "prices.csv"
+"""
+DOCUMENTED = Path(__file__).parents[3] / "docs" / "configuration.md"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.upper().startswith("KEEPER_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "keeper.toml"
+
+
+def loaded(path: Path, text: str = LEAST) -> Config:
+    path.write_text(text)
+    return load(path)
+
+
+def refusal(path: Path, text: str) -> str:
+    """Return why a file is refused, in its one line."""
+    with pytest.raises(ConfigError) as caught:
+        loaded(path, text)
+    said = str(caught.value)
+    assert str(path) in said
+    assert "\n" not in said
+    return said
+
+
+# --- a good file ---------------------------------------------------------------------------------
+
+
+def test_the_least_file_is_enough_and_the_rest_has_its_defaults(path: Path) -> None:
+    config = loaded(path)
+    assert config.chain.chain_id == 31337
+    assert config.deployment.reader == READER.lower()
+    assert config.limits_for_guard() == Limits()
+    assert config.sender_params(dry_run=False) == SenderParams()
+    assert config.key_params() == KeyParams()
+    assert config.reporter_params() == ReporterParams()
+    assert config.pipeline_params(dry_run=False) == pipeline.Params(native_feed="ETH/USD")
+
+
+def test_relative_paths_are_taken_from_the_folder_of_the_file(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    path.write_text(LEAST + '[wallet]\nkeystore = "wallet.json"\npassphrase_file = "/run/passphrase"\n')
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    config = load(Path("..") / path.name)
+    assert config.feed.path == tmp_path / "prices.csv"
+    assert config.key_params() == KeyParams(tmp_path / "wallet.json", Path("/run/passphrase"))
+    assert config.journal.path == tmp_path / "journal.sqlite"
+    named = loaded(path, LEAST + '[journal]\npath = "cases/journal.sqlite"\n')
+    assert named.journal.path == tmp_path / "cases" / "journal.sqlite"
+
+
+def test_every_setting_is_documented_with_its_default(path: Path) -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", DOCUMENTED.read_text(), re.DOTALL)
+    documented = tomllib.loads(block)
+    settings = {
+        section: set(field.annotation.model_fields)
+        for section, field in Config.model_fields.items()
+        if field.annotation is not None and hasattr(field.annotation, "model_fields")
+    }
+    optional = {"wallet": {"keystore", "passphrase_file"}}
+    shown = {section: set(values) | optional.get(section, set()) for section, values in documented.items()}
+    assert shown == settings
+    found, least = loaded(path, block), loaded(path)
+    for section in settings.keys() - {"chain", "deployment"}:
+        assert getattr(found, section) == getattr(least, section)
+
+
+# --- what each room gets -------------------------------------------------------------------------
+
+WHOLE = """
+[wallet]
+sub_account = 7
+
+[limits]
+halted = true
+spend_day_native = "0.123456789012345678"
+notional_block = "1234567.89"
+attempts_hour = 3
+priority_fee_gwei = "0.5"
+max_fee_gwei = 77
+
+[economics]
+min_profit = "-1.5"
+upkeep = false
+native_feed = "BTC/USD"
+
+[confirmation]
+max_divergence = "0.25"
+min_blocks = 4
+
+[reporter]
+deviation_bps = 1
+heartbeat_s = 2
+validity_s = 3
+lead_s = 1
+confidence_bps = 5
+"""
+
+
+@pytest.fixture
+def whole(path: Path) -> Config:
+    text = LEAST.replace("chain_id = 31337", "chain_id = 31337\nblock_time_s = 2")
+    text = text.replace('path = "prices.csv"', 'path = "prices.csv"\nmax_age_s = 9')
+    (path.parent / "prices.csv").write_text("timestamp_s,feed,price\n100,ETH/USD,3000\n")
+    return loaded(path, text + WHOLE)
+
+
+def test_the_guard_gets_exact_limits_in_its_own_units(whole: Config) -> None:
+    assert whole.limits_for_guard() == Limits(
+        halted=True,
+        spend_day_wei=123_456_789_012_345_678,
+        notional_block_wad=1_234_567_890 * 10**15,
+        attempts_hour=3,
+    )
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_the_sender_gets_its_fees(whole: Config, dry_run: bool) -> None:
+    fees = FeeParams(priority_fee_wei=GWEI // 2, max_fee_cap_wei=77 * GWEI)
+    assert whole.sender_params(dry_run=dry_run) == SenderParams(dry_run=dry_run, fees=fees)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_the_pipeline_gets_the_parameters_of_every_stage(whole: Config, dry_run: bool) -> None:
+    assert whole.pipeline_params(dry_run=dry_run) == pipeline.Params(
+        native_feed="BTC/USD",
+        block_time_s=2,
+        dry_run=dry_run,
+        confirm=confirm.Params(max_divergence_wad=WAD // 4, min_blocks=4, block_time_s=2),
+        plan=plan.Params(min_profit_wad=-3 * WAD // 2, upkeep=False, block_time_s=2),
+    )
+
+
+def test_the_reporter_gets_when_to_post(whole: Config) -> None:
+    assert whole.reporter_params() == ReporterParams(
+        deviation_bps=1, heartbeat_s=2, validity_s=3, lead_s=1, confidence_bps=5
+    )
+    assert whole.wallet.sub_account == 7
+
+
+def test_a_reporter_that_looks_beyond_the_next_block_is_refused(path: Path) -> None:
+    config = loaded(path, LEAST.replace("chain_id = 31337", "chain_id = 31337\nblock_time_s = 9"))
+    with pytest.raises(ConfigError, match=r"lead_s must be at most chain\.block_time_s, 9 s, found 10 s"):
+        config.reporter_params()
+
+
+def test_the_feed_is_opened_with_its_bound(whole: Config) -> None:
+    feed = whole.open_feed()
+    assert feed.latest(109) == {"ETH/USD": Quote("ETH/USD", 3_000 * WAD, 100)}
+    assert not isinstance(feed.latest(110)["ETH/USD"], Quote)
+
+
+def test_a_missing_price_file_is_a_configuration_error(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the price file .*prices\.csv cannot be read"):
+        loaded(path).open_feed()
+
+
+# --- bad files -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["nowhere.toml", "."])
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"^the configuration {re.escape(str(tmp_path / name))} cannot be read: "
+    ):
+        load(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", [b"[chain\n", b"a = \n", b"a = 1\na = 2\n", b"\xff\xfe", b"a = 1\x00"])
+def test_a_file_that_is_no_toml_is_refused(path: Path, text: bytes) -> None:
+    path.write_bytes(text)
+    with pytest.raises(ConfigError, match=r"is not valid TOML: [^\n]+$"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ("chain_id = 31337", "", "chain.chain_id: Field required"),
+        ("[feed]\n", "[feeed]\n", "feed: Field required; feeed: Extra inputs"),
+        ("chain_id", "chain_Id", "chain.chain_id: Field required; chain.chain_Id: Extra inputs"),
+        ("chain_id = 31337", "chain_id = 0", "chain.chain_id: Input should be greater than 0"),
+        ("chain_id = 31337", 'chain_id = "x"', "chain.chain_id: Input should be a valid integer"),
+        ('"http://', '"ws://', "chain.http: "),
+        ('"ws://', '"http://', "chain.ws: "),
+        (READER, READER[:-1], "deployment.reader: Value error, expected an address: 0x and 40"),
+        (READER, "0x" + "g" * 40, "deployment.reader: Value error, expected an address"),
+        (f'"{READER}"', "7", "deployment.reader: Input should be a valid string"),
+        ("[feed]\n", '[feed]\nkind = "live"\n', "feed.kind: Input should be 'recorded'"),
+        ('path = "prices.csv"', "path = 7", "feed.path: "),
+    ],
+)
+def test_a_file_with_a_mistake_is_refused_with_its_place(path: Path, old: str, new: str, place: str) -> None:
+    assert old in LEAST
+    assert place in refusal(path, LEAST.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("section", "setting"),
+    [
+        ("journal", "path = 3"),
+        ("wallet", "sub_account = -1"),
+        ("wallet", f"sub_account = {2**96}"),
+        ("limits", 'spend_day_native = "-0.1"'),
+        ("limits", "spend_day_native = nan"),
+        ("limits", "spend_day_native = inf"),
+        ("limits", 'spend_day_native = "much"'),
+        ("limits", "notional_block = -1"),
+        ("limits", "attempts_hour = 0"),
+        ("limits", "attempts_hour = 1.5"),
+        ("limits", "priority_fee_gwei = -1"),
+        ("limits", "max_fee_gwei = 0"),
+        ("limits", "halted = 7"),
+        ("limits", "spend_day = 1"),
+        ("economics", "min_profit = nan"),
+        ("confirmation", 'max_divergence = "0.31"'),
+        ("confirmation", "max_divergence = 0"),
+        ("confirmation", "min_blocks = 1"),
+        ("reporter", "deviation_bps = -1"),
+        ("reporter", "heartbeat_s = 0"),
+        ("reporter", "validity_s = -30"),
+        ("reporter", "lead_s = -1"),
+        ("reporter", "confidence_bps = 101"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_with_its_place(path: Path, section: str, setting: str) -> None:
+    name = setting.partition(" = ")[0]
+    assert f"cannot be used: {section}.{name}: " in refusal(path, f"{LEAST}[{section}]\n{setting}\n")
+
+
+def test_every_mistake_is_named_at_once(path: Path) -> None:
+    said = refusal(path, LEAST + "[limits]\nattempts_hour = 0\nmax_fee_gwei = -1\n")
+    assert "limits.attempts_hour: " in said
+    assert "limits.max_fee_gwei: " in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"http://127.0.0.1:8545"', f'"{SECRET}"'),
+        ('"http://127.0.0.1:8545"', f"https://user:{SECRET}@host"),
+        ('"http://127.0.0.1:8545"', f"0x{SECRET}"),
+        ('"ws://127.0.0.1:8545"', f'"https://host/{SECRET}"'),
+        ("31337", f'"{SECRET}"'),
+        ("31337", f"-0x{SECRET}"),
+        ("31337", f'"{SECRET}'),
+        (READER, f"0x{SECRET}"),
+        ("[feed]\n", f'[feed]\nkind = "{SECRET}"\n'),
+        ("[feed]\n", f'[feed]\nmax_age_s = "{SECRET}"\n'),
+        ("[feed]\n", f'[wallet]\nprivate_key = "0x{SECRET}"\n[feed]\n'),
+        ("[feed]\n", f"[wallet]\nprivate_key = 0x{SECRET}\n[feed]\n"),
+        ("[feed]\n", f'[wallet]\nkeystore = ["{SECRET}"]\n[feed]\n'),
+        ("[feed]\n", f'[limits]\nspend_day_native = "{SECRET}"\n[feed]\n'),
+        ("[feed]\n", f'[economics]\nupkeep = "{SECRET}"\n[feed]\n'),
+    ],
+)
+def test_a_refusal_never_shows_a_value(path: Path, old: str, new: str) -> None:
+    said = refusal(path, LEAST.replace(old, new, 1))
+    assert SECRET not in said
+    assert str(int(SECRET, 16)) not in said
+
+
+# --- the environment -----------------------------------------------------------------------------
+
+
+def test_the_environment_outranks_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEEPER_CHAIN__HTTP", "https://node.example/key")
+    monkeypatch.setenv("KEEPER_LIMITS__SPEND_DAY_NATIVE", "0.25")
+    monkeypatch.setenv("KEEPER_WALLET__KEYSTORE", "wallet.json")
+    config = loaded(path)
+    assert config.chain.http == "https://node.example/key"
+    assert config.chain.ws == "ws://127.0.0.1:8545"
+    assert config.limits.spend_day_native == Decimal("0.25")
+    assert config.wallet.keystore == Path("wallet.json")
+
+
+def test_the_environment_may_hold_what_the_file_lacks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEEPER_CHAIN__CHAIN_ID", "5")
+    assert loaded(path, LEAST.replace("chain_id = 31337\n", "")).chain.chain_id == 5
+
+
+def test_keys_in_the_environment_are_no_settings(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEEPER_PRIVATE_KEY", SECRET)
+    monkeypatch.setenv("KEEPER_REPORTER_KEYS", SECRET)
+    assert SECRET not in repr(loaded(path))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "place"),
+    [
+        ("KEEPER_CHAIN__HTTP", f"ftp://{SECRET}", "chain.http: "),
+        ("KEEPER_CHAIN__HTPP", f"http://{SECRET}", "chain.htpp: Extra inputs"),
+        ("KEEPER_CHAIN", SECRET, '"chain"'),
+        ("KEEPER_LIMITS", f'["{SECRET}"]', "limits: "),
+    ],
+)
+def test_a_mistake_in_the_environment_is_refused_without_the_value(
+    path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, place: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    path.write_text(LEAST)
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    said = str(caught.value)
+    assert place in said
+    assert SECRET not in said
+    assert "\n" not in said
+
+
+def test_settings_do_not_change_once_they_are_read(path: Path) -> None:
+    config: Any = loaded(path)
+    with pytest.raises(ValueError, match="frozen"):
+        config.chain.chain_id = 1

@@ -1,0 +1,407 @@
+"""A whole keeper but for the node: real market, journal and sender over a chain small enough to see through.
+
+``Desk.head`` is one block: what was sent may be mined in it, and the pipeline is told. A desk that restarts
+does so before every head: the journal and the chain stay, all else is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from eth_abi.abi import decode, encode
+from eth_account import Account as Wallet
+from eth_utils.crypto import keccak
+
+from keeper import plan
+from keeper.domain import (
+    Account,
+    Call,
+    CaseEvent,
+    ChainTime,
+    EventKind,
+    FeedView,
+    FlagState,
+    Head,
+    Leg,
+    Log,
+    Phase,
+    Quote,
+    Reason,
+    Refuse,
+    Unknown,
+)
+from keeper.errors import ChainFault
+from keeper.execute.keys import Signer
+from keeper.execute.sender import ChainSender
+from keeper.execute.sender import Params as SenderParams
+from keeper.journal.guard import Limits
+from keeper.journal.reader import JournalReader
+from keeper.journal.store import SqliteJournal
+from keeper.pipeline import Params, Pipeline
+from keeper.ports import BlockUpdate
+from keeper.protocols.hybrid.abi import load
+from keeper.protocols.hybrid.market import HybridMarket
+from keeper.protocols.hybrid.params import feed_bytes
+from keeper.units import WAD, AccountKey, Block, FeedId, Wad
+from tests.unit.protocols.hybrid.books import NOW_S, OWNER, PRICES, deployment, feed_view
+from tests.unit.state.pages import page_of
+
+KEY = "0x" + "4c" * 32
+SIGNER = Signer(Wallet.from_key(KEY))
+KEEPER = bytes.fromhex(SIGNER.address[2:]) + bytes(12)
+MARKET = HybridMarket(deployment())
+FIRST = 100
+"""The number of the first block."""
+EMPTY = Account(bytes(32), Phase.HEALTHY, 0, (), ())
+
+
+@dataclass
+class Chain:
+    """Node and reader in one. It fails where it is told to, once for each time the method is named."""
+
+    heads: list[Head] = field(default_factory=list)
+    logs: list[Log] = field(default_factory=list)
+    accounts: dict[AccountKey, Account] = field(default_factory=dict)
+    fast: dict[FeedId, Wad] = field(default_factory=lambda: dict(PRICES))
+    slow: dict[FeedId, Wad] = field(default_factory=lambda: dict(PRICES))
+    fast_age_s: int = 0
+    base_fee_wei: int = 10**9
+    credit: bytes = (10_000 * WAD).to_bytes(32)
+    insurance: bytes = bytes(32)
+    reverts: Mapping[str, bytes] = field(default_factory=dict)
+    """Revert data of functions, by name."""
+    fails: list[str] = field(default_factory=list)
+    pending: dict[str, str] = field(default_factory=dict)
+    sent: list[str] = field(default_factory=list)
+    """Every transaction handed over, by hash."""
+    receipts: dict[str, dict[str, str]] = field(default_factory=dict)
+    read: list[AccountKey] = field(default_factory=list)
+    simulated: list[str] = field(default_factory=list)
+    on_send: Callable[[], None] = lambda: None
+    fork: str = "a"
+
+    @property
+    def tip(self) -> Head:
+        return self.heads[-1]
+
+    def extend(self) -> Head:
+        """Add a block."""
+        number = FIRST + len(self.heads)
+        parent = self.heads[-1].hash if self.heads else "0xroot"
+        timestamp_s = NOW_S + 12 * (number - FIRST)
+        self.heads.append(Head(number, f"0x{self.fork}{number}", parent, timestamp_s, self.base_fee_wei))
+        return self.tip
+
+    def cut(self, depth: int) -> list[Head]:
+        """Take back the newest blocks; what they held of ours is pending again."""
+        orphaned = self.heads[: -depth - 1 : -1]
+        del self.heads[-depth:]
+        self.logs = [each for each in self.logs if each.block_number <= self.tip.number]
+        for tx_hash, receipt in list(self.receipts.items()):
+            if int(receipt["blockNumber"], 16) > self.tip.number:
+                del self.receipts[tx_hash]
+                self.pending[tx_hash] = ""
+        self.fork += "'"
+        return orphaned
+
+    def mine(self, *, status: int = 1) -> None:
+        """Include all that is pending in the newest block."""
+        for tx_hash in self.pending:
+            self.receipts[tx_hash] = {
+                "status": hex(status),
+                "blockNumber": hex(self.tip.number),
+                "blockHash": self.tip.hash,
+                "gasUsed": hex(200_000),
+                "effectiveGasPrice": hex(2 * 10**9),
+            }
+        self.pending.clear()
+
+    def emit(self, contract: str, name: str, *values: object) -> None:
+        """Write a log into the newest block, laid out as the EVM does."""
+        event = load(contract).events[name]
+        rows = list(zip(event.parameters, values, strict=True))
+        indexed = [encode([kind], [value]) for (_, kind, is_indexed), value in rows if is_indexed]
+        plain = [(kind, value) for (_, kind, is_indexed), value in rows if not is_indexed]
+        data = encode([kind for kind, _ in plain], [value for _, value in plain])
+        address = getattr(MARKET.deployment, contract.lower())
+        topics = (event.topic, *indexed)
+        tip, index = self.tip, len(self.logs)
+        self.logs.append(Log(address, topics, data, tip.number, tip.hash, f"0xtx{index}", index))
+
+    def put(self, account: Account) -> None:
+        """Change an account in the newest block, with some event that says so."""
+        self.accounts[account.key] = account
+        self.emit("Liquidator", "Poked", account.key, 0)
+
+    def views(self) -> dict[FeedId, FeedView]:
+        """Both prices, observed in the newest block."""
+        now_s = self.tip.timestamp_s
+        return {
+            feed: replace(
+                feed_view(feed, self.fast[feed], self.slow[feed]),
+                fast_observed_at_s=now_s - self.fast_age_s,
+                slow_updated_at_s=now_s,
+            )
+            for feed in PRICES
+        }
+
+    def _may_fail(self, method: str) -> None:
+        if method in self.fails:
+            self.fails.remove(method)
+            raise ChainFault(f"{method}: no answer")
+
+    # --- the reader ---
+
+    async def updates(self) -> AsyncIterator[BlockUpdate]:
+        """Two more blocks."""
+        for _ in range(2):
+            head = self.extend()
+            yield BlockUpdate(head, (), (head,), self.logs_of(head))
+
+    def logs_of(self, head: Head) -> tuple[Log, ...]:
+        return tuple(each for each in self.logs if each.block_hash == head.hash)
+
+    async def backfill(self, from_block: Block, to_block: Block) -> list[Log]:
+        return [each for each in self.logs if from_block <= each.block_number <= to_block]
+
+    async def call(self, call: Call, at_hash: str) -> bytes:
+        return (await self.call_many([call], at_hash))[0]
+
+    async def call_many(self, calls: Sequence[Call], at_hash: str) -> list[bytes]:
+        self._may_fail("call_many")
+        assert at_hash == self.tip.hash
+        return [self._answer(call) for call in calls]
+
+    async def simulate(self, sender: str, call: Call, at: ChainTime, gas_limit: int) -> bytes | Refuse:
+        self._may_fail("simulate")
+        assert (sender, at.block) == (SIGNER.address, self.tip.number + 1)
+        assert gas_limit > 0
+        name = act_of(call.data)
+        self.simulated.append(name)
+        if name in self.reverts:
+            return Refuse(Reason("simulation.reverted", "0x" + self.reverts[name].hex(), "must not revert"))
+        return b""
+
+    async def receipt(self, tx_hash: str) -> Mapping[str, Any] | None:
+        return self.receipts.get(tx_hash)
+
+    def _answer(self, call: Call) -> bytes:
+        if call == MARKET.prices_call():
+            return self._prices()
+        if call == MARKET.credit_call(SIGNER.address):
+            return self.credit
+        return self.insurance if call == MARKET.insurance_call() else self._rows(call)
+
+    def _prices(self) -> bytes:
+        views = self.views()
+        asked = decode(["bytes32[]"], MARKET.prices_call().data[4:])[0]
+        named = [next(view for view in views.values() if feed_bytes(view.feed) == each) for each in asked]
+        rows = [
+            (v.fast_wad, v.fast_observed_at_s, v.slow_wad, v.slow_updated_at_s, True, v.slow_ok,
+             v.slow_deviation_wad, v.slow_heartbeat_s, v.min_delay_s)
+            for v in named
+        ]  # fmt: skip
+        return encode(load("OracleRouter").functions["prices"].outputs, [rows])
+
+    def _rows(self, call: Call) -> bytes:
+        keys = decode(["bytes32[]"], call.data[4:])[0]
+        assert call == MARKET.rows_call(keys)
+        self.read += keys
+        return page_of([self.accounts.get(key, replace(EMPTY, key=key)) for key in keys])
+
+    # --- the sender's node ---
+
+    async def request(self, method: str, params: list[Any]) -> str:
+        assert method == "eth_sendRawTransaction"
+        self.on_send()
+        raw: str = params[0]
+        tx_hash = "0x" + keccak(bytes.fromhex(raw[2:])).hex()
+        self.sent.append(tx_hash)
+        if tx_hash not in self.receipts:
+            self.pending[tx_hash] = raw
+        return tx_hash
+
+    async def batch(self, calls: Sequence[tuple[str, list[Any]]]) -> list[Any]:
+        self._may_fail("batch")
+        return [self._state(method, params) for method, params in calls]
+
+    def _state(self, method: str, params: list[Any]) -> Any:
+        if method == "eth_getTransactionCount":
+            blocks = [int(receipt["blockNumber"], 16) for receipt in self.receipts.values()]
+            return hex(sum(block <= int(params[1], 16) for block in blocks))
+        assert method == "eth_getTransactionReceipt"
+        return self.receipts.get(params[0])
+
+
+NAMES = {function.selector: name for name, function in load("Liquidator").functions.items()}
+
+
+def act_of(data: bytes) -> str:
+    """Name the function that calldata calls."""
+    return NAMES[data[:4]]
+
+
+@dataclass
+class Tape:
+    """A feed that says what the chain's fast price is, unless it knows better or nothing at all."""
+
+    chain: Chain
+    known: dict[FeedId, Wad] = field(default_factory=dict)
+    unknown: set[FeedId] = field(default_factory=set)
+
+    def latest(self, now_s: int) -> dict[FeedId, Quote | Unknown]:
+        return {
+            feed: Unknown(feed, "the price 'nan' is not a decimal")
+            if feed in self.unknown
+            else Quote(feed, price, now_s)
+            for feed, price in (self.chain.fast | self.known).items()
+        }
+
+
+class Desk:
+    """What a test works with."""
+
+    def __init__(self, path: Path, *, restarting: bool) -> None:
+        self.path = path
+        self.restarting = restarting
+        self.dry_run = False
+        self.limits = Limits()
+        self.plan = plan.Params()
+        self.native_feed = "ETH/USD"
+        self.from_block = 0
+        self.chain = Chain()
+        self.feed = Tape(self.chain)
+        self.chain.extend()
+        self.chain.put(replace(EMPTY, key=KEEPER, cash_wad=100_000 * WAD))
+        self.start()
+
+    def start(self) -> None:
+        """Start anew from the journal, as after a crash."""
+        self.close()
+        self.journal = SqliteJournal(self.path, identity={"chain_id": "31337"}, limits=self.limits)
+        sender = ChainSender(
+            self.chain, self.journal, SIGNER, chain_id=31337, params=SenderParams(dry_run=self.dry_run)
+        )
+        self.pipeline = Pipeline(
+            reader=self.chain,
+            market=MARKET,
+            feed=self.feed,
+            journal=self.journal,
+            sender=sender,
+            taker=KEEPER,
+            params=Params(native_feed=self.native_feed, dry_run=self.dry_run, plan=self.plan),
+        )
+        self.discovered = False
+
+    def close(self) -> None:
+        if hasattr(self, "journal"):
+            self.journal.close()
+
+    async def head(self, *changes: Account, mined: bool = False, status: int = 1, reorg: int = 0) -> None:
+        """Add a block that changes accounts, and tell the pipeline; a reorg replaces the newest ones."""
+        if self.restarting:
+            self.start()
+        known: Sequence[Head] = tuple(self.chain.heads)
+        first: list[Head] = []
+        if not self.discovered:
+            # As the reader does: what was the head at the start comes with the first update.
+            await self.pipeline.discover(self.from_block, self.chain.tip)
+            self.discovered = True
+            known, first = (), [] if reorg else [self.chain.tip]
+        orphaned = self.chain.cut(reorg) if reorg else []
+        adopted = [*first, *(self.chain.extend() for _ in range(max(reorg, 1)))]
+        for account in changes:
+            self.chain.put(account)
+        if mined:
+            self.chain.mine(status=status)
+        logs = tuple(log for head in adopted for log in self.chain.logs_of(head))
+        seen = tuple(head for head in orphaned if head in known)
+        await self.pipeline.on_update(BlockUpdate(adopted[-1], seen, tuple(adopted), logs))
+
+    # --- what came of it ---
+
+    def cases(self) -> list[str]:
+        """Return the cases, oldest first."""
+        return [row["case_id"] for row in self.journal._rows("SELECT case_id FROM cases ORDER BY rowid")]
+
+    def history(self, case: int = 0) -> tuple[CaseEvent, ...]:
+        """Return the events of one case; none where there is no such case."""
+        cases = self.cases()
+        return self.journal.history(cases[case]) if case < len(cases) else ()
+
+    def told(self, case: int = 0) -> list[str]:
+        """Return a case's history in short: its events, with the act or the rule in question."""
+        return [_short(event) for event in self.history(case)]
+
+    def heads_done(self) -> list[Block]:
+        return [row["number"] for row in self.journal._rows("SELECT number FROM heads ORDER BY seq")]
+
+    def acts(self) -> list[str]:
+        """Return what was reserved, whatever became of it."""
+        return [row["kind"] for row in self.journal._rows("SELECT kind FROM steps ORDER BY rowid")]
+
+    def violations(self) -> list[str]:
+        """Return what is wrong with the journal, as an auditor in another process sees it."""
+        reader = JournalReader(self.path)
+        try:
+            return [*reader.verify(), *self._unfounded()]
+        finally:
+            reader.close()
+
+    def _unfounded(self) -> Iterator[str]:
+        """Yield what took something from an account without the agreement of both clocks beside it."""
+        for case in range(len(self.cases())):
+            events = self.history(case)
+            agreed = {event.data["step_id"] for event in events if event.data.get("act") == "Agreed"}
+            for event in events:
+                takes = event.kind is EventKind.RESERVED and event.data["kind"] in {"confirm", "liquidate"}
+                if takes and event.data["step_id"] not in agreed:
+                    yield f"{event.data['step_id']} without agreement"
+
+
+def _short(event: CaseEvent) -> str:
+    if event.kind is EventKind.OBSERVED:
+        return f"Observed {event.data['act']}"
+    named = event.data.get("rule") or (event.data.get("kind") if event.kind is EventKind.RESERVED else None)
+    return f"{event.kind} {named}" if named else event.kind.value
+
+
+# --- accounts ------------------------------------------------------------------------------------
+
+BREACHED = replace(EMPTY, key=OWNER, cash_wad=1_900 * WAD, legs=(Leg(1, 100 * WAD, -21_000 * WAD),))
+"""Long 100 at 210, the price at 200: E = 900, M = 1,000, N = 20,000."""
+
+
+def cured(account: Account) -> Account:
+    """Return the account after a deposit that lifts it far above the cure level."""
+    return replace(account, cash_wad=account.cash_wad + 5_000 * WAD)
+
+
+def flagged(account: Account, head: Head, *, by: str = SIGNER.address) -> Account:
+    """Return the account as the Liquidator has it after a flag in a block."""
+    flag = FlagState(
+        flagger=by,
+        bond_wad=50 * WAD,
+        flagged_at_s=head.timestamp_s,
+        flagged_block=head.number,
+        last_poke_s=head.timestamp_s,
+    )
+    return replace(account, phase=Phase.FLAGGED, flag=flag)
+
+
+def confirmed(account: Account, head: Head) -> Account:
+    """Return the account after its confirmation in a block."""
+    tau_s = head.timestamp_s - account.flag.flagged_at_s
+    flag = replace(
+        account.flag,
+        bond_wad=0,
+        tau_s=tau_s,
+        tau_at_confirm_s=tau_s,
+        last_poke_s=head.timestamp_s,
+        confirmed_at_s=head.timestamp_s,
+        fee_cap_wad=WAD // 50,
+    )
+    return replace(account, phase=Phase.CONFIRMED, flag=flag)

@@ -1,0 +1,558 @@
+"""What a head leads to: every scenario running through, and again started from the journal before each head.
+
+The fixtures hold every journal to its promises at the end, and every confirmation and slice to the recorded
+agreement of both clocks.
+"""
+
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+from eth_abi.abi import encode
+from structlog.testing import capture_logs
+
+from keeper.domain import Account, Holding, Leg, Log, Phase
+from keeper.errors import ChainFault, ConfigError
+from keeper.journal.guard import Limits
+from keeper.lifecycle import Status
+from keeper.plan import Params as PlanParams
+from keeper.protocols.hybrid.abi import load
+from keeper.protocols.hybrid.params import feed_bytes
+from keeper.units import WAD
+from tests.unit.pipeline.desk import (
+    BREACHED,
+    EMPTY,
+    FIRST,
+    KEEPER,
+    MARKET,
+    SIGNER,
+    Desk,
+    confirmed,
+    cured,
+    flagged,
+)
+
+GWEI = 10**9
+OTHER = replace(BREACHED, key=b"\x0c" * 20 + bytes(12))
+FLAGGED = ["Suspected", "Reserved flag", "Sent"]
+READS = ["call_many", "batch"]
+"""What a head asks a node for, in order."""
+
+
+async def to_flagged(desk: Desk, account: Account = BREACHED) -> Account:
+    """Bring an account to where the keeper's alarm stands."""
+    await desk.head(account)
+    alarm = flagged(
+        account, replace(desk.chain.tip, number=desk.chain.tip.number + 1, timestamp_s=next_s(desk))
+    )
+    await desk.head(alarm, mined=True)
+    return alarm
+
+
+async def to_confirmed(desk: Desk, account: Account = BREACHED) -> Account:
+    """Bring an account to where the keeper's confirmation stands."""
+    alarm = await to_flagged(desk, account)
+    await desk.head()
+    found = confirmed(alarm, replace(desk.chain.tip, timestamp_s=next_s(desk)))
+    await desk.head(found, mined=True)
+    return found
+
+
+def next_s(desk: Desk) -> int:
+    return desk.chain.tip.timestamp_s + 12
+
+
+# --- the whole way -------------------------------------------------------------------------------
+
+
+async def test_a_breach_is_walked_from_the_alarm_to_the_slice_and_closed(desk: Desk) -> None:
+    found = await to_confirmed(desk)
+    await desk.head(replace(cured(found), phase=Phase.HEALTHY), mined=True)
+    assert desk.told() == [
+        *FLAGGED,
+        *("Included", "Observed Poked", "Suspected", "Waited confirm.min_blocks"),
+        *("Reserved confirm", "Observed Agreed", "Sent"),
+        *("Included", "Observed Poked", "Suspected", "Reserved liquidate", "Observed Agreed", "Sent"),
+        *("Included", "Observed Poked", "Closed"),
+    ]
+    assert desk.journal.open_cases() == ()
+    assert len(set(desk.chain.sent)) == 3
+
+
+async def test_a_suspect_opens_a_case_that_says_why(desk: Desk) -> None:
+    await desk.head(BREACHED)
+    assert desk.told() == FLAGGED
+    suspected = desk.history()[0]
+    assert suspected.account == BREACHED.key
+    assert (suspected.data["score"], suspected.data["phase"]) == ("E 900.00, M 1000.00", "healthy")
+    assert suspected.data["health"] == pytest.approx(0.9)
+
+
+async def test_an_account_that_is_clear_has_no_case(desk: Desk) -> None:
+    await desk.head(cured(BREACHED))
+    await desk.head()
+    assert desk.cases() == []
+    assert desk.heads_done() == [FIRST + 1, FIRST + 2]
+
+
+async def test_the_worst_suspect_is_served_first(desk: Desk) -> None:
+    worse = replace(OTHER, cash_wad=1_500 * WAD)
+    await desk.head(BREACHED, worse)
+    assert [event.account for case in (0, 1) for event in desk.history(case)[:1]] == [worse.key, BREACHED.key]
+
+
+async def test_an_alarm_raised_by_another_is_taken_up(desk: Desk) -> None:
+    await desk.head(flagged(cured(BREACHED), desk.chain.tip, by="0x" + "fa" * 20))
+    assert desk.told() == ["Suspected", "Reserved clear", "Sent"]
+
+
+# --- agreement -----------------------------------------------------------------------------------
+
+
+async def test_nothing_is_confirmed_while_the_slow_clock_disagrees(desk: Desk) -> None:
+    desk.chain.slow["BTC/USD"] = 202 * WAD
+    await to_flagged(desk)
+    for _ in range(4):
+        await desk.head()
+    assert desk.acts() == ["flag"]
+    assert desk.told()[-1] == "Waited confirm.no_breach_at_slow"
+    desk.chain.slow["BTC/USD"] = 200 * WAD
+    await desk.head()
+    assert desk.acts() == ["flag", "confirm"]
+    assert desk.told()[-3:] == ["Reserved confirm", "Observed Agreed", "Sent"]
+
+
+async def test_no_slice_is_taken_while_one_price_shows_no_breach(desk: Desk) -> None:
+    found = confirmed(flagged(BREACHED, desk.chain.tip), desk.chain.tip)
+    desk.chain.slow["BTC/USD"] = 202 * WAD
+    await desk.head(found)
+    await desk.head()
+    assert desk.acts() == []
+    assert desk.told()[-1] == "Waited slope.no_breach_at_slow"
+    desk.chain.slow["BTC/USD"] = 200 * WAD
+    await desk.head()
+    assert desk.acts() == ["liquidate"]
+
+
+async def test_an_alarm_that_both_clocks_contradict_is_cleared(desk: Desk) -> None:
+    alarm = await to_flagged(desk)
+    desk.chain.fast["BTC/USD"] = desk.chain.slow["BTC/USD"] = 203 * WAD
+    await desk.head()
+    assert desk.told()[-2:] == ["Reserved clear", "Sent"]
+    await desk.head(replace(alarm, phase=Phase.HEALTHY), mined=True)
+    assert desk.told()[-1] == "Closed"
+    assert desk.acts() == ["flag", "clear"]
+
+
+# --- saying so, once -----------------------------------------------------------------------------
+
+
+async def test_a_wait_is_journaled_once_for_as_long_as_its_rule_is_the_same(kept: Desk) -> None:
+    kept.feed.known["BTC/USD"] = 200 * WAD
+    kept.chain.fast["BTC/USD"] = 203 * WAD
+    await kept.head(BREACHED)
+    for _ in range(3):
+        await kept.head()
+    assert kept.told() == ["Suspected", "Waited alarm.not_on_chain"]
+    kept.chain.fast_age_s = 16
+    await kept.head()
+    await kept.head()
+    assert kept.told() == ["Suspected", "Waited alarm.not_on_chain", "Waited oracle.stale"]
+    waited = kept.history()[1]
+    assert waited.data["evidence"] == "E 1200.00 against M 1015.00 on chain"
+    assert (waited.data["bound"], waited.data["until_block"]) == ("E < 1.0000 M", FIRST + 3)
+
+
+async def test_a_restart_says_once_more_why_it_waits(kept: Desk) -> None:
+    kept.limits = Limits(halted=True)
+    kept.start()
+    for _ in range(2):
+        await kept.head(BREACHED)
+    kept.start()
+    for _ in range(2):
+        await kept.head()
+    assert kept.told() == ["Suspected", "Refused limit.halted", "Observed Poked", "Refused limit.halted"]
+
+
+async def test_a_simulation_that_reverts_is_refused_in_the_contracts_words(desk: Desk) -> None:
+    stale = load("Liquidator").errors["StaleOracle"].selector + encode(["bytes32"], [BREACHED.key])
+    desk.chain.reverts = {"flag": stale}
+    await desk.head(BREACHED)
+    assert desk.told() == ["Suspected", "Refused simulation.reverted"]
+    assert desk.history()[-1].data["evidence"].startswith("StaleOracle(")
+    assert desk.chain.sent == []
+
+
+async def test_a_base_fee_above_the_cap_is_refused(desk: Desk) -> None:
+    desk.chain.base_fee_wei = 501 * GWEI
+    desk.plan = PlanParams(min_profit_wad=-(10**6) * WAD)
+    desk.start()
+    await desk.head(BREACHED)
+    assert desk.told() == ["Suspected", "Refused fees.cap"]
+    assert desk.chain.simulated == []
+
+
+# --- means ---------------------------------------------------------------------------------------
+
+
+async def test_the_steps_of_one_block_share_the_credit(desk: Desk) -> None:
+    desk.chain.credit = (99 * WAD).to_bytes(32)
+    await desk.head(BREACHED, OTHER)
+    assert desk.acts() == ["flag"]
+    assert desk.told(1) == ["Suspected", "Refused alarm.no_credit"]
+    assert desk.history(1)[-1].data["evidence"] == "credit 49.00"
+
+
+async def test_collateral_is_not_bought_twice_with_the_same_credit(desk: Desk) -> None:
+    desk.chain.credit = (60 * WAD).to_bytes(32)
+    indebted = replace(EMPTY, cash_wad=-300 * WAD, holdings=(Holding(1, 2 * WAD),), debt_since_s=1)
+    await desk.head(replace(indebted, key=BREACHED.key), replace(indebted, key=OTHER.key))
+    assert desk.acts() == ["buycollateral", "buycollateral"]
+    spent = [desk.history(case)[1].data["act"]["max_quote_wad"] for case in (0, 1)]
+    assert spent == [30 * WAD, 15 * WAD]
+
+
+async def test_a_simulation_that_fails_holds_up_its_own_step_only(desk: Desk) -> None:
+    desk.chain.fails.append("simulate")
+    await desk.head(BREACHED, OTHER)
+    assert desk.acts() == ["flag"]
+    assert sorted(desk.told(case)[-1] for case in (0, 1)) == ["Sent", "Waited simulation.unknown"]
+    assert desk.heads_done() == [FIRST + 1]
+    await desk.head()
+    assert desk.acts() == ["flag", "flag"]
+
+
+async def test_the_slices_of_one_block_share_the_takers_margin(desk: Desk) -> None:
+    tip = desk.chain.tip
+    mine = replace(EMPTY, key=KEEPER, cash_wad=190 * WAD)
+    await desk.head(mine, *(confirmed(flagged(each, tip), tip) for each in (BREACHED, OTHER)))
+    assert desk.acts() == ["liquidate"]
+    assert desk.told(1) == ["Suspected", "Waited taker.no_margin"]
+
+
+async def test_gas_without_a_price_on_chain_is_not_taken_for_free(desk: Desk) -> None:
+    desk.chain.fast["ETH/USD"] = desk.chain.slow["ETH/USD"] = 0
+    with pytest.raises(ChainFault, match="ETH/USD has no price on chain"):
+        await desk.head(BREACHED)
+    assert desk.cases() == []
+    desk.chain.fast["ETH/USD"] = desk.chain.slow["ETH/USD"] = 1_500 * WAD
+    await desk.head()
+    assert desk.told() == FLAGGED
+
+
+def test_a_native_feed_that_the_deployment_has_not_is_a_configuration_error(kept: Desk) -> None:
+    kept.native_feed = "DOGE/USD"
+    with pytest.raises(
+        ConfigError, match=r"native_feed DOGE/USD is not a feed .*: BTC/USD, ETH/USD, SYN/USD"
+    ):
+        kept.start()
+
+
+async def test_an_answer_that_is_no_amount_is_a_fault_of_the_chain(desk: Desk) -> None:
+    desk.chain.credit = b""
+    with pytest.raises(ChainFault, match="expected one word, found 0 bytes"):
+        await desk.head(BREACHED)
+    assert desk.chain.sent == []
+
+
+# --- one transaction at a time --------------------------------------------------------------------
+
+
+async def test_the_permit_and_the_signed_bytes_are_on_disk_before_anything_is_sent(desk: Desk) -> None:
+    seen = []
+
+    def look() -> None:
+        with closing(sqlite3.connect(desk.path)) as other:
+            seen.extend(other.execute("SELECT kind, state, signed_tx IS NOT NULL FROM steps").fetchall())
+            seen.append(tuple(row[0] for row in other.execute("SELECT number FROM heads")))
+
+    desk.chain.on_send = look
+    await desk.head(BREACHED)
+    assert seen == [("flag", "reserved", 1), ()]
+    assert desk.heads_done() == [FIRST + 1]
+
+
+async def test_a_case_in_flight_is_left_alone(desk: Desk) -> None:
+    await desk.head(BREACHED)
+    for _ in range(5):
+        await desk.head()
+    assert desk.told() == FLAGGED
+    assert len(desk.chain.sent) > 1
+    assert len(set(desk.chain.sent)) == 1
+
+
+async def test_a_revert_is_followed_by_a_pause_and_another_try(desk: Desk) -> None:
+    await desk.head(BREACHED)
+    await desk.head(mined=True, status=0)
+    assert desk.told() == [*FLAGGED, "Reverted", "Suspected", "Refused limit.backoff"]
+    await desk.head()
+    await desk.head()
+    await desk.head()
+    assert desk.acts() == ["flag", "flag"]
+
+
+# --- the end of a case ---------------------------------------------------------------------------
+
+
+async def test_a_case_is_closed_when_the_account_is_healthy_again(desk: Desk) -> None:
+    desk.chain.fast_age_s = 16
+    await desk.head(BREACHED)
+    assert desk.told() == ["Suspected", "Waited oracle.stale"]
+    await desk.head(cured(BREACHED))
+    assert desk.told()[-2:] == ["Observed Poked", "Closed"]
+    assert desk.history()[-1].data["phase"] == "healthy"
+    await desk.head()
+    assert len(desk.cases()) == 1
+
+
+async def test_an_account_that_the_chain_has_closed_is_closed_here(desk: Desk) -> None:
+    await to_flagged(desk)
+    await desk.head(replace(EMPTY, key=BREACHED.key, phase=Phase.CLOSED))
+    assert desk.told()[-1] == "Closed"
+
+
+async def test_a_reorg_opens_a_closed_case_again(desk: Desk) -> None:
+    await desk.head(BREACHED)
+    await desk.head(cured(BREACHED), mined=True)
+    assert desk.told()[-1] == "Closed"
+    await desk.head(reorg=1)
+    assert desk.told()[-2:] == ["Closed", "Unincluded"]
+    assert desk.journal.status(desk.cases()[0]) is Status.IN_FLIGHT
+    await desk.head(mined=True)
+    assert desk.told()[-2:] == ["Included", "Closed"]
+    assert desk.acts() == ["flag"]
+    assert len(set(desk.chain.sent)) == 1
+
+
+async def test_two_cases_of_one_account_after_a_reorg_both_come_to_their_end(desk: Desk) -> None:
+    await desk.head(BREACHED)
+    await desk.head(cured(BREACHED), mined=True)
+    desk.chain.fast_age_s = 16
+    await desk.head(BREACHED)
+    assert desk.told(1) == ["Suspected", "Waited oracle.stale"]
+    await desk.head(reorg=2)
+    assert desk.told(0)[-1] == "Unincluded"
+    await desk.head(cured(BREACHED), mined=True)
+    assert desk.told(1)[-1] == "Closed"
+    assert desk.told(0)[-1] == "Included"
+    await desk.head()
+    assert desk.told(0)[-1] == "Closed"
+    assert desk.journal.open_cases() == ()
+    desk.chain.fast_age_s = 0
+    await desk.head(BREACHED)
+    assert desk.told(2) == FLAGGED
+
+
+async def test_what_a_reorg_takes_back_is_read_again(desk: Desk) -> None:
+    await desk.head(cured(BREACHED))
+    await desk.head(BREACHED)
+    assert desk.told() == FLAGGED
+    desk.chain.accounts[BREACHED.key] = cured(BREACHED)
+    await desk.head(reorg=1)
+    desk.chain.mine(status=0)
+    await desk.head()
+    assert desk.told()[-2:] == ["Reverted", "Closed"]
+
+
+# --- a node that fails ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", READS)
+async def test_a_fault_in_the_middle_of_a_head_loses_nothing_of_it(desk: Desk, method: str) -> None:
+    desk.chain.fails.append(method)
+    with pytest.raises(ChainFault, match=method):
+        await desk.head(BREACHED)
+    assert desk.chain.sent == []
+    assert desk.heads_done() == []
+    await desk.head()
+    assert desk.told() == FLAGGED
+    assert desk.heads_done() == [FIRST + 2]
+
+
+@pytest.mark.parametrize("method", ["call_many", "batch"])
+async def test_what_a_failed_head_had_learnt_is_told_at_the_next(kept: Desk, method: str) -> None:
+    await kept.head(BREACHED)
+    kept.chain.fails += [method, method]
+    for account in (BREACHED, flagged(BREACHED, kept.chain.tip)):
+        with pytest.raises(ChainFault):
+            await kept.head(account, mined=True)
+    await kept.head()
+    after = ["Included", "Observed Poked", "Observed Poked", "Suspected"]
+    assert kept.told()[:7] == [*FLAGGED, *after]
+    assert kept.chain.read.count(BREACHED.key) >= 2
+    assert kept.acts() == ["flag", "confirm"]
+
+
+@pytest.mark.parametrize("method", ["call_many", "batch"])
+async def test_a_reorg_at_a_failed_head_is_followed_up_at_the_next(desk: Desk, method: str) -> None:
+    await desk.head(BREACHED)
+    await desk.head(cured(BREACHED), mined=True)
+    desk.chain.fails.append(method)
+    desk.chain.accounts[BREACHED.key] = BREACHED
+    with pytest.raises(ChainFault):
+        await desk.head(reorg=1)
+    await desk.head()
+    assert desk.told()[-1] == "Unincluded"
+    await desk.head(mined=True)
+    assert desk.told()[-4:] == ["Included", *FLAGGED]
+
+
+async def test_a_log_that_cannot_be_read_holds_back_all_that_comes_after_it(kept: Desk) -> None:
+    await kept.head()
+    kept.chain.extend()
+    kept.chain.put(BREACHED)
+    broken = kept.chain.logs.pop()
+    kept.chain.logs.append(replace(broken, data=broken.data[:-1]))
+    kept.chain.put(OTHER)
+    kept.chain.heads.pop()
+    lost = [replace(each, block_hash=f"0xa{FIRST + 2}") for each in kept.chain.logs[-2:]]
+    kept.chain.logs[-2:] = lost
+    for _ in range(3):
+        with pytest.raises(ChainFault, match="expected Poked"):
+            await kept.head()
+    assert kept.heads_done() == [FIRST + 1]
+    kept.pipeline._logs[0] = broken
+    await kept.head()
+    assert kept.told(0) == kept.told(1) == FLAGGED
+
+
+async def test_the_loop_outlives_a_failed_head(kept: Desk) -> None:
+    kept.chain.put(BREACHED)
+    kept.chain.extend()
+    await kept.pipeline.discover(0, kept.chain.tip)
+    kept.chain.fails.append("call_many")
+    with capture_logs() as logs:
+        await kept.pipeline.run()
+    failed = [each for each in logs if each["event"] == "head.failed"]
+    assert [(each["block"], each["why"]) for each in failed] == [(FIRST + 2, "call_many: no answer")]
+    assert kept.told() == FLAGGED
+    assert kept.heads_done() == [FIRST + 3]
+
+
+@pytest.mark.parametrize("method", READS)
+async def test_a_head_is_done_only_after_all_else(desk: Desk, method: str) -> None:
+    await desk.head()
+    desk.chain.fails.append(method)
+    with pytest.raises(ChainFault):
+        await desk.head(BREACHED)
+    assert desk.heads_done() == [FIRST + 1]
+    await desk.head()
+    await desk.head()
+    assert desk.heads_done() == [FIRST + 1, FIRST + 3, FIRST + 4]
+
+
+# --- what is not known ---------------------------------------------------------------------------
+
+
+async def test_an_account_whose_price_is_unknown_is_acted_on_by_nobody(desk: Desk) -> None:
+    desk.feed.unknown.add("BTC/USD")
+    eth = Leg(2, 100 * WAD, -165_000 * WAD)
+    priced = replace(OTHER, cash_wad=15_500 * WAD, legs=(eth,))
+    with capture_logs() as logs:
+        await desk.head(BREACHED, priced)
+    assert [desk.history(0)[0].account, len(desk.cases())] == [priced.key, 1]
+    unknown = [each for each in logs if each["event"] == "accounts.unknown"]
+    assert [(each["accounts"], each["of"]) for each in unknown] == [(1, 3)]
+    desk.feed.unknown.clear()
+    await desk.head()
+    assert desk.told(1) == FLAGGED
+
+
+async def test_an_account_under_care_that_was_never_read_waits_and_is_read(kept: Desk) -> None:
+    kept.chain.fast_age_s = 16
+    await kept.head(BREACHED)
+    await kept.head()
+    kept.from_block = kept.chain.tip.number
+    kept.start()
+    kept.chain.fast_age_s = 0
+    await kept.head()
+    assert kept.told()[-1] == "Waited unknown"
+    assert "never read" in kept.history()[-1].data["evidence"]
+    await kept.head()
+    assert kept.told()[-2:] == ["Reserved flag", "Sent"]
+
+
+@pytest.mark.parametrize("sub_account", [0, 1])
+async def test_the_keepers_own_accounts_are_never_acted_on(desk: Desk, sub_account: int) -> None:
+    own = bytes.fromhex(SIGNER.address[2:]) + sub_account.to_bytes(12)
+    await desk.head(replace(BREACHED, key=own))
+    await desk.head(flagged(replace(BREACHED, key=own), desk.chain.tip))
+    await desk.head()
+    assert desk.cases() == []
+    assert desk.chain.sent == []
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("PerpListed", (4, feed_bytes("DOGE/USD"), WAD // 10, WAD // 5)),
+        ("CollateralListed", (3, "0x" + "c3" * 20, feed_bytes("ETH/USD"), WAD, WAD, 0, WAD)),
+        ("Traded", (BREACHED.key, OTHER.key, 4, WAD, WAD)),
+    ],
+)
+async def test_an_instrument_without_a_column_stops_the_keeper(
+    desk: Desk, name: str, values: tuple[object, ...]
+) -> None:
+    await desk.head(BREACHED)
+    desk.chain.extend()
+    desk.chain.emit("Clearing", name, *values)
+    listed = desk.chain.logs.pop()
+    desk.chain.heads.pop()
+    desk.chain.logs.append(replace(listed, block_hash=f"0xa{listed.block_number}"))
+    with pytest.raises(
+        ConfigError, match=rf"block {FIRST + 2} listed a new instrument: start the keeper again"
+    ):
+        await desk.head(OTHER)
+    assert desk.heads_done() == [FIRST + 1]
+
+
+async def test_what_is_listed_already_stops_nobody(desk: Desk) -> None:
+    desk.chain.emit("Clearing", "PerpListed", 3, feed_bytes("SYN/USD"), WAD // 10, WAD // 5)
+    stranger = Log("0x" + "99" * 20, (b"\x01" * 32,), b"", FIRST, desk.chain.tip.hash, "0xt", 9)
+    desk.chain.logs.append(stranger)
+    await desk.head()
+    assert MARKET.decode(stranger) is None
+    assert desk.heads_done() == [FIRST + 1]
+
+
+# --- a dry run -----------------------------------------------------------------------------------
+
+
+async def test_a_dry_run_journals_once_what_it_would_have_sent(kept: Desk) -> None:
+    kept.dry_run = True
+    kept.start()
+    await kept.head(BREACHED)
+    for _ in range(3):
+        await kept.head()
+    assert kept.told() == ["Suspected", "Reserved flag", "Abandoned dry_run", "Suspected"]
+    reserved = kept.history()[1]
+    assert reserved.data["act"] == {"account": "0x" + BREACHED.key.hex(), "bond_wad": 50 * WAD}
+    await kept.head(flagged(BREACHED, kept.chain.tip))
+    await kept.head()
+    await kept.head(confirmed(flagged(BREACHED, kept.chain.tip), kept.chain.tip))
+    await kept.head()
+    assert kept.acts() == ["flag", "confirm", "liquidate"]
+    assert kept.chain.sent == []
+
+
+async def test_a_dry_run_sends_nothing_on_any_path(desk: Desk) -> None:
+    desk.dry_run = True
+    desk.start()
+    await to_confirmed(desk)
+    await desk.head(reorg=1)
+    await desk.head(cured(BREACHED))
+    assert desk.chain.sent == []
+    assert "Sent" not in desk.told()
+
+
+async def test_a_dry_run_follows_what_was_sent_before_it_and_sends_none_of_it_again(desk: Desk) -> None:
+    await desk.head(BREACHED)
+    assert len(desk.chain.sent) == 1
+    desk.dry_run = True
+    desk.start()
+    for _ in range(5):
+        await desk.head()
+    await desk.head(mined=True)
+    assert desk.told()[:4] == [*FLAGGED, "Included"]
+    assert len(desk.chain.sent) == 1
