@@ -18,6 +18,7 @@ import uvloop
 from keeper import __version__
 from keeper.chain.reader import ChainReader
 from keeper.chain.rpc import Rpc
+from keeper.chain.stream import chain_id_of
 from keeper.chain.wire import head_of
 from keeper.config import Config, load
 from keeper.domain import Head
@@ -119,7 +120,13 @@ async def _connected(path: Path) -> AsyncIterator[Parts]:
     async with Rpc(config.chain.http) as rpc:
         scout = ChainReader(rpc, config.chain.ws, [])
         await scout.verify(config.chain.chain_id, {"deployment.reader": config.deployment.reader})
+        found = await chain_id_of(config.chain.ws)
+        if found != config.chain.chain_id:
+            raise ConfigError(f"chain {config.chain.chain_id} is configured, but chain.ws serves {found}")
         head = head_of(await rpc.request("eth_getBlockByNumber", ["latest", False]))
+        if config.deployment.from_block > head.number:
+            bound = f"the chain's head is block {head.number}"
+            raise ConfigError(f"deployment.from_block is {config.deployment.from_block}, but {bound}")
         deployment = await _find_deployment(scout, config, head)
         reader = ChainReader(rpc, config.chain.ws, deployment.contracts)
         yield Parts(config, rpc, reader, HybridMarket(deployment), head)
@@ -146,7 +153,7 @@ async def _run(path: Path, *, dry_run: bool) -> None:
         config, market, reader = parts.config, parts.market, parts.reader
         signer = load_signer(config.key_params())
         journal = SqliteJournal(
-            config.journal.path,
+            config.journal_path(dry_run=dry_run),
             identity={
                 "chain_id": str(config.chain.chain_id),
                 "genesis": await _genesis(parts.rpc),
@@ -174,7 +181,8 @@ async def _run(path: Path, *, dry_run: bool) -> None:
                 params=config.pipeline_params(dry_run=dry_run),
             )
             await pipeline.discover(config.deployment.from_block, parts.head)
-            log.info("keeper.started", wallet=signer.address, block=parts.head.number, dry_run=dry_run)
+            started = {"wallet": signer.address, "block": parts.head.number, "dry_run": dry_run}
+            log.info("keeper.started", accounts=pipeline.accounts, **started)
             await _until_stopped(reader, pipeline, parts.head)
         finally:
             journal.close()
@@ -190,7 +198,13 @@ async def _report(path: Path) -> None:
             reader=parts.reader,
             oracle=market,
             feed=config.open_feed(),
-            postman=PlainSender(parts.rpc, wallet, chain_id=config.chain.chain_id, gas_limit=REPORT_GAS),
+            postman=PlainSender(
+                parts.rpc,
+                wallet,
+                chain_id=config.chain.chain_id,
+                gas_limit=REPORT_GAS,
+                fees=config.fee_params(),
+            ),
             keys=keys,
             quorum=quorum,
             params=config.reporter_params(),

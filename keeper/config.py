@@ -85,8 +85,8 @@ class Spending(_Section):
     spend_day_native: Decimal = Field(default=Decimal("0.5"), ge=0)
     notional_block: Decimal = Field(default=Decimal(10_000_000), ge=0)
     attempts_hour: int = Field(default=60, ge=1)
-    priority_fee_gwei: Decimal = Field(default=Decimal(1), ge=0)
-    max_fee_gwei: Decimal = Field(default=Decimal(500), gt=0)
+    priority_fee_gwei: Decimal = Field(default=Decimal(1), ge=0, le=10_000)
+    max_fee_gwei: Decimal = Field(default=Decimal(500), ge=Decimal("0.001"), le=1_000_000)
 
 
 class Economics(_Section):
@@ -102,7 +102,7 @@ class Confirmation(_Section):
     """What the keeper asks of the slow evidence, beyond what the contract asks."""
 
     max_divergence: Decimal = Field(default=Decimal("0.3"), gt=0, le=Decimal("0.3"))
-    min_blocks: int = Field(default=2, ge=2)
+    min_blocks: int = Field(default=2, ge=2, le=100)
 
 
 class Reporter(_Section):
@@ -120,7 +120,7 @@ class Config(BaseSettings):
     """One keeper on one deployment."""
 
     model_config = SettingsConfigDict(
-        env_prefix="KEEPER_", env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix="KEEPER_", env_nested_delimiter="__", env_ignore_empty=True, extra="forbid", frozen=True
     )
 
     chain: Chain
@@ -157,13 +157,19 @@ class Config(BaseSettings):
 
     def sender_params(self, *, dry_run: bool) -> SenderParams:
         """Return the sender's parameters."""
-        return SenderParams(
-            dry_run=dry_run,
-            fees=FeeParams(
-                priority_fee_wei=int(self.limits.priority_fee_gwei * GWEI),
-                max_fee_cap_wei=int(self.limits.max_fee_gwei * GWEI),
-            ),
+        return SenderParams(dry_run=dry_run, fees=self.fee_params())
+
+    def fee_params(self) -> FeeParams:
+        """Return how much to bid."""
+        return FeeParams(
+            priority_fee_wei=int(self.limits.priority_fee_gwei * GWEI),
+            max_fee_cap_wei=int(self.limits.max_fee_gwei * GWEI),
         )
+
+    def journal_path(self, *, dry_run: bool) -> Path:
+        """Return the journal's file; a dry run has one of its own beside it."""
+        path = self.journal.path
+        return path.with_name(f"{path.stem}.dry-run{path.suffix}") if dry_run else path
 
     def key_params(self) -> KeyParams:
         """Return where the wallet's key is."""
@@ -197,7 +203,7 @@ class Config(BaseSettings):
         if self.reporter.lead_s > self.chain.block_time_s:
             bound = f"at most chain.block_time_s, {self.chain.block_time_s} s"
             raise ConfigError(f"reporter.lead_s must be {bound}, found {self.reporter.lead_s} s")
-        return ReporterParams(**self.reporter.model_dump())
+        return ReporterParams(block_time_s=self.chain.block_time_s, **self.reporter.model_dump())
 
 
 def load(path: Path) -> Config:

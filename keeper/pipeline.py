@@ -110,6 +110,8 @@ class Pipeline:
             raise ConfigError(
                 f"economics.native_feed {params.native_feed} is not a feed of the deployment: {known}"
             )
+        if unserved := sorted(feeds - feed.latest(0).keys()):
+            raise ConfigError(f"the price source has no entry for {', '.join(unserved)}")
         self._reader = reader
         self._market = market
         self._feed = feed
@@ -168,6 +170,11 @@ class Pipeline:
                     self._facts.append(fact)
         self._told = done.hash if done else ""
 
+    @property
+    def accounts(self) -> int:
+        """How many accounts are known, or waiting to be read for the first time."""
+        return len({*self._book.keys, *self._book.dirty()})
+
     # --- what is known ---
 
     def _fold(self, update: BlockUpdate) -> None:
@@ -225,6 +232,7 @@ class Pipeline:
             await self._sender.track(head, self._orphaned)
         else:
             await self._sender.resume(head)
+            await self._warn_of_means()
             self._started = True
         self._orphaned.clear()
         said = {case.case_id: case.said for case in self._cases.values()}
@@ -234,6 +242,18 @@ class Pipeline:
         }
         # The first head after a start may find one that no event since ``from_block`` has touched.
         self._book.mark_dirty([each for each in self._cases if each not in self._book], head.number)
+
+    async def _warn_of_means(self) -> None:
+        """Say aloud at the start what the wallet lacks to act with."""
+        taker = self._book.exact(self._taker)
+        lacking = {
+            "native currency for gas": await self._sender.balance() == 0,
+            "credit in the vault for bonds": self._credit_wad == 0,
+            "a funded margin account": isinstance(taker, Unknown)
+            or not (taker.cash_wad > 0 or taker.holdings),
+        }
+        if found := [what for what, is_lacking in lacking.items() if is_lacking]:
+            log.warning("wallet.lacks", what=found, wallet=self._sender.address)
 
     def _observe(self, head: Head) -> None:
         """Write into open cases what the chain shows of their accounts, whoever did it."""

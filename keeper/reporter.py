@@ -31,6 +31,7 @@ class Params:
     lead_s: int = 10
     """How long after a head the price is observed: late enough to be young in the block after the next."""
     confidence_bps: int = 10
+    block_time_s: int = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,11 @@ class Reporter:
             quote = quotes.get(name, Unknown(name, "the feed does not serve it"))
             if isinstance(quote, Unknown):
                 log.warning("feed.unknown", feed=name, why=quote.why)
+            elif (
+                age_s := head.timestamp_s + self._params.block_time_s - quote.observed_at_s
+            ) > view.fast_max_age_s:
+                # One report too old for the next block would take the others of its transaction down with it.
+                log.warning("feed.too_old", feed=name, age_s=age_s, bound_s=view.fast_max_age_s)
             elif due(view, quote, self._params):
                 bundles.append(self._signed(quote, round_number=head.number))
                 posted.append(name)

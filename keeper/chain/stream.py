@@ -31,6 +31,16 @@ LONGEST_WAIT_S = 5.0
 BLOCKS_HEARD = 256
 
 
+async def chain_id_of(url: str) -> int:
+    """Ask a websocket endpoint for its chain; raise ChainFault, without URL secrets, if it is silent."""
+    provider = WebSocketProvider(url, websocket_kwargs=SOCKET, max_connection_retries=1)
+    try:
+        async with asyncio.timeout(10), AsyncWeb3(provider, middleware=[]) as w3:
+            return int(await w3.eth.chain_id)
+    except (TimeoutError, Web3Exception, WebSocketException, OSError, ValueError, KeyError) as error:
+        raise ChainFault(f"{without_secrets(url)}: no answer ({type(error).__name__})") from None
+
+
 class Stream:
     """Listens; ``news`` is set when there is a reason to look at the chain."""
 

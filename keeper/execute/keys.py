@@ -72,7 +72,7 @@ def load_signer(params: KeyParams) -> Signer:
     """Load the wallet's key; raise ConfigError where it is missing, malformed, or locked otherwise."""
     if params.keystore is None:
         return _from_environment()
-    if KEY_VARIABLE in os.environ:
+    if os.environ.get(KEY_VARIABLE):
         raise ConfigError(f"both a keystore and {KEY_VARIABLE} are set: which key is meant?")
     if params.passphrase_file is None:
         raise ConfigError(f"the keystore {params.keystore} needs a passphrase file")
@@ -81,7 +81,9 @@ def load_signer(params: KeyParams) -> Signer:
 
 def load_reporter_keys() -> tuple[bytes, ...]:
     """Load the reporter's keys, comma-separated; raise ConfigError where one is missing or malformed."""
-    texts = os.environ.get(REPORTER_KEYS_VARIABLE, "").split(",")
+    if not os.environ.get(REPORTER_KEYS_VARIABLE, "").strip():
+        raise ConfigError(f"no reporter keys: set {REPORTER_KEYS_VARIABLE}")
+    texts = os.environ[REPORTER_KEYS_VARIABLE].split(",")
     accounts = [_account(text.strip()) for text in texts]
     keys = []
     for number, account in enumerate(accounts, start=1):
@@ -99,7 +101,7 @@ def signer_of(key: bytes) -> Signer:
 
 
 def _from_environment() -> Signer:
-    if KEY_VARIABLE not in os.environ:
+    if not os.environ.get(KEY_VARIABLE):
         raise ConfigError(f"no key: set {KEY_VARIABLE}, or a keystore with its passphrase file")
     account = _account(os.environ[KEY_VARIABLE].strip())
     if account is None:
@@ -108,6 +110,8 @@ def _from_environment() -> Signer:
 
 
 def _from_keystore(keystore: Path, passphrase_file: Path) -> Signer:
+    if not keystore.is_file():
+        raise ConfigError(f"there is no keystore {keystore}")
     if _json(keystore) is None:
         raise ConfigError(f"{keystore} cannot be read as a JSON keystore")
     if _text(passphrase_file) is None:

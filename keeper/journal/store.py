@@ -6,7 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,9 @@ class SqliteJournal:
             db.execute("UPDATE meta SET value = value WHERE key = 'schema'")
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; what is in the write-ahead log moves into it, so that it can be copied alone."""
+        with suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
 
     @contextmanager

@@ -277,7 +277,8 @@ def test_headers_and_logs_read_the_same_from_hex_and_from_web3() -> None:
     ("raw", "complaint"),
     [
         (None, "the node does not have that block"),
-        ({}, "cannot be read: KeyError"),
+        ({}, "without baseFeePerGas"),
+        ({"baseFeePerGas": "0x1"}, "cannot be read: KeyError"),
         (raw_head(5) | {"number": None}, "cannot be read: TypeError"),
         (raw_head(5) | {"hash": "0xzz"}, "cannot be read: ValueError"),
     ],

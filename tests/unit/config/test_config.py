@@ -176,7 +176,7 @@ def test_the_pipeline_gets_the_parameters_of_every_stage(whole: Config, dry_run:
 
 def test_the_reporter_gets_when_to_post(whole: Config) -> None:
     assert whole.reporter_params() == ReporterParams(
-        deviation_bps=1, heartbeat_s=2, validity_s=3, lead_s=1, confidence_bps=5
+        deviation_bps=1, heartbeat_s=2, validity_s=3, lead_s=1, confidence_bps=5, block_time_s=2
     )
     assert whole.wallet.sub_account == 7
 

@@ -74,7 +74,7 @@ def test_two_keys_are_one_too_many(monkeypatch: pytest.MonkeyPatch, key: str, st
         load_signer(stored)
 
 
-@pytest.mark.parametrize("cut", [slice(0, -2), slice(3, None), slice(0, 0)])
+@pytest.mark.parametrize("cut", [slice(0, -2), slice(3, None)])
 def test_a_malformed_key_is_refused_without_showing_it(
     monkeypatch: pytest.MonkeyPatch, key: str, cut: slice
 ) -> None:
@@ -112,7 +112,7 @@ def test_a_damaged_keystore_is_refused(stored: KeyParams, content: str) -> None:
 
 
 def test_missing_files_are_named(stored: KeyParams, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.json cannot be read"):
+    with pytest.raises(ConfigError, match=r"there is no keystore .*none\.json"):
         load_signer(KeyParams(tmp_path / "none.json", stored.passphrase_file))
     with pytest.raises(ConfigError, match=r"the passphrase file .*none cannot be read"):
         load_signer(KeyParams(stored.keystore, tmp_path / "none"))

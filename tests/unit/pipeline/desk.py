@@ -1,7 +1,7 @@
 """A whole keeper but for the node: real market, journal and sender over a chain small enough to see through.
 
 ``Desk.head`` is one block: what was sent may be mined in it, and the pipeline is told. A desk that restarts
-does so before every head: the journal and the chain stay, all else is new.
+does so after every block, before it has heard of it: the journal and the chain stay, all else is new.
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ class Chain:
     reverts: Mapping[str, bytes] = field(default_factory=dict)
     """Revert data of functions, by name."""
     fails: list[str] = field(default_factory=list)
+    garbled: set[int] = field(default_factory=set)
+    """Logs, by their index, whose data comes without its last byte."""
     pending: dict[str, str] = field(default_factory=dict)
     sent: list[str] = field(default_factory=list)
     """Every transaction handed over, by hash."""
@@ -87,12 +89,17 @@ class Chain:
     def tip(self) -> Head:
         return self.heads[-1]
 
-    def extend(self) -> Head:
-        """Add a block."""
+    @property
+    def next(self) -> Head:
+        """The block that comes next."""
         number = FIRST + len(self.heads)
         parent = self.heads[-1].hash if self.heads else "0xroot"
         timestamp_s = NOW_S + 12 * (number - FIRST)
-        self.heads.append(Head(number, f"0x{self.fork}{number}", parent, timestamp_s, self.base_fee_wei))
+        return Head(number, f"0x{self.fork}{number}", parent, timestamp_s, self.base_fee_wei)
+
+    def extend(self) -> Head:
+        """Add a block."""
+        self.heads.append(self.next)
         return self.tip
 
     def cut(self, depth: int) -> list[Head]:
@@ -162,10 +169,13 @@ class Chain:
             yield BlockUpdate(head, (), (head,), self.logs_of(head))
 
     def logs_of(self, head: Head) -> tuple[Log, ...]:
-        return tuple(each for each in self.logs if each.block_hash == head.hash)
+        return tuple(self._served(each) for each in self.logs if each.block_hash == head.hash)
+
+    def _served(self, log: Log) -> Log:
+        return replace(log, data=log.data[:-1]) if log.index in self.garbled else log
 
     async def backfill(self, from_block: Block, to_block: Block) -> list[Log]:
-        return [each for each in self.logs if from_block <= each.block_number <= to_block]
+        return [self._served(each) for each in self.logs if from_block <= each.block_number <= to_block]
 
     async def call(self, call: Call, at_hash: str) -> bytes:
         return (await self.call_many([call], at_hash))[0]
@@ -184,9 +194,6 @@ class Chain:
         if name in self.reverts:
             return Refuse(Reason("simulation.reverted", "0x" + self.reverts[name].hex(), "must not revert"))
         return b""
-
-    async def receipt(self, tx_hash: str) -> Mapping[str, Any] | None:
-        return self.receipts.get(tx_hash)
 
     def _answer(self, call: Call) -> bytes:
         if call == MARKET.prices_call():
@@ -215,6 +222,8 @@ class Chain:
     # --- the sender's node ---
 
     async def request(self, method: str, params: list[Any]) -> str:
+        if method == "eth_getBalance":
+            return hex(WAD)
         assert method == "eth_sendRawTransaction"
         self.on_send()
         raw: str = params[0]
@@ -242,6 +251,10 @@ NAMES = {function.selector: name for name, function in load("Liquidator").functi
 def act_of(data: bytes) -> str:
     """Name the function that calldata calls."""
     return NAMES[data[:4]]
+
+
+Emitted = tuple[Any, ...]
+"""An event of the Clearing: its name, and its values."""
 
 
 @dataclass
@@ -300,26 +313,27 @@ class Desk:
         if hasattr(self, "journal"):
             self.journal.close()
 
-    async def head(self, *changes: Account, mined: bool = False, status: int = 1, reorg: int = 0) -> None:
+    async def head(
+        self, *changes: Account, mined: bool = False, status: int = 1, reorg: int = 0, listed: Emitted = ()
+    ) -> None:
         """Add a block that changes accounts, and tell the pipeline; a reorg replaces the newest ones."""
+        chain = self.chain
+        orphaned = chain.cut(reorg) if reorg else []
+        adopted = [chain.extend() for _ in range(max(reorg, 1))]
+        for account in changes:
+            chain.put(account)
+        if listed:
+            chain.emit("Clearing", *listed)
+        if mined:
+            chain.mine(status=status)
         if self.restarting:
             self.start()
-        known: Sequence[Head] = tuple(self.chain.heads)
-        first: list[Head] = []
         if not self.discovered:
-            # As the reader does: what was the head at the start comes with the first update.
-            await self.pipeline.discover(self.from_block, self.chain.tip)
+            await self.pipeline.discover(self.from_block, chain.tip)
             self.discovered = True
-            known, first = (), [] if reorg else [self.chain.tip]
-        orphaned = self.chain.cut(reorg) if reorg else []
-        adopted = [*first, *(self.chain.extend() for _ in range(max(reorg, 1)))]
-        for account in changes:
-            self.chain.put(account)
-        if mined:
-            self.chain.mine(status=status)
-        logs = tuple(log for head in adopted for log in self.chain.logs_of(head))
-        seen = tuple(head for head in orphaned if head in known)
-        await self.pipeline.on_update(BlockUpdate(adopted[-1], seen, tuple(adopted), logs))
+            orphaned, adopted = [], [chain.tip]
+        logs = tuple(log for head in adopted for log in chain.logs_of(head))
+        await self.pipeline.on_update(BlockUpdate(chain.tip, tuple(orphaned), tuple(adopted), logs))
 
     # --- what came of it ---
 
