@@ -33,6 +33,8 @@ from keeper.domain import (
 from keeper.ports import Market, SlicePreview
 from keeper.units import WAD, Block, Wad, Wei, mul_div_down
 
+GAS_RESERVE = 300_000
+"""Gas allowed beyond twice the typical: a slice may sell collateral, write off and cure in one call."""
 BISECTIONS = 12
 """Steps of the search for the slice that the keeper's margin bears: to 1/4096 of the largest."""
 
@@ -293,7 +295,7 @@ def _step(
         act=act,
         planned_at=planned_at,
         valid_until_block=planned_at + params.validity_blocks,
-        gas_limit=gas * 2,
+        gas_limit=gas * 2 + GAS_RESERVE,
         expected_profit_wad=profit_wad,
         notional_wad=notional_wad,
     )

@@ -74,8 +74,11 @@ def _check(seed: int, accounts: int, kills: int, json_path: Path | None) -> None
         raise ConfigError(f"--seed must not be negative, found {seed}")
     if kills < 0:
         raise ConfigError(f"--kills must not be negative, found {kills}")
-    if json_path is not None and not json_path.absolute().parent.is_dir():
-        raise ConfigError(f"--json: the folder {json_path.absolute().parent} does not exist")
+    if json_path is not None:
+        try:
+            json_path.open("a").close()
+        except OSError as error:
+            raise ConfigError(f"--json: {json_path} cannot be written: {error.strerror}") from error
 
 
 @contextmanager

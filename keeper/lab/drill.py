@@ -17,7 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
@@ -331,14 +331,14 @@ class Drill:
 
     @contextmanager
     def _processes(self) -> Iterator[None]:
-        try:
+        with ExitStack() as stack:
+            # Each is stopped even where an interrupt meets the stopping of another.
+            stack.callback(self._ears.close)
+            stack.callback(self._reporter.stop)
+            stack.callback(self._keeper.stop)
             self._keeper.start()
             self._reporter.start()
             yield
-        finally:
-            self._keeper.stop()
-            self._reporter.stop()
-            self._ears.close()
 
     def _one_block(self, block: int, first: int, views: Views) -> Views:
         """Send what everybody else does, mine, and wait for the keeper and the reporter."""
@@ -427,17 +427,18 @@ class Drill:
 
 @contextmanager
 def ended_by_signal() -> Iterator[None]:
-    """Turn SIGTERM into an ordinary way out, so that nothing that was started stays behind."""
+    """Turn SIGTERM and SIGHUP into an ordinary way out, so that nothing that was started stays behind."""
 
     def leave(number: int, frame: object) -> None:
         del frame
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _block_of(line: bytes) -> int:

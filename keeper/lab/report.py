@@ -129,9 +129,9 @@ def summarise(console: Console, report: Report) -> None:
     figures = report.figures
     for title, rows in _sections(figures):
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, title=title, title_justify="left")
-        table.add_column(min_width=34)
-        table.add_column(justify="right", min_width=14)
-        table.add_column(style="dim")
+        table.add_column(width=32)
+        table.add_column(justify="right", width=15)
+        table.add_column(style="dim", overflow="fold")
         for name, value, remark in rows:
             table.add_row(name, value, remark)
         console.print()
@@ -150,10 +150,10 @@ def whats_next(console: Console, folder: str | None) -> None:
     console.print(
         "\nNext:\n"
         f"{kept}"
-        "  another crash:            ./scripts/demo --seed 7 --accounts 500\n"
-        "  kill the keeper on the way: ./scripts/demo --fast --kills 5\n"
-        "  look, but send nothing, on your own node:  keeper run --config keeper.toml --dry-run\n"
-        "  keep for real:            keeper run --config keeper.toml",
+        "  another crash:               ./scripts/demo --seed 7 --accounts 500\n"
+        "  kill the keeper on the way:  ./scripts/demo --fast --kills 5\n"
+        "  a node of your own:          .venv/bin/keeper run --config keeper.toml --dry-run\n"
+        "                               (README.md says what it needs)",
         soft_wrap=True,
         highlight=False,
     )
@@ -179,8 +179,13 @@ def _alarms(f: Mapping[str, Any]) -> Rows:
         ("confirmed by the slow oracle", _count(f["confirmed"]), ""),
         ("cleared, bond slashed", _count(f["cleared"]), "both oracles spoke against it"),
         ("expired", _count(f["expired"]), ""),
+        ("cured before that, or still open", _count(_otherwise(f)), ""),
         ("false closes", _count(f["false_closes"]), "must be 0"),
     ]
+
+
+def _otherwise(f: Mapping[str, Any]) -> int:
+    return int(f["flagged"] - f["confirmed"] - f["cleared"] - f["expired"])
 
 
 def _closings(f: Mapping[str, Any]) -> Rows:
@@ -191,9 +196,9 @@ def _closings(f: Mapping[str, Any]) -> Rows:
         ("slices", _count(f["tranches"]), f"{f['dust_slices']} of them dust"),
         ("notional closed, slope", _usd(f["notional_closed"]), f"{share:+.0%} against the cliff"),
         ("notional closed, cliff", _usd(cliff), f"{f['cliff_accounts']} accounts, all at once"),
-        ("cured", _count(f["cured"]), f"top-ups: {f['top_ups']}, by {f['owners_topped_up']} owners"),
+        ("cured", _count(f["cured"]), f"owners who topped up: {f['owners_topped_up']}"),
         ("closed, written off", _count(f["closed"]), f"bad debt {_usd(f['bad_debt'])}"),
-        ("lowest health after a slice", _health(f["min_health_after_slice"]), ""),
+        ("lowest health after a slice", _health(f["min_health_after_slice"]), "equity / requirement"),
         ("highest health after a slice", highest, "at most 1.15, dust apart"),
         ("least health gained by a slice", _health(f["min_health_gain"]), "must not be negative"),
     ]
@@ -203,7 +208,11 @@ def _keeper(f: Mapping[str, Any]) -> Rows:
     reverted = sum(f["keeper_reverted"].values())
     sent = f"{f['keeper_transactions']} transactions, {reverted} reverted"
     return [
-        ("fees of slices", _usd(f["keeper_fees"]), f"owners paid {_usd(f['owner_fees'])}"),
+        (
+            "fees of slices",
+            _usd(f["keeper_fees"]),
+            f"owners paid {_usd(f['owner_fees'])}, a fifth to insurance",
+        ),
         ("rewards for alarms", _usd(f["keeper_rewards"]), ""),
         ("bonds slashed", _usd(-f["keeper_bonds_slashed"]), ""),
         ("gas", _usd(-f["keeper_gas"]), sent),
@@ -212,7 +221,13 @@ def _keeper(f: Mapping[str, Any]) -> Rows:
             _usd(f["keeper_inventory_pnl"]),
             f"on a margin of {_usd(f['keeper_margin'])}",
         ),
+        ("in all", _usd(_in_all(f)), "positions are sold at the fast price"),
     ]
+
+
+def _in_all(f: Mapping[str, Any]) -> float:
+    earned = f["keeper_fees"] + f["keeper_rewards"] + f["keeper_inventory_pnl"]
+    return float(earned - f["keeper_bonds_slashed"] - f["keeper_gas"])
 
 
 def _reasons(f: Mapping[str, Any]) -> Rows:
@@ -238,8 +253,8 @@ def _machine(f: Mapping[str, Any]) -> Rows:
         ("head to accepted send, p50 / p99", f"{_ms(latency['p50'])} / {_ms(latency['p99'])}", ""),
         ("a whole block, p50 / p99", f"{_ms(blocks['p50'])} / {_ms(blocks['p99'])}", ""),
         ("late blocks", _count(f["late_blocks"]), kills),
-        ("time", f"{f['wall_seconds']:.1f} s", pace),
-        ("slices equal to the twin's", _count(f["twin_checked"] - f["twin_mismatches"]), twins),
+        ("time of the crash itself", f"{f['wall_seconds']:.1f} s", pace),
+        ("slices foreseen to the wei", _count(f["twin_checked"] - f["twin_mismatches"]), twins),
     ]
 
 
@@ -252,7 +267,7 @@ def _usd(value: float) -> str:
 
 
 def _health(value: float | None) -> str:
-    return "-" if value is None else f"{value:.6f}"
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _ms(value: float | None) -> str:

@@ -371,12 +371,6 @@ async def test_a_simulation_that_runs_out_of_gas_is_a_refusal(anvil: Node) -> No
     assert "gas" in answer.reason.evidence.lower()
 
 
-async def test_a_receipt_exists_once_the_transaction_is_included(anvil: Node) -> None:
-    emit(anvil, 1)
-    [tx_hash] = anvil.receipts()
-    async with reading(anvil) as reader:
-
-
 async def test_verify_accepts_the_right_chain_with_code_at_every_address(anvil: Node) -> None:
     anvil.rpc("anvil_setCode", CLOCK, RETURNS_BLOCK_AND_TIME)
     async with reading(anvil) as reader:

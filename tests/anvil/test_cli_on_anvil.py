@@ -28,6 +28,7 @@ from keeper.cli import main
 from keeper.journal.reader import JournalReader
 from keeper.journal.store import SqliteJournal
 from keeper.lab.anvil import Node, stop
+from keeper.lab.anvil import anvil as running_anvil
 from keeper.lab.deploy import QUOTE, Deployed, deploy
 from keeper.lab.world import FOREVER, fast_prices, person, reporters, trade
 from keeper.protocols.hybrid.signing import Order
@@ -54,12 +55,13 @@ def write(folder: Path, **changes: str) -> None:
         "ws": '"ws://127.0.0.1:1"',
         "chain_id": "31337",
         "reader": '"0x' + "00" * 20 + '"',
+        "from_block": "0",
         "path": '"prices.csv"',
         "native_feed": '"ETH/USD"',
     } | changes
     sections = {
         "chain": ("http", "ws", "chain_id"),
-        "deployment": ("reader",),
+        "deployment": ("reader", "from_block"),
         "feed": ("path",),
         "economics": ("native_feed",),
     }
@@ -268,13 +270,17 @@ class Site:
     node: Node
     folder: Path
 
+    @property
+    def port(self) -> int:
+        return int(self.node.http_url.rpartition(":")[2])
+
     @cached_property
     def deployed(self) -> Deployed:
         return deploy(self.node, signers=[reporter.address for reporter in REPORTERS])
 
     def configure(self, relay: Relay | None = None, **changes: str) -> None:
         """Write a good configuration with some changes, and prices if there are none."""
-        port = relay.port if relay else int(self.node.http_url.rpartition(":")[2])
+        port = relay.port if relay else self.port
         reader = {} if "reader" in changes else {"reader": f'"{self.deployed.protocol.reader}"'}
         write(
             self.folder,
@@ -328,8 +334,8 @@ class Site:
         """Count a wallet's transactions, pending ones too."""
         return int(self.node.rpc("eth_getTransactionCount", address, "pending"), 16)
 
-    def journal(self) -> JournalReader:
-        return JournalReader(self.folder / "journal.sqlite")
+    def journal(self, name: str = "journal.sqlite") -> JournalReader:
+        return JournalReader(self.folder / name)
 
 
 @pytest.fixture
@@ -422,7 +428,8 @@ def test_an_endpoint_that_is_no_node_is_refused_without_its_path(
     [
         ("run", {}, "no key: set KEEPER_PRIVATE_KEY, or a keystore with its passphrase file"),
         ("run", {"KEEPER_PRIVATE_KEY": "0x" + "zz" * 32}, "KEEPER_PRIVATE_KEY is not a private key of"),
-        ("report-prices", {}, "KEEPER_REPORTER_KEYS: key 1 is not a private key of 32 bytes"),
+        ("report-prices", {}, "no reporter keys: set KEEPER_REPORTER_KEYS"),
+        ("report-prices", {"KEEPER_REPORTER_KEYS": ","}, "KEEPER_REPORTER_KEYS: key 1 is not a private key"),
         ("report-prices", {"KEEPER_REPORTER_KEYS": REPORTER_KEYS[:-2]}, "KEEPER_REPORTER_KEYS: key 5 is not"),
         ("report-prices", {"KEEPER_REPORTER_KEYS": f"{KEY},{KEY}"}, "1 different reporter keys given"),
     ],
@@ -468,6 +475,27 @@ def test_a_price_file_that_cannot_be_placed_in_time_is_refused(
     if text is not None:
         (site.folder / "prices.csv").write_text(text)
     assert why in refused(site.folder, command)
+
+
+def test_a_websocket_that_is_silent_or_of_another_chain_is_refused(site: Site, refused: Refused) -> None:
+    site.configure(ws='"ws://127.0.0.1:1/secret"')
+    said = refused(site.folder)
+    assert "ws://127.0.0.1:1: no answer" in said
+    assert "secret" not in said
+    with running_anvil(timestamp_s=site.node.timestamp_s()) as other:
+        site.configure(ws=f'"{other.ws_url}"')
+        assert f"but chain.ws serves {other.chain_id}" in refused(site.folder)
+
+
+def test_a_first_block_that_is_yet_to_come_is_refused(site: Site, refused: Refused) -> None:
+    site.configure(from_block="9000")
+    assert "deployment.from_block is 9000, but the chain's head is block 1" in refused(site.folder)
+
+
+def test_a_price_source_that_lacks_a_feed_is_refused(site: Site, refused: Refused) -> None:
+    site.configure()
+    (site.folder / "prices.csv").write_text("timestamp_s,feed,price\n1,BTC/USD,1\n")
+    assert "the price source has no entry for ETH/USD, SYN/USD" in refused(site.folder)
 
 
 def test_a_native_feed_that_the_deployment_has_not_is_refused(site: Site, refused: Refused) -> None:
@@ -559,13 +587,14 @@ def test_a_dry_run_flags_in_its_journal_only(site: Site, refused: Refused) -> No
     site.breach()
     site.configure()
     with running(site.folder, "run", "--dry-run") as keeper:
-        keeper.until(lambda: keeper.done_with(site.node.block_number()))
-        assert keeper.heard("tx.abandoned", rule="dry_run")
+        keeper.until(lambda: keeper.heard("tx.abandoned", rule="dry_run"))
         keeper.end()
     assert site.sent() == 0
-    journal = site.journal()
+    journal = site.journal("journal.dry-run.sqlite")
+    assert journal.verify() == []
     assert journal.summary().steps == {"abandoned": 1}
     journal.close()
+    (site.folder / "journal.dry-run.sqlite").rename(site.folder / "journal.sqlite")
     assert "its mode is dry run, and live is configured" in refused(site.folder)
 
 
@@ -601,7 +630,7 @@ def test_a_signal_stops_a_daemon_that_waits_for_its_node(tmp_path: Path, command
 
 def test_a_signal_stops_a_keeper_whose_node_falls_silent_in_the_middle_of_a_head(site: Site) -> None:
     site.breach()
-    with Relay(int(site.node.http_url.rpartition(":")[2])) as relay:
+    with Relay(site.port) as relay:
         site.configure(relay, ws=f'"{site.node.ws_url}"')
         with running(site.folder, "run") as keeper:
             keeper.until(lambda: keeper.done_with(site.node.block_number()))
@@ -620,7 +649,7 @@ def test_a_signal_stops_a_keeper_whose_node_falls_silent_in_the_middle_of_a_head
 @BOTH
 def test_a_daemon_outlives_its_node_and_says_so(site: Site, command: str) -> None:
     site.breach()
-    with Relay(int(site.node.http_url.rpartition(":")[2])) as relay:
+    with Relay(site.port) as relay:
         site.configure(relay)
         with running(site.folder, command) as daemon:
             daemon.until(lambda: daemon.done_with(site.node.block_number()))
@@ -643,12 +672,15 @@ def test_a_daemon_outlives_its_node_and_says_so(site: Site, command: str) -> Non
         journal.close()
 
 
-def test_without_a_websocket_heads_are_polled_for(site: Site) -> None:
+def test_without_its_websocket_a_keeper_polls_for_heads(site: Site) -> None:
     site.breach()
-    site.configure(ws='"ws://127.0.0.1:1"')
-    with running(site.folder, "run") as keeper:
-        keeper.until(lambda: keeper.done_with(site.node.block_number()))
-        site.post(AFTER)
-        keeper.until(lambda: keeper.done_with(site.node.block_number()))
-        assert keeper.heard("chain.socket_lost")
-        keeper.end()
+    with Relay(site.port) as relay:
+        site.configure(ws=f'"ws://127.0.0.1:{relay.port}"')
+        with running(site.folder, "run") as keeper:
+            keeper.until(lambda: keeper.done_with(site.node.block_number()))
+            relay.cut()
+            keeper.until(lambda: keeper.heard("chain.socket_lost"))
+            site.post(AFTER)
+            keeper.until(lambda: keeper.done_with(site.node.block_number()))
+            keeper.end()
+            relay.mend()

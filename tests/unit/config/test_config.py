@@ -161,6 +161,12 @@ def test_the_guard_gets_exact_limits_in_its_own_units(whole: Config) -> None:
 def test_the_sender_gets_its_fees(whole: Config, dry_run: bool) -> None:
     fees = FeeParams(priority_fee_wei=GWEI // 2, max_fee_cap_wei=77 * GWEI)
     assert whole.sender_params(dry_run=dry_run) == SenderParams(dry_run=dry_run, fees=fees)
+    assert whole.fee_params() == fees
+
+
+def test_a_dry_run_has_a_journal_of_its_own(whole: Config, tmp_path: Path) -> None:
+    assert whole.journal_path(dry_run=False) == tmp_path / "journal.sqlite"
+    assert whole.journal_path(dry_run=True) == tmp_path / "journal.dry-run.sqlite"
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
@@ -252,13 +258,17 @@ def test_a_file_with_a_mistake_is_refused_with_its_place(path: Path, old: str, n
         ("limits", "attempts_hour = 0"),
         ("limits", "attempts_hour = 1.5"),
         ("limits", "priority_fee_gwei = -1"),
+        ("limits", "priority_fee_gwei = 10001"),
         ("limits", "max_fee_gwei = 0"),
+        ("limits", 'max_fee_gwei = "0.0001"'),
+        ("limits", "max_fee_gwei = 1000001"),
         ("limits", "halted = 7"),
         ("limits", "spend_day = 1"),
         ("economics", "min_profit = nan"),
         ("confirmation", 'max_divergence = "0.31"'),
         ("confirmation", "max_divergence = 0"),
         ("confirmation", "min_blocks = 1"),
+        ("confirmation", "min_blocks = 101"),
         ("reporter", "deviation_bps = -1"),
         ("reporter", "heartbeat_s = 0"),
         ("reporter", "validity_s = -30"),
@@ -320,6 +330,11 @@ def test_the_environment_outranks_the_file(path: Path, monkeypatch: pytest.Monke
 def test_the_environment_may_hold_what_the_file_lacks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEEPER_CHAIN__CHAIN_ID", "5")
     assert loaded(path, LEAST.replace("chain_id = 31337\n", "")).chain.chain_id == 5
+
+
+def test_an_empty_variable_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEEPER_CHAIN__HTTP", "")
+    assert loaded(path).chain.http == "http://127.0.0.1:8545"
 
 
 def test_keys_in_the_environment_are_no_settings(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,7 +211,7 @@ def printed(found: Report) -> str:
 
 def test_the_summary_says_what_happened_and_what_it_cost() -> None:
     text = printed(Report(FIGURES, ()))
-    for words in ("-33% against the cliff", "$100,000", "-$20", "1.050000", "NotBreached", "40 ms / 90 ms"):
+    for words in ("-33% against the cliff", "$100,000", "-$20", "1.0500", "NotBreached", "40 ms / 90 ms"):
         assert words in text
     assert "Every invariant held." in text
 

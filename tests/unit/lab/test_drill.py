@@ -133,7 +133,7 @@ def test_sigterm_becomes_an_ordinary_way_out() -> None:
         ({"accounts": 501}, "--accounts must be 20 to 500, found 501"),
         ({"seed": -1}, "--seed must not be negative"),
         ({"kills": -1}, "--kills must not be negative"),
-        ({"json_path": Path("/nowhere/at/all.json")}, "--json: the folder /nowhere/at does not exist"),
+        ({"json_path": Path("/nowhere/at/all.json")}, "--json: /nowhere/at/all.json cannot be written"),
     ],
 )
 def test_bad_options_are_refused_before_anything_starts(options: dict[str, object], said: str) -> None:

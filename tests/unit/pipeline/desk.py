@@ -71,6 +71,7 @@ class Chain:
     base_fee_wei: int = 10**9
     credit: bytes = (10_000 * WAD).to_bytes(32)
     insurance: bytes = bytes(32)
+    balance_wei: int = WAD
     reverts: Mapping[str, bytes] = field(default_factory=dict)
     """Revert data of functions, by name."""
     fails: list[str] = field(default_factory=list)
@@ -223,7 +224,7 @@ class Chain:
 
     async def request(self, method: str, params: list[Any]) -> str:
         if method == "eth_getBalance":
-            return hex(WAD)
+            return hex(self.balance_wei)
         assert method == "eth_sendRawTransaction"
         self.on_send()
         raw: str = params[0]
@@ -264,6 +265,7 @@ class Tape:
     chain: Chain
     known: dict[FeedId, Wad] = field(default_factory=dict)
     unknown: set[FeedId] = field(default_factory=set)
+    unserved: set[FeedId] = field(default_factory=set)
 
     def latest(self, now_s: int) -> dict[FeedId, Quote | Unknown]:
         return {
@@ -271,6 +273,7 @@ class Tape:
             if feed in self.unknown
             else Quote(feed, price, now_s)
             for feed, price in (self.chain.fast | self.known).items()
+            if feed not in self.unserved
         }
 
 
@@ -328,6 +331,11 @@ class Desk:
             chain.mine(status=status)
         if self.restarting:
             self.start()
+        await self.hear(orphaned, adopted)
+
+    async def hear(self, orphaned: Sequence[Head] = (), adopted: Sequence[Head] = ()) -> None:
+        """Tell the pipeline of new blocks; after a start, of the newest one only, as the reader does."""
+        chain = self.chain
         if not self.discovered:
             await self.pipeline.discover(self.from_block, chain.tip)
             self.discovered = True

@@ -243,6 +243,26 @@ def test_a_native_feed_that_the_deployment_has_not_is_a_configuration_error(kept
         kept.start()
 
 
+def test_a_price_source_that_serves_not_every_feed_is_a_configuration_error(kept: Desk) -> None:
+    kept.feed.unserved = {"BTC/USD", "SYN/USD"}
+    with pytest.raises(ConfigError, match="no entry for BTC/USD, SYN/USD"):
+        kept.start()
+
+
+async def test_a_keeper_without_means_says_at_its_start_what_it_lacks(kept: Desk) -> None:
+    with capture_logs() as logs:
+        await kept.head()
+    assert not [each for each in logs if each["event"] == "wallet.lacks"]
+    kept.chain.balance_wei, kept.chain.credit = 0, bytes(32)
+    kept.start()
+    with capture_logs() as logs:
+        await kept.head(replace(EMPTY, key=KEEPER))
+        await kept.head()
+    (said,) = [each for each in logs if each["event"] == "wallet.lacks"]
+    lacking = ["native currency for gas", "credit in the vault for bonds", "a funded margin account"]
+    assert (said["what"], said["wallet"]) == (lacking, SIGNER.address)
+
+
 async def test_an_answer_that_is_no_amount_is_a_fault_of_the_chain(desk: Desk) -> None:
     desk.chain.credit = b""
     with pytest.raises(ChainFault, match="expected one word, found 0 bytes"):
@@ -428,6 +448,31 @@ async def test_a_head_is_done_only_after_all_else(desk: Desk, method: str) -> No
     await desk.head()
     await desk.head()
     assert desk.heads_done() == [FIRST + 1, FIRST + 3, FIRST + 4]
+
+
+# --- what happened while the keeper was down ------------------------------------------------------
+
+
+async def test_what_happened_meanwhile_is_told_once_and_in_order(kept: Desk) -> None:
+    kept.chain.fast_age_s = 16
+    await kept.head(BREACHED)
+    for cash_wad in (1_901 * WAD, 1_902 * WAD):
+        kept.chain.extend()
+        kept.chain.put(replace(BREACHED, cash_wad=cash_wad))
+    kept.start()
+    await kept.head(replace(BREACHED, cash_wad=1_903 * WAD))
+    assert kept.told() == ["Suspected", "Waited oracle.stale", *["Observed Poked"] * 3, "Waited oracle.stale"]
+    assert [event.block for event in kept.history()[2:5]] == [FIRST + 2, FIRST + 3, FIRST + 4]
+
+
+async def test_a_start_on_the_head_that_was_done_last_tells_nothing_again(kept: Desk) -> None:
+    kept.chain.fast_age_s = 16
+    await kept.head(BREACHED)
+    await kept.head(BREACHED)
+    kept.start()
+    await kept.hear()
+    assert kept.told() == ["Suspected", "Waited oracle.stale", "Observed Poked", "Waited oracle.stale"]
+    assert kept.heads_done() == [FIRST + 1, FIRST + 2, FIRST + 2]
 
 
 # --- what is not known ---------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from keeper.domain import (
 )
 from keeper.plan import (
     BISECTIONS,
+    GAS_RESERVE,
     Decision,
     Gas,
     Means,
@@ -141,7 +142,7 @@ def test_an_alarm_worth_its_episode_is_a_flag_with_its_bond() -> None:
     step = alarm(suspected())
     assert isinstance(step, Step)
     assert step.act == Flag(bytes(32), 50 * WAD)
-    assert step.gas_limit == 2 * (165_000 + 40_000)
+    assert step.gas_limit == 2 * (165_000 + 40_000) + GAS_RESERVE
     # The fee of a first slice of 1/9 of 20,000, four fifths of it the taker's, and the reward of 22.
     fee = (WAD // 9) * 20_000 // 200 * 8 // 10
     gas = cost_wad(PARAMS.gas_flag, PARAMS.gas_confirm, SLICE_GAS)
@@ -215,7 +216,7 @@ def test_an_alarm_that_does_not_pay_is_refused_with_what_it_would_bring() -> Non
 def test_an_account_with_more_feeds_costs_more_gas() -> None:
     step = alarm(suspected(feeds=("BTC/USD", "ETH/USD", "SYN/USD")))
     assert isinstance(step, Step)
-    assert step.gas_limit == 2 * (165_000 + 3 * 40_000)
+    assert step.gas_limit == 2 * (165_000 + 3 * 40_000) + GAS_RESERVE
 
 
 # --- the confirmation ----------------------------------------------------------------------------
@@ -226,7 +227,7 @@ def test_a_confirmation_is_due_even_where_its_reward_does_not_pay_for_it() -> No
     step = plan_confirm("case", case, AGREED, means(), PARAMS)
     assert isinstance(step, Step)
     assert step.act == Confirm(bytes(32))
-    assert step.gas_limit == 2 * (135_000 + 50_000)
+    assert step.gas_limit == 2 * (135_000 + 50_000) + GAS_RESERVE
     assert step.expected_profit_wad == -cost_wad(PARAMS.gas_confirm)
 
 
@@ -309,7 +310,7 @@ def test_a_slice_says_how_much_for_how_much_and_until_when() -> None:
     )
     assert step.expected_profit_wad == preview.taker_fee_wad - gas_cost
     assert step.notional_wad == preview.notional_wad
-    assert step.gas_limit == 2 * (115_000 + 60_000)
+    assert step.gas_limit == 2 * (115_000 + 60_000) + GAS_RESERVE
     assert (step.planned_at, step.valid_until_block) == (AT.block - 1, AT.block + 2)
     longer = Params(validity_blocks=5, block_time_s=2)
     step, act, _ = planned(plan(assessed(worked_example()), params=longer))
@@ -515,7 +516,7 @@ def test_upkeep_costs_its_gas_and_earns_nothing() -> None:
     step = upkeep(suspected(Phase.FLAGGED, curable=True))
     assert step is not None
     assert step.expected_profit_wad == -cost_wad(PARAMS.gas_upkeep)
-    assert step.gas_limit == 2 * (90_000 + 55_000)
+    assert step.gas_limit == 2 * (90_000 + 55_000) + GAS_RESERVE
 
 
 # --- whatever the account, the prices and the keeper's means --------------------------------------

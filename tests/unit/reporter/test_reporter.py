@@ -185,6 +185,21 @@ async def test_what_is_not_known_is_said_and_never_posted(make: Make, chain: Cha
     assert said == expected
 
 
+async def test_a_quote_too_old_for_the_next_block_is_left_out_and_said(
+    make: Make, chain: Chain, post: Post
+) -> None:
+    now_s = chain.tip.timestamp_s
+    quotes: dict[FeedId, Quote | Unknown] = {
+        "BTC/USD": Quote("BTC/USD", WAD, now_s - 4),
+        "ETH/USD": Quote("ETH/USD", WAD, now_s - 3),
+    }
+    with capture_logs() as logs:
+        assert await make(quotes).on_head(chain.tip) == ["ETH/USD"]
+    assert post.bundles().keys() == {"ETH/USD"}
+    said = [each for each in logs if each["event"] == "feed.too_old"]
+    assert [(each["feed"], each["age_s"], each["bound_s"]) for each in said] == [("BTC/USD", 16, 15)]
+
+
 # --- by whom -------------------------------------------------------------------------------------
 
 
