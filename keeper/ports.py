@@ -210,14 +210,6 @@ class Journal(Protocol):
         """
         ...
 
-    def status(self, case_id: str) -> Status | None:
-        """Return the status of a case; None where it is not known."""
-        ...
-
-    def open_case(self, account: AccountKey) -> str | None:
-        """Return the id of the account's open case; of the newest, where a reorg has opened an older one."""
-        ...
-
     def open_cases(self) -> tuple[Case, ...]:
         """Return every case that is not closed, oldest first: what a start takes up again."""
         ...
