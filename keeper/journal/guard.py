@@ -155,51 +155,50 @@ def reserve(
     The whole unsigned transaction is stored with the nonce given out here, so that a restart signs the
     same bytes again.
     """
-    account = step.act.account
     max_cost_wei = int(tx["gas"]) * int(tx["maxFeePerGas"]) + int(tx.get("value", 0))
-    refusal = check(
-        Ask(
-            account=account,
-            max_cost_wei=max_cost_wei,
-            notional_wad=step.notional_wad,
-            valid_until_block=step.valid_until_block,
-            block=block,
-            at_s=at_s,
-            own=_own(db, account, at_s),
-            spent_day_wei=_spent_wei(db, at_s),
-            notional_block_wad=_reserved_wad(db, block),
-            limits=limits,
-        )
+    asked = Ask(
+        account=step.act.account,
+        max_cost_wei=max_cost_wei,
+        notional_wad=step.notional_wad,
+        valid_until_block=step.valid_until_block,
+        block=block,
+        at_s=at_s,
+        own=_own(db, step.act.account, at_s),
+        spent_day_wei=_spent_wei(db, at_s),
+        notional_block_wad=_reserved_wad(db, block),
+        limits=limits,
     )
-    if refusal:
-        return refusal
+    return check(asked) or _grant(db, step, {**tx, "nonce": free_nonce(db, chain_nonce)}, asked)
+
+
+def _grant(db: sqlite3.Connection, step: Step, tx: Mapping[str, Any], asked: Ask) -> Permit:
+    """Write down the step with its whole transaction, and the event of its case."""
     tranche_nonce = step.act.tranche_nonce if isinstance(step.act, Liquidate) else None
-    prefix = f"{step.case_id}:{step.kind}:{'-' if tranche_nonce is None else tranche_nonce}"
     attempt = 1 + _attempts(db, step, tranche_nonce)
-    nonce = free_nonce(db, chain_nonce)
-    unsigned_tx = rows.dumps({**tx, "nonce": nonce})
-    permit = Permit(f"{prefix}:{attempt}", step.case_id, nonce, json.loads(unsigned_tx))
+    step_id = f"{step.case_id}:{step.kind}:{'-' if tranche_nonce is None else tranche_nonce}:{attempt}"
     told = {
-        "step_id": permit.step_id,
+        "step_id": step_id,
         "kind": step.kind,
         "act": asdict(step.act),
-        "nonce": nonce,
-        "max_cost_wei": max_cost_wei,
+        "nonce": tx["nonce"],
+        "max_cost_wei": asked.max_cost_wei,
         "notional_wad": step.notional_wad,
         "expected_profit_wad": step.expected_profit_wad,
     }
-    rows.append(db, CaseEvent(step.case_id, account, EventKind.RESERVED, block, at_s, told))
+    event = CaseEvent(step.case_id, asked.account, EventKind.RESERVED, asked.block, asked.at_s, told)
+    rows.append(db, event)
+    unsigned_tx = rows.dumps(tx)
     db.execute(
         "INSERT INTO steps (step_id, case_id, account, kind, tranche_nonce, attempt, nonce, state,"
         " reserved_block, reserved_at_s, valid_until_block, notional_wad, expected_profit_wad,"
         " max_cost_wei, unsigned_tx) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            permit.step_id, step.case_id, account, step.kind, tranche_nonce, attempt, nonce,
-            StepState.RESERVED, block, at_s, step.valid_until_block, str(step.notional_wad),
-            str(step.expected_profit_wad), str(max_cost_wei), unsigned_tx,
+            step_id, step.case_id, asked.account, step.kind, tranche_nonce, attempt, tx["nonce"],
+            StepState.RESERVED, asked.block, asked.at_s, step.valid_until_block, str(step.notional_wad),
+            str(step.expected_profit_wad), str(asked.max_cost_wei), unsigned_tx,
         ),
     )  # fmt: skip
-    return permit
+    return Permit(step_id, step.case_id, int(tx["nonce"]), json.loads(unsigned_tx))
 
 
 def free_nonce(db: sqlite3.Connection, chain_nonce: int) -> int:
