@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -53,7 +53,7 @@ class BlockUpdate:
     orphaned: tuple[Head, ...]
     adopted: tuple[Head, ...]
     logs: tuple[Log, ...]
-    heard_ns: int = 0
+    heard_ns: int = field(default=0, compare=False)
     """``time.monotonic_ns`` when the head was heard of: where latencies are counted from."""
 
 
