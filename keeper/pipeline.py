@@ -187,6 +187,7 @@ class Pipeline:
         self._orphaned += update.orphaned
         gone = {head.hash for head in update.orphaned}
         self._facts = [fact for fact in self._facts if fact.block_hash not in gone]
+        self._logs = deque(each for each in self._logs if each.block_hash not in gone)
         self._logs += update.logs
         while self._logs:
             fact = self._market.decode(self._logs[0])

@@ -17,6 +17,7 @@ from keeper.errors import ChainFault, ConfigError
 from keeper.journal.guard import Limits
 from keeper.lifecycle import Status
 from keeper.plan import Params as PlanParams
+from keeper.ports import BlockUpdate
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.params import feed_bytes
 from keeper.units import WAD
@@ -423,6 +424,17 @@ async def test_a_log_that_cannot_be_read_holds_back_all_that_comes_after_it(kept
     kept.start()
     await kept.head()
     assert kept.told(0) == kept.told(1) == FLAGGED
+
+
+async def test_a_log_that_cannot_be_read_is_forgotten_with_its_block(kept: Desk) -> None:
+    await kept.head()
+    gone = kept.chain.extend()
+    kept.chain.put(OTHER)
+    whole = kept.chain.logs[-1]
+    with pytest.raises(ChainFault):
+        await kept.pipeline.on_update(BlockUpdate(gone, (), (gone,), (replace(whole, data=whole.data[:-1]),)))
+    await kept.head(BREACHED, reorg=1)
+    assert kept.told() == FLAGGED
 
 
 async def test_the_loop_outlives_a_failed_head(kept: Desk) -> None:
