@@ -17,7 +17,7 @@ import uvloop
 
 from keeper import __version__
 from keeper.chain.reader import ChainReader
-from keeper.chain.rpc import Rpc
+from keeper.chain.rpc import Rpc, Unreachable
 from keeper.chain.stream import chain_id_of
 from keeper.chain.wire import head_of
 from keeper.config import Config, load
@@ -142,6 +142,8 @@ async def _find_deployment(reader: ChainReader, config: Config, head: Head) -> D
     except StopIteration as found:
         deployment: Deployment = found.value
         return deployment
+    except Unreachable:
+        raise
     except ChainFault as fault:
         raise ConfigError(
             f"deployment.reader {config.deployment.reader} does not answer as a MarginReader: {fault}"

@@ -224,7 +224,6 @@ class Assessment:
     feeds: tuple[FeedId, ...]
     fresh: bool
     flag_level_wad: Wad
-    cure_level_wad: Wad
     tau_s: int
     since_confirmation_s: int
     q_wad: Wad
@@ -274,7 +273,7 @@ class Agree:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Not now: ask again at ``until_block``."""
+    """Not now: the answer can change at ``until_block``."""
 
     until_block: Block
     reason: Reason

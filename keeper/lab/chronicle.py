@@ -20,7 +20,7 @@ from keeper.units import AccountKey, Block, FeedId, UnixS, Wad, Wei
 
 MOST_TRACED = 100
 """Failed transactions that are run again to learn why: each costs its whole block."""
-NOT_TRACED = "not looked at"
+NOT_TRACED = "others, not traced"
 PAGE = 100
 """Accounts in one bulk read."""
 

@@ -168,7 +168,6 @@ class Process:
         self._environment = {**inherited, **secrets, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         self._process: subprocess.Popen[bytes] | None = None
         self._done = -1
-        self.started_at = 0.0
 
     def start(self) -> None:
         """Start it, or start it again."""
@@ -181,7 +180,6 @@ class Process:
                 stdout=subprocess.PIPE,
                 stderr=errors,
             )
-        self.started_at = time.monotonic()
         assert self._process.stdout is not None
         threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
 

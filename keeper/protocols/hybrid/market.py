@@ -117,7 +117,6 @@ class HybridMarket:
             feeds=feeds,
             fresh=look.fresh,
             flag_level_wad=self.flag_level_wad,
-            cure_level_wad=WAD + slope.beta_cure_wad,
             tau_s=look.flag.tau_s,
             since_confirmation_s=look.since_confirmation_s,
             q_wad=look.q_wad,

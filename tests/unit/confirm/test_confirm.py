@@ -62,7 +62,6 @@ def flagged(**changes: object) -> Assessment:
         feeds=("ETH/USD",),
         fresh=True,
         flag_level_wad=WAD,
-        cure_level_wad=11 * WAD // 10,
         tau_s=24,
         since_confirmation_s=0,
         q_wad=WAD,

@@ -84,7 +84,6 @@ def suspected(phase: Phase = Phase.HEALTHY, **changes: object) -> Assessment:
         feeds=("BTC/USD",),
         fresh=True,
         flag_level_wad=WAD,
-        cure_level_wad=11 * WAD // 10,
         tau_s=0,
         since_confirmation_s=0,
         q_wad=WAD,

@@ -55,7 +55,7 @@ def test_a_confirmed_account_is_judged_at_three_prices_after_what_a_slice_begins
     assert found.fee_wad == SLOPE.k0_wad
     assert found.closeable_wad == 100 * WAD // 900
     assert found.step_room_wad == WAD // 5
-    assert (found.flag_level_wad, found.cure_level_wad) == (WAD, 110 * WAD // 100)
+    assert found.flag_level_wad == WAD
     assert (found.reward_wad, found.curable, found.expirable) == (0, False, False)
 
 
