@@ -32,12 +32,15 @@ from keeper.protocols.hybrid.abi import load as load_abi
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.params import Deployment, read_deployment
 from keeper.reporter import Reporter
+from keeper.steward import Steward
 from keeper.units import AccountKey
 
 log = structlog.get_logger()
 
 REPORT_GAS = 1_500_000
 """Gas limit of a transaction that posts bundles of several feeds."""
+ARRAY_GAS = 180_000
+"""Gas for each risk array of a post; the first one of an option takes some 140,000."""
 PATIENCE_S = 2.0
 """How long the work on a head may still take after a signal; given up later, it is a crash, which is safe."""
 
@@ -76,6 +79,16 @@ def report_prices(config: ConfigOption) -> None:
     uvloop.run(_until_told(_report(config)))
 
 
+@app.command("report-options")
+def report_options(config: ConfigOption) -> None:
+    """Value, sign and post what options are worth, and settle them, with the keys in KEEPER_REPORTER_KEYS.
+
+    The last key pays the gas, so that its wallet is not the one of report-prices.
+    """
+    _log_to_stdout()
+    uvloop.run(_until_told(_report_options(config)))
+
+
 @app.command()
 def demo(
     *,
@@ -83,13 +96,24 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of accounts, price paths and owners.")] = 1,
     accounts: Annotated[int, typer.Option(min=20, max=500, help="How many accounts.")] = 200,
     fast: Annotated[bool, typer.Option("--fast", help="A shorter window with the same fall.")] = False,
+    options: Annotated[
+        bool, typer.Option("--options", help="Add hedged books, and their legs apart.")
+    ] = False,
     kills: Annotated[int, typer.Option(min=0, help="Kill the keeper this often, at random moments.")] = 0,
     keep: Annotated[Path | None, typer.Option(help="Keep journal, configuration and prices here.")] = None,
 ) -> None:
     """Deploy HybridMargin on a local Anvil and walk a crash through it, block by block."""
     from keeper.lab.demo import run_demo
 
-    code = run_demo(seed=seed, accounts=accounts, fast=fast, json_path=json_file, kills=kills, keep_dir=keep)
+    code = run_demo(
+        seed=seed,
+        accounts=accounts,
+        fast=fast,
+        options=options,
+        json_path=json_file,
+        kills=kills,
+        keep_dir=keep,
+    )
     raise typer.Exit(code)
 
 
@@ -213,6 +237,37 @@ async def _report(path: Path) -> None:
         )
         log.info("reporter.started", wallet=wallet.address, keys=len(keys), quorum=quorum)
         await _until_stopped(parts.reader, reporter, parts.head)
+
+
+async def _report_options(path: Path) -> None:
+    keys = load_reporter_keys()
+    async with _connected(path) as parts:
+        config, market = parts.config, parts.market
+        rules, wallet = market.deployment.rules, signer_of(keys[-1])
+        if not rules.options:
+            raise ConfigError(f"deployment.reader {config.deployment.reader} lists no option")
+        feeds = {rules.markets[number].feed for number in rules.options}
+        if unvalued := sorted(feeds - config.steward.vols.keys()):
+            raise ConfigError(f"steward.vols has no volatility for {', '.join(unvalued)}")
+        quorum, feed, params = await _quorum(parts), config.open_feed(), config.steward_params()
+        steward = Steward(
+            reader=parts.reader,
+            venue=market,
+            feed=feed,
+            vols=config.open_vols(feed),
+            publish=PlainSender(
+                parts.rpc,
+                wallet,
+                chain_id=config.chain.chain_id,
+                gas_limit=REPORT_GAS + ARRAY_GAS * params.most_arrays,
+                fees=config.fee_params(),
+            ),
+            keys=keys,
+            quorum=quorum,
+            params=params,
+        )
+        log.info("steward.started", wallet=wallet.address, keys=len(keys), options=len(rules.options))
+        await _until_stopped(parts.reader, steward, parts.head)
 
 
 async def _genesis(rpc: Rpc) -> str:

@@ -23,8 +23,11 @@ from keeper.execute.keys import KeyParams
 from keeper.execute.sender import Params as SenderParams
 from keeper.feeds import RecordedFeed
 from keeper.journal.guard import Limits
+from keeper.ports import Feed
 from keeper.reporter import Params as ReporterParams
-from keeper.units import WAD
+from keeper.steward import EwmaVols, FixedVols, Vols
+from keeper.steward import Params as StewardParams
+from keeper.units import WAD, FeedId
 
 
 def _hex_address(text: str) -> str:
@@ -116,6 +119,21 @@ class Reporter(_Section):
     confidence_bps: int = Field(default=10, ge=0, le=100)
 
 
+class Steward(_Section):
+    """When ``keeper report-options`` posts, and at which volatilities; its keys are the reporters' own."""
+
+    deviation_bps: int = Field(default=100, ge=1, le=200)
+    """At 200 the contract takes an array for out of date."""
+    heartbeat_s: int = Field(default=120, gt=0, lt=600)
+    validity_s: int = Field(default=60, gt=0)
+    most_arrays: int = Field(default=16, gt=0)
+    """In one transaction."""
+    vols: dict[FeedId, Annotated[float, Field(gt=0, le=5)]] = {}
+    """Annualised, by feed: one volatility for all its options, or what the estimate starts from."""
+    half_life_s: float | None = Field(default=None, gt=0)
+    """Of an estimate from the feed's own returns; without it the volatilities stay as they are."""
+
+
 class Config(BaseSettings):
     """One keeper on one deployment."""
 
@@ -132,6 +150,7 @@ class Config(BaseSettings):
     economics: Economics = Economics()
     confirmation: Confirmation = Confirmation()
     reporter: Reporter = Reporter()
+    steward: Steward = Steward()
 
     @classmethod
     def settings_customise_sources(
@@ -204,6 +223,22 @@ class Config(BaseSettings):
             bound = f"at most chain.block_time_s, {self.chain.block_time_s} s"
             raise ConfigError(f"reporter.lead_s must be {bound}, found {self.reporter.lead_s} s")
         return ReporterParams(block_time_s=self.chain.block_time_s, **self.reporter.model_dump())
+
+    def steward_params(self) -> StewardParams:
+        """Return when the steward posts."""
+        return StewardParams(
+            deviation_bps=self.steward.deviation_bps,
+            heartbeat_s=self.steward.heartbeat_s,
+            validity_s=self.steward.validity_s,
+            most_arrays=self.steward.most_arrays,
+            block_time_s=self.chain.block_time_s,
+        )
+
+    def open_vols(self, feed: Feed) -> Vols:
+        """Open the source of volatilities, estimated from ``feed`` where a half-life is given."""
+        if self.steward.half_life_s is None:
+            return FixedVols(self.steward.vols)
+        return EwmaVols(feed, initial=self.steward.vols, half_life_s=self.steward.half_life_s)
 
 
 def load(path: Path) -> Config:

@@ -36,24 +36,28 @@ def has_slow_evidence(feed: FeedView, *, since_s: UnixS, now_s: UnixS) -> bool:
     """Tell whether the slow price is evidence about an alarm raised at ``since_s``.
 
     It is when its round is newer than the alarm; or, within its heartbeat, when the fast price has not
-    left it by more than the feed's deviation (Liquidator._slowEvidence).
+    left it by more than the feed's deviation. A fast price that is silent vouches for no older round
+    (Liquidator._slowEvidence).
     """
     if feed.slow_updated_at_s >= since_s:
         return True
     young = now_s - feed.slow_updated_at_s <= feed.slow_heartbeat_s
-    return young and divergence_wad(feed) <= feed.slow_deviation_wad
+    return not feed.slow_alone(now_s) and young and divergence_wad(feed) <= feed.slow_deviation_wad
 
 
 def confirm_alarm(case: Assessment, oracles: OracleView, params: Params) -> Verdict:
     """Judge whether a flagged account can be confirmed in the block ``case.at``."""
+    if case.breaker_level > 1:
+        return _wait(case, "breaker.level", f"level {case.breaker_level}", "<= 1")
     flag = case.account.flag
     earliest_block = flag.flagged_block + params.min_blocks
     if case.at.block < earliest_block:
         return _wait(
             case, "confirm.min_blocks", f"block {case.at.block}", f">= {earliest_block}", earliest_block
         )
-    if not case.fresh:
-        return _wait(case, "oracle.stale", "a feed of the account is stale", "both oracles fresh")
+    unusable = _unusable(case)
+    if unusable is not None:
+        return unusable
     for name in case.feeds:
         verdict = _judge_feed(case, oracles[name], params)
         if verdict is not None:
@@ -63,9 +67,9 @@ def confirm_alarm(case: Assessment, oracles: OracleView, params: Params) -> Verd
 
 def confirm_slice(case: Assessment) -> Verdict:
     """Judge whether a confirmed account is still in breach at every price that the contract asks for."""
-    if not case.fresh:
-        return _wait(case, "oracle.stale", "a feed of the account is stale", "both oracles fresh")
-    return _breach_everywhere(case, "slope", lambda at: at.breaches_scaled(case.q_wad))
+    if case.slices_halted:
+        return _wait(case, "breaker.level", f"level {case.breaker_level}", "<= 2, or an hour without equity")
+    return _unusable(case) or _breach_everywhere(case, "slope", lambda at: at.breaches_scaled(case.q_wad))
 
 
 def contradicted(case: Assessment, oracles: OracleView) -> bool:
@@ -74,42 +78,59 @@ def contradicted(case: Assessment, oracles: OracleView) -> bool:
     The help that the account got since does not count (Liquidator._unfounded).
     """
     flag = case.account.flag
-    if flag.reduced or not case.fresh:
+    if flag.reduced or _unusable(case) is not None:
         return False
-    feeds = [oracles[name] for name in case.feeds]
-    newer = all(
-        feed.fast_observed_at_s > flag.flagged_at_s
-        and has_slow_evidence(feed, since_s=flag.flagged_at_s, now_s=case.at.timestamp_s)
-        for feed in feeds
-    )
-    return newer and all(
+    return all(_is_newer(oracles[name], case) for name in case.feeds) and all(
         (v.equity_wad - flag.aid_wad) * WAD >= case.flag_level_wad * v.requirement_wad
         for v in (case.fast, case.slow)
     )
 
 
+def _is_newer(feed: FeedView, case: Assessment) -> bool:
+    """Tell whether the oracles have spoken since the flag: the slow one, where the fast one is silent."""
+    now_s, flagged_at_s = case.at.timestamp_s, case.account.flag.flagged_at_s
+    spoken_s = feed.slow_updated_at_s if feed.slow_alone(now_s) else feed.fast_observed_at_s
+    return spoken_s > flagged_at_s and has_slow_evidence(feed, since_s=flagged_at_s, now_s=now_s)
+
+
+def _unusable(case: Assessment) -> Wait | None:
+    """Wait where the account cannot be judged now: by its prices, or by the risk arrays of its options."""
+    if not (case.fresh or case.slow_only):
+        return _wait(case, "oracle.stale", "a feed of the account is stale", "both oracles fresh")
+    if case.arrays_silent:
+        return _wait(case, "array.silent", "a risk array of the account is too old", "renewed, or given up")
+    return None
+
+
 def _judge_feed(case: Assessment, feed: FeedView, params: Params) -> Verdict | None:
+    """Return what stands against a confirmation at this feed; None where nothing does."""
     flag, now = case.account.flag, case.at
-    earliest_s = flag.flagged_at_s + feed.min_delay_s
-    if now.timestamp_s < earliest_s:
-        blocks = -(-(earliest_s - now.timestamp_s) // params.block_time_s)
+    alone = feed.slow_alone(now.timestamp_s)
+    delay_s = feed.min_delay_s * (2 if alone else 1)
+    left_s = flag.flagged_at_s + delay_s - now.timestamp_s
+    if left_s > 0:
+        blocks = -(-left_s // params.block_time_s)
         age = f"{now.timestamp_s - flag.flagged_at_s} s after the flag"
-        return _wait(case, "confirm.min_delay", age, f">= {feed.min_delay_s} s", now.block + blocks)
+        return _wait(case, "confirm.min_delay", age, f">= {delay_s} s", now.block + blocks)
     needed_s = flag.flagged_at_s + feed.min_delay_s // 2
-    if feed.fast_observed_at_s < needed_s:
+    if not alone and feed.fast_observed_at_s < needed_s:
         found = f"{feed.feed} fast observed {feed.fast_observed_at_s - flag.flagged_at_s} s after the flag"
         return _wait(case, "confirm.fast_evidence", found, f">= {feed.min_delay_s // 2} s")
     apart = divergence_wad(feed)
-    if apart > params.max_divergence_wad:
+    if not alone and apart > params.max_divergence_wad:
         found = f"{feed.feed} fast and slow are {apart / WAD:.2%} apart"
         return Refuse(Reason("oracle.divergent", found, f"<= {params.max_divergence_wad / WAD:.2%}"))
     if not has_slow_evidence(feed, since_s=flag.flagged_at_s, now_s=now.timestamp_s):
-        age_s = now.timestamp_s - feed.slow_updated_at_s
-        found = f"{feed.feed} slow round is {age_s} s old, {apart / WAD:.2%} away"
-        near = f"within {feed.slow_deviation_wad / WAD:.2%} and {feed.slow_heartbeat_s} s"
-        bound = f"newer than the flag, or {near}"
-        return _wait(case, "confirm.slow_evidence", found, bound)
+        return _lacks_slow_evidence(case, feed, apart)
     return None
+
+
+def _lacks_slow_evidence(case: Assessment, feed: FeedView, apart_wad: Wad) -> Wait:
+    age_s = case.at.timestamp_s - feed.slow_updated_at_s
+    found = f"{feed.feed} slow round is {age_s} s old, {apart_wad / WAD:.2%} away"
+    near = f"within {feed.slow_deviation_wad / WAD:.2%} and {feed.slow_heartbeat_s} s"
+    bound = "newer than the flag" + ("" if feed.slow_alone(case.at.timestamp_s) else f", or {near}")
+    return _wait(case, "confirm.slow_evidence", found, bound)
 
 
 def _breach_everywhere(case: Assessment, rule: str, breached: Callable[[Valuation], bool]) -> Verdict:

@@ -6,8 +6,8 @@ of an account, what was suspected, decided, planned, permitted, and what the jou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -54,7 +54,8 @@ class Fact:
     """What one log says, in the words of the domain.
 
     ``touched`` are the accounts whose rows are dirty because of it. ``act`` names a protocol event that
-    belongs into a case's history (``Flagged``, ``Tranche``, …) with its decoded ``args``.
+    belongs into a case's history (``Flagged``, ``Tranche``, …) with its decoded ``args``. ``markets`` are
+    those of which it changes the position of whoever has one.
     """
 
     block: Block
@@ -64,6 +65,7 @@ class Fact:
     touched: tuple[AccountKey, ...]
     args: Mapping[str, Any]
     block_hash: str = ""
+    markets: tuple[int, ...] = ()
 
 
 # --- prices --------------------------------------------------------------------------------------
@@ -100,13 +102,83 @@ class FeedView:
     slow_deviation_wad: Wad
     slow_heartbeat_s: int
     min_delay_s: int
+    fast_silent_after_s: int = 600
+    """Without a fast price for so long, the slow one may act alone."""
+    fast_ok: bool = True
+    """Whether the chain counted the fast price when it was read: not while its sequencer is down."""
 
     def fast_fresh(self, now_s: UnixS) -> bool:
-        """Tell whether the fast price counts at chain time ``now_s`` (OracleRouter.fresh)."""
-        return self.fast_wad > 0 and now_s - self.fast_observed_at_s <= self.fast_max_age_s
+        """Tell whether the fast price counts at chain time ``now_s`` (FastOracle.read)."""
+        young = now_s - self.fast_observed_at_s <= self.fast_max_age_s
+        return self.fast_ok and self.fast_wad > 0 and young
+
+    def slow_alone(self, now_s: UnixS) -> bool:
+        """Tell whether the slow price acts alone at chain time ``now_s``, the fast one being silent."""
+        return self.slow_ok and now_s - self.fast_observed_at_s >= self.fast_silent_after_s
 
 
-OracleView: TypeAlias = Mapping[FeedId, FeedView]
+@dataclass(frozen=True, slots=True)
+class ArrayView:
+    """An option's risk array as it is on chain: its worth at ``ref`` and how each scenario changes it."""
+
+    ref_wad: Wad
+    mark_wad: Wad
+    delta_wad: Wad
+    """Change of the mark with the underlying's price."""
+    observed_at_s: UnixS
+    pnl_wad: tuple[Wad, ...]
+    """[16], the two extremes unweighted."""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketView:
+    """What slices have moved of one underlying within the last minute, as the contract keeps it."""
+
+    used_wad: Wad
+    at_s: UnixS
+    """When ``used`` was written; since then it has been leaking."""
+    cap_wad: Wad
+
+
+@dataclass(frozen=True, slots=True)
+class Globals:
+    """What the protocol says of itself as a whole."""
+
+    version: int = 0
+    """Rises whenever a listing, a ramp or a slope changes."""
+    breaker_level: int = 0
+    """As it stands at the block: it falls by itself from what it was raised to."""
+    breaker_raised_at_s: UnixS = 0
+    insurance_wad: Wad = 0
+    bad_debt_wad: Wad = 0
+    gated: bool = False
+    """Whether quote stays in the accounts for now, because the debt exceeds the insurance."""
+    drawable_wad: Wad = 0
+    """What the insurance may still pay in its epoch, of which one account gets no more than a share."""
+    epoch_ends_at_s: UnixS = 0
+    default_slope: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OracleView(Mapping[FeedId, FeedView]):
+    """What the chain says of prices and of itself at one block; read as a mapping, both prices of feeds."""
+
+    feeds: Mapping[FeedId, FeedView] = field(default_factory=dict)
+    arrays: Mapping[int, ArrayView] = field(default_factory=dict)
+    """By market; none where an option never had one."""
+    settlements: Mapping[int, Wad] = field(default_factory=dict)
+    """The underlying's price at expiry, by market, once it is settled."""
+    buckets: Mapping[FeedId, BucketView] = field(default_factory=dict)
+    world: Globals = Globals()
+
+    def __getitem__(self, feed: FeedId) -> FeedView:
+        return self.feeds[feed]
+
+    def __iter__(self) -> Iterator[FeedId]:
+        return iter(self.feeds)
+
+    def __len__(self) -> int:
+        return len(self.feeds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +189,40 @@ class ChainTime:
     timestamp_s: UnixS
 
 
+class Kind(StrEnum):
+    """What a market trades; the order is that of ``HybridTypes.Kind`` on chain."""
+
+    PERP = "perp"
+    CALL = "call"
+    PUT = "put"
+
+
+SCENARIOS = 16
+"""Scenarios of a risk array; ``risk.scenarios`` says what each one is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """One column of a book: the share of its price that counts as equity, and that is required as margin.
+    """One column of a book: what one unit of it adds to equity, and what it requires as margin.
 
-    A perp is (feed, WAD, mmr), a collateral is (feed, hMM, 0).
+    A collateral is (feed, haircut) and requires nothing. A perp counts in full and moves with its underlying
+    over ``range``. An option is worth what its array or its settlement says.
     """
 
     feed: FeedId
-    value_wad: Wad
-    gross_wad: Wad
+    value_wad: Wad = WAD
+    """Share of the price that counts as equity; of an option's mark, all of it."""
+    kind: Kind | None = None
+    """None for a collateral."""
+    range_wad: Wad = 0
+    """The move of the underlying that the scenarios cover: its maintenance margin."""
+    short_wad: Wad = 0
+    """Least requirement of a short option, as a fraction of the underlying's price."""
+    strike_wad: Wad = 0
+    expiry_s: UnixS = 0
+    array: ArrayView | None = None
+    settlement_wad: Wad | None = None
+    """The underlying's price at expiry, once it is settled."""
 
 
 # --- what the mirror knows of one account --------------------------------------------------------
@@ -134,7 +230,7 @@ class Instrument:
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """A perp position: its size, and the quote side of what was paid for it: PnL = size p + quote_leg."""
+    """A position: its size, and the quote side of what was paid for it: PnL = size x mark + quote_leg."""
 
     market: int
     size_wad: Wad
@@ -170,6 +266,10 @@ class FlagState:
     reduced: bool = False
     carry_tau_s: int = 0
     carried_at_s: UnixS = 0
+    slope: int = 0
+    """The slope that the episode keeps, whatever the owner chooses meanwhile."""
+    insolvent_at_s: UnixS = 0
+    """Since when nothing is left that bears a fee, as far as anyone has noted it; 0 while it is not so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +286,8 @@ class Account:
     flag: FlagState = FlagState()
     debt_since_s: UnixS = 0
     """Since when there is no position and negative cash; 0 while there is not."""
+    slope_choice: int = 0
+    """The slope that the next episode follows; 0 is the default one."""
 
     @property
     def owner(self) -> str:
@@ -230,6 +332,8 @@ class Assessment:
     fee_wad: Wad
     closeable_wad: Wad
     step_room_wad: Wad
+    least_q_wad: Wad = 0
+    """Where q ends on its slope: from there on the clock changes no slice's condition any more."""
     fast_fresh: bool = False
     """Whether every fast price of the account counts at ``at``; ``fresh`` asks it of both oracles."""
     earliest_alarm: ChainTime = ChainTime(0, 0)
@@ -242,6 +346,24 @@ class Assessment:
     """Whether the episode would end by ``Cure``."""
     expirable: bool = False
     """Whether the alarm has stood long enough to end by ``Expire``."""
+    slope: int = 0
+    """The slope by which the account is judged."""
+    slow_only: bool = False
+    """Whether the slow oracle acts alone, because the fast one has been silent for long."""
+    arrays_silent: bool = False
+    """Whether a risk array is too old to judge the account by, and not yet given up."""
+    breaker_level: int = 0
+    """0 normal, 1 no new risk, 2 also no flag or confirmation, 3 also no slice."""
+    slices_halted: bool = False
+    """Whether the breaker keeps this account from being sliced."""
+    bucket_room_wad: Wad = WAD
+    """What the buckets of its feeds still allow, as a fraction of the book."""
+    bucket_feed: FeedId = ""
+    """The feed whose bucket allows the least."""
+    incentive_wad: Wad = 0
+    """What the insurance would pay for taking over the whole of an insolvent account."""
+    settlable: tuple[int, ...] = ()
+    """The markets of its expired options that have a settlement price."""
 
     @property
     def health(self) -> float | None:
@@ -360,7 +482,22 @@ class WriteOff:
     account: AccountKey
 
 
-Act: TypeAlias = Flag | Confirm | Liquidate | Cure | Clear | Expire | BuyCollateral | WriteOff
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Turn an expired option of an account into cash, at its settlement price."""
+
+    account: AccountKey
+    market: int
+
+
+@dataclass(frozen=True, slots=True)
+class Poke:
+    """Have the contract look at an account's clock, and note since when it has nothing left."""
+
+    account: AccountKey
+
+
+Act: TypeAlias = Flag | Confirm | Liquidate | Cure | Clear | Expire | BuyCollateral | WriteOff | Settle | Poke
 
 
 @dataclass(frozen=True, slots=True)

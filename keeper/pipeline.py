@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -58,6 +58,8 @@ PAGE = 200
 """Accounts per bulk read."""
 SIMULATIONS = 16
 """Steps simulated at the same time."""
+SETTLEMENTS = 16
+"""Accounts whose options are settled at the same time: an expiry concerns many, and liquidations go first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Pipeline:
         taker: AccountKey,
         params: Params,
     ) -> None:
-        feeds = {each.feed for each in (*market.perps, *market.collaterals)}
+        feeds = set(market.feeds)
         if params.native_feed not in feeds:
             known = ", ".join(sorted(feeds))
             raise ConfigError(
@@ -119,10 +121,9 @@ class Pipeline:
         self._sender = sender
         self._taker = taker
         self._params = params
-        self._book = Book(markets=len(market.perps), collaterals=len(market.collaterals))
-        self._oracles: OracleView = {}
+        self._book = Book(markets=market.market_count, collaterals=market.collateral_count)
+        self._oracles = OracleView()
         self._credit_wad: Wad = 0
-        self._insurance_wad: Wad = 0
         self._cases: dict[AccountKey, Case] = {}
         self._rehearsed: dict[AccountKey, str] = {}
         self._logs: deque[Log] = deque()
@@ -165,7 +166,7 @@ class Pipeline:
         for log_ in await self._reader.backfill(from_block, head.number - 1):
             fact = self._market.decode(log_)
             if fact is not None:
-                self._book.mark_dirty(fact.touched, fact.block)
+                self._mark_dirty(fact)
                 if done and fact.block > done.number:
                     self._facts.append(fact)
         self._told = done.hash if done else ""
@@ -194,35 +195,65 @@ class Pipeline:
             self._logs.popleft()
             if fact is None:
                 continue
-            self._require_known(fact)
-            self._book.mark_dirty(fact.touched, fact.block)
+            self._mark_dirty(fact)
             if fact.block_hash != self._told:
                 self._facts.append(fact)
 
-    def _require_known(self, fact: Fact) -> None:
-        """Stop where a market or a collateral was listed that the columns have no place for."""
-        new_perp = fact.args.get("market", 0) > len(self._market.perps)
-        new_collateral = fact.args.get("collateral", 0) > len(self._market.collaterals)
-        if new_perp or new_collateral:
-            raise ConfigError(
-                f"block {fact.block} listed a new instrument: start the keeper again to take it up"
-            )
+    def _mark_dirty(self, fact: Fact) -> None:
+        """Mark the accounts that a fact names, and whoever has a position in a market that it names."""
+        self._book.mark_dirty(fact.touched, fact.block)
+        for market in fact.markets:
+            self._book.mark_holders_dirty(market, fact.block)
 
     async def _read(self, head: Head) -> None:
-        """Read dirty rows, prices and the keeper's credit, all at this head's hash, in one batch."""
+        """Read dirty rows, prices and the keeper's credit, all at this head's hash, in one batch.
+
+        Where the prices say that the listing is out of date, read it anew, and then the batch again. After a
+        reorg read it in any case: a version says nothing across branches, and a market that is gone reverts.
+        """
+        if self._orphaned:
+            await self._relist(head)
         dirty = list(dict.fromkeys([self._taker, *self._book.dirty()]))
         pages = [dirty[i : i + PAGE] for i in range(0, len(dirty), PAGE)]
+        oracles, credit, rows = await self._ask(pages, head)
+        if oracles.world.version != self._market.version:
+            await self._relist(head)
+            oracles, credit, rows = await self._ask(pages, head)
+            if oracles.world.version != self._market.version:
+                found = f"has version {self._market.version}, its prices have {oracles.world.version}"
+                raise ChainFault(f"the listing of block {head.number} {found}")
+        self._oracles, self._credit_wad = oracles, _word(credit)
+        for page in rows:
+            self._book.fold_rows(page, head.number)
+
+    async def _ask(
+        self, pages: Sequence[Sequence[AccountKey]], head: Head
+    ) -> tuple[OracleView, bytes, list[bytes]]:
         calls = [
             self._market.prices_call(),
             self._market.credit_call(self._sender.address),
-            self._market.insurance_call(),
             *(self._market.rows_call(page) for page in pages),
         ]
-        prices, credit, insurance, *rows = await self._reader.call_many(calls, head.hash)
-        self._oracles = self._market.decode_prices(prices)
-        self._credit_wad, self._insurance_wad = _word(credit), _word(insurance)
-        for page in rows:
-            self._book.fold_rows(page, head.number)
+        prices, credit, *rows = await self._reader.call_many(calls, head.hash)
+        return self._market.decode_prices(prices), credit, rows
+
+    async def _relist(self, head: Head) -> None:
+        """Read the listing and its terms anew, and give the book a column for every instrument."""
+        rounds = self._market.refresh()
+        try:
+            calls = next(rounds)
+            while True:
+                calls = rounds.send(await self._reader.call_many(calls, head.hash))
+        except StopIteration as found:
+            self._market = found.value
+        self._book.relist(markets=self._market.market_count, collaterals=self._market.collateral_count)
+        log.info(
+            "listing.read",
+            block=head.number,
+            version=self._market.version,
+            markets=self._market.market_count,
+            collaterals=self._market.collateral_count,
+        )
 
     async def _follow(self, head: Head) -> None:
         """See what became of our transactions, and take the open cases from the journal.
@@ -261,7 +292,7 @@ class Pipeline:
         events = []
         for fact in self._facts:
             data = {"act": fact.act, "tx_hash": fact.tx_hash, "log_index": fact.log_index, **fact.args}
-            for account in fact.touched:
+            for account in self._concerned(fact):
                 case = self._cases.get(account)
                 if case is not None:
                     seen = replace(head, number=fact.block)
@@ -269,18 +300,21 @@ class Pipeline:
         self._journal.record(events)
         self._facts.clear()
 
+    def _concerned(self, fact: Fact) -> Sequence[AccountKey]:
+        return list(dict.fromkeys((*fact.touched, *self._book.holders(fact.markets))))
+
     # --- what to do about it ---
 
     def _decide(self, head: Head) -> list[Planned]:
         """Judge every account that is suspect or under care; return the steps worth sending, in order."""
         at = ChainTime(head.number + 1, head.timestamp_s + self._params.block_time_s)
-        means = self._means(head)
+        means, oracles = self._means(head), self._oracles
         book = self._book.freeze()
-        suspects = self._suspects(book, head)
+        suspects = self._suspects(book, head, at)
         steps: list[Planned] = []
         events: list[CaseEvent] = []
         for account in self._under_care(book, suspects):
-            assessed = self._assess(account, at)
+            assessed = self._assess(account, oracles, at)
             case = self._cases.get(account)
             if isinstance(assessed, Unknown):
                 events += self._say(case, account, Wait(at.block, _unknown(assessed)), head)
@@ -289,10 +323,12 @@ class Pipeline:
             events += opened
             if case is None:
                 continue
-            verdict = self._verdict(assessed)
-            decision = self._judge(case, assessed, verdict, means, suspect=account in suspects)
+            verdict = self._verdict(assessed, oracles)
+            decision = self._judge(case, assessed, verdict, oracles, means, suspect=account in suspects)
             if isinstance(decision, Slice):
+                # The next slice of this block finds taker, buckets and insurance as this one leaves them.
                 means = replace(means, taker=decision.preview.taker_after)
+                oracles = decision.preview.oracles_after
                 decision = decision.step
             if isinstance(decision, Step):
                 means = replace(means, credit_wad=means.credit_wad - _credit_taken_wad(decision.act))
@@ -303,26 +339,41 @@ class Pipeline:
         self._journal.record(events)
         return steps
 
-    def _suspects(self, book: Snapshot, head: Head) -> Mapping[AccountKey, str]:
-        """Score the book at the fast price; return why each suspect is one, the worst first."""
-        instruments = (*self._market.perps, *self._market.collaterals)
+    def _suspects(self, book: Snapshot, head: Head, at: ChainTime) -> Mapping[AccountKey, str]:
+        """Score the book at the fast prices; return why each suspect is one, the worst first."""
         quotes = self._feed.latest(head.timestamp_s)
-        self._warn_of_unpriced({each.feed for each in instruments}, quotes)
-        marks = marks_of(instruments, quotes)
+        self._warn_of_unpriced(self._market.feeds, quotes)
+        instruments = self._market.instruments(self._oracles, at.timestamp_s)
+        marks = marks_of(instruments, self._with_slow(quotes, at), at.timestamp_s)
         scores = trigger.score(
             cash=book.cash,
             positions=book.positions,
             value=marks.value,
             gross=marks.gross,
+            nets=marks.nets,
+            underlyings=marks.underlyings,
             params=self._params.trigger,
         )
         if unknown := int(scores.unknown.sum()):
             log.warning("accounts.unknown", block=head.number, accounts=unknown, of=len(book))
-        level = self._market.flag_level_wad / WAD
+        levels = np.array([level_wad / WAD for level_wad in self._market.flag_levels_wad])
         return {
             book.key(int(row)): f"E {scores.equity[row]:.2f}, M {scores.requirement[row]:.2f}"
-            for row in trigger.suspects(scores, level=level)
+            for row in trigger.suspects(scores, level=levels[book.slopes])
         }
+
+    def _with_slow(
+        self, quotes: Mapping[FeedId, Quote | Unknown], at: ChainTime
+    ) -> Mapping[FeedId, Quote | Unknown]:
+        """Put the slow price where the fast one is not known and the contract has the slow one act alone."""
+        alone = [
+            view
+            for feed in self._market.feeds
+            for view in [self._oracles[feed]]
+            if not isinstance(quotes.get(feed), Quote) and view.slow_alone(at.timestamp_s)
+        ]
+        slow = {view.feed: Quote(view.feed, view.slow_wad, view.slow_updated_at_s) for view in alone}
+        return {**quotes, **slow}
 
     def _warn_of_unpriced(self, feeds: Iterable[FeedId], quotes: Mapping[FeedId, Quote | Unknown]) -> None:
         """Say aloud which feeds have no fast price, whenever that changes."""
@@ -335,16 +386,27 @@ class Pipeline:
         self._unpriced = unpriced
 
     def _under_care(self, book: Snapshot, suspects: Mapping[AccountKey, str]) -> list[AccountKey]:
-        """List suspects, worst first, then whoever else is in an episode, owes only, or has an open case."""
-        owes_only = (book.cash < 0) & ~book.positions[:, : len(self._market.perps)].any(axis=1)
-        in_episode = np.isin(book.phases, [PHASES.index(Phase.FLAGGED), PHASES.index(Phase.CONFIRMED)])
-        episodes = [book.key(int(row)) for row in np.flatnonzero(in_episode | owes_only)]
-        own = bytes.fromhex(self._sender.address[2:])
-        return [key for key in dict.fromkeys([*suspects, *episodes, *self._cases]) if key[:20] != own]
+        """List suspects, worst first, then whoever else is in an episode, owes only, or has an open case.
 
-    def _assess(self, account: AccountKey, at: ChainTime) -> Assessment | Unknown:
+        And, where the keeper does upkeep, some of those who hold an option that can be settled, the keeper
+        itself first: that is all that it does for accounts of its own.
+        """
+        in_debt = np.flatnonzero(book.cash < 0)
+        owes_only = in_debt[~book.positions[in_debt, : self._market.market_count].any(axis=1)]
+        in_episode = np.isin(book.phases, [PHASES.index(Phase.FLAGGED), PHASES.index(Phase.CONFIRMED)])
+        rows = np.union1d(np.flatnonzero(in_episode), owes_only)
+        settled = [*self._oracles.settlements] if self._params.plan.upkeep else []
+        to_settle = sorted(self._book.holders(settled), key=lambda key: not self._is_own(key))[:SETTLEMENTS]
+        episodes = [book.key(int(row)) for row in rows]
+        others = [key for key in (*suspects, *episodes) if not self._is_own(key)]
+        return list(dict.fromkeys((*others, *self._cases, *to_settle)))
+
+    def _is_own(self, account: AccountKey) -> bool:
+        return account[:20] == bytes.fromhex(self._sender.address[2:])
+
+    def _assess(self, account: AccountKey, oracles: OracleView, at: ChainTime) -> Assessment | Unknown:
         exact = self._book.exact(account)
-        return exact if isinstance(exact, Unknown) else self._market.assess(exact, self._oracles, at)
+        return exact if isinstance(exact, Unknown) else self._market.assess(exact, oracles, at)
 
     def _take_up(
         self, case: Case | None, assessed: Assessment, suspicion: str | None, head: Head
@@ -352,7 +414,8 @@ class Pipeline:
         """Open, go on with, or close the case of an account; None where nothing is to be decided now."""
         account = assessed.account
         in_episode = account.phase in {Phase.FLAGGED, Phase.CONFIRMED}
-        cared = suspicion is not None or in_episode or owes_only(account)
+        to_settle = self._params.plan.upkeep and bool(assessed.settlable)
+        cared = suspicion is not None or in_episode or owes_only(account) or to_settle
         if case is not None and case.status in {Status.RESERVED, Status.IN_FLIGHT}:
             return None, []
         if not cared or account.phase is Phase.CLOSED:
@@ -370,41 +433,60 @@ class Pipeline:
         data = {"score": suspicion, "phase": account.phase, "health": assessed.health}
         return case, [_event(case, account.key, EventKind.SUSPECTED, head, data)]
 
-    def _verdict(self, assessed: Assessment) -> Verdict | None:
+    def _verdict(self, assessed: Assessment, oracles: OracleView) -> Verdict | None:
         """Ask both clocks about an account that is in an episode."""
         if assessed.account.phase is Phase.FLAGGED:
-            return confirm.confirm_alarm(assessed, self._oracles, self._params.confirm)
+            return confirm.confirm_alarm(assessed, oracles, self._params.confirm)
         return confirm.confirm_slice(assessed) if assessed.account.phase is Phase.CONFIRMED else None
 
     def _judge(
-        self, case: Case, assessed: Assessment, verdict: Verdict | None, means: Means, *, suspect: bool
+        self,
+        case: Case,
+        assessed: Assessment,
+        verdict: Verdict | None,
+        oracles: OracleView,
+        means: Means,
+        *,
+        suspect: bool,
     ) -> Step | Slice | Wait | Refuse | None:
-        """Plan for one account what its phase and the verdict on it allow."""
-        params, phase = self._params.plan, assessed.account.phase
-        false_alarm = phase is Phase.FLAGGED and confirm.contradicted(assessed, self._oracles)
-        upkeep = plan.plan_upkeep(
-            case.case_id, assessed, contradicted=false_alarm, means=means, params=params
-        )
+        """Plan for one account what is due; where that is no step, settle an option, which changes no margin.
+
+        For accounts of its own the keeper does no more than that.
+        """
+        own = self._is_own(assessed.account.key)
+        decision = None if own else self._due(case, assessed, verdict, oracles, means, suspect=suspect)
+        if isinstance(decision, Step | Slice):
+            return decision
+        return plan.plan_settlement(case.case_id, assessed, means, self._params.plan) or decision
+
+    def _due(
+        self,
+        case: Case,
+        assessed: Assessment,
+        verdict: Verdict | None,
+        oracles: OracleView,
+        means: Means,
+        *,
+        suspect: bool,
+    ) -> Step | Slice | Wait | Refuse | None:
+        """Plan what the phase of an account and the verdict on it allow."""
+        case_id, params, phase = case.case_id, self._params.plan, assessed.account.phase
+        false_alarm = phase is Phase.FLAGGED and confirm.contradicted(assessed, oracles)
+        upkeep = plan.plan_upkeep(case_id, assessed, contradicted=false_alarm, means=means, params=params)
         if upkeep is not None:
             return upkeep
         if owes_only(assessed.account):
             return plan.plan_purchase(
-                case.case_id, assessed, market=self._market, oracles=self._oracles, means=means, params=params
+                case_id, assessed, market=self._market, oracles=oracles, means=means, params=params
             )
         if phase is Phase.HEALTHY:
-            return plan.plan_alarm(case.case_id, assessed, means, params) if suspect else None
+            return plan.plan_alarm(case_id, assessed, means, params) if suspect else None
         if not isinstance(verdict, Agree):
-            return verdict
+            return plan.plan_clock(case_id, assessed, means, params) or verdict
         if phase is Phase.FLAGGED:
-            return plan.plan_confirm(case.case_id, assessed, verdict, means, params)
+            return plan.plan_confirm(case_id, assessed, verdict, means, params)
         return plan.plan_slice(
-            case.case_id,
-            assessed,
-            verdict,
-            market=self._market,
-            oracles=self._oracles,
-            means=means,
-            params=params,
+            case_id, assessed, verdict, market=self._market, oracles=oracles, means=means, params=params
         )
 
     def _means(self, head: Head) -> Means:
@@ -419,7 +501,6 @@ class Pipeline:
         return Means(
             taker=taker,
             credit_wad=self._credit_wad,
-            insurance_wad=self._insurance_wad,
             gas_price_wei=head.base_fee_wei + (fees.priority_fee_wei if isinstance(fees, Fees) else 0),
             native_price_wad=native_price_wad,
         )

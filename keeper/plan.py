@@ -21,11 +21,14 @@ from keeper.domain import (
     Cure,
     Expire,
     Flag,
+    Globals,
     Liquidate,
     OracleView,
     Phase,
+    Poke,
     Reason,
     Refuse,
+    Settle,
     Step,
     Wait,
     WriteOff,
@@ -38,22 +41,25 @@ GAS_RESERVE = 300_000
 BISECTIONS = 12
 """Steps of the search for the slice that the keeper's margin bears: to 1/4096 of the largest."""
 
+PASSING = ("taker.no_margin", "bucket.empty", "slope.step_cap")
+"""Rules by which the contract would refuse a slice now, and need not a block later."""
+
 Decision: TypeAlias = Step | Wait | Refuse
 
 
 @dataclass(frozen=True, slots=True)
 class Gas:
-    """Gas of an act: a base, and so much for each feed of the account.
+    """Gas of an act: a base, and so much for each leg and each collateral of the account.
 
-    The defaults of ``Params`` are rounded fits to the receipts of a demo run (180 acts, 1 to 3 feeds).
+    The defaults of ``Params`` are rounded fits to ``contracts/snapshots/episode.json`` (1 to 8 legs).
     """
 
     base: int
-    per_feed: int
+    per_item: int
 
-    def typical(self, feeds: int) -> int:
-        """Return the gas that an act on an account with so many feeds is expected to use."""
-        return self.base + self.per_feed * feeds
+    def typical(self, items: int) -> int:
+        """Return the gas that an act on an account with so many legs and collaterals should use."""
+        return self.base + self.per_item * items
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,10 @@ class Params:
     min_profit_wad: Wad = 0
     """Smallest expected fee less gas of a slice, and of an alarm with all that should follow it."""
     upkeep: bool = True
-    """Whether to end episodes (cure, clear, expire, write off), which costs gas and earns nothing."""
+    """Whether to do what costs gas and earns nothing: end episodes (cure, clear, expire, write off), keep
+    the clocks of others going, settle options."""
+    poke_after_s: int = 30
+    """How long a clock is left alone: the contract counts no more than so much at a time."""
     validity_blocks: int = 3
     """A slice not included by then is refused by the contract itself."""
     block_time_s: int = 12
@@ -72,12 +81,13 @@ class Params:
     a revert would cost about the rest."""
     free_margin_share_wad: Wad = 9 * WAD // 10
     """How much of a slice that the keeper's own margin bounds is asked for: prices move until inclusion."""
-    gas_flag: Gas = field(default_factory=lambda: Gas(165_000, 40_000))
-    gas_confirm: Gas = field(default_factory=lambda: Gas(135_000, 50_000))
-    gas_slice: Gas = field(default_factory=lambda: Gas(80_000, 60_000))
-    gas_per_taker_item: int = 35_000
-    """More gas of a slice for each leg and collateral of the taker, whose margin is checked at the end."""
-    gas_upkeep: Gas = field(default_factory=lambda: Gas(90_000, 55_000))
+    gas_flag: Gas = field(default_factory=lambda: Gas(230_000, 60_000))
+    gas_confirm: Gas = field(default_factory=lambda: Gas(175_000, 65_000))
+    gas_slice: Gas = field(default_factory=lambda: Gas(290_000, 185_000))
+    gas_per_valued: int = 60_000
+    """More gas of a slice for each leg and collateral that it values and does not move: those that the taker
+    alone has, and the account's collateral unless it is sold for debt."""
+    gas_upkeep: Gas = field(default_factory=lambda: Gas(175_000, 65_000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +98,6 @@ class Means:
     """The keeper's margin account, with what it takes over in this block already added."""
     credit_wad: Wad
     """Credit for bonds, less what the steps of this block take."""
-    insurance_wad: Wad
-    """What the protocol can still pay for closing accounts without equity."""
     gas_price_wei: Wei
     native_price_wad: Wad
     """Quote per unit of the native currency."""
@@ -115,16 +123,17 @@ def plan_alarm(case_id: str, case: Assessment, means: Means, params: Params) -> 
         found = f"block {case.at.block} at {case.at.timestamp_s} s"
         bound = f">= block {earliest.block} and {earliest.timestamp_s} s"
         return Wait(max(earliest.block, case.at.block + blocks), Reason("alarm.cool_off", found, bound))
-    if not case.fast_fresh:
-        return _wait(case, "oracle.stale", "a fast price of the account is stale on chain", "fresh")
+    unusable = _not_flaggable(case)
+    if unusable is not None:
+        return unusable
     if not case.fast.breaches(case.flag_level_wad):
         found = f"E {case.fast.equity_wad / WAD:.2f} against M {case.fast.requirement_wad / WAD:.2f} on chain"
         return _wait(case, "alarm.not_on_chain", found, f"E < {case.flag_level_wad / WAD:.4f} M")
     if case.bond_wad > means.credit_wad:
         found = f"credit {means.credit_wad / WAD:.2f}"
         return Refuse(Reason("alarm.no_credit", found, f"bond {case.bond_wad / WAD:.2f}"))
-    gas = params.gas_flag.typical(len(case.feeds))
-    all_gas = gas + params.gas_confirm.typical(len(case.feeds)) + _slice_gas(case, means.taker, params)
+    gas = params.gas_flag.typical(_items(case))
+    all_gas = gas + params.gas_confirm.typical(_items(case)) + _slice_gas(case, means.taker, params)
     profit = case.reward_wad + _first_fee(case) - means.gas_cost_wad(all_gas)
     if profit < params.min_profit_wad:
         return _unprofitable("alarm.unprofitable", profit, params)
@@ -134,7 +143,7 @@ def plan_alarm(case_id: str, case: Assessment, means: Means, params: Params) -> 
 def plan_confirm(case_id: str, case: Assessment, agreed: Agree, means: Means, params: Params) -> Decision:
     """Plan the confirmation that both clocks agree on; the bond comes back with it, so it is always due."""
     del agreed
-    gas = params.gas_confirm.typical(len(case.feeds))
+    gas = params.gas_confirm.typical(_items(case))
     profit = case.reward_wad - means.gas_cost_wad(gas)
     return _step(case_id, case, Confirm(case.account.key), params, gas=gas, profit_wad=profit)
 
@@ -148,24 +157,23 @@ def plan_slice(
     oracles: OracleView,
     means: Means,
     params: Params,
-) -> Slice | Wait | Refuse:
+) -> Slice | Decision:
     """Plan the largest slice that the slope, the step window and the keeper's own free margin allow.
 
-    Waits where the execution price is worse for the taker than the fast one; refuses what does not pay for
-    its gas. The figures are the contract's own, to the wei, for the block ``case.at``.
+    Waits where window or bucket are full, and where the execution price is worse for the taker than the fast
+    one; refuses what does not pay for its gas. The figures are the contract's own, to the wei, for the block
+    ``case.at``. Where the insurance's offer has not begun to rise, the act may be the ``Poke`` to begin it.
     """
     del agreed
-    if case.step_room_wad == 0:
-        found = f"{case.account.flag.step_used_wad / WAD:.4f} of the book went in this window"
-        return _wait(case, "slope.step_cap", found, "the window's cap")
+    full = _no_room(case)
+    if full is not None:
+        return full
     taker = means.taker
     if taker.phase is not Phase.HEALTHY:
         return Refuse(Reason("taker.not_healthy", f"the keeper's account is {taker.phase}", "healthy"))
     largest = _largest(case, market, oracles, means, params)
     if isinstance(largest, Refuse):
-        return (
-            largest if largest.reason.rule != "taker.no_margin" else Wait(case.at.block + 1, largest.reason)
-        )
+        return Wait(case.at.block + 1, largest.reason) if largest.reason.rule in PASSING else largest
     preview, asked = largest
     if preview.taker_mark_wad < 0:
         found = f"the slice is worth {-preview.taker_mark_wad / WAD:.4f} less at p_F than it costs at p_L"
@@ -173,7 +181,8 @@ def plan_slice(
     gas = _slice_gas(case, taker, params)
     profit = preview.taker_fee_wad - means.gas_cost_wad(gas)
     if profit < params.min_profit_wad:
-        return _unprofitable("slope.unprofitable", profit, params)
+        poke = _begin_offer(case_id, case, oracles.world, gas=gas, means=means, params=params)
+        return poke or _unprofitable("slope.unprofitable", profit, params)
     act = Liquidate(
         account=case.account.key,
         taker=taker.key,
@@ -192,7 +201,7 @@ def plan_slice(
 def plan_upkeep(
     case_id: str, case: Assessment, *, contradicted: bool, means: Means, params: Params
 ) -> Step | None:
-    """Plan the act that ends an episode, where one is due: cure, clear, expire, or the write-off.
+    """Plan what ends something, where it is due: cure, clear, expire, or write-off.
 
     ``contradicted`` says that both oracles show the alarm unfounded. An account is not held reduce-only on
     an alarm that the keeper itself knows to be false, even where the keeper's own bond pays for it.
@@ -200,8 +209,36 @@ def plan_upkeep(
     act = _upkeep_act(case, contradicted=contradicted) if params.upkeep else None
     if act is None:
         return None
-    gas = params.gas_upkeep.typical(len(case.feeds))
+    gas = params.gas_upkeep.typical(_items(case))
     return _step(case_id, case, act, params, gas=gas, profit_wad=-means.gas_cost_wad(gas))
+
+
+def plan_settlement(case_id: str, case: Assessment, means: Means, params: Params) -> Step | None:
+    """Plan to turn an expired option into cash: its worth is fixed, so that all else goes first."""
+    if not params.upkeep or not case.settlable:
+        return None
+    gas = params.gas_upkeep.typical(_items(case))
+    act = Settle(case.account.key, case.settlable[0])
+    return _step(case_id, case, act, params, gas=gas, profit_wad=-means.gas_cost_wad(gas))
+
+
+def plan_clock(case_id: str, case: Assessment, means: Means, params: Params) -> Step | None:
+    """Plan a poke for a confirmed account that no slice may be taken of yet, though it is not safe either.
+
+    Only an act advances its clock, and by so little that without a poke the slope would stand for ever. It
+    has to be worth something: the fee on the whole book, the most that slices may bring, pays for a poke.
+    """
+    account = case.account
+    runs = case.fresh and not case.arrays_silent and case.breaker_level < 2
+    decays = account.phase is Phase.CONFIRMED and case.q_wad > case.least_q_wad and not case.curable
+    young = case.at.timestamp_s - account.flag.last_poke_s < params.poke_after_s
+    if not (params.upkeep and runs and decays) or young:
+        return None
+    gas = params.gas_upkeep.typical(_items(case))
+    cost = means.gas_cost_wad(gas)
+    if mul_div_down(case.fee_wad, case.execution.notional_wad, WAD) < cost:
+        return None
+    return _step(case_id, case, Poke(account.key), params, gas=gas, profit_wad=-cost)
 
 
 def plan_purchase(
@@ -214,7 +251,7 @@ def plan_purchase(
     bought = market.purchase(case.account, oracles, case.at, means.credit_wad // 2)
     if isinstance(bought, Refuse):
         return bought
-    gas = params.gas_upkeep.typical(len(case.feeds))
+    gas = params.gas_upkeep.typical(_items(case))
     profit = bought.mark_wad - means.gas_cost_wad(gas)
     if bought.amount_wad == 0 or profit < params.min_profit_wad:
         found = f"worth {bought.mark_wad / WAD:.4f} more at p_F than it costs, {profit / WAD:.4f} after gas"
@@ -249,7 +286,7 @@ def _largest(
     """Find the largest slice after which the taker still meets its initial margin, and what to ask for."""
 
     def preview(fraction_wad: Wad) -> SlicePreview | Refuse:
-        return market.preview(case, means.taker, oracles, fraction_wad, means.insurance_wad)
+        return market.preview(case, means.taker, oracles, fraction_wad)
 
     whole = preview(WAD)
     if isinstance(whole, Refuse) or whole.taker_passes:
@@ -267,16 +304,64 @@ def _largest(
     return best, asked
 
 
+def _begin_offer(
+    case_id: str, case: Assessment, world: Globals, *, gas: int, means: Means, params: Params
+) -> Step | None:
+    """Plan the poke from which on the insurance offers more, up to the requirement, where that will pay.
+
+    The contract notes nothing for an account with collateral left, nor while the breaker is at level 2. What
+    the insurance may pay for one account at most is not known here: an offer may end below the requirement.
+    """
+    account = case.account
+    begun = account.flag.insolvent_at_s != 0
+    if begun or account.holdings or case.breaker_level > 1 or case.incentive_wad == 0:
+        return None
+    own_gas = params.gas_upkeep.typical(_items(case))
+    most = min(case.execution.requirement_wad, world.drawable_wad)
+    if most - means.gas_cost_wad(gas + own_gas) < params.min_profit_wad:
+        return None
+    cost = means.gas_cost_wad(own_gas)
+    return _step(case_id, case, Poke(account.key), params, gas=own_gas, profit_wad=-cost)
+
+
 def _slice_gas(case: Assessment, taker: Account, params: Params) -> int:
-    markets = {leg.market for leg in (*case.account.legs, *taker.legs)}
-    items = len(markets) + len(taker.holdings)
-    return params.gas_slice.typical(len(case.feeds)) + params.gas_per_taker_item * items
+    """Count each leg of the account once for both: the taker has it afterwards."""
+    account = case.account
+    sold = len(account.holdings) if account.cash_wad < 0 else 0
+    more = {leg.market for leg in taker.legs} - {leg.market for leg in account.legs}
+    valued = len(more) + len(taker.holdings) + len(account.holdings) - sold
+    return params.gas_slice.typical(len(account.legs) + sold) + params.gas_per_valued * valued
+
+
+def _items(case: Assessment) -> int:
+    """Count what an act has to value."""
+    return len(case.account.legs) + len(case.account.holdings)
+
+
+def _not_flaggable(case: Assessment) -> Wait | None:
+    if case.breaker_level > 1:
+        return _wait(case, "breaker.level", f"level {case.breaker_level}", "<= 1")
+    if not (case.fast_fresh or case.slow_only):
+        return _wait(case, "oracle.stale", "a fast price of the account is stale on chain", "fresh")
+    if case.arrays_silent:
+        return _wait(case, "array.silent", "a risk array of the account is too old", "renewed, or given up")
+    return None
+
+
+def _no_room(case: Assessment) -> Wait | None:
+    if case.step_room_wad == 0:
+        found = f"{case.account.flag.step_used_wad / WAD:.4f} of the book went in this window"
+        return _wait(case, "slope.step_cap", found, "the window's cap")
+    if case.bucket_room_wad == 0:
+        found = f"slices have moved of {case.bucket_feed} what they may within a minute"
+        return _wait(case, "bucket.empty", found, "room in the bucket")
+    return None
 
 
 def _first_fee(case: Assessment) -> Wad:
     """Estimate what the taker of the first slice earns; the flagger need not be the taker."""
     notional = mul_div_down(case.closeable_wad, case.execution.notional_wad, WAD)
-    return mul_div_down(case.fee_wad, notional, WAD) * 8 // 10
+    return mul_div_down(case.fee_wad, notional, WAD) * 8 // 10 + case.incentive_wad
 
 
 def _step(

@@ -5,7 +5,7 @@ One to a few methods each, so that a second implementation (a replay, a test, an
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -85,18 +85,36 @@ class Market(Protocol):
     """One deployment of one protocol: pure codecs and exact mathematics, no I/O."""
 
     @property
-    def perps(self) -> tuple[Instrument, ...]:
-        """Return the first columns of its book, market 1 first."""
+    def market_count(self) -> int:
+        """Return how many columns of its book are markets; they come first, market 1 at their head."""
         ...
 
     @property
-    def collaterals(self) -> tuple[Instrument, ...]:
-        """Return the columns after them, collateral 1 first."""
+    def collateral_count(self) -> int:
+        """Return how many columns come after them, collateral 1 at their head."""
         ...
 
     @property
-    def flag_level_wad(self) -> Wad:
-        """Return the health below which an alarm can be raised."""
+    def feeds(self) -> tuple[FeedId, ...]:
+        """Return every feed of an instrument, each once."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Return the ``Globals.version`` at which the listing was read; another one makes it out of date."""
+        ...
+
+    @property
+    def flag_levels_wad(self) -> tuple[Wad, ...]:
+        """Return the health below which an alarm can be raised, by ``Account.slope_choice``."""
+        ...
+
+    def refresh(self) -> Generator[list[Call], list[bytes], Market]:
+        """Find out the listing anew: yields the calls of each round, is sent the answers of one block."""
+        ...
+
+    def instruments(self, oracles: OracleView, at_s: UnixS) -> tuple[Instrument, ...]:
+        """Return the columns of its book on the terms of ``at_s``: markets first, then collaterals."""
         ...
 
     def rows_call(self, accounts: Sequence[AccountKey]) -> Call:
@@ -104,7 +122,7 @@ class Market(Protocol):
         ...
 
     def prices_call(self) -> Call:
-        """Build the read of both prices of every feed."""
+        """Build the read of all prices, and of what the protocol says of itself."""
         ...
 
     def decode_prices(self, answer: bytes) -> OracleView:
@@ -121,10 +139,6 @@ class Market(Protocol):
         """Compute what buying the first collateral of an account that has only debt would bring."""
         ...
 
-    def insurance_call(self) -> Call:
-        """Build the read of what the protocol's insurance holds; the answer is one word, WAD."""
-        ...
-
     def explain(self, reverted: Refuse) -> Refuse:
         """Put the name of the protocol's own error in the place of raw revert data."""
         ...
@@ -137,22 +151,18 @@ class Market(Protocol):
         """Build the calldata of an act."""
         ...
 
+    def encode_batch(self, acts: Sequence[Act]) -> Call:
+        """Build one transaction of several acts; one that fails leaves the others as they are."""
+        ...
+
     def assess(self, account: Account, oracles: OracleView, at: ChainTime) -> Assessment | Unknown:
         """Judge one account by the contract's own integers at the three price vectors."""
         ...
 
     def preview(
-        self,
-        target: Assessment,
-        taker: Account,
-        oracles: OracleView,
-        max_fraction_wad: Wad,
-        insurance_wad: Wad = 0,
+        self, target: Assessment, taker: Account, oracles: OracleView, max_fraction_wad: Wad
     ) -> SlicePreview | Refuse:
-        """Compute, to the wei, what one slice would do to the account and to the taker.
-
-        ``insurance_wad`` is what the insurance holds, for it pays the taker of an insolvent account.
-        """
+        """Compute, to the wei, what one slice would do to the account and to the taker."""
         ...
 
 
@@ -180,6 +190,8 @@ class SlicePreview:
     taker_after: Account
     taker_passes: bool
     """Whether the taker meets its initial margin at both oracles afterwards."""
+    oracles_after: OracleView
+    """What the next slice of the same block finds: buckets filled, insurance drawn."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / "tools"
 PROGRAMS = TOOLS / "bin"
 LIST = TOOLS / "packages.toml"
+LEVELS = {"demo": {"demo"}, "dev": {"demo", "dev"}, "comparison": {"comparison"}}
+"""Which packages of the list are fetched for what.
+
+The set-up asks for one of the first two; what is only compared with is fetched by the script that compares.
+"""
 SOLC = """#!/bin/sh
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 exec "$here/node" "$here/../solc.js" {version} "$@"
@@ -151,8 +156,7 @@ def provide_programs(packages: list[Package]) -> None:
 
 def fetch(level: str, npm: list[str]) -> None:
     """Bring every package of the level that is not there yet; ``npm`` is the command that fetches."""
-    levels = {"demo"} if level == "demo" else {"demo", "dev"}
-    packages = [package for package in read_packages(LIST) if package.level in levels]
+    packages = [package for package in read_packages(LIST) if package.level in LEVELS[level]]
     for package in packages:
         if package.platform in (None, this_platform()) and not package.is_here:
             folder = ROOT / ".cache" / "pack"

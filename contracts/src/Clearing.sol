@@ -6,35 +6,40 @@ import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/Signa
 import {Ownable, Ownable2Step} from "@openzeppelin/contracts/access/Ownable2Step.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol";
+import {
+    IAccounts,
+    IBackstop,
+    IBreaker,
+    IInstruments,
+    ILiquidatorTerms,
+    IMarginEngine,
+    IRiskArrays
+} from "./interfaces/IModules.sol";
 import {MarginMath} from "./MarginMath.sol";
 import {OracleRouter} from "./OracleRouter.sol";
+import {Portfolio} from "./Portfolio.sol";
 import {Vault} from "./Vault.sol";
 import {
-    Book,
+    Balance,
     Bundle,
     FeedPrice,
-    Holding,
-    Leg,
+    Kind,
     Margin,
+    Market,
     MAX_HOLDINGS,
     MAX_LEGS,
+    Position,
     State,
+    View,
     WAD,
     ownerOf
 } from "./HybridTypes.sol";
 
-/// @notice What Clearing asks of the Liquidator.
-interface ILiquidatorTerms {
-    function minInitialMargin(uint256 mmr) external view returns (uint256 minImr);
-    function reduceTerms(bytes32 acct) external view returns (uint256 fee, uint256 sinceConfirmation);
-    function executionPrice(uint256 fast, uint256 slow, uint256 sinceConfirmation) external view returns (uint256);
-}
-
-/// @title Accounts, collateral and perps
+/// @title Accounts: cash, collateral, and positions in perps and options
 /// @notice Equity is marked, never settled before a check: a quote leg changes on a trade, a slice or a
-/// close only, when the reduced share is realised to cash. The sum of sizes per market is always zero.
-contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
-    using MarginMath for Margin;
+/// close only, when the reduced share is realised to cash. Options are margined like futures, so that a premium
+/// is a quote leg too. The sum of sizes per market is always zero.
+contract Clearing is IAccounts, EIP712, Ownable2Step, ReentrancyGuard {
     using SafeCast for int256;
     using SafeCast for uint256;
 
@@ -48,50 +53,52 @@ contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
         uint40 deadline;
     }
 
-    /// @param mmr,imr maintenance and initial margin, WAD fractions of notional
-    struct Perp {
-        bytes32 feedId;
-        uint64 mmr;
-        uint64 imr;
-    }
-
-    /// @param hMM,hIM haircut factors for maintenance and initial margin, WAD
-    /// @param saleDiscMax deepest discount of a forced sale, WAD
-    /// @param cap most of it that the protocol takes, WAD
-    struct Collateral {
-        address token;
-        bytes32 feedId;
-        uint64 hMM;
-        uint64 hIM;
-        uint64 saleDiscMax;
-        uint128 cap;
-    }
-
-    struct Position {
+    /// @dev A position in storage. Its quote leg is net of the market's losses up to the index `entry`.
+    struct Held {
         int128 size;
         int128 quoteLeg;
+        uint128 entry;
+    }
+
+    /// @param size sum of |size| over all accounts, WAD units
+    /// @param lossIndex quote that one unit, long or short, has lost to socialised debt, WAD; never falls
+    struct Interest {
+        uint128 size;
+        uint128 lossIndex;
     }
 
     /// @param aid value of deposits since the flag, WAD at maintenance haircut; reduced: the owner cut risk since
+    /// @param sliced a slice took the last position: `_lastSlice` says in which markets a debt was made
     /// @param debtSince since when the account has no position and negative cash; 0 while it has not
     struct Account {
         int128 cash;
         State state;
         bool reduced;
+        bool sliced;
         uint40 lastRiskAt;
         uint40 lastRiskBlock;
         uint40 debtSince;
         uint128 aid;
         uint16[] markets;
         uint8[] collaterals;
-        mapping(uint16 => Position) positions;
+        mapping(uint16 => Held) positions;
         mapping(uint8 => uint128) holdings;
     }
 
-    /// @dev Quote that a reducing order gives up, WAD, and its bound below initial margin.
-    struct Loss {
-        uint256 made;
+    /// @dev The markets that a slice emptied, and the notional that it moved in each, WAD.
+    struct LastSlice {
+        uint16[] markets;
+        uint256[] notionals;
+    }
+
+    /// @dev A reducing order before it is done: the quote that it gives up, WAD, and its bound below initial
+    /// margin. `hedged`: another leg has the same underlying, so that the requirement could rise.
+    struct Reduction {
+        uint256 loss;
         uint256 bound;
+        bool hedged;
+        uint256 atFast;
+        uint256 atSlow;
     }
 
     bytes32 public constant ORDER_TYPEHASH = keccak256(
@@ -100,40 +107,34 @@ contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
 
     Vault public immutable vault;
     OracleRouter public immutable router;
+    IInstruments public immutable instruments;
+    IRiskArrays public immutable riskArrays;
     /// @notice The token that cash is counted in.
     address public immutable quote;
     address public liquidator;
+    IMarginEngine public engine;
+    IBackstop public backstop;
+    IBreaker public breaker;
 
-    /// @notice Market and collateral numbers start at 1.
-    Perp[] private _perps;
-    Collateral[] private _collaterals;
-    mapping(address token => uint8) public collateralOf;
     mapping(uint8 => uint256) public collateralTotal;
     mapping(bytes32 => Account) private _accounts;
+    mapping(uint16 market => Interest) private _interest;
+    mapping(bytes32 acct => LastSlice) private _lastSlice;
     mapping(bytes32 acct => mapping(uint256 nonce => bool)) public nonceUsed;
 
-    /// @notice WAD of quote.
-    uint256 public insurance;
-    uint256 public badDebt;
-
-    event PerpListed(uint16 indexed market, bytes32 feedId, uint256 mmr, uint256 imr);
-    event CollateralListed(
-        uint8 indexed collateral, address token, bytes32 feedId, uint256 hMM, uint256 hIM, uint256 saleDiscMax, uint256 cap
-    );
-    event LiquidatorSet(address liquidator);
+    event ModulesBound(address liquidator, address engine, address backstop, address breaker);
     event Deposited(bytes32 indexed acct, address indexed token, address from, uint256 amount);
     event Withdrawn(bytes32 indexed acct, address indexed token, uint256 amount);
     event Traded(bytes32 indexed long, bytes32 indexed short, uint16 indexed market, uint256 size, uint256 price);
     event OrderCancelled(bytes32 indexed acct, uint256 nonce);
-    event InsuranceFunded(address indexed from, uint256 amount);
+    event OptionSettled(bytes32 indexed acct, uint16 indexed market, int256 size, int256 value);
     event InsurancePaid(bytes32 indexed acct, bytes32 indexed taker, uint256 amount);
     event BadDebt(bytes32 indexed acct, uint256 amount);
 
     error NotLiquidator(address caller);
-    error AlreadySet();
+    error NotBackstop(address caller);
+    error AlreadyBound();
     error NotOwner(bytes32 acct, address caller);
-    error BadConfig(string what);
-    error UnknownMarket(uint16 market);
     error UnknownCollateral(address token);
     error TooManyLegs(bytes32 acct);
     error TooManyHoldings(bytes32 acct);
@@ -143,61 +144,43 @@ contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
     error NegativeCash(bytes32 acct, int256 cash);
     error BelowInitialMargin(bytes32 acct, int256 equity, uint256 requirement);
     error StaleOracle(bytes32 feedId);
+    error ArrayNotCurrent(uint16 market);
+    error BreakerTripped(uint256 level);
+    error WithdrawalsGated();
     error OrdersDiffer();
     error OrderExpired(uint256 deadline);
     error NonceUsed(bytes32 acct, uint256 nonce);
     error BadSignature(bytes32 acct);
     error BeyondLimit(bytes32 acct, uint256 price, uint256 limit);
+    error MarketExpired(uint16 market, uint256 expiry);
     error PriceOutOfBand(uint256 price, uint256 anchor);
     error LossTooLarge(bytes32 acct, uint256 loss, uint256 bound);
     error HoldingTooLow(bytes32 acct, uint256 has, uint256 needed);
+    error NotSettled(uint16 market);
+    error NoPosition(bytes32 acct, uint16 market);
 
     modifier onlyLiquidator() {
         if (msg.sender != liquidator) revert NotLiquidator(msg.sender);
         _;
     }
 
-    constructor(Vault vault_, OracleRouter router_, address quote_, address admin)
-        EIP712("HybridMargin Clearing", "1")
-        Ownable(admin)
-    {
-        (vault, router, quote) = (vault_, router_, quote_);
+    constructor(
+        Vault vault_,
+        OracleRouter router_,
+        IInstruments instruments_,
+        IRiskArrays riskArrays_,
+        address quote_,
+        address admin
+    ) EIP712("HybridMargin Clearing", "1") Ownable(admin) {
+        (vault, router, instruments, riskArrays, quote) = (vault_, router_, instruments_, riskArrays_, quote_);
     }
 
-    // --- set-up ---
-
-    /// @notice Bind the Liquidator, once.
-    function setLiquidator(address liquidator_) external onlyOwner {
-        if (liquidator != address(0)) revert AlreadySet();
-        liquidator = liquidator_;
-        emit LiquidatorSet(liquidator_);
-    }
-
-    /// @notice List a perp. Demands (1 + beta) mmr <= imr: otherwise an account opened at full leverage would
-    /// be flagged on the first downtick.
-    function listPerp(bytes32 feedId, uint64 mmr, uint64 imr) external onlyOwner returns (uint16 market) {
-        router.price(feedId);
-        if (mmr == 0 || imr > WAD) revert BadConfig("mmr, imr");
-        if (imr < ILiquidatorTerms(liquidator).minInitialMargin(mmr)) revert BadConfig("(1 + beta) mmr <= imr");
-        _perps.push(Perp(feedId, mmr, imr));
-        market = uint16(_perps.length);
-        emit PerpListed(market, feedId, mmr, imr);
-    }
-
-    /// @notice List a collateral. Demands saleDiscMax <= 1 - hMM - 0.5%, so that a forced sale raises equity.
-    function listCollateral(address token, bytes32 feedId, uint64 hMM, uint64 hIM, uint64 saleDiscMax, uint128 cap)
-        external
-        onlyOwner
-        returns (uint8 id)
-    {
-        router.price(feedId);
-        if (vault.scaleOf(token) == 0 || token == quote || collateralOf[token] != 0) revert BadConfig("token");
-        if (hIM > hMM || uint256(hMM) + saleDiscMax + 0.005e18 > WAD) revert BadConfig("haircuts");
-        if (_collaterals.length == type(uint8).max) revert BadConfig("too many");
-        _collaterals.push(Collateral(token, feedId, hMM, hIM, saleDiscMax, cap));
-        id = uint8(_collaterals.length);
-        collateralOf[token] = id;
-        emit CollateralListed(id, token, feedId, hMM, hIM, saleDiscMax, cap);
+    /// @notice Bind the modules that this contract calls, once.
+    function bind(address liquidator_, address engine_, address backstop_, address breaker_) external onlyOwner {
+        if (liquidator != address(0)) revert AlreadyBound();
+        (liquidator, engine) = (liquidator_, IMarginEngine(engine_));
+        (backstop, breaker) = (IBackstop(backstop_), IBreaker(breaker_));
+        emit ModulesBound(liquidator_, engine_, backstop_, breaker_);
     }
 
     // --- owners ---
@@ -214,9 +197,9 @@ contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
         if (token == quote) {
             a.cash += amount.toInt256().toInt128();
         } else {
-            uint8 id = collateralOf[token];
+            uint8 id = instruments.collateralOf(token);
             if (id == 0) revert UnknownCollateral(token);
-            Collateral memory c = _collaterals[id - 1];
+            (, bytes32 feedId, uint256 hMM, uint256 cap) = instruments.collateral(id);
             if (a.holdings[id] == 0) {
                 if (msg.sender != ownerOf(acct)) revert NotOwner(acct, msg.sender);
                 if (a.state == State.Flagged || a.state == State.Confirmed) revert NotHealthy(acct, a.state);
@@ -224,11 +207,11 @@ contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
                 a.collaterals.push(id);
             }
             collateralTotal[id] += amount;
-            if (collateralTotal[id] > c.cap) revert CapExceeded(token, collateralTotal[id], c.cap);
+            if (collateralTotal[id] > cap) revert CapExceeded(token, collateralTotal[id], cap);
             a.holdings[id] += amount.toUint128();
-            FeedPrice memory p = router.price(c.feedId);
+            FeedPrice memory p = router.price(feedId);
             // The larger price: whoever judges the alarm later must not undercount the help.
-            aid = amount * (p.fast > p.slow ? p.fast : p.slow) / WAD * c.hMM / WAD;
+            aid = amount * (p.fast > p.slow ? p.fast : p.slow) / WAD * hMM / WAD;
         }
         // Saturates: an absurd price must not stop a deposit.
         if (a.state != State.Healthy) a.aid = uint128(_smaller(a.aid + aid, type(uint128).max));
@@ -237,15 +220,21 @@ contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
     }
 
     /// @notice Move an account's funds to its owner's credit: Healthy, no negative cash, initial margin at
-    /// both prices, and never a profit that is not realised.
+    /// both prices, and never a profit that is not realised. Not while the breaker is tripped; no quote while
+    /// the debts exceed the insurance, for a day at most. Credits in the Vault are never held back.
     /// @param amount WAD
     function withdraw(bytes32 acct, address token, uint256 amount) external nonReentrant {
         if (msg.sender != ownerOf(acct)) revert NotOwner(acct, msg.sender);
         if (amount == 0) revert ZeroAmount();
         Account storage a = _accounts[acct];
         if (a.state == State.Flagged || a.state == State.Confirmed) revert NotHealthy(acct, a.state);
-        if (token == quote) a.cash -= amount.toInt256().toInt128();
-        else _takeHolding(a, acct, collateralOf[token], amount);
+        _requireCalm();
+        if (token == quote) {
+            if (backstop.gated()) revert WithdrawalsGated();
+            a.cash -= amount.toInt256().toInt128();
+        } else {
+            _takeHolding(a, acct, instruments.collateralOf(token), amount);
+        }
         if (a.cash < 0) revert NegativeCash(acct, a.cash);
         if (a.markets.length > 0) {
             _requireInitialMargin(acct);
@@ -262,17 +251,12 @@ contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
         emit OrderCancelled(acct, nonce);
     }
 
-    /// @notice Give the caller's quote credit to the insurance.
-    function fundInsurance(uint256 amount) external nonReentrant {
-        vault.move(quote, msg.sender, address(this), amount);
-        insurance += amount;
-        emit InsuranceFunded(msg.sender, amount);
-    }
-
     /// @notice Match two signed orders of opposite size at one price. Reports are posted first.
-    /// @dev The price lies within mmr / 2 of both oracle prices. The side that adds risk must be Healthy,
-    /// meet initial margin at both and have no negative cash; the side that reduces must meet initial margin
-    /// or lose at most the liquidation fee against the execution price, so that equity cannot be shipped out.
+    /// @dev The price lies within half the maintenance rate, of the underlying's price, of what the market is
+    /// worth at both oracles. The side that adds risk must be Healthy, meet initial margin at both and have no
+    /// negative cash, at breaker level 0, and an option's risk array must be current. The side that reduces must
+    /// meet initial margin or lose at most the liquidation fee against the execution price, so that equity cannot
+    /// be shipped out; where closing a leg raises the requirement, because it was a hedge, that side adds risk.
     /// Two sides that reduce need no fresh price: then a stale fast price gives way to a fresh slow one, and a
     /// slow price that cannot be read to the fast one.
     function trade(
@@ -289,27 +273,56 @@ contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
         }
         _useOrder(a, signatureA, price);
         _useOrder(b, signatureB, price);
-        Perp memory perp = _perp(a.market);
-        FeedPrice memory p = router.price(perp.feedId);
+        Market memory m = instruments.market(a.market);
+        if (m.kind != Kind.Perp && block.timestamp >= m.expiry) revert MarketExpired(a.market, m.expiry);
         bool aAdds = _adds(a);
         bool bAdds = _adds(b);
-        if ((aAdds || bAdds) && !(p.fastFresh && p.slowFresh)) revert StaleOracle(perp.feedId);
-        if (!p.fastFresh && p.slowFresh) p.fast = p.slow;
-        if (p.slow == 0) p.slow = p.fast;
-        _requireInBand(price, p.fast, perp.mmr);
-        _requireInBand(price, p.slow, perp.mmr);
+        _requirePrice(a.market, m.feedId, price, aAdds || bAdds);
         // The fee bound follows from the equity before the trade.
-        Loss memory lossA = aAdds ? Loss(0, 0) : _loss(a, price, p);
-        Loss memory lossB = bAdds ? Loss(0, 0) : _loss(b, price, p);
+        Reduction memory cutA;
+        Reduction memory cutB;
+        if (!aAdds) cutA = _reduction(a, price, m.feedId);
+        if (!bAdds) cutB = _reduction(b, price, m.feedId);
 
         // One integer for both sides, cut toward zero.
         int256 value = int256(a.size) * int256(uint256(price)) / int256(WAD);
         _move(a.account, a.market, a.size, -value);
         _move(b.account, b.market, b.size, value);
-        _checkSide(a, aAdds, lossA);
-        _checkSide(b, bAdds, lossB);
+        if (aAdds) _checkAdding(a.account);
+        else _checkReducing(a.account, cutA);
+        if (bAdds) _checkAdding(b.account);
+        else _checkReducing(b.account, cutB);
         (bytes32 long, bytes32 short) = a.size > 0 ? (a.account, b.account) : (b.account, a.account);
         emit Traded(long, short, a.market, MarginMath.abs(a.size), price);
+    }
+
+    /// @notice Pay out an account's position in an option whose settlement price is known: by anyone, in every
+    /// state. Its mark has been the payoff since, so that nobody's margin changes.
+    /// @dev The payoff rounds down on both sides; what that leaves, less than a wei each, stays here.
+    function settle(bytes32 acct, uint16 market) external nonReentrant {
+        Market memory m = instruments.market(market);
+        uint256 price = m.kind == Kind.Perp ? 0 : riskArrays.settlement(m.feedId, m.expiry);
+        if (price == 0) revert NotSettled(market);
+        Account storage a = _accounts[acct];
+        (int256 size, int256 quoteLeg) = _position(a, market);
+        if (size == 0) revert NoPosition(acct, market);
+        int256 value = MarginMath.mulWadFloor(size, Portfolio.payoff(m.kind, m.strike, price)) + quoteLeg;
+        a.cash += value.toInt128();
+        _interest[market].size -= MarginMath.abs(size).toUint128();
+        _dropMarket(a, market);
+        _touchDebtClock(a);
+        emit OptionSettled(acct, market, size, value);
+    }
+
+    /// @inheritdoc IAccounts
+    function chargeOpenInterest(uint16 market, uint256 amount) external returns (uint256 charged) {
+        if (msg.sender != address(backstop)) revert NotBackstop(msg.sender);
+        Interest storage open = _interest[market];
+        uint256 size = open.size;
+        if (size == 0) return 0;
+        uint256 step = (amount * WAD + size - 1) / size;
+        open.lossIndex += step.toUint128();
+        charged = step * size / WAD;
     }
 
     // --- the Liquidator's door ---
@@ -321,28 +334,39 @@ contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
         a.state = next;
     }
 
-    /// @notice Move the fraction f of every position to the taker at the execution prices.
+    /// @notice Move the fraction f of every position to the taker.
     /// @param f WAD
-    /// @param prices execution prices, in the order of the account's legs
-    /// @return notional what moved, WAD of quote
-    function takeSlice(bytes32 acct, bytes32 taker, uint256 f, uint256[] calldata prices)
-        external
-        onlyLiquidator
-        returns (uint256 notional)
-    {
-        uint16[] memory markets = _accounts[acct].markets;
+    /// @param legPrices what a unit of each leg changes hands for, in the order of the account's legs
+    /// @param underlyings execution prices of the legs' underlyings, 0 for an option that is settled: it moves at
+    /// its payoff and counts for no notional
+    /// @return notional what moved, at the underlyings' prices, WAD of quote
+    function takeSlice(
+        bytes32 acct,
+        bytes32 taker,
+        uint256 f,
+        uint256[] calldata legPrices,
+        uint256[] calldata underlyings
+    ) external onlyLiquidator returns (uint256 notional) {
+        Account storage a = _accounts[acct];
+        uint16[] memory markets = a.markets;
+        uint256[] memory notionals = new uint256[](markets.length);
         for (uint256 i; i < markets.length; ++i) {
-            int256 size = _accounts[acct].positions[markets[i]].size;
-            int256 d = size * int256(f) / int256(WAD);
+            int256 d = int256(a.positions[markets[i]].size) * int256(f) / int256(WAD);
             if (d == 0) continue;
-            int256 value = d * int256(prices[i]) / int256(WAD);
+            int256 value = d * int256(legPrices[i]) / int256(WAD);
             _move(acct, markets[i], -d, value);
             _move(taker, markets[i], d, -value);
-            notional += MarginMath.abs(value);
+            notionals[i] = MarginMath.abs(d) * underlyings[i] / WAD;
+            notional += notionals[i];
         }
-        if (_accounts[taker].markets.length > MAX_LEGS) revert TooManyLegs(taker);
         Account storage t = _accounts[taker];
+        if (t.markets.length > MAX_LEGS) revert TooManyLegs(taker);
         (t.lastRiskAt, t.lastRiskBlock) = (uint40(block.timestamp), uint40(block.number));
+        // A debt that this leaves is the markets' in which it was made. Holdings may still bring too little.
+        if (markets.length > 0 && a.markets.length == 0 && (a.cash < 0 || a.collaterals.length > 0)) {
+            a.sliced = true;
+            _lastSlice[acct] = LastSlice(markets, notionals);
+        }
     }
 
     /// @notice Take the fee from the account's cash, which may become negative: the taker's part rounded
@@ -350,9 +374,9 @@ contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
     function payFee(bytes32 acct, bytes32 taker, uint256 fee, uint256 takerPart) external onlyLiquidator {
         _accounts[acct].cash -= fee.toInt256().toInt128();
         _accounts[taker].cash += takerPart.toInt256().toInt128();
-        insurance += fee - takerPart;
         _touchDebtClock(_accounts[acct]);
         _touchDebtClock(_accounts[taker]);
+        backstop.receive_(fee - takerPart);
     }
 
     /// @notice Pay the flagger's reward from the account's cash to the flagger's credit.
@@ -364,18 +388,17 @@ contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
     /// @notice Give a part of a slashed bond, already moved here, to the account; the rest to the insurance.
     function receiveBond(bytes32 acct, uint256 toAccount, uint256 toInsurance) external onlyLiquidator {
         _accounts[acct].cash += toAccount.toInt256().toInt128();
-        insurance += toInsurance;
         _touchDebtClock(_accounts[acct]);
+        backstop.receive_(toInsurance);
     }
 
-    /// @notice Pay a taker from the insurance, as far as it reaches.
+    /// @notice Pay a taker from the insurance, as far as it and its caps reach.
     function payFromInsurance(bytes32 acct, bytes32 taker, uint256 amount)
         external
         onlyLiquidator
         returns (uint256 paid)
     {
-        paid = amount < insurance ? amount : insurance;
-        insurance -= paid;
+        paid = backstop.draw(acct, amount);
         _accounts[taker].cash += paid.toInt256().toInt128();
         _touchDebtClock(_accounts[taker]);
         emit InsurancePaid(acct, taker, paid);
@@ -398,37 +421,54 @@ contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
         }
         a.cash += paid.toInt256().toInt128();
         _touchDebtClock(a);
-        vault.move(_collaterals[id - 1].token, address(this), buyer, amount);
+        (address token,,,) = instruments.collateral(id);
+        vault.move(token, address(this), buyer, amount);
     }
 
-    /// @notice Book what an account without anything left owes as bad debt.
+    /// @notice Hand the debt of an account without anything left to the Backstop, with the markets of its last
+    /// slice; with none where the owner or a settlement closed the last position.
     function writeOff(bytes32 acct) external onlyLiquidator returns (uint256 amount) {
         Account storage a = _accounts[acct];
         amount = uint256(-int256(a.cash));
-        badDebt += amount;
-        (a.cash, a.state, a.debtSince) = (0, State.Closed, 0);
+        LastSlice memory last;
+        if (a.sliced) last = _lastSlice[acct];
+        (a.cash, a.state, a.sliced, a.debtSince) = (0, State.Closed, false, 0);
+        delete _lastSlice[acct];
         emit BadDebt(acct, amount);
+        backstop.absorb(acct, amount, last.markets, last.notionals);
     }
 
     // --- views ---
 
-    /// @notice Cash, positions and collateral of an account with the parameters that margin needs.
-    function book(bytes32 acct) public view returns (Book memory b) {
+    /// @inheritdoc IAccounts
+    function account(bytes32 acct)
+        external
+        view
+        returns (int256 cash, Position[] memory positions, Balance[] memory balances)
+    {
         Account storage a = _accounts[acct];
-        b.cash = a.cash;
-        b.legs = new Leg[](a.markets.length);
-        for (uint256 i; i < b.legs.length; ++i) {
+        cash = a.cash;
+        positions = new Position[](a.markets.length);
+        for (uint256 i; i < positions.length; ++i) {
             uint16 market = a.markets[i];
-            Position memory pos = a.positions[market];
-            Perp memory perp = _perps[market - 1];
-            b.legs[i] = Leg(market, perp.feedId, pos.size, pos.quoteLeg, perp.mmr, perp.imr);
+            (int256 size, int256 quoteLeg) = _position(a, market);
+            (positions[i].market, positions[i].size, positions[i].quoteLeg) = (market, size, quoteLeg);
         }
-        b.holdings = new Holding[](a.collaterals.length);
-        for (uint256 j; j < b.holdings.length; ++j) {
+        balances = new Balance[](a.collaterals.length);
+        for (uint256 j; j < balances.length; ++j) {
             uint8 id = a.collaterals[j];
-            Collateral memory c = _collaterals[id - 1];
-            b.holdings[j] = Holding(id, c.feedId, a.holdings[id], c.hMM, c.hIM, c.saleDiscMax);
+            (balances[j].collateral, balances[j].amount) = (id, a.holdings[id]);
         }
+    }
+
+    /// @inheritdoc IAccounts
+    function openInterest(uint16 market) external view returns (uint256) {
+        return _interest[market].size;
+    }
+
+    /// @notice Quote that one unit of a market, long or short, has lost to socialised debt so far, WAD.
+    function lossIndex(uint16 market) external view returns (uint256) {
+        return _interest[market].lossIndex;
     }
 
     /// @notice The account's state and what the alarm's rules need of it.
@@ -441,30 +481,9 @@ contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
         return (a.state, a.lastRiskAt, a.lastRiskBlock, a.debtSince, a.aid, a.reduced);
     }
 
-    /// @notice Initial margin of a book at both price vectors, the lower of the two; reverts where a feed is stale.
+    /// @notice Initial margin at both price vectors, the first that fails; reverts where a feed is stale.
     function meetsInitialMargin(bytes32 acct) public view returns (bool ok, Margin memory worst) {
-        Book memory b = book(acct);
-        (uint256[] memory fast, uint256[] memory slow, bytes32 stale) = _priceVectors(b);
-        if (stale != bytes32(0)) revert StaleOracle(stale);
-        worst = MarginMath.initial(b, fast);
-        if (!worst.below(WAD)) worst = MarginMath.initial(b, slow);
-        ok = !worst.below(WAD);
-    }
-
-    function perpCount() external view returns (uint256) {
-        return _perps.length;
-    }
-
-    function collateralCount() external view returns (uint256) {
-        return _collaterals.length;
-    }
-
-    function perps(uint16 market) external view returns (Perp memory) {
-        return _perp(market);
-    }
-
-    function collaterals(uint8 id) external view returns (Collateral memory) {
-        return _collaterals[id - 1];
+        return engine.initial(acct, ILiquidatorTerms(liquidator).betaOf(acct));
     }
 
     /// @notice The digest that an account's owner signs.
@@ -481,10 +500,14 @@ contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
     /// @dev Add (d, dQuote) to a position. What reduces it realises its share of the quote leg to cash.
     function _move(bytes32 acct, uint16 market, int256 d, int256 dQuote) private {
         Account storage a = _accounts[acct];
-        Position storage pos = a.positions[market];
-        int256 size = pos.size;
-        int256 quoteLeg = pos.quoteLeg;
-        if (size == 0) a.markets.push(market);
+        Held storage pos = a.positions[market];
+        (int256 size, int256 quoteLeg) = _position(a, market);
+        _follow(pos, market, size, size + d);
+        if (size == 0) {
+            // With a first position begins a new debt, if any.
+            if (a.sliced) a.sliced = false;
+            a.markets.push(market);
+        }
         if (size == 0 || (size > 0) == (d > 0)) {
             (pos.size, pos.quoteLeg) = ((size + d).toInt128(), (quoteLeg + dQuote).toInt128());
             _touchDebtClock(a);
@@ -499,6 +522,23 @@ contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
         (pos.size, pos.quoteLeg) = ((size + d).toInt128(), (quoteLeg - entryShare + dQuote - exitShare).toInt128());
         if (size + d == 0) _dropMarket(a, market);
         _touchDebtClock(a);
+    }
+
+    /// @dev Carry a change of size into the open interest, and start the position from today's loss index.
+    function _follow(Held storage pos, uint16 market, int256 before, int256 later) private {
+        Interest storage open = _interest[market];
+        open.size = (open.size + MarginMath.abs(later) - MarginMath.abs(before)).toUint128();
+        uint128 index = open.lossIndex;
+        if (pos.entry != index) pos.entry = index;
+    }
+
+    /// @dev Size, and quote leg net of the losses socialised since the position last changed, rounded up.
+    function _position(Account storage a, uint16 market) private view returns (int256 size, int256 quoteLeg) {
+        Held storage pos = a.positions[market];
+        (size, quoteLeg) = (pos.size, pos.quoteLeg);
+        uint256 index = _interest[market].lossIndex;
+        if (index == 0 || size == 0) return (size, quoteLeg);
+        quoteLeg -= int256(MarginMath.mulWadUp(MarginMath.abs(size), index - pos.entry));
     }
 
     function _dropMarket(Account storage a, uint16 market) private {
@@ -539,7 +579,8 @@ contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
     function _useOrder(Order calldata o, bytes calldata signature, uint256 price) private {
         if (block.timestamp > o.deadline) revert OrderExpired(o.deadline);
         if (nonceUsed[o.account][o.nonce]) revert NonceUsed(o.account, o.nonce);
-        if (o.size > 0 ? price > o.limitPrice : price < o.limitPrice) revert BeyondLimit(o.account, price, o.limitPrice);
+        bool beyond = o.size > 0 ? price > o.limitPrice : price < o.limitPrice;
+        if (beyond) revert BeyondLimit(o.account, price, o.limitPrice);
         nonceUsed[o.account][o.nonce] = true;
         if (!SignatureChecker.isValidSignatureNow(ownerOf(o.account), orderDigest(o), signature)) {
             revert BadSignature(o.account);
@@ -552,35 +593,83 @@ contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
         return !(opposite && MarginMath.abs(o.size) <= MarginMath.abs(size));
     }
 
-    function _requireInBand(uint256 price, uint256 anchor, uint256 mmr) private pure {
+    function _requireCalm() private view {
+        uint256 level = breaker.level();
+        if (level > 0) revert BreakerTripped(level);
+    }
+
+    function _requirePrice(uint16 market, bytes32 feedId, uint256 price, bool adds) private view {
+        (uint256 atFast, uint256 atSlow, uint256 fast, uint256 slow, bool fastFresh, bool slowFresh, bool current) =
+            engine.fair(market);
+        if (adds) {
+            if (!(fastFresh && slowFresh)) revert StaleOracle(feedId);
+            if (!current) revert ArrayNotCurrent(market);
+            _requireCalm();
+        }
+        uint256 mmr = instruments.risk(feedId).mmr;
+        _requireInBand(price, atFast, mmr * fast);
+        _requireInBand(price, atSlow, mmr * slow);
+    }
+
+    /// @param width twice the band, WAD^2
+    function _requireInBand(uint256 price, uint256 anchor, uint256 width) private pure {
         uint256 apart = price > anchor ? price - anchor : anchor - price;
-        if (2 * apart * WAD > mmr * anchor) revert PriceOutOfBand(price, anchor);
+        if (2 * apart * WAD > width) revert PriceOutOfBand(price, anchor);
     }
 
     /// @dev What a reducing order loses against the execution price, and the most that it may below initial margin.
-    function _loss(Order calldata o, uint256 price, FeedPrice memory p) private view returns (Loss memory) {
-        (uint256 kappa, uint256 t) = ILiquidatorTerms(liquidator).reduceTerms(o.account);
-        uint256 fair = ILiquidatorTerms(liquidator).executionPrice(p.fast, p.slow, t);
+    function _reduction(Order calldata o, uint256 price, bytes32 feedId) private view returns (Reduction memory cut) {
+        (uint256 kappa, uint256 band) = ILiquidatorTerms(liquidator).reduceTerms(o.account);
+        (uint256 fair, uint256 underlying) = engine.fairAt(o.market, band);
         uint256 size = MarginMath.abs(o.size);
         // A buyer loses above the execution price, a seller below it.
         uint256 apart = o.size > 0 ? _above(price, fair) : _above(fair, price);
-        return Loss(MarginMath.mulWadUp(apart, size), kappa * size / WAD * fair / WAD);
+        cut.loss = MarginMath.mulWadUp(apart, size);
+        cut.bound = kappa * size / WAD * underlying / WAD;
+        cut.hedged = _hedged(o.account, o.market, feedId);
+        if (cut.hedged) (cut.atFast, cut.atSlow) = _requirements(o.account);
     }
 
-    function _checkSide(Order calldata o, bool adds, Loss memory loss) private {
-        Account storage a = _accounts[o.account];
-        if (adds) {
-            if (a.state != State.Healthy) revert NotHealthy(o.account, a.state);
-            if (a.cash < 0) revert NegativeCash(o.account, a.cash);
-            if (a.markets.length > MAX_LEGS) revert TooManyLegs(o.account);
-            _requireInitialMargin(o.account);
-            (a.lastRiskAt, a.lastRiskBlock) = (uint40(block.timestamp), uint40(block.number));
+    /// @dev Legs of one underlying offset each other: closing one of them may leave the other bare.
+    function _hedged(bytes32 acct, uint16 market, bytes32 feedId) private view returns (bool) {
+        uint16[] memory markets = _accounts[acct].markets;
+        for (uint256 i; i < markets.length; ++i) {
+            if (markets[i] != market && instruments.market(markets[i]).feedId == feedId) return true;
+        }
+        return false;
+    }
+
+    function _requirements(bytes32 acct) private view returns (uint256 atFast, uint256 atSlow) {
+        View memory v = engine.look(acct, 0);
+        return (v.atFast.requirement, v.atSlow.requirement);
+    }
+
+    function _checkAdding(bytes32 acct) private {
+        Account storage a = _accounts[acct];
+        if (a.state != State.Healthy) revert NotHealthy(acct, a.state);
+        if (a.cash < 0) revert NegativeCash(acct, a.cash);
+        if (a.markets.length > MAX_LEGS) revert TooManyLegs(acct);
+        _requireInitialMargin(acct);
+        (a.lastRiskAt, a.lastRiskBlock) = (uint40(block.timestamp), uint40(block.number));
+    }
+
+    /// @dev A cut that leaves another leg bare is judged as new risk.
+    function _checkReducing(bytes32 acct, Reduction memory cut) private {
+        Account storage a = _accounts[acct];
+        if (cut.hedged && _rises(acct, cut)) {
+            _requireCalm();
+            _checkAdding(acct);
             return;
         }
         if (a.state != State.Healthy) a.reduced = true;
-        if (loss.made <= loss.bound) return;
-        (bool ok,) = meetsInitialMargin(o.account);
-        if (!ok) revert LossTooLarge(o.account, loss.made, loss.bound);
+        if (cut.loss <= cut.bound) return;
+        (bool ok,) = meetsInitialMargin(acct);
+        if (!ok) revert LossTooLarge(acct, cut.loss, cut.bound);
+    }
+
+    function _rises(bytes32 acct, Reduction memory cut) private view returns (bool) {
+        (uint256 atFast, uint256 atSlow) = _requirements(acct);
+        return atFast > cut.atFast || atSlow > cut.atSlow;
     }
 
     function _smaller(uint256 x, uint256 y) private pure returns (uint256) {
@@ -594,26 +683,5 @@ contract Clearing is EIP712, Ownable2Step, ReentrancyGuard {
     function _requireInitialMargin(bytes32 acct) private view {
         (bool ok, Margin memory worst) = meetsInitialMargin(acct);
         if (!ok) revert BelowInitialMargin(acct, worst.equity, worst.requirement);
-    }
-
-    function _priceVectors(Book memory b)
-        private
-        view
-        returns (uint256[] memory fast, uint256[] memory slow, bytes32 stale)
-    {
-        uint256 n = b.legs.length;
-        fast = new uint256[](n + b.holdings.length);
-        slow = new uint256[](n + b.holdings.length);
-        for (uint256 i; i < fast.length; ++i) {
-            bytes32 feedId = i < n ? b.legs[i].feedId : b.holdings[i - n].feedId;
-            FeedPrice memory p = router.price(feedId);
-            (fast[i], slow[i]) = (p.fast, p.slow);
-            if (!(p.fastFresh && p.slowFresh)) stale = feedId;
-        }
-    }
-
-    function _perp(uint16 market) private view returns (Perp memory) {
-        if (market == 0 || market > _perps.length) revert UnknownMarket(market);
-        return _perps[market - 1];
     }
 }

@@ -3,9 +3,11 @@ pragma solidity 0.8.28;
 
 /// @dev One, in the unit of every quote amount, price, size and fraction of the protocol.
 uint256 constant WAD = 1e18;
-/// @dev Most perp positions and most collateral types of one account.
+/// @dev Most positions and most collateral types of one account.
 uint256 constant MAX_LEGS = 8;
 uint256 constant MAX_HOLDINGS = 4;
+/// @dev Scenarios of a risk array.
+uint256 constant SCENARIOS = 16;
 
 /// @notice Where an account stands. Only risk-reducing acts are open to one that is not Healthy.
 enum State {
@@ -15,19 +17,76 @@ enum State {
     Closed
 }
 
-/// @notice A perp position with the parameters that its margin needs.
+/// @notice What a market trades. Options are European and settled in cash.
+enum Kind {
+    Perp,
+    Call,
+    Put
+}
+
+/// @notice A listed market.
+/// @param feedId the underlying's feed
+/// @param expiry unix seconds, 0 for a perp
+/// @param strike WAD, 0 for a perp
+struct Market {
+    bytes32 feedId;
+    Kind kind;
+    uint40 expiry;
+    uint128 strike;
+}
+
+/// @notice What the margin of an underlying's perps and options asks now, WAD fractions of its price.
+/// @param mmr maintenance: the range of price moves that the scenarios cover
+/// @param imr initial margin: the scenarios' losses times imr / mmr
+/// @param shortMin least requirement of a short option
+struct Risk {
+    uint256 mmr;
+    uint256 imr;
+    uint256 shortMin;
+}
+
+/// @notice A position as the Clearing keeps it.
 /// @param size units, WAD, negative is short
-/// @param quoteLeg the quote side of what was paid, WAD: PnL = size x price + quoteLeg
+/// @param quoteLeg the quote side of what was paid, WAD, less the losses socialised since: PnL = size x price + quoteLeg
+struct Position {
+    uint16 market;
+    int256 size;
+    int256 quoteLeg;
+}
+
+/// @notice A collateral balance as the Clearing keeps it, WAD whatever the token's decimals.
+struct Balance {
+    uint8 collateral;
+    uint256 amount;
+}
+
+/// @notice A position with everything that its margin needs.
+/// @param settlement the option's settlement price, WAD; 0 before there is one
 struct Leg {
     uint16 market;
     bytes32 feedId;
+    Kind kind;
+    uint40 expiry;
+    uint256 strike;
+    uint256 settlement;
     int256 size;
     int256 quoteLeg;
-    uint256 mmr;
-    uint256 imr;
+    Risk risk;
+    Quote array;
 }
 
-/// @notice A collateral balance (WAD, whatever the token's decimals) with its haircuts.
+/// @notice A risk array in memory, WAD throughout: what one option is worth at `refPrice`, and in each scenario.
+/// @param delta change of the mark with the underlying's price, WAD
+/// @param pnl change of the mark in each scenario, unweighted
+struct Quote {
+    uint256 refPrice;
+    uint256 mark;
+    int256 delta;
+    uint256 observedAt;
+    int256[16] pnl;
+}
+
+/// @notice A collateral balance with its haircuts.
 struct Holding {
     uint8 collateral;
     bytes32 feedId;
@@ -37,7 +96,7 @@ struct Holding {
     uint256 saleDiscMax;
 }
 
-/// @notice Everything that margin depends on. Price vectors list the legs first, then the holdings.
+/// @notice Everything that margin depends on. Price vectors list the legs' underlyings first, then the holdings.
 struct Book {
     int256 cash;
     Leg[] legs;
@@ -52,6 +111,7 @@ struct Margin {
 }
 
 /// @notice Both prices of one feed, and how their age is judged.
+/// @param silent no fast price was accepted for so long that the slow one may act alone
 /// @param deviation how far apart fast and slow may be for an old slow round to count as evidence, WAD
 /// @param heartbeat how old such a round may be, seconds
 /// @param minDelay T_min between alarm and confirmation, seconds
@@ -62,9 +122,36 @@ struct FeedPrice {
     uint256 slowAt;
     bool fastFresh;
     bool slowFresh;
+    bool silent;
     uint256 deviation;
     uint256 heartbeat;
     uint256 minDelay;
+}
+
+/// @notice An account at the three price vectors: the legs' underlyings first, then the holdings.
+/// @param feedIds,feeds one for each entry of the price vectors
+/// @param exec execution prices p_L: fast, held within `band` of slow
+/// @param legPrices what one unit of each leg changes hands for: p_L of a perp, the mark at p_L of an option
+/// @param fresh both oracles are fresh on every feed and no risk array is silent: the clock runs
+/// @param fastFresh,slowFresh of every feed
+/// @param slowOnly the slow oracle acts alone: fresh on every feed, and each fast price is fresh or silent, one silent at least
+/// @param arraysSilent an option's risk array is too old to judge by and not yet given up
+struct View {
+    Book book;
+    bytes32[] feedIds;
+    FeedPrice[] feeds;
+    uint256[] fast;
+    uint256[] slow;
+    uint256[] exec;
+    uint256[] legPrices;
+    Margin atFast;
+    Margin atSlow;
+    Margin atExec;
+    bool fresh;
+    bool fastFresh;
+    bool slowFresh;
+    bool slowOnly;
+    bool arraysSilent;
 }
 
 /// @notice One reporter's signed value for one feed.
@@ -81,6 +168,19 @@ struct Report {
 struct Bundle {
     bytes32 feedId;
     Report[] reports;
+}
+
+/// @notice An option's value and its change in each of 16 scenarios, as a quorum signs it.
+/// @param refPrice,mark underlying's price and option's value, 8 decimals
+/// @param delta change of the mark per unit of the underlying's price, 9 decimals
+/// @param pnl change of the mark in each scenario, 8 decimals, the two extremes unweighted
+struct RiskArray {
+    uint16 market;
+    uint40 observedAt;
+    uint64 refPrice;
+    uint64 mark;
+    int32 delta;
+    int64[16] pnl;
 }
 
 /// @dev An account is its owner (20 bytes) followed by a sub-account number (12 bytes).

@@ -7,13 +7,16 @@ import {Clearing} from "./Clearing.sol";
 import {MarginMath} from "./MarginMath.sol";
 import {OracleRouter} from "./OracleRouter.sol";
 import {Slope, SlopeParams} from "./Slope.sol";
+import {Slopes} from "./Slopes.sol";
 import {Vault} from "./Vault.sol";
-import {Book, Bundle, FeedPrice, Margin, State, WAD, ownerOf} from "./HybridTypes.sol";
+import {Balance, Bundle, FeedPrice, Leg, Margin, Position, State, View, WAD, ownerOf} from "./HybridTypes.sol";
+import {IBackstop, IBreaker, IInstruments, ILiquidatorTerms, IMarginEngine} from "./interfaces/IModules.sol";
 
 /// @title From the alarm to the last slice
 /// @notice The fast price flags and takes nothing; the slow price must confirm, with evidence newer than the
 /// flag; then the account is reduced along the slope, slice by slice, until it is cured or nothing is left.
-contract Liquidator is ReentrancyGuard {
+/// Where no fast price was accepted for ten minutes the slow price acts alone, later and on a standing clock.
+contract Liquidator is ILiquidatorTerms, ReentrancyGuard {
     using MarginMath for Margin;
 
     /// @param bond the flagger's, WAD, while it is held
@@ -22,6 +25,8 @@ contract Liquidator is ReentrancyGuard {
     /// @param stepUsed part of the book at stepStart that went since, WAD
     /// @param trancheNonce counts slices, and nothing else, so that nobody can spoil a taker's call
     /// @param carryTau,carriedAt what a cure left behind for a new flag within the hour
+    /// @param slope the version that the episode follows from its flag to its end
+    /// @param insolventAt since when E <= 0 at all three prices without collateral; 0 while it is not so
     struct Flag {
         address flagger;
         uint128 bond;
@@ -38,6 +43,8 @@ contract Liquidator is ReentrancyGuard {
         uint64 trancheNonce;
         uint32 carryTau;
         uint40 carriedAt;
+        uint16 slope;
+        uint40 insolventAt;
     }
 
     /// @notice What a taker asks of a slice.
@@ -52,18 +59,19 @@ contract Liquidator is ReentrancyGuard {
         uint128 minFee;
     }
 
-    /// @dev An account at the three price vectors. Prices list the legs first, then the holdings.
-    struct View {
-        Book book;
-        FeedPrice[] feeds;
-        uint256[] fast;
-        uint256[] slow;
-        uint256[] exec;
-        Margin atFast;
-        Margin atSlow;
-        Margin atExec;
-        bool fastFresh;
-        bool slowFresh;
+    /// @notice Notional of one underlying that slices moved lately; it drains by the feed's cap in a minute.
+    /// @param used WAD of quote, as it was at `at`
+    struct Bucket {
+        uint128 used;
+        uint40 at;
+    }
+
+    /// @dev What a book holds of one underlying, and what the bucket allows of it.
+    struct Room {
+        bytes32 feedId;
+        uint256 notional;
+        uint256 used;
+        uint256 cap;
     }
 
     /// @notice Seconds that an account has after an act that passed initial margin before it can be flagged.
@@ -82,12 +90,25 @@ contract Liquidator is ReentrancyGuard {
     uint256 public constant REWARD_RATE = 0.0001e18;
     uint256 public constant REWARD_EQUITY_SHARE = 0.1e18;
     uint256 public constant TAKER_SHARE = 0.8e18;
+    /// @notice Seconds in which a full bucket drains.
+    uint256 public constant BUCKET_SPAN = 60;
+    /// @notice Seconds in which what the insurance offers for an account without equity rises to M.
+    uint256 public constant INSOLVENCY_RAMP = 600;
+    /// @notice How long a breaker at its highest level holds back the slices of accounts without equity.
+    uint256 public constant BREAKER_PATIENCE = 1 hours;
 
     Clearing public immutable clearing;
+    IMarginEngine public immutable engine;
+    /// @notice The versions of the slope.
+    Slopes public immutable registry;
+    IInstruments public immutable instruments;
+    IBackstop public immutable backstop;
+    IBreaker public immutable breaker;
     Vault public immutable vault;
     OracleRouter public immutable router;
     address public immutable quote;
-    SlopeParams private _slope;
+
+    mapping(bytes32 feedId => Bucket) public buckets;
     mapping(bytes32 => Flag) private _flags;
 
     event Flagged(bytes32 indexed acct, address indexed flagger, int256 equity, uint256 requirement, uint256 bond);
@@ -114,7 +135,9 @@ contract Liquidator is ReentrancyGuard {
     );
     event Cured(bytes32 indexed acct, uint256 carryTau);
     event BondSettled(bytes32 indexed acct, address indexed flagger, uint256 returned, uint256 slashed);
+    event InsolventSince(bytes32 indexed acct, uint256 since);
     event Insolvent(bytes32 indexed acct, uint256 badDebt);
+    event ActFailed(uint256 index, bytes4 error);
 
     error WrongState(bytes32 acct, State state);
     error OwnAccount(bytes32 acct);
@@ -139,36 +162,72 @@ contract Liquidator is ReentrancyGuard {
     error TakerBelowMargin(bytes32 taker, int256 equity, uint256 requirement);
     error NothingToSell(bytes32 acct);
     error NotInsolvent(bytes32 acct);
+    error ArraysSilent(bytes32 acct);
+    error BreakerTripped(uint256 level);
+    error BucketEmpty(bytes32 feedId);
+    error GasTooLow();
 
-    constructor(Clearing clearing_, SlopeParams memory slope_) {
-        Slope.validate(slope_);
-        (clearing, vault, router, quote) =
-            (clearing_, clearing_.vault(), clearing_.router(), clearing_.quote());
-        _slope = slope_;
+    constructor(
+        Clearing clearing_,
+        IMarginEngine engine_,
+        IInstruments instruments_,
+        IBackstop backstop_,
+        IBreaker breaker_,
+        SlopeParams memory slope_,
+        address admin
+    ) {
+        (clearing, engine, instruments, backstop, breaker) = (clearing_, engine_, instruments_, backstop_, breaker_);
+        (vault, router, quote) = (clearing_.vault(), clearing_.router(), clearing_.quote());
+        registry = new Slopes(clearing_, engine_, slope_, admin);
     }
 
     // --- acts ---
+
+    /// @notice Carry out several acts of the caller's, each by itself: one that fails changes nothing and
+    /// stops no other. A batch with too little gas for an act reverts as a whole, so that nobody makes the
+    /// acts of a keeper fail by starving them.
+    /// @param calls encoded calls of this contract
+    /// @return done which of them succeeded
+    function batch(bytes[] calldata calls) external returns (bool[] memory done) {
+        done = new bool[](calls.length);
+        for (uint256 i; i < calls.length; ++i) {
+            uint256 gasBefore = gasleft();
+            (bool ok, bytes memory result) = address(this).delegatecall(calls[i]);
+            done[i] = ok;
+            if (ok) continue;
+            bytes4 error = bytes4(result);
+            // A call keeps a 64th of its caller's gas back at each depth, and an act goes eight deep at most.
+            bool starved = result.length == 0 && gasleft() < gasBefore / 8;
+            if (starved || error == GasTooLow.selector) revert GasTooLow();
+            emit ActFailed(i, error);
+        }
+    }
 
     /// @notice Raise the alarm: the fast price says E < (1 + betaFlag) M. Takes a bond from the caller's
     /// credit and makes the account reduce-only.
     function flag(bytes32 acct, Bundle[] calldata reports) external nonReentrant {
         _post(reports);
+        _requireBreakerBelow(2);
         (State state, uint256 lastRiskAt, uint256 lastRiskBlock,,,) = clearing.status(acct);
         if (state != State.Healthy) revert WrongState(acct, state);
         if (msg.sender == ownerOf(acct)) revert OwnAccount(acct);
         if (block.timestamp < lastRiskAt + COOL_OFF || block.number <= lastRiskBlock) revert CoolOff(acct);
-        View memory v = _view(acct, 0);
-        if (!v.fastFresh) revert StaleOracle(acct);
-        if (!v.atFast.below(_flagLevel())) revert NotBreached(v.atFast.equity, v.atFast.requirement);
+        uint16 id = slopeOf(acct);
+        SlopeParams memory p = _slope(id);
+        View memory v = _at(acct, p.bandBase);
+        if (!(v.fastFresh || v.slowOnly)) revert StaleOracle(acct);
+        if (v.arraysSilent) revert ArraysSilent(acct);
+        _requireBelow(v.atFast, WAD + p.betaFlag);
 
         uint256 bond = FixedPointMathLib.clamp(v.atFast.notional * BOND_RATE / WAD, BOND_MIN, BOND_MAX);
-        vault.move(quote, msg.sender, address(this), bond);
+        _moveQuote(msg.sender, address(this), bond);
         Flag storage f = _flags[acct];
-        uint32 carry = _carry(f);
+        uint32 carry = _carry(f, p.tSlope);
         (f.flagger, f.bond) = (msg.sender, uint128(bond));
         (f.flaggedAt, f.flaggedBlock) = (uint40(block.timestamp), uint40(block.number));
         (f.tauAtFlag, f.tau, f.lastPoke) = (carry, carry, uint40(block.timestamp));
         (f.tauAtConfirm, f.confirmedAt, f.feeCap, f.stepStart, f.stepUsed) = (0, 0, 0, 0, 0);
+        (f.slope, f.insolventAt) = (id, 0);
         clearing.setState(acct, State.Flagged);
         emit Flagged(acct, msg.sender, v.atFast.equity, v.atFast.requirement, bond);
     }
@@ -178,8 +237,8 @@ contract Liquidator is ReentrancyGuard {
     function clear(bytes32 acct, Bundle[] calldata reports) external nonReentrant {
         _post(reports);
         _requireState(acct, State.Flagged);
-        View memory v = _view(acct, 0);
-        if (!_unfounded(acct, v)) revert NotUnfounded(acct);
+        (View memory v, SlopeParams memory p) = _look(acct);
+        if (!_unfounded(acct, v, p)) revert NotUnfounded(acct);
         _clear(acct);
     }
 
@@ -187,7 +246,8 @@ contract Liquidator is ReentrancyGuard {
     /// for no slow evidence ever contradicted the flagger.
     function expire(bytes32 acct) external nonReentrant {
         _requireState(acct, State.Flagged);
-        _poke(acct, _view(acct, 0));
+        (View memory v,) = _look(acct);
+        _poke(acct, v);
         Flag storage f = _flags[acct];
         if (f.tau - f.tauAtFlag < EXPIRY_ACTIVE && block.timestamp < f.flaggedAt + EXPIRY_WALL) {
             revert NotExpired(acct);
@@ -197,31 +257,35 @@ contract Liquidator is ReentrancyGuard {
         _returnBond(acct);
     }
 
-    /// @notice Advance the account's active clock: it stands while any of its feeds is stale.
+    /// @notice Advance the account's active clock: it stands while any of its feeds is stale or one of its
+    /// options' risk arrays silent, and while the breaker is at level 2. Notes since when equity is gone.
     function poke(bytes32 acct) external nonReentrant {
-        (State state,,,,,) = clearing.status(acct);
-        if (state != State.Flagged && state != State.Confirmed) revert WrongState(acct, state);
-        _poke(acct, _view(acct, 0));
+        _requireEpisode(acct);
+        (View memory v,) = _look(acct);
+        _poke(acct, v);
     }
 
     /// @notice State that the slow oracle agrees: E < (1 + betaFlag) M at the fast, the slow and the execution
-    /// price, no sooner than T_min and two blocks after the flag, on evidence newer than the flag.
+    /// price, no sooner than T_min and two blocks after the flag, on evidence newer than the flag. Where the
+    /// slow oracle acts alone it takes twice T_min, and a round from after the flag.
     function confirm(bytes32 acct, Bundle[] calldata reports) external nonReentrant {
         _post(reports);
+        _requireBreakerBelow(2);
         _requireState(acct, State.Flagged);
-        View memory v = _view(acct, 0);
+        (View memory v, SlopeParams memory p) = _look(acct);
         _poke(acct, v);
         Flag storage f = _flags[acct];
-        if (!(v.fastFresh && v.slowFresh)) revert StaleOracle(acct);
+        _requireUsable(acct, v);
         if (block.number < f.flaggedBlock + 2) revert TooFewBlocks(block.number, f.flaggedBlock + 2);
         _requireEvidence(v, f.flaggedAt);
-        uint256 level = _flagLevel();
+        uint256 level = WAD + p.betaFlag;
         _requireBelow(v.atFast, level);
         _requireBelow(v.atSlow, level);
         _requireBelow(v.atExec, level);
 
         (f.tauAtConfirm, f.confirmedAt) = (f.tau, uint40(block.timestamp));
-        f.feeCap = uint64(Slope.feeCap(_slope, v.atExec));
+        // Without equity there is nothing to cap a fee by; an account that comes back offers one again.
+        f.feeCap = v.atExec.equity > 0 ? uint64(Slope.feeCap(p, v.atExec)) : type(uint64).max;
         clearing.setState(acct, State.Confirmed);
         uint256 reward = _reward(f, v.atExec);
         emit Confirmed(acct, v.fast, v.slow, v.atExec.equity, v.atExec.requirement, reward);
@@ -239,13 +303,9 @@ contract Liquidator is ReentrancyGuard {
         if (terms.trancheNonce != flag_.trancheNonce) revert WrongTranche(terms.trancheNonce, flag_.trancheNonce);
         if (ownerOf(terms.taker) != msg.sender || msg.sender == ownerOf(acct)) revert OwnAccount(terms.taker);
         _requireState(terms.taker, State.Healthy);
-        SlopeParams memory p = _slope;
+        SlopeParams memory p = _slope(flag_.slope);
 
-        View memory v = _view(acct, _sinceConfirmation(flag_));
-        _poke(acct, v);
-        uint256 t = _sinceConfirmation(flag_);
-        _reprice(v, t);
-        if (!(v.fastFresh && v.slowFresh)) revert StaleOracle(acct);
+        (View memory v, uint256 t) = _lookAndPoke(acct, flag_, p);
         uint256 q = Slope.decay(p, flag_.tau);
         _requireBelowScaled(v.atFast, q);
         _requireBelowScaled(v.atSlow, q);
@@ -253,25 +313,26 @@ contract Liquidator is ReentrancyGuard {
         Margin memory before = v.atExec;
 
         int256 cash = v.book.cash;
-        bool insolvent = before.equity <= 0 && v.atFast.equity <= 0 && v.atSlow.equity <= 0;
-        if (cash < 0) v = _sellForDebt(acct, v, q, t, terms.taker);
+        bool insolvent = _insolvent(v);
+        if (cash < 0) v = _sellForDebt(acct, v, p, q, t, terms.taker);
         (uint256 kappa, bool insured) = _terms(p, flag_, v, t, insolvent);
-        uint256 f = _fraction(p, flag_, v.atExec, kappa, q, terms.fMax);
+        uint256 f = _fraction(p, flag_, v, kappa, q, terms.fMax);
         if (f < terms.fMin || f > terms.fMax) revert SliceOutside(f, terms.fMin, terms.fMax);
         // A call that moves nothing must not move the nonce either, or it would spoil every other taker's.
         if (f == 0 && v.book.cash == cash) revert EmptySlice(acct);
 
-        uint256 notional = clearing.takeSlice(acct, terms.taker, f, v.exec);
+        uint256 notional = clearing.takeSlice(acct, terms.taker, f, v.legPrices, _underlyings(v));
         uint256 fee = kappa * notional / WAD;
         uint256 takerFee = fee * TAKER_SHARE / WAD;
         if (fee > 0) clearing.payFee(acct, terms.taker, fee, takerFee);
-        if (insured) takerFee += clearing.payFromInsurance(acct, terms.taker, p.k0 * notional / WAD);
+        if (insured) {
+            uint256 wanted = _incentive(p, flag_, v.atExec.requirement * f / WAD, notional);
+            takerFee += clearing.payFromInsurance(acct, terms.taker, wanted);
+        }
         if (takerFee < terms.minFee) revert FeeTooLow(takerFee, terms.minFee);
         flag_.trancheNonce += 1;
 
-        (bool ok, Margin memory taker) = clearing.meetsInitialMargin(terms.taker);
-        if (!ok) revert TakerBelowMargin(terms.taker, taker.equity, taker.requirement);
-        v = _view(acct, t);
+        View memory later = _at(acct, Slope.band(p, t));
         emit Tranche(
             acct,
             terms.taker,
@@ -282,22 +343,24 @@ contract Liquidator is ReentrancyGuard {
             fee,
             before.equity,
             before.requirement,
-            v.atExec.equity,
-            v.atExec.requirement
+            later.atExec.equity,
+            later.atExec.requirement
         );
-        if (!_writeOff(acct, v.book) && _curable(v)) _cure(acct);
+        bool written = later.book.legs.length == 0 && _writeOff(acct);
+        if (!written && _curable(later, p)) _cure(acct);
+        // Last, so that it sees the taker's share of a loss that was written off to the markets.
+        _requireTakerMargin(terms.taker, v.slowOnly);
     }
 
     /// @notice End an episode: H >= 1 + betaCure at both oracles, or no open risk. An alarm that was unfounded
     /// ends as by `clear`, so that nobody saves the bond of a false one by calling this first.
     function cure(bytes32 acct, Bundle[] calldata reports) external nonReentrant {
         _post(reports);
-        (State state,,,,,) = clearing.status(acct);
-        if (state != State.Flagged && state != State.Confirmed) revert WrongState(acct, state);
-        View memory v = _view(acct, 0);
+        State state = _requireEpisode(acct);
+        (View memory v, SlopeParams memory p) = _look(acct);
         _poke(acct, v);
-        if (!_curable(v)) revert NotCurable(acct);
-        if (state == State.Flagged && _unfounded(acct, v)) _clear(acct);
+        if (!_curable(v, p)) revert NotCurable(acct);
+        if (state == State.Flagged && _unfounded(acct, v, p)) _clear(acct);
         else _cure(acct);
     }
 
@@ -307,16 +370,19 @@ contract Liquidator is ReentrancyGuard {
         (,,, uint256 debtSince,,) = clearing.status(acct);
         if (debtSince == 0 || msg.sender == ownerOf(acct)) revert NothingToSell(acct);
         uint256 t = block.timestamp - debtSince;
-        View memory v = _view(acct, t);
-        if (!(v.fastFresh && v.slowFresh)) revert StaleOracle(acct);
+        SlopeParams memory p = _slope(slopeOf(acct));
+        View memory v = _at(acct, Slope.band(p, t));
         for (uint256 j; j < v.book.holdings.length; ++j) {
             if (v.book.holdings[j].collateral != collateral) continue;
-            uint256 price = _salePrice(v, j, t);
+            // Nothing but this price counts: dust of another collateral must not stop the sale.
+            FeedPrice memory feed = v.feeds[j];
+            if (!(feed.slowFresh && (feed.fastFresh || feed.silent))) revert StaleOracle(acct);
+            uint256 price = _salePrice(p, v, j, t);
             uint256 owed = FixedPointMathLib.min(uint256(-v.book.cash), maxPaid);
             uint256 amount = FixedPointMathLib.min(v.book.holdings[j].amount, _worth(owed, price));
             if (amount < minAmount || amount == 0) revert NothingToSell(acct);
             _sell(acct, collateral, amount, _paid(amount, price, owed), bytes32(0));
-            _writeOff(acct, clearing.book(acct));
+            _writeOff(acct);
             return;
         }
         revert NothingToSell(acct);
@@ -324,7 +390,7 @@ contract Liquidator is ReentrancyGuard {
 
     /// @notice Close an account that has nothing left but debt.
     function writeOff(bytes32 acct) external nonReentrant {
-        if (!_writeOff(acct, clearing.book(acct))) revert NotInsolvent(acct);
+        if (!_writeOff(acct)) revert NotInsolvent(acct);
     }
 
     // --- views ---
@@ -333,98 +399,134 @@ contract Liquidator is ReentrancyGuard {
         return _flags[acct];
     }
 
-    function slope() external view returns (SlopeParams memory) {
-        return _slope;
+    /// @notice The slope that a running episode follows, or the account's next one.
+    function slopeOf(bytes32 acct) public view returns (uint16) {
+        State state = _stateOf(acct);
+        if (state == State.Flagged || state == State.Confirmed) return _flags[acct].slope;
+        return registry.nextOf(acct);
     }
 
-    /// @notice The smallest initial margin that a maintenance margin allows: (1 + beta) mmr, rounded up.
-    function minInitialMargin(uint256 mmr) external view returns (uint256 minImr) {
-        return MarginMath.mulWadUp(WAD + _slope.beta, mmr);
+    /// @notice Where the account's slope ends: at H = 1 + beta, WAD. Its initial margin is that of mmr (1 + beta)
+    /// at least, or an account opened at full leverage would be flagged on the first downtick.
+    function betaOf(bytes32 acct) public view returns (uint256) {
+        return registry.betaOf(slopeOf(acct));
     }
 
-    /// @notice The fee and clock by which a trade that reduces an account below initial margin is judged; the
-    /// fee is capped by today's equity, so that the trade never lowers the account's health.
-    function reduceTerms(bytes32 acct) external view returns (uint256 fee, uint256 sinceConfirmation) {
+    /// @notice The fee and the band around the slow price by which a trade that reduces an account below initial
+    /// margin is judged, WAD; the fee is capped by today's equity, so that the trade never lowers the account's
+    /// health.
+    function reduceTerms(bytes32 acct) external view returns (uint256 fee, uint256 band) {
         Flag storage f = _flags[acct];
-        (State state,,,,,) = clearing.status(acct);
-        bool confirmed = state == State.Confirmed;
-        if (confirmed) sinceConfirmation = _sinceConfirmation(f);
-        uint256 cap = Slope.feeCap(_slope, _view(acct, sinceConfirmation).atExec);
+        SlopeParams memory p = _slope(slopeOf(acct));
+        bool confirmed = _stateOf(acct) == State.Confirmed;
+        uint256 t = confirmed ? _sinceConfirmation(f) : 0;
+        band = Slope.band(p, t);
+        uint256 cap = Slope.feeCap(p, _at(acct, band).atExec);
         if (confirmed) cap = FixedPointMathLib.min(cap, f.feeCap);
-        fee = Slope.fee(_slope, sinceConfirmation, cap);
-    }
-
-    /// @notice The execution price for given oracle prices, `sinceConfirmation` active seconds after it.
-    function executionPrice(uint256 fast, uint256 slow, uint256 sinceConfirmation) external view returns (uint256) {
-        return Slope.executionPrice(_slope, fast, slow, sinceConfirmation);
+        fee = Slope.fee(p, t, cap);
     }
 
     // --- inside: looking ---
 
-    function _view(bytes32 acct, uint256 t) private view returns (View memory v) {
-        v.book = clearing.book(acct);
-        uint256 n = v.book.legs.length;
-        uint256 all = n + v.book.holdings.length;
-        bytes32[] memory ids = new bytes32[](all);
-        for (uint256 i; i < all; ++i) {
-            ids[i] = i < n ? v.book.legs[i].feedId : v.book.holdings[i - n].feedId;
-        }
-        v.feeds = router.prices(ids);
-        (v.fast, v.slow, v.exec) = (new uint256[](all), new uint256[](all), new uint256[](all));
-        (v.fastFresh, v.slowFresh) = (true, true);
-        for (uint256 i; i < all; ++i) {
-            (v.fast[i], v.slow[i]) = (v.feeds[i].fast, v.feeds[i].slow);
-            v.fastFresh = v.fastFresh && v.feeds[i].fastFresh;
-            v.slowFresh = v.slowFresh && v.feeds[i].slowFresh;
-        }
-        v.atFast = MarginMath.maintenance(v.book, v.fast);
-        v.atSlow = MarginMath.maintenance(v.book, v.slow);
-        _reprice(v, t);
+    // What is asked of other contracts at several places is asked at one: this contract is near the limit of size.
+
+    function _at(bytes32 acct, uint256 band) private view returns (View memory) {
+        return engine.look(acct, band);
     }
 
-    function _reprice(View memory v, uint256 t) private view {
-        for (uint256 i; i < v.exec.length; ++i) {
-            v.exec[i] = Slope.executionPrice(_slope, v.fast[i], v.slow[i], t);
-        }
-        v.atExec = MarginMath.maintenance(v.book, v.exec);
+    function _slope(uint16 id) private view returns (SlopeParams memory) {
+        return registry.slopes(id);
+    }
+
+    function _stateOf(bytes32 acct) private view returns (State state) {
+        (state,,,,,) = clearing.status(acct);
+    }
+
+    function _moveQuote(address from, address to, uint256 amount) private {
+        vault.move(quote, from, to, amount);
+    }
+
+    /// @dev The account now, by the slope of its episode.
+    function _look(bytes32 acct) private view returns (View memory v, SlopeParams memory p) {
+        Flag storage f = _flags[acct];
+        p = _slope(f.slope);
+        v = _at(acct, Slope.band(p, _sinceConfirmation(f)));
+    }
+
+    /// @dev The account by the clock as the poke leaves it. The clock moves when all is fresh and stands when the
+    /// slow oracle acts alone; nothing else may be sliced, so that one look suffices but for the latter case.
+    function _lookAndPoke(bytes32 acct, Flag storage f, SlopeParams memory p)
+        private
+        returns (View memory v, uint256 t)
+    {
+        uint256 level = breaker.level();
+        uint256 gain = level < 2 ? _gain(f) : 0;
+        t = _sinceConfirmation(f);
+        v = _at(acct, Slope.band(p, t + gain));
+        _requireUsable(acct, v);
+        if (v.fresh) t += gain;
+        else if (gain > 0) v = _at(acct, Slope.band(p, t));
+        if (v.fresh && level < 2) _advance(acct, f, gain);
+        _watchEquity(acct, f, v);
+        // The highest level holds back every slice, but does not let a loss grow for ever.
+        bool late = _insolvent(v) && block.timestamp >= breaker.raisedAt() + BREAKER_PATIENCE;
+        if (level > 2 && !late) revert BreakerTripped(level);
+    }
+
+    function _gain(Flag storage f) private view returns (uint256) {
+        return FixedPointMathLib.min(block.timestamp - f.lastPoke, POKE_CAP);
     }
 
     function _sinceConfirmation(Flag storage f) private view returns (uint256) {
         return f.confirmedAt == 0 ? 0 : f.tau - f.tauAtConfirm;
     }
 
-    function _flagLevel() private view returns (uint256) {
-        return WAD + _slope.betaFlag;
+    /// @dev Both oracles, or the slow one where it may act alone.
+    function _priced(View memory v) private pure returns (bool) {
+        return (v.fastFresh && v.slowFresh) || v.slowOnly;
     }
 
-    function _curable(View memory v) private view returns (bool) {
+    function _requireUsable(bytes32 acct, View memory v) private pure {
+        if (!_priced(v)) revert StaleOracle(acct);
+        if (v.arraysSilent) revert ArraysSilent(acct);
+    }
+
+    function _insolvent(View memory v) private pure returns (bool) {
+        return v.atExec.equity <= 0 && v.atFast.equity <= 0 && v.atSlow.equity <= 0;
+    }
+
+    function _curable(View memory v, SlopeParams memory p) private pure returns (bool) {
         if (v.book.legs.length == 0) return v.book.cash >= 0;
-        uint256 level = WAD + _slope.betaCure;
-        return v.fastFresh && v.slowFresh && !v.atFast.below(level) && !v.atSlow.below(level);
+        uint256 level = WAD + p.betaCure;
+        return _priced(v) && !v.atFast.below(level) && !v.atSlow.below(level);
     }
 
     /// @dev The bond answers for an alarm that both oracles contradict while nobody came to help. Without
-    /// that last part an owner could top up, clear, and be paid for having been in danger.
-    function _unfounded(bytes32 acct, View memory v) private view returns (bool) {
+    /// that last part an owner could top up, clear, and be paid for having been in danger. Risk arrays that are
+    /// silent contradict nothing.
+    function _unfounded(bytes32 acct, View memory v, SlopeParams memory p) private view returns (bool) {
         (,,,, uint256 aid, bool reduced) = clearing.status(acct);
         uint256 since = _flags[acct].flaggedAt;
-        if (reduced || !(v.fastFresh && v.slowFresh)) return false;
+        if (reduced || v.arraysSilent || !_priced(v)) return false;
         for (uint256 i; i < v.feeds.length; ++i) {
-            if (v.feeds[i].fastAt <= since || !_slowEvidence(v.feeds[i], since)) return false;
+            FeedPrice memory feed = v.feeds[i];
+            // The newer evidence of a feed whose fast price is silent is the slow one's.
+            uint256 newest = feed.silent ? feed.slowAt : feed.fastAt;
+            if (newest <= since || !_slowEvidence(feed, since)) return false;
         }
         Margin memory fast = v.atFast;
         Margin memory slow = v.atSlow;
-        uint256 level = _flagLevel();
+        uint256 level = WAD + p.betaFlag;
         return (fast.equity - int256(aid)) * int256(WAD) >= int256(level * fast.requirement)
             && (slow.equity - int256(aid)) * int256(WAD) >= int256(level * slow.requirement);
     }
 
     /// @dev A round since the flag; or an older one within its heartbeat that the fast price has not left by
     /// more than the feed's deviation. Demanding a new round alone would let a dust position on a slow feed
-    /// block confirmation for ever.
+    /// block confirmation for ever. Where the fast price is silent nothing vouches for an older round.
     function _slowEvidence(FeedPrice memory p, uint256 since) private view returns (bool) {
         if (p.slowAt >= since) return true;
-        return block.timestamp - p.slowAt <= p.heartbeat && _apart(p) <= p.deviation;
+        return !p.silent && block.timestamp - p.slowAt <= p.heartbeat && _apart(p) <= p.deviation;
     }
 
     /// @dev |fast / slow - 1|, rounded up.
@@ -436,13 +538,13 @@ contract Liquidator is ReentrancyGuard {
     function _requireEvidence(View memory v, uint256 since) private {
         for (uint256 i; i < v.feeds.length; ++i) {
             FeedPrice memory p = v.feeds[i];
-            bytes32 feedId = _feedId(v, i);
-            uint256 earliest = since + p.minDelay;
+            bytes32 feedId = v.feedIds[i];
+            uint256 earliest = since + (p.silent ? 2 : 1) * p.minDelay;
             if (block.timestamp < earliest) revert TooSoon(earliest, block.timestamp);
             uint256 needed = since + p.minDelay / 2;
-            if (p.fastAt < needed) revert NoNewFastPrice(feedId, p.fastAt, needed);
+            if (!p.silent && p.fastAt < needed) revert NoNewFastPrice(feedId, p.fastAt, needed);
             if (!_slowEvidence(p, since)) revert NoSlowEvidence(feedId);
-            if (_apart(p) > MAX_DIVERGENCE) revert TooDivergent(feedId);
+            if (!p.silent && _apart(p) > MAX_DIVERGENCE) revert TooDivergent(feedId);
             emit SlowPrice(feedId, p.slow, p.slowAt);
         }
     }
@@ -456,13 +558,24 @@ contract Liquidator is ReentrancyGuard {
     }
 
     function _requireState(bytes32 acct, State wanted) private view {
-        (State state,,,,,) = clearing.status(acct);
+        State state = _stateOf(acct);
         if (state != wanted) revert WrongState(acct, state);
     }
 
-    function _feedId(View memory v, uint256 i) private pure returns (bytes32) {
-        uint256 n = v.book.legs.length;
-        return i < n ? v.book.legs[i].feedId : v.book.holdings[i - n].feedId;
+    function _requireEpisode(bytes32 acct) private view returns (State state) {
+        state = _stateOf(acct);
+        if (state != State.Flagged && state != State.Confirmed) revert WrongState(acct, state);
+    }
+
+    function _requireBreakerBelow(uint256 barred) private view {
+        uint256 level = breaker.level();
+        if (level >= barred) revert BreakerTripped(level);
+    }
+
+    function _requireTakerMargin(bytes32 taker, bool slowOnly) private view {
+        uint256 beta = betaOf(taker);
+        (bool ok, Margin memory worst) = slowOnly ? engine.initialSlow(taker, beta) : engine.initial(taker, beta);
+        if (!ok) revert TakerBelowMargin(taker, worst.equity, worst.requirement);
     }
 
     // --- inside: doing ---
@@ -472,17 +585,30 @@ contract Liquidator is ReentrancyGuard {
     }
 
     function _poke(bytes32 acct, View memory v) private {
-        if (!(v.fastFresh && v.slowFresh)) return;
+        if (breaker.level() > 1) return;
         Flag storage f = _flags[acct];
-        f.tau += uint32(FixedPointMathLib.min(block.timestamp - f.lastPoke, POKE_CAP));
+        if (v.fresh) _advance(acct, f, _gain(f));
+        if (_priced(v) && !v.arraysSilent) _watchEquity(acct, f, v);
+    }
+
+    function _advance(bytes32 acct, Flag storage f, uint256 gain) private {
+        f.tau += uint32(gain);
         f.lastPoke = uint40(block.timestamp);
         emit Poked(acct, f.tau);
     }
 
-    function _carry(Flag storage f) private view returns (uint32) {
+    /// @dev Starts and ends the count of what the insurance offers for an account that has nothing left.
+    function _watchEquity(bytes32 acct, Flag storage f, View memory v) private {
+        bool gone = _insolvent(v) && v.book.holdings.length == 0;
+        if (gone == (f.insolventAt != 0)) return;
+        f.insolventAt = gone ? uint40(block.timestamp) : 0;
+        emit InsolventSince(acct, f.insolventAt);
+    }
+
+    function _carry(Flag storage f, uint256 tSlope) private view returns (uint32) {
         uint256 since = block.timestamp - f.carriedAt;
         if (since > CARRY_SPAN) return 0;
-        uint256 tau = FixedPointMathLib.min(f.carryTau, _slope.tSlope);
+        uint256 tau = FixedPointMathLib.min(f.carryTau, tSlope);
         return uint32(tau * uint256(FixedPointMathLib.expWad(-int256(CARRY_DECAY * since))) / WAD);
     }
 
@@ -504,7 +630,7 @@ contract Liquidator is ReentrancyGuard {
         returns (uint256 kappa, bool insured)
     {
         if (insolvent) {
-            int256 worth = MarginMath.worth(v.book, v.exec);
+            int256 worth = _unhaircut(v);
             kappa = Slope.fee(p, 0, Slope.feeCap(p, Margin(worth, 0, v.atExec.notional)));
             return (kappa, worth <= 0);
         }
@@ -513,25 +639,52 @@ contract Liquidator is ReentrancyGuard {
         kappa = Slope.fee(p, t, cap);
     }
 
-    /// @dev The part to close: the slope's, within the step window and the taker's wish, raised to the
-    /// smallest slice, and everything where only dust would stay.
+    /// @dev Equity at the execution prices without haircuts: what they took off is put back.
+    function _unhaircut(View memory v) private pure returns (int256 worth) {
+        worth = v.atExec.equity;
+        for (uint256 j; j < v.book.holdings.length; ++j) {
+            uint256 gross = v.book.holdings[j].amount * v.exec[v.book.legs.length + j] / WAD;
+            worth += int256(gross - gross * v.book.holdings[j].hMM / WAD);
+        }
+    }
+
+    /// @dev What the insurance offers a taker: the smallest fee, or a share of the requirement taken over that
+    /// rises from nothing until somebody comes.
+    /// @param requirement of the part taken over, WAD
+    function _incentive(SlopeParams memory p, Flag storage f, uint256 requirement, uint256 notional)
+        private
+        view
+        returns (uint256)
+    {
+        // Never more than the risk that goes with it: an option without a price has the notional of its underlying.
+        uint256 least = FixedPointMathLib.min(p.k0 * notional / WAD, requirement);
+        if (f.insolventAt == 0) return least;
+        uint256 t = FixedPointMathLib.min(block.timestamp - f.insolventAt, INSOLVENCY_RAMP);
+        return FixedPointMathLib.max(least, requirement * t / INSOLVENCY_RAMP);
+    }
+
+    /// @dev The part to close: the slope's, within the taker's wish, the step window and the buckets, raised to
+    /// the smallest slice, and everything where only dust would stay.
     function _fraction(
         SlopeParams memory p,
         Flag storage f,
-        Margin memory m,
+        View memory v,
         uint256 kappa,
         uint256 q,
         uint256 fMax
     ) private returns (uint256 part) {
+        Margin memory m = v.atExec;
         part = FixedPointMathLib.min(Slope.closeable(m, kappa, q), fMax);
         bool capped = m.equity * 2 > int256(m.requirement);
         if (block.timestamp >= uint256(f.stepStart) + p.stepWindow) {
             (f.stepStart, f.stepUsed) = (uint40(block.timestamp), 0);
         }
+        Room[] memory rooms = _rooms(v);
         if (capped) {
             if (f.stepUsed >= p.stepCap) revert StepCapReached(f.stepUsed, p.stepCap);
             // What is left of the window, as a fraction of what is left of the book.
             part = FixedPointMathLib.min(part, (p.stepCap - f.stepUsed) * WAD / (WAD - f.stepUsed));
+            part = _withinRooms(rooms, part);
         }
         if (part > 0 && m.notional > 0) {
             uint256 least = (uint256(p.minSlice) * WAD + m.notional - 1) / m.notional;
@@ -540,17 +693,68 @@ contract Liquidator is ReentrancyGuard {
         }
         // Rounded up: a wei that seemed left would let one more smallest slice through.
         f.stepUsed += uint64(MarginMath.mulWadUp(part, WAD - f.stepUsed));
+        _fill(rooms, part);
+    }
+
+    /// @dev The legs' underlyings, 0 for an option that is settled: it has no notional.
+    function _underlyings(View memory v) private pure returns (uint256[] memory prices) {
+        prices = new uint256[](v.book.legs.length);
+        for (uint256 i; i < prices.length; ++i) {
+            if (v.book.legs[i].settlement == 0) prices[i] = v.exec[i];
+        }
+    }
+
+    /// @dev One entry for each feed of the legs, where its first leg stands; the others stay empty.
+    function _rooms(View memory v) private view returns (Room[] memory rooms) {
+        Leg[] memory legs = v.book.legs;
+        rooms = new Room[](legs.length);
+        for (uint256 i; i < legs.length; ++i) {
+            if (legs[i].settlement != 0) continue;
+            uint256 at;
+            while (at < i && rooms[at].feedId != legs[i].feedId) ++at;
+            Room memory room = rooms[at];
+            room.notional += MarginMath.abs(legs[i].size) * v.exec[i] / WAD;
+            if (at < i) continue;
+            room.feedId = legs[i].feedId;
+            room.cap = instruments.bucketCap(room.feedId);
+            Bucket memory b = buckets[room.feedId];
+            uint256 drained = room.cap * (block.timestamp - b.at) / BUCKET_SPAN;
+            room.used = b.used > drained ? b.used - drained : 0;
+        }
+    }
+
+    /// @dev The largest part of the book, at most `part`, that every underlying's bucket has room for.
+    function _withinRooms(Room[] memory rooms, uint256 part) private pure returns (uint256) {
+        for (uint256 i; part > 0 && i < rooms.length; ++i) {
+            Room memory room = rooms[i];
+            if (room.notional == 0) continue;
+            if (room.used >= room.cap) revert BucketEmpty(room.feedId);
+            part = FixedPointMathLib.min(part, (room.cap - room.used) * WAD / room.notional);
+        }
+        return part;
+    }
+
+    /// @dev A slice that no bucket held back fills them as well, no further than to the brim.
+    function _fill(Room[] memory rooms, uint256 part) private {
+        for (uint256 i; i < rooms.length; ++i) {
+            Room memory room = rooms[i];
+            if (room.notional == 0) continue;
+            uint256 used = room.used + MarginMath.mulWadUp(room.notional, part);
+            buckets[room.feedId] =
+                Bucket(uint128(FixedPointMathLib.min(used, room.cap)), uint40(block.timestamp));
+        }
     }
 
     /// @dev Negative cash is paid off first, by selling collateral to the taker below p_L; a sale raises E.
     /// No more is sold than the debt, nor than lifts q E to M. A holding that is sold whole leaves the list.
-    function _sellForDebt(bytes32 acct, View memory v, uint256 q, uint256 t, bytes32 taker)
+    function _sellForDebt(bytes32 acct, View memory v, SlopeParams memory p, uint256 q, uint256 t, bytes32 taker)
         private
         returns (View memory)
     {
+        uint256 band = Slope.band(p, t);
         while (v.book.cash < 0 && v.book.holdings.length > 0) {
             uint256 has = v.book.holdings[0].amount;
-            uint256 price = _salePrice(v, 0, t);
+            uint256 price = _salePrice(p, v, 0, t);
             uint256 gain = price - v.exec[v.book.legs.length] * v.book.holdings[0].hMM / WAD;
             int256 missing = int256(v.atExec.requirement * WAD / q) - v.atExec.equity;
             if (missing <= 0) break;
@@ -559,16 +763,15 @@ contract Liquidator is ReentrancyGuard {
             amount = FixedPointMathLib.min(amount, has);
             if (amount == 0) break;
             _sell(acct, v.book.holdings[0].collateral, amount, _paid(amount, price, debt), taker);
-            v = _view(acct, t);
+            v = _at(acct, band);
             if (amount < has) break;
         }
         return v;
     }
 
     /// @dev p_L (1 - delta), delta rising from 0 to its most over tSlope; rounded up, in the account's favour.
-    function _salePrice(View memory v, uint256 j, uint256 t) private view returns (uint256) {
-        uint256 span = _slope.tSlope;
-        uint256 discount = v.book.holdings[j].saleDiscMax * FixedPointMathLib.min(t, span) / span;
+    function _salePrice(SlopeParams memory p, View memory v, uint256 j, uint256 t) private pure returns (uint256) {
+        uint256 discount = v.book.holdings[j].saleDiscMax * FixedPointMathLib.min(t, p.tSlope) / p.tSlope;
         return MarginMath.mulWadUp(v.exec[v.book.legs.length + j], WAD - discount);
     }
 
@@ -606,7 +809,7 @@ contract Liquidator is ReentrancyGuard {
         uint256 bond = f.bond;
         if (bond == 0) return;
         f.bond = 0;
-        vault.move(quote, address(this), f.flagger, bond);
+        _moveQuote(address(this), f.flagger, bond);
         emit BondSettled(acct, f.flagger, bond, 0);
     }
 
@@ -614,14 +817,15 @@ contract Liquidator is ReentrancyGuard {
         Flag storage f = _flags[acct];
         uint256 bond = f.bond;
         f.bond = 0;
-        vault.move(quote, address(this), address(clearing), bond);
+        _moveQuote(address(this), address(clearing), bond);
         clearing.receiveBond(acct, bond / 2, bond - bond / 2);
         emit BondSettled(acct, f.flagger, 0, bond);
     }
 
     /// @dev Insolvent: no position, no collateral, and cash below zero.
-    function _writeOff(bytes32 acct, Book memory b) private returns (bool) {
-        if (b.legs.length > 0 || b.holdings.length > 0 || b.cash >= 0) return false;
+    function _writeOff(bytes32 acct) private returns (bool) {
+        (int256 cash, Position[] memory positions, Balance[] memory balances) = clearing.account(acct);
+        if (positions.length > 0 || balances.length > 0 || cash >= 0) return false;
         uint256 amount = clearing.writeOff(acct);
         emit Insolvent(acct, amount);
         _returnBond(acct);

@@ -99,6 +99,12 @@ library Slope {
         return kappa < cap ? kappa : cap;
     }
 
+    /// @notice How far p_L may lie from the slow price, WAD.
+    /// @param t active seconds since confirmation
+    function band(SlopeParams memory p, uint256 t) internal pure returns (uint256) {
+        return FixedPointMathLib.min(p.bandMax, p.bandBase + uint256(p.bandRate) * t / 60);
+    }
+
     /// @notice p_L: the fast price, held within a band around the slow one that widens after confirmation.
     /// @param t active seconds since confirmation
     function executionPrice(SlopeParams memory p, uint256 fast, uint256 slow, uint256 t)
@@ -106,7 +112,7 @@ library Slope {
         pure
         returns (uint256)
     {
-        uint256 band = FixedPointMathLib.min(p.bandMax, p.bandBase + uint256(p.bandRate) * t / 60);
-        return FixedPointMathLib.clamp(fast, slow * (WAD - band) / WAD, slow * (WAD + band) / WAD);
+        uint256 width = band(p, t);
+        return FixedPointMathLib.clamp(fast, slow * (WAD - width) / WAD, slow * (WAD + width) / WAD);
     }
 }

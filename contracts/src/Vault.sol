@@ -16,7 +16,7 @@ contract Vault is Ownable2Step, ReentrancyGuard {
     /// @notice 10^(18 - decimals) of an accepted token; 0 for any other.
     mapping(address token => uint256) public scaleOf;
     mapping(address token => mapping(address holder => uint256)) public credit;
-    /// @notice Sum of a token's credits, WAD; never more than the tokens held.
+    /// @notice Sum of a token's credits, WAD; never more than the tokens held, unless the token itself takes some away.
     mapping(address token => uint256) public totalCredit;
     mapping(address => bool) public isModule;
 
@@ -30,13 +30,16 @@ contract Vault is Ownable2Step, ReentrancyGuard {
     error AlreadyAccepted(address token);
     error TooManyDecimals(address token, uint8 decimals);
     error TransferFee(uint256 asked, uint256 received);
+    error Shortfall(address token, uint256 held, uint256 owed);
     error NotModule(address caller);
     error CreditTooLow(address token, address holder, uint256 credit, uint256 needed);
     error BelowOneUnit(uint256 amount);
 
     constructor(address admin) Ownable(admin) {}
 
-    /// @notice Accept a token, once: a later change of its decimals must not rescale credits. No fee on transfer, no rebasing, no hooks: the admin's duty to know.
+    /// @notice Accept a token, once: a later change of its decimals must not rescale credits. No fee on transfer,
+    /// no rebasing, no hooks: the admin's duty to know. A fee is seen at the first deposit; a balance that shrinks
+    /// later shows in `solvent`, and from then on nobody new is taken in to pay those who leave.
     function acceptToken(address token) external onlyOwner {
         if (scaleOf[token] != 0) revert AlreadyAccepted(token);
         uint8 decimals = IERC20Metadata(token).decimals();
@@ -51,11 +54,12 @@ contract Vault is Ownable2Step, ReentrancyGuard {
         emit ModuleSet(module);
     }
 
-    /// @notice Pay tokens in for `holder`.
+    /// @notice Pay tokens in for `holder`. Not while the token held is less than its credits: it would pay others'.
     /// @param units amount in the token's own units
     function deposit(address token, uint256 units, address holder) external nonReentrant {
         uint256 scale = _scale(token);
         uint256 before = IERC20(token).balanceOf(address(this));
+        if (before * scale < totalCredit[token]) revert Shortfall(token, before * scale, totalCredit[token]);
         IERC20(token).safeTransferFrom(msg.sender, address(this), units);
         uint256 received = IERC20(token).balanceOf(address(this)) - before;
         if (received != units) revert TransferFee(units, received);
@@ -83,6 +87,11 @@ contract Vault is Ownable2Step, ReentrancyGuard {
         _debit(token, from, amount);
         credit[token][to] += amount;
         emit CreditMoved(token, from, to, amount);
+    }
+
+    /// @notice Whether the token held covers all its credits.
+    function solvent(address token) external view returns (bool) {
+        return IERC20(token).balanceOf(address(this)) * _scale(token) >= totalCredit[token];
     }
 
     function _debit(address token, address holder, uint256 amount) private {

@@ -4,18 +4,36 @@ pragma solidity 0.8.28;
 import {Test} from "forge-std/Test.sol";
 import {TestAggregator} from "../demo/TestAggregator.sol";
 import {TestToken} from "../demo/TestToken.sol";
+import {Backstop} from "../src/Backstop.sol";
+import {Breaker} from "../src/Breaker.sol";
 import {Clearing} from "../src/Clearing.sol";
 import {FastOracle} from "../src/FastOracle.sol";
-import {Book, Bundle, FeedPrice, Margin, Report, State, WAD} from "../src/HybridTypes.sol";
+import {
+    Book,
+    Bundle,
+    Kind,
+    Margin,
+    Market,
+    Quote,
+    Report,
+    RiskArray,
+    SCENARIOS,
+    State,
+    View,
+    WAD
+} from "../src/HybridTypes.sol";
+import {Instruments} from "../src/Instruments.sol";
 import {Liquidator} from "../src/Liquidator.sol";
-import {MarginMath} from "../src/MarginMath.sol";
+import {MarginEngine} from "../src/MarginEngine.sol";
 import {OracleRouter} from "../src/OracleRouter.sol";
-import {Slope, SlopeParams} from "../src/Slope.sol";
+import {RiskArrays} from "../src/RiskArrays.sol";
+import {SlopeParams} from "../src/Slope.sol";
 import {Vault} from "../src/Vault.sol";
 import {ChainlinkAdapter} from "../src/slow/ChainlinkAdapter.sol";
 
-/// @notice The whole protocol with three feeds, five reporters of which three make a quorum, and tokens of
-/// 6 (the quote), 8 and 18 decimals. Every act of a test goes through the same doors as a user's.
+/// @notice The whole protocol with three feeds, five reporters of which three make a quorum, tokens of 6 (the
+/// quote), 8 and 18 decimals, and a call and a put on ETH. Every act of a test goes through the same doors as a
+/// user's.
 abstract contract Base is Test {
     bytes32 internal constant ETH = "ETH";
     bytes32 internal constant BTC = "BTC";
@@ -23,15 +41,29 @@ abstract contract Base is Test {
     uint16 internal constant ETH_PERP = 1;
     uint16 internal constant BTC_PERP = 2;
     uint16 internal constant SOL_PERP = 3;
+    /// @dev Strike 200, expiring at EXPIRY. Without a word from `postArrays` they have no risk array.
+    uint16 internal constant ETH_CALL = 4;
+    uint16 internal constant ETH_PUT = 5;
+    uint16 internal constant LISTED = 5;
     uint8 internal constant WETH = 1;
     uint8 internal constant WBTC = 2;
     uint256 internal constant START = 1_700_000_000;
+    uint40 internal constant EXPIRY = uint40(START + 30 days);
+    uint128 internal constant STRIKE = 200e18;
+    /// @dev What an option is worth above its payoff, and how much volatility moves that; 8 decimals.
+    int256 internal constant TIME_VALUE = 4e8;
+    int256 internal constant VOLATILITY = 1e8;
 
     FastOracle internal fastOracle;
     ChainlinkAdapter internal adapter;
     OracleRouter internal router;
     Vault internal vault;
+    Instruments internal instruments;
+    RiskArrays internal riskArrays;
     Clearing internal clearing;
+    MarginEngine internal engine;
+    Backstop internal backstop;
+    Breaker internal breaker;
     Liquidator internal liquidator;
     TestToken internal usd;
     TestToken internal weth;
@@ -45,6 +77,7 @@ abstract contract Base is Test {
     uint256 internal nextNonce;
 
     address internal admin = makeAddr("admin");
+    address internal guardian = makeAddr("guardian");
     address internal flagger = makeAddr("flagger");
     bytes32 internal alice;
     bytes32 internal bob;
@@ -62,7 +95,7 @@ abstract contract Base is Test {
         usd.mint(admin, 10_000e6);
         usd.approve(address(vault), type(uint256).max);
         vault.deposit(address(usd), 10_000e6, admin);
-        clearing.fundInsurance(10_000e18);
+        backstop.fund(10_000e18);
         vm.stopPrank();
     }
 
@@ -99,9 +132,7 @@ abstract contract Base is Test {
         usd = new TestToken("Dollar", "USD", 6);
         weth = new TestToken("Ether", "WETH", 18);
         wbtc = new TestToken("Bitcoin", "WBTC", 8);
-        clearing = new Clearing(vault, router, address(usd), admin);
-        liquidator = new Liquidator(clearing, slopeParams());
-
+        deployModules();
         vm.startPrank(admin);
         address[] memory signers = new address[](5);
         for (uint256 i; i < 5; ++i) {
@@ -113,18 +144,38 @@ abstract contract Base is Test {
         vault.acceptToken(address(wbtc));
         vault.addModule(address(clearing));
         vault.addModule(address(liquidator));
-        clearing.setLiquidator(address(liquidator));
+        vault.addModule(address(backstop));
+        clearing.bind(address(liquidator), address(engine), address(backstop), address(breaker));
         vm.stopPrank();
 
         newFeed(ETH, 200e18, 12);
         newFeed(BTC, 1000e18, 12);
         newFeed(SOL, 10e18, 60);
+        list();
+    }
+
+    function deployModules() private {
+        instruments = new Instruments(vault, router, address(usd), admin);
+        riskArrays = new RiskArrays(fastOracle, router, instruments);
+        clearing = new Clearing(vault, router, instruments, riskArrays, address(usd), admin);
+        engine = new MarginEngine(clearing, instruments, riskArrays, router);
+        backstop = new Backstop(vault, clearing, router, instruments, address(usd), admin);
+        breaker = new Breaker(router, guardian, admin);
+        liquidator = new Liquidator(clearing, engine, instruments, backstop, breaker, slopeParams(), admin);
+    }
+
+    function list() private {
         vm.startPrank(admin);
-        clearing.listPerp(ETH, 0.05e18, 0.1e18);
-        clearing.listPerp(BTC, 0.05e18, 0.1e18);
-        clearing.listPerp(SOL, 0.1e18, 0.2e18);
-        clearing.listCollateral(address(weth), ETH, 0.8e18, 0.7e18, 0.1e18, 1e30);
-        clearing.listCollateral(address(wbtc), BTC, 0.9e18, 0.85e18, 0.05e18, 1e30);
+        instruments.listUnderlying(ETH, 0.05e18, 0.1e18, 0.01e18, 1e30);
+        instruments.listUnderlying(BTC, 0.05e18, 0.1e18, 0.01e18, 1e30);
+        instruments.listUnderlying(SOL, 0.1e18, 0.2e18, 0.01e18, 1e30);
+        instruments.listPerp(ETH);
+        instruments.listPerp(BTC);
+        instruments.listPerp(SOL);
+        instruments.listOption(ETH, STRIKE, EXPIRY, true);
+        instruments.listOption(ETH, STRIKE, EXPIRY, false);
+        instruments.listCollateral(address(weth), ETH, 0.8e18, 0.7e18, 0.1e18, 1e30);
+        instruments.listCollateral(address(wbtc), BTC, 0.9e18, 0.85e18, 0.05e18, 1e30);
         vm.stopPrank();
     }
 
@@ -136,6 +187,7 @@ abstract contract Base is Test {
         router.setFeed(feedId, adapter, 0.01e18, 1 hours, minDelay);
         vm.stopPrank();
         setPrice(feedId, price);
+        router.prove(feedId);
     }
 
     function newAccount(string memory name) internal returns (bytes32) {
@@ -219,6 +271,89 @@ abstract contract Base is Test {
     function signature(uint256 key, bytes32 digest) internal pure returns (bytes memory) {
         (uint8 v, bytes32 r, bytes32 s) = vm.sign(key, digest);
         return abi.encodePacked(r, s, v);
+    }
+
+    // --- options ---
+
+    function listOption(bytes32 feedId, uint128 strike, uint40 expiry, bool isCall)
+        internal
+        returns (uint16 market)
+    {
+        vm.prank(admin);
+        return instruments.listOption(feedId, strike, expiry, isCall);
+    }
+
+    /// @dev New arrays of ETH_CALL and ETH_PUT at the fast price.
+    function postArrays() internal {
+        uint16[] memory markets = new uint16[](2);
+        (markets[0], markets[1]) = (ETH_CALL, ETH_PUT);
+        postArrays(markets);
+    }
+
+    function postArray(uint16 market) internal {
+        uint16[] memory markets = new uint16[](1);
+        markets[0] = market;
+        postArrays(markets);
+    }
+
+    function postArrays(uint16[] memory markets) internal {
+        Quote[] memory stored = riskArrays.quotes(markets);
+        RiskArray[] memory arrays = new RiskArray[](markets.length);
+        for (uint256 i; i < markets.length; ++i) {
+            if (stored[i].observedAt >= nowS()) vm.warp(stored[i].observedAt + 1);
+        }
+        for (uint256 i; i < markets.length; ++i) {
+            arrays[i] = riskArray(markets[i], fastPrice[instruments.market(markets[i]).feedId]);
+        }
+        submitArrays(arrays);
+    }
+
+    /// @dev The first three reporters sign, now.
+    function submitArrays(RiskArray[] memory arrays) internal {
+        uint40 validUntil = uint40(nowS() + 60);
+        bytes32 digest = riskArrays.digest(arrays, validUntil);
+        bytes[] memory signatures = new bytes[](3);
+        for (uint256 i; i < 3; ++i) {
+            signatures[i] = signature(signerKeys[i], digest);
+        }
+        riskArrays.post(arrays, validUntil, signatures);
+    }
+
+    /// @dev An option worth its payoff and a constant more, at `ref` (WAD) and in every scenario.
+    function riskArray(uint16 market, uint256 ref) internal view returns (RiskArray memory a) {
+        Market memory m = instruments.market(market);
+        (a.market, a.observedAt, a.refPrice) = (market, uint40(nowS()), uint64(ref / 1e10));
+        int256 mark = payoffUnits(m, int256(ref / 1e10)) + TIME_VALUE;
+        a.mark = uint64(uint256(mark));
+        int256 inTheMoney = m.kind == Kind.Call ? int256(ref) - int128(m.strike) : int128(m.strike) - int256(ref);
+        int256 delta = inTheMoney > 0 ? int256(1e9) : inTheMoney == 0 ? int256(0.5e9) : int256(0);
+        a.delta = int32(m.kind == Kind.Call ? delta : -delta);
+        int256 range = int256(ref * instruments.risk(m.feedId).mmr / WAD);
+        for (uint256 s; s < SCENARIOS; ++s) {
+            int256 end = (int256(ref) + range * moveOf(s) / 3) / 1e10;
+            int256 volatility = s >= 14 ? int256(0) : s % 2 == 0 ? VOLATILITY : -VOLATILITY;
+            a.pnl[s] = int64(payoffUnits(m, end) + TIME_VALUE + volatility - mark);
+        }
+    }
+
+    /// @dev Of a scenario, in thirds of the range, written out against the contracts' formula.
+    function moveOf(uint256 s) internal pure returns (int256) {
+        int8[16] memory moves = [int8(0), 0, 1, 1, -1, -1, 2, 2, -2, -2, 3, 3, -3, -3, 9, -9];
+        return moves[s];
+    }
+
+    /// @dev 8 decimals.
+    function payoffUnits(Market memory m, int256 price) internal pure returns (int256) {
+        int256 strike = int256(uint256(m.strike)) / 1e10;
+        int256 inTheMoney = m.kind == Kind.Call ? price - strike : strike - price;
+        return inTheMoney > 0 ? inTheMoney : int256(0);
+    }
+
+    /// @dev Both prices of ETH stand at `price` at the expiry, by which its options pay.
+    function expireAt(uint256 price) internal {
+        if (nowS() < EXPIRY) pass(EXPIRY - nowS());
+        setPrice(ETH, price);
+        riskArrays.settle(ETH, EXPIRY);
     }
 
     function none() internal pure returns (Bundle[] memory) {
@@ -357,13 +492,17 @@ abstract contract Base is Test {
         (state,,,,,) = clearing.status(acct);
     }
 
+    function book(bytes32 acct) internal view returns (Book memory) {
+        return engine.look(acct, 0).book;
+    }
+
     function cashOf(bytes32 acct) internal view returns (int256) {
-        return clearing.book(acct).cash;
+        return book(acct).cash;
     }
 
     /// @dev Size and quote leg; zeros where the account has no such leg.
     function leg(bytes32 acct, uint16 market) internal view returns (int256 size, int256 quoteLeg) {
-        Book memory b = clearing.book(acct);
+        Book memory b = book(acct);
         for (uint256 i; i < b.legs.length; ++i) {
             if (b.legs[i].market == market) return (b.legs[i].size, b.legs[i].quoteLeg);
         }
@@ -375,18 +514,16 @@ abstract contract Base is Test {
 
     /// @dev Maintenance margin at fast, slow and execution prices.
     function margins(bytes32 acct) internal view returns (Margin memory f, Margin memory s, Margin memory l) {
-        Book memory b = clearing.book(acct);
-        uint256 n = b.legs.length;
-        uint256[] memory fast = new uint256[](n + b.holdings.length);
-        uint256[] memory slow = new uint256[](fast.length);
-        uint256[] memory exec = new uint256[](fast.length);
         Liquidator.Flag memory flag_ = liquidator.flagOf(acct);
         uint256 t = flag_.confirmedAt == 0 ? 0 : flag_.tau - flag_.tauAtConfirm;
-        for (uint256 i; i < fast.length; ++i) {
-            FeedPrice memory p = router.price(i < n ? b.legs[i].feedId : b.holdings[i - n].feedId);
-            (fast[i], slow[i]) = (p.fast, p.slow);
-            exec[i] = Slope.executionPrice(slopeParams(), p.fast, p.slow, t);
-        }
-        return (MarginMath.maintenance(b, fast), MarginMath.maintenance(b, slow), MarginMath.maintenance(b, exec));
+        View memory v = engine.look(acct, bandAt(t));
+        return (v.atFast, v.atSlow, v.atExec);
+    }
+
+    /// @dev How far the execution price may lie from the slow one, `t` active seconds after confirmation.
+    function bandAt(uint256 t) internal view returns (uint256) {
+        SlopeParams memory p = slopeParams();
+        uint256 band = p.bandBase + uint256(p.bandRate) * t / 60;
+        return band < p.bandMax ? band : p.bandMax;
     }
 }

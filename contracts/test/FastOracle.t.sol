@@ -4,9 +4,9 @@ pragma solidity 0.8.28;
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {FastOracle} from "../src/FastOracle.sol";
 import {Bundle, Report} from "../src/HybridTypes.sol";
-import {Base} from "./Base.t.sol";
+import {Oracles} from "./Oracles.sol";
 
-contract FastOracleTest is Base {
+contract FastOracleTest is Oracles {
     bytes32 internal constant FEED = "a feed nobody posted to";
 
     function accept(Bundle memory b) private {
@@ -82,15 +82,18 @@ contract FastOracleTest is Base {
     function test_posting_what_is_already_stored_before_an_act_is_passed_over() public {
         Bundle memory b = good(100e18);
         accept(b);
-        fastOracle.postNewer(one(b));
+        Bundle[] memory all = new Bundle[](1);
+        all[0] = b;
+        fastOracle.postNewer(all);
         (uint256 price,,) = fastOracle.read(FEED);
         assertEq(price, 100e18);
     }
 
     function test_post_newer_still_refuses_a_bad_bundle() public {
-        Bundle memory b = good(0);
+        Bundle[] memory all = new Bundle[](1);
+        all[0] = good(0);
         vm.expectPartialRevert(FastOracle.BadPrice.selector);
-        fastOracle.postNewer(one(b));
+        fastOracle.postNewer(all);
     }
 
     function test_a_report_past_its_validity_is_refused() public {

@@ -11,7 +11,7 @@ contract InsolvencyTest is Base {
     int256 private cash;
 
     function remember() private {
-        insurance = clearing.insurance();
+        insurance = backstop.insurance();
         cash = cashOf(taker);
     }
 
@@ -28,8 +28,8 @@ contract InsolvencyTest is Base {
         liquidate(alice, taker);
         int256 got = cashOf(taker) - cash;
         assertApproxEqAbs(got, 0.8 * 46e18, 1e6);
-        assertApproxEqAbs(clearing.insurance(), insurance + 0.2 * 46e18, 1e6);
-        assertEq(clearing.badDebt(), 0);
+        assertApproxEqAbs(backstop.insurance(), insurance + 0.2 * 46e18, 1e6);
+        assertEq(backstop.badDebt(), 0);
         assertApproxEqAbs(cashOf(alice), -646e18, 1e6);
     }
 
@@ -40,13 +40,13 @@ contract InsolvencyTest is Base {
         remember();
         liquidate(alice, taker);
         assertEq(cashOf(taker) - cash, 0.8 * 82.5e18);
-        assertEq(clearing.insurance(), insurance + 0.2 * 82.5e18);
+        assertEq(backstop.insurance(), insurance + 0.2 * 82.5e18);
     }
 
     function test_the_insurance_pays_once_the_collateral_is_worth_less_than_the_loss() public {
         confirmWith(3e18);
         liquidate(alice, taker);
-        assertEq(clearing.insurance(), insurance - 86.5e18);
+        assertEq(backstop.insurance(), insurance - 86.5e18);
         assertEq(cashOf(taker) - cash, 86.5e18);
         assertEq(cashOf(alice), -600e18);
     }

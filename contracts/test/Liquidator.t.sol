@@ -180,14 +180,14 @@ contract LiquidatorTest is Base {
 
     function test_an_unfounded_alarm_is_cleared_at_once_and_costs_the_bond() public {
         falseAlarm();
-        uint256 insurance = clearing.insurance();
+        uint256 insurance = backstop.insurance();
         int256 cash = cashOf(alice);
         vm.expectEmit(address(liquidator));
         emit Liquidator.Cleared(alice, 50e18);
         liquidator.clear(alice, none());
         assertState(alice, State.Healthy);
         assertEq(cashOf(alice), cash + 25e18);
-        assertEq(clearing.insurance(), insurance + 25e18);
+        assertEq(backstop.insurance(), insurance + 25e18);
         assertEq(quoteCredit(address(liquidator)), 0);
         assertEq(quoteCredit(flagger), 100_000e18 - 50e18);
     }
@@ -423,7 +423,7 @@ contract LiquidatorTest is Base {
         tick(13);
         liquidator.confirm(alice, none());
         assertEq(cashOf(alice), 2100e18);
-        assertEq(liquidator.flagOf(alice).feeCap, 0);
+        assertEq(liquidator.flagOf(alice).feeCap, type(uint64).max);
     }
 
     function test_confirm_waits_for_the_least_delay_of_every_feed() public {
@@ -566,6 +566,8 @@ contract LiquidatorTest is Base {
 
     function test_a_reward_that_the_clearing_does_not_hold_stops_no_confirmation() public {
         // Everybody holds WETH only, and the insurance has left.
+        vm.prank(admin);
+        backstop.setShares(1e18, 1e18);
         deposit(alice, address(weth), 20e18);
         deposit(bob, address(weth), 1000e18);
         trade(alice, bob, ETH_PERP, 100e18, 200e18);
@@ -755,7 +757,7 @@ contract LiquidatorTest is Base {
             if (i == 17) p.minSlice = 0;
             if (i == 16) p.tK = 0;
             vm.expectPartialRevert(Slope.BadSlope.selector);
-            new Liquidator(clearing, p);
+            new Liquidator(clearing, engine, instruments, backstop, breaker, p, admin);
         }
     }
 }

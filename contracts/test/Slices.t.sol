@@ -24,7 +24,7 @@ contract SlicesTest is Base {
         (,, Margin memory before) = margins(alice);
         uint256 q = Slope.decay(slopeParams(), liquidator.flagOf(alice).tau);
         uint256 f = Slope.closeable(before, 0.005e18, q);
-        uint256 insurance = clearing.insurance();
+        uint256 insurance = backstop.insurance();
         int256 cash = cashOf(alice);
         int256 takerCash = cashOf(taker);
         liquidate(alice, taker);
@@ -41,7 +41,7 @@ contract SlicesTest is Base {
         assertEq(size, d);
         assertEq(quoteLeg, -value);
         assertEq(cashOf(taker), takerCash + toTaker);
-        assertEq(clearing.insurance(), insurance + uint256(fee - toTaker));
+        assertEq(backstop.insurance(), insurance + uint256(fee - toTaker));
         assertEq(nonce(), 1);
     }
 
@@ -87,6 +87,22 @@ contract SlicesTest is Base {
         assertEq(nonce(), 0);
     }
 
+    function test_a_slice_of_nothing_of_everything_too_late_or_out_of_turn_has_its_own_error_each() public {
+        openAndConfirm(188e18);
+        Liquidator.SliceTerms memory t = terms(alice, taker);
+        t.fMax = 0;
+        liquidateExpectingOn(Liquidator.EmptySlice.selector, alice, t);
+        t = terms(alice, taker);
+        t.fMin = uint64(WAD);
+        liquidateExpectingOn(Liquidator.SliceOutside.selector, alice, t);
+        t = terms(alice, taker);
+        t.deadline -= 1;
+        liquidateExpectingOn(Liquidator.PastDeadline.selector, alice, t);
+        t = terms(alice, taker);
+        t.trancheNonce += 1;
+        liquidateExpectingOn(Liquidator.WrongTranche.selector, alice, t);
+    }
+
     function test_the_taker_is_the_callers_and_not_the_accounts_owner() public {
         openAndConfirm(188e18);
         Liquidator.SliceTerms memory t = terms(alice, taker);
@@ -121,9 +137,9 @@ contract SlicesTest is Base {
         fundTaker(taker2);
         trade(taker, taker2, BTC_PERP, 1e18, 1000e18);
         trade(taker, taker2, SOL_PERP, 1e18, 10e18);
-        for (uint16 m = 4; m <= 9; ++m) {
+        for (uint16 m = LISTED + 1; m <= LISTED + 6; ++m) {
             vm.prank(admin);
-            clearing.listPerp(ETH, 0.05e18, 0.1e18);
+            instruments.listPerp(ETH);
             trade(taker, taker2, m, 1e18, 200e18);
         }
         tick(12);
@@ -287,13 +303,13 @@ contract SlicesTest is Base {
 
     function test_dust_goes_whole() public {
         small(5.3e18);
-        assertEq(clearing.book(alice).legs.length, 0);
+        assertEq(book(alice).legs.length, 0);
         assertState(alice, State.Healthy);
     }
 
     function test_a_book_goes_whole_where_only_dust_would_stay() public {
         small(6.5e18);
-        assertEq(clearing.book(alice).legs.length, 0);
+        assertEq(book(alice).legs.length, 0);
     }
 
     function test_nothing_else_goes_whole() public {
@@ -373,7 +389,7 @@ contract SlicesTest is Base {
         tick(61);
         liquidator.confirm(alice, none());
         liquidate(alice, taker);
-        assertEq(clearing.book(alice).legs.length, 0);
+        assertEq(book(alice).legs.length, 0);
         assertState(alice, State.Closed);
         (int256 size, int256 quoteLeg) = leg(taker, ETH_PERP);
         assertEq(size, 100e18);
@@ -384,7 +400,8 @@ contract SlicesTest is Base {
         (size, quoteLeg) = leg(taker, SOL_PERP);
         assertEq(size, 300e18);
         assertEq(quoteLeg, -3000e18);
-        assertEq(clearing.badDebt(), 300e18);
+        // 300 of debt, and 0.5% of the notional.
+        assertEq(backstop.insurance(), 10_000e18 - 300e18 - 145e18);
     }
 
     function test_the_counterparty_may_be_the_taker_and_its_position_shrinks() public {
@@ -404,11 +421,108 @@ contract SlicesTest is Base {
     function test_a_counterparty_that_takes_the_whole_book_ends_flat() public {
         openAndConfirm(178e18);
         liquidate(alice, bob);
-        assertEq(clearing.book(bob).legs.length, 0);
-        assertEq(clearing.book(alice).legs.length, 0);
-        // Bob won 2,200, of which alice had 2,100; insurance adds 0.5% of the notional.
+        assertEq(book(bob).legs.length, 0);
+        assertEq(book(alice).legs.length, 0);
+        // Bob won 2,200, of which alice had 2,100; insurance adds the rest and 0.5% of the notional.
         assertEq(cashOf(bob), 102_200e18 + 89e18);
-        assertEq(clearing.badDebt(), 100e18);
+        assertEq(backstop.insurance(), 10_000e18 - 89e18 - 100e18);
+        assertEq(backstop.badDebt(), 0);
+    }
+
+    // --- options ---
+
+    /// @dev Alice long 100 ETH and 60 puts against it, and short 40 calls, all of strike 200; at 180 her puts have
+    /// won 1,200 of the 2,000 that the perp lost.
+    function openHedged() private {
+        deposit(alice, address(usd), 6000e18);
+        deposit(bob, address(usd), 100_000e18);
+        fundTaker(taker);
+        postArrays();
+        trade(alice, bob, ETH_PERP, 100e18, 200e18);
+        trade(alice, bob, ETH_PUT, 60e18, 4e18);
+        trade(bob, alice, ETH_CALL, 40e18, 4e18);
+        withdraw(alice, address(usd), 4780e18);
+        tick(12);
+        setPrice(ETH, 180e18);
+        postArrays();
+        flag(alice);
+        tick(13);
+        postArrays();
+        liquidator.confirm(alice, none());
+    }
+
+    function test_a_hedged_book_is_sliced_in_its_own_shape_and_its_health_never_falls() public {
+        openHedged();
+        (,, Margin memory m) = margins(alice);
+        // Half of what the perp alone would need, and not the sum of three legs.
+        assertLt(m.requirement, 600e18);
+        for (uint256 i; i < 6 && stateOf(alice) == State.Confirmed; ++i) {
+            tick(30);
+            postArrays();
+            liquidator.poke(alice);
+            (,, Margin memory before) = margins(alice);
+            Liquidator.SliceTerms memory t = terms(alice, taker);
+            t.fMax = 0.1e18;
+            liquidateOn(alice, t);
+            (,, Margin memory later) = margins(alice);
+            assertGe((later.equity + 100) * int256(before.requirement), before.equity * int256(later.requirement));
+            assertHedged(alice);
+            assertHedged(taker);
+        }
+        assertGt(nonce(), 1);
+    }
+
+    /// @dev 60 puts and 40 calls for 100 ETH.
+    function assertHedged(bytes32 acct) private view {
+        (int256 perp,) = leg(acct, ETH_PERP);
+        (int256 put,) = leg(acct, ETH_PUT);
+        (int256 call,) = leg(acct, ETH_CALL);
+        assertGt(perp, 0);
+        assertApproxEqAbs(put, perp * 60 / 100, 10);
+        assertApproxEqAbs(call, -perp * 40 / 100, 10);
+    }
+
+    function test_an_option_changes_hands_at_its_mark_and_counts_at_the_underlyings_price() public {
+        openHedged();
+        (,, Margin memory m) = margins(alice);
+        assertEq(m.notional, 200 * 180e18);
+        Liquidator.SliceTerms memory t = terms(alice, taker);
+        t.fMax = 0.1e18;
+        int256 cash = cashOf(taker);
+        liquidateOn(alice, t);
+        (int256 size, int256 quoteLeg) = leg(taker, ETH_PUT);
+        // The payoff of 20, and 4 of time value.
+        assertEq(quoteLeg, -size * 24);
+        (size, quoteLeg) = leg(taker, ETH_CALL);
+        assertEq(quoteLeg, -size * 4);
+        // The fee is 0.5% of the underlyings' notional, and 80% of that the taker's.
+        assertEq(cashOf(taker) - cash, 14.4e18);
+    }
+
+    function test_a_settled_option_moves_at_its_payoff_and_counts_for_nothing() public {
+        deposit(alice, address(usd), 2500e18);
+        deposit(bob, address(usd), 100_000e18);
+        fundTaker(taker);
+        postArrays();
+        trade(alice, bob, ETH_PERP, 80e18, 200e18);
+        trade(alice, bob, ETH_PUT, 20e18, 4e18);
+        expireAt(190e18);
+        setPrice(ETH, 172e18);
+        vm.roll(vm.getBlockNumber() + 2);
+        flag(alice);
+        tick(13);
+        liquidator.confirm(alice, none());
+        (,, Margin memory m) = margins(alice);
+        assertEq(m.notional, 80 * 172e18);
+        assertEq(m.requirement, 80 * 172e18 / 20);
+        Liquidator.SliceTerms memory t = terms(alice, taker);
+        t.fMax = 0.1e18;
+        liquidateOn(alice, t);
+        (int256 size, int256 quoteLeg) = leg(taker, ETH_PUT);
+        assertEq(size, 2e18);
+        assertEq(quoteLeg, -20e18);
+        (uint256 used,) = liquidator.buckets(ETH);
+        assertEq(used, 8 * 172e18);
     }
 
     // --- for what price and fee ---
@@ -510,7 +624,7 @@ contract SlicesTest is Base {
         assertGt(sold, 0);
         assertEq(paid, (sold * 158e18 + WAD - 1) / WAD);
         assertEq(cashOf(alice), int256(paid) - debt);
-        assertEq(clearing.book(alice).holdings[0].amount, 20e18 - sold);
+        assertEq(book(alice).holdings[0].amount, 20e18 - sold);
         assertGt(afterwards.equity, before.equity);
         assertEq(nonce(), 1);
     }
@@ -572,7 +686,7 @@ contract SlicesTest is Base {
         tick(13);
         liquidator.confirm(alice, none());
         liquidate(alice, taker);
-        Book memory b = clearing.book(alice);
+        Book memory b = book(alice);
         assertEq(b.holdings.length, 1);
         assertEq(b.holdings[0].collateral, WBTC);
         assertEq(vault.credit(address(weth), ownerOf_(taker)), 2e18);
@@ -582,30 +696,32 @@ contract SlicesTest is Base {
 
     // --- what remains ---
 
-    function test_an_insolvent_book_is_taken_for_a_payment_from_insurance_and_the_rest_is_bad_debt() public {
+    function test_an_insolvent_book_is_taken_for_a_payment_from_insurance_which_bears_its_debt() public {
         openAndConfirm(175e18);
-        uint256 insurance = clearing.insurance();
+        uint256 insurance = backstop.insurance();
         int256 cash = cashOf(taker);
         vm.expectEmit(address(liquidator));
         emit Liquidator.Insolvent(alice, 400e18);
         liquidate(alice, taker);
         assertState(alice, State.Closed);
         assertEq(cashOf(taker) - cash, 87.5e18);
-        assertEq(clearing.insurance(), insurance - 87.5e18);
-        assertEq(clearing.badDebt(), 400e18);
+        assertEq(backstop.insurance(), insurance - 87.5e18 - 400e18);
+        assertEq(backstop.badDebt(), 0);
         assertEq(cashOf(alice), 0);
-        Book memory b = clearing.book(alice);
+        Book memory b = book(alice);
         assertEq(b.legs.length + b.holdings.length, 0);
     }
 
     function test_insurance_pays_no_more_than_it_has() public {
         openAndConfirm(175e18);
+        vm.prank(admin);
+        backstop.setShares(1e18, 1e18);
         vm.prank(address(liquidator));
         clearing.payFromInsurance(alice, bob, 9_950e18);
         int256 cash = cashOf(taker);
         liquidate(alice, taker);
         assertEq(cashOf(taker) - cash, 50e18);
-        assertEq(clearing.insurance(), 0);
+        assertEq(backstop.insurance(), 0);
     }
 
     function insuranceAfter(uint256 fast, uint256 slow) private returns (uint256) {
@@ -614,12 +730,12 @@ contract SlicesTest is Base {
         Liquidator.SliceTerms memory t = terms(alice, taker);
         t.fMax = 0.1e18;
         liquidateOn(alice, t);
-        return clearing.insurance();
+        return backstop.insurance();
     }
 
     function test_insurance_pays_only_where_equity_is_gone_at_all_three_prices() public {
         openAndConfirm(179.5e18);
-        uint256 insurance = clearing.insurance();
+        uint256 insurance = backstop.insurance();
         uint256 snapshot = vm.snapshotState();
         assertGe(insuranceAfter(179.5e18, 175e18), insurance);
         vm.revertToState(snapshot);
@@ -740,7 +856,7 @@ contract SlicesTest is Base {
         tick(13);
         liquidator.confirm(alice, none());
         liquidate(alice, taker);
-        assertEq(clearing.book(alice).legs.length, 0);
+        assertEq(book(alice).legs.length, 0);
         assertLt(cashOf(alice), 0);
         assertState(alice, State.Confirmed);
         buy(type(uint256).max, 0);
@@ -755,7 +871,7 @@ contract SlicesTest is Base {
         buy(type(uint256).max, 0);
         assertEq(vault.credit(address(weth), flagger), 20e18);
         assertState(alice, State.Closed);
-        assertApproxEqAbs(clearing.badDebt(), 200e18, 0.1e18);
+        assertApproxEqAbs(backstop.insurance(), 10_000e18 - 200e18, 0.1e18);
     }
 
     function test_anyone_writes_off_an_account_with_nothing_but_debt() public {
@@ -765,7 +881,7 @@ contract SlicesTest is Base {
         vm.prank(makeAddr("anyone"));
         liquidator.writeOff(alice);
         assertState(alice, State.Closed);
-        assertEq(clearing.badDebt(), 100e18);
+        assertEq(backstop.insurance(), 10_000e18 - 100e18);
     }
 
     function test_a_flagged_account_that_is_written_off_returns_the_bond() public {

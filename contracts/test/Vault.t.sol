@@ -13,6 +13,13 @@ contract FeeToken is TestToken("Fee", "FEE", 18) {
     }
 }
 
+/// @dev Its balances shrink where somebody wills it, as those of a token that rebases do.
+contract ShrinkingToken is TestToken("Shrinking", "SHR", 6) {
+    function take(address from, uint256 units) external {
+        _burn(from, units);
+    }
+}
+
 /// @dev Refuses to pay one address, as a dollar with a blocklist does.
 contract BlockingToken is TestToken("Blocking", "BLK", 6) {
     address public blocked;
@@ -82,6 +89,32 @@ contract VaultTest is Base {
         mintAndApprove(token, 100);
         vm.expectRevert(abi.encodeWithSelector(Vault.TransferFee.selector, 100, 99));
         vault.deposit(address(token), 100, holder);
+    }
+
+    function test_nobody_new_is_taken_in_to_pay_for_a_balance_that_shrank() public {
+        ShrinkingToken token = new ShrinkingToken();
+        accept(token);
+        mintAndApprove(token, 10e6);
+        vault.deposit(address(token), 5e6, holder);
+        assertTrue(vault.solvent(address(token)));
+        token.take(address(vault), 1);
+        assertFalse(vault.solvent(address(token)));
+        vm.expectRevert(
+            abi.encodeWithSelector(Vault.Shortfall.selector, address(token), 5e18 - 1e12, 5e18)
+        );
+        vault.deposit(address(token), 1e6, address(this));
+        // Who makes up for it reopens the door.
+        token.transfer(address(vault), 1);
+        assertTrue(vault.solvent(address(token)));
+        vault.deposit(address(token), 1e6, address(this));
+    }
+
+    function test_a_balance_that_grew_is_nobodys() public {
+        mintAndApprove(usd, 10e6);
+        vault.deposit(address(usd), 5e6, holder);
+        usd.transfer(address(vault), 5e6);
+        assertEq(vault.credit(address(usd), holder), 5e18);
+        assertTrue(vault.solvent(address(usd)));
     }
 
     function test_more_than_eighteen_decimals_are_rejected() public {

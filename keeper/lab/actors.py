@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from keeper.domain import Account, Fact, FeedView, Phase
+from keeper.domain import Account, Fact, FeedView, OracleView, Phase
 from keeper.lab.anvil import Node, Tx
 from keeper.lab.deploy import QUOTE
 from keeper.lab.world import FOREVER, World, trade
 from keeper.protocols.hybrid import codec, math
 from keeper.protocols.hybrid.params import Rules
+from keeper.protocols.hybrid.portfolio import (
+    Position,
+    Setting,
+    is_current,
+    setting_at,
+    unit_value_wad,
+)
 from keeper.protocols.hybrid.signing import Order
-from keeper.units import WAD, AccountKey, FeedId, Wad
+from keeper.units import WAD, AccountKey, UnixS, Wad
 
 HELP_AFTER_BLOCKS = (3, 6)
 """When owners who help do so, counted from the alarm; the last is excluded."""
@@ -31,14 +38,14 @@ def read_accounts(node: Node, world: World, keys: Sequence[AccountKey]) -> tuple
     return codec.decode_rows(node.call(call.to, call.data))
 
 
-def lift_wad(account: Account, views: Mapping[FeedId, FeedView], rules: Rules, level_wad: Wad) -> Wad:
+def lift_wad(account: Account, oracles: OracleView, rules: Rules, level_wad: Wad, now_s: UnixS) -> Wad:
     """Return the deposit that brings an account to E = level x M at the lower of its two healths."""
-    missing = 0
+    setting, missing = setting_at(rules, oracles, now_s), 0
     for prices in (
-        {feed: view.fast_wad for feed, view in views.items()},
-        {feed: view.slow_wad for feed, view in views.items()},
+        {feed: view.fast_wad for feed, view in oracles.items()},
+        {feed: view.slow_wad for feed, view in oracles.items()},
     ):
-        found = math.maintenance(account, prices, rules)
+        found = math.maintenance(account, prices, setting)
         missing = max(missing, level_wad * found.requirement_wad // WAD - found.equity_wad)
     return missing
 
@@ -69,7 +76,7 @@ class Helpers:
                 due = block + int(self._rng.integers(*HELP_AFTER_BLOCKS))
                 self._due.setdefault(due, []).append(fact.args["account"])
 
-    def act(self, block: int, views: Mapping[FeedId, FeedView]) -> list[Tx]:
+    def act(self, block: int, at_s: UnixS, oracles: OracleView) -> list[Tx]:
         """Build the deposits that are due in a block."""
         keys = self._due.pop(block, [])
         if not keys:
@@ -80,7 +87,8 @@ class Helpers:
             above = WAD * int(1000 * self._rng.uniform(*HELP_ABOVE_CURE)) // 1000
             if account.phase not in {Phase.FLAGGED, Phase.CONFIRMED}:
                 continue
-            needed = lift_wad(account, views, rules, WAD + rules.slope.beta_cure_wad + above)
+            level_wad = WAD + rules.at(at_s).slope_of(account).beta_cure_wad + above
+            needed = lift_wad(account, oracles, rules, level_wad, at_s)
             if not 0 < needed <= self._pockets[account.key]:
                 self.too_poor += needed > 0
                 continue
@@ -96,8 +104,9 @@ class Helpers:
 class Maker:
     """Takes what the keeper holds, at the fast price, where the contract's band around both prices allows it.
 
-    The keeper's side of each trade is signed with its key, as the treasury behind a keeper would; the
-    keeper's own process knows nothing of it and sees the trades on chain.
+    Options go to their dealer at their marks, where the risk array is current at both prices or the dealer
+    too gets rid of something. The keeper's side of each trade is signed with its key, as the treasury behind
+    a keeper would; the keeper's own process knows nothing of it and sees the trades on chain.
     """
 
     node: Node
@@ -105,22 +114,39 @@ class Maker:
     traded: int = 0
     out_of_band: int = 0
 
-    def act(self, block: int, views: Mapping[FeedId, FeedView]) -> list[Tx]:
+    def act(self, block: int, at_s: UnixS, oracles: OracleView) -> list[Tx]:
         """Build the trades of a block."""
         if block % MAKER_EVERY_BLOCKS:
             return []
         keeper, deployed = self.world.keeper, self.world.deployed
-        (held,) = read_accounts(self.node, self.world, [keeper.account])
+        setting = setting_at(deployed.protocol.rules, oracles, at_s)
+        dealers = [dealer.account for dealer in self.world.dealers.values()]
+        held, *others = read_accounts(self.node, self.world, [keeper.account, *dealers])
+        inventory = {(other.owner, leg.market): leg.size_wad for other in others for leg in other.legs}
         transactions = []
         for leg in held.legs:
-            perp = deployed.protocol.rules.perps[leg.market]
-            view = views[perp.feed]
-            apart = abs(view.fast_wad - view.slow_wad)
-            if 2 * apart * WAD > MAKER_BAND * perp.mmr_wad * view.slow_wad:
+            position, opposite = setting.position(leg), self.world.opposite(leg.market)
+            view = oracles[position.market.feed]
+            other_size = inventory.get((opposite.address, leg.market), 0)
+            reduces = other_size * leg.size_wad < 0 and abs(other_size) >= abs(leg.size_wad)
+            if not _tradable(position, view, setting, reduces=reduces):
                 self.out_of_band += 1
                 continue
             self.traded += 1
-            nonce = 100 * block + leg.market
-            order = Order(keeper.account, leg.market, -leg.size_wad, view.fast_wad, nonce, FOREVER)
-            transactions.append(trade(deployed, keeper, self.world.maker, order))
+            nonce, price_wad = 100 * block + leg.market, unit_value_wad(position, view.fast_wad)
+            order = Order(keeper.account, leg.market, -leg.size_wad, price_wad, nonce, FOREVER)
+            transactions.append(trade(deployed, keeper, opposite, order))
         return transactions
+
+
+def _tradable(position: Position, view: FeedView, setting: Setting, *, reduces: bool) -> bool:
+    """Tell whether the Clearing takes a trade at the mark of the fast price (Clearing._requirePrice)."""
+    market, prices = position.market, (view.fast_wad, view.slow_wad)
+    at_fast, at_slow = (unit_value_wad(position, price) for price in prices)
+    band = MAKER_BAND * setting.terms.risks[market.feed].mmr_wad * view.slow_wad
+    if 2 * abs(at_fast - at_slow) * WAD > band:
+        return False
+    if not market.is_option:
+        return True
+    current = all(is_current(position.array, price, setting.now_s) for price in prices)
+    return setting.now_s < market.expiry_s and (current or reduces)

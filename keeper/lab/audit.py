@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from keeper.domain import Account, Fact, FeedView, Phase
 from keeper.journal.reader import JournalReader
 from keeper.lab import chronicle as chronicles
-from keeper.lab import twin
+from keeper.lab import hedge_audit, twin
 from keeper.lab.anvil import Node
 from keeper.lab.chronicle import Chronicle
 from keeper.lab.drill import Outcome
@@ -27,8 +27,9 @@ from keeper.lab.paths import BLOCK_S, Paths
 from keeper.lab.world import World
 from keeper.protocols.hybrid import codec
 from keeper.protocols.hybrid.liquidator import TAKER_SHARE_WAD
-from keeper.protocols.hybrid.math import leg_profit_wad
-from keeper.protocols.hybrid.params import Rules
+from keeper.protocols.hybrid.math import leg_value_wad
+from keeper.protocols.hybrid.params import Rules, SlopeParams, Terms
+from keeper.protocols.hybrid.portfolio import setting_at
 from keeper.units import WAD, AccountKey, Block, FeedId, Wad, mul_div_down
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -54,6 +55,7 @@ def audit(node: Node, world: World, paths: Paths, outcome: Outcome, journal: Pat
     healths = follow_health(chronicle, world, paths)
     purse = count_purse(node, chronicle, world)
     twins = twin.check(chronicle, world)
+    hedges, hedges_broken = hedge_audit.follow(chronicle, world)
     reader = JournalReader(journal)
     try:
         summary, broken, latency_ms = reader.summary(), reader.verify(), reader.tick_to_tx_ms()
@@ -67,7 +69,10 @@ def audit(node: Node, world: World, paths: Paths, outcome: Outcome, journal: Pat
         *repeated_tranches(chronicle),
         *broken_books(node, chronicle, world),
         *(f"twin: {line}" for line in twins.mismatches),
+        *hedges_broken,
     ]
+    owners = {owner.person.account for owner in world.owners}
+    closed = (fact for fact in chronicle.of("Tranche") if fact.args["account"] in owners)
     figures = {
         "mode": "lockstep",
         "units": {"money": "quote", "health": "E/M", "*_ms": "milliseconds of wall time"},
@@ -82,7 +87,7 @@ def audit(node: Node, world: World, paths: Paths, outcome: Outcome, journal: Pat
         "cured": acts["Cured"],
         "closed": acts["Insolvent"],
         "bad_debt": _money(sum(fact.args["amount_wad"] for fact in chronicle.of("BadDebt"))),
-        "notional_closed": _money(sum(fact.args["notional_wad"] for fact in chronicle.of("Tranche"))),
+        "notional_closed": _money(sum(fact.args["notional_wad"] for fact in closed)),
         "cliff_notional_closed": round(sum(healths.cliff.values()), 2),
         "cliff_accounts": len(healths.cliff),
         "false_closes": len(healths.false_closes),
@@ -122,6 +127,9 @@ def audit(node: Node, world: World, paths: Paths, outcome: Outcome, journal: Pat
             "seconds": paths.wick.last_s - paths.wick.first_s,
             "flagged": healths.wick_flags,
         },
+        "risk_arrays": acts["RiskArraySet"],
+        "options_settled": acts["OptionSettled"],
+        "hedges": hedge_audit.rows(hedges),
         "violations": violations,
     }
     return Report(figures, tuple(violations))
@@ -143,9 +151,10 @@ class Slices:
 
 def measure_slices(chronicle: Chronicle, rules: Rules) -> Slices:
     """Measure E/M at the execution price before and after each slice; all-dust ones count apart."""
-    found = Slices(bound=Fraction(WAD + rules.slope.beta_wad, WAD))
+    slope = default_slope(rules)
+    found = Slices(bound=Fraction(WAD + slope.beta_wad, WAD))
     for fact in chronicle.of("Tranche"):
-        if is_dust(fact, rules):
+        if is_dust(fact, slope):
             found.dust += 1
             continue
         after = Fraction(fact.args["equity_after_wad"], fact.args["requirement_after_wad"])
@@ -157,9 +166,14 @@ def measure_slices(chronicle: Chronicle, rules: Rules) -> Slices:
     return found
 
 
-def is_dust(tranche: Fact, rules: Rules) -> bool:
+def default_slope(rules: Rules) -> SlopeParams:
+    """Return the slope that everybody in a drill follows, for nobody chooses another."""
+    return rules.slopes[rules.default_slope]
+
+
+def is_dust(tranche: Fact, slope: SlopeParams) -> bool:
     """Tell whether a slice took all, or was raised to the smallest slice there is."""
-    raised: bool = tranche.args["notional_wad"] <= rules.slope.min_slice_wad + DUST_ROUNDING
+    raised: bool = tranche.args["notional_wad"] <= slope.min_slice_wad + DUST_ROUNDING
     taken_whole: bool = tranche.args["requirement_after_wad"] == 0
     return raised or taken_whole
 
@@ -189,12 +203,12 @@ class Healths:
 
 
 class _Books:
-    """All accounts as columns, kept up to date block by block."""
+    """Accounts without options, with one perp a feed, as columns, kept up to date block by block."""
 
-    def __init__(self, keys: Iterable[AccountKey], rules: Rules, feeds: tuple[FeedId, ...]) -> None:
+    def __init__(self, keys: Iterable[AccountKey], terms: Terms, feeds: tuple[FeedId, ...]) -> None:
         self.keys = tuple(keys)
         self.row = {key: i for i, key in enumerate(self.keys)}
-        self._rules = rules
+        self._terms = terms
         self._feeds = {feed: i for i, feed in enumerate(feeds)}
         shape = (len(self.keys), len(feeds))
         self.fixed = np.zeros(len(self.keys))
@@ -210,14 +224,14 @@ class _Books:
         self.slope[row], self.rate[row], self.size[row] = 0, 0, 0
         self.fixed[row] = account.cash_wad / WAD
         for leg in account.legs:
-            perp = self._rules.perps[leg.market]
+            perp = self._terms.markets[leg.market]
             column = self._feeds[perp.feed]
             self.fixed[row] += leg.quote_leg_wad / WAD
             self.slope[row, column] += leg.size_wad / WAD
-            self.rate[row, column] += abs(leg.size_wad) / WAD * (perp.mmr_wad / WAD)
+            self.rate[row, column] += abs(leg.size_wad) / WAD * (self._terms.risks[perp.feed].mmr_wad / WAD)
             self.size[row, column] += abs(leg.size_wad) / WAD
         for holding in account.holdings:
-            terms = self._rules.collaterals[holding.collateral]
+            terms = self._terms.collaterals[holding.collateral]
             self.slope[row, self._feeds[terms.feed]] += holding.amount_wad / WAD * (terms.h_mm_wad / WAD)
 
     def health(self, prices: Floats) -> Floats:
@@ -236,8 +250,9 @@ def follow_health(chronicle: Chronicle, world: World, paths: Paths) -> Healths:
     the flag level since the account was last healthy.
     """
     rules = world.deployed.protocol.rules
-    level = (WAD + rules.slope.beta_flag_wad) / WAD
-    books = _Books((owner.person.account for owner in world.owners), rules, paths.feeds)
+    level = (WAD + default_slope(rules).beta_flag_wad) / WAD
+    terms = rules.at(paths.start_s)
+    books = _Books((owner.person.account for owner in world.owners), terms, paths.feeds)
     for key in books.keys:
         books.put(chronicle.at(key, chronicle.first))
     found = Healths()
@@ -343,9 +358,10 @@ def _wealth(node: Node, chronicle: Chronicle, world: World, block: Block) -> Wad
     rules, vault = deployed.protocol.rules, deployed.protocol.vault
     views = chronicle.views[block]
     account = chronicle.at(keeper.account, block)
+    setting = setting_at(rules, views, chronicle.timestamps[block])
     wealth = account.cash_wad
-    for leg in account.legs:
-        wealth += leg_profit_wad(leg, views[rules.perps[leg.market].feed].fast_wad)
+    for position in setting.positions(account):
+        wealth += leg_value_wad(position, views[position.market.feed].fast_wad)
     collateral_tokens = [(terms.token, views[terms.feed].fast_wad) for terms in rules.collaterals.values()]
     for token, price in [(deployed.protocol.quote, WAD), *collateral_tokens]:
         call = codec.credit_call(vault, token, keeper.address)
@@ -380,22 +396,30 @@ def unknown_transactions(on_chain: int, steps: Mapping[str, int]) -> Iterator[st
 
 
 def broken_books(node: Node, chronicle: Chronicle, world: World) -> Iterator[str]:
-    """Yield where the protocol's accounts do not add up, to the wei."""
+    """Yield where the protocol's accounts do not add up.
+
+    To the wei, but for what rounding against accounts leaves with the Clearing: at most ``slack_wei``.
+    """
     protocol = world.deployed.protocol
     block = chronicle.last
+    view = chronicle.views[block]
+    setting = setting_at(protocol.rules, view, chronicle.timestamps[block])
     accounts = [chronicle.at(key, block) for key in chronicle.accounts()]
-    calls = [
-        codec.insurance_call(protocol.clearing),
-        codec.bad_debt_call(protocol.clearing),
-        codec.credit_call(protocol.vault, protocol.quote, protocol.clearing),
-    ]
-    answers = node.call_many([(call.to, call.data) for call in calls], block)
-    insurance, bad_debt, credit = (codec.decode_amount(answer) for answer in answers)
-    cash = sum(account.cash_wad + sum(leg.quote_leg_wad for leg in account.legs) for account in accounts)
-    owed = cash + insurance - bad_debt
-    if owed != credit:
-        yield f"books: cash, quote legs and insurance less bad debt are {owed}, the credit is {credit}"
-    for market in protocol.rules.perps:
+    call = codec.credit_call(protocol.vault, protocol.quote, protocol.clearing)
+    credit = codec.decode_amount(node.call(call.to, call.data, block))
+    owed = view.world.insurance_wad - view.world.bad_debt_wad
+    for account in accounts:
+        owed += account.cash_wad + sum(leg.quote_leg_wad for leg in account.legs)
+        # One side of a settled option may have been paid out before the other.
+        settled = (position for position in setting.positions(account) if position.is_settled)
+        owed += sum(leg_value_wad(position, 0) - position.quote_leg_wad for position in settled)
+    slack = slack_wei(chronicle)
+    if not 0 <= credit - owed <= slack:
+        yield (
+            "books: cash, quote legs, settled options and insurance less bad debt are "
+            f"{owed}, the credit is {credit}, at most {slack} wei more expected"
+        )
+    for market in protocol.rules.markets.keys() - view.settlements.keys():
         net = sum(leg.size_wad for account in accounts for leg in account.legs if leg.market == market)
         if net:
             yield f"books: the sizes of market {market} add up to {net}, not to 0"
@@ -408,6 +432,23 @@ def broken_books(node: Node, chronicle: Chronicle, world: World) -> Iterator[str
     for account in accounts:
         if account.flag.bond_wad and account.phase is not Phase.FLAGGED:
             yield f"books: 0x{account.key.hex()} is {account.phase}, and its bond is still held"
+
+
+def slack_wei(chronicle: Chronicle) -> int:
+    """Return how many wei rounding may have left with the Clearing.
+
+    A settlement rounds each side down. A socialised loss rounds up the index, which counts for every unit of
+    open interest, and the share of each account that holds some.
+    """
+    settled = chronicle.views[chronicle.last].settlements
+    left = (leg for key in chronicle.accounts() for leg in chronicle.at(key, chronicle.last).legs)
+    slack = len(chronicle.of("OptionSettled")) + sum(leg.market in settled for leg in left)
+    for fact in chronicle.of(chronicles.SOCIALISED):
+        market, block = fact.args["market"], fact.block - 1
+        held = [leg for key in chronicle.accounts() for leg in chronicle.at(key, block).legs]
+        sizes = [abs(leg.size_wad) for leg in held if leg.market == market]
+        slack += len(sizes) + 2 * (sum(sizes) // WAD + 1)
+    return slack
 
 
 def _money(amount_wad: Wad) -> float:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from keeper.chain.wire import data, log_of, quantity
-from keeper.domain import Account, Call, Fact, FeedView, Log
+from keeper.domain import Account, Call, Fact, Log, OracleView
 from keeper.errors import ChainFault
 from keeper.lab.anvil import Node
-from keeper.lab.deploy import AGGREGATOR_DECIMALS, Deployed
+from keeper.lab.deploy import AGGREGATOR_DECIMALS, Deployed, function_of
 from keeper.lab.world import World
 from keeper.protocols.hybrid import codec
 from keeper.protocols.hybrid.abi import load
@@ -23,6 +23,10 @@ MOST_TRACED = 100
 NOT_TRACED = "others, not traced"
 PAGE = 100
 """Accounts in one bulk read."""
+INSURED = frozenset({"InsurancePaid", "BadDebt"})
+"""What is told of an account when the insurance is asked to pay for it."""
+SOCIALISED = "LossSocialised"
+"""Changes the quote leg of everyone with a position in its market, and names none of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +60,13 @@ class Chronicle:
     timestamps: Mapping[Block, UnixS]
     facts: tuple[Fact, ...]
     rounds: tuple[SlowRound, ...]
-    views: Mapping[Block, Mapping[FeedId, FeedView]]
-    """Both prices of every feed after each block."""
+    views: Mapping[Block, OracleView]
+    """Prices, risk arrays, and what the protocol says of itself, after each block."""
     spent: tuple[Spent, ...]
     calldata: Mapping[str, bytes]
     """Of the transactions that closed a slice."""
-    insurance_wad: Mapping[Block, Wad]
-    """Before and after each block that closed a slice, and at both ends."""
+    drawable_wad: Mapping[tuple[Block, AccountKey], Wad]
+    """What the insurance could pay for an account before a block in which it was asked to."""
     _states: Mapping[AccountKey, tuple[tuple[Block, ...], tuple[Account, ...]]]
 
     def accounts(self) -> tuple[AccountKey, ...]:
@@ -76,7 +80,10 @@ class Chronicle:
 
     def changed(self, block: Block) -> Iterable[Account]:
         """Return the accounts that a block touched, as they were after it."""
-        for key in {key for fact in self.facts_of(block) for key in fact.touched}:
+        facts = self.facts_of(block)
+        shared = any(fact.act == SOCIALISED for fact in facts)
+        touched = (key for fact in facts for key in fact.touched)
+        for key in dict.fromkeys(self._states if shared else touched):
             yield self.at(key, block)
 
     def facts_of(self, block: Block) -> tuple[Fact, ...]:
@@ -99,10 +106,9 @@ def read(node: Node, world: World, first: Block, last: Block) -> Chronicle:
     blocks = range(first, last + 1)
     headers = node.batch([("eth_getBlockByNumber", (hex(block), False)) for block in blocks])
     prices = _calls(node, [(market.prices_call(), block) for block in blocks])
-    cut = sorted({fact.block for fact in facts if fact.act == "Tranche"})
-    asked = sorted({first, last, *cut, *(block - 1 for block in cut)})
-    insurance_call = codec.insurance_call(deployed.protocol.clearing)
-    insurance = _calls(node, [(insurance_call, block) for block in asked])
+    insured = sorted({(fact.block, fact.args["account"]) for fact in facts if fact.act in INSURED})
+    limit, backstop = function_of("Backstop", "drawableBy"), deployed.protocol.backstop
+    drawable = _calls(node, [(limit.call(backstop, account), block - 1) for block, account in insured])
     slices = list(dict.fromkeys(fact.tx_hash for fact in facts if fact.act == "Tranche"))
     sent = node.batch([("eth_getTransactionByHash", (tx_hash,)) for tx_hash in slices])
     return Chronicle(
@@ -114,7 +120,7 @@ def read(node: Node, world: World, first: Block, last: Block) -> Chronicle:
         views={block: market.decode_prices(raw) for block, raw in zip(blocks, prices, strict=True)},
         spent=_spent(node, world.keeper.address, first + 1, last),
         calldata={tx["hash"]: data(tx["input"]) for tx in sent},
-        insurance_wad={block: codec.decode_amount(raw) for block, raw in zip(asked, insurance, strict=True)},
+        drawable_wad=dict(zip(insured, map(codec.decode_amount, drawable), strict=True)),
         _states=_states(node, market, world.accounts, facts, first),
     )
 
@@ -169,10 +175,11 @@ def _states(
     node: Node, market: HybridMarket, known: Sequence[AccountKey], facts: Sequence[Fact], first: Block
 ) -> dict[AccountKey, tuple[tuple[Block, ...], tuple[Account, ...]]]:
     """Read every account at ``first``, and again after each block that touched it."""
+    everyone = list(dict.fromkeys([*known, *(key for fact in facts for key in fact.touched)]))
     touched: dict[Block, dict[AccountKey, None]] = {}
     for fact in facts:
-        touched.setdefault(fact.block, {}).update(dict.fromkeys(fact.touched))
-    everyone = list(dict.fromkeys([*known, *(key for keys in touched.values() for key in keys)]))
+        keys = everyone if fact.act == SOCIALISED else fact.touched
+        touched.setdefault(fact.block, {}).update(dict.fromkeys(keys))
     asked = [(first, everyone), *((block, list(keys)) for block, keys in sorted(touched.items()) if keys)]
     pages = [(block, keys[i : i + PAGE]) for block, keys in asked for i in range(0, len(keys), PAGE)]
     answers = _calls(node, [(market.rows_call(keys), block) for block, keys in pages])

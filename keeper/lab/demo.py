@@ -16,6 +16,7 @@ from keeper.lab.anvil import anvil
 from keeper.lab.audit import Report, audit
 from keeper.lab.deploy import Spec, deploy
 from keeper.lab.drill import Drill, ended_by_signal
+from keeper.lab.hedges import listing
 from keeper.lab.paths import Paths, generate
 from keeper.lab.world import QUORUM, SET_UP_S, populate, reporters
 
@@ -30,6 +31,7 @@ def run_demo(
     seed: int = 1,
     accounts: int = 200,
     fast: bool = False,
+    options: bool = False,
     json_path: Path | None = None,
     kills: int = 0,
     keep_dir: Path | None = None,
@@ -45,7 +47,8 @@ def run_demo(
     paths = generate(seed, fast=fast)
     with ended_by_signal(), _folder(keep_dir) as folder:
         reports.introduce(console, paths, accounts, str(folder))
-        report = rehearse(paths, accounts, folder, console=console, kills=kills)
+        hedges = hedges_of(accounts) if options else 0
+        report = rehearse(paths, accounts, folder, console=console, kills=kills, hedges=hedges)
     reports.summarise(console, report)
     if json_path is not None:
         json_path.write_text(json.dumps(report.figures, indent=2) + "\n")
@@ -54,13 +57,24 @@ def run_demo(
     return 1 if report.violations else 0
 
 
-def rehearse(paths: Paths, accounts: int, folder: Path, *, console: Console, kills: int = 0) -> Report:
-    """Set everything up on a chain of our own, drive through the crash, and audit it."""
+def hedges_of(accounts: int) -> int:
+    """Return how many hedged books of each strategy come with a number of accounts."""
+    return 2 + accounts // 200
+
+
+def rehearse(
+    paths: Paths, accounts: int, folder: Path, *, console: Console, kills: int = 0, hedges: int = 0
+) -> Report:
+    """Set everything up on a chain of our own, drive through the crash, and audit it.
+
+    ``hedges`` is the number of hedged books of each strategy.
+    """
     with anvil(timestamp_s=paths.start_s - SET_UP_S - BEFORE_S) as node:
         signers = [reporter.address for reporter in reporters(paths.seed)]
-        deployed = deploy(node, signers=signers, spec=Spec(quorum=QUORUM))
-        world = populate(node, deployed, paths, accounts)
-        console.print(f"{accounts} accounts opened against one maker; starting keeper and reporter")
+        spec = Spec(options=listing(paths) if hedges else (), quorum=QUORUM)
+        deployed = deploy(node, signers=signers, spec=spec)
+        world = populate(node, deployed, paths, accounts, hedges=hedges)
+        reports.opened(console, world)
         drill = Drill(node, world, paths, folder, kills=kills)
         with reports.watching(console) as watcher:
             outcome = drill.run(watcher)

@@ -21,21 +21,22 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
-from typing import IO, Protocol, TypeAlias
+from typing import IO, Protocol
 
 import numpy as np
 
 import keeper
 from keeper.chain.wire import log_of
-from keeper.domain import Fact, FeedView, Phase
+from keeper.domain import Fact, OracleView, Phase
 from keeper.errors import ConfigError, KeeperError
 from keeper.journal.reader import JournalReader
 from keeper.lab.actors import Helpers, Maker
 from keeper.lab.anvil import GWEI, Node, stop
+from keeper.lab.hedges import HALF_LIFE_S, VOLS
 from keeper.lab.paths import BLOCK_S, Paths
 from keeper.lab.world import World
 from keeper.protocols.hybrid.market import HybridMarket
-from keeper.units import AccountKey, FeedId, UnixS, Wei
+from keeper.units import AccountKey, UnixS, Wei
 
 PATIENCE_S = 1.0
 """How long the chain waits for the processes at each block."""
@@ -79,9 +80,17 @@ spend_day_native = "100"
 deviation_bps = 10
 heartbeat_s = 12
 """
+STEWARD = """
+[steward]
+deviation_bps = 50
+heartbeat_s = 60
+half_life_s = {half_life_s}
 
-
-Views: TypeAlias = Mapping[FeedId, FeedView]
+[steward.vols]
+"""
+"""Half the default deviation: in a fall like this one the price runs away from an array within a minute."""
+DONE = frozenset({"reporter.head_done", "steward.head_done"})
+"""What the processes without a journal say when they are done with a head."""
 
 
 class DrillFailed(KeeperError):
@@ -121,7 +130,7 @@ class Moment:
     block: int
     blocks: int
     timestamp_s: UnixS
-    views: Views
+    oracles: OracleView
     tally: Tally
     late_blocks: int
     kills: int
@@ -213,7 +222,7 @@ class Process:
             for line in output:
                 log.write(line)
                 log.flush()
-                if b"reporter.head_done" in line:
+                if b".head_done" in line:
                     self._done = max(self._done, _block_of(line))
 
 
@@ -281,7 +290,9 @@ class Drill:
         self._block_ms: list[float] = []
         keys = ",".join("0x" + reporter.key.hex() for reporter in world.reporters)
         self._keeper = Process("run", folder, {"KEEPER_PRIVATE_KEY": "0x" + world.keeper.key.hex()})
-        self._reporter = Process("report-prices", folder, {"KEEPER_REPORTER_KEYS": keys})
+        self._reporters = [Process("report-prices", folder, {"KEEPER_REPORTER_KEYS": keys})]
+        if world.hedges:
+            self._reporters.append(Process("report-options", folder, {"KEEPER_REPORTER_KEYS": keys}))
         self._ears = Ears(folder / "journal.sqlite")
 
     def run(self, watcher: Watcher) -> Outcome:
@@ -290,15 +301,15 @@ class Drill:
         first = self._node.block_number()
         with self._processes():
             self._wait(first, START_S)
-            if not self._both_done(first):
+            if not self._all_done(first):
                 raise DrillFailed(self._silence(first))
             began = time.monotonic()
-            views = self._read_views()
+            oracles = self._read_oracles()
             for block in range(1, self._paths.blocks + 1):
                 at = time.monotonic()
-                views = self._one_block(block, first, views)
+                oracles = self._one_block(block, first, oracles)
                 self._block_ms.append(1000 * (time.monotonic() - at))
-                watcher.show(self._moment(block, views, time.monotonic() - began))
+                watcher.show(self._moment(block, oracles, time.monotonic() - began))
             wall_s = time.monotonic() - began
         return Outcome(
             first_block=first,
@@ -324,6 +335,9 @@ class Drill:
             block_time_s=BLOCK_S,
             reader=protocol.reader,
         )
+        if self._world.hedges:
+            text += STEWARD.format(half_life_s=HALF_LIFE_S)
+            text += "".join(f'"{feed}" = {vol}\n' for feed, vol in VOLS.items())
         (self._folder / "keeper.toml").write_text(text)
         self._paths.write_csv(self._folder / "prices.csv")
 
@@ -332,33 +346,34 @@ class Drill:
         with ExitStack() as stack:
             # Each is stopped even where an interrupt meets the stopping of another.
             stack.callback(self._ears.close)
-            stack.callback(self._reporter.stop)
-            stack.callback(self._keeper.stop)
-            self._keeper.start()
-            self._reporter.start()
+            for process in (*self._reporters, self._keeper):
+                stack.callback(process.stop)
+            for process in (self._keeper, *self._reporters):
+                process.start()
             yield
 
-    def _one_block(self, block: int, first: int, views: Views) -> Views:
+    def _one_block(self, block: int, first: int, oracles: OracleView) -> OracleView:
         """Send what everybody else does, mine, and wait for the keeper and the reporter."""
         rounds = self._paths.rounds.get(block, ())
         transactions = [self._world.deployed.slow_round(r.feed, r.price_wad) for r in rounds]
-        transactions += self._helpers.act(block, views)
-        transactions += self._maker.act(block, views)
+        at_s = self._paths.block_time_s(block)
+        transactions += self._helpers.act(block, at_s, oracles)
+        transactions += self._maker.act(block, at_s, oracles)
         hashes = self._node.send(transactions) if transactions else []
         fee = hex(base_fee_wei(block, self._paths.blocks))
         self._node.batch(
             [
                 ("anvil_setNextBlockBaseFeePerGas", (fee,)),
-                ("evm_setNextBlockTimestamp", (self._paths.block_time_s(block),)),
+                ("evm_setNextBlockTimestamp", (at_s,)),
             ]
         )
         self._node.mine()
         mined_at = time.monotonic()
         self._maybe_kill(block)
-        views = self._observe(first + block, block, hashes)
+        oracles = self._observe(first + block, block, hashes)
         self._wait(first + block, PATIENCE_S - (time.monotonic() - mined_at))
         self._note_lateness(first + block)
-        return views
+        return oracles
 
     def _maybe_kill(self, block: int) -> None:
         delay_s = self._kills.get(block)
@@ -370,7 +385,7 @@ class Drill:
         self._keeper.start()
         self._killed += 1
 
-    def _observe(self, number: int, block: int, hashes: Sequence[str]) -> Views:
+    def _observe(self, number: int, block: int, hashes: Sequence[str]) -> OracleView:
         """Read what the block did, for the owners, the display and the next transactions."""
         protocol = self._world.deployed.protocol
         prices = self._market.prices_call()
@@ -390,23 +405,24 @@ class Drill:
         self._refused += sum(receipt is None or receipt["status"] != "0x1" for receipt in receipts)
         return self._market.decode_prices(bytes.fromhex(answer[2:]))
 
-    def _read_views(self) -> Views:
+    def _read_oracles(self) -> OracleView:
         call = self._market.prices_call()
         return self._market.decode_prices(self._node.call(call.to, call.data))
 
     def _wait(self, number: int, patience_s: float) -> None:
-        """Wait until both processes are done with a block, or patience ends."""
+        """Wait until every process is done with a block, or patience ends."""
         deadline = time.monotonic() + patience_s
-        while not self._both_done(number) and time.monotonic() < deadline:
-            self._keeper.check()
-            self._reporter.check()
+        while not self._all_done(number) and time.monotonic() < deadline:
+            for process in (self._keeper, *self._reporters):
+                process.check()
             time.sleep(POLL_S)
 
-    def _both_done(self, number: int) -> bool:
-        return self._ears.done_with(number) and self._reporter.done_with(number)
+    def _all_done(self, number: int) -> bool:
+        reported = all(reporter.done_with(number) for reporter in self._reporters)
+        return reported and self._ears.done_with(number)
 
     def _note_lateness(self, number: int) -> None:
-        if self._both_done(number):
+        if self._all_done(number):
             self._late_in_a_row = 0
             return
         self._late += 1
@@ -415,12 +431,13 @@ class Drill:
             raise DrillFailed(self._silence(number))
 
     def _silence(self, number: int) -> str:
-        quiet = self._reporter if self._ears.done_with(number) else self._keeper
+        silent = (reporter for reporter in self._reporters if not reporter.done_with(number))
+        quiet = next(silent, self._keeper) if self._ears.done_with(number) else self._keeper
         return f"keeper {quiet.name} is not done with block {number}\n{quiet.last_words()}"
 
-    def _moment(self, block: int, views: Views, wall_s: float) -> Moment:
+    def _moment(self, block: int, oracles: OracleView, wall_s: float) -> Moment:
         at = self._paths.block_time_s(block)
-        return Moment(block, self._paths.blocks, at, views, self._tally, self._late, self._killed, wall_s)
+        return Moment(block, self._paths.blocks, at, oracles, self._tally, self._late, self._killed, wall_s)
 
 
 @contextmanager
@@ -444,6 +461,6 @@ def _block_of(line: bytes) -> int:
         event = json.loads(line)
     except ValueError:
         return -1
-    named = isinstance(event, dict) and event.get("event") == "reporter.head_done"
+    named = isinstance(event, dict) and event.get("event") in DONE
     block = event.get("block") if named else None
     return block if isinstance(block, int) else -1

@@ -17,6 +17,7 @@ from keeper.domain import Phase
 from keeper.lab.audit import Report
 from keeper.lab.drill import Moment, Watcher
 from keeper.lab.paths import Paths
+from keeper.lab.world import World
 from keeper.units import WAD
 
 PLAIN_LINES = 20
@@ -42,7 +43,7 @@ class PlainWatcher:
         """Print every twentieth part of the way."""
         if moment.block % max(1, moment.blocks // PLAIN_LINES) == 0 or moment.block == moment.blocks:
             prices = ", ".join(
-                f"{feed[:3]} {view.fast_wad / WAD:,.2f}" for feed, view in moment.views.items()
+                f"{feed[:3]} {view.fast_wad / WAD:,.2f}" for feed, view in moment.oracles.items()
             )
             counts = ", ".join(f"{moment.tally.acts[act]} {word}" for act, word in ACTS.items())
             self._console.print(f"block {moment.block}/{moment.blocks}: {prices}; {counts}", soft_wrap=True)
@@ -58,7 +59,7 @@ class LiveWatcher:
 
     def show(self, moment: Moment) -> None:
         """Redraw, a few times a second."""
-        for feed, view in moment.views.items():
+        for feed, view in moment.oracles.items():
             self._starts.setdefault(feed, view.fast_wad / WAD)
         if moment.wall_s - self._shown_at >= REFRESH_S or moment.block == moment.blocks:
             self._shown_at = moment.wall_s
@@ -80,7 +81,7 @@ class LiveWatcher:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         for column in ("market", "fast price", "since start", "slow price", "apart"):
             table.add_column(column, justify="left" if column == "market" else "right", min_width=10)
-        for feed, view in moment.views.items():
+        for feed, view in moment.oracles.items():
             fast, slow = view.fast_wad / WAD, view.slow_wad / WAD
             change = fast / self._starts[feed] - 1
             style = "red" if change < -0.005 else "green" if change > 0.005 else ""
@@ -124,6 +125,15 @@ def introduce(console: Console, paths: Paths, accounts: int, folder: str) -> Non
     )
 
 
+def opened(console: Console, world: World) -> None:
+    """Say what stands on the chain before the processes start."""
+    apart = sum(len(hedge.apart) for hedge in world.hedges)
+    hedged = f", {len(world.hedges)} books with options and their {apart} legs apart" if apart else ""
+    steward = ", reporter and steward" if apart else " and reporter"
+    accounts = f"{len(world.owners)} accounts opened against one maker{hedged}"
+    console.print(f"{accounts}; starting keeper{steward}", soft_wrap=True, highlight=False)
+
+
 def summarise(console: Console, report: Report) -> None:
     """Print what a drill came to, for people."""
     figures = report.figures
@@ -136,6 +146,9 @@ def summarise(console: Console, report: Report) -> None:
             table.add_row(name, value, remark)
         console.print()
         console.print(table)
+    if figures["hedges"]:
+        console.print()
+        console.print(_hedges(figures))
     console.print()
     if report.violations:
         for line in report.violations:
@@ -151,6 +164,7 @@ def whats_next(console: Console, folder: str | None) -> None:
         "\nNext:\n"
         f"{kept}"
         "  another crash:               ./scripts/demo --seed 7 --accounts 500\n"
+        "  hedged books, with options:  ./scripts/demo --fast --options\n"
         "  kill the keeper on the way:  ./scripts/demo --fast --kills 5\n"
         "  a node of your own:          .venv/bin/keeper run --config keeper.toml --dry-run\n"
         "                               (README.md says what it needs)",
@@ -169,6 +183,37 @@ def _sections(f: Mapping[str, Any]) -> Iterator[tuple[str, Rows]]:
     yield "Keeper", _keeper(f)
     yield "Why it waited, refused, or was refused", _reasons(f)
     yield "Machine", _machine(f)
+
+
+def _hedges(f: Mapping[str, Any]) -> Table:
+    """Show each kind of book beside its legs apart."""
+    title = "Options: hedged books, and the same legs each in an account of its own"
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", title=title, title_justify="left")
+    healths = ("lowest health", "at both")
+    for column in ("hedged book", "books", *healths, "flagged", "confirmed", "sliced", "gain"):
+        is_name = column == "hedged book"
+        table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
+    for column in ("legs", "reduced", "closed", "gain of these"):
+        table.add_column(column, justify="right")
+    for row in f["hedges"]:
+        counts = (row["flagged"], row["confirmed"], row["sliced"])
+        apart = (row["legs"], row["legs_reduced"], row["legs_closed"])
+        table.add_row(
+            row["book"],
+            _count(row["books"]),
+            _health(row["lowest_health_fast"]),
+            _health(row["lowest_health_both"]),
+            *map(_count, counts),
+            _usd(row["gain"]),
+            *map(_count, apart),
+            _usd(row["legs_reduced_gain"]),
+        )
+    posted = f"{f['risk_arrays']:,} risk arrays accepted, {f['options_settled']:,} options paid out"
+    health = "lowest health (equity / requirement) at the fast price, and that both oracles agreed on"
+    wick = "a false print leaves arrays of its own price behind for a block: too short to be confirmed"
+    table.caption = f"{health}\n{wick}\n{posted}"
+    table.caption_justify = "left"
+    return table
 
 
 def _alarms(f: Mapping[str, Any]) -> Rows:

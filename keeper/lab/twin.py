@@ -7,19 +7,23 @@ is not played through touched an account earlier in the same block, its slice is
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
+from typing import Any
 
 from eth_abi.abi import decode
 
-from keeper.domain import Account, ChainTime, Fact, FeedView, Holding, Refuse
-from keeper.lab.chronicle import Chronicle, SlowRound
+from keeper.domain import Account, ChainTime, Fact, Holding, OracleView, Refuse
+from keeper.lab.chronicle import SOCIALISED, Chronicle, SlowRound
 from keeper.lab.world import World
 from keeper.protocols.hybrid import clearing, liquidator
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.clearing import Move
+from keeper.protocols.hybrid.liquidator import Slice
+from keeper.protocols.hybrid.portfolio import setting_at
 from keeper.units import WAD, AccountKey, Block, FeedId, Wad
 
 
@@ -69,8 +73,7 @@ class _Stage:
         self._quote = world.deployed.protocol.quote
         self._block = block
         self._at = ChainTime(block, chronicle.timestamps[block])
-        self._views: dict[FeedId, FeedView] = dict(chronicle.views[block - 1])
-        self._insurance = chronicle.insurance_wad[block - 1]
+        self._oracles: OracleView = chronicle.views[block - 1]
         self._accounts: dict[AccountKey, Account] = {}
         self._lost: set[AccountKey] = set()
         self._result = result
@@ -84,30 +87,51 @@ class _Stage:
             logs = list(group)
             told = [each for each in logs if isinstance(each, Fact)]
             for each in logs:
-                self._hear_price(each)
+                self._hear(each)
             tranche = next((fact for fact in told if fact.act == "Tranche"), None)
             if tranche is None:
                 for fact in told:
                     self._move(fact)
             else:
                 self._compare(tranche, terms_of(self._chronicle.calldata[tx_hash]), told)
+            if any(fact.act == SOCIALISED for fact in told):
+                self._lost.update(self._chronicle.accounts())
+        self._compare_buckets()
 
     def _account(self, key: AccountKey) -> Account:
         if key not in self._accounts:
             self._accounts[key] = self._chronicle.at(key, self._block - 1)
         return self._accounts[key]
 
-    def _hear_price(self, told: Fact | SlowRound) -> None:
+    def _hear(self, told: Fact | SlowRound) -> None:
+        """Take in a price, a risk array or a settlement."""
         if isinstance(told, SlowRound):
-            view = self._views[told.feed]
-            self._views[told.feed] = replace(
-                view, slow_wad=told.price_wad, slow_updated_at_s=told.updated_at_s, slow_ok=True
-            )
+            round_ = {"slow_wad": told.price_wad, "slow_updated_at_s": told.updated_at_s, "slow_ok": True}
+            self._see_price(told.feed, **round_)
         elif told.act == "FastPrice":
-            view = self._views[told.args["feed"]]
-            self._views[view.feed] = replace(
-                view, fast_wad=told.args["price_wad"], fast_observed_at_s=told.args["observed_at_s"]
-            )
+            args = told.args
+            seen = {"fast_wad": args["price_wad"], "fast_observed_at_s": args["observed_at_s"]}
+            self._see_price(args["feed"], fast_ok=True, **seen)
+        elif told.act == "RiskArraySet":
+            # The event says too little of it; a market has one array a block, for the steward posts once.
+            market = told.args["market"]
+            posted = self._chronicle.views[self._block].arrays[market]
+            self._oracles = replace(self._oracles, arrays={**self._oracles.arrays, market: posted})
+        elif told.act == "SettlementSet":
+            self._settle(told.args)
+
+    def _see_price(self, feed: FeedId, **said: Any) -> None:
+        seen = replace(self._oracles[feed], **said)
+        self._oracles = replace(self._oracles, feeds={**self._oracles.feeds, feed: seen})
+
+    def _settle(self, args: Mapping[str, Any]) -> None:
+        expiry = (args["feed"], args["expiry_s"])
+        fixed = {
+            number: args["price_wad"]
+            for number, market in self._rules.markets.items()
+            if (market.feed, market.expiry_s) == expiry
+        }
+        self._oracles = replace(self._oracles, settlements={**self._oracles.settlements, **fixed})
 
     def _move(self, fact: Fact) -> None:
         """Do to the accounts what a log outside a slice says; give up those of which it says too little."""
@@ -115,6 +139,8 @@ class _Stage:
             self._trade(fact.args)
         elif fact.act == "Deposited":
             self._deposit(fact.args)
+        elif fact.act == "OptionSettled":
+            self._pay_out(fact.args)
         elif fact.act != "SlowPrice":
             self._lost.update(fact.touched)
 
@@ -144,48 +170,55 @@ class _Stage:
         holdings = tuple(Holding(collateral, amount_wad) for collateral, amount_wad in held.items())
         self._accounts[key] = replace(account, holdings=holdings)
 
+    def _pay_out(self, args: Mapping[str, Any]) -> None:
+        key, setting = args["account"], setting_at(self._rules, self._oracles, self._at.timestamp_s)
+        self._accounts[key] = clearing.settle(self._account(key), args["market"], setting)
+
     def _compare(self, tranche: Fact, terms: Terms, told: Iterable[Fact]) -> None:
         keys = {terms.account, terms.taker}
         if keys & self._lost:
             self._result.skipped += 1
             self._lost |= keys
             return
-        mine = liquidator.liquidate(
-            self._account(terms.account),
-            self._account(terms.taker),
-            self._views,
-            self._at,
-            self._rules,
-            max_fraction_wad=terms.max_fraction_wad,
-            insurance_wad=self._insurance,
-        )
+        mine = self._slice(terms)
         self._result.checked += 1
         where = f"slice {terms.tranche_nonce} of 0x{terms.account.hex()} in block {self._block}"
         if isinstance(mine, Refuse):
             self._result.mismatches.append(f"{where}: the twin refuses it ({mine.reason})")
             self._lost |= keys
             return
-        expected = {
-            "fraction_wad": mine.fraction_wad,
-            "q_wad": mine.q_wad,
-            "kappa_wad": mine.kappa_wad,
-            "notional_wad": mine.notional_wad,
-            "fee_wad": mine.fee.whole_wad,
-            "equity_before_wad": mine.before.equity_wad,
-            "requirement_before_wad": mine.before.requirement_wad,
-            "equity_after_wad": mine.after.equity_wad,
-            "requirement_after_wad": mine.after.requirement_wad,
-        }
-        wrong = [
-            f"{name} {tranche.args[name]}, twin {value}"
-            for name, value in expected.items()
-            if tranche.args[name] != value
-        ]
-        self._insurance += mine.fee.whole_wad - mine.fee.taker_wad - mine.fee.from_insurance_wad
+        wrong = _differences(mine, tranche, told)
         self._accounts[terms.account], self._accounts[terms.taker] = mine.account, mine.taker
         wrong += self._unlike_chain(terms, told)
         if wrong:
             self._result.mismatches.append(f"{where}: {'; '.join(wrong)}")
+
+    def _slice(self, terms: Terms) -> Slice | Refuse:
+        """Carry the slice out; what the insurance may pay for this account is less than for all together."""
+        before = self._oracles.world
+        limit = self._chronicle.drawable_wad.get((self._block, terms.account), before.drawable_wad)
+        mine_wad = min(before.drawable_wad, limit)
+        mine = liquidator.liquidate(
+            self._account(terms.account),
+            self._account(terms.taker),
+            replace(self._oracles, world=replace(before, drawable_wad=mine_wad)),
+            self._at,
+            self._rules,
+            max_fraction_wad=terms.max_fraction_wad,
+        )
+        if isinstance(mine, Slice):
+            after = mine.oracles.world
+            drawable_wad = before.drawable_wad - (mine_wad - after.drawable_wad)
+            self._oracles = replace(mine.oracles, world=replace(after, drawable_wad=drawable_wad))
+        return mine
+
+    def _compare_buckets(self) -> None:
+        """Compare what the slices of the block filled, unless one of them was not played through."""
+        chain = self._chronicle.views[self._block].buckets
+        unlike = [feed for feed, bucket in self._oracles.buckets.items() if bucket != chain[feed]]
+        if unlike and not self._lost:
+            found = ", ".join(f"{feed} {chain[feed]}, twin {self._oracles.buckets[feed]}" for feed in unlike)
+            self._result.mismatches.append(f"buckets after block {self._block}: {found}")
 
     def _unlike_chain(self, terms: Terms, told: Iterable[Fact]) -> list[str]:
         """Compare the account after its last log of the block with the row that the chain has of it."""
@@ -200,3 +233,29 @@ class _Stage:
             for part in parts
             if getattr(mine, part) != getattr(chain, part)
         ]
+
+
+def _differences(mine: Slice, tranche: Fact, told: Iterable[Fact]) -> list[str]:
+    """Name what the events of a slice say otherwise."""
+    paid: Counter[str] = Counter()
+    for fact in told:
+        paid[fact.act] += fact.args.get("amount_wad", 0)
+    insured = mine.fee.from_insurance_wad
+    expected = {
+        "fraction_wad": mine.fraction_wad,
+        "q_wad": mine.q_wad,
+        "kappa_wad": mine.kappa_wad,
+        "notional_wad": mine.notional_wad,
+        "fee_wad": mine.fee.whole_wad,
+        "equity_before_wad": mine.before.equity_wad,
+        "requirement_before_wad": mine.before.requirement_wad,
+        "equity_after_wad": mine.after.equity_wad,
+        "requirement_after_wad": mine.after.requirement_wad,
+    }
+    found = [(name, tranche.args[name], value) for name, value in expected.items()]
+    found += [
+        ("InsurancePaid", paid["InsurancePaid"], insured),
+        ("BadDebt", paid["BadDebt"], mine.bad_debt_wad),
+        ("BackstopPaid", paid["BackstopPaid"], insured + mine.covered_wad),
+    ]
+    return [f"{name} {chain}, twin {value}" for name, chain, value in found if chain != value]

@@ -2,7 +2,7 @@
 
 A row is what ``MarginReader`` returns, word by word, so that a page of rows is decoded and scattered by
 numpy without looking at any account. The legs and holdings keep the contract's order: it sells the first
-holding first. The twins are dense: one column for each market, then one for each collateral.
+holding first. The twins are dense: one column for each market, perp or option, then one for each collateral.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Rows = NDArray[np.intp]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 # MarginReader.Row, in words; the Flag struct lies inline.
-ACCT, STATE, CASH, LAST_RISK_AT, LAST_RISK_BLOCK, DEBT_SINCE, AID, REDUCED, FLAGGER = range(9)
-FLAG = slice(9, 23)
-MARKETS = slice(23, 31)
-SIZES = slice(31, 39)
-QUOTE_LEGS = slice(39, 47)
-COLLATERALS = slice(47, 51)
-AMOUNTS = slice(51, 55)
-WORDS = 55
+ACCT, STATE, CASH, LAST_RISK_AT, LAST_RISK_BLOCK, DEBT_SINCE, AID, REDUCED, SLOPE, FLAGGER = range(10)
+FLAG = slice(10, 26)
+MARKETS = slice(26, 34)
+SIZES = slice(34, 42)
+QUOTE_LEGS = slice(42, 50)
+COLLATERALS = slice(50, 54)
+AMOUNTS = slice(54, 58)
+WORDS = 58
 """Words of a row, 32 bytes each."""
 HEADER = 2
 """Words before the rows: where the array begins, and its length."""
@@ -40,6 +40,8 @@ PHASES = tuple(Phase)
 MONEY = np.r_[CASH, QUOTE_LEGS]
 IDENTIFIERS = np.r_[ACCT, FLAGGER]
 SIGNED = np.isin(np.arange(WORDS), np.r_[CASH, SIZES, QUOTE_LEGS])
+SLOPES = 2**16
+"""Slopes have numbers below this."""
 REMEMBERED_BLOCKS = 256
 """How many blocks back it is known which accounts each touched."""
 
@@ -49,11 +51,13 @@ class Snapshot:
     """A book as the trigger sees it: quote and units as float64, n rows and i instruments.
 
     ``cash`` [n] includes the quote legs, and is NaN in a row whose account has changed and was not read
-    since: nobody acts on it. ``positions`` is [n, i]. ``phases`` [n] holds ``PHASES`` by number.
+    since: nobody acts on it. ``positions`` is [n, i]. ``phases`` [n] holds ``PHASES`` by number, ``slopes``
+    [n] the slope that each owner chose, 0 for the default.
     """
 
     keys: NDArray[np.void]
     phases: NDArray[np.uint8]
+    slopes: NDArray[np.uint16]
     cash: Floats
     positions: Floats
 
@@ -97,7 +101,24 @@ class Book:
         """Every account, in the order of the rows."""
         return tuple(self._index)
 
+    def relist(self, *, markets: int, collaterals: int) -> None:
+        """Give every listed instrument its column; the accounts stay as they were read.
+
+        Fewer than before are listed only where a reorg took a listing back: then it took back, and made
+        dirty, whatever held a position there.
+        """
+        old, kept = self._positions, min(markets, self._markets)
+        self._positions = np.zeros((len(old), markets + collaterals))
+        self._positions[:, :kept] = old[:, :kept]
+        kept = min(collaterals, self._collaterals)
+        self._positions[:, markets : markets + kept] = old[:, self._markets : self._markets + kept]
+        self._markets, self._collaterals, self._shared = markets, collaterals, False
+
     # --- what changed ---
+
+    def mark_holders_dirty(self, market: int, block: Block) -> None:
+        """Note that ``block`` touched whoever has a position in a market, and whoever may have one by now."""
+        self.mark_dirty([*self.holders([market]), *self._dirty], block)
 
     def mark_dirty(self, keys: Iterable[AccountKey], block: Block) -> None:
         """Note that ``block`` touched some accounts, known or new: their rows must be read again."""
@@ -152,8 +173,13 @@ class Book:
         cells = wide.decode(numbers)
         if (cells["hi"][:, ~SIGNED] < 0).any():
             raise ChainFault("expected unsigned integers below 2^127 in a page of rows, found a larger one")
-        limits = (("state", STATE, len(PHASES) - 1), ("market", MARKETS, self._markets))
-        for name, columns, limit in (*limits, ("collateral", COLLATERALS, self._collaterals)):
+        limits = (
+            ("state", STATE, len(PHASES) - 1),
+            ("slope", SLOPE, SLOPES - 1),
+            ("market", MARKETS, self._markets),
+            ("collateral", COLLATERALS, self._collaterals),
+        )
+        for name, columns, limit in limits:
             if (largest := wide.to_floats(cells[:, columns]).max(initial=0)) > limit:
                 raise ChainFault(f"expected a {name} up to {limit} in a page of rows, found {largest:.0f}")
         return cells
@@ -194,7 +220,15 @@ class Book:
         self._shared = True
         positions = self._positions[:n]
         positions.flags.writeable = False
-        return Snapshot(self._keys[:n], self._cells["lo"][:n, STATE].astype(np.uint8), cash, positions)
+        chosen = self._cells["lo"][:n]
+        phases, slopes = chosen[:, STATE].astype(np.uint8), chosen[:, SLOPE].astype(np.uint16)
+        return Snapshot(self._keys[:n], phases, slopes, cash, positions)
+
+    def holders(self, markets: Sequence[int]) -> tuple[AccountKey, ...]:
+        """Return the accounts that had a position in one of some markets when they were last read."""
+        places = [market - 1 for market in markets if market <= self._markets]
+        held = (self._positions[: len(self), places] != 0).any(axis=1)
+        return tuple(bytes(key) for key in self._keys[: len(self)][held].tolist())
 
     def exact(self, key: AccountKey) -> Account | Unknown:
         """Return the exact state of one account; Unknown where it was never read, or changed since."""
@@ -210,7 +244,7 @@ class Book:
 
 def _account(key: AccountKey, words: Sequence[int], *, flagger: str) -> Account:
     bond, flagged_at, flagged_block, tau_at_flag, tau, last_poke, tau_at_confirm, *rest = words[FLAG]
-    confirmed_at, fee_cap, step_start, step_used, tranche_nonce, carry_tau, carried_at = rest
+    confirmed_at, fee_cap, step_start, step_used, nonce, carry_tau, carried_at, slope, insolvent_at = rest
     legs = zip(words[MARKETS], words[SIZES], words[QUOTE_LEGS], strict=True)
     holdings = zip(words[COLLATERALS], words[AMOUNTS], strict=True)
     return Account(
@@ -235,12 +269,15 @@ def _account(key: AccountKey, words: Sequence[int], *, flagger: str) -> Account:
             fee_cap_wad=fee_cap,
             step_start_s=step_start,
             step_used_wad=step_used,
-            tranche_nonce=tranche_nonce,
+            tranche_nonce=nonce,
             aid_wad=words[AID],
             reduced=bool(words[REDUCED]),
             carry_tau_s=carry_tau,
             carried_at_s=carried_at,
+            slope=slope,
+            insolvent_at_s=insolvent_at,
         ),
+        slope_choice=words[SLOPE],
     )
 
 

@@ -25,18 +25,21 @@ import pytest
 import structlog
 
 from keeper.cli import main
+from keeper.domain import Kind, OracleView
 from keeper.journal.reader import JournalReader
 from keeper.journal.store import SqliteJournal
 from keeper.lab.anvil import Node, stop
 from keeper.lab.anvil import anvil as running_anvil
-from keeper.lab.deploy import QUOTE, Deployed, deploy
+from keeper.lab.deploy import QUOTE, Deployed, OptionSpec, Spec, deploy
 from keeper.lab.world import FOREVER, fast_prices, person, reporters, trade
+from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.signing import Order
 from keeper.units import WAD, FeedId, Wad
 
 pytestmark = [pytest.mark.anvil, pytest.mark.timeout(120)]
 
 ROOT = Path(__file__).resolve().parents[2]
+GENESIS_S = 1_700_000_000
 KEEPER, OWNER, MAKER = person(1, "keeper"), person(1, "owner"), person(1, "maker")
 REPORTERS = reporters(1)
 KEY = "0x" + KEEPER.key.hex()
@@ -162,7 +165,7 @@ class Daemon:
 
     def done_with(self, block: int) -> bool:
         """Tell whether the journal, or the reporter, says that a block is done."""
-        if self.heard("reporter.head_done", block=block):
+        if any(self.heard(f"{name}.head_done", block=block) for name in ("reporter", "steward")):
             return True
         path = self.folder / "journal.sqlite"
         if not path.exists():
@@ -269,6 +272,7 @@ class Site:
 
     node: Node
     folder: Path
+    options: tuple[OptionSpec, ...] = ()
 
     @property
     def port(self) -> int:
@@ -276,7 +280,8 @@ class Site:
 
     @cached_property
     def deployed(self) -> Deployed:
-        return deploy(self.node, signers=[reporter.address for reporter in REPORTERS])
+        signers = [reporter.address for reporter in REPORTERS]
+        return deploy(self.node, signers=signers, spec=Spec(options=self.options))
 
     def configure(self, relay: Relay | None = None, **changes: str) -> None:
         """Write a good configuration with some changes, and prices if there are none."""
@@ -326,9 +331,21 @@ class Site:
         )
         self.post(
             BEFORE,
+            *(deployed.prove(feed) for feed in BEFORE),
             trade(deployed, OWNER, MAKER, Order(OWNER.account, 1, 10 * WAD, BEFORE["BTC/USD"], 1, FOREVER)),
         )
         self.post(AFTER)
+
+    def oracles(self) -> OracleView:
+        """Read prices, risk arrays and settlements at the newest block."""
+        market = HybridMarket(self.deployed.protocol)
+        call = market.prices_call()
+        return market.decode_prices(self.node.call(call.to, call.data))
+
+    def value(self, steward: str) -> None:
+        """Add a section to the configuration."""
+        with (self.folder / "keeper.toml").open("a") as file:
+            file.write(f"[steward]\n{steward}\n")
 
     def sent(self, address: str = KEEPER.address) -> int:
         """Count a wallet's transactions, pending ones too."""
@@ -343,6 +360,9 @@ def site(anvil: Node, tmp_path: Path) -> Site:
     return Site(anvil, tmp_path)
 
 
+PUT = OptionSpec("BTC/USD", Kind.PUT, 19_500 * WAD, GENESIS_S + 30 * 86_400)
+SOON = OptionSpec("BTC/USD", Kind.CALL, 18_000 * WAD, GENESIS_S + 600)
+ETH_CALL = OptionSpec("ETH/USD", Kind.CALL, 1_500 * WAD, GENESIS_S + 30 * 86_400)
 BOTH = pytest.mark.parametrize("command", ["run", "report-prices"])
 NOBODY = "0x" + "12" * 20
 
@@ -395,6 +415,24 @@ def test_a_reporter_is_refused_for_the_same_reasons(site: Site, refused: Refused
     assert f"deployment.reader {NOBODY} has no code" in refused(site.folder, "report-prices")
     write(site.folder)
     assert "eth_chainId at http://127.0.0.1:1: no answer" in refused(site.folder, "report-prices")
+
+
+def test_a_steward_is_refused_without_options_or_their_volatility(site: Site, refused: Refused) -> None:
+    site.configure()
+    assert f"deployment.reader {site.deployed.protocol.reader} lists no option" in refused(
+        site.folder, "report-options"
+    )
+    other = Site(site.node, site.folder, (PUT, ETH_CALL))
+    other.configure()
+    assert "steward.vols has no volatility for BTC/USD, ETH/USD" in refused(site.folder, "report-options")
+    other.value('vols = { "ETH/USD" = 1.0 }')
+    assert "steward.vols has no volatility for BTC/USD" in refused(site.folder, "report-options")
+    other.configure()
+    other.value('vols = { "BTC/USD" = 0.8, "ETH/USD" = 1.0 }')
+    few = {"KEEPER_REPORTER_KEYS": REPORTER_KEYS.partition(",")[0]}
+    assert "1 different signer keys given, the oracle's quorum needs 3" in refused(
+        site.folder, "report-options", few
+    )
 
 
 def test_code_that_is_no_margin_reader_is_refused_whatever_it_answers(site: Site, refused: Refused) -> None:
@@ -684,3 +722,30 @@ def test_without_its_websocket_a_keeper_polls_for_heads(site: Site) -> None:
             keeper.until(lambda: keeper.done_with(site.node.block_number()))
             keeper.end()
             relay.mend()
+
+
+def test_a_steward_posts_what_options_are_worth_and_settles_what_has_expired(site: Site) -> None:
+    site.options = (PUT, SOON)
+    site.breach()
+    site.configure()
+    site.value('vols = { "BTC/USD" = 0.8 }')
+    wallet = REPORTERS[-1].address
+    with running(site.folder, "report-options") as steward:
+        steward.until(lambda: site.sent(wallet) == 1)
+        site.post(AFTER)
+        arrays = site.oracles().arrays
+        assert {market: array.ref_wad for market, array in arrays.items()} == dict.fromkeys(
+            (4, 5), AFTER["BTC/USD"]
+        )
+        assert arrays[4].mark_wad > 500 * WAD
+        assert arrays[4].delta_wad < 0 < arrays[5].delta_wad
+        assert arrays[5].mark_wad >= 1_000 * WAD
+        steward.until(lambda: steward.done_with(site.node.block_number()))
+        site.node.mine(SOON.expiry_s)
+        site.post(AFTER)
+        steward.until(lambda: site.sent(wallet) == 2)
+        site.node.mine(site.node.timestamp_s() + 12)
+        assert site.oracles().settlements == {5: AFTER["BTC/USD"]}
+        steward.until(lambda: steward.done_with(site.node.block_number()))
+        assert steward.heard("steward.head_done", settling="BTC/USD", expiry_s=SOON.expiry_s)
+        steward.end()

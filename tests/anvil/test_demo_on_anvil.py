@@ -9,21 +9,25 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from keeper.domain import Phase
+from keeper.domain import OracleView, Phase
 from keeper.errors import ChainFault
 from keeper.lab import drill
 from keeper.lab.anvil import Node, Tx, anvil, stop
 from keeper.lab.demo import rehearse, run_demo
-from keeper.lab.deploy import QUOTE, Spec, deploy, find
+from keeper.lab.deploy import EARLY_SLOPE, QUOTE, Spec, deploy, find
 from keeper.lab.drill import DrillFailed
+from keeper.lab.hedges import Strategy
 from keeper.lab.paths import Paths, generate, wad
-from keeper.lab.world import HEALTH, SET_UP_S, Zone, populate, reporters
+from keeper.lab.world import HEALTH, SET_UP_S, Zone, fast_prices, populate, reporters
 from keeper.protocols.hybrid import codec, math
+from keeper.protocols.hybrid.market import HybridMarket
+from keeper.protocols.hybrid.portfolio import setting_at
 from keeper.units import WAD
 
 pytestmark = [pytest.mark.anvil, pytest.mark.timeout(300)]
@@ -31,6 +35,7 @@ pytestmark = [pytest.mark.anvil, pytest.mark.timeout(300)]
 ROOT = Path(__file__).resolve().parents[2]
 GENESIS_S = 1_600_000_000
 SIGNERS = [reporter.address for reporter in reporters(0)]
+KEYS = [reporter.key for reporter in reporters(0)]
 
 
 def children(parent: int) -> dict[int, str]:
@@ -79,8 +84,44 @@ def test_a_deployment_is_found_again_from_its_reader() -> None:
         first, second = deploy(node, signers=SIGNERS), deploy(node, signers=SIGNERS)
         assert find(node, first.protocol.reader) == first.protocol
         assert first.protocol.reader != second.protocol.reader
-        assert first.protocol.rules.slope == Spec().slope
-        assert first.markets == {"BTC/USD": 1, "ETH/USD": 2, "SYN/USD": 3}
+        assert first.protocol.rules.slopes == (Spec().slope, EARLY_SLOPE)
+        assert first.perps == {"BTC/USD": 1, "ETH/USD": 2, "SYN/USD": 3}
+
+
+def test_a_slow_source_counts_once_it_was_seen_to_agree_with_the_fast_price() -> None:
+    prices = {"BTC/USD": 20_000 * WAD, "ETH/USD": 1_500 * WAD, "SYN/USD": 7 * WAD}
+    with anvil(timestamp_s=GENESIS_S) as node:
+        deployed = deploy(node, signers=SIGNERS)
+        market = HybridMarket(deployed.protocol)
+        call = market.prices_call()
+        rounds = [deployed.slow_round(feed, price) for feed, price in prices.items()]
+        with pytest.raises(ChainFault, match=r"failed: NotFresh\("):
+            node.run([*rounds, deployed.prove("BTC/USD")], GENESIS_S + 60)
+        far = prices | {"ETH/USD": 1_600 * WAD}
+        node.run([*rounds, fast_prices(deployed, KEYS, far, GENESIS_S + 72)], GENESIS_S + 72)
+        assert not any(view.slow_ok for view in market.decode_prices(node.call(call.to, call.data)).values())
+        with pytest.raises(ChainFault, match=r"failed: TooFarApart\("):
+            node.run([deployed.prove("ETH/USD")], GENESIS_S + 73)
+        node.run([deployed.prove("BTC/USD")], GENESIS_S + 74)
+        oracles = market.decode_prices(node.call(call.to, call.data))
+        assert {feed: view.slow_ok for feed, view in oracles.items()} == {
+            "BTC/USD": True,
+            "ETH/USD": False,
+            "SYN/USD": False,
+        }
+
+
+def test_a_deployment_that_is_not_what_was_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, asked = Spec(), Spec.rules
+    cheaper = replace(
+        spec, underlyings=(replace(spec.underlyings[0], mmr_wad=WAD // 100), *spec.underlyings[1:])
+    )
+    monkeypatch.setattr(Spec, "rules", lambda _, tokens: asked(cheaper, tokens))
+    with (
+        anvil(timestamp_s=GENESIS_S) as node,
+        pytest.raises(ChainFault, match=r"differs from what was asked for in: underlyings$"),
+    ):
+        deploy(node, signers=SIGNERS, spec=spec)
 
 
 def opened(node: Node, paths: Paths, accounts: int) -> dict[Zone, list[float]]:
@@ -90,10 +131,11 @@ def opened(node: Node, paths: Paths, accounts: int) -> dict[Zone, list[float]]:
     call = codec.rows_call(deployed.protocol.reader, world.accounts)
     *owned, maker, keeper = codec.decode_rows(node.call(call.to, call.data))
     prices = {feed: wad(price) for feed, price in paths.true_at(paths.start_s).items()}
+    setting = setting_at(deployed.protocol.rules, OracleView(), paths.start_s)
     healths: dict[Zone, list[float]] = {zone: [] for zone in Zone}
     for owner, account in zip(world.owners, owned, strict=True):
         assert account.phase is Phase.HEALTHY
-        found = math.maintenance(account, prices, deployed.protocol.rules)
+        found = math.maintenance(account, prices, setting)
         healths[owner.plan.zone].append(found.equity_wad / found.requirement_wad)
     assert len(maker.legs) == 3
     assert keeper.legs == ()
@@ -120,7 +162,8 @@ def test_hundreds_of_accounts_are_opened_in_seconds_and_stand_where_they_should(
 @pytest.mark.slow
 def test_the_demo_keeps_every_promise(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    assert run_demo(seed=2, accounts=20, fast=True, json_path=figures, keep_dir=tmp_path / "kept") == 0
+    kept = tmp_path / "kept"
+    assert run_demo(seed=2, accounts=20, fast=True, options=True, json_path=figures, keep_dir=kept) == 0
     found = json.loads(figures.read_text())
     assert found["mode"] == "lockstep"
     assert found["violations"] == []
@@ -132,7 +175,18 @@ def test_the_demo_keeps_every_promise(tmp_path: Path) -> None:
     assert found["wick"]["flagged"] > 0
     assert found["twin_checked"] == found["tranches"]
     assert found["tick_to_tx_ms"]["p50"] > 0
-    assert (tmp_path / "kept" / "journal.sqlite").exists()
+    assert (kept / "journal.sqlite").exists()
+    hedges = {row["book"]: row for row in found["hedges"]}
+    assert hedges.keys() == set(Strategy)
+    assert all(row["books"] == 2 for row in found["hedges"])
+    for row in found["hedges"]:
+        assert row["sliced"] == 0 or row["lowest_health_both"] < 1
+        assert row["flagged"] == 0 or row["lowest_health_fast"] < 1
+    assert hedges[Strategy.IRON_FLY]["sliced"] == 0
+    assert hedges[Strategy.COVERED_CALL]["sliced"] > 0
+    assert sum(row["legs_reduced"] for row in found["hedges"]) >= len(Strategy)
+    assert found["options_settled"] > 0
+    assert found["risk_arrays"] > 100
 
 
 @pytest.mark.slow

@@ -20,11 +20,7 @@ from keeper.protocols.hybrid.abi import CONTRACTS, artifact, load
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "keeper").rglob("*.py"))
 ARTIFACTS = sorted((ROOT / "abis").rglob("*.json"))
-SPOKEN = {
-    "Clearing": codec._CLEARING,
-    "Liquidator": codec._LIQUIDATOR,
-    "FastOracle": codec._FAST_ORACLE,
-}
+SPOKEN = codec._EVENTS
 FORBIDDEN = {
     "the host of a package registry": r"registry[.](npmjs|yarnpkg)|pypi[.]org|pythonhosted[.]org|crates[.]io",
     "a path in somebody's home": r"([/]home|[/]Users)/\w|(?<![\w.])[/]root/",
@@ -110,8 +106,8 @@ def test_every_contract_that_is_spoken_to_has_a_published_interface(contract: st
         assert len(words) == len(load(contract).events[name].parameters), name
 
 
-def test_every_act_has_a_function_of_the_liquidator() -> None:
-    functions = {name.lower() for name in load("Liquidator").functions}
+def test_every_act_has_a_function_of_the_contracts() -> None:
+    functions = {name.lower() for contract in ("Liquidator", "Clearing") for name in load(contract).functions}
     assert {kind.__name__.lower() for kind in Act.__args__} <= functions
 
 

@@ -20,6 +20,7 @@ WAD128 = st.integers(0, 2**127 - 1)
 UINT64 = st.integers(0, 2**64 - 1)
 TIMES_S = st.integers(0, 2**40 - 1)
 SECONDS = st.integers(0, 2**32 - 1)
+SLOPES = st.integers(0, 2**16 - 1)
 KEYS = st.sampled_from([bytes([number]) * 20 + bytes(12) for number in range(6)])
 
 FLAGS = st.builds(
@@ -41,6 +42,8 @@ FLAGS = st.builds(
     reduced=st.booleans(),
     carry_tau_s=SECONDS,
     carried_at_s=TIMES_S,
+    slope=SLOPES,
+    insolvent_at_s=TIMES_S,
 )
 LEGS = st.lists(
     st.builds(Leg, st.integers(1, MARKETS), INT128, INT128), max_size=8, unique_by=lambda leg: leg.market
@@ -61,6 +64,7 @@ ACCOUNTS = st.builds(
     last_risk_block=TIMES_S,
     flag=FLAGS,
     debt_since_s=TIMES_S,
+    slope_choice=SLOPES,
 )
 PAGES = st.lists(ACCOUNTS, max_size=5, unique_by=lambda account: account.key)
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.28;
 
-/// @notice A slow, on-chain price source that must agree before anything is closed.
+/// @notice A slow, on-chain price source that must agree before anything is closed. What a feed is read from
+/// never changes behind the same oracle: another source is another oracle, and goes through the router's
+/// probation.
 interface ISlowOracle {
     /// @return price WAD
     /// @return updatedAt when the source last observed it, unix seconds

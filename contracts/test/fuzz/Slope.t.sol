@@ -2,6 +2,7 @@
 pragma solidity 0.8.28;
 
 import {Test} from "forge-std/Test.sol";
+import {FixedPointMathLib} from "solady/utils/FixedPointMathLib.sol";
 import {Margin, WAD} from "../../src/HybridTypes.sol";
 import {MarginMath} from "../../src/MarginMath.sol";
 import {Slope, SlopeParams} from "../../src/Slope.sol";
@@ -179,6 +180,43 @@ contract SlopeFuzzTest is Test {
         uint256 kappa = Slope.fee(p, bound(t, 0, 1e9), Slope.feeCap(p, v));
         assertLe(kappa, p.k1);
         assertLe(kappa * v.notional, uint256(v.equity) * p.theta);
+    }
+
+    /// @dev Any slope within its bounds: lambda = ln(1 + beta) / tSlope.
+    function anySlope(uint256 beta, uint256 span) private pure returns (SlopeParams memory p) {
+        p = params();
+        beta = bound(beta, 0.02e18, 1.5e18);
+        span = bound(span, 300, 7200);
+        (p.beta, p.betaCure, p.betaFlag) = (uint64(beta), uint64(beta * 2 / 3), uint64(beta / 3));
+        p.lambda = uint64(uint256(FixedPointMathLib.lnWad(int256(WAD + beta))) / span);
+        p.qMin = uint64((WAD * WAD + WAD + beta - 1) / (WAD + beta));
+        p.tSlope = uint32(span);
+        Slope.validate(p);
+    }
+
+    function test_every_slope_ends_at_one_and_its_beta(uint256 beta, uint256 span, uint256 m, uint256 n, uint256 h)
+        public
+        pure
+    {
+        SlopeParams memory p = anySlope(beta, span);
+        uint256 q = Slope.decay(p, p.tSlope + 1);
+        assertApproxEqAbs(q, p.qMin, 1e5);
+        Margin memory v = breached(m, n, h, p.qMin);
+        uint256 kappa = Slope.fee(p, 0, Slope.feeCap(p, v));
+        Margin memory later = sliced(v, Slope.closeable(v, kappa, p.qMin), kappa);
+        uint256 slack = v.requirement / WAD * 4 + 8;
+        assertLe(uint256(later.equity) * WAD, (WAD + p.beta + 10) * (later.requirement + slack));
+        assertGe((uint256(later.equity) + slack * 3) * WAD, (WAD + p.beta - 10) * (later.requirement - slack));
+    }
+
+    function test_the_band_widens_with_time_up_to_its_most(uint256 t, uint256 later) public pure {
+        SlopeParams memory p = params();
+        t = bound(t, 0, 1e9);
+        later = bound(later, t, 2e9);
+        assertGe(Slope.band(p, t), p.bandBase);
+        assertLe(Slope.band(p, t), Slope.band(p, later));
+        assertLe(Slope.band(p, later), p.bandMax);
+        assertEq(Slope.band(p, 60), 0.02e18);
     }
 
     function test_the_fee_never_falls_with_time(uint256 t, uint256 later) public pure {

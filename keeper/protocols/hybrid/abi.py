@@ -24,11 +24,17 @@ CONTRACTS = (
     "ChainlinkAdapter",
     "OracleRouter",
     "Vault",
+    "Instruments",
+    "RiskArrays",
     "Clearing",
+    "MarginEngine",
+    "Backstop",
+    "Breaker",
+    "Slopes",
     "Liquidator",
     "MarginReader",
 )
-"""The contracts of one deployment, in the order in which they can be deployed."""
+"""The contracts of one deployment, in the order in which they come to be: Liquidator deploys Slopes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 Mirrors the Liquidator's door of ``contracts/src/Clearing.sol``. The order of legs and of holdings is the
 contract's: what is emptied is replaced by the last one. It matters, for the first holding is sold first.
+Quote legs are net of the losses socialised so far, as the contract's views and the MarginReader give them.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
-from keeper.domain import Account, ChainTime, Holding, Leg, Phase, Valuation
+from keeper.domain import Account, Holding, Leg, Phase, Valuation
 from keeper.protocols.hybrid.math import Marks, initial
-from keeper.protocols.hybrid.params import Rules
-from keeper.units import WAD, UnixS, Wad, mul_div_trunc
+from keeper.protocols.hybrid.portfolio import Position, Setting, unit_value_wad
+from keeper.units import WAD, Block, UnixS, Wad, mul_div_down, mul_div_trunc
 
 MAX_LEGS: Final = 8
 
@@ -27,26 +28,50 @@ class Move:
     market: int
     size_wad: Wad
     value_wad: Wad
+    notional_wad: Wad = 0
+    """|size| at the underlying's price; nothing where the option has settled."""
 
 
 def take_slice(
-    account: Account, taker: Account, fraction_wad: Wad, *, execution: Marks, rules: Rules, at: ChainTime
+    account: Account, taker: Account, fraction_wad: Wad, *, execution: Marks, setting: Setting, block: Block
 ) -> tuple[Account, Account, tuple[Move, ...]]:
     """Move the fraction of every leg to the taker at the execution prices (Clearing.takeSlice).
 
     The caller refuses a taker with more than ``MAX_LEGS`` legs afterwards.
     """
     moves = []
-    for leg in account.legs:
-        size = mul_div_trunc(leg.size_wad, fraction_wad, WAD)
-        if size == 0:
+    for position in setting.positions(account):
+        moved = _part(position, fraction_wad, execution)
+        if moved.size_wad == 0:
             continue
-        value = mul_div_trunc(size, execution[rules.perps[leg.market].feed], WAD)
-        account = move(account, Move(leg.market, -size, -value), at.timestamp_s)
-        taker = move(taker, Move(leg.market, size, value), at.timestamp_s)
-        moves.append(Move(leg.market, size, value))
-    taker = replace(taker, last_risk_s=at.timestamp_s, last_risk_block=at.block)
+        given = replace(moved, size_wad=-moved.size_wad, value_wad=-moved.value_wad)
+        account = move(account, given, setting.now_s)
+        taker = move(taker, moved, setting.now_s)
+        moves.append(moved)
+    taker = replace(taker, last_risk_s=setting.now_s, last_risk_block=block)
     return account, taker, tuple(moves)
+
+
+def _part(position: Position, fraction_wad: Wad, execution: Marks) -> Move:
+    """Cut a fraction out of a leg, toward zero."""
+    market, price = position.market, execution[position.market.feed]
+    size = mul_div_trunc(position.size_wad, fraction_wad, WAD)
+    return Move(
+        market=market.market,
+        size_wad=size,
+        value_wad=mul_div_trunc(size, unit_value_wad(position, price), WAD),
+        notional_wad=0 if position.is_settled else mul_div_down(abs(size), price, WAD),
+    )
+
+
+def settle(account: Account, market: int, setting: Setting) -> Account:
+    """Turn an option whose settlement price is known into cash (Clearing.settle)."""
+    index = next(i for i, leg in enumerate(account.legs) if leg.market == market)
+    position = setting.position(account.legs[index])
+    payoff = mul_div_down(position.size_wad, unit_value_wad(position, 0), WAD)
+    cash = account.cash_wad + payoff + position.quote_leg_wad
+    settled = replace(account, cash_wad=cash, legs=_drop(account.legs, index))
+    return touch_debt_clock(settled, setting.now_s)
 
 
 def move(account: Account, bought: Move, now_s: UnixS) -> Account:
@@ -96,13 +121,13 @@ def write_off(account: Account) -> Account:
     return replace(account, cash_wad=0, phase=Phase.CLOSED, debt_since_s=0)
 
 
-def worst_initial(account: Account, fast: Marks, slow: Marks, rules: Rules) -> Valuation:
+def worst_initial(account: Account, fast: Marks, slow: Marks, setting: Setting, beta_wad: Wad) -> Valuation:
     """Return the initial margin that decides: the fast one where that fails, else the slow one.
 
-    It is met where it does not breach (Clearing.meetsInitialMargin).
+    It is met where it does not breach (MarginEngine.initial).
     """
-    at_fast = initial(account, fast, rules)
-    return at_fast if at_fast.breaches() else initial(account, slow, rules)
+    at_fast = initial(account, fast, setting, beta_wad)
+    return at_fast if at_fast.breaches() else initial(account, slow, setting, beta_wad)
 
 
 def _put(items: tuple[T, ...], index: int, item: T) -> tuple[T, ...]:

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeAlias
 
 from keeper.domain import (
+    SCENARIOS,
     Account,
     Act,
+    ArrayView,
+    BucketView,
     BuyCollateral,
     Call,
     Clear,
@@ -21,71 +24,126 @@ from keeper.domain import (
     FeedView,
     Flag,
     FlagState,
+    Globals,
     Holding,
     Leg,
     Liquidate,
     Log,
+    OracleView,
     Phase,
+    Poke,
+    Settle,
     WriteOff,
 )
 from keeper.errors import ChainFault
 from keeper.protocols.hybrid.abi import CONTRACTS, Error, Event, load
-from keeper.protocols.hybrid.params import Deployment, feed_bytes, feed_name
+from keeper.protocols.hybrid.params import Deployment, Rules, feed_bytes, feed_name
 from keeper.protocols.hybrid.signing import Bundle, Order, report_fields
-from keeper.units import AccountKey, FeedId, Wad
+from keeper.units import AccountKey, FeedId, UnixS, Wad
 
 PHASES: Final = tuple(Phase)
 WORD: Final = 32
-_ROW: Final = Struct("32s" * 55)
-"""MarginReader.Row: 8 words of the account, 15 of the flag, 8 legs of 3 each and 4 holdings of 2."""
+_LiquidatorAct: TypeAlias = (
+    Flag | Confirm | Liquidate | Cure | Clear | Expire | BuyCollateral | WriteOff | Poke
+)
+_ROW: Final = Struct("32s" * 58)
+"""MarginReader.Row: 9 words of the account, 17 of the flag, 8 legs of 3 each and 4 holdings of 2."""
+_GLOBALS_WORDS: Final = 9
+_FEED_WORDS: Final = 13
+"""MarginReader.FeedRow: 10 words of prices and 3 of the bucket."""
+_OBSERVED_AT: Final = 3
+_OPTION_WORDS: Final = 4 + SCENARIOS + 2
+"""MarginReader.OptionRow: the risk array, the settlement price and the open interest."""
 
 # --- logs ----------------------------------------------------------------------------------------
 
 # Our names for the parameters, in the order of the contract's.
-_CLEARING: Final[Mapping[str, tuple[str, ...]]] = {
-    "PerpListed": ("market", "feed", "mmr_wad", "imr_wad"),
-    "CollateralListed": (
-        "collateral",
-        "token",
-        "feed",
-        "h_mm_wad",
-        "h_im_wad",
-        "sale_disc_max_wad",
-        "cap_wad",
-    ),
-    "Deposited": ("account", "token", "payer", "amount_wad"),
-    "Withdrawn": ("account", "token", "amount_wad"),
-    "Traded": ("long", "short", "market", "size_wad", "price_wad"),
-    "InsurancePaid": ("account", "taker", "amount_wad"),
-    "BadDebt": ("account", "amount_wad"),
+_EVENTS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "FastOracle": {"FastPrice": ("feed", "price_wad", "observed_at_s")},
+    "Instruments": {
+        "UnderlyingListed": ("feed", "mmr_wad", "imr_wad", "short_min_wad", "bucket_cap_wad"),
+        "MarketListed": ("market", "feed", "kind", "expiry_s", "strike_wad"),
+        "CollateralListed": (
+            "collateral",
+            "token",
+            "feed",
+            "h_mm_wad",
+            "h_im_wad",
+            "sale_disc_max_wad",
+            "cap_wad",
+        ),
+        "RampSet": ("subject", "parameter", "from_wad", "to_wad", "start_s", "end_s"),
+    },
+    "RiskArrays": {
+        "RiskArraySet": ("market", "ref_wad", "mark_wad", "delta_wad", "observed_at_s"),
+        "SettlementSet": ("feed", "expiry_s", "price_wad"),
+    },
+    "Clearing": {
+        "Deposited": ("account", "token", "payer", "amount_wad"),
+        "Withdrawn": ("account", "token", "amount_wad"),
+        "Traded": ("long", "short", "market", "size_wad", "price_wad"),
+        "OptionSettled": ("account", "market", "size_wad", "value_wad"),
+        "InsurancePaid": ("account", "taker", "amount_wad"),
+        "BadDebt": ("account", "amount_wad"),
+    },
+    "Backstop": {
+        "BackstopPaid": ("account", "amount_wad"),
+        "LossSocialised": ("market", "amount_wad", "index_wad"),
+    },
+    "Breaker": {"BreakerSet": ("level", "by")},
+    "Slopes": {
+        "SlopeAdded": ("slope",),
+        "SlopeChosen": ("account", "slope"),
+    },
+    "Liquidator": {
+        "Flagged": ("account", "flagger", "equity_wad", "requirement_wad", "bond_wad"),
+        "Cleared": ("account", "slash_wad"),
+        "Expired": ("account",),
+        "SlowPrice": ("feed", "price_wad", "updated_at_s"),
+        "Confirmed": ("account", "fast_wad", "slow_wad", "equity_wad", "requirement_wad", "reward_wad"),
+        "Poked": ("account", "tau_s"),
+        "CollateralSold": ("account", "collateral", "buyer", "amount_wad", "paid_wad"),
+        "Tranche": (
+            "account",
+            "taker",
+            "fraction_wad",
+            "q_wad",
+            "kappa_wad",
+            "notional_wad",
+            "fee_wad",
+            "equity_before_wad",
+            "requirement_before_wad",
+            "equity_after_wad",
+            "requirement_after_wad",
+        ),
+        "Cured": ("account", "carry_tau_s"),
+        "BondSettled": ("account", "flagger", "returned_wad", "slashed_wad"),
+        "InsolventSince": ("account", "since_s"),
+        "Insolvent": ("account", "bad_debt_wad"),
+        "ActFailed": ("index", "error"),
+    },
 }
-_LIQUIDATOR: Final[Mapping[str, tuple[str, ...]]] = {
-    "Flagged": ("account", "flagger", "equity_wad", "requirement_wad", "bond_wad"),
-    "Cleared": ("account", "slash_wad"),
-    "Expired": ("account",),
-    "SlowPrice": ("feed", "price_wad", "updated_at_s"),
-    "Confirmed": ("account", "fast_wad", "slow_wad", "equity_wad", "requirement_wad", "reward_wad"),
-    "Poked": ("account", "tau_s"),
-    "CollateralSold": ("account", "collateral", "buyer", "amount_wad", "paid_wad"),
-    "Tranche": (
-        "account",
-        "taker",
-        "fraction_wad",
-        "q_wad",
-        "kappa_wad",
-        "notional_wad",
-        "fee_wad",
-        "equity_before_wad",
-        "requirement_before_wad",
-        "equity_after_wad",
-        "requirement_after_wad",
-    ),
-    "Cured": ("account", "carry_tau_s"),
-    "BondSettled": ("account", "flagger", "returned_wad", "slashed_wad"),
-    "Insolvent": ("account", "bad_debt_wad"),
-}
-_FAST_ORACLE: Final[Mapping[str, tuple[str, ...]]] = {"FastPrice": ("feed", "price_wad", "observed_at_s")}
 _ACCOUNTS: Final = frozenset({"account", "taker", "long", "short"})
+_SHARED: Final = "LossSocialised"
+"""The event that changes the quote leg of whoever has a position in its market, and names none of them."""
+
+
+class SignableArray(Protocol):
+    """A risk array in the integers that are signed."""
+
+    @property
+    def fields(self) -> tuple[Any, ...]:
+        """The struct ``RiskArray`` of HybridTypes.sol."""
+        ...
+
+
+class ArrayPost(Protocol):
+    """Risk arrays that are signed together; whoever computes them has a class of its own for it."""
+
+    @property
+    def arrays(self) -> Sequence[SignableArray]: ...
+    @property
+    def valid_until_s(self) -> UnixS: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +154,7 @@ class _Shape:
 
 
 def decode(log: Log, deployment: Deployment) -> Fact | None:
-    """Say what a log means; None for one of another contract, or that concerns no account and no price.
+    """Say what a log means; None for one of another contract, or that the keeper need not hear of.
 
     Raises ChainFault where a log of ours cannot be read.
     """
@@ -107,15 +165,23 @@ def decode(log: Log, deployment: Deployment) -> Fact | None:
     if "feed" in args:
         args["feed"] = feed_name(args["feed"])
     touched = tuple(value for name, value in args.items() if name in _ACCOUNTS)
-    return Fact(log.block_number, log.tx_hash, log.index, shape.event.name, touched, args, log.block_hash)
+    return Fact(
+        block=log.block_number,
+        tx_hash=log.tx_hash,
+        log_index=log.index,
+        act=shape.event.name,
+        touched=touched,
+        args=args,
+        block_hash=log.block_hash,
+        markets=(args["market"],) if shape.event.name == _SHARED else (),
+    )
 
 
 @cache
 def _shapes() -> Mapping[bytes, _Shape]:
-    spoken = {"Clearing": _CLEARING, "Liquidator": _LIQUIDATOR, "FastOracle": _FAST_ORACLE}
     shapes = (
         _Shape(contract, load(contract).events[name], names)
-        for contract, events in spoken.items()
+        for contract, events in _EVENTS.items()
         for name, names in events.items()
     )
     return {shape.event.topic: shape for shape in shapes}
@@ -123,9 +189,14 @@ def _shapes() -> Mapping[bytes, _Shape]:
 
 def _address(deployment: Deployment, contract: str) -> str:
     return {
-        "Clearing": deployment.clearing,
-        "Liquidator": deployment.liquidator,
         "FastOracle": deployment.fast_oracle,
+        "Instruments": deployment.instruments,
+        "RiskArrays": deployment.risk_arrays,
+        "Clearing": deployment.clearing,
+        "Backstop": deployment.backstop,
+        "Breaker": deployment.breaker,
+        "Slopes": deployment.slopes,
+        "Liquidator": deployment.liquidator,
     }[contract]
 
 
@@ -134,6 +205,8 @@ def _address(deployment: Deployment, contract: str) -> str:
 
 def encode(act: Act, deployment: Deployment, bundles: Sequence[Bundle] = ()) -> Call:
     """Build the calldata of an act; ``bundles`` are posted first, by the acts that take them."""
+    if isinstance(act, Settle):
+        return _call("Clearing", deployment.clearing, "settle", act.account, act.market)
     name, values, posts = _arguments(act)
     if bundles and not posts:
         raise ValueError(f"{name} takes no reports, found {len(bundles)} bundles")
@@ -141,7 +214,20 @@ def encode(act: Act, deployment: Deployment, bundles: Sequence[Bundle] = ()) -> 
     return _call("Liquidator", deployment.liquidator, name, *values, *reports)
 
 
-def _arguments(act: Act) -> tuple[str, tuple[Any, ...], bool]:
+def encode_batch(acts: Sequence[Act], deployment: Deployment, bundles: Sequence[Bundle] = ()) -> Call:
+    """Build one transaction of several acts of the Liquidator, each by itself.
+
+    ``bundles`` are posted by the first act, which has to be one that takes them. A ``Settle`` is an act of
+    another contract, and is refused.
+    """
+    if other := [act for act in acts if isinstance(act, Settle)]:
+        raise ValueError(f"a batch holds acts of the Liquidator, found {other[0]}")
+    first, *rest = acts
+    calls = [encode(first, deployment, bundles), *(encode(act, deployment) for act in rest)]
+    return _call("Liquidator", deployment.liquidator, "batch", [call.data for call in calls])
+
+
+def _arguments(act: _LiquidatorAct) -> tuple[str, tuple[Any, ...], bool]:
     """Return the function's name, its arguments, and whether reports come after them."""
     match act:
         case Flag():
@@ -161,6 +247,8 @@ def _arguments(act: Act) -> tuple[str, tuple[Any, ...], bool]:
             return "buyCollateral", (act.account, act.collateral, *bounds), False
         case WriteOff():
             return "writeOff", (act.account,), False
+        case Poke():
+            return "poke", (act.account,), False
 
 
 def _terms(act: Liquidate) -> tuple[Any, ...]:
@@ -176,6 +264,17 @@ def post_call(fast_oracle: str, bundle: Bundle) -> Call:
 def post_newer_call(fast_oracle: str, bundles: Sequence[Bundle]) -> Call:
     """Post those bundles that are newer than what is stored."""
     return _call("FastOracle", fast_oracle, "postNewer", [_bundle(bundle) for bundle in bundles])
+
+
+def post_arrays_call(risk_arrays: str, post: ArrayPost, signatures: Sequence[bytes]) -> Call:
+    """Post the risk arrays that a quorum signed together."""
+    rows = [array.fields for array in post.arrays]
+    return _call("RiskArrays", risk_arrays, "post", rows, post.valid_until_s, list(signatures))
+
+
+def settle_expiry_call(risk_arrays: str, feed: FeedId, expiry_s: UnixS) -> Call:
+    """Fix the settlement price of all options of one expiry."""
+    return _call("RiskArrays", risk_arrays, "settle", feed_bytes(feed), expiry_s)
 
 
 def trade_call(
@@ -216,33 +315,65 @@ def decode_rows(data: bytes) -> tuple[Account, ...]:
     return tuple(_account(row) for row in _ROW.iter_unpack(data[start:]))
 
 
-def prices_call(router: str, feeds: Sequence[FeedId]) -> Call:
-    """Ask for both prices of several feeds."""
-    return _call("OracleRouter", router, "prices", [feed_bytes(feed) for feed in feeds])
+def world_call(reader: str, rules: Rules) -> Call:
+    """Ask for both prices of every feed, all risk arrays, and what the protocol says of itself."""
+    feeds = [feed_bytes(feed) for feed in rules.feeds]
+    return _call("MarginReader", reader, "world", feeds, list(rules.options))
 
 
-def decode_prices(feeds: Sequence[FeedId], data: bytes, *, fast_max_age_s: int) -> dict[FeedId, FeedView]:
-    """Read the views of the feeds asked for. The fast price's age is judged later, at the time of the act."""
-    (prices,) = load("OracleRouter").functions["prices"].result(data)
-    if len(prices) != len(feeds):
-        raise ChainFault(f"expected the prices of {len(feeds)} feeds, found {len(prices)}")
-    views = (_feed_view(feed, row, fast_max_age_s) for feed, row in zip(feeds, prices, strict=True))
-    return {view.feed: view for view in views}
+def decode_world(data: bytes, deployment: Deployment) -> OracleView:
+    """Read the world. The ages of prices and arrays are judged later, at the time of the act.
+
+    Its words are cut out by hand, for eth_abi takes some thirty times as long.
+    """
+    rules = deployment.rules
+    words = [
+        int.from_bytes(data[i : i + WORD], "big", signed=True) for i in range(0, len(data) - WORD + 1, WORD)
+    ]
+    feeds = _table(words, _GLOBALS_WORDS, _FEED_WORDS, len(rules.feeds))
+    options = dict(
+        zip(rules.options, _table(words, _GLOBALS_WORDS + 1, _OPTION_WORDS, len(rules.options)), strict=True)
+    )
+    rows = dict(zip(rules.feeds, feeds, strict=True))
+    version, level, raised_at, insurance, bad_debt, gated, drawable, epoch_ends_at, slope = words[
+        :_GLOBALS_WORDS
+    ]
+    return OracleView(
+        feeds={feed: _feed_view(feed, row, deployment) for feed, row in rows.items()},
+        arrays={market: _array_view(row) for market, row in options.items() if row[_OBSERVED_AT]},
+        settlements={market: row[-2] for market, row in options.items() if row[-2]},
+        buckets={feed: BucketView(*row[-3:]) for feed, row in rows.items()},
+        world=Globals(
+            version=version,
+            breaker_level=level,
+            breaker_raised_at_s=raised_at,
+            insurance_wad=insurance,
+            bad_debt_wad=bad_debt,
+            gated=bool(gated),
+            drawable_wad=drawable,
+            epoch_ends_at_s=epoch_ends_at,
+            default_slope=slope,
+        ),
+    )
+
+
+def _table(words: Sequence[int], at: int, width: int, count: int) -> list[Sequence[int]]:
+    """Cut out an array of static structs, whose place the word ``at`` tells."""
+    start = words[at] // WORD if at < len(words) else len(words)
+    found = words[start] if 0 <= start < len(words) else -1
+    if found != count or len(words) < start + 1 + count * width:
+        raise ChainFault(f"expected {count} rows of {width} words, found {len(words)} words that say {found}")
+    return [words[i : i + width] for i in range(start + 1, start + 1 + count * width, width)]
+
+
+def _array_view(row: Sequence[int]) -> ArrayView:
+    ref, mark, delta, observed_at, *pnl = row[: 4 + SCENARIOS]
+    return ArrayView(ref, mark, delta, observed_at, tuple(pnl))
 
 
 def credit_call(vault: str, token: str, holder: str) -> Call:
     """Ask for a holder's credit; ``decode_amount`` reads it, in WAD whatever the token's decimals."""
     return _call("Vault", vault, "credit", token, holder)
-
-
-def insurance_call(clearing: str) -> Call:
-    """Ask what the insurance holds."""
-    return _call("Clearing", clearing, "insurance")
-
-
-def bad_debt_call(clearing: str) -> Call:
-    """Ask for the sum of all bad debt."""
-    return _call("Clearing", clearing, "badDebt")
 
 
 def decode_amount(data: bytes) -> int:
@@ -256,29 +387,31 @@ def _call(contract: str, to: str, name: str, *values: object) -> Call:
     return load(contract).functions[name].call(to, *values)
 
 
-def _feed_view(feed: FeedId, row: tuple[Any, ...], fast_max_age_s: int) -> FeedView:
-    fast, fast_at, slow, slow_at, _fast_fresh, slow_ok, deviation, heartbeat, min_delay = row
+def _feed_view(feed: FeedId, row: Sequence[int], deployment: Deployment) -> FeedView:
+    fast, fast_at, slow, slow_at, fast_ok, slow_ok, _silent, deviation, heartbeat, min_delay, *_ = row
     return FeedView(
         feed=feed,
         fast_wad=fast,
         fast_observed_at_s=fast_at,
-        fast_max_age_s=fast_max_age_s,
+        fast_max_age_s=deployment.fast_max_age_s,
         slow_wad=slow,
         slow_updated_at_s=slow_at,
-        slow_ok=slow_ok,
+        slow_ok=bool(slow_ok),
         slow_deviation_wad=deviation,
         slow_heartbeat_s=heartbeat,
         min_delay_s=min_delay,
+        fast_silent_after_s=deployment.fast_silent_after_s,
+        fast_ok=bool(fast_ok),
     )
 
 
 def _account(row: tuple[bytes, ...]) -> Account:
-    """Read a row. Its words are cut out by hand, for eth_abi takes some thirty times as long."""
+    """Read a row. Its words are cut out by hand, as those of the world."""
     numbers = [int.from_bytes(word, "big", signed=True) for word in row]
-    _, state, cash, risk_at, risk_block, debt_since, aid, reduced = numbers[:8]
-    markets, sizes, quote_legs = numbers[23:31], numbers[31:39], numbers[39:47]
+    _, state, cash, risk_at, risk_block, debt_since, aid, reduced, slope_choice = numbers[:9]
+    markets, sizes, quote_legs = numbers[26:34], numbers[34:42], numbers[42:50]
     legs = zip(markets, sizes, quote_legs, strict=True)
-    holdings = zip(numbers[47:51], numbers[51:], strict=True)
+    holdings = zip(numbers[50:54], numbers[54:], strict=True)
     return Account(
         key=row[0],
         phase=PHASES[state],
@@ -287,15 +420,17 @@ def _account(row: tuple[bytes, ...]) -> Account:
         holdings=tuple(Holding(*holding) for holding in holdings if holding[0]),
         last_risk_s=risk_at,
         last_risk_block=risk_block,
-        flag=_flag_state("0x" + row[8][12:].hex(), numbers[9:23], aid, reduced=bool(reduced)),
+        flag=_flag_state("0x" + row[9][12:].hex(), numbers[10:26], aid, reduced=bool(reduced)),
         debt_since_s=debt_since,
+        slope_choice=slope_choice,
     )
 
 
 def _flag_state(flagger: str, alarm: Sequence[int], aid: Wad, *, reduced: bool) -> FlagState:
     """Read Liquidator.Flag after the flagger, and the help since the alarm that Clearing counts."""
     bond, flagged_at, flagged_block, tau_at_flag, tau, last_poke, *confirmation = alarm
-    tau_at_confirm, confirmed_at, fee_cap, step_start, step_used, nonce, carry_tau, carried_at = confirmation
+    tau_at_confirm, confirmed_at, fee_cap, step_start, step_used, nonce, *later = confirmation
+    carry_tau, carried_at, slope, insolvent_at = later
     return FlagState(
         flagger=flagger,
         bond_wad=bond,
@@ -314,6 +449,8 @@ def _flag_state(flagger: str, alarm: Sequence[int], aid: Wad, *, reduced: bool) 
         reduced=reduced,
         carry_tau_s=carry_tau,
         carried_at_s=carried_at,
+        slope=slope,
+        insolvent_at_s=insolvent_at,
     )
 
 

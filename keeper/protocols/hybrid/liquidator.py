@@ -11,7 +11,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from keeper.domain import Account, ChainTime, FlagState, OracleView, Phase, Reason, Refuse, Valuation
+from keeper.domain import (
+    Account,
+    BucketView,
+    ChainTime,
+    FlagState,
+    Globals,
+    Leg,
+    OracleView,
+    Phase,
+    Reason,
+    Refuse,
+    Valuation,
+)
 from keeper.ports import Purchase
 from keeper.protocols.hybrid import math
 from keeper.protocols.hybrid.clearing import (
@@ -25,8 +37,9 @@ from keeper.protocols.hybrid.clearing import (
 )
 from keeper.protocols.hybrid.exp import exp_wad
 from keeper.protocols.hybrid.math import Marks
-from keeper.protocols.hybrid.params import CollateralTerms, Rules, SlopeParams
-from keeper.units import WAD, FeedId, UnixS, Wad, mul_div_down, mul_div_up
+from keeper.protocols.hybrid.params import CollateralTerms, Rules, SlopeParams, Terms
+from keeper.protocols.hybrid.portfolio import Setting, setting_at, unit_value_wad
+from keeper.units import WAD, FeedId, UnixS, Wad, mul_div_down, mul_div_trunc, mul_div_up
 
 COOL_OFF_S: Final = 12
 POKE_CAP_S: Final = 30
@@ -41,6 +54,9 @@ REWARD_BASE_WAD: Final = 20 * WAD
 REWARD_RATE_WAD: Final = WAD // 10_000
 REWARD_EQUITY_SHARE_WAD: Final = WAD // 10
 TAKER_SHARE_WAD: Final = 8 * WAD // 10
+BUCKET_SPAN_S: Final = 60
+INSOLVENCY_RAMP_S: Final = 600
+BREAKER_PATIENCE_S: Final = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +66,54 @@ class Prices:
     fast: Marks
     slow: Marks
     execution: Marks
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What an account may be judged by: which oracles of its feeds are fresh, and its risk arrays."""
+
+    fast: bool
+    slow: bool
+    slow_only: bool
+    """The slow oracle acts alone: fresh on every feed, and one fast price at least is silent."""
+    arrays_silent: bool
+
+    @property
+    def fresh(self) -> bool:
+        """Tell whether both oracles are fresh on every feed."""
+        return self.fast and self.slow
+
+    @property
+    def priced(self) -> bool:
+        """Tell whether both oracles say a price, or the slow one where it may act alone."""
+        return self.fresh or self.slow_only
+
+    @property
+    def usable(self) -> bool:
+        """Tell whether the account may be confirmed or sliced (Liquidator._requireUsable)."""
+        return self.priced and not self.arrays_silent
+
+    @property
+    def running(self) -> bool:
+        """Tell whether the clock runs, as far as the oracles are concerned."""
+        return self.fresh and not self.arrays_silent
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a book holds of one underlying, and what the feed's bucket allows of it (Liquidator.Room)."""
+
+    feed: FeedId
+    notional_wad: Wad
+    used_wad: Wad
+    cap_wad: Wad
+
+    @property
+    def part_wad(self) -> Wad:
+        """The largest part of the book that the bucket has room for; 0 where it is full."""
+        if self.notional_wad == 0:
+            return WAD
+        return mul_div_down(max(0, self.cap_wad - self.used_wad), WAD, self.notional_wad)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +143,11 @@ class Outlook:
     the account as it is, ``sold`` the account after the ``sales``.
     """
 
+    setting: Setting
+    slope: SlopeParams
     flag: FlagState
     prices: Prices
-    fresh: bool
+    sight: Sight
     found: View
     sold: View
     sales: tuple[Sale, ...]
@@ -90,14 +156,24 @@ class Outlook:
     kappa_wad: Wad
     insured: bool
     """Whether nothing is left that could bear a fee, so that the insurance pays the taker."""
+    halted: bool
+    """Whether the breaker holds back this account's slices."""
     closeable_wad: Wad
+    capped: bool
+    """Whether step window and buckets bound the slice: while E > M / 2."""
     step_room_wad: Wad
     """What the step window leaves, as a fraction of what is left of the book; 0 where its cap is reached."""
+    rooms: tuple[Room, ...]
 
     @property
     def paid_wad(self) -> Wad:
         """What the taker pays for the collateral."""
         return sum(sale.paid_wad for sale in self.sales)
+
+    @property
+    def tightest(self) -> Room | None:
+        """The bucket that allows the least; None where none bounds the slice."""
+        return min(self.rooms, key=lambda room: room.part_wad) if self.capped and self.rooms else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +199,8 @@ class Slice:
     after: Valuation
     fee: Fee
     bad_debt_wad: Wad
+    covered_wad: Wad
+    """The part of the bad debt that the insurance pays."""
     sales: tuple[Sale, ...]
     moves: tuple[Move, ...]
     taker_mark_wad: Wad
@@ -131,39 +209,43 @@ class Slice:
     taker: Account
     taker_margin: Valuation
     """The taker's initial margin afterwards, at the oracle that decides."""
+    oracles: OracleView
+    """What the next slice of the same block finds: buckets filled, insurance drawn."""
 
 
-def feeds_of(account: Account, rules: Rules) -> tuple[FeedId, ...]:
+def feeds_of(account: Account, terms: Terms | Rules) -> tuple[FeedId, ...]:
     """Return every feed that the account's margin needs, each once: legs first, then holdings."""
-    legs = (rules.perps[leg.market].feed for leg in account.legs)
-    holdings = (rules.collaterals[holding.collateral].feed for holding in account.holdings)
+    legs = (terms.markets[leg.market].feed for leg in account.legs)
+    holdings = (terms.collaterals[holding.collateral].feed for holding in account.holdings)
     return tuple(dict.fromkeys((*legs, *holdings)))
 
 
-def is_fresh(feeds: Iterable[FeedId], oracles: OracleView, now_s: UnixS) -> bool:
-    """Tell whether both oracles are fresh on every feed."""
-    return all(oracles[feed].fast_fresh(now_s) and oracles[feed].slow_ok for feed in feeds)
+def sight_of(account: Account, oracles: OracleView, setting: Setting) -> Sight:
+    """Tell what the account may be judged by (MarginEngine.look)."""
+    now_s = setting.now_s
+    views = [oracles[feed] for feed in feeds_of(account, setting.terms)]
+    fast = all(view.fast_fresh(now_s) for view in views)
+    slow = all(view.slow_ok for view in views)
+    either = all(view.fast_fresh(now_s) or view.slow_alone(now_s) for view in views)
+    return Sight(fast, slow, slow and either and not fast, setting.is_silent(account))
 
 
-def prices_of(
-    feeds: Iterable[FeedId], oracles: OracleView, slope: SlopeParams, since_confirmation_s: int
-) -> Prices:
-    """Collect the fast and slow prices and derive the execution prices (Liquidator._view and _reprice)."""
+def prices_of(feeds: Iterable[FeedId], oracles: OracleView, band_wad: Wad, now_s: UnixS) -> Prices:
+    """Collect the fast and slow prices and derive the execution prices (MarginEngine._price).
+
+    Where the slow price acts alone it stands for the fast one as well.
+    """
     views = [oracles[feed] for feed in feeds]
-    return Prices(
-        fast={view.feed: view.fast_wad for view in views},
-        slow={view.feed: view.slow_wad for view in views},
-        execution={
-            view.feed: math.execution_price(slope, view.fast_wad, view.slow_wad, since_confirmation_s)
-            for view in views
-        },
-    )
+    fast = {view.feed: view.slow_wad if view.slow_alone(now_s) else view.fast_wad for view in views}
+    slow = {view.feed: view.slow_wad for view in views}
+    execution = {feed: math.execution_price(fast[feed], slow[feed], band_wad) for feed in fast}
+    return Prices(fast, slow, execution)
 
 
-def view_of(account: Account, prices: Prices, rules: Rules) -> View:
+def view_of(account: Account, prices: Prices, setting: Setting) -> View:
     """Value an account at the three price vectors."""
     fast, slow, execution = (
-        math.maintenance(account, marks, rules) for marks in (prices.fast, prices.slow, prices.execution)
+        math.maintenance(account, marks, setting) for marks in (prices.fast, prices.slow, prices.execution)
     )
     return View(account, fast, slow, execution)
 
@@ -174,26 +256,30 @@ def outlook(account: Account, oracles: OracleView, at: ChainTime, rules: Rules) 
     An account that is not confirmed is judged as though it were confirmed in that block, and one that is not
     flagged as though both happened in it.
     """
-    now_s, slope = at.timestamp_s, rules.slope
-    feeds = feeds_of(account, rules)
-    fresh = is_fresh(feeds, oracles, now_s)
-    alarm = _episode(account, slope, at)
-    flag = poked(alarm, now_s) if fresh else alarm
+    setting = setting_at(rules, oracles, at.timestamp_s)
+    slope, world = setting.terms.slope_of(account), oracles.world
+    sight = sight_of(account, oracles, setting)
+    flag = _episode(account, setting.terms, at)
+    if sight.running and world.breaker_level < 2:
+        flag = poked(flag, at.timestamp_s)
     t_s = flag.tau_s - flag.tau_at_confirm_s if flag.confirmed_at_s else 0
     q_wad = math.decay(slope, flag.tau_s)
-    prices = prices_of(feeds, oracles, slope, t_s)
-    found = view_of(account, prices, rules)
+    feeds = feeds_of(account, setting.terms)
+    prices = prices_of(feeds, oracles, math.band_wad(slope, t_s), at.timestamp_s)
+    found = sold = view_of(account, prices, setting)
     sales: tuple[Sale, ...] = ()
-    sold = found
-    if fresh:
-        sold, sales = _sell_for_debt(found, prices, rules, q_wad=q_wad, t_s=t_s, now_s=now_s)
-    flag, kappa_wad, insured = _terms(flag, found, sold, prices.execution, rules, t_s=t_s)
-    if now_s >= flag.step_start_s + slope.step_window_s:
-        flag = replace(flag, step_start_s=now_s, step_used_wad=0)
+    if sight.usable:
+        flag = _watched(flag, found, at.timestamp_s)
+        sold, sales = _sell_for_debt(found, prices, setting, slope, q_wad=q_wad, t_s=t_s)
+    flag, kappa_wad, insured = _terms(flag, found, sold, prices.execution, setting, slope, t_s=t_s)
+    if at.timestamp_s >= flag.step_start_s + slope.step_window_s:
+        flag = replace(flag, step_start_s=at.timestamp_s, step_used_wad=0)
     return Outlook(
+        setting=setting,
+        slope=slope,
         flag=flag,
         prices=prices,
-        fresh=fresh,
+        sight=sight,
         found=found,
         sold=sold,
         sales=sales,
@@ -201,8 +287,11 @@ def outlook(account: Account, oracles: OracleView, at: ChainTime, rules: Rules) 
         q_wad=q_wad,
         kappa_wad=kappa_wad,
         insured=insured,
+        halted=_is_halted(found, world, at.timestamp_s),
         closeable_wad=math.closeable(sold.execution, kappa_wad, q_wad),
+        capped=sold.execution.equity_wad * 2 > sold.execution.requirement_wad,
         step_room_wad=_step_room(slope, flag, sold.execution),
+        rooms=_rooms(sold.account, prices.execution, setting, oracles),
     )
 
 
@@ -214,33 +303,34 @@ def liquidate(
     rules: Rules,
     *,
     max_fraction_wad: Wad,
-    insurance_wad: Wad = 0,
 ) -> Slice | Refuse:
     """Carry out ``liquidate`` in block ``at``; refuse where the contract reverts.
 
     Left to the caller: deadline, tranche number, the least fraction and fee, and whether ``taker_margin``
-    suffices. Property: cash and quote legs of both, the insurance and the bad debt add up as before.
+    suffices. The insurance pays up to ``oracles.world.drawable_wad``; who bears the rest is not foreseen.
+    Property: cash and quote legs of both, the insurance and the bad debt add up as before.
     """
     refusal = _barred(account, taker)
     if refusal:
         return refusal
     look = outlook(account, oracles, at, rules)
-    part = _part(rules.slope, look, taker, max_fraction_wad)
+    part = _part(look, taker, max_fraction_wad)
     if isinstance(part, Refuse):
         return part
     payer = replace(taker, cash_wad=taker.cash_wad - look.paid_wad)
+    execution, setting = look.prices.execution, look.setting
     account, taker, moves = take_slice(
-        look.sold.account, payer, part, execution=look.prices.execution, rules=rules, at=at
+        look.sold.account, payer, part, execution=execution, setting=setting, block=at.block
     )
-    refusal = _overburdened(taker, oracles, rules, at.timestamp_s)
+    refusal = _overburdened(taker, oracles, look)
     if refusal:
         return refusal
-    fee = _fee(rules.slope, look, moves, insurance_wad)
+    fee = _fee(look, part, moves, oracles.world.drawable_wad)
     account = pay(replace(account, flag=_counted(look.flag, part)), -fee.whole_wad, at.timestamp_s)
     taker = pay(taker, fee.taker_wad + fee.from_insurance_wad, at.timestamp_s)
-    after = view_of(account, look.prices, rules)
-    ended, bad_debt_wad = _end(after, rules.slope, at.timestamp_s)
-    taker_prices = prices_of(feeds_of(taker, rules), oracles, rules.slope, 0)
+    after = view_of(account, look.prices, setting)
+    ended, bad_debt_wad = _end(after, look.slope, at.timestamp_s)
+    covered_wad = min(bad_debt_wad, oracles.world.drawable_wad - fee.from_insurance_wad)
     return Slice(
         q_wad=look.q_wad,
         kappa_wad=look.kappa_wad,
@@ -250,12 +340,14 @@ def liquidate(
         after=after.execution,
         fee=fee,
         bad_debt_wad=bad_debt_wad,
+        covered_wad=covered_wad,
         sales=look.sales,
         moves=moves,
-        taker_mark_wad=_mark(moves, look.sales, look.prices.fast, rules),
+        taker_mark_wad=_mark(moves, look),
         account=ended,
         taker=taker,
-        taker_margin=worst_initial(taker, taker_prices.fast, taker_prices.slow, rules),
+        taker_margin=_taker_margin(taker, oracles, setting),
+        oracles=_drawn(_filled(oracles, look, part), fee, covered_wad),
     )
 
 
@@ -263,17 +355,21 @@ def purchase(
     account: Account, oracles: OracleView, at: ChainTime, rules: Rules, *, max_quote_wad: Wad
 ) -> Purchase | Refuse:
     """Foresee ``buyCollateral`` of the first holding in block ``at``, for at most ``max_quote_wad``."""
-    feeds = feeds_of(account, rules)
+    setting = setting_at(rules, oracles, at.timestamp_s)
     if not account.debt_since_s or account.cash_wad >= 0 or not account.holdings:
         return refuse(
             "purchase.nothing_to_sell", f"cash {account.cash_wad / WAD:.6f}", "debt and collateral only"
         )
-    if not is_fresh(feeds, oracles, at.timestamp_s):
-        return refuse("oracle.stale", "a feed of the account is stale", "both oracles fresh")
     elapsed_s, first = at.timestamp_s - account.debt_since_s, account.holdings[0]
-    terms = rules.collaterals[first.collateral]
-    prices = prices_of(feeds, oracles, rules.slope, elapsed_s)
-    price_wad = sale_price_wad(terms, prices.execution[terms.feed], rules.slope, elapsed_s)
+    terms, slope = setting.terms.collaterals[first.collateral], setting.terms.slope_of(account)
+    view = oracles[terms.feed]
+    both_fresh = view.slow_ok and view.fast_fresh(at.timestamp_s)
+    if not (both_fresh or view.slow_alone(at.timestamp_s)):
+        return refuse(
+            "oracle.stale", f"a price of {terms.feed} is stale", "both fresh, or the fast one silent"
+        )
+    prices = prices_of([terms.feed], oracles, math.band_wad(slope, elapsed_s), at.timestamp_s)
+    price_wad = sale_price_wad(terms, prices.execution[terms.feed], slope, elapsed_s)
     owed_wad = min(-account.cash_wad, max_quote_wad)
     amount_wad = min(first.amount_wad, mul_div_up(owed_wad, WAD, price_wad))
     paid_wad = min(owed_wad, mul_div_up(amount_wad, price_wad, WAD))
@@ -314,12 +410,29 @@ def reward_wad(flag: FlagState, at_execution: Valuation) -> Wad:
     return min(wanted, mul_div_down(at_execution.equity_wad, REWARD_EQUITY_SHARE_WAD, WAD))
 
 
-def is_curable(view: View, slope: SlopeParams, *, fresh: bool) -> bool:
+def is_curable(view: View, slope: SlopeParams, *, priced: bool) -> bool:
     """Tell whether H >= 1 + beta_cure at both oracles, or no open risk (Liquidator._curable)."""
     if not view.account.legs:
         return view.account.cash_wad >= 0
     level_wad = WAD + slope.beta_cure_wad
-    return fresh and not view.fast.breaches(level_wad) and not view.slow.breaches(level_wad)
+    return priced and not view.fast.breaches(level_wad) and not view.slow.breaches(level_wad)
+
+
+def is_insolvent(view: View) -> bool:
+    """Tell whether E <= 0 at all three prices (Liquidator._insolvent)."""
+    return all(m.equity_wad <= 0 for m in (view.fast, view.slow, view.execution))
+
+
+def incentive_wad(look: Outlook, requirement_wad: Wad, notional_wad: Wad, now_s: UnixS) -> Wad:
+    """Return what the insurance offers for a part of an insolvent account (Liquidator._incentive).
+
+    The smallest fee, at most the requirement taken over; or a share of that which rises until somebody comes.
+    """
+    least = min(mul_div_down(look.slope.k0_wad, notional_wad, WAD), requirement_wad)
+    if not look.flag.insolvent_at_s:
+        return least
+    t_s = min(now_s - look.flag.insolvent_at_s, INSOLVENCY_RAMP_S)
+    return max(least, mul_div_down(requirement_wad, t_s, INSOLVENCY_RAMP_S))
 
 
 def is_expirable(flag: FlagState, now_s: UnixS) -> bool:
@@ -334,12 +447,12 @@ def sale_price_wad(terms: CollateralTerms, execution_wad: Wad, slope: SlopeParam
     return mul_div_up(execution_wad, WAD - discount_wad, WAD)
 
 
-def _episode(account: Account, slope: SlopeParams, at: ChainTime) -> FlagState:
+def _episode(account: Account, terms: Terms, at: ChainTime) -> FlagState:
     """Return the account's alarm; the one that a flag in this block would raise where there is none."""
     flag = account.flag
     if account.phase in {Phase.FLAGGED, Phase.CONFIRMED}:
         return flag
-    carried_s = carry(flag, slope, at.timestamp_s)
+    carried_s = carry(flag, terms.slope_of(account), at.timestamp_s)
     return FlagState(
         flagged_at_s=at.timestamp_s,
         flagged_block=at.block,
@@ -349,40 +462,104 @@ def _episode(account: Account, slope: SlopeParams, at: ChainTime) -> FlagState:
         tranche_nonce=flag.tranche_nonce,
         carry_tau_s=flag.carry_tau_s,
         carried_at_s=flag.carried_at_s,
+        slope=terms.slope_number(account),
     )
 
 
+def _watched(flag: FlagState, found: View, now_s: UnixS) -> FlagState:
+    """Note since when nothing is left that bears a fee (Liquidator._watchEquity)."""
+    if not is_insolvent(found) or found.account.holdings:
+        return replace(flag, insolvent_at_s=0)
+    return replace(flag, insolvent_at_s=flag.insolvent_at_s or now_s)
+
+
+def _is_halted(found: View, world: Globals, now_s: UnixS) -> bool:
+    """Tell whether the highest breaker level holds a slice back; not for ever where equity is gone."""
+    late = is_insolvent(found) and now_s >= world.breaker_raised_at_s + BREAKER_PATIENCE_S
+    return world.breaker_level > 2 and not late
+
+
+def _rooms(account: Account, execution: Marks, setting: Setting, oracles: OracleView) -> tuple[Room, ...]:
+    """Return what the book holds of each underlying, and its bucket as it has drained (Liquidator._rooms)."""
+    notionals: dict[FeedId, Wad] = {}
+    for position in setting.positions(account):
+        if not position.is_settled:
+            feed = position.market.feed
+            held = mul_div_down(abs(position.size_wad), execution[feed], WAD)
+            notionals[feed] = notionals.get(feed, 0) + held
+    return tuple(
+        _room(feed, notional, oracles.buckets[feed], setting.now_s) for feed, notional in notionals.items()
+    )
+
+
+def _room(feed: FeedId, notional_wad: Wad, bucket: BucketView, now_s: UnixS) -> Room:
+    drained = mul_div_down(bucket.cap_wad, now_s - bucket.at_s, BUCKET_SPAN_S)
+    return Room(feed, notional_wad, max(0, bucket.used_wad - drained), bucket.cap_wad)
+
+
+def _filled(oracles: OracleView, look: Outlook, part: Wad) -> OracleView:
+    """Fill the buckets with what a slice moved, no further than to the brim (Liquidator._fill)."""
+    now_s = look.setting.now_s
+    filled = {
+        room.feed: BucketView(
+            min(room.used_wad + mul_div_up(room.notional_wad, part, WAD), room.cap_wad), now_s, room.cap_wad
+        )
+        for room in look.rooms
+        if room.notional_wad
+    }
+    return replace(oracles, buckets={**oracles.buckets, **filled})
+
+
+def _drawn(oracles: OracleView, fee: Fee, covered_wad: Wad) -> OracleView:
+    """Pay fee and debt out of the insurance, and its part of the fee in."""
+    world, paid_wad = oracles.world, fee.from_insurance_wad + covered_wad
+    left = replace(
+        world,
+        insurance_wad=world.insurance_wad + fee.whole_wad - fee.taker_wad - paid_wad,
+        drawable_wad=world.drawable_wad - paid_wad,
+    )
+    return replace(oracles, world=left)
+
+
+def _taker_margin(taker: Account, oracles: OracleView, setting: Setting) -> Valuation:
+    """Return the initial margin that decides (MarginEngine.initial and initialSlow)."""
+    prices = prices_of(feeds_of(taker, setting.terms), oracles, 0, setting.now_s)
+    beta_wad = setting.terms.slope_of(taker).beta_wad
+    return worst_initial(taker, prices.fast, prices.slow, setting, beta_wad)
+
+
 def _sell_for_debt(
-    found: View, prices: Prices, rules: Rules, *, q_wad: Wad, t_s: int, now_s: UnixS
+    found: View, prices: Prices, setting: Setting, slope: SlopeParams, *, q_wad: Wad, t_s: int
 ) -> tuple[View, tuple[Sale, ...]]:
     """Sell collateral while cash is negative, no more than lifts q E to M (Liquidator._sellForDebt)."""
     view = found
     sales: list[Sale] = []
     while view.account.cash_wad < 0 and view.account.holdings:
-        sale = _next_sale(view, prices.execution, q_wad, t_s, rules)
+        terms = setting.terms.collaterals[view.account.holdings[0].collateral]
+        sale = _next_sale(view, prices.execution[terms.feed], terms, slope, q_wad=q_wad, t_s=t_s)
         if sale.amount_wad == 0:
             break
         whole = sale.amount_wad == view.account.holdings[0].amount_wad
-        rest = sell_first_holding(view.account, sale.amount_wad, sale.paid_wad, now_s)
-        view = view_of(rest, prices, rules)
+        rest = sell_first_holding(view.account, sale.amount_wad, sale.paid_wad, setting.now_s)
+        view = view_of(rest, prices, setting)
         sales.append(sale)
         if not whole:
             break
     return view, tuple(sales)
 
 
-def _next_sale(view: View, execution: Marks, q_wad: Wad, t_s: int, rules: Rules) -> Sale:
-    account, first = view.account, view.account.holdings[0]
-    terms = rules.collaterals[first.collateral]
-    execution_wad = execution[terms.feed]
-    price_wad = sale_price_wad(terms, execution_wad, rules.slope, t_s)
+def _next_sale(
+    view: View, execution_wad: Wad, terms: CollateralTerms, slope: SlopeParams, *, q_wad: Wad, t_s: int
+) -> Sale:
+    price_wad = sale_price_wad(terms, execution_wad, slope, t_s)
     gain_wad = price_wad - mul_div_down(execution_wad, terms.h_mm_wad, WAD)
     missing_wad = mul_div_down(view.execution.requirement_wad, WAD, q_wad) - view.execution.equity_wad
     if missing_wad <= 0:
         return Sale(terms.feed, 0, 0)
-    debt_wad = -account.cash_wad
+    debt_wad = -view.account.cash_wad
     for_debt = mul_div_up(debt_wad, WAD, price_wad)
-    amount_wad = min(for_debt, mul_div_down(missing_wad, WAD, gain_wad), first.amount_wad)
+    has_wad = view.account.holdings[0].amount_wad
+    amount_wad = min(for_debt, mul_div_down(missing_wad, WAD, gain_wad), has_wad)
     return Sale(terms.feed, amount_wad, min(debt_wad, mul_div_up(amount_wad, price_wad, WAD)))
 
 
@@ -395,12 +572,15 @@ def _step_room(slope: SlopeParams, flag: FlagState, m: Valuation) -> Wad:
     return mul_div_down(slope.step_cap_wad - flag.step_used_wad, WAD, WAD - flag.step_used_wad)
 
 
-def _part(slope: SlopeParams, look: Outlook, taker: Account, max_fraction_wad: Wad) -> Wad | Refuse:
+def _part(look: Outlook, taker: Account, max_fraction_wad: Wad) -> Wad | Refuse:
     """Return the fraction to close, or why none is."""
     refusal = _not_in_breach(look) or _cannot_begin(look, taker)
     if refusal:
         return refusal
-    part = _fraction(slope, look, max_fraction_wad)
+    part = _bounded(look, max_fraction_wad)
+    if isinstance(part, Refuse):
+        return part
+    part = _raised(look, part)
     if part > max_fraction_wad:
         least = f"the smallest slice is {part / WAD:.6f}"
         return refuse("slope.slice_outside", least, f"<= {max_fraction_wad / WAD:.6f}")
@@ -410,14 +590,20 @@ def _part(slope: SlopeParams, look: Outlook, taker: Account, max_fraction_wad: W
 
 
 def _terms(
-    flag: FlagState, found: View, sold: View, execution: Marks, rules: Rules, *, t_s: int
+    flag: FlagState,
+    found: View,
+    sold: View,
+    execution: Marks,
+    setting: Setting,
+    slope: SlopeParams,
+    *,
+    t_s: int,
 ) -> tuple[FlagState, Wad, bool]:
     """Return the flag with its fee cap, the fee, and whether the insurance pays it (Liquidator._terms)."""
-    slope = rules.slope
     confirmed = found.account.phase is Phase.CONFIRMED
-    cap_wad = flag.fee_cap_wad if confirmed else math.fee_cap(slope, found.execution)
-    if all(m.equity_wad <= 0 for m in (found.fast, found.slow, found.execution)):
-        worth_wad = math.worth_wad(sold.account, execution, rules)
+    cap_wad = flag.fee_cap_wad if confirmed else _first_fee_cap(slope, found.execution)
+    if is_insolvent(found):
+        worth_wad = math.worth_wad(sold.account, execution, setting)
         whole = Valuation(worth_wad, 0, sold.execution.notional_wad)
         kappa_wad = math.fee(slope, 0, math.fee_cap(slope, whole))
         return replace(flag, fee_cap_wad=cap_wad), kappa_wad, worth_wad <= 0
@@ -426,10 +612,30 @@ def _terms(
     return replace(flag, fee_cap_wad=kept_wad), math.fee(slope, t_s, lower_wad), False
 
 
-def _fraction(slope: SlopeParams, look: Outlook, max_fraction_wad: Wad) -> Wad:
-    """Return the part to close: raised to the smallest slice, and all where only dust would stay."""
-    notional = look.sold.execution.notional_wad
-    part = min(look.closeable_wad, max_fraction_wad, look.step_room_wad)
+def _first_fee_cap(slope: SlopeParams, m: Valuation) -> Wad:
+    """Return the fee cap of a confirmation; without equity there is nothing to cap a fee by."""
+    return math.fee_cap(slope, m) if m.equity_wad > 0 else math.UINT64_MAX
+
+
+def _bounded(look: Outlook, max_fraction_wad: Wad) -> Wad | Refuse:
+    """Return the slope's part within the taker's wish, the step window and the buckets."""
+    part = min(look.closeable_wad, max_fraction_wad)
+    if not look.capped:
+        return part
+    part = min(part, look.step_room_wad)
+    for room in look.rooms:
+        if part == 0 or room.notional_wad == 0:
+            continue
+        if room.used_wad >= room.cap_wad:
+            found = f"{room.feed}: slices moved {room.used_wad / WAD:.2f} within the last minute"
+            return refuse("bucket.empty", found, f"< {room.cap_wad / WAD:.2f}")
+        part = min(part, room.part_wad)
+    return part
+
+
+def _raised(look: Outlook, part: Wad) -> Wad:
+    """Raise a part to the smallest slice, and to all where only dust would stay (Liquidator._fraction)."""
+    slope, notional = look.slope, look.sold.execution.notional_wad
     if part == 0 or notional == 0:
         return part
     part = max(part, min(WAD, mul_div_up(slope.min_slice_wad, WAD, notional)))
@@ -437,14 +643,14 @@ def _fraction(slope: SlopeParams, look: Outlook, max_fraction_wad: Wad) -> Wad:
     return WAD if notional <= slope.dust_wad or left < slope.dust_wad else part
 
 
-def _fee(slope: SlopeParams, look: Outlook, moves: Iterable[Move], insurance_wad: Wad) -> Fee:
-    """Split the fee; where nothing is left to take it from, the insurance pays k0 as far as it reaches."""
-    notional_wad = sum(abs(move.value_wad) for move in moves)
+def _fee(look: Outlook, part: Wad, moves: Iterable[Move], drawable_wad: Wad) -> Fee:
+    """Split the fee; where nothing is left to take it from, the insurance pays as far as it may."""
+    notional_wad = sum(move.notional_wad for move in moves)
     whole_wad = mul_div_down(look.kappa_wad, notional_wad, WAD)
     taker_wad = mul_div_down(whole_wad, TAKER_SHARE_WAD, WAD)
-    owed_wad = mul_div_down(slope.k0_wad, notional_wad, WAD) if look.insured else 0
-    available_wad = insurance_wad + whole_wad - taker_wad
-    return Fee(notional_wad, whole_wad, taker_wad, from_insurance_wad=min(owed_wad, available_wad))
+    moved_wad = mul_div_down(look.sold.execution.requirement_wad, part, WAD)
+    offered_wad = incentive_wad(look, moved_wad, notional_wad, look.setting.now_s) if look.insured else 0
+    return Fee(notional_wad, whole_wad, taker_wad, from_insurance_wad=min(offered_wad, drawable_wad))
 
 
 def _counted(flag: FlagState, part: Wad) -> FlagState:
@@ -458,18 +664,26 @@ def _end(after: View, slope: SlopeParams, now_s: UnixS) -> tuple[Account, Wad]:
     settled = replace(account.flag, bond_wad=0)
     if not account.legs and not account.holdings and account.cash_wad < 0:
         return replace(write_off(account), flag=settled), -account.cash_wad
-    if is_curable(after, slope, fresh=True):
+    if is_curable(after, slope, priced=True):
         cured = replace(settled, carry_tau_s=settled.tau_s, carried_at_s=now_s)
         return replace(account, phase=Phase.HEALTHY, flag=cured), 0
     return account, 0
 
 
-def _mark(moves: Iterable[Move], sales: Iterable[Sale], fast: Marks, rules: Rules) -> Wad:
-    legs = sum(
-        mul_div_down(move.size_wad, fast[rules.perps[move.market].feed], WAD) - move.value_wad
+def _mark(moves: Iterable[Move], look: Outlook) -> Wad:
+    """Return what legs and collateral are worth at the fast price over what the taker pays for them.
+
+    Rounded as what is paid: where p_L is p_F a wei would otherwise seem lost, and the slice wait for ever.
+    """
+    fast, setting = look.prices.fast, look.setting
+    legs = (
+        mul_div_trunc(move.size_wad, unit_value_wad(position, fast[position.market.feed]), WAD)
+        - move.value_wad
         for move in moves
+        for position in [setting.position(Leg(move.market, move.size_wad, 0))]
     )
-    return legs + sum(mul_div_down(sale.amount_wad, fast[sale.feed], WAD) - sale.paid_wad for sale in sales)
+    sales = (mul_div_up(sale.amount_wad, fast[sale.feed], WAD) - sale.paid_wad for sale in look.sales)
+    return sum(legs) + sum(sales)
 
 
 def _barred(account: Account, taker: Account) -> Refuse | None:
@@ -483,8 +697,12 @@ def _barred(account: Account, taker: Account) -> Refuse | None:
 
 
 def _not_in_breach(look: Outlook) -> Refuse | None:
-    if not look.fresh:
+    if not look.sight.priced:
         return refuse("oracle.stale", "a feed of the account is stale", "both oracles fresh")
+    if look.sight.arrays_silent:
+        return refuse("array.silent", "a risk array of the account is too old", "current, or given up")
+    if look.halted:
+        return refuse("breaker.level", "the breaker holds back every slice", "<= 2")
     for m in (look.found.fast, look.found.slow, look.found.execution):
         if not m.breaches_scaled(look.q_wad):
             found = f"E {m.equity_wad / WAD:.6f} against M {m.requirement_wad / WAD:.6f}"
@@ -502,10 +720,12 @@ def _cannot_begin(look: Outlook, taker: Account) -> Refuse | None:
     return None
 
 
-def _overburdened(taker: Account, oracles: OracleView, rules: Rules, now_s: UnixS) -> Refuse | None:
+def _overburdened(taker: Account, oracles: OracleView, look: Outlook) -> Refuse | None:
+    """Refuse for a taker with too many legs, and for one that cannot be judged as the account was."""
     if len(taker.legs) > MAX_LEGS:
         return refuse("taker.too_many_legs", f"{len(taker.legs)} legs", f"<= {MAX_LEGS}")
-    if not is_fresh(feeds_of(taker, rules), oracles, now_s):
+    sight = sight_of(taker, oracles, look.setting)
+    if not (sight.priced if look.sight.slow_only else sight.fresh):
         return refuse("oracle.stale", "a feed of the taker is stale", "both oracles fresh")
     return None
 

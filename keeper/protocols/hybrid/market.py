@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Sequence
+from typing import Final
 
 from keeper.domain import (
     Account,
     Act,
+    ArrayView,
     Assessment,
     Call,
     ChainTime,
     Fact,
-    FeedView,
+    Globals,
     Instrument,
     Log,
     OracleView,
@@ -21,10 +23,13 @@ from keeper.domain import (
     Unknown,
 )
 from keeper.ports import Purchase, SlicePreview
-from keeper.protocols.hybrid import codec, liquidator, signing
-from keeper.protocols.hybrid.params import Deployment
-from keeper.protocols.hybrid.signing import Bundle, Observation
-from keeper.units import WAD, AccountKey, FeedId, Wad
+from keeper.protocols.hybrid import arrays, codec, liquidator, signing
+from keeper.protocols.hybrid.codec import ArrayPost
+from keeper.protocols.hybrid.params import Deployment, Listed, Terms, read_rules
+from keeper.protocols.hybrid.signing import ArraysToSign, Bundle, Observation
+from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad
+
+_UNLISTED: Final = "not listed when the deployment was read"
 
 
 class HybridMarket:
@@ -35,14 +40,42 @@ class HybridMarket:
         self._rules = deployment.rules
 
     @property
-    def perps(self) -> tuple[Instrument, ...]:
-        """The columns of the perps, market 1 first: their PnL counts in full, and mmr is required."""
-        return tuple(Instrument(each.feed, WAD, each.mmr_wad) for each in self._rules.perps.values())
+    def market_count(self) -> int:
+        """How many markets are listed."""
+        return len(self._rules.markets)
 
     @property
-    def collaterals(self) -> tuple[Instrument, ...]:
-        """The columns of the collaterals, number 1 first: they count with their haircut."""
-        return tuple(Instrument(each.feed, each.h_mm_wad, 0) for each in self._rules.collaterals.values())
+    def collateral_count(self) -> int:
+        """How many collaterals are listed."""
+        return len(self._rules.collaterals)
+
+    @property
+    def feeds(self) -> tuple[FeedId, ...]:
+        """Every feed of an instrument, each once."""
+        return self._rules.feeds
+
+    @property
+    def version(self) -> int:
+        """The ``Globals.version`` at which the listing was read."""
+        return self.deployment.version
+
+    @property
+    def flag_levels_wad(self) -> tuple[Wad, ...]:
+        """The health below which an account is flagged, 1 + beta_flag, by the slope that its owner chose."""
+        rules = self._rules
+        first = rules.slopes[rules.default_slope]
+        return tuple(WAD + slope.beta_flag_wad for slope in (first, *rules.slopes[1:]))
+
+    def refresh(self) -> Generator[list[Call], list[bytes], HybridMarket]:
+        """Find out anew what is listed, and the slopes."""
+        return HybridMarket((yield from read_rules(self.deployment)))
+
+    def instruments(self, oracles: OracleView, at_s: UnixS) -> tuple[Instrument, ...]:
+        """Return the columns of a book on the terms of ``at_s``: market 1 first, then collateral 1 first."""
+        terms = self._rules.at(at_s)
+        markets = (_instrument(market, terms, oracles) for market in terms.markets.values())
+        collaterals = (Instrument(each.feed, each.h_mm_wad) for each in terms.collaterals.values())
+        return (*markets, *collaterals)
 
     def decode(self, log: Log) -> Fact | None:
         """Say what a log of this deployment means; None for one that concerns no account and no price."""
@@ -56,22 +89,21 @@ class HybridMarket:
         """Ask for the exact state of many accounts; ``codec.decode_rows`` reads it."""
         return codec.rows_call(self.deployment.reader, keys)
 
-    def prices_call(self) -> Call:
-        """Ask for both prices of every feed."""
-        return codec.prices_call(self.deployment.router, self._rules.feeds)
+    def encode_batch(self, acts: Sequence[Act]) -> Call:
+        """Build one transaction of several acts of the Liquidator, each by itself."""
+        return codec.encode_batch(acts, self.deployment)
 
-    def decode_prices(self, answer: bytes) -> Mapping[FeedId, FeedView]:
-        """Read both prices of every feed."""
-        max_age_s = self.deployment.fast_max_age_s
-        return codec.decode_prices(self._rules.feeds, answer, fast_max_age_s=max_age_s)
+    def prices_call(self) -> Call:
+        """Ask for both prices of every feed, all risk arrays, and what the protocol says of itself."""
+        return codec.world_call(self.deployment.reader, self._rules)
+
+    def decode_prices(self, answer: bytes) -> OracleView:
+        """Read what the chain says of prices and of itself."""
+        return codec.decode_world(answer, self.deployment)
 
     def credit_call(self, holder: str) -> Call:
         """Ask for a holder's quote credit, from which bonds are paid."""
         return codec.credit_call(self.deployment.vault, self.deployment.quote, holder)
-
-    def insurance_call(self) -> Call:
-        """Ask what the insurance holds, which pays the taker of an insolvent account: for ``preview``."""
-        return codec.insurance_call(self.deployment.clearing)
 
     def sign_report(self, observation: Observation, key: bytes) -> bytes:
         """Sign one observation with one reporter's key."""
@@ -82,6 +114,27 @@ class HybridMarket:
         """Post those bundles that are newer than what the chain has."""
         return codec.post_newer_call(self.deployment.fast_oracle, bundles)
 
+    def sign_arrays(self, post: ArraysToSign, key: bytes) -> bytes:
+        """Sign a post of risk arrays with one reporter's key."""
+        at, chain_id = self.deployment.risk_arrays, self.deployment.chain_id
+        return signing.sign_risk_arrays(
+            key, post.arrays, post.valid_until_s, risk_arrays=at, chain_id=chain_id
+        )
+
+    def post_arrays_call(self, post: ArrayPost, signatures: Sequence[bytes]) -> Call:
+        """Post the risk arrays that a quorum signed together."""
+        return codec.post_arrays_call(self.deployment.risk_arrays, post, signatures)
+
+    def settle_call(self, feed: FeedId, expiry_s: UnixS) -> Call:
+        """Fix the settlement price of all options of one expiry."""
+        return codec.settle_expiry_call(self.deployment.risk_arrays, feed, expiry_s)
+
+    def broken_bound(self, market: int, array: ArrayView, at_s: UnixS) -> Reason | None:
+        """Say which of the contract's bounds a risk array breaks on the terms of ``at_s``, if any."""
+        terms = self._rules.at(at_s)
+        listed = terms.markets[market]
+        return arrays.broken_bound(array, listed, terms.risks[listed.feed].mmr_wad)
+
     def explain(self, refusal: Refuse) -> Refuse:
         """Put the contract's own words in the place of a refusal's revert data."""
         reason = refusal.reason
@@ -89,11 +142,6 @@ class HybridMarket:
             return refusal
         words = codec.revert_name(bytes.fromhex(reason.evidence[2:]))
         return Refuse(Reason(reason.rule, words, reason.bound))
-
-    @property
-    def flag_level_wad(self) -> Wad:
-        """The health below which an account is flagged, 1 + beta_flag."""
-        return WAD + self._rules.slope.beta_flag_wad
 
     def assess(self, account: Account, oracles: OracleView, at: ChainTime) -> Assessment | Unknown:
         """Judge one account as the contract would in block ``at``.
@@ -105,39 +153,44 @@ class HybridMarket:
         lacking = self._lacking(account, oracles)
         if lacking:
             return lacking
-        slope = self._rules.slope
         look = liquidator.outlook(account, oracles, at, self._rules)
-        feeds = liquidator.feeds_of(account, self._rules)
+        sight, tightest = look.sight, look.tightest
         return Assessment(
             account=account,
             at=at,
             fast=look.found.fast,
             slow=look.found.slow,
             execution=look.found.execution,
-            feeds=feeds,
-            fresh=look.fresh,
-            flag_level_wad=self.flag_level_wad,
+            feeds=liquidator.feeds_of(account, look.setting.terms),
+            fresh=sight.fresh,
+            flag_level_wad=WAD + look.slope.beta_flag_wad,
             tau_s=look.flag.tau_s,
             since_confirmation_s=look.since_confirmation_s,
             q_wad=look.q_wad,
             fee_wad=look.kappa_wad,
             closeable_wad=look.closeable_wad,
             step_room_wad=look.step_room_wad,
-            fast_fresh=all(oracles[feed].fast_fresh(at.timestamp_s) for feed in feeds),
+            least_q_wad=look.slope.q_min_wad,
+            fast_fresh=sight.fast,
             earliest_alarm=liquidator.earliest_alarm(account),
             bond_wad=liquidator.bond_wad(look.found.fast),
             reward_wad=_reward(account, look),
-            curable=_in_episode(account) and liquidator.is_curable(look.found, slope, fresh=look.fresh),
+            curable=_in_episode(account)
+            and liquidator.is_curable(look.found, look.slope, priced=sight.priced),
             expirable=account.phase is Phase.FLAGGED and liquidator.is_expirable(look.flag, at.timestamp_s),
+            slope=look.flag.slope,
+            slow_only=sight.slow_only,
+            arrays_silent=sight.arrays_silent,
+            breaker_level=oracles.world.breaker_level,
+            slices_halted=look.halted,
+            bucket_room_wad=min(WAD, tightest.part_wad) if tightest else WAD,
+            bucket_feed=tightest.feed if tightest else "",
+            incentive_wad=_incentive(look, oracles.world),
+            settlable=tuple(leg.market for leg in account.legs if leg.market in oracles.settlements),
         )
 
     def preview(
-        self,
-        target: Assessment,
-        taker: Account,
-        oracles: OracleView,
-        max_fraction_wad: Wad,
-        insurance_wad: Wad = 0,
+        self, target: Assessment, taker: Account, oracles: OracleView, max_fraction_wad: Wad
     ) -> SlicePreview | Refuse:
         """Compute, to the wei, what one slice would do in block ``target.at``; refuse where it would revert.
 
@@ -147,13 +200,7 @@ class HybridMarket:
         if unpriced:
             return liquidator.refuse("oracle.unknown", f"{unpriced.what}: {unpriced.why}", "a price")
         slice_ = liquidator.liquidate(
-            target.account,
-            taker,
-            oracles,
-            target.at,
-            self._rules,
-            max_fraction_wad=max_fraction_wad,
-            insurance_wad=insurance_wad,
+            target.account, taker, oracles, target.at, self._rules, max_fraction_wad=max_fraction_wad
         )
         if isinstance(slice_, Refuse):
             return slice_
@@ -166,6 +213,7 @@ class HybridMarket:
             account_after=slice_.account,
             taker_after=slice_.taker,
             taker_passes=not slice_.taker_margin.breaches(),
+            oracles_after=slice_.oracles,
         )
 
     def purchase(
@@ -178,17 +226,35 @@ class HybridMarket:
         return liquidator.purchase(account, oracles, at, self._rules, max_quote_wad=max_quote_wad)
 
     def _lacking(self, account: Account, oracles: OracleView) -> Unknown | None:
-        """Name an instrument that the deployment does not list, or a feed without a view."""
+        """Name what the deployment did not list when it was read, or a feed without a view."""
+        rules = self._rules
+        slope = max(account.flag.slope, account.slope_choice)
+        if slope >= len(rules.slopes):
+            return Unknown(f"slope {slope}", _UNLISTED)
         for leg in account.legs:
-            if leg.market not in self._rules.perps:
-                return Unknown(f"market {leg.market}", "not listed when the deployment was read")
+            if leg.market not in rules.markets:
+                return Unknown(f"market {leg.market}", _UNLISTED)
         for holding in account.holdings:
-            if holding.collateral not in self._rules.collaterals:
-                return Unknown(f"collateral {holding.collateral}", "not listed when the deployment was read")
-        for feed in liquidator.feeds_of(account, self._rules):
+            if holding.collateral not in rules.collaterals:
+                return Unknown(f"collateral {holding.collateral}", _UNLISTED)
+        for feed in liquidator.feeds_of(account, rules):
             if feed not in oracles:
                 return Unknown(feed, "no view of its two prices")
         return None
+
+
+def _instrument(market: Listed, terms: Terms, oracles: OracleView) -> Instrument:
+    risk = terms.risks[market.feed]
+    return Instrument(
+        market.feed,
+        kind=market.kind,
+        range_wad=risk.mmr_wad,
+        short_wad=risk.short_min_wad,
+        strike_wad=market.strike_wad,
+        expiry_s=market.expiry_s,
+        array=oracles.arrays.get(market.market),
+        settlement_wad=oracles.settlements.get(market.market),
+    )
 
 
 def _in_episode(account: Account) -> bool:
@@ -199,3 +265,12 @@ def _reward(account: Account, look: liquidator.Outlook) -> Wad:
     """Return what a confirmation would still pay; it pays once an episode."""
     paid = account.phase is Phase.CONFIRMED
     return 0 if paid else liquidator.reward_wad(look.flag, look.found.execution)
+
+
+def _incentive(look: liquidator.Outlook, world: Globals) -> Wad:
+    """Return what the insurance would pay for the whole of an account that has nothing left."""
+    if not look.insured:
+        return 0
+    whole = look.sold.execution
+    offered = liquidator.incentive_wad(look, whole.requirement_wad, whole.notional_wad, look.setting.now_s)
+    return min(offered, world.drawable_wad)

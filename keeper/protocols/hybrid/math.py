@@ -1,8 +1,9 @@
 """The contracts' margin and slope formulas, to the wei.
 
 Mirrors ``contracts/src/MarginMath.sol`` and ``contracts/src/Slope.sol``, function by function and rounding by
-rounding. What should hold is in ``keeper/risk/slope.py``; this is what the chain will compute. Amounts so
-large that the contract's arithmetic overflows and reverts are not modelled.
+rounding; what one underlying's positions require is in ``portfolio``. What should hold of the slope is in
+``keeper/risk/slope.py``; this is what the chain will compute. Amounts so large that the contract's arithmetic
+overflows and reverts are not modelled.
 """
 
 from __future__ import annotations
@@ -10,47 +11,60 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
-from keeper.domain import Account, Leg, Valuation
+from keeper.domain import Account, Valuation
 from keeper.protocols.hybrid.exp import exp_wad
-from keeper.protocols.hybrid.params import CollateralTerms, Perp, Rules, SlopeParams
+from keeper.protocols.hybrid.params import CollateralTerms, Risk, SlopeParams
+from keeper.protocols.hybrid.portfolio import Position, Setting, requirement_wad, unit_value_wad
 from keeper.units import WAD, FeedId, Wad, mul_div_down, mul_div_up
 
 Marks: TypeAlias = Mapping[FeedId, Wad]
-"""One price a feed."""
+"""One price a feed, the underlying's where options are traded on it."""
 
 UINT64_MAX: Final = 2**64 - 1
 
 
-def maintenance(account: Account, marks: Marks, rules: Rules) -> Valuation:
-    """Return E, M and N at maintenance: E = cash + sum h_mm a p + sum (s p + quote leg), M = sum mmr |s| p.
+def maintenance(account: Account, marks: Marks, setting: Setting) -> Valuation:
+    """Return E, M and N at maintenance, M being what the underlyings require at their mmr.
 
+    E = cash + sum h_mm a p + sum (s x unit value + quote leg), N = sum |s| p of what has not settled.
     Collateral and profit round down, requirements up (MarginMath.maintenance).
     """
-    requirement, notional = _requirement(account, marks, rules, lambda perp: perp.mmr_wad)
-    collateral = _collateral(account, marks, rules, lambda terms: terms.h_mm_wad)
-    return Valuation(account.cash_wad + _profit(account, marks, rules) + collateral, requirement, notional)
+    collateral = _collateral(account, marks, setting, lambda terms: terms.h_mm_wad)
+    return Valuation(
+        equity_wad=account.cash_wad + _profit(account, marks, setting) + collateral,
+        requirement_wad=_requirement(account, marks, setting, lambda risk: risk.mmr_wad),
+        notional_wad=_notional(account, marks, setting),
+    )
 
 
-def worth_wad(account: Account, marks: Marks, rules: Rules) -> Wad:
+def worth_wad(account: Account, marks: Marks, setting: Setting) -> Wad:
     """Return the equity without haircuts (MarginMath.worth)."""
-    collateral = _collateral(account, marks, rules, lambda _: WAD)
-    return account.cash_wad + _profit(account, marks, rules) + collateral
+    collateral = _collateral(account, marks, setting, lambda _: WAD)
+    return account.cash_wad + _profit(account, marks, setting) + collateral
 
 
-def initial(account: Account, marks: Marks, rules: Rules) -> Valuation:
+def initial(account: Account, marks: Marks, setting: Setting, beta_wad: Wad) -> Valuation:
     """Return E, M and N at initial margin (MarginMath.initial).
 
-    Like maintenance with imr and h_im; a profit that is not realised counts for nothing.
+    Like maintenance with h_im and ``initial_rate``; a profit that is not realised counts for nothing.
     """
-    requirement, notional = _requirement(account, marks, rules, lambda perp: perp.imr_wad)
-    collateral = _collateral(account, marks, rules, lambda terms: terms.h_im_wad)
-    loss = min(0, _profit(account, marks, rules))
-    return Valuation(account.cash_wad + loss + collateral, requirement, notional)
+    collateral = _collateral(account, marks, setting, lambda terms: terms.h_im_wad)
+    return Valuation(
+        equity_wad=account.cash_wad + min(0, _profit(account, marks, setting)) + collateral,
+        requirement_wad=_requirement(account, marks, setting, lambda risk: initial_rate(risk, beta_wad)),
+        notional_wad=_notional(account, marks, setting),
+    )
 
 
-def leg_profit_wad(leg: Leg, price_wad: Wad) -> Wad:
-    """Return s p + quote leg, rounded against the account."""
-    return mul_div_down(leg.size_wad, price_wad, WAD) + leg.quote_leg_wad
+def initial_rate(risk: Risk, beta_wad: Wad) -> Wad:
+    """Return imr, or (1 + beta) mmr where that is more (MarginMath.initialRate)."""
+    return max(risk.imr_wad, mul_div_up(risk.mmr_wad, WAD + beta_wad, WAD))
+
+
+def leg_value_wad(position: Position, price_wad: Wad) -> Wad:
+    """Return s x unit value + quote leg, rounded against the account."""
+    worth = mul_div_down(position.size_wad, unit_value_wad(position, price_wad), WAD)
+    return worth + position.quote_leg_wad
 
 
 def decay(p: SlopeParams, tau_s: int) -> Wad:
@@ -92,36 +106,51 @@ def fee(p: SlopeParams, since_confirmation_s: int, cap_wad: Wad) -> Wad:
     return min(cap_wad, p.k0_wad + mul_div_down(p.k1_wad - p.k0_wad, grown, WAD))
 
 
-def execution_price(p: SlopeParams, fast_wad: Wad, slow_wad: Wad, since_confirmation_s: int) -> Wad:
-    """Return p_L: the fast price within a band around the slow one that widens (Slope.executionPrice)."""
-    band = min(p.band_max_wad, p.band_base_wad + p.band_rate_wad * since_confirmation_s // 60)
-    lowest = mul_div_down(slow_wad, WAD - band, WAD)
-    highest = mul_div_down(slow_wad, WAD + band, WAD)
+def band_wad(p: SlopeParams, since_confirmation_s: int) -> Wad:
+    """Return how far p_L may lie from the slow price (Slope.band)."""
+    return min(p.band_max_wad, p.band_base_wad + p.band_rate_wad * since_confirmation_s // 60)
+
+
+def execution_price(fast_wad: Wad, slow_wad: Wad, band_wad: Wad) -> Wad:
+    """Return p_L: the fast price within a band around the slow one (MarginEngine._execution)."""
+    lowest = mul_div_down(slow_wad, WAD - band_wad, WAD)
+    highest = mul_div_down(slow_wad, WAD + band_wad, WAD)
     return min(highest, max(lowest, fast_wad))
 
 
-def _requirement(
-    account: Account, marks: Marks, rules: Rules, rate: Callable[[Perp], Wad]
-) -> tuple[Wad, Wad]:
-    requirement = notional = 0
-    for leg in account.legs:
-        perp = rules.perps[leg.market]
-        size, price = abs(leg.size_wad), marks[perp.feed]
-        requirement += mul_div_up(mul_div_up(size, price, WAD), rate(perp), WAD)
-        notional += mul_div_down(size, price, WAD)
-    return requirement, notional
+def _requirement(account: Account, marks: Marks, setting: Setting, rate: Callable[[Risk], Wad]) -> Wad:
+    """Add up what each underlying requires for those positions on it that have not settled."""
+    groups: dict[FeedId, list[Position]] = {}
+    for position in setting.positions(account):
+        if not position.is_settled:
+            groups.setdefault(position.market.feed, []).append(position)
+    risks = setting.terms.risks
+    return sum(
+        requirement_wad(group, marks[feed], risk=risks[feed], rate_wad=rate(risks[feed]), now_s=setting.now_s)
+        for feed, group in groups.items()
+    )
 
 
-def _profit(account: Account, marks: Marks, rules: Rules) -> Wad:
-    return sum(leg_profit_wad(leg, marks[rules.perps[leg.market].feed]) for leg in account.legs)
+def _notional(account: Account, marks: Marks, setting: Setting) -> Wad:
+    return sum(
+        mul_div_down(abs(position.size_wad), marks[position.market.feed], WAD)
+        for position in setting.positions(account)
+        if not position.is_settled
+    )
+
+
+def _profit(account: Account, marks: Marks, setting: Setting) -> Wad:
+    return sum(
+        leg_value_wad(position, marks[position.market.feed]) for position in setting.positions(account)
+    )
 
 
 def _collateral(
-    account: Account, marks: Marks, rules: Rules, haircut: Callable[[CollateralTerms], Wad]
+    account: Account, marks: Marks, setting: Setting, haircut: Callable[[CollateralTerms], Wad]
 ) -> Wad:
     total = 0
     for holding in account.holdings:
-        terms = rules.collaterals[holding.collateral]
+        terms = setting.terms.collaterals[holding.collateral]
         worth = mul_div_down(holding.amount_wad, marks[terms.feed], WAD)
         total += mul_div_down(worth, haircut(terms), WAD)
     return total

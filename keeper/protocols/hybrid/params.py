@@ -1,16 +1,17 @@
-"""What one deployment is: its addresses, its instruments and the parameters of its slope."""
+"""What one deployment is: its addresses, its instruments on their terms, and its slopes."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from keeper.domain import Call
+from keeper.domain import Account, Call, Kind, Phase
 from keeper.protocols.hybrid.abi import load
-from keeper.units import FeedId, Wad
+from keeper.units import FeedId, UnixS, Wad, mul_div_trunc
 
 _RAW_FEED_CHARACTERS = 2 + 64
+_KINDS = tuple(Kind)
 
 
 def feed_bytes(feed: FeedId) -> bytes:
@@ -64,18 +65,81 @@ class SlopeParams:
 
 
 @dataclass(frozen=True, slots=True)
-class Perp:
-    """A perp market: its feed, and the fractions of notional that margin asks for."""
+class Ramp:
+    """A term that moves in a straight line from one value to another (Instruments.Ramp)."""
+
+    from_wad: Wad
+    to_wad: Wad
+    start_s: UnixS
+    end_s: UnixS
+
+    def at(self, now_s: UnixS) -> Wad:
+        """Return its value at one moment, between the two rounded toward the old one (Instruments._at)."""
+        if now_s >= self.end_s:
+            return self.to_wad
+        if now_s <= self.start_s:
+            return self.from_wad
+        passed_s, span_s = now_s - self.start_s, self.end_s - self.start_s
+        return self.from_wad + mul_div_trunc(self.to_wad - self.from_wad, passed_s, span_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Underlying:
+    """What the margin of a feed's perps and options asks, as fractions of the underlying's price."""
+
+    feed: FeedId
+    mmr: Ramp
+    imr: Ramp
+    short_min: Ramp
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A market: what it trades, on which feed. Strike and expiry are 0 for a perp."""
 
     market: int
     feed: FeedId
+    kind: Kind = Kind.PERP
+    strike_wad: Wad = 0
+    expiry_s: UnixS = 0
+
+    @property
+    def is_option(self) -> bool:
+        """Tell whether it expires."""
+        return self.kind is not Kind.PERP
+
+    def payoff_wad(self, price_wad: Wad) -> Wad:
+        """Return what one option is worth if the underlying ends at a price; a perp its price."""
+        if self.kind is Kind.PERP:
+            return price_wad
+        over_wad = price_wad - self.strike_wad
+        return max(0, over_wad if self.kind is Kind.CALL else -over_wad)
+
+
+@dataclass(frozen=True, slots=True)
+class Collateral:
+    """A collateral: its haircut factors, and the deepest discount of a forced sale."""
+
+    collateral: int
+    token: str
+    feed: FeedId
+    h_mm: Ramp
+    h_im: Ramp
+    sale_disc_max_wad: Wad
+
+
+@dataclass(frozen=True, slots=True)
+class Risk:
+    """An underlying's terms at one moment: the range of the scenarios, and what goes beyond them."""
+
     mmr_wad: Wad
     imr_wad: Wad
+    short_min_wad: Wad
 
 
 @dataclass(frozen=True, slots=True)
 class CollateralTerms:
-    """A collateral: its haircut factors, and the deepest discount of a forced sale."""
+    """A collateral's terms at one moment."""
 
     collateral: int
     token: str
@@ -86,18 +150,69 @@ class CollateralTerms:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """Everything that margin and the slope depend on beside the account and the prices."""
+class Terms:
+    """Everything that margin and the slope depend on at one moment, beside the account and the prices."""
 
-    slope: SlopeParams
-    perps: Mapping[int, Perp]
+    slopes: tuple[SlopeParams, ...]
+    default_slope: int
+    risks: Mapping[FeedId, Risk]
+    markets: Mapping[int, Listed]
     collaterals: Mapping[int, CollateralTerms]
+
+    def slope_number(self, account: Account) -> int:
+        """Return the slope of the account's running episode, else that of its next (Liquidator.slopeOf)."""
+        if account.phase in {Phase.FLAGGED, Phase.CONFIRMED}:
+            return account.flag.slope
+        return account.slope_choice or self.default_slope
+
+    def slope_of(self, account: Account) -> SlopeParams:
+        """Return the parameters of that slope."""
+        return self.slopes[self.slope_number(account)]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What is listed, and on which terms from when on; the terms move along ramps."""
+
+    slopes: tuple[SlopeParams, ...]
+    default_slope: int
+    underlyings: Mapping[FeedId, Underlying]
+    markets: Mapping[int, Listed]
+    collaterals: Mapping[int, Collateral]
 
     @property
     def feeds(self) -> tuple[FeedId, ...]:
-        """Every feed of an instrument, each once: perps first."""
-        perps = (perp.feed for perp in self.perps.values())
-        return tuple(dict.fromkeys((*perps, *(terms.feed for terms in self.collaterals.values()))))
+        """Every feed of an instrument, each once: markets first."""
+        markets = (market.feed for market in self.markets.values())
+        return tuple(dict.fromkeys((*markets, *(each.feed for each in self.collaterals.values()))))
+
+    @property
+    def options(self) -> tuple[int, ...]:
+        """The markets that expire."""
+        return tuple(number for number, market in self.markets.items() if market.is_option)
+
+    def at(self, now_s: UnixS) -> Terms:
+        """Return the terms of one moment."""
+        return Terms(
+            slopes=self.slopes,
+            default_slope=self.default_slope,
+            risks={
+                feed: Risk(each.mmr.at(now_s), each.imr.at(now_s), each.short_min.at(now_s))
+                for feed, each in self.underlyings.items()
+            },
+            markets=self.markets,
+            collaterals={
+                number: CollateralTerms(
+                    number,
+                    each.token,
+                    each.feed,
+                    each.h_mm.at(now_s),
+                    each.h_im.at(now_s),
+                    each.sale_disc_max_wad,
+                )
+                for number, each in self.collaterals.items()
+            },
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,58 +223,111 @@ class Deployment:
     vault: str
     fast_oracle: str
     router: str
+    instruments: str
+    risk_arrays: str
+    engine: str
     clearing: str
+    backstop: str
+    breaker: str
     liquidator: str
+    slopes: str
     reader: str
     quote: str
     """The token that cash is counted in."""
     fast_max_age_s: int
+    fast_silent_after_s: int
+    version: int
+    """``Globals.version`` of the rules."""
     rules: Rules
 
     @property
     def contracts(self) -> tuple[str, ...]:
         """The contracts whose logs ``codec.decode`` understands."""
-        return (self.fast_oracle, self.clearing, self.liquidator)
+        return (
+            self.fast_oracle,
+            self.instruments,
+            self.risk_arrays,
+            self.clearing,
+            self.backstop,
+            self.breaker,
+            self.liquidator,
+            self.slopes,
+        )
 
 
 def read_deployment(chain_id: int, reader: str) -> Generator[list[Call], list[bytes], Deployment]:
     """Find out a whole deployment from the address of its MarginReader.
 
-    Yields the calls of each of four rounds, is sent what they returned, and returns the deployment: so the
+    Yields the calls of each of seven rounds, is sent what they returned, and returns the deployment: so the
     I/O stays with the caller. All rounds belong to one block.
     """
     clearing, liquidator = yield from _ask(
         *(("MarginReader", reader, name) for name in ("clearing", "liquidator")),
     )
-    parts = ("vault", "router", "quote", "perpCount", "collateralCount")
-    vault, router, quote, perp_count, collateral_count, slope = yield from _ask(
-        *(("Clearing", clearing, name) for name in parts),
-        ("Liquidator", liquidator, "slope"),
+    parts = ("vault", "router", "quote", "instruments", "riskArrays", "engine", "backstop", "breaker")
+    vault, router, quote, instruments, risk_arrays, engine, backstop, breaker = yield from _ask(
+        *(("Clearing", clearing, name) for name in parts)
     )
-    fast_oracle, *listed = yield from _ask(
+    fast_oracle, silent_after_s, slopes = yield from _ask(
         ("OracleRouter", router, "fastOracle"),
-        *(("Clearing", clearing, "perps", market) for market in range(1, perp_count + 1)),
-        *(("Clearing", clearing, "collaterals", number) for number in range(1, collateral_count + 1)),
+        ("OracleRouter", router, "SLOW_ONLY_AFTER"),
+        ("Liquidator", liquidator, "registry"),
     )
     (max_age_s,) = yield from _ask(("FastOracle", fast_oracle, "MAX_AGE"))
-    perps, collaterals = listed[:perp_count], listed[perp_count:]
-    rules = Rules(
-        slope=SlopeParams(*slope),
-        perps={market: _perp(market, row) for market, row in enumerate(perps, 1)},
-        collaterals={number: _collateral(number, row) for number, row in enumerate(collaterals, 1)},
-    )
-    return Deployment(
+    bare = Deployment(
         chain_id=chain_id,
         vault=vault,
         fast_oracle=fast_oracle,
         router=router,
+        instruments=instruments,
+        risk_arrays=risk_arrays,
+        engine=engine,
         clearing=clearing,
+        backstop=backstop,
+        breaker=breaker,
         liquidator=liquidator,
+        slopes=slopes,
         reader=reader.lower(),
         quote=quote,
         fast_max_age_s=max_age_s,
-        rules=rules,
+        fast_silent_after_s=silent_after_s,
+        version=0,
+        rules=Rules((), 0, {}, {}, {}),
     )
+    return (yield from read_rules(bare))
+
+
+def read_rules(deployment: Deployment) -> Generator[list[Call], list[bytes], Deployment]:
+    """Read what is listed, and the slopes, anew, in three rounds of one block."""
+    instruments = ("Instruments", deployment.instruments)
+    registry = ("Slopes", deployment.slopes)
+    markets, collaterals, slopes, default_slope, *versions = yield from _ask(
+        (*instruments, "marketCount"),
+        (*instruments, "collateralCount"),
+        (*registry, "slopeCount"),
+        (*registry, "defaultSlope"),
+        (*instruments, "version"),
+        (*registry, "version"),
+    )
+    listed = yield from _ask(
+        *((*instruments, "market", number) for number in range(1, markets + 1)),
+        *((*instruments, "collateralTerms", number) for number in range(1, collaterals + 1)),
+        *((*registry, "slopes", number) for number in range(slopes)),
+    )
+    rows = [_listed(number, row) for number, row in enumerate(listed[:markets], 1)]
+    feeds = tuple(dict.fromkeys(row.feed for row in rows))
+    underlyings = yield from _ask(*((*instruments, "underlying", feed_bytes(feed)) for feed in feeds))
+    rules = Rules(
+        slopes=tuple(SlopeParams(*row) for row in listed[markets + collaterals :]),
+        default_slope=default_slope,
+        underlyings={feed: _underlying(feed, row) for feed, row in zip(feeds, underlyings, strict=True)},
+        markets={row.market: row for row in rows},
+        collaterals={
+            number: _collateral(number, row)
+            for number, row in enumerate(listed[markets : markets + collaterals], 1)
+        },
+    )
+    return replace(deployment, version=sum(versions), rules=rules)
 
 
 def _ask(*questions: tuple[Any, ...]) -> Generator[list[Call], list[bytes], list[Any]]:
@@ -170,11 +338,16 @@ def _ask(*questions: tuple[Any, ...]) -> Generator[list[Call], list[bytes], list
     return [function.result(answer)[0] for function, answer in zip(functions, answers, strict=True)]
 
 
-def _perp(market: int, row: tuple[bytes, int, int]) -> Perp:
-    feed_id, mmr, imr = row
-    return Perp(market, feed_name(feed_id), mmr, imr)
+def _listed(number: int, row: tuple[bytes, int, int, int]) -> Listed:
+    feed_id, kind, expiry_s, strike = row
+    return Listed(number, feed_name(feed_id), _KINDS[kind], strike, expiry_s)
 
 
-def _collateral(number: int, row: tuple[str, bytes, int, int, int, int]) -> CollateralTerms:
+def _underlying(feed: FeedId, row: tuple[Any, ...]) -> Underlying:
+    mmr, imr, short_min, _bucket_cap = row
+    return Underlying(feed, Ramp(*mmr), Ramp(*imr), Ramp(*short_min))
+
+
+def _collateral(number: int, row: tuple[Any, ...]) -> Collateral:
     token, feed_id, h_mm, h_im, sale_disc_max, _cap = row
-    return CollateralTerms(number, token, feed_name(feed_id), h_mm, h_im, sale_disc_max)
+    return Collateral(number, token, feed_name(feed_id), Ramp(*h_mm), Ramp(*h_im), sale_disc_max)

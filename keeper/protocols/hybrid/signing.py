@@ -1,4 +1,4 @@
-"""What reporters and owners sign: the EIP-712 digests of fast-price reports and of orders.
+"""What reporters and owners sign: the EIP-712 digests of fast-price reports, of risk arrays and of orders.
 
 Property: equal to the digests that the contracts publish (FastOracle.reportDigest, Clearing.orderDigest).
 """
@@ -14,10 +14,13 @@ from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
 from keeper.protocols.hybrid.params import feed_bytes
+from keeper.risk.scenarios import PackedArray
 from keeper.units import AccountKey, FeedId, UnixS, Wad
 
 _DOMAIN: Final = "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
 _REPORT: Final = "FastReport(bytes32 feedId,uint128 price,uint64 confBps,uint40 observedAt,uint40 validUntil)"
+_ARRAYS: Final = "RiskArrays(bytes32 arraysHash,uint40 validUntil)"
+_ARRAY_ROWS: Final = "(uint16,uint40,uint64,uint64,int32,int64[16])[]"
 _ORDER: Final = (
     "Order(bytes32 account,uint16 market,int128 size,uint128 limitPrice,uint256 nonce,uint40 deadline)"
 )
@@ -34,6 +37,15 @@ class Observation(Protocol):
     def confidence_bps(self) -> int: ...
     @property
     def observed_at_s(self) -> UnixS: ...
+    @property
+    def valid_until_s(self) -> UnixS: ...
+
+
+class ArraysToSign(Protocol):
+    """Risk arrays that are signed together; whoever computes them has a class of its own for it."""
+
+    @property
+    def arrays(self) -> Sequence[PackedArray]: ...
     @property
     def valid_until_s(self) -> UnixS: ...
 
@@ -75,6 +87,26 @@ def report_digest(observation: Observation, *, fast_oracle: str, chain_id: int) 
 def sign_report(key: bytes, observation: Observation, *, fast_oracle: str, chain_id: int) -> bytes:
     """Return the reporter's signature."""
     return _sign(key, report_digest(observation, fast_oracle=fast_oracle, chain_id=chain_id))
+
+
+def risk_arrays_digest(
+    arrays: Sequence[PackedArray], valid_until_s: UnixS, *, risk_arrays: str, chain_id: int
+) -> bytes:
+    """Return the one digest over all arrays of a post, which every member of its quorum signs.
+
+    The struct holds the hash of the arrays as calldata has them, keccak256(abi.encode(RiskArray[])), and not
+    of EIP-712's own encoding of an array of structs: one hash of one buffer is what the contract can afford.
+    """
+    domain = _domain("HybridMargin RiskArrays", risk_arrays, chain_id)
+    arrays_hash = keccak(encode((_ARRAY_ROWS,), ([array.fields for array in arrays],)))
+    return _digest(domain, _ARRAYS, ("bytes32", "uint40"), (arrays_hash, valid_until_s))
+
+
+def sign_risk_arrays(
+    key: bytes, arrays: Sequence[PackedArray], valid_until_s: UnixS, *, risk_arrays: str, chain_id: int
+) -> bytes:
+    """Return one signer's signature of a post."""
+    return _sign(key, risk_arrays_digest(arrays, valid_until_s, risk_arrays=risk_arrays, chain_id=chain_id))
 
 
 def order_digest(order: Order, *, clearing: str, chain_id: int) -> bytes:

@@ -3,6 +3,7 @@
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ import pytest
 
 from keeper import confirm, pipeline, plan
 from keeper.config import Config, load
-from keeper.domain import Quote
+from keeper.domain import Kind, Quote, Unknown
 from keeper.errors import ConfigError
 from keeper.execute.fees import FeeParams
 from keeper.execute.keys import KeyParams
 from keeper.execute.sender import Params as SenderParams
 from keeper.journal.guard import Limits
 from keeper.reporter import Params as ReporterParams
-from keeper.units import WAD
+from keeper.risk.scenarios import Option
+from keeper.steward import EwmaVols, FixedVols
+from keeper.steward import Params as StewardParams
+from keeper.units import WAD, FeedId, UnixS
 
 GWEI = 10**9
 READER = "0x" + "Ab" * 20
@@ -75,6 +79,7 @@ def test_the_least_file_is_enough_and_the_rest_has_its_defaults(path: Path) -> N
     assert config.sender_params(dry_run=False) == SenderParams()
     assert config.key_params() == KeyParams()
     assert config.reporter_params() == ReporterParams()
+    assert config.steward_params() == StewardParams()
     assert config.pipeline_params(dry_run=False) == pipeline.Params(native_feed="ETH/USD")
 
 
@@ -100,12 +105,18 @@ def test_every_setting_is_documented_with_its_default(path: Path) -> None:
         for section, field in Config.model_fields.items()
         if field.annotation is not None and hasattr(field.annotation, "model_fields")
     }
-    optional = {"wallet": {"keystore", "passphrase_file"}}
+    optional = {"wallet": {"keystore", "passphrase_file"}, "steward": {"half_life_s"}}
     shown = {section: set(values) | optional.get(section, set()) for section, values in documented.items()}
     assert shown == settings
     found, least = loaded(path, block), loaded(path)
     for section in settings.keys() - {"chain", "deployment"}:
         assert getattr(found, section) == getattr(least, section)
+
+
+class NoFeed:
+    def latest(self, now_s: UnixS) -> Mapping[FeedId, Quote | Unknown]:
+        del now_s
+        return {}
 
 
 # --- what each room gets -------------------------------------------------------------------------
@@ -137,6 +148,14 @@ heartbeat_s = 2
 validity_s = 3
 lead_s = 1
 confidence_bps = 5
+
+[steward]
+deviation_bps = 50
+heartbeat_s = 60
+validity_s = 40
+most_arrays = 8
+half_life_s = 3600
+vols = { "BTC/USD" = 0.75 }
 """
 
 
@@ -185,6 +204,19 @@ def test_the_reporter_gets_when_to_post(whole: Config) -> None:
         deviation_bps=1, heartbeat_s=2, validity_s=3, lead_s=1, confidence_bps=5, block_time_s=2
     )
     assert whole.wallet.sub_account == 7
+
+
+def test_the_steward_gets_when_to_post_and_its_volatilities(path: Path, whole: Config) -> None:
+    assert whole.steward_params() == StewardParams(
+        deviation_bps=50, heartbeat_s=60, validity_s=40, most_arrays=8, block_time_s=2
+    )
+    option = Option(4, Kind.PUT, WAD, 10**10)
+    estimated = whole.open_vols(NoFeed())
+    assert isinstance(estimated, EwmaVols)
+    assert estimated.vol("BTC/USD", option, 0) == 0.75
+    fixed = loaded(path, LEAST + '[steward.vols]\n"BTC/USD" = 0.5\n').open_vols(NoFeed())
+    assert isinstance(fixed, FixedVols)
+    assert fixed.vol("BTC/USD", option, 0) == 0.5
 
 
 def test_a_reporter_that_looks_beyond_the_next_block_is_refused(path: Path) -> None:
@@ -274,11 +306,23 @@ def test_a_file_with_a_mistake_is_refused_with_its_place(path: Path, old: str, n
         ("reporter", "validity_s = -30"),
         ("reporter", "lead_s = -1"),
         ("reporter", "confidence_bps = 101"),
+        ("steward", "deviation_bps = 0"),
+        ("steward", "deviation_bps = 201"),
+        ("steward", "heartbeat_s = 600"),
+        ("steward", "validity_s = 0"),
+        ("steward", "most_arrays = 0"),
+        ("steward", "half_life_s = 0"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_with_its_place(path: Path, section: str, setting: str) -> None:
     name = setting.partition(" = ")[0]
     assert f"cannot be used: {section}.{name}: " in refusal(path, f"{LEAST}[{section}]\n{setting}\n")
+
+
+@pytest.mark.parametrize("vol", ["0", "5.1", "nan", "-0.5"])
+def test_a_volatility_out_of_bounds_is_refused_with_its_feed(path: Path, vol: str) -> None:
+    said = refusal(path, f'{LEAST}[steward.vols]\n"BTC/USD" = {vol}\n')
+    assert "cannot be used: steward.vols.BTC/USD: " in said
 
 
 def test_every_mistake_is_named_at_once(path: Path) -> None:

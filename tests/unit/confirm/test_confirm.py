@@ -43,6 +43,15 @@ def feed(**changes: object) -> FeedView:
     return replace(view, **changes)  # type: ignore[arg-type]
 
 
+def of(view: FeedView) -> OracleView:
+    return OracleView(feeds={view.feed: view})
+
+
+def silent(**changes: object) -> FeedView:
+    """The same feed, but that its fast price was last heard of ten minutes before it is asked."""
+    return feed(fast_wad=150 * WAD, fast_observed_at_s=FLAGGED_AT - 576, **changes)
+
+
 def flagged(**changes: object) -> Assessment:
     """An account in breach at all three prices, 24 s and two blocks after its flag."""
     account = Account(
@@ -73,7 +82,7 @@ def flagged(**changes: object) -> Assessment:
 
 
 def test_a_breach_that_both_clocks_show_is_agreed() -> None:
-    assert isinstance(confirm_alarm(flagged(), {"ETH/USD": feed()}, Params()), Agree)
+    assert isinstance(confirm_alarm(flagged(), of(feed()), Params()), Agree)
 
 
 @pytest.mark.parametrize(
@@ -93,24 +102,61 @@ def test_a_breach_that_both_clocks_show_is_agreed() -> None:
         (flagged(slow=HEALTHY), feed(), "confirm.no_breach_at_slow", 103),
         (flagged(fast=HEALTHY), feed(), "confirm.no_breach_at_fast", 103),
         (flagged(execution=HEALTHY), feed(), "confirm.no_breach_at_execution", 103),
+        (flagged(arrays_silent=True), feed(), "array.silent", 103),
+        (flagged(breaker_level=2), feed(), "breaker.level", 103),
+        (flagged(fresh=False, slow_only=True), silent(min_delay_s=13), "confirm.min_delay", 103),
+        (
+            flagged(fresh=False, slow_only=True),
+            silent(slow_updated_at_s=FLAGGED_AT - 1),
+            "confirm.slow_evidence",
+            103,
+        ),
     ],
 )
 def test_missing_evidence_waits_and_names_the_rule(
     case: Assessment, oracle: FeedView, rule: str, until_block: int
 ) -> None:
-    verdict = confirm_alarm(case, {"ETH/USD": oracle}, Params())
+    verdict = confirm_alarm(case, of(oracle), Params())
     assert isinstance(verdict, Wait)
     assert (verdict.reason.rule, verdict.until_block) == (rule, until_block)
+
+
+def test_the_slow_oracle_alone_confirms_after_twice_the_delay_on_a_new_round() -> None:
+    case = flagged(fresh=False, slow_only=True)
+    assert isinstance(confirm_alarm(case, of(silent()), Params()), Agree)
+    # Its fast price, 25% away and old, neither counts as evidence nor contradicts any.
+    assert not has_slow_evidence(
+        silent(slow_updated_at_s=FLAGGED_AT - 1, slow_wad=150 * WAD),
+        since_s=FLAGGED_AT,
+        now_s=FLAGGED_AT + 24,
+    )
+
+
+def test_the_first_breaker_level_holds_nothing_up() -> None:
+    assert isinstance(confirm_alarm(flagged(breaker_level=1), of(feed()), Params()), Agree)
+
+
+def test_a_slice_waits_for_the_breaker_for_prices_and_for_arrays() -> None:
+    for changes, rule in (
+        ({"slices_halted": True, "breaker_level": 3}, "breaker.level"),
+        ({"fresh": False}, "oracle.stale"),
+        ({"arrays_silent": True}, "array.silent"),
+    ):
+        verdict = confirm_slice(flagged(**changes))
+        assert isinstance(verdict, Wait)
+        assert verdict.reason.rule == rule
+    assert isinstance(confirm_slice(flagged(breaker_level=3)), Agree)
+    assert isinstance(confirm_slice(flagged(fresh=False, slow_only=True)), Agree)
 
 
 def test_an_old_round_within_heartbeat_and_deviation_is_evidence() -> None:
     old = feed(slow_updated_at_s=FLAGGED_AT - 100, fast_wad=199 * WAD)
     assert has_slow_evidence(old, since_s=FLAGGED_AT, now_s=FLAGGED_AT + 24)
-    assert isinstance(confirm_alarm(flagged(), {"ETH/USD": old}, Params()), Agree)
+    assert isinstance(confirm_alarm(flagged(), of(old), Params()), Agree)
 
 
 def test_prices_too_far_apart_are_refused_with_evidence_and_bound() -> None:
-    verdict = confirm_alarm(flagged(), {"ETH/USD": feed(fast_wad=130 * WAD)}, Params())
+    verdict = confirm_alarm(flagged(), of(feed(fast_wad=130 * WAD)), Params())
     assert isinstance(verdict, Refuse)
     assert verdict.reason.rule == "oracle.divergent"
     assert "35.00%" in verdict.reason.evidence
@@ -155,10 +201,16 @@ def with_flag(case: Assessment, **changes: object) -> Assessment:
         (with_flag(flagged(fast=HEALTHY, slow=HEALTHY), aid_wad=200 * WAD), feed(), True),
         (with_flag(flagged(fast=HEALTHY, slow=HEALTHY), aid_wad=200 * WAD + 1), feed(), False),
         (with_flag(flagged(fast=HEALTHY, slow=HEALTHY), reduced=True), feed(), False),
+        (flagged(fast=HEALTHY, slow=HEALTHY, arrays_silent=True), feed(), False),
+        (flagged(fast=HEALTHY, slow=HEALTHY, fresh=False, slow_only=True), silent(), True),
+        (
+            flagged(fast=HEALTHY, slow=HEALTHY, fresh=False, slow_only=True),
+            silent(slow_updated_at_s=FLAGGED_AT),
+            False,
+        ),
     ],
 )
 def test_an_alarm_is_contradicted_only_by_both_oracles_and_without_help(
     case: Assessment, oracle: FeedView, expected: bool
 ) -> None:
-    oracles: OracleView = {"ETH/USD": oracle}
-    assert contradicted(case, oracles) is expected
+    assert contradicted(case, of(oracle)) is expected

@@ -12,7 +12,7 @@ import pytest
 from eth_abi.abi import encode
 from rich.console import Console
 
-from keeper.domain import Account, Fact, FeedView, Holding, Leg, Phase
+from keeper.domain import Account, Fact, FeedView, Holding, Leg, OracleView, Phase
 from keeper.lab import report
 from keeper.lab.actors import lift_wad
 from keeper.lab.audit import (
@@ -32,18 +32,11 @@ from keeper.lab.drill import Moment, Tally
 from keeper.lab.twin import terms_of
 from keeper.protocols.hybrid import math
 from keeper.protocols.hybrid.abi import load
-from keeper.protocols.hybrid.params import CollateralTerms, Rules
+from keeper.protocols.hybrid.portfolio import setting_at
 from keeper.units import WAD
 
 SPEC = Spec()
-RULES = Rules(
-    slope=SPEC.slope,
-    perps={perp.market: perp for perp in SPEC.perps},
-    collaterals={
-        number: CollateralTerms(number, "0x00", c.feed, c.h_mm_wad, c.h_im_wad, c.sale_disc_max_wad)
-        for number, c in enumerate(SPEC.collaterals, 1)
-    },
-)
+RULES = SPEC.rules()
 FEEDS = ("BTC/USD", "ETH/USD", "SYN/USD")
 ACCOUNT, TAKER = b"\1" * 32, b"\2" * 32
 
@@ -77,7 +70,7 @@ def chronicle(facts: tuple[Fact, ...], sent: Mapping[str, bytes] | None = None) 
         views={},
         spent=(),
         calldata=sent or {},
-        insurance_wad={},
+        drawable_wad={},
         _states={},
     )
 
@@ -93,7 +86,7 @@ def test_health_after_and_gained_are_exact_fractions() -> None:
 @pytest.mark.parametrize("changes", [{"notional_wad": 100}, {"requirement_after_wad": 0}])
 def test_a_slice_that_took_all_or_was_raised_to_the_smallest_is_dust(changes: dict[str, int]) -> None:
     fact = tranche(changes)
-    assert is_dust(fact, RULES)
+    assert is_dust(fact, SPEC.slope)
     assert measure_slices(chronicle((fact,)), RULES).highest is None
 
 
@@ -154,17 +147,17 @@ def some_account() -> Account:
 
 
 def test_columns_give_the_health_that_exact_integers_give() -> None:
-    books = _Books([ACCOUNT], RULES, FEEDS)
+    books = _Books([ACCOUNT], RULES.at(0), FEEDS)
     books.put(some_account())
     prices = {"BTC/USD": 7_100 * WAD, "ETH/USD": 180 * WAD, "SYN/USD": 25 * WAD}
-    exact = math.maintenance(some_account(), prices, RULES)
+    exact = math.maintenance(some_account(), prices, setting_at(RULES, OracleView(), 0))
     found = books.health(np.array([[7_100.0, 180.0, 25.0]]))
     assert found[0, 0] == pytest.approx(exact.equity_wad / exact.requirement_wad, rel=1e-12)
     assert books.size[0] @ [7_100.0, 180.0, 25.0] == pytest.approx(exact.notional_wad / WAD)
 
 
 def test_an_account_without_positions_is_healthy_whatever_the_price() -> None:
-    books = _Books([ACCOUNT], RULES, FEEDS)
+    books = _Books([ACCOUNT], RULES.at(0), FEEDS)
     assert books.health(np.ones((2, 3))).tolist() == [[np.inf, np.inf]]
 
 
@@ -179,11 +172,11 @@ def test_help_lifts_health_to_the_level_at_the_worse_of_both_prices() -> None:
         "ETH/USD": view("ETH/USD", 170, 171),
         "SYN/USD": view("SYN/USD", 26, 26),
     }
-    needed = lift_wad(account, views, RULES, 12 * WAD // 10)
+    needed = lift_wad(account, OracleView(views), RULES, 12 * WAD // 10, 0)
     helped = Account(ACCOUNT, Phase.FLAGGED, account.cash_wad + needed, account.legs, account.holdings)
     healths = []
     for prices in ({f: v.fast_wad for f, v in views.items()}, {f: v.slow_wad for f, v in views.items()}):
-        found = math.maintenance(helped, prices, RULES)
+        found = math.maintenance(helped, prices, setting_at(RULES, OracleView(), 0))
         healths.append(found.equity_wad / found.requirement_wad)
     assert min(healths) == pytest.approx(1.2, rel=1e-9)
 
@@ -200,7 +193,14 @@ FIGURES: dict[str, Any] = {
     "chain_seconds_per_wall_second": 200.0, "waits": {"confirm.min_blocks": 4}, "refusals": {},
     "abandoned": {}, "twin_checked": 12, "twin_mismatches": 0, "twin_skipped": 0,
     "wick": {"feed": "BTC/USD", "depth": -0.1, "seconds": 24, "flagged": 3},
+    "risk_arrays": 0, "options_settled": 0, "hedges": [],
 }  # fmt: skip
+IRON_FLY: dict[str, Any] = {
+    "book": "iron fly, delta-hedged", "books": 2, "lowest_health_fast": 0.987, "lowest_health_both": 1.654,
+    "flagged": 1, "confirmed": 0, "sliced": 0, "gain": -12.0, "legs": 10, "legs_reduced": 4,
+    "legs_closed": 3, "legs_reduced_gain": -4_567.0, "legs_gain": 89.0,
+}  # fmt: skip
+HEDGES: dict[str, Any] = {"risk_arrays": 1_234, "options_settled": 6, "hedges": [IRON_FLY]}
 
 
 def printed(found: Report) -> str:
@@ -214,6 +214,13 @@ def test_the_summary_says_what_happened_and_what_it_cost() -> None:
     for words in ("-33% against the cliff", "$100,000", "-$20", "1.0500", "NotBreached", "40 ms / 90 ms"):
         assert words in text
     assert "Every invariant held." in text
+
+
+def test_the_summary_shows_hedged_books_beside_their_legs() -> None:
+    text = printed(Report(FIGURES | HEDGES, ()))
+    for words in ("iron fly, delta-hedged", "0.9870", "1.6540", "-$12", "-$4,567", "1,234 risk arrays"):
+        assert words in text
+    assert "Options" not in printed(Report(FIGURES, ()))
 
 
 def test_the_summary_names_every_broken_promise() -> None:
@@ -232,6 +239,6 @@ def test_progress_suits_the_console(terminal: bool) -> None:
     tally.add([Fact(1, "0x1", 0, "Flagged", (ACCOUNT,), {"account": ACCOUNT})])
     with report.watching(console) as watcher:
         for block in (1, 2):
-            watcher.show(Moment(block, 2, 1_584_005_412, views, tally, 0, 1, 0.5 * block))
+            watcher.show(Moment(block, 2, 1_584_005_412, OracleView(views), tally, 0, 1, 0.5 * block))
     assert "6,800.00" in out.getvalue()
     assert "2/2" in out.getvalue()

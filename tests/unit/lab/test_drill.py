@@ -14,6 +14,7 @@ from keeper.errors import ConfigError
 from keeper.lab.demo import run_demo
 from keeper.lab.drill import (
     CONFIG,
+    STEWARD,
     WICK_CLEARANCE,
     DrillFailed,
     Ears,
@@ -75,6 +76,9 @@ def test_the_configuration_that_a_drill_writes_is_one_that_the_keeper_takes(tmp_
     assert loaded.chain.chain_id == 5
     assert loaded.deployment.reader == "0x" + "ab" * 20
     assert loaded.feed.path == tmp_path / "prices.csv"
+    path.write_text(text + STEWARD.format(half_life_s=3600) + '"BTC/USD" = 0.8\n')
+    steward = config.load(path).steward
+    assert (steward.half_life_s, steward.vols) == (3600, {"BTC/USD": 0.8})
 
 
 def test_a_process_inherits_nothing_that_is_meant_for_another_keeper(
@@ -100,13 +104,14 @@ def test_a_process_that_ends_by_itself_fails_the_drill_with_its_last_words(tmp_p
     ("line", "block"),
     [
         (b'{"event": "reporter.head_done", "block": 12}', 12),
+        (b'{"event": "steward.head_done", "block": 7}', 7),
         (b'{"event": "other reporter.head_done", "block": 12}', -1),
         (b'{"event": "reporter.head_done"}', -1),
         (b'["reporter.head_done"]', -1),
         (b"reporter.head_done 12", -1),
     ],
 )
-def test_only_the_reporters_own_line_says_that_it_is_done(line: bytes, block: int) -> None:
+def test_only_a_reporters_own_line_says_that_it_is_done(line: bytes, block: int) -> None:
     assert _block_of(line) == block
 
 

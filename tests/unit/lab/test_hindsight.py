@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,7 +11,18 @@ import numpy as np
 import pytest
 from eth_abi.abi import encode
 
-from keeper.domain import Account, ChainTime, Fact, FeedView, FlagState, Leg, Phase, Refuse
+from keeper.domain import (
+    Account,
+    BucketView,
+    ChainTime,
+    Fact,
+    FeedView,
+    FlagState,
+    Leg,
+    OracleView,
+    Phase,
+    Refuse,
+)
 from keeper.lab import twin
 from keeper.lab.audit import Healths, follow_health
 from keeper.lab.chronicle import Chronicle, SlowRound
@@ -19,20 +31,10 @@ from keeper.lab.paths import Paths, Wick
 from keeper.lab.world import World
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.liquidator import Slice, liquidate
-from keeper.protocols.hybrid.params import CollateralTerms, Rules
 from keeper.units import WAD
 
 SPEC = Spec()
-RULES = Rules(
-    slope=SPEC.slope,
-    perps={perp.market: perp for perp in SPEC.perps},
-    collaterals={
-        number: CollateralTerms(
-            number, f"0x{number:040x}", c.feed, c.h_mm_wad, c.h_im_wad, c.sale_disc_max_wad
-        )
-        for number, c in enumerate(SPEC.collaterals, 1)
-    },
-)
+RULES = SPEC.rules()
 FEEDS = ("BTC/USD", "ETH/USD", "SYN/USD")
 ACCOUNT, TAKER = b"\1" * 32, b"\2" * 32
 START_S = 1_000
@@ -48,6 +50,11 @@ WORLD = cast("World", PEOPLE)
 
 def view(feed: str, fast: int, slow: int | None = None, at: int = START_S) -> FeedView:
     return FeedView(feed, fast * WAD, at, 15, (slow or fast) * WAD, at, True, WAD // 100, 3600, 12)
+
+
+def seen(feeds: Mapping[str, FeedView]) -> OracleView:
+    """Both prices, and buckets that hold a million a minute and nothing yet."""
+    return OracleView(feeds, buckets={feed: BucketView(0, 0, 10**6 * WAD) for feed in feeds})
 
 
 def holder(flag: FlagState | None = None) -> Account:
@@ -66,16 +73,18 @@ def chronicle(facts: tuple[Fact, ...], fast: dict[int, int], **parts: Any) -> Ch
         "facts": facts,
         "rounds": (),
         "views": {
-            block: {
-                "BTC/USD": view("BTC/USD", fast.get(block, 1_000), at=START_S + 12 * block),
-                "ETH/USD": view("ETH/USD", 100, at=START_S + 12 * block),
-                "SYN/USD": view("SYN/USD", 10, at=START_S + 12 * block),
-            }
+            block: seen(
+                {
+                    "BTC/USD": view("BTC/USD", fast.get(block, 1_000), at=START_S + 12 * block),
+                    "ETH/USD": view("ETH/USD", 100, at=START_S + 12 * block),
+                    "SYN/USD": view("SYN/USD", 10, at=START_S + 12 * block),
+                }
+            )
             for block in range(BLOCKS + 1)
         },
         "spent": (),
         "calldata": {},
-        "insurance_wad": dict.fromkeys(range(BLOCKS + 1), 0),
+        "drawable_wad": {},
         "_states": {
             ACCOUNT: ((0,), (holder(),)),
             TAKER: ((0,), (Account(TAKER, Phase.HEALTHY, 100_000 * WAD, (), ()),)),
@@ -142,9 +151,9 @@ CALL = load("Liquidator").functions["liquidate"]
 def sliced(fast: int = 980) -> tuple[Chronicle, Slice]:
     """One slice in block 3, as the adapter computes it, told as the chain would tell it."""
     taker = Account(TAKER, Phase.HEALTHY, 100_000 * WAD, (), ())
-    views = {"BTC/USD": view("BTC/USD", fast, at=START_S + 36)}
+    oracles = seen({"BTC/USD": view("BTC/USD", fast, at=START_S + 36)})
     at = ChainTime(3, START_S + 36)
-    found = liquidate(holder(FLAG), taker, views, at, RULES, max_fraction_wad=WAD)
+    found = liquidate(holder(FLAG), taker, oracles, at, RULES, max_fraction_wad=WAD)
     assert not isinstance(found, Refuse)
     tranche = event(
         "Tranche", 3, 5, "0xab", account=ACCOUNT, taker=TAKER, fraction_wad=found.fraction_wad,
@@ -166,7 +175,9 @@ def sliced(fast: int = 980) -> tuple[Chronicle, Slice]:
         calldata={"0xab": CALL.selector + encode(CALL.inputs, (ACCOUNT, terms, []))},
         _states=states,
     )
-    return told, found
+    buckets = {**told.views[3].buckets, "BTC/USD": found.oracles.buckets["BTC/USD"]}
+    views = {**told.views, 3: replace(told.views[3], buckets=buckets)}
+    return replace(told, views=views), found
 
 
 def test_a_slice_that_the_chain_computed_as_the_twin_does_is_equal() -> None:
@@ -211,3 +222,29 @@ def test_trades_and_deposits_earlier_in_the_block_are_played_through() -> None:
     states = {**told._states, b"\3" * 32: ((0,), (Account(b"\3" * 32, Phase.HEALTHY, 0, (), ()),))}
     result = twin.check(replace(told, facts=(said, bought, paid, tranche), _states=states), WORLD)
     assert (result.checked, result.skipped, result.mismatches) == (1, 0, [])
+
+
+def test_a_bucket_that_the_chain_filled_otherwise_is_told() -> None:
+    told, _ = sliced()
+    filled = replace(
+        told.views[3], buckets={**told.views[3].buckets, "BTC/USD": BucketView(1, 2, 10**6 * WAD)}
+    )
+    result = twin.check(replace(told, views={**told.views, 3: filled}), WORLD)
+    assert len(result.mismatches) == 1
+    assert "buckets after block 3: BTC/USD" in result.mismatches[0]
+
+
+def test_whatever_the_insurance_pays_unforeseen_is_told() -> None:
+    told, _ = sliced()
+    paid = event("InsurancePaid", 3, 6, "0xab", account=ACCOUNT, taker=TAKER, amount_wad=7)
+    result = twin.check(replace(told, facts=(*told.facts, paid)), WORLD)
+    assert len(result.mismatches) == 1
+    assert "InsurancePaid 7, twin 0" in result.mismatches[0]
+
+
+def test_after_a_shared_loss_nobody_is_played_through_in_that_block() -> None:
+    told, _ = sliced()
+    said, tranche = told.facts
+    shared = event("LossSocialised", 3, 2, "0xa9", market=1, amount_wad=1, index_wad=1)
+    result = twin.check(replace(told, facts=(said, shared, tranche)), WORLD)
+    assert (result.checked, result.skipped, result.mismatches) == (0, 1, [])

@@ -21,36 +21,36 @@ from keeper.lab.world import (
     reporters,
 )
 from keeper.protocols.hybrid import math
-from keeper.protocols.hybrid.params import CollateralTerms, Rules
+from keeper.protocols.hybrid.portfolio import Setting
 from keeper.units import WAD
 
 SPEC = Spec()
-RULES = Rules(
-    slope=SPEC.slope,
-    perps={perp.market: perp for perp in SPEC.perps},
-    collaterals={
-        number: CollateralTerms(number, "0x" + "00" * 20, c.feed, c.h_mm_wad, c.h_im_wad, c.sale_disc_max_wad)
-        for number, c in enumerate(SPEC.collaterals, 1)
-    },
-)
+TERMS = SPEC.rules().at(0)
+SETTING = Setting(TERMS, {}, {}, 0)
+BETA_WAD = SPEC.slope.beta_wad
 SYMBOLS = {c.symbol: number for number, c in enumerate(SPEC.collaterals, 1)}
 START = {feed: wad(price) for feed, price in generate(0).true_at(generate(0).start_s).items()}
 WICKED = "ETH/USD"
 
 
 def draw(seed: int, accounts: int) -> list[Plan]:
-    return draw_plans(seed, accounts, START, RULES, SYMBOLS, WICKED)
+    return draw_plans(seed, accounts, START, TERMS, SYMBOLS, WICKED)
 
 
 def opened(plan: Plan) -> Account:
     """The account that a plan leads to, long legs bought above the start, short ones sold below it."""
     legs = []
-    for perp in RULES.perps.values():
-        if size := plan.legs.get(perp.feed, 0):
-            paid = opening_prices(START, 1 + DRIFT if size > 0 else 1 - DRIFT)[perp.feed]
-            legs.append(Leg(perp.market, size, -size * paid // WAD))
+    for number, feed in enumerate(SPEC.perps, 1):
+        if size := plan.legs.get(feed, 0):
+            paid = opening_prices(START, 1 + DRIFT if size > 0 else 1 - DRIFT)[feed]
+            legs.append(Leg(number, size, -size * paid // WAD))
     holdings = tuple(Holding(SYMBOLS[symbol], amount) for symbol, amount in plan.holdings.items())
     return Account(bytes(32), Phase.HEALTHY, plan.cash_wad, tuple(legs), holdings)
+
+
+def meets_initial_margin(plan: Plan, level: float) -> bool:
+    prices = opening_prices(START, level)
+    return not math.initial(opened(plan), prices, SETTING, BETA_WAD).breaches()
 
 
 @settings(max_examples=25, deadline=None)
@@ -62,7 +62,7 @@ def test_every_zone_has_its_share_and_its_health(seed: int, accounts: int) -> No
     assert zones[Zone.DANGER] >= accounts // 5 - 1
     assert zones[Zone.NEAR] >= 3 * accounts // 10 - 1
     for plan in plans:
-        found = math.maintenance(opened(plan), START, RULES)
+        found = math.maintenance(opened(plan), START, SETTING)
         health = found.equity_wad / found.requirement_wad
         assert health >= HEALTH[plan.zone][0] - 1e-6
         if plan.zone is Zone.DANGER:
@@ -75,9 +75,13 @@ def test_every_book_is_opened_within_initial_margin(seed: int) -> None:
     for plan in draw(seed, 40):
         longs = {feed: size for feed, size in plan.legs.items() if size > 0}
         at_high = Plan(plan.zone, longs, plan.holdings, plan.cash_wad, tops_up=False)
-        assert not math.initial(opened(at_high), opening_prices(START, 1 + DRIFT), RULES).breaches()
+        assert not math.initial(
+            opened(at_high), opening_prices(START, 1 + DRIFT), SETTING, BETA_WAD
+        ).breaches()
         if len(longs) < len(plan.legs):
-            assert not math.initial(opened(plan), opening_prices(START, 1 - DRIFT), RULES).breaches()
+            assert not math.initial(
+                opened(plan), opening_prices(START, 1 - DRIFT), SETTING, BETA_WAD
+            ).breaches()
         assert plan.cash_wad > 0
 
 
@@ -86,8 +90,8 @@ def test_every_book_is_opened_within_initial_margin(seed: int) -> None:
 def test_somebody_is_always_there_for_the_false_print(seed: int) -> None:
     plans = draw(seed, 20)
     shaken = START | {WICKED: START[WICKED] * 92 // 100}
-    alarmed = [plan for plan in plans if math.maintenance(opened(plan), shaken, RULES).breaches()]
-    calm = [plan for plan in alarmed if not math.maintenance(opened(plan), START, RULES).breaches()]
+    alarmed = [plan for plan in plans if math.maintenance(opened(plan), shaken, SETTING).breaches()]
+    calm = [plan for plan in alarmed if not math.maintenance(opened(plan), START, SETTING).breaches()]
     assert len(calm) >= 2
 
 

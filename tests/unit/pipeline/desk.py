@@ -18,6 +18,7 @@ from eth_utils.crypto import keccak
 from keeper import plan
 from keeper.domain import (
     Account,
+    ArrayView,
     Call,
     CaseEvent,
     ChainTime,
@@ -42,17 +43,20 @@ from keeper.journal.reader import JournalReader
 from keeper.journal.store import SqliteJournal
 from keeper.pipeline import Params, Pipeline
 from keeper.ports import BlockUpdate
+from keeper.protocols.hybrid import codec
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.market import HybridMarket
-from keeper.protocols.hybrid.params import feed_bytes
+from keeper.protocols.hybrid.params import Deployment, Listed, SlopeParams, feed_name
 from keeper.units import WAD, AccountKey, Block, FeedId, Wad
-from tests.unit.protocols.hybrid.books import NOW_S, OWNER, PRICES, deployment, feed_view
+from tests.unit.protocols.hybrid.books import CAP, NOW_S, OWNER, PRICES, deployment, feed_view
+from tests.unit.protocols.hybrid.test_codec import FakeChain
 from tests.unit.state.pages import page_of
 
 KEY = "0x" + "4c" * 32
 SIGNER = Signer(Wallet.from_key(KEY))
 KEEPER = bytes.fromhex(SIGNER.address[2:]) + bytes(12)
 MARKET = HybridMarket(deployment())
+"""The market as it is listed at first."""
 FIRST = 100
 """The number of the first block."""
 EMPTY = Account(bytes(32), Phase.HEALTHY, 0, (), ())
@@ -68,9 +72,17 @@ class Chain:
     fast: dict[FeedId, Wad] = field(default_factory=lambda: dict(PRICES))
     slow: dict[FeedId, Wad] = field(default_factory=lambda: dict(PRICES))
     fast_age_s: int = 0
+    silent: set[FeedId] = field(default_factory=set)
+    """Feeds whose fast price was observed an hour ago."""
     base_fee_wei: int = 10**9
     credit: bytes = (10_000 * WAD).to_bytes(32)
-    insurance: bytes = bytes(32)
+    insurance_wad: Wad = 0
+    deployment: Deployment = field(default_factory=deployment)
+    """What is listed now."""
+    version_ahead: int = 0
+    """How far the version that the reader tells is ahead of the listing's."""
+    arrays: dict[int, ArrayView] = field(default_factory=dict)
+    settlements: dict[int, Wad] = field(default_factory=dict)
     balance_wei: int = WAD
     reverts: Mapping[str, bytes] = field(default_factory=dict)
     """Revert data of functions, by name."""
@@ -134,7 +146,7 @@ class Chain:
         indexed = [encode([kind], [value]) for (_, kind, is_indexed), value in rows if is_indexed]
         plain = [(kind, value) for (_, kind, is_indexed), value in rows if not is_indexed]
         data = encode([kind for kind, _ in plain], [value for _, value in plain])
-        address = getattr(MARKET.deployment, contract.lower())
+        address = codec._address(self.deployment, contract)
         topics = (event.topic, *indexed)
         tip, index = self.tip, len(self.logs)
         self.logs.append(Log(address, topics, data, tip.number, tip.hash, f"0xtx{index}", index))
@@ -144,13 +156,23 @@ class Chain:
         self.accounts[account.key] = account
         self.emit("Liquidator", "Poked", account.key, 0)
 
+    def relist(self, *markets: Listed, slopes: tuple[SlopeParams, ...] = ()) -> None:
+        """List more markets, and add more slopes."""
+        rules = self.deployment.rules
+        longer = replace(
+            rules,
+            markets={**rules.markets, **{each.market: each for each in markets}},
+            slopes=(*rules.slopes, *slopes),
+        )
+        self.deployment = replace(self.deployment, rules=longer, version=self.deployment.version + 1)
+
     def views(self) -> dict[FeedId, FeedView]:
         """Both prices, observed in the newest block."""
         now_s = self.tip.timestamp_s
         return {
             feed: replace(
                 feed_view(feed, self.fast[feed], self.slow[feed]),
-                fast_observed_at_s=now_s - self.fast_age_s,
+                fast_observed_at_s=now_s - (3_600 if feed in self.silent else self.fast_age_s),
                 slow_updated_at_s=now_s,
             )
             for feed in PRICES
@@ -197,26 +219,40 @@ class Chain:
         return b""
 
     def _answer(self, call: Call) -> bytes:
-        if call == MARKET.prices_call():
-            return self._prices()
-        if call == MARKET.credit_call(SIGNER.address):
+        reads = load("MarginReader").functions
+        if call.data[:4] == reads["world"].selector:
+            return self._world(call)
+        if call.data[:4] == reads["rows"].selector:
+            return self._rows(call)
+        if call == HybridMarket(self.deployment).credit_call(SIGNER.address):
             return self.credit
-        return self.insurance if call == MARKET.insurance_call() else self._rows(call)
+        self._may_fail("listing")
+        return FakeChain(self.deployment).answer(call)
 
-    def _prices(self) -> bytes:
-        views = self.views()
-        asked = decode(["bytes32[]"], MARKET.prices_call().data[4:])[0]
-        named = [next(view for view in views.values() if feed_bytes(view.feed) == each) for each in asked]
-        rows = [
-            (v.fast_wad, v.fast_observed_at_s, v.slow_wad, v.slow_updated_at_s, True, v.slow_ok,
-             v.slow_deviation_wad, v.slow_heartbeat_s, v.min_delay_s)
-            for v in named
-        ]  # fmt: skip
-        return encode(load("OracleRouter").functions["prices"].outputs, [rows])
+    def _world(self, call: Call) -> bytes:
+        world = load("MarginReader").functions["world"]
+        feeds, options = decode(world.inputs, call.data[4:])
+        insurance, rules = self.insurance_wad, self.deployment.rules
+        if unknown := [each for each in options if each not in rules.markets]:
+            raise ChainFault(f"reverted: UnknownMarket(id={unknown[0]})")
+        version = self.deployment.version + self.version_ahead
+        said = (version, 0, 0, insurance, 0, 0, insurance, 0, rules.default_slope)
+        rows = [self._feed_row(feed_name(each)) for each in feeds]
+        return encode(world.outputs, [said, rows, [self._option_row(each) for each in options]])
+
+    def _feed_row(self, feed: FeedId) -> tuple[Any, ...]:
+        v = self.views()[feed]
+        both = (v.fast_wad, v.fast_observed_at_s, v.slow_wad, v.slow_updated_at_s)
+        rules = (v.slow_deviation_wad, v.slow_heartbeat_s, v.min_delay_s)
+        return (*both, True, v.slow_ok, False, *rules), 0, 0, CAP
+
+    def _option_row(self, market: int) -> tuple[Any, ...]:
+        array = self.arrays.get(market, ArrayView(0, 0, 0, 0, (0,) * 16))
+        posted = (array.ref_wad, array.mark_wad, array.delta_wad, array.observed_at_s, array.pnl_wad)
+        return posted, self.settlements.get(market, 0), 0
 
     def _rows(self, call: Call) -> bytes:
         keys = decode(["bytes32[]"], call.data[4:])[0]
-        assert call == MARKET.rows_call(keys)
         self.read += keys
         return page_of([self.accounts.get(key, replace(EMPTY, key=key)) for key in keys])
 
@@ -246,7 +282,11 @@ class Chain:
         return self.receipts.get(params[0])
 
 
-NAMES = {function.selector: name for name, function in load("Liquidator").functions.items()}
+NAMES = {
+    function.selector: name
+    for contract in ("Clearing", "Liquidator")
+    for name, function in load(contract).functions.items()
+}
 
 
 def act_of(data: bytes) -> str:
@@ -255,7 +295,7 @@ def act_of(data: bytes) -> str:
 
 
 Emitted = tuple[Any, ...]
-"""An event of the Clearing: its name, and its values."""
+"""An event: its contract, its name, and its values."""
 
 
 @dataclass
@@ -303,7 +343,7 @@ class Desk:
         )
         self.pipeline = Pipeline(
             reader=self.chain,
-            market=MARKET,
+            market=HybridMarket(self.chain.deployment),
             feed=self.feed,
             journal=self.journal,
             sender=sender,
@@ -317,7 +357,7 @@ class Desk:
             self.journal.close()
 
     async def head(
-        self, *changes: Account, mined: bool = False, status: int = 1, reorg: int = 0, listed: Emitted = ()
+        self, *changes: Account, mined: bool = False, status: int = 1, reorg: int = 0, emitted: Emitted = ()
     ) -> None:
         """Add a block that changes accounts, and tell the pipeline; a reorg replaces the newest ones."""
         chain = self.chain
@@ -325,8 +365,8 @@ class Desk:
         adopted = [chain.extend() for _ in range(max(reorg, 1))]
         for account in changes:
             chain.put(account)
-        if listed:
-            chain.emit("Clearing", *listed)
+        if emitted:
+            chain.emit(*emitted)
         if mined:
             chain.mine(status=status)
         if self.restarting:

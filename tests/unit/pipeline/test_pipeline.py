@@ -12,7 +12,8 @@ import pytest
 from eth_abi.abi import encode
 from structlog.testing import capture_logs
 
-from keeper.domain import Account, Holding, Leg, Log, Phase
+from keeper import pipeline
+from keeper.domain import Account, ArrayView, Holding, Leg, Log, Phase
 from keeper.errors import ChainFault, ConfigError
 from keeper.journal.guard import Limits
 from keeper.lifecycle import Status
@@ -28,11 +29,13 @@ from tests.unit.pipeline.desk import (
     KEEPER,
     MARKET,
     SIGNER,
+    Chain,
     Desk,
     confirmed,
     cured,
     flagged,
 )
+from tests.unit.protocols.hybrid.books import CALL, EXPIRY_S, OPTIONS, SLOPE
 
 GWEI = 10**9
 OTHER = replace(BREACHED, key=b"\x0c" * 20 + bytes(12))
@@ -122,7 +125,6 @@ async def test_no_slice_is_taken_while_one_price_shows_no_breach(desk: Desk) -> 
     found = confirmed(flagged(BREACHED, desk.chain.tip), desk.chain.tip)
     desk.chain.slow["BTC/USD"] = 202 * WAD
     await desk.head(found)
-    await desk.head()
     assert desk.acts() == []
     assert desk.told()[-1] == "Waited slope.no_breach_at_slow"
     desk.chain.slow["BTC/USD"] = 200 * WAD
@@ -138,6 +140,17 @@ async def test_an_alarm_that_both_clocks_contradict_is_cleared(desk: Desk) -> No
     await desk.head(replace(alarm, phase=Phase.HEALTHY), mined=True)
     assert desk.told()[-1] == "Closed"
     assert desk.acts() == ["flag", "clear"]
+
+
+async def test_the_clock_of_an_account_that_is_neither_safe_nor_to_be_sliced_is_kept_going(
+    desk: Desk,
+) -> None:
+    found = replace(BREACHED, cash_wad=2_060 * WAD)
+    await desk.head(confirmed(flagged(found, desk.chain.tip), desk.chain.tip))
+    assert desk.told()[-1] == "Waited slope.no_breach_at_fast"
+    assert desk.acts() == []
+    await desk.head()
+    assert desk.acts() == ["poke"]
 
 
 # --- saying so, once -----------------------------------------------------------------------------
@@ -518,6 +531,16 @@ async def test_an_account_under_care_that_was_never_read_waits_and_is_read(kept:
     assert kept.told()[-2:] == ["Reserved flag", "Sent"]
 
 
+async def test_a_feed_that_nobody_serves_any_more_is_judged_by_its_slow_price(desk: Desk) -> None:
+    desk.feed.unknown.add("BTC/USD")
+    await desk.head(BREACHED)
+    assert desk.cases() == []
+    desk.chain.silent.add("BTC/USD")
+    await desk.head()
+    assert desk.told() == FLAGGED
+    assert desk.history()[0].data["score"] == "E 900.00, M 1000.00"
+
+
 @pytest.mark.parametrize("sub_account", [0, 1])
 async def test_the_keepers_own_accounts_are_never_acted_on(desk: Desk, sub_account: int) -> None:
     own = bytes.fromhex(SIGNER.address[2:]) + sub_account.to_bytes(12)
@@ -528,32 +551,253 @@ async def test_the_keepers_own_accounts_are_never_acted_on(desk: Desk, sub_accou
     assert desk.chain.sent == []
 
 
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        ("PerpListed", (4, feed_bytes("DOGE/USD"), WAD // 10, WAD // 5)),
-        ("CollateralListed", (3, "0x" + "c3" * 20, feed_bytes("ETH/USD"), WAD, WAD, 0, WAD)),
-        ("Traded", (BREACHED.key, OTHER.key, 4, WAD, WAD)),
-    ],
-)
-async def test_an_instrument_without_a_column_stops_the_keeper(
-    desk: Desk, name: str, values: tuple[object, ...]
-) -> None:
-    await desk.head(BREACHED)
-    with pytest.raises(
-        ConfigError, match=rf"block {FIRST + 2} listed a new instrument: start the keeper again"
-    ):
-        await desk.head(OTHER, listed=(name, *values))
-    assert desk.heads_done() == [FIRST + 1]
-
-
-async def test_what_is_listed_already_stops_nobody(desk: Desk) -> None:
-    desk.chain.emit("Clearing", "PerpListed", 3, feed_bytes("SYN/USD"), WAD // 10, WAD // 5)
+async def test_a_stranger_s_log_says_nothing(desk: Desk) -> None:
     stranger = Log("0x" + "99" * 20, (b"\x01" * 32,), b"", FIRST, desk.chain.tip.hash, "0xt", 9)
     desk.chain.logs.append(stranger)
     await desk.head()
     assert MARKET.decode(stranger) is None
     assert desk.heads_done() == [FIRST + 1]
+
+
+# --- what is listed ------------------------------------------------------------------------------
+
+CALLS = Leg(CALL, -100 * WAD, 500 * WAD)
+"""A hundred calls sold at 5."""
+
+
+def array(chain: Chain, *, mark_wad: int = 5 * WAD, worst_wad: int = 0) -> ArrayView:
+    """The call's risk array, new in the next block: nothing changes but in the first scenario."""
+    pnl = (worst_wad, *[0] * 15)
+    return ArrayView(200 * WAD, mark_wad, WAD // 2, chain.next.timestamp_s, pnl)
+
+
+async def test_a_market_listed_meanwhile_is_taken_up_without_reading_anybody_again(kept: Desk) -> None:
+    await kept.head(OTHER, cured(BREACHED))
+    kept.chain.read.clear()
+    kept.chain.relist(OPTIONS[CALL])
+    with capture_logs() as logs:
+        await kept.head(
+            emitted=("Instruments", "MarketListed", 4, feed_bytes("BTC/USD"), 1, EXPIRY_S, 210 * WAD)
+        )
+    [read] = [each for each in logs if each["event"] == "listing.read"]
+    assert (read["version"], read["markets"], read["collaterals"]) == (4, 4, 2)
+    assert set(kept.chain.read) == {KEEPER}
+    assert kept.told() == FLAGGED
+
+
+async def test_who_trades_a_new_market_is_judged_by_it(desk: Desk) -> None:
+    await desk.head(OTHER)
+    desk.chain.relist(OPTIONS[CALL])
+    desk.chain.arrays[CALL] = array(desk.chain, worst_wad=10 * WAD)
+    seller = replace(BREACHED, cash_wad=1_100 * WAD, legs=(CALLS,))
+    await desk.head(seller)
+    assert desk.told(1) == FLAGGED
+    assert desk.history(1)[0].data["score"] == "E 1100.00, M 1200.00"
+
+
+async def test_a_listing_that_a_reorg_takes_back_is_forgotten(kept: Desk) -> None:
+    before = kept.chain.deployment
+    kept.chain.relist(OPTIONS[CALL])
+    kept.chain.arrays[CALL] = array(kept.chain, worst_wad=10 * WAD)
+    await kept.head(replace(BREACHED, cash_wad=1_300 * WAD, legs=(CALLS,)))
+    assert kept.cases() == []
+    kept.chain.deployment = before
+    await kept.head(BREACHED, reorg=1)
+    assert kept.told() == FLAGGED
+
+
+async def test_a_listing_on_another_branch_is_read_even_where_its_version_is_the_same(kept: Desk) -> None:
+    await kept.head()
+    before = kept.chain.deployment
+    kept.chain.relist(OPTIONS[CALL])
+    await kept.head()
+    kept.chain.deployment = before
+    kept.chain.relist(replace(OPTIONS[CALL], strike_wad=150 * WAD))
+    # Without an array the call that was sold is worth its payoff: 50 at this strike, nothing at the other.
+    await kept.head(replace(BREACHED, cash_wad=7_500 * WAD, legs=(CALLS,)), reorg=1)
+    assert kept.told() == FLAGGED
+    assert kept.history()[0].data["score"].startswith("E 3000.00, ")
+
+
+async def test_a_listing_that_cannot_be_read_after_a_reorg_is_read_at_the_next_head(kept: Desk) -> None:
+    await kept.head()
+    before = kept.chain.deployment
+    kept.chain.relist(OPTIONS[CALL])
+    await kept.head()
+    kept.chain.deployment = before
+    kept.chain.fails.append("listing")
+    with pytest.raises(ChainFault, match="listing: no answer"):
+        await kept.head(BREACHED, reorg=1)
+    await kept.head()
+    assert kept.told() == FLAGGED
+
+
+async def test_a_listing_that_cannot_be_read_is_read_at_the_next_head(kept: Desk) -> None:
+    await kept.head()
+    kept.chain.relist(OPTIONS[CALL])
+    kept.chain.fails.append("listing")
+    with pytest.raises(ChainFault, match="listing: no answer"):
+        await kept.head(BREACHED)
+    await kept.head()
+    assert kept.told() == FLAGGED
+
+
+async def test_a_listing_of_another_version_than_the_prices_is_a_fault_of_the_chain(kept: Desk) -> None:
+    await kept.head()
+    kept.chain.version_ahead = 1
+    with pytest.raises(
+        ChainFault, match=f"the listing of block {FIRST + 2} has version 3, its prices have 4"
+    ):
+        await kept.head(BREACHED)
+    assert kept.cases() == []
+
+
+async def test_an_account_is_flagged_at_the_level_of_the_slope_that_its_owner_chose(desk: Desk) -> None:
+    desk.chain.relist(slopes=(replace(SLOPE, beta_wad=6 * WAD // 10, beta_flag_wad=3 * WAD // 10),))
+    early = replace(BREACHED, cash_wad=2_200 * WAD)
+    await desk.head(replace(early, slope_choice=1), replace(early, key=OTHER.key))
+    assert [event.account for event in desk.history()[:1]] == [BREACHED.key]
+    assert desk.told() == FLAGGED
+    assert len(desk.cases()) == 1
+
+
+# --- options -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listed(desk: Desk) -> Desk:
+    """A keeper of a deployment with a call on BTC, whose array is new."""
+    desk.chain.relist(OPTIONS[CALL])
+    desk.chain.arrays[CALL] = array(desk.chain, worst_wad=10 * WAD)
+    desk.start()
+    return desk
+
+
+async def test_a_new_risk_array_is_judged_by_although_it_touches_nobody(listed: Desk) -> None:
+    await listed.head(replace(BREACHED, cash_wad=1_300 * WAD, legs=(CALLS,)))
+    assert listed.cases() == []
+    listed.chain.arrays[CALL] = array(listed.chain, worst_wad=12 * WAD)
+    listed.chain.read.clear()
+    prices = (200 * WAD, 5 * WAD, WAD // 2, listed.chain.next.timestamp_s)
+    await listed.head(emitted=("RiskArrays", "RiskArraySet", CALL, *prices))
+    assert listed.told() == FLAGGED
+    assert listed.history()[0].data["score"] == "E 1300.00, M 1400.00"
+
+
+async def test_an_option_left_behind_by_the_price_counts_by_the_most_that_it_can_lose(listed: Desk) -> None:
+    seller = replace(BREACHED, cash_wad=10_000 * WAD, legs=(CALLS,))
+    await listed.head(seller)
+    assert listed.cases() == []
+    listed.chain.fast["BTC/USD"] = listed.chain.slow["BTC/USD"] = 205 * WAD
+    await listed.head()
+    assert listed.told() == FLAGGED
+    # Worth 7.5 at most, covered at 205 and a range of 5%, less the payoff of the option's own strike.
+    assert listed.history()[0].data["score"] == "E 9750.00, M 20980.00"
+
+
+async def test_an_option_that_can_be_settled_is_settled_for_a_healthy_account(listed: Desk) -> None:
+    holder = replace(BREACHED, cash_wad=50_000 * WAD, legs=(CALLS, Leg(1, WAD, -200 * WAD)))
+    await listed.head(holder)
+    listed.chain.settlements[CALL] = 215 * WAD
+    values = (feed_bytes("BTC/USD"), EXPIRY_S, 215 * WAD)
+    await listed.head(emitted=("RiskArrays", "SettlementSet", *values))
+    assert listed.told() == ["Suspected", "Reserved settle", "Sent"]
+    await listed.head(replace(holder, cash_wad=50_000 * WAD, legs=holder.legs[1:]), mined=True)
+    assert listed.told()[-3:] == ["Included", "Observed Poked", "Closed"]
+    assert listed.acts() == ["settle"]
+
+
+async def test_an_alarm_does_not_wait_for_a_settlement(listed: Desk) -> None:
+    listed.chain.settlements[CALL] = 215 * WAD
+    dust = Leg(CALL, WAD // 10**6, 0)
+    breached = replace(BREACHED, legs=(*BREACHED.legs, dust))
+    await listed.head(breached)
+    assert listed.told() == FLAGGED
+    alarm = flagged(breached, listed.chain.next)
+    await listed.head(alarm, mined=True)
+    # While the alarm has to wait, there is time for it.
+    assert listed.acts() == ["flag", "settle"]
+    await listed.head(replace(alarm, legs=BREACHED.legs), mined=True)
+    assert listed.acts() == ["flag", "settle", "confirm"]
+
+
+async def test_a_slice_does_not_wait_for_a_settlement(listed: Desk) -> None:
+    listed.chain.settlements[CALL] = 215 * WAD
+    breached = replace(BREACHED, legs=(*BREACHED.legs, Leg(CALL, WAD // 10**6, 0)))
+    await listed.head(confirmed(flagged(breached, listed.chain.tip), listed.chain.tip))
+    assert listed.acts() == ["liquidate"]
+
+
+async def test_the_keeper_settles_options_of_its_own_and_nothing_else(listed: Desk) -> None:
+    mine = replace(EMPTY, key=KEEPER, cash_wad=100 * WAD, legs=(CALLS,))
+    await listed.head(mine)
+    assert listed.cases() == []
+    listed.chain.settlements[CALL] = 215 * WAD
+    await listed.head()
+    assert listed.told() == ["Suspected", "Reserved settle", "Sent"]
+    await listed.head(replace(mine, legs=(), cash_wad=100_000 * WAD), mined=True)
+    assert listed.told()[-1] == "Closed"
+    assert listed.acts() == ["settle"]
+
+
+async def test_few_are_settled_at_the_same_time_and_the_keeper_first(
+    listed: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "SETTLEMENTS", 2)
+    others = [bytes([number]) * 20 + bytes(12) for number in (1, 2)]
+    holders = [replace(EMPTY, key=key, cash_wad=10**6 * WAD, legs=(CALLS,)) for key in (*others, KEEPER)]
+    listed.chain.settlements[CALL] = 215 * WAD
+    await listed.head(*holders)
+    assert [listed.history(case)[0].account for case in (0, 1)] == [KEEPER, others[0]]
+    assert listed.acts() == ["settle", "settle"]
+    await listed.head(*(replace(each, legs=()) for each in holders if each.key != others[1]), mined=True)
+    assert listed.history(2)[0].account == others[1]
+    assert listed.acts() == ["settle"] * 3
+
+
+async def test_without_upkeep_nothing_is_settled(listed: Desk) -> None:
+    listed.plan = PlanParams(upkeep=False)
+    listed.start()
+    listed.chain.settlements[CALL] = 215 * WAD
+    await listed.head(replace(BREACHED, cash_wad=50_000 * WAD, legs=(CALLS,)))
+    assert listed.cases() == []
+
+
+# --- losses that are shared ----------------------------------------------------------------------
+
+
+async def test_a_socialised_loss_is_read_from_whoever_holds_the_market_and_from_nobody_else(
+    kept: Desk,
+) -> None:
+    eth = replace(OTHER, cash_wad=50_000 * WAD, legs=(Leg(2, WAD, -1_500 * WAD),))
+    btc = cured(BREACHED)
+    await kept.head(btc, eth)
+    kept.chain.read.clear()
+    kept.chain.accounts[btc.key] = BREACHED
+    await kept.head(emitted=("Backstop", "LossSocialised", 1, 5_000 * WAD, WAD))
+    assert set(kept.chain.read) == {KEEPER, btc.key}
+    assert kept.told() == FLAGGED
+
+
+async def test_a_socialised_loss_goes_into_the_history_of_those_who_bear_it(desk: Desk) -> None:
+    desk.chain.fast_age_s = 16
+    eth = replace(OTHER, cash_wad=16_000 * WAD, legs=(Leg(2, 100 * WAD, -165_000 * WAD),))
+    await desk.head(BREACHED, eth)
+    await desk.head(emitted=("Backstop", "LossSocialised", 2, 100 * WAD, WAD))
+    told = {desk.history(case)[0].account: desk.told(case) for case in range(len(desk.cases()))}
+    assert "Observed LossSocialised" in told[eth.key]
+    assert "Observed LossSocialised" not in told[BREACHED.key]
+
+
+async def test_a_reorg_of_a_socialised_loss_is_read_from_all_that_bore_it(kept: Desk) -> None:
+    await kept.head(cured(BREACHED))
+    kept.chain.accounts[BREACHED.key] = BREACHED
+    await kept.head(emitted=("Backstop", "LossSocialised", 1, 5_000 * WAD, WAD))
+    assert kept.told() == FLAGGED
+    kept.chain.accounts[BREACHED.key] = cured(BREACHED)
+    kept.chain.read.clear()
+    await kept.head(reorg=1)
+    assert BREACHED.key in kept.chain.read
 
 
 # --- a dry run -----------------------------------------------------------------------------------

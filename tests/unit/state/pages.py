@@ -44,6 +44,7 @@ def _values(account: Account) -> dict[str, Any]:
         "debtSince": account.debt_since_s,
         "aid": flag.aid_wad,
         "reduced": flag.reduced,
+        "slopeChoice": account.slope_choice,
         "flag": {
             "flagger": flag.flagger,
             "bond": flag.bond_wad,
@@ -60,6 +61,8 @@ def _values(account: Account) -> dict[str, Any]:
             "trancheNonce": flag.tranche_nonce,
             "carryTau": flag.carry_tau_s,
             "carriedAt": flag.carried_at_s,
+            "slope": flag.slope,
+            "insolventAt": flag.insolvent_at_s,
         },
         "markets": _slots([leg.market for leg in account.legs], 8),
         "sizes": _slots([leg.size_wad for leg in account.legs], 8),

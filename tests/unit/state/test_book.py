@@ -29,6 +29,8 @@ FULL_FLAG = FlagState(
     reduced=True,
     carry_tau_s=15,
     carried_at_s=16,
+    slope=18,
+    insolvent_at_s=19,
 )
 
 
@@ -62,6 +64,7 @@ EVERYTHING = account(
     last_risk_block=2,
     debt_since_s=17,
     flag=FULL_FLAG,
+    slope_choice=2**16 - 1,
 )
 
 
@@ -194,4 +197,58 @@ def test_a_reorg_beyond_memory_makes_everything_dirty() -> None:
     book.unwind(heads(102))
     assert book.dirty() == ()
     book.unwind(heads(101))
+    assert set(book.dirty()) == {key(1), key(2)}
+
+
+def test_a_snapshot_tells_the_slope_that_each_owner_chose() -> None:
+    assert book_of(account(1), account(2, slope_choice=3)).freeze().slopes.tolist() == [0, 3]
+
+
+# --- what is listed ------------------------------------------------------------------------------
+
+
+def test_a_new_market_and_a_new_collateral_get_columns_without_a_reading() -> None:
+    legs, holdings = (Leg(3, 5 * WAD, 0), Leg(1, WAD, 0)), (Holding(2, 7 * WAD), Holding(1, WAD))
+    book = book_of(account(1, legs=legs, holdings=holdings))
+    before = book.freeze()
+    book.relist(markets=5, collaterals=3)
+    assert before.positions.tolist() == [[1, 0, 5, 1, 7]]
+    assert book.freeze().positions.tolist() == [[1, 0, 5, 0, 0, 1, 7, 0]]
+    assert book.dirty() == ()
+    book.fold_rows(page_of([account(2, legs=(Leg(5, -WAD, 0),), holdings=(Holding(3, WAD),))]), 101)
+    assert book.freeze().positions[1].tolist() == [0, 0, 0, 0, -1, 0, 0, 1]
+    assert book.exact(key(1)) == account(1, legs=legs, holdings=holdings)
+
+
+def test_a_listing_that_a_reorg_took_back_loses_its_columns() -> None:
+    book = book_of(account(1, holdings=(Holding(1, WAD),)))
+    book.relist(markets=4, collaterals=3)
+    book.mark_dirty([key(2)], 101)
+    book.fold_rows(page_of([account(2, legs=(Leg(4, WAD, 0),))]), 101)
+    book.unwind(heads(101))
+    book.relist(markets=3, collaterals=2)
+    assert book.dirty() == (key(2),)
+    book.fold_rows(page_of([account(2)]), 101)
+    assert book.freeze().positions.tolist() == [[0, 0, 0, 1, 0], [0, 0, 0, 0, 0]]
+
+
+def test_the_holders_of_a_market_are_those_with_a_position_in_it() -> None:
+    book = book_of(
+        account(1),
+        account(2, legs=(Leg(2, 1, 0),)),
+        account(3, legs=(Leg(3, -WAD, 0),)),
+        account(4, holdings=(Holding(2, WAD),)),
+    )
+    assert book.holders([2]) == (key(2),)
+    assert book.holders([3, 2]) == (key(2), key(3))
+    assert book.holders([]) == book.holders([4]) == ()
+
+
+def test_what_touches_all_holders_touches_whoever_may_be_one_by_now() -> None:
+    book = book_of(account(1), account(2, legs=(Leg(2, WAD, 0),)))
+    book.mark_dirty([key(1)], 101)
+    book.mark_holders_dirty(2, 102)
+    assert set(book.dirty()) == {key(1), key(2)}
+    book.fold_rows(page_of([account(1, legs=(Leg(2, WAD, -WAD),)), account(2)]), 102)
+    book.unwind(heads(102))
     assert set(book.dirty()) == {key(1), key(2)}

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keeper.trigger import Floats, Scores, score, suspects
+from keeper.risk.netting import Underlying
+from keeper.trigger import BLOCK, Floats, Scores, score, suspects
 
 NAN = float("nan")
 
@@ -98,3 +99,52 @@ def test_what_exact_arithmetic_finds_in_breach_is_always_suspect(
 
 def _row(sizes: list[int]) -> Floats:
     return np.array([[float(s) for s in sizes]])
+
+
+# --- what nets -----------------------------------------------------------------------------------
+
+HEDGED = Underlying(
+    columns=np.array([0, 1]),
+    risk=np.array([[10.0, -10.0], [-10.0, 10.0]]),
+    perps=np.array([10.0, 0.0]),
+    short=np.zeros(2),
+    doubtful=np.zeros(2, np.bool_),
+)
+"""A perp and an option that moves against it, and two columns more."""
+
+
+def netted(cash: list[float], positions: list[list[float]]) -> Scores:
+    return score(
+        cash=np.array(cash),
+        positions=np.array(positions),
+        value=np.array([100.0, 5.0, 1.0, 7.0]),
+        gross=np.array([10.0, 0.0, 0.5, 0.0]),
+        nets=np.array([False, True, False, True]),
+        underlyings=[HEDGED],
+    )
+
+
+def test_a_row_that_holds_what_nets_is_charged_by_its_underlying_and_others_by_themselves() -> None:
+    scores = netted([0.0] * 4, [[2, 0, 0, 0], [2, 2, 0, 0], [2, 1, 4, 0], [0, 0, 4, 1]])
+    assert scores.requirement.tolist() == [20.0, 0.0, 10.0 + 2.0, 2.0]
+    assert scores.equity.tolist() == [200.0, 210.0, 209.0, 11.0]
+
+
+def test_a_hedge_that_cancels_is_not_taken_for_nothing_at_all() -> None:
+    # A requirement of nothing may be what rounding left of a little.
+    scores = netted([-210.0, 0.0], [[2, 2, 0, 0], [0, 0, 0, 0]])
+    assert (scores.equity.tolist(), scores.requirement.tolist()) == ([0.0, 0.0], [0.0, 0.0])
+    assert suspects(scores).tolist() == [0]
+
+
+def test_every_row_has_its_own_level() -> None:
+    scores = scored([12.0 - 100, 12.0 - 100], [[1], [1]], [100.0], [10.0])
+    assert suspects(scores, level=np.array([1.0, 1.3])).tolist() == [1]
+
+
+def test_a_book_of_many_blocks_is_scored_like_its_rows() -> None:
+    rows = 2 * BLOCK + 3
+    cash = np.linspace(-95.0, 5.0, rows).tolist()
+    scores = scored(cash, [[1.0]] * rows, [100.0], [10.0])
+    assert scores.requirement.tolist() == [10.0] * rows
+    assert suspects(scores).tolist() == [row for row in range(rows) if cash[row] <= -90.0]

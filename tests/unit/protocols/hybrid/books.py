@@ -1,9 +1,33 @@
 """A small market, and the accounts that the tests of the twin share."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-from keeper.domain import Account, ChainTime, FeedView, FlagState, Holding, Leg, OracleView, Phase
-from keeper.protocols.hybrid.params import CollateralTerms, Deployment, Perp, Rules, SlopeParams
+from keeper.domain import (
+    Account,
+    ArrayView,
+    BucketView,
+    ChainTime,
+    FeedView,
+    FlagState,
+    Globals,
+    Holding,
+    Kind,
+    Leg,
+    OracleView,
+    Phase,
+)
+from keeper.protocols.hybrid.params import (
+    Collateral,
+    Deployment,
+    Listed,
+    Ramp,
+    Rules,
+    SlopeParams,
+    Underlying,
+)
+from keeper.protocols.hybrid.portfolio import Setting, setting_at
 from keeper.units import WAD, FeedId, Wad
 
 NOW_S = 1_700_000_000
@@ -35,26 +59,63 @@ BARE = replace(SLOPE, step_cap_wad=WAD, min_slice_wad=0, dust_wad=0)
 FLAT = replace(SLOPE, k0_wad=WAD // 100, k1_wad=WAD // 100)
 """A fee of one per cent from the first second."""
 
-PERPS = {
-    1: Perp(1, "BTC/USD", 5 * WAD // 100, 8 * WAD // 100),
-    2: Perp(2, "ETH/USD", 4 * WAD // 100, 7 * WAD // 100),
-    3: Perp(3, "SYN/USD", 8 * WAD // 100, 12 * WAD // 100),
+
+def still(value_wad: Wad) -> Ramp:
+    """A term that does not move."""
+    return Ramp(value_wad, value_wad, NOW_S - 86_400, NOW_S - 86_400)
+
+
+def underlying(feed: FeedId, mmr_percent: int, imr_percent: int) -> Underlying:
+    """Terms at rest, with a least requirement of 1% for short options."""
+    return Underlying(
+        feed, still(mmr_percent * WAD // 100), still(imr_percent * WAD // 100), still(WAD // 100)
+    )
+
+
+UNDERLYINGS = {
+    "BTC/USD": underlying("BTC/USD", 5, 8),
+    "ETH/USD": underlying("ETH/USD", 4, 7),
+    "SYN/USD": underlying("SYN/USD", 8, 12),
+}
+PERPS = {1: Listed(1, "BTC/USD"), 2: Listed(2, "ETH/USD"), 3: Listed(3, "SYN/USD")}
+EXPIRY_S = NOW_S + 30 * 86_400
+CALL, PUT, LATER = 4, 5, 6
+OPTIONS = {
+    CALL: Listed(CALL, "BTC/USD", Kind.CALL, 210 * WAD, EXPIRY_S),
+    PUT: Listed(PUT, "BTC/USD", Kind.PUT, 190 * WAD, EXPIRY_S),
+    LATER: Listed(LATER, "BTC/USD", Kind.CALL, 220 * WAD, EXPIRY_S + 86_400),
 }
 COLLATERALS = {
-    1: CollateralTerms(1, "0x" + "c1" * 20, "BTC/USD", 80 * WAD // 100, 75 * WAD // 100, 15 * WAD // 100),
-    2: CollateralTerms(2, "0x" + "c2" * 20, "SYN/USD", 40 * WAD // 100, 30 * WAD // 100, 50 * WAD // 100),
+    1: Collateral(
+        1, "0x" + "c1" * 20, "BTC/USD", still(80 * WAD // 100), still(75 * WAD // 100), 15 * WAD // 100
+    ),
+    2: Collateral(
+        2, "0x" + "c2" * 20, "SYN/USD", still(40 * WAD // 100), still(30 * WAD // 100), 50 * WAD // 100
+    ),
 }
 PRICES: dict[FeedId, Wad] = {"BTC/USD": 200 * WAD, "ETH/USD": 1_500 * WAD, "SYN/USD": 7 * WAD}
+CAP = 10**15 * WAD
+"""Of every bucket: more than any slice."""
 
 
-def rules(slope: SlopeParams = SLOPE) -> Rules:
-    return Rules(slope, PERPS, COLLATERALS)
+def rules(slope: SlopeParams = SLOPE, *more: SlopeParams, markets: Mapping[int, Listed] = PERPS) -> Rules:
+    return Rules((slope, *more), 0, UNDERLYINGS, markets, COLLATERALS)
 
 
-def deployment(slope: SlopeParams = SLOPE) -> Deployment:
-    names = ("vault", "fast_oracle", "router", "clearing", "liquidator", "reader", "quote")
+def deployment(slope: SlopeParams = SLOPE, *, markets: Mapping[int, Listed] = PERPS) -> Deployment:
+    names = (
+        *("vault", "fast_oracle", "router", "instruments", "risk_arrays", "engine", "clearing"),
+        *("backstop", "breaker", "liquidator", "slopes", "reader", "quote"),
+    )
     addresses = {name: f"0x{number:040x}" for number, name in enumerate(names, 0xD0)}
-    return Deployment(chain_id=31337, fast_max_age_s=15, rules=rules(slope), **addresses)
+    return Deployment(
+        chain_id=31337,
+        fast_max_age_s=15,
+        fast_silent_after_s=600,
+        version=3,
+        rules=rules(slope, markets=markets),
+        **addresses,
+    )
 
 
 def feed_view(feed: FeedId, fast_wad: Wad, slow_wad: Wad | None = None) -> FeedView:
@@ -72,8 +133,33 @@ def feed_view(feed: FeedId, fast_wad: Wad, slow_wad: Wad | None = None) -> FeedV
     )
 
 
-def oracles(prices: dict[FeedId, Wad] | None = None) -> OracleView:
-    return {feed: feed_view(feed, price) for feed, price in (prices or PRICES).items()}
+def seen(feeds: Mapping[FeedId, FeedView], **more: Any) -> OracleView:
+    """The chain's view of some feeds, with room in every bucket and 10^6 of insurance; ``more`` replaces."""
+    view = OracleView(
+        feeds=feeds,
+        buckets={feed: BucketView(0, 0, CAP) for feed in feeds},
+        world=Globals(version=3, insurance_wad=10**6 * WAD, drawable_wad=10**6 * WAD),
+    )
+    return replace(view, **more)
+
+
+def oracles(prices: Mapping[FeedId, Wad] | None = None, **more: Any) -> OracleView:
+    return seen({feed: feed_view(feed, price) for feed, price in (prices or PRICES).items()}, **more)
+
+
+def changed(view: OracleView, feed: FeedId, **changes: Any) -> OracleView:
+    """The same view, but for one feed."""
+    return replace(view, feeds={**view.feeds, feed: replace(view[feed], **changes)})
+
+
+def array(mark: Wad, *pnl: Wad, ref: Wad = 200 * WAD, delta: Wad = WAD // 2, age_s: int = 60) -> ArrayView:
+    """A risk array of an option on BTC/USD; what ``pnl`` does not say is 0."""
+    return ArrayView(ref, mark, delta, NOW_S - age_s, (*pnl, *[0] * (16 - len(pnl))))
+
+
+def setting(view: OracleView | None = None, now_s: int = NOW_S, **listed: Any) -> Setting:
+    """What margin depends on beside the account and the prices."""
+    return setting_at(rules(**listed), view or oracles(), now_s)
 
 
 def confirmed(

@@ -1,9 +1,9 @@
 """Calldata, logs, answers, errors and signatures, against eth_abi, eth_account and the published ABIs."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from coincurve import PublicKey
@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from keeper.domain import (
     Account,
     Act,
+    ArrayView,
+    BucketView,
     BuyCollateral,
     Call,
     Clear,
@@ -25,18 +27,27 @@ from keeper.domain import (
     FeedView,
     Flag,
     FlagState,
+    Globals,
     Holding,
+    Kind,
     Leg,
     Liquidate,
     Log,
+    OracleView,
     Phase,
+    Poke,
+    Settle,
     WriteOff,
 )
 from keeper.errors import ChainFault
 from keeper.protocols.hybrid import codec
 from keeper.protocols.hybrid.abi import CONTRACTS, Event, artifact, load
+from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.params import (
+    Collateral,
     Deployment,
+    Listed,
+    Ramp,
     SlopeParams,
     feed_bytes,
     feed_name,
@@ -52,23 +63,27 @@ from keeper.protocols.hybrid.signing import (
 )
 from keeper.reporter import Observation
 from keeper.units import WAD
-from tests.unit.protocols.hybrid.books import COLLATERALS, OWNER, PERPS, SLOPE, TAKER, deployment
+from tests.unit.protocols.hybrid.books import OPTIONS, OWNER, PERPS, PRICES, SLOPE, TAKER, deployment
 
 DEPLOYMENT = deployment()
 SPOKEN = [
-    *(("Clearing", DEPLOYMENT.clearing, name) for name in codec._CLEARING),
-    *(("Liquidator", DEPLOYMENT.liquidator, name) for name in codec._LIQUIDATOR),
-    *(("FastOracle", DEPLOYMENT.fast_oracle, name) for name in codec._FAST_ORACLE),
+    (contract, codec._address(DEPLOYMENT, contract), name)
+    for contract, events in codec._EVENTS.items()
+    for name in events
 ]
 SAMPLES: Mapping[str, Any] = {
     "bytes32": bytes(range(32)),
+    "bytes4": b"\1\2\3\4",
     "address": "0x" + "ab" * 20,
-    "uint8": 3,
+    "uint8": 2,
     "uint16": 65_535,
+    "uint40": 2**40 - 1,
+    "uint128": 2**128 - 1,
     "uint256": 2**255 + 1,
     "int256": -(2**255),
     "uint256[]": (1, 2**256 - 1),
 }
+ACCOUNTS = {"acct", "taker", "long", "short"}
 
 
 def log_of(address: str, event: Event, values: Sequence[Any]) -> Log:
@@ -90,9 +105,8 @@ def test_every_event_comes_back_as_it_was_sent(contract: str, address: str, name
     feed = feed_name(SAMPLES["bytes32"])
     expected = [feed if key == "feed" else value for key, value in zip(fact.args, values, strict=True)]
     assert list(fact.args.values()) == expected
-    accounts = [key for key, kind in zip(fact.args, event.parameters, strict=True) if kind[1] == "bytes32"]
-    assert len(fact.touched) == len([key for key in accounts if key != "feed"])
-    assert set(fact.touched) <= {SAMPLES["bytes32"]}
+    accounts = [name for name, *_ in event.parameters if name in ACCOUNTS]
+    assert fact.touched == (SAMPLES["bytes32"],) * len(accounts)
 
 
 @pytest.mark.parametrize(("contract", "address", "name"), SPOKEN)
@@ -125,12 +139,11 @@ def test_a_tranche_touches_both_accounts_and_speaks_the_domains_names() -> None:
 
 
 def test_every_event_that_names_an_account_is_spoken() -> None:
-    known = {name for _, _, name in SPOKEN}
-    for contract in ("Clearing", "Liquidator"):
+    for contract, spoken in codec._EVENTS.items():
         for name, event in load(contract).events.items():
-            concerns = {"acct", "taker", "long", "short"} & {parameter[0] for parameter in event.parameters}
-            # A cancelled order changes nothing that margin depends on.
-            assert bool(concerns) <= (name in known) or name == "OrderCancelled"
+            concerns = ACCOUNTS & {parameter[0] for parameter in event.parameters}
+            # Neither a cancelled order nor who bears a debt changes what an account's margin rests on.
+            assert bool(concerns) <= (name in spoken) or name in {"OrderCancelled", "DebtAbsorbed"}
 
 
 def test_other_contracts_and_other_events_say_nothing() -> None:
@@ -168,6 +181,7 @@ ACTS: list[tuple[Act, str, tuple[Any, ...]]] = [
     (Expire(OWNER), "expire", (OWNER,)),
     (BuyCollateral(OWNER, TAKER, 2, 9 * WAD, 8), "buyCollateral", (OWNER, 2, 9 * WAD, 8)),
     (WriteOff(OWNER), "writeOff", (OWNER,)),
+    (Poke(OWNER), "poke", (OWNER,)),
 ]
 
 
@@ -196,6 +210,27 @@ def test_reports_come_along_where_an_act_takes_them() -> None:
         codec.post_call("0x" + "00" * 20, [*bundle, (observation("ETH/USD"), b"")])
 
 
+def test_an_expired_option_is_settled_by_the_clearing() -> None:
+    call = codec.encode(Settle(OWNER, 4), DEPLOYMENT)
+    assert call.to == DEPLOYMENT.clearing
+    assert call.data[:4] == keccak(text="settle(bytes32,uint16)")[:4]
+    assert decode(["bytes32", "uint16"], call.data[4:]) == (OWNER, 4)
+
+
+def test_a_batch_holds_whole_calls_of_the_liquidator() -> None:
+    acts: list[Act] = [Confirm(OWNER), Cure(TAKER), Expire(OWNER)]
+    bundle = [(observation(), b"\1" * 65)]
+    call = codec.encode_batch(acts, DEPLOYMENT, [bundle])
+    assert call.to == DEPLOYMENT.liquidator
+    (calls,) = decode(load("Liquidator").functions["batch"].inputs, call.data[4:])
+    first = codec.encode(acts[0], DEPLOYMENT, [bundle]).data
+    assert calls == (first, *(codec.encode(act, DEPLOYMENT).data for act in acts[1:]))
+    with pytest.raises(ValueError, match="acts of the Liquidator, found Settle"):
+        codec.encode_batch([*acts, Settle(OWNER, 4)], DEPLOYMENT)
+    with pytest.raises(ValueError, match="expire takes no reports"):
+        codec.encode_batch([Expire(OWNER)], DEPLOYMENT, [bundle])
+
+
 # --- reads ---------------------------------------------------------------------------------------
 
 words = st.integers(0, 2**64 - 1)
@@ -215,6 +250,7 @@ def accounts(draw: st.DrawFn) -> Account:
         fee_cap_wad=draw(words),
         aid_wad=draw(amounts),
         reduced=draw(st.booleans()),
+        slope=draw(st.integers(0, 2**16 - 1)),
     )
     return Account(
         key=draw(st.binary(min_size=32, max_size=32)),
@@ -226,6 +262,7 @@ def accounts(draw: st.DrawFn) -> Account:
         last_risk_block=draw(st.integers(0, 2**40 - 1)),
         flag=flag,
         debt_since_s=draw(st.integers(0, 2**40 - 1)),
+        slope_choice=draw(st.integers(0, 2**16 - 1)),
     )
 
 
@@ -245,6 +282,7 @@ def row_of(account: Account) -> tuple[Any, ...]:
         account.debt_since_s,
         flag.aid_wad,
         flag.reduced,
+        account.slope_choice,
         tuple(getattr(flag, name) for name in names),
         slots([leg.market for leg in account.legs], 8),
         slots([leg.size_wad for leg in account.legs], 8),
@@ -265,17 +303,18 @@ def test_a_row_is_laid_out_as_the_reader_lays_it_out() -> None:
     (row,) = part["outputs"]
     flag = next(field for field in row["components"] if field["name"] == "flag")
     assert [field["name"] for field in row["components"]] == [
-        *("acct", "state", "cash", "lastRiskAt", "lastRiskBlock", "debtSince", "aid", "reduced", "flag"),
-        *("markets", "sizes", "quoteLegs", "collaterals", "amounts"),
+        *("acct", "state", "cash", "lastRiskAt", "lastRiskBlock", "debtSince", "aid", "reduced"),
+        *("slopeChoice", "flag", "markets", "sizes", "quoteLegs", "collaterals", "amounts"),
     ]
     assert [field["name"] for field in flag["components"]] == [
         *("flagger", "bond", "flaggedAt", "flaggedBlock", "tauAtFlag", "tau", "lastPoke", "tauAtConfirm"),
         *("confirmedAt", "feeCap", "stepStart", "stepUsed", "trancheNonce", "carryTau", "carriedAt"),
+        *("slope", "insolventAt"),
     ]
 
 
 def test_the_parameters_of_a_slope_are_laid_out_as_the_contract_lays_them_out() -> None:
-    (part,) = [p for p in artifact("Liquidator")["abi"] if p.get("name") == "slope"]
+    (part,) = [p for p in artifact("Slopes")["abi"] if p.get("name") == "slopes"]
     assert [field["name"] for field in part["outputs"][0]["components"]] == [
         *("beta", "betaCure", "betaFlag", "lambda", "qMin", "tSlope", "k0", "k1", "tK", "theta"),
         *("bandBase", "bandRate", "bandMax", "stepCap", "stepWindow", "minSlice", "dust"),
@@ -286,23 +325,62 @@ def test_the_parameters_of_a_slope_are_laid_out_as_the_contract_lays_them_out() 
 HEAD = encode(["uint256", "uint256"], [32, 1])
 
 
-@pytest.mark.parametrize("data", [b"", bytes(63), HEAD + bytes(55 * 32 - 1), HEAD + bytes(56 * 32)])
+@pytest.mark.parametrize("data", [b"", bytes(63), HEAD + bytes(58 * 32 - 1), HEAD + bytes(59 * 32)])
 def test_rows_that_are_cut_short_are_a_fault_of_the_chain(data: bytes) -> None:
     with pytest.raises(ChainFault, match="expected rows"):
         codec.decode_rows(data)
 
 
-def test_prices_become_views_in_the_order_asked_for() -> None:
-    first = (5, 1_700_000_000, 6, 1_699_999_000, True, False, WAD // 100, 3600, 12)
-    rows = [first, (7, 1, 8, 2, False, True, 3, 4, 5)]
-    data = encode(load("OracleRouter").functions["prices"].outputs, [rows])
-    views = codec.decode_prices(["BTC/USD", "ETH/USD"], data, fast_max_age_s=15)
-    assert views["BTC/USD"] == FeedView(
-        "BTC/USD", 5, 1_700_000_000, 15, 6, 1_699_999_000, False, WAD // 100, 3600, 12
+LISTED = deployment(markets=PERPS | OPTIONS)
+GLOBALS = (7, 2, 1_700_000_000, 5 * WAD, 6 * WAD, 1, 4 * WAD, 1_700_006_400, 1)
+FEED = (5, 1_700_000_000, 6, 1_699_999_000, True, False, False, WAD // 100, 3600, 12)
+PNL = tuple(range(-8 * WAD, 8 * WAD, WAD))
+
+
+def world_answer(feeds: Sequence[Any] | None = None, options: Sequence[Any] | None = None) -> bytes:
+    """Lay a world out: no option has an array or a settlement price, but for what is said."""
+    none = ((0, 0, 0, 0, (0,) * 16), 0, 0)
+    posted = ((200 * WAD, 9 * WAD, -WAD // 3, 1_699_999_999, PNL), 0, 3 * WAD)
+    settled = ((0, 0, 0, 0, (0,) * 16), 211 * WAD, 0)
+    rows = feeds if feeds is not None else [(FEED, 8 * WAD, 1_699_999_990, 9 * WAD)] * 3
+    marks = options if options is not None else [posted, none, settled]
+    return encode(load("MarginReader").functions["world"].outputs, [GLOBALS, rows, marks])
+
+
+def test_the_world_is_read_as_it_is_on_chain() -> None:
+    view = codec.decode_world(world_answer(), LISTED)
+    assert list(view) == ["BTC/USD", "ETH/USD", "SYN/USD"]
+    assert view["ETH/USD"] == FeedView(
+        "ETH/USD", 5, 1_700_000_000, 15, 6, 1_699_999_000, False, WAD // 100, 3600, 12, 600, True
     )
-    assert views["ETH/USD"] == FeedView("ETH/USD", 7, 1, 15, 8, 2, True, 3, 4, 5)
-    with pytest.raises(ChainFault, match="the prices of 1 feeds, found 2"):
-        codec.decode_prices(["BTC/USD"], data, fast_max_age_s=15)
+    assert view.buckets["SYN/USD"] == BucketView(8 * WAD, 1_699_999_990, 9 * WAD)
+    assert view.arrays == {4: ArrayView(200 * WAD, 9 * WAD, -WAD // 3, 1_699_999_999, PNL)}
+    assert view.settlements == {6: 211 * WAD}
+    assert view.world == Globals(7, 2, 1_700_000_000, 5 * WAD, 6 * WAD, True, 4 * WAD, 1_700_006_400, 1)
+
+
+def test_a_fast_price_that_the_chain_does_not_count_is_not_fresh_at_any_age() -> None:
+    down = (*FEED[:4], False, *FEED[5:])
+    row = (down, 0, 0, 0)
+    view: OracleView = codec.decode_world(world_answer([row] * 3), LISTED)
+    assert not view["BTC/USD"].fast_fresh(1_700_000_000)
+    assert codec.decode_world(world_answer(), LISTED)["BTC/USD"].fast_fresh(1_700_000_000)
+
+
+def test_the_world_is_asked_for_every_feed_and_every_option() -> None:
+    call = codec.world_call(LISTED.reader, LISTED.rules)
+    found = decode(load("MarginReader").functions["world"].inputs, call.data[4:])
+    assert found == (tuple(feed_bytes(feed) for feed in PRICES), tuple(OPTIONS))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", world_answer([(FEED, 0, 0, 0)] * 2), world_answer(options=[]), world_answer()[:-1]],
+    ids=["empty", "a feed short", "no options", "cut"],
+)
+def test_a_world_of_another_size_is_a_fault_of_the_chain(data: bytes) -> None:
+    with pytest.raises(ChainFault, match="expected 3 rows of"):
+        codec.decode_world(data, LISTED)
 
 
 def test_amounts_are_one_word() -> None:
@@ -313,8 +391,6 @@ def test_amounts_are_one_word() -> None:
     assert call.data == keccak(text="credit(address,address)")[:4] + encode(
         ["address", "address"], ["0x" + "22" * 20, "0x" + "33" * 20]
     )
-    assert codec.insurance_call("0x" + "11" * 20).data == keccak(text="insurance()")[:4]
-    assert codec.bad_debt_call("0x" + "11" * 20).data == keccak(text="badDebt()")[:4]
 
 
 @dataclass
@@ -334,40 +410,88 @@ class FakeChain:
 
     def _results(self) -> dict[tuple[str, str], dict[str, Any]]:
         t = self.truth
-        perps = {p.market: (feed_bytes(p.feed), p.mmr_wad, p.imr_wad) for p in PERPS.values()}
-        collaterals = {
-            c.collateral: (c.token, feed_bytes(c.feed), c.h_mm_wad, c.h_im_wad, c.sale_disc_max_wad, WAD)
-            for c in COLLATERALS.values()
-        }
+        rules = t.rules
+        listed = ("vault", "router", "quote", "instruments", "riskArrays", "engine", "backstop", "breaker")
+        addresses = (
+            t.vault,
+            t.router,
+            t.quote,
+            t.instruments,
+            t.risk_arrays,
+            t.engine,
+            t.backstop,
+            t.breaker,
+        )
         return {
             ("MarginReader", t.reader): {"clearing": t.clearing, "liquidator": t.liquidator},
-            ("Clearing", t.clearing): {
-                "vault": t.vault,
-                "router": t.router,
-                "quote": t.quote,
-                "perpCount": len(perps),
-                "collateralCount": len(collaterals),
-                "perps": perps,
-                "collaterals": collaterals,
-            },
-            ("Liquidator", t.liquidator): {
-                "slope": tuple(getattr(SLOPE, name) for name in SlopeParams.__slots__)
-            },
-            ("OracleRouter", t.router): {"fastOracle": t.fast_oracle},
+            ("Clearing", t.clearing): dict(zip(listed, addresses, strict=True)),
+            ("Liquidator", t.liquidator): {"registry": t.slopes},
+            ("OracleRouter", t.router): {"fastOracle": t.fast_oracle, "SLOW_ONLY_AFTER": 600},
             ("FastOracle", t.fast_oracle): {"MAX_AGE": 15},
+            ("Slopes", t.slopes): {
+                "slopeCount": len(rules.slopes),
+                "defaultSlope": rules.default_slope,
+                "version": 1,
+                "slopes": {n: fields_of(slope) for n, slope in enumerate(rules.slopes)},
+            },
+            ("Instruments", t.instruments): {
+                "marketCount": len(rules.markets),
+                "collateralCount": len(rules.collaterals),
+                "version": t.version - 1,
+                "market": {n: market_row(listed) for n, listed in rules.markets.items()},
+                "collateralTerms": {n: collateral_row(terms) for n, terms in rules.collaterals.items()},
+                "underlying": {
+                    feed_bytes(feed): (*map(fields_of, (each.mmr, each.imr, each.short_min)), 9 * WAD)
+                    for feed, each in rules.underlyings.items()
+                },
+            },
         }
 
 
-def test_a_deployment_is_found_from_its_reader_in_four_rounds() -> None:
-    chain = FakeChain(DEPLOYMENT)
-    reading = read_deployment(DEPLOYMENT.chain_id, DEPLOYMENT.reader)
-    calls = next(reading)
-    for _ in range(3):
-        calls = reading.send([chain.answer(call) for call in calls])
-    with pytest.raises(StopIteration) as done:
-        reading.send([chain.answer(call) for call in calls])
-    assert done.value.value == DEPLOYMENT
-    assert DEPLOYMENT.rules.feeds == ("BTC/USD", "ETH/USD", "SYN/USD")
+def fields_of(record: SlopeParams | Ramp) -> tuple[int, ...]:
+    return tuple(getattr(record, name) for name in type(record).__slots__)
+
+
+def market_row(market: Listed) -> tuple[Any, ...]:
+    return (feed_bytes(market.feed), list(Kind).index(market.kind), market.expiry_s, market.strike_wad)
+
+
+def collateral_row(terms: Collateral) -> tuple[Any, ...]:
+    ramps = (fields_of(terms.h_mm), fields_of(terms.h_im))
+    return (terms.token, feed_bytes(terms.feed), *ramps, terms.sale_disc_max_wad, WAD)
+
+
+T = TypeVar("T")
+
+
+def read_through(reading: Generator[list[Call], list[bytes], T], chain: FakeChain) -> tuple[T, int]:
+    """Answer every round; return what was read, and in how many of them."""
+    calls, rounds = next(reading), 1
+    while True:
+        try:
+            calls = reading.send([chain.answer(call) for call in calls])
+        except StopIteration as done:
+            return done.value, rounds
+        rounds += 1
+
+
+EARLY = replace(SLOPE, beta_wad=60 * WAD // 100, beta_flag_wad=8 * WAD // 100)
+FULL = replace(LISTED, rules=replace(LISTED.rules, slopes=(SLOPE, EARLY), default_slope=1))
+
+
+def test_a_deployment_is_found_from_its_reader() -> None:
+    found, rounds = read_through(read_deployment(FULL.chain_id, FULL.reader), FakeChain(FULL))
+    assert found == FULL
+    assert rounds == 7
+    assert FULL.rules.feeds == ("BTC/USD", "ETH/USD", "SYN/USD")
+    assert FULL.rules.options == (4, 5, 6)
+
+
+def test_what_is_listed_is_read_anew_in_three_rounds() -> None:
+    longer = replace(FULL, version=9)
+    found, rounds = read_through(HybridMarket(DEPLOYMENT).refresh(), FakeChain(longer))
+    assert found.deployment == longer
+    assert rounds == 3
 
 
 def test_an_address_without_code_is_a_fault_and_no_deployment() -> None:

@@ -7,25 +7,43 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from keeper.domain import Account, ChainTime, FlagState, Holding, Leg, Phase, Refuse
+from keeper.domain import (
+    Account,
+    BucketView,
+    ChainTime,
+    FlagState,
+    Globals,
+    Holding,
+    Leg,
+    OracleView,
+    Phase,
+    Refuse,
+)
 from keeper.protocols.hybrid import math
-from keeper.protocols.hybrid.clearing import Move, move
+from keeper.protocols.hybrid.clearing import Move, move, settle
 from keeper.protocols.hybrid.liquidator import Slice, bond_wad, carry, liquidate, outlook, reward_wad
 from keeper.protocols.hybrid.params import SlopeParams
 from keeper.units import WAD, FeedId, Wad
 from tests.unit.protocols.hybrid.books import (
     AT,
     BARE,
+    CALL,
     COLLATERALS,
     FLAT,
     NOW_S,
+    OPTIONS,
     PERPS,
     PRICES,
+    PUT,
     SLOPE,
+    array,
+    changed,
     confirmed,
     feed_view,
     oracles,
     rules,
+    seen,
+    setting,
     taker,
     worked_example,
 )
@@ -41,15 +59,8 @@ def slice_of(
     most: Wad = WAD,
     insurance: Wad = 0,
 ) -> Slice:
-    found = liquidate(
-        account,
-        by or taker(),
-        oracles(prices),
-        at,
-        rules(slope),
-        max_fraction_wad=most,
-        insurance_wad=insurance,
-    )
+    view = oracles(prices, world=Globals(insurance_wad=insurance, drawable_wad=insurance))
+    found = liquidate(account, by or taker(), view, at, rules(slope), max_fraction_wad=most)
     assert isinstance(found, Slice), found
     return found
 
@@ -58,7 +69,7 @@ def test_the_worked_example_to_the_wei() -> None:
     buyer = taker(cash_wad=10_000 * WAD)
     done = slice_of(worked_example(), FLAT, by=buyer)
     assert done.fraction_wad == 125 * WAD // 1000
-    assert done.moves == (Move(1, 125 * WAD // 10, 2_500 * WAD),)
+    assert done.moves == (Move(1, 125 * WAD // 10, 2_500 * WAD, 2_500 * WAD),)
     assert done.account.legs == (Leg(1, 875 * WAD // 10, -18_375 * WAD),)
     assert done.account.cash_wad == 150 * WAD
     assert (done.after.equity_wad, done.after.requirement_wad) == (875 * WAD, 875 * WAD)
@@ -163,7 +174,8 @@ def test_an_insolvent_account_pays_no_fee_and_its_taker_is_paid_by_the_insurance
     assert done.fraction_wad == WAD
     assert (done.fee.whole_wad, done.fee.from_insurance_wad) == (0, 40 * WAD)
     assert slice_of(account, SLOPE, insurance=10**6 * WAD).fee.from_insurance_wad == 100 * WAD
-    assert done.bad_debt_wad == 10 * WAD
+    assert (done.bad_debt_wad, done.covered_wad) == (10 * WAD, 0)
+    assert slice_of(account, SLOPE, insurance=107 * WAD).covered_wad == 7 * WAD
     assert done.account.phase is Phase.CLOSED
     assert done.account.cash_wad == 0
 
@@ -194,10 +206,10 @@ def test_the_clock_advances_by_at_most_half_a_minute_and_stands_while_a_feed_is_
     account = worked_example()
     for waited_s, passed_s in ((0, 0), (7, 7), (12, 12), (13, 0)):
         look = outlook(account, oracles(), ChainTime(101, NOW_S + waited_s), rules())
-        assert (look.fresh, look.flag.tau_s) == (waited_s <= 12, passed_s)
+        assert (look.sight.fresh, look.flag.tau_s) == (waited_s <= 12, passed_s)
     poked_long_ago = replace(account, flag=replace(account.flag, last_poke_s=NOW_S - 100))
     assert outlook(poked_long_ago, oracles(), AT, rules()).flag.tau_s == 30
-    silent = {**oracles(), "BTC/USD": replace(feed_view("BTC/USD", 200 * WAD), slow_ok=False)}
+    silent = changed(oracles(), "BTC/USD", slow_ok=False)
     assert outlook(poked_long_ago, silent, AT, rules()).flag.tau_s == 0
 
 
@@ -212,7 +224,7 @@ def test_a_healthy_account_is_judged_as_if_flagged_and_confirmed_now() -> None:
 
 
 def test_bond_and_reward_have_bounds() -> None:
-    m = math.maintenance(worked_example(), PRICES, rules())
+    m = math.maintenance(worked_example(), PRICES, setting())
     assert bond_wad(m) == 50 * WAD
     assert bond_wad(replace(m, notional_wad=10**6 * WAD)) == 200 * WAD
     assert bond_wad(replace(m, notional_wad=10**9 * WAD)) == 5_000 * WAD
@@ -256,7 +268,7 @@ def test_what_the_contract_reverts_on_is_refused(
 def test_a_stale_feed_of_either_side_is_refused() -> None:
     late = ChainTime(101, NOW_S + 13)
     stale = liquidate(worked_example(), taker(), oracles(), late, rules(), max_fraction_wad=WAD)
-    views = {**oracles(), "SYN/USD": replace(feed_view("SYN/USD", 7 * WAD), slow_ok=False)}
+    views = changed(oracles(), "SYN/USD", slow_ok=False)
     held = taker(legs=(Leg(3, WAD, -7 * WAD),))
     of_taker = liquidate(worked_example(), held, views, AT, rules(), max_fraction_wad=WAD)
     for found in (stale, of_taker):
@@ -268,6 +280,284 @@ def test_nothing_to_close_and_nothing_to_sell_is_refused() -> None:
     found = liquidate(worked_example(), taker(), oracles(), AT, rules(), max_fraction_wad=0)
     assert isinstance(found, Refuse)
     assert found.reason.rule == "slope.empty_slice"
+
+
+# --- whose slope ---------------------------------------------------------------------------------
+
+EARLY = replace(SLOPE, beta_wad=60 * WAD // 100, beta_cure_wad=40 * WAD // 100, beta_flag_wad=8 * WAD // 100)
+
+
+def test_an_episode_keeps_the_slope_that_it_began_with() -> None:
+    both = rules(SLOPE, EARLY)
+    chosen = replace(worked_example(), slope_choice=1)
+    assert outlook(chosen, oracles(), AT, both).slope is SLOPE
+    assert outlook(replace(chosen, phase=Phase.HEALTHY), oracles(), AT, both).slope is EARLY
+    begun = replace(worked_example(), flag=replace(worked_example().flag, slope=1))
+    assert outlook(begun, oracles(), AT, both).slope is EARLY
+    as_if_flagged = outlook(replace(chosen, phase=Phase.HEALTHY), oracles(), AT, both)
+    assert as_if_flagged.flag.slope == 1
+
+
+def test_who_chose_nothing_has_the_default_slope() -> None:
+    later = replace(rules(SLOPE, EARLY), default_slope=1)
+    calm = replace(worked_example(), phase=Phase.HEALTHY)
+    assert outlook(calm, oracles(), AT, later).slope is EARLY
+
+
+def test_a_takers_initial_margin_is_that_of_its_own_slope() -> None:
+    steep = replace(EARLY, beta_wad=3 * WAD // 2)
+    for choice, percent in ((0, 8), (1, 12.5)):
+        buyer = replace(taker(), slope_choice=choice)
+        done = liquidate(
+            worked_example(), buyer, oracles(), AT, rules(SLOPE, steep), max_fraction_wad=WAD // 8
+        )
+        assert isinstance(done, Slice)
+        assert done.taker_margin.requirement_wad == pytest.approx(
+            percent / 100 * done.notional_wad, rel=1e-12
+        )
+
+
+# --- the slow oracle alone -----------------------------------------------------------------------
+
+
+def silenced(view: OracleView, *feeds: FeedId) -> OracleView:
+    for feed in feeds:
+        view = changed(view, feed, fast_observed_at_s=NOW_S - 600)
+    return view
+
+
+def test_where_the_fast_price_is_silent_a_slice_is_judged_and_made_at_the_slow_one() -> None:
+    feeds = {"BTC/USD": feed_view("BTC/USD", 150 * WAD, 200 * WAD)}
+    view = silenced(seen(feeds), "BTC/USD")
+    waiting = replace(worked_example(), flag=replace(worked_example().flag, last_poke_s=NOW_S - 20))
+    look = outlook(waiting, view, AT, rules())
+    assert (look.sight.fresh, look.sight.slow_only) == (False, True)
+    assert look.found.fast == look.found.slow == look.found.execution
+    # The clock stands: nobody can tell how long the breach has lasted.
+    assert look.flag.tau_s == 0
+    done = liquidate(waiting, taker(), view, AT, rules(FLAT), max_fraction_wad=WAD)
+    assert isinstance(done, Slice)
+    assert done.moves == (Move(1, 125 * WAD // 10, 2_500 * WAD, 2_500 * WAD),)
+
+
+def test_the_slow_oracle_does_not_act_alone_before_ten_minutes_or_while_it_is_stale_itself() -> None:
+    stale = changed(oracles(), "BTC/USD", fast_observed_at_s=NOW_S - 599)
+    dead = changed(silenced(oracles(), "BTC/USD"), "BTC/USD", slow_ok=False)
+    for view in (stale, dead):
+        found = liquidate(worked_example(), taker(), view, AT, rules(), max_fraction_wad=WAD)
+        assert isinstance(found, Refuse)
+        assert found.reason.rule == "oracle.stale"
+
+
+def test_one_feed_may_be_silent_and_another_fresh() -> None:
+    account = replace(worked_example(), legs=(*worked_example().legs, Leg(2, WAD // 100, -15 * WAD)))
+    look = outlook(account, silenced(oracles(), "ETH/USD"), AT, rules())
+    assert (look.sight.fast, look.sight.slow_only) == (False, True)
+
+
+def test_a_taker_with_a_silent_feed_is_judged_only_where_the_account_was_judged_so() -> None:
+    buyer = taker(legs=(Leg(2, WAD, -1_500 * WAD),))
+    alone = silenced(oracles(), "BTC/USD", "ETH/USD")
+    for view, passes in ((silenced(oracles(), "ETH/USD"), False), (alone, True)):
+        found = liquidate(worked_example(), buyer, view, AT, rules(), max_fraction_wad=WAD)
+        assert isinstance(found, Slice) is passes
+
+
+# --- options -------------------------------------------------------------------------------------
+
+ALL = PERPS | OPTIONS
+
+
+def writer() -> Account:
+    """An account that sold two calls for 8 each, worth 9 now; what they require leaves it short."""
+    return confirmed(cash_wad=20 * WAD, legs=(Leg(CALL, -2 * WAD, 16 * WAD), Leg(PUT, -WAD, 0)))
+
+
+def option_slice(view: OracleView, account: Account | None = None) -> Slice | Refuse:
+    listed = rules(BARE, markets=ALL)
+    return liquidate(account or writer(), taker(), view, AT, listed, max_fraction_wad=WAD // 2)
+
+
+def test_options_change_hands_at_their_marks_and_count_the_underlying_as_notional() -> None:
+    view = oracles(arrays={CALL: array(9 * WAD, *[10 * WAD] * 16), PUT: array(4 * WAD, delta=0)})
+    done = option_slice(view)
+    assert isinstance(done, Slice)
+    assert done.moves == (Move(CALL, -WAD, -9 * WAD, 200 * WAD), Move(PUT, -WAD // 2, -2 * WAD, 100 * WAD))
+    assert done.account.legs == (Leg(CALL, -WAD, 8 * WAD), Leg(PUT, -WAD // 2, 0))
+    # Of the call one lost; of the put two, for nothing was received for it.
+    assert done.account.cash_wad == 20 * WAD - WAD - 2 * WAD - done.fee.whole_wad
+    assert done.notional_wad == 300 * WAD
+    assert done.taker_mark_wad == 0
+
+
+def test_a_settled_option_moves_at_its_payoff_and_counts_no_notional() -> None:
+    view = oracles(arrays={CALL: array(9 * WAD, *[20 * WAD] * 16)}, settlements={PUT: 180 * WAD})
+    done = option_slice(view)
+    assert isinstance(done, Slice)
+    assert done.moves[1] == Move(PUT, -WAD // 2, -5 * WAD, 0)
+    assert done.notional_wad == 200 * WAD
+    assert done.oracles.buckets["BTC/USD"].used_wad == 200 * WAD
+
+
+def test_while_a_risk_array_is_silent_nothing_is_sliced_and_the_clock_stands() -> None:
+    account = replace(writer(), flag=replace(writer().flag, last_poke_s=NOW_S - 20))
+    for age_s, silent in ((600, False), (601, True), (4199, True), (4200, False)):
+        view = oracles(arrays={CALL: array(9 * WAD, *[10 * WAD] * 16, age_s=age_s)})
+        found = option_slice(view, account)
+        assert (isinstance(found, Refuse) and found.reason.rule == "array.silent") is silent
+        look = outlook(account, view, AT, rules(markets=ALL))
+        assert (look.flag.tau_s, look.sight.arrays_silent) == (0 if silent else 20, silent)
+
+
+def test_a_settlement_turns_the_payoff_into_cash_and_drops_the_leg() -> None:
+    view = oracles(settlements={CALL: 213 * WAD})
+    done = settle(writer(), CALL, setting(view, markets=ALL))
+    assert done.legs == (Leg(PUT, -WAD, 0),)
+    assert done.cash_wad == (20 - 6 + 16) * WAD
+    owing = settle(replace(writer(), legs=(Leg(CALL, -20 * WAD, 0),)), CALL, setting(view, markets=ALL))
+    assert (owing.cash_wad, owing.debt_since_s) == (-40 * WAD, NOW_S)
+
+
+# --- buckets -------------------------------------------------------------------------------------
+
+
+def with_bucket(used: int, cap: int, *, age_s: int = 0) -> OracleView:
+    """Buckets of one size; 12,500 of notional is what the slope allows of the worked example here."""
+    bucket = BucketView(used * WAD, NOW_S - age_s, cap * WAD)
+    return oracles(buckets=dict.fromkeys(PRICES, bucket))
+
+
+def bucket_slice(view: OracleView, account: Account | None = None) -> Slice | Refuse:
+    target = account or replace(worked_example(), cash_wad=-50 * WAD)
+    return liquidate(target, taker(), view, AT, rules(BARE), max_fraction_wad=WAD)
+
+
+def test_a_slice_takes_no_more_than_the_bucket_has_room_for() -> None:
+    done = bucket_slice(with_bucket(3_000, 5_000))
+    assert isinstance(done, Slice)
+    assert done.fraction_wad == WAD // 10
+    assert done.oracles.buckets["BTC/USD"] == BucketView(5_000 * WAD, NOW_S, 5_000 * WAD)
+    assert done.oracles.buckets["ETH/USD"] == with_bucket(3_000, 5_000).buckets["ETH/USD"]
+
+
+@pytest.mark.parametrize(("used", "cap", "age_s"), [(5_000, 5_000, 0), (6_000, 5_000, 0), (0, 0, 0)])
+def test_a_full_bucket_lets_nothing_through_and_one_without_size_is_closed(
+    used: int, cap: int, age_s: int
+) -> None:
+    found = bucket_slice(with_bucket(used, cap, age_s=age_s))
+    assert isinstance(found, Refuse)
+    assert found.reason.rule == "bucket.empty"
+    assert "BTC/USD" in found.reason.evidence
+
+
+def test_a_bucket_drains_by_its_size_in_a_minute() -> None:
+    for age_s, room in ((0, 0), (6, 500), (30, 2_500), (60, 5_000), (10**6, 5_000)):
+        look = outlook(worked_example(), with_bucket(5_000, 5_000, age_s=age_s), AT, rules())
+        (bucket,) = look.rooms
+        assert bucket.cap_wad - bucket.used_wad == room * WAD
+
+
+def test_the_tightest_of_several_buckets_bounds_the_slice() -> None:
+    both = replace(worked_example(), legs=(Leg(1, 100 * WAD, -21_250 * WAD), Leg(2, WAD, -1_500 * WAD)))
+    view = replace(
+        with_bucket(0, 10**6),
+        buckets={"BTC/USD": BucketView(0, 0, 2_000 * WAD)}
+        | {feed: BucketView(0, 0, 75 * WAD) for feed in ("ETH/USD", "SYN/USD")},
+    )
+    done = bucket_slice(view, both)
+    assert isinstance(done, Slice)
+    assert done.fraction_wad == WAD // 20
+    look = outlook(both, view, AT, rules())
+    assert look.tightest is not None
+    assert look.tightest.feed == "ETH/USD"
+
+
+def test_an_account_close_to_ruin_is_not_held_back_but_fills_the_bucket_to_the_brim() -> None:
+    ruined = replace(worked_example(), cash_wad=-200 * WAD)
+    assert 2 * outlook(ruined, oracles(), AT, rules()).sold.execution.equity_wad < 1_000 * WAD
+    done = bucket_slice(with_bucket(5_000, 5_000), ruined)
+    assert isinstance(done, Slice)
+    assert done.oracles.buckets["BTC/USD"] == BucketView(5_000 * WAD, NOW_S, 5_000 * WAD)
+
+
+# --- insolvency ----------------------------------------------------------------------------------
+
+
+def broke(*, insolvent_at_s: int = 0, holdings: tuple[Holding, ...] = ()) -> Account:
+    """Long 100 at 200, and 10 short of nothing: M = 1000, N = 20000."""
+    account = confirmed(cash_wad=-10 * WAD, legs=(Leg(1, 100 * WAD, -20_000 * WAD),), holdings=holdings)
+    return replace(account, flag=replace(account.flag, insolvent_at_s=insolvent_at_s))
+
+
+@pytest.mark.parametrize(
+    ("since_s", "expected"),
+    [(1, 100), (60, 100), (61, 101 + 2 / 3), (300, 500), (600, 1_000), (9_999, 1_000)],
+)
+def test_the_insurance_offers_more_the_longer_nobody_comes(since_s: int, expected: float) -> None:
+    done = slice_of(broke(insolvent_at_s=NOW_S - since_s), SLOPE, insurance=10**6 * WAD)
+    assert done.fee.from_insurance_wad == pytest.approx(expected * WAD, abs=1000)
+    assert done.taker.cash_wad == taker().cash_wad + done.fee.from_insurance_wad
+
+
+def test_a_part_of_the_book_is_paid_a_part_of_the_offer() -> None:
+    done = slice_of(broke(insolvent_at_s=NOW_S - 600), BARE, most=WAD // 4, insurance=10**6 * WAD)
+    assert done.fee.from_insurance_wad == 250 * WAD
+
+
+def test_the_insurance_pays_what_it_may_and_the_next_slice_finds_less() -> None:
+    view = oracles(world=Globals(insurance_wad=500 * WAD, drawable_wad=120 * WAD))
+    first = liquidate(
+        broke(insolvent_at_s=NOW_S - 600), taker(), view, AT, rules(BARE), max_fraction_wad=WAD // 10
+    )
+    assert isinstance(first, Slice)
+    assert first.fee.from_insurance_wad == 100 * WAD
+    assert (first.oracles.world.insurance_wad, first.oracles.world.drawable_wad) == (400 * WAD, 20 * WAD)
+    then = liquidate(first.account, taker(), first.oracles, AT, rules(BARE), max_fraction_wad=WAD)
+    assert isinstance(then, Slice)
+    assert then.fee.from_insurance_wad == 20 * WAD
+
+
+def test_the_count_begins_when_nothing_is_left_and_ends_when_something_is() -> None:
+    assert outlook(broke(), oracles(), AT, rules()).flag.insolvent_at_s == NOW_S
+    assert outlook(broke(insolvent_at_s=7), oracles(), AT, rules()).flag.insolvent_at_s == 7
+    held = broke(insolvent_at_s=7, holdings=(Holding(1, WAD // 10**9),))
+    assert outlook(held, oracles(), AT, rules()).flag.insolvent_at_s == 0
+    helped = replace(broke(insolvent_at_s=7), cash_wad=WAD)
+    assert outlook(helped, oracles(), AT, rules()).flag.insolvent_at_s == 0
+    stale = changed(oracles(), "BTC/USD", slow_ok=False)
+    assert outlook(broke(insolvent_at_s=7), stale, AT, rules()).flag.insolvent_at_s == 7
+
+
+# --- the breaker ---------------------------------------------------------------------------------
+
+
+def braked(level: int, *, since_s: int = 0) -> OracleView:
+    return oracles(world=Globals(breaker_level=level, breaker_raised_at_s=NOW_S - since_s))
+
+
+@pytest.mark.parametrize(("level", "tau_s"), [(0, 20), (1, 20), (2, 0)])
+def test_from_the_second_level_on_the_clock_stands_while_slices_go_on(level: int, tau_s: int) -> None:
+    account = replace(worked_example(), flag=replace(worked_example().flag, last_poke_s=NOW_S - 20))
+    done = liquidate(account, taker(), braked(level), AT, rules(), max_fraction_wad=WAD)
+    assert isinstance(done, Slice)
+    assert done.account.flag.tau_s == tau_s
+
+
+@pytest.mark.parametrize(
+    ("account", "since_s", "sliced"),
+    [
+        (worked_example(), 10**6, False),
+        (broke(), 3599, False),
+        (broke(), 3600, True),
+    ],
+)
+def test_the_third_level_holds_every_slice_back_but_of_who_has_nothing_for_an_hour(
+    account: Account, since_s: int, sliced: bool
+) -> None:
+    found = liquidate(account, taker(), braked(3, since_s=since_s), AT, rules(), max_fraction_wad=WAD)
+    assert isinstance(found, Slice) is sliced
+    if isinstance(found, Refuse):
+        assert found.reason.rule == "breaker.level"
 
 
 # --- properties ----------------------------------------------------------------------------------
@@ -293,11 +583,11 @@ def breached(draw: st.DrawFn, ratio: st.SearchStrategy[float]) -> tuple[Account,
     tau_s = draw(st.integers(0, 2000))
     since_s = draw(st.integers(0, tau_s))
     account = confirmed(cash_wad=0, legs=legs, holdings=holdings, tau_s=tau_s, since_confirmation_s=since_s)
-    m = math.maintenance(account, marks, rules())
+    m = math.maintenance(account, marks, setting())
     assume(m.notional_wad > 10**16)
     cash = int(m.requirement_wad * draw(ratio)) - m.equity_wad
     account = replace(account, cash_wad=cash)
-    cap = math.fee_cap(SLOPE, math.maintenance(account, marks, rules()))
+    cap = math.fee_cap(SLOPE, math.maintenance(account, marks, setting()))
     return replace(account, flag=replace(account.flag, fee_cap_wad=cap)), marks
 
 
@@ -340,15 +630,16 @@ def test_cash_quote_legs_and_contracts_are_conserved(
 ) -> None:
     account, marks = case
     buyer = taker(cash_wad=10**30, legs=legs)
-    done = liquidate(
-        account, buyer, oracles(marks), AT, rules(slope), max_fraction_wad=most, insurance_wad=insurance
-    )
+    view = oracles(marks, world=Globals(insurance_wad=insurance, drawable_wad=insurance))
+    done = liquidate(account, buyer, view, AT, rules(slope), max_fraction_wad=most)
     if isinstance(done, Refuse):
         assert done.reason.rule in {"slope.slice_outside", "slope.not_breached", "slope.empty_slice"}
         return
-    to_insurance = done.fee.whole_wad - done.fee.taker_wad - done.fee.from_insurance_wad
-    assert insurance + to_insurance >= 0
-    after = quote_in(done.account) + quote_in(done.taker) + to_insurance - done.bad_debt_wad
+    left = done.oracles.world.insurance_wad
+    assert left >= 0
+    to_insurance = left - insurance
+    uncovered = done.bad_debt_wad - done.covered_wad
+    after = quote_in(done.account) + quote_in(done.taker) + to_insurance - uncovered
     assert after == quote_in(account) + quote_in(buyer)
     assert contracts_in(done.account, done.taker) == contracts_in(account, buyer)
     sold = sum(sale.amount_wad for sale in done.sales)
@@ -398,7 +689,7 @@ def test_all_fees_together_stay_within_theta_of_the_equity_at_confirmation(
     case: tuple[Account, dict[FeedId, Wad]], parts: list[Wad]
 ) -> None:
     account, marks = case
-    budget = SLOPE.theta_wad * math.maintenance(account, marks, rules()).equity_wad // WAD
+    budget = SLOPE.theta_wad * math.maintenance(account, marks, setting()).equity_wad // WAD
     paid, at = 0, AT
     for most in parts:
         at = ChainTime(at.block + 1, at.timestamp_s + 1)

@@ -5,24 +5,48 @@ from dataclasses import replace
 import pytest
 from eth_abi.abi import encode
 
-from keeper.domain import Account, Assessment, ChainTime, FlagState, Leg, Phase, Reason, Refuse, Unknown
+from keeper.domain import (
+    Account,
+    Assessment,
+    ChainTime,
+    FlagState,
+    Globals,
+    Instrument,
+    Kind,
+    Leg,
+    Phase,
+    Reason,
+    Refuse,
+    Unknown,
+)
 from keeper.ports import Market, SlicePreview
 from keeper.protocols.hybrid import math
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.market import HybridMarket
+from keeper.protocols.hybrid.params import Ramp
 from keeper.reporter import Oracle
 from keeper.units import WAD
 from tests.unit.protocols.hybrid.books import (
     AT,
+    CALL,
+    COLLATERALS,
+    EXPIRY_S,
     FLAT,
     NOW_S,
+    OPTIONS,
+    PERPS,
     PRICES,
+    PUT,
     SLOPE,
+    UNDERLYINGS,
+    array,
+    changed,
     confirmed,
     deployment,
     feed_view,
     oracles,
-    rules,
+    seen,
+    setting,
     taker,
     worked_example,
 )
@@ -46,7 +70,7 @@ def test_it_is_the_market_and_the_oracle_that_the_engines_ask_for() -> None:
 
 def test_a_confirmed_account_is_judged_at_three_prices_after_what_a_slice_begins_with() -> None:
     found = assessed()
-    value = math.maintenance(worked_example(), PRICES, rules())
+    value = math.maintenance(worked_example(), PRICES, setting())
     assert found.fast == found.slow == found.execution == value
     assert found.feeds == ("BTC/USD",)
     assert found.fresh
@@ -95,6 +119,74 @@ def test_an_account_in_care_is_curable_above_the_cure_level_or_without_open_risk
     assert not assessed(legs=(), cash_wad=-1).curable
 
 
+def test_the_columns_of_a_book_are_markets_then_collaterals_on_the_terms_of_the_moment() -> None:
+    market = HybridMarket(deployment(markets=PERPS | OPTIONS))
+    view = oracles(arrays={CALL: array(9 * WAD)}, settlements={PUT: 180 * WAD})
+    columns = market.instruments(view, NOW_S)
+    assert (market.market_count, market.collateral_count, len(columns)) == (6, 2, 8)
+    assert columns[0] == Instrument("BTC/USD", kind=Kind.PERP, range_wad=5 * WAD // 100, short_wad=WAD // 100)
+    call, put = columns[CALL - 1], columns[PUT - 1]
+    assert (call.kind, call.strike_wad, call.expiry_s) == (Kind.CALL, 210 * WAD, EXPIRY_S)
+    assert (call.array, call.settlement_wad) == (array(9 * WAD), None)
+    assert (put.array, put.settlement_wad) == (None, 180 * WAD)
+    assert columns[-1] == Instrument("SYN/USD", 40 * WAD // 100)
+
+
+def test_terms_on_a_ramp_are_those_of_the_block_that_is_judged() -> None:
+    rising = replace(UNDERLYINGS["BTC/USD"], mmr=Ramp(5 * WAD // 100, 6 * WAD // 100, NOW_S, NOW_S + 10))
+    falling = replace(COLLATERALS[1], h_mm=Ramp(80 * WAD // 100, 70 * WAD // 100, NOW_S, NOW_S + 10))
+    bare = deployment()
+    listed = replace(
+        bare.rules,
+        underlyings=UNDERLYINGS | {"BTC/USD": rising},
+        collaterals=COLLATERALS | {1: falling},
+    )
+    market = HybridMarket(replace(bare, rules=listed))
+    for passed_s, requirement, equity in ((0, 1_000, 900), (5, 1_100, 800), (10, 1_200, 700)):
+        found = market.assess(worked_example(), oracles(), ChainTime(100, NOW_S + passed_s))
+        assert isinstance(found, Assessment)
+        assert (found.fast.requirement_wad, found.fast.equity_wad) == (requirement * WAD, equity * WAD)
+        columns = market.instruments(oracles(), NOW_S + passed_s)
+        assert columns[0].range_wad * 20_000 == requirement * WAD
+
+
+def test_an_alarm_begins_at_the_level_of_the_slope_that_the_owner_chose() -> None:
+    early = replace(SLOPE, beta_flag_wad=8 * WAD // 100)
+    bare = deployment()
+    market = HybridMarket(replace(bare, rules=replace(bare.rules, slopes=(SLOPE, early))))
+    assert market.flag_levels_wad == (WAD, 108 * WAD // 100)
+    second = HybridMarket(replace(bare, rules=replace(bare.rules, slopes=(early, SLOPE), default_slope=1)))
+    assert second.flag_levels_wad == (WAD, WAD)
+    for choice, level in ((0, 100), (1, 108)):
+        account = replace(worked_example(), phase=Phase.HEALTHY, slope_choice=choice)
+        found = market.assess(account, oracles(), AT)
+        assert isinstance(found, Assessment)
+        assert (found.slope, found.flag_level_wad) == (choice, level * WAD // 100)
+
+
+def test_what_holds_an_act_up_is_told() -> None:
+    view = oracles(
+        arrays={CALL: array(9 * WAD, age_s=601)},
+        settlements={PUT: 180 * WAD},
+        world=Globals(breaker_level=3, breaker_raised_at_s=NOW_S - 1),
+    )
+    listed = HybridMarket(deployment(markets=PERPS | OPTIONS))
+    account = confirmed(cash_wad=WAD, legs=(Leg(PUT, WAD, 0), Leg(CALL, -WAD, 0)))
+    found = listed.assess(account, changed(view, "BTC/USD", fast_observed_at_s=NOW_S - 600), AT)
+    assert isinstance(found, Assessment)
+    assert (found.fresh, found.slow_only, found.arrays_silent) == (False, True, True)
+    assert (found.breaker_level, found.slices_halted) == (3, True)
+    assert found.settlable == (PUT,)
+
+
+def test_a_steward_is_told_which_bound_an_array_breaks() -> None:
+    listed = HybridMarket(deployment(markets=PERPS | OPTIONS))
+    assert listed.broken_bound(PUT, array(40 * WAD, delta=-WAD), NOW_S) is None
+    broken = listed.broken_bound(PUT, array(191 * WAD, delta=-WAD), NOW_S)
+    assert broken is not None
+    assert broken.rule == "array.mark"
+
+
 def test_a_flag_is_foreseen_with_its_cool_off_and_its_bond() -> None:
     found = assessed(phase=Phase.HEALTHY, last_risk_s=NOW_S - 5, last_risk_block=99)
     assert found.earliest_alarm == ChainTime(100, NOW_S + 7)
@@ -104,7 +196,7 @@ def test_a_flag_is_foreseen_with_its_cool_off_and_its_bond() -> None:
 
 def test_a_dead_slow_feed_is_judged_and_called_stale() -> None:
     dead = replace(feed_view("BTC/USD", 200 * WAD), slow_wad=0, slow_ok=False)
-    found = MARKET.assess(replace(worked_example(), cash_wad=-WAD), {"BTC/USD": dead}, AT)
+    found = MARKET.assess(replace(worked_example(), cash_wad=-WAD), seen({"BTC/USD": dead}), AT)
     assert isinstance(found, Assessment)
     assert (found.fresh, found.fast_fresh) == (False, True)
     assert found.execution.equity_wad == -21_001 * WAD
@@ -113,12 +205,13 @@ def test_a_dead_slow_feed_is_judged_and_called_stale() -> None:
 @pytest.mark.parametrize(
     ("account", "what"),
     [
+        (replace(worked_example(), slope_choice=1), "slope 1"),
         (confirmed(cash_wad=0, legs=(Leg(9, WAD, 0),)), "market 9"),
         (confirmed(cash_wad=0, legs=(Leg(2, WAD, 0),)), "ETH/USD"),
     ],
 )
 def test_what_cannot_be_valued_is_unknown_and_not_previewed(account: Account, what: str) -> None:
-    views = {"BTC/USD": feed_view("BTC/USD", 200 * WAD)}
+    views = seen({"BTC/USD": feed_view("BTC/USD", 200 * WAD)})
     found = MARKET.assess(account, views, AT)
     assert isinstance(found, Unknown)
     assert found.what == what
@@ -148,7 +241,7 @@ def test_a_preview_says_what_the_slice_does_to_both_sides() -> None:
 
 
 def test_the_taker_sees_what_an_execution_price_off_the_fast_one_costs() -> None:
-    apart = {"BTC/USD": feed_view("BTC/USD", 196 * WAD, 200 * WAD)}
+    apart = seen({"BTC/USD": feed_view("BTC/USD", 196 * WAD, 200 * WAD)})
     found = MARKET.assess(worked_example(), apart, AT)
     assert isinstance(found, Assessment)
     preview = MARKET.preview(found, taker(), apart, WAD)

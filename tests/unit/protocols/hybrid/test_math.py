@@ -10,7 +10,7 @@ from keeper.domain import Holding, Leg, Valuation
 from keeper.protocols.hybrid import math
 from keeper.risk import slope as exact
 from keeper.units import WAD
-from tests.unit.protocols.hybrid.books import FLAT, PRICES, SLOPE, confirmed, rules, worked_example
+from tests.unit.protocols.hybrid.books import FLAT, PRICES, SLOPE, confirmed, setting, worked_example
 
 KAPPA = WAD // 100
 BREACHED = Valuation(900 * WAD, 1_000 * WAD, 20_000 * WAD)
@@ -93,27 +93,34 @@ def test_the_fee_grows_from_k0_to_k1_and_no_further_than_its_cap() -> None:
 def test_the_execution_price_keeps_to_a_band_that_widens_with_time(
     fast: int, since_s: int, expected: float
 ) -> None:
-    found = math.execution_price(SLOPE, fast * WAD, 100 * WAD, since_s)
+    found = math.execution_price(fast * WAD, 100 * WAD, math.band_wad(SLOPE, since_s))
     assert found == int(expected * 10) * WAD // 10
 
 
 def test_margin_of_the_worked_example() -> None:
     account = worked_example()
-    assert math.maintenance(account, PRICES, rules()) == BREACHED
-    initial = math.initial(account, PRICES, rules())
+    assert math.maintenance(account, PRICES, setting()) == BREACHED
+    initial = math.initial(account, PRICES, setting(), SLOPE.beta_wad)
     assert initial == Valuation(800 * WAD, 1_600 * WAD, 20_000 * WAD)
 
 
 def test_a_profit_that_is_not_realised_counts_for_nothing_at_initial_margin() -> None:
     account = confirmed(cash_wad=WAD, legs=(Leg(1, WAD, -150 * WAD), Leg(3, -WAD, 2 * WAD)))
-    assert math.maintenance(account, PRICES, rules()).equity_wad == (1 + 50 - 5) * WAD
-    assert math.initial(account, PRICES, rules()).equity_wad == WAD
+    assert math.maintenance(account, PRICES, setting()).equity_wad == (1 + 50 - 5) * WAD
+    assert math.initial(account, PRICES, setting(), SLOPE.beta_wad).equity_wad == WAD
+
+
+def test_initial_margin_reaches_at_least_to_the_end_of_the_accounts_slope() -> None:
+    account = worked_example()
+    for beta, percent in ((0, 8), (60, 8), (61, 8.05), (100, 10)):
+        found = math.initial(account, PRICES, setting(), beta * WAD // 100)
+        assert found.requirement_wad == int(percent * 200 * 100) * WAD // 100
 
 
 def test_every_rounding_goes_against_the_account() -> None:
     odd = {"BTC/USD": 3, "ETH/USD": 1, "SYN/USD": 3}
     account = confirmed(cash_wad=0, legs=(Leg(1, 1, 0), Leg(2, -1, 0)), holdings=(Holding(1, WAD - 1),))
-    found = math.maintenance(account, odd, rules())
+    found = math.maintenance(account, odd, setting())
     # 3e-18 of profit counts 0 and 1e-18 of loss counts 1 wei; each requirement at least 1 wei; collateral
     # worth 2 wei counts 1.
     assert found == Valuation(0 - 1 + 1, 2, 0)

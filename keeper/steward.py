@@ -1,0 +1,477 @@
+"""The steward: computes what listed options are worth, signs it and posts it, and settles what has expired.
+
+One transaction carries the risk arrays of all options that are due; a quorum of the oracle's signers signs
+one digest over them. Here one operator holds all keys, as in a lab. In production every signer runs a steward
+of its own: one proposes a post, the others compute theirs and sign the proposal only where ``agrees`` says
+so, so that one operator's bad volatility moves no margin. On chain the arrays are bounded besides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from keeper.domain import (
+    Agree,
+    ArrayView,
+    Call,
+    FeedView,
+    Head,
+    Instrument,
+    Kind,
+    OracleView,
+    Quote,
+    Reason,
+    Refuse,
+    Unknown,
+)
+from keeper.errors import ChainFault, ConfigError
+from keeper.ports import Feed, Reader
+from keeper.risk.options import YEAR_S
+from keeper.risk.scenarios import Option, PackedArray, VolShocks, array_of, pack
+from keeper.units import BPS, WAD, FeedId, UnixS, Wad
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """When to post and to settle. Times in seconds of chain time."""
+
+    deviation_bps: int = 100
+    """Half of the move after which the contract takes an array for out of date."""
+    heartbeat_s: int = 120
+    validity_s: int = 60
+    """How long signatures count; an option that expires sooner is no longer posted."""
+    max_age_s: int = 60
+    """The oldest price that the contract takes an array of."""
+    most_arrays: int = 16
+    """The most arrays of one transaction: what waits longest goes first."""
+    settle_every_s: int = 60
+    """Between two attempts at a settlement: each takes the wallet's one transaction of a head."""
+    block_time_s: int = 12
+    shocks: VolShocks = field(default_factory=VolShocks)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A live option as a deployment lists it."""
+
+    option: Option
+    feed: FeedId
+    posted: ArrayView | None
+    """What the chain holds."""
+    mmrs_wad: tuple[Wad, Wad]
+    """Its underlying's maintenance margin in the next block, and when the signatures lapse."""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """What a quorum signs."""
+
+    arrays: tuple[PackedArray, ...]
+    valid_until_s: UnixS
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """All options of one underlying that expire at one moment: they settle together."""
+
+    feed: FeedId
+    expiry_s: UnixS
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far a proposal may lie from what a signer computes itself."""
+
+    ref_bps: int = 25
+    """Of the reference price."""
+    value_bps: int = 50
+    """Of the mark and of the change in any scenario, in parts of the reference price."""
+    delta_e9: int = 50_000_000
+    apart_s: int = 30
+    """Of the moment of observation, and of the end of validity."""
+
+
+class Venue(Protocol):
+    """The options of one deployment: pure encoding, decoding and signing."""
+
+    def prices_call(self) -> Call:
+        """Build the read of prices, risk arrays and settlements."""
+        ...
+
+    def decode_prices(self, answer: bytes) -> OracleView:
+        """Decode its answer."""
+        ...
+
+    def instruments(self, oracles: OracleView, at_s: UnixS) -> tuple[Instrument, ...]:
+        """Return what is listed, market 1 first, with the terms of chain time ``at_s``."""
+        ...
+
+    def sign_arrays(self, post: Post, key: bytes) -> bytes:
+        """Sign a post with one signer's key (EIP-712)."""
+        ...
+
+    def post_arrays_call(self, post: Post, signatures: Sequence[bytes]) -> Call:
+        """Build the transaction that posts arrays."""
+        ...
+
+    def settle_call(self, feed: FeedId, expiry_s: UnixS) -> Call:
+        """Build the transaction that settles an expiry."""
+        ...
+
+
+class Publisher(Protocol):
+    """Sends transactions that may safely be repeated: a post counts once, and so does a settlement."""
+
+    async def post(self, call: Call, head: Head) -> str:
+        """Sign and send, in the place of what an earlier head left pending; return the hash."""
+        ...
+
+
+class Vols(Protocol):
+    """A source of volatilities."""
+
+    def vol(self, feed: FeedId, option: Option, now_s: UnixS) -> float | Unknown:
+        """Return the annualised volatility at which an option is valued at ``now_s``."""
+        ...
+
+
+# --- decisions -----------------------------------------------------------------------------------
+
+
+def due(posted: ArrayView | None, quote: Quote, params: Params) -> bool:
+    """Tell whether an array is worth posting: newer than the posted one, and moved or overdue."""
+    if posted is None:
+        return True
+    if quote.observed_at_s <= posted.observed_at_s:
+        return False
+    if quote.observed_at_s - posted.observed_at_s >= params.heartbeat_s:
+        return True
+    return abs(quote.price_wad - posted.ref_wad) * BPS >= params.deviation_bps * posted.ref_wad
+
+
+def live(
+    now: Sequence[Instrument], later: Sequence[Instrument], *, valid_until_s: UnixS
+) -> tuple[Listed, ...]:
+    """Return the options that cannot expire before a post lapses, market 1 first.
+
+    ``now`` and ``later`` are the same list with the terms of the next block and of ``valid_until_s``.
+    """
+    return tuple(
+        Listed(option, each.feed, each.array, (each.range_wad, then.range_wad))
+        for (option, each), then in zip(_numbered(now), later, strict=True)
+        if option is not None and option.expiry_s > valid_until_s
+    )
+
+
+def expired(instruments: Sequence[Instrument], now_s: UnixS) -> tuple[Expiry, ...]:
+    """Return the expiries that have passed without being settled, the oldest first."""
+    found = {
+        Expiry(each.feed, option.expiry_s)
+        for option, each in _numbered(instruments)
+        if option is not None and each.settlement_wad is None and option.expiry_s <= now_s
+    }
+    return tuple(sorted(found, key=lambda each: (each.expiry_s, each.feed)))
+
+
+def settleable(expiry: Expiry, view: FeedView, now_s: UnixS) -> Agree | Refuse:
+    """Tell whether the contract settles an expiry now: both prices since then, fresh, and close together."""
+    if not view.fast_fresh(now_s):
+        age_s = now_s - view.fast_observed_at_s
+        return _refuse("settle.fast_stale", f"{age_s} s old", f"{view.fast_max_age_s} s")
+    if not view.slow_ok or view.slow_wad <= 0:
+        return _refuse("settle.slow_stale", f"updated at {view.slow_updated_at_s}", "a price that counts")
+    oldest_s = min(view.fast_observed_at_s, view.slow_updated_at_s)
+    if oldest_s < expiry.expiry_s:
+        return _refuse("settle.price_before_expiry", f"{oldest_s}", f"{expiry.expiry_s}")
+    apart_wad = abs(view.fast_wad - view.slow_wad) * WAD // view.slow_wad
+    if apart_wad > view.slow_deviation_wad:
+        return _refuse("settle.prices_apart", f"{apart_wad} WAD", f"{view.slow_deviation_wad} WAD")
+    return Agree(f"both prices of {oldest_s} or later, {apart_wad} WAD apart")
+
+
+def proposed(listed: Listed, quote: Quote, vol: float, shocks: VolShocks) -> PackedArray | Unknown:
+    """Compute the array of one option at one price, or say why there is none."""
+    mmrs_wad = listed.mmrs_wad
+    array = array_of(
+        listed.option,
+        spot=quote.price_wad / WAD,
+        vol=vol,
+        mmr=mmrs_wad[0] / WAD,
+        now_s=quote.observed_at_s,
+        shocks=shocks,
+    )
+    try:
+        return pack(listed.option, array, mmrs_wad=mmrs_wad)
+    except ValueError as error:
+        return Unknown(f"market {listed.option.market}", str(error))
+
+
+def agrees(proposal: Post, own: Post, tolerance: Tolerance) -> Agree | Refuse:
+    """Tell whether a signer may sign another's post: it lies close to what it computes itself.
+
+    ``own`` holds the same options in the same order, each at the signer's own price, volatility and terms.
+    Everything that is signed is compared. Whoever proposes can still lean every value by the tolerance.
+    """
+    markets, expected = ([each.market for each in post.arrays] for post in (proposal, own))
+    if markets != expected or not markets:
+        return _refuse("arrays.markets", f"{markets}", f"{expected}")
+    apart_s = abs(proposal.valid_until_s - own.valid_until_s)
+    if apart_s > tolerance.apart_s:
+        return _refuse("arrays.valid_until", f"{apart_s} s apart", f"{tolerance.apart_s} s")
+    for theirs, ours in zip(proposal.arrays, own.arrays, strict=True):
+        for name, apart, bound in _differences(theirs, ours, tolerance):
+            if apart > bound:
+                return _refuse(f"arrays.{name}", f"market {ours.market}: {apart} apart", f"{bound}")
+    return Agree(f"{len(markets)} arrays within {tolerance}")
+
+
+def _differences(
+    theirs: PackedArray, ours: PackedArray, tolerance: Tolerance
+) -> Iterator[tuple[str, int, int]]:
+    """Name each signed value, how far apart the two are, and how far they may be."""
+    yield "observed_at", abs(theirs.observed_at_s - ours.observed_at_s), tolerance.apart_s
+    yield "ref", abs(theirs.ref_e8 - ours.ref_e8), tolerance.ref_bps * ours.ref_e8 // BPS
+    worth = tolerance.value_bps * ours.ref_e8 // BPS
+    yield "mark", abs(theirs.mark_e8 - ours.mark_e8), worth
+    yield "delta", abs(theirs.delta_e9 - ours.delta_e9), tolerance.delta_e9
+    if len(theirs.pnl_e8) != len(ours.pnl_e8):
+        yield "pnl", abs(len(theirs.pnl_e8) - len(ours.pnl_e8)), 0
+    for index, (their, our) in enumerate(zip(theirs.pnl_e8, ours.pnl_e8, strict=False)):
+        yield f"pnl.{index}", abs(their - our), worth
+
+
+def _numbered(instruments: Sequence[Instrument]) -> Iterator[tuple[Option | None, Instrument]]:
+    """Give every market its number and its option, None for a perp; collaterals come after the markets."""
+    for market, each in enumerate(instruments, 1):
+        if each.kind in {Kind.CALL, Kind.PUT}:
+            yield Option(market, each.kind, each.strike_wad, each.expiry_s), each
+        else:
+            yield None, each
+
+
+def _refuse(rule: str, evidence: str, bound: str) -> Refuse:
+    return Refuse(Reason(rule, evidence, bound))
+
+
+# --- volatilities --------------------------------------------------------------------------------
+
+
+class FixedVols:
+    """One volatility for every option of a feed."""
+
+    def __init__(self, vols: Mapping[FeedId, float]) -> None:
+        self._vols = vols
+
+    def vol(self, feed: FeedId, option: Option, now_s: UnixS) -> float | Unknown:
+        """Return the feed's volatility."""
+        del option, now_s
+        return self._vols.get(feed, Unknown(feed, "no volatility is set for it"))
+
+
+class EwmaVols:
+    """One volatility for every option of a feed: what its price shows, older returns counting ever less.
+
+    The variance per second h becomes w h + (1 - w) r² / t with the log return r of the last t seconds and
+    w = 2^(-t / half-life), however far apart two prices are; it starts from a volatility that is given, and
+    does so again after a restart. It knows the past only: for a lab, and as a check of another source; what
+    a market implies is the better measure.
+
+    Source: RiskMetrics Technical Document (1996); the default half-life is that of 0.97 on hourly returns.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        *,
+        initial: Mapping[FeedId, float],
+        half_life_s: float = 82_000.0,
+        sample_s: int = 60,
+        least: float = 0.05,
+        most: float = 5.0,
+    ) -> None:
+        """Start from ``initial``; returns are taken over ``sample_s`` at least, for quotes are noisy."""
+        self._feed = feed
+        self._variance = {name: vol * vol / YEAR_S for name, vol in initial.items()}
+        self._last: dict[FeedId, Quote] = {}
+        self._half_life_s = half_life_s
+        self._sample_s = sample_s
+        self._least, self._most = least, most
+
+    def vol(self, feed: FeedId, option: Option, now_s: UnixS) -> float | Unknown:
+        """Take in the feed's newest quote, and return its volatility within the bounds."""
+        del option
+        if feed not in self._variance:
+            return Unknown(feed, "no volatility to start from is set for it")
+        quote = self._feed.latest(now_s).get(feed, Unknown(feed, "the feed does not serve it"))
+        if isinstance(quote, Quote):
+            self._hear(quote)
+        vol = math.sqrt(self._variance[feed] * YEAR_S)
+        return min(max(vol, self._least), self._most)
+
+    def _hear(self, quote: Quote) -> None:
+        last = self._last.setdefault(quote.feed, quote)
+        apart_s = quote.observed_at_s - last.observed_at_s
+        if apart_s < self._sample_s:
+            return
+        kept = 0.5 ** (apart_s / self._half_life_s)
+        change = math.log(quote.price_wad / last.price_wad)
+        shown = change * change / apart_s
+        self._variance[quote.feed] = kept * self._variance[quote.feed] + (1 - kept) * shown
+        self._last[quote.feed] = quote
+
+
+# --- the engine ----------------------------------------------------------------------------------
+
+
+class Steward:
+    """Posts the risk arrays of one deployment, signed by as many keys as the quorum needs."""
+
+    def __init__(
+        self,
+        *,
+        reader: Reader,
+        venue: Venue,
+        feed: Feed,
+        vols: Vols,
+        publish: Publisher,
+        keys: Sequence[bytes],
+        quorum: int,
+        params: Params,
+    ) -> None:
+        if len(set(keys)) < quorum:
+            raise ConfigError(
+                f"{len(set(keys))} different signer keys given, the oracle's quorum needs {quorum}"
+            )
+        self._reader = reader
+        self._venue = venue
+        self._feed = feed
+        self._vols = vols
+        self._publish = publish
+        self._keys = list(dict.fromkeys(keys))
+        self._quorum = quorum
+        self._params = params
+        self._tried_s: dict[Expiry, UnixS] = {}
+        self.busy = asyncio.Lock()
+        """Held while a head is worked on."""
+
+    def __repr__(self) -> str:
+        return f"Steward({len(self._keys)} keys)"
+
+    async def run(self) -> None:
+        """Post at every head until cancelled."""
+        async for update in self._reader.updates():
+            async with self.busy:
+                try:
+                    sent = await self.on_head(update.head)
+                except ChainFault as fault:
+                    log.warning("head.failed", block=update.head.number, why=str(fault))
+                    continue
+            log.info("steward.head_done", block=update.head.number, **_told(sent))
+
+    async def on_head(self, head: Head) -> Post | Expiry | None:
+        """Send the one transaction that this head asks for; return what it does.
+
+        Arrays come before settlements, which can wait, but for one settlement every ``settle_every_s``: in a
+        market that moves arrays may be due at every head.
+        """
+        params = self._params
+        answer = await self._reader.call(self._venue.prices_call(), head.hash)
+        oracles = self._venue.decode_prices(answer)
+        now = self._venue.instruments(oracles, head.timestamp_s + params.block_time_s)
+        settlement = self._settlement(now, oracles, head.timestamp_s)
+        post = None if settlement and self._turn(head) else self._post(now, oracles, head)
+        if post:
+            turn = self._signers(head.number)
+            signatures = [self._venue.sign_arrays(post, key) for key in turn]
+            await self._publish.post(self._venue.post_arrays_call(post, signatures), head)
+            return post
+        if settlement:
+            self._tried_s[settlement] = head.timestamp_s
+            await self._publish.post(self._venue.settle_call(settlement.feed, settlement.expiry_s), head)
+        return settlement
+
+    def _turn(self, head: Head) -> bool:
+        """Tell whether a settlement goes before arrays: none did for a while."""
+        last_s = max(self._tried_s.values(), default=0)
+        return head.timestamp_s - last_s >= self._params.settle_every_s
+
+    def _settlement(
+        self, instruments: Sequence[Instrument], oracles: OracleView, now_s: UnixS
+    ) -> Expiry | None:
+        """Return the first expiry that the contract would settle and that was not tried just now."""
+        waiting = expired(instruments, now_s)
+        self._tried_s = {each: at_s for each, at_s in self._tried_s.items() if each in waiting}
+        for expiry in waiting:
+            if now_s - self._tried_s.get(expiry, 0) < self._params.settle_every_s:
+                continue
+            found = settleable(expiry, oracles[expiry.feed], now_s + self._params.block_time_s)
+            if isinstance(found, Agree):
+                return expiry
+            log.info("settlement.waits", feed=expiry.feed, expiry_s=expiry.expiry_s, why=str(found.reason))
+        return None
+
+    def _post(self, now: Sequence[Instrument], oracles: OracleView, head: Head) -> Post | None:
+        """Return the arrays that are due, those that wait longest first where they are too many."""
+        valid_until_s = head.timestamp_s + self._params.validity_s
+        later = self._venue.instruments(oracles, valid_until_s)
+        options = live(now, later, valid_until_s=valid_until_s)
+        quotes = self._quotes({each.feed for each in options}, head)
+        waiting = [
+            each
+            for each in options
+            if each.feed in quotes and due(each.posted, quotes[each.feed], self._params)
+        ]
+        waiting.sort(key=lambda each: each.posted.observed_at_s if each.posted else 0)
+        arrays = []
+        for each in waiting:
+            array = self._array(each, quotes[each.feed])
+            if isinstance(array, Unknown):
+                log.warning("array.unknown", market=each.option.market, what=array.what, why=array.why)
+                continue
+            arrays.append(array)
+            if len(arrays) == self._params.most_arrays:
+                break
+        return Post(tuple(arrays), valid_until_s) if arrays else None
+
+    def _array(self, listed: Listed, quote: Quote) -> PackedArray | Unknown:
+        vol = self._vols.vol(listed.feed, listed.option, quote.observed_at_s)
+        return vol if isinstance(vol, Unknown) else proposed(listed, quote, vol, self._params.shocks)
+
+    def _quotes(self, feeds: set[FeedId], head: Head) -> dict[FeedId, Quote]:
+        """Return the newest price of each feed that an array may be of; say which others there are."""
+        latest = self._feed.latest(head.timestamp_s)
+        found = {}
+        for name in sorted(feeds):
+            quote = latest.get(name, Unknown(name, "the feed does not serve it"))
+            if isinstance(quote, Unknown):
+                log.warning("feed.unknown", feed=name, why=quote.why)
+            elif (
+                age_s := head.timestamp_s + self._params.block_time_s - quote.observed_at_s
+            ) > self._params.max_age_s:
+                # One array too old for the next block would take the others of its transaction down with it.
+                log.warning("feed.too_old", feed=name, age_s=age_s, bound_s=self._params.max_age_s)
+            else:
+                found[name] = quote
+        return found
+
+    def _signers(self, round_number: int) -> list[bytes]:
+        """Return a quorum of the keys; who takes part goes round."""
+        first = round_number % len(self._keys)
+        return (self._keys[first:] + self._keys[:first])[: self._quorum]
+
+
+def _told(sent: Post | Expiry | None) -> dict[str, object]:
+    """Say in a log's words what was sent at a head."""
+    if isinstance(sent, Post):
+        return {"posted": [array.market for array in sent.arrays]}
+    if isinstance(sent, Expiry):
+        return {"settling": sent.feed, "expiry_s": sent.expiry_s}
+    return {"posted": []}
