@@ -1,8 +1,9 @@
 """Ask whether the tests would notice if a core formula were wrong.
 
-Each entry of ``contracts/mutants.toml`` is a fault. It is put into a copy of the contracts under
-``.cache/mutate``, the tests that it names are run, and one of them must fail. A copy holds tests and what
-they import, and each fault goes into a build of the contracts as they are, so that little is compiled again.
+Each entry of ``contracts/mutants.toml`` is a fault. All of them are put into one copy of the contracts, under
+``.cache/mutate``, each behind a switch of its own: where a function has a fault, its body stands there twice,
+and who builds the block decides which of the two is run. So the contracts are compiled once and not for each
+fault, and the run with no switch on says that the copy is as good as what it was made from.
 """
 
 import argparse
@@ -22,12 +23,15 @@ ROOT = Path(__file__).resolve().parent.parent
 CONTRACTS = ROOT / "contracts"
 TABLE = CONTRACTS / "mutants.toml"
 SCRATCH = ROOT / ".cache" / "mutate"
-BUILD = ("out", "cache")
+COPY = SCRATCH / "contracts"
 IMPORT = re.compile(r'(?:import|from) "(\.[^"]+)"')
 FAILED = re.compile(r"\[FAIL[^\n]*\] (\w+)\(")
 PASSED = re.compile(r"\b[1-9]\d* tests? passed")
 FUZZ_SEED = "1"
 """The same cases in every run, so that a fault noticed today is noticed tomorrow."""
+FIRST_SWITCH = 0xFA017000
+ABOUT_CODE = "fits_the_size_limit|of_eight_legs|of_four_holdings"
+"""Tests of size and gas: the copy's functions have more than one body."""
 
 
 @dataclass(frozen=True)
@@ -42,73 +46,22 @@ class Mutant:
     tests: Sequence[str]
     only: str = ""
 
-    def of(self, text: str) -> str:
-        """Return the file's text with the fault in it."""
-        if (count := text.count(self.old)) != 1:
+
+def read_table() -> list[Mutant]:
+    """Read the faults, and see that each has its place."""
+    mutants = [Mutant(**entry) for entry in tomllib.loads(TABLE.read_text())["mutant"]]
+    for mutant in mutants:
+        count = (CONTRACTS / mutant.file).read_text().count(mutant.old)
+        if count != 1:
             sys.exit(
-                f"mutate: {self.name}: expected its old text once in {self.file}, found it {count} times"
+                f"mutate: {mutant.name}: expected its old text once in {mutant.file}, found {count} times"
             )
-        return text.replace(self.old, self.new)
+        if mutant.file not in closure(mutant.tests):
+            sys.exit(f"mutate: {mutant.name}: no test of {', '.join(mutant.tests)} imports {mutant.file}")
+    return mutants
 
 
-class Copy:
-    """Some tests and what they import, with a build of them without any fault."""
-
-    def __init__(self, name: str, files: Iterable[str]) -> None:
-        self._kept = SCRATCH / name
-        self._contracts = self._kept / "contracts"
-        for file in files:
-            (self._contracts / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(CONTRACTS / file, self._contracts / file)
-        shutil.copy(CONTRACTS / "foundry.toml", self._contracts)
-        (self._contracts / "lib").symlink_to(CONTRACTS / "lib")
-        (self._kept / "tools").symlink_to(ROOT / "tools")
-
-    def build(self) -> None:
-        """Compile it, see that no test fails without a fault, and keep the build."""
-        if failed := self._first_failure():
-            sys.exit(f"mutate: {failed} fails without any fault")
-        self._copy_build(self._contracts, self._kept)
-
-    def notices(self, mutant: Mutant) -> str | None:
-        """Put a fault in, run its tests, take it out again; return the first test that failed."""
-        self._copy_build(self._kept, self._contracts)
-        file = self._contracts / mutant.file
-        text = file.read_text()
-        file.write_text(mutant.of(text))
-        path = mutant.tests[0] if len(mutant.tests) == 1 else "{" + ",".join(mutant.tests) + "}"
-        narrowed = ("--match-test", mutant.only) if mutant.only else ()
-        try:
-            return self._first_failure("--match-path", path, *narrowed)
-        finally:
-            file.write_text(text)
-
-    def _copy_build(self, source: Path, target: Path) -> None:
-        for name in BUILD:
-            shutil.rmtree(target / name, ignore_errors=True)
-            shutil.copytree(source / name, target / name)
-
-    def _first_failure(self, *chosen: str) -> str | None:
-        """Run tests; return the name of one that failed, None when all passed."""
-        ran = subprocess.run(
-            ["../tools/bin/forge", "test", "--fuzz-seed", FUZZ_SEED, *chosen],
-            cwd=self._contracts,
-            env={**os.environ, "HOME": str(ROOT / ".cache" / "home")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-            text=True,
-        )
-        if failed := FAILED.search(ran.stdout):
-            return failed[1]
-        if ran.returncode != 0 or not PASSED.search(ran.stdout):
-            sys.exit(
-                f"mutate: forge did not get as far as the tests {' '.join(chosen)}\n{ran.stdout[-4000:]}"
-            )
-        return None
-
-
-def closure(files: Iterable[str]) -> frozenset[str]:
+def closure(files: Iterable[str]) -> set[str]:
     """Return files of ours with all that they import of ours."""
     found: set[str] = set()
     left = list(files)
@@ -117,56 +70,108 @@ def closure(files: Iterable[str]) -> frozenset[str]:
         if file not in found:
             found.add(file)
             folder = Path(file).parent
-            left += [
-                os.path.normpath(folder / imported)
-                for imported in IMPORT.findall((CONTRACTS / file).read_text())
-            ]
-    return frozenset(found)
+            imported = IMPORT.findall((CONTRACTS / file).read_text())
+            left += [os.path.normpath(folder / name) for name in imported]
+    return found
 
 
-def read_table(names: Sequence[str]) -> list[Mutant]:
-    """Read the faults, or those of some names."""
-    mutants = [Mutant(**entry) for entry in tomllib.loads(TABLE.read_text())["mutant"]]
-    if unknown := set(names) - {mutant.name for mutant in mutants}:
-        sys.exit(f"mutate: {TABLE.relative_to(ROOT)} has no {', '.join(sorted(unknown))}")
-    for mutant in mutants:
-        mutant.of((CONTRACTS / mutant.file).read_text())
-        if mutant.file not in closure(mutant.tests):
-            sys.exit(f"mutate: {mutant.name}: no test of {', '.join(mutant.tests)} imports {mutant.file}")
-    return [mutant for mutant in mutants if not names or mutant.name in names]
+def body_around(text: str, at: int) -> tuple[int, int]:
+    """Find the body of the function that holds a place: just inside its first and its last brace."""
+    start = text.index("{", text.rindex("\n    function ", 0, at)) + 1
+    depth = 1
+    for end in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if depth == 0:
+            if not start <= at < end:
+                break
+            return start, end
+    sys.exit(f"mutate: expected a fault inside a function, found it after {text[start - 80 : start]!r}")
 
 
-def by_sources(mutants: Iterable[Mutant]) -> dict[frozenset[str], list[Mutant]]:
-    """Group faults whose tests import the same contracts, so that they share a copy."""
-    groups = defaultdict(list)
-    for mutant in mutants:
-        groups[frozenset(f for f in closure(mutant.tests) if not f.startswith("test/"))].append(mutant)
-    return groups
+def switch(number: int) -> str:
+    """Name who builds the blocks in which a fault is on."""
+    return f"0x{FIRST_SWITCH + number:040x}"
+
+
+def with_faults(text: str, mutants: Sequence[tuple[int, Mutant]]) -> str:
+    """Give each function that has faults a further body for each of them."""
+    bodies = defaultdict(list)
+    for number, mutant in mutants:
+        bodies[body_around(text, text.index(mutant.old))].append((number, mutant))
+    for (start, end), faults in sorted(bodies.items(), reverse=True):
+        whole = text[start:end]
+        choices = "".join(
+            f"if (uint160(address(block.coinbase)) == {FIRST_SWITCH + number}) "
+            f"{{{whole.replace(mutant.old, mutant.new)}}} else "
+            for number, mutant in faults
+        )
+        text = f"{text[:start]} {choices} {{{whole}}} {text[end:]}"
+    return text
+
+
+def write_copy(mutants: Sequence[Mutant]) -> None:
+    """Copy the tests that are named, and what they import, and put all faults in."""
+    shutil.rmtree(SCRATCH, ignore_errors=True)
+    by_file = defaultdict(list)
+    for number, mutant in enumerate(mutants):
+        by_file[mutant.file].append((number, mutant))
+    for file in closure(test for mutant in mutants for test in mutant.tests):
+        text = with_faults((CONTRACTS / file).read_text(), by_file[file])
+        (COPY / file).parent.mkdir(parents=True, exist_ok=True)
+        # Who asks for the builder of the block is not pure.
+        (COPY / file).write_text(re.sub(r"\bpure\b", "view", text))
+    shutil.copy(CONTRACTS / "foundry.toml", COPY)
+    (COPY / "lib").symlink_to(CONTRACTS / "lib")
+    (SCRATCH / "tools").symlink_to(ROOT / "tools")
+
+
+def first_failure(*chosen: str) -> str | None:
+    """Run tests in the copy; return the name of one that failed, None when all passed."""
+    ran = subprocess.run(
+        ["../tools/bin/forge", "test", "--fuzz-seed", FUZZ_SEED, "--no-match-test", ABOUT_CODE, *chosen],
+        cwd=COPY,
+        env={**os.environ, "HOME": str(ROOT / ".cache" / "home")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        text=True,
+    )
+    if failed := FAILED.search(ran.stdout):
+        return failed[1]
+    if ran.returncode != 0 or not PASSED.search(ran.stdout):
+        sys.exit(f"mutate: forge did not get as far as the tests {' '.join(chosen)}\n{ran.stdout[-4000:]}")
+    return None
+
+
+def notices(number: int, mutant: Mutant) -> str | None:
+    """Run a fault's tests with it on; return the first that failed."""
+    path = mutant.tests[0] if len(mutant.tests) == 1 else "{" + ",".join(mutant.tests) + "}"
+    narrowed = ("--match-test", mutant.only) if mutant.only else ()
+    return first_failure("--block-coinbase", switch(number), "--match-path", path, *narrowed)
 
 
 def main() -> None:
     """Say for each fault which test noticed it; fail when none did."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="faults to try, all when none is named")
-    mutants = read_table(parser.parse_args().names)
-    shutil.rmtree(SCRATCH, ignore_errors=True)
+    names = parser.parse_args().names
+    table = read_table()
+    if unknown := set(names) - {mutant.name for mutant in table}:
+        sys.exit(f"mutate: {TABLE.relative_to(ROOT)} has no {', '.join(sorted(unknown))}")
+    mutants = [mutant for mutant in table if not names or mutant.name in names]
+
     began = time.monotonic()
-    survivors = []
-    tried = 0
-    for number, group in enumerate(by_sources(mutants).values()):
-        copy = Copy(str(number), closure(test for mutant in group for test in mutant.tests))
-        copy.build()
-        for mutant in group:
-            failed = copy.notices(mutant)
-            tried += 1
-            if failed is None:
-                survivors.append(mutant)
-            seen = f"noticed by {failed}" if failed else f"NOT NOTICED: {mutant.breaks}"
-            print(
-                f"{time.monotonic() - began:6.0f} s  {tried:3}/{len(mutants)}  {mutant.name}: {seen}",
-                flush=True,
-            )
-    print(f"mutate: {len(mutants)} faults, {len(mutants) - len(survivors)} noticed, {len(survivors)} not")
+    write_copy(mutants)
+    if failed := first_failure():
+        sys.exit(f"mutate: {failed} fails without any fault")
+    print(f"{time.monotonic() - began:6.0f} s  without a fault every test passes", flush=True)
+    survivors = 0
+    for number, mutant in enumerate(mutants):
+        failed = notices(number, mutant)
+        survivors += failed is None
+        said = f"noticed by {failed}" if failed else f"NOT NOTICED: {mutant.breaks}"
+        print(f"{time.monotonic() - began:6.0f} s  {mutant.name}: {said}", flush=True)
+    print(f"mutate: {len(mutants)} faults, {len(mutants) - survivors} noticed, {survivors} not")
     if survivors:
         sys.exit("mutate: a test is missing for each that is not noticed")
 

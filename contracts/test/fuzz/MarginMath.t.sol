@@ -212,4 +212,11 @@ contract MarginMathFuzzTest is AnyPortfolio {
         Margin memory m = Margin(equity, requirement, 0);
         assertEq(MarginMath.below(m, level), equity * 1e18 < int256(requirement * level));
     }
+
+    function test_an_account_at_its_level_is_not_below_it(uint128 requirement) public pure {
+        Margin memory m = Margin(int256(uint256(requirement)), requirement, 0);
+        assertFalse(MarginMath.below(m, 1e18));
+        --m.equity;
+        assertTrue(MarginMath.below(m, 1e18));
+    }
 }

@@ -87,6 +87,18 @@ contract SlopeFuzzTest is Test {
         assertLe(Slope.closeable(v, kappa, q), Slope.closeable(v, kappa, later) + 2);
     }
 
+    /// @dev f (M - q kappa N) <= M - q E, and one wei more of f would be too much.
+    function test_the_part_to_close_rounds_down(uint256 m, uint256 n, uint256 h, uint256 tau) public pure {
+        uint256 q = decayAt(tau);
+        Margin memory v = breached(m, n, h, q);
+        uint256 kappa = Slope.fee(params(), 0, Slope.feeCap(params(), v));
+        uint256 f = Slope.closeable(v, kappa, q);
+        uint256 gap = (v.requirement - uint256(Slope.scaled(v.equity, q))) * WAD;
+        uint256 rest = v.requirement - kappa * v.notional / WAD * q / WAD;
+        assertLe(f * rest, gap);
+        assertGt((f + 1) * rest, gap);
+    }
+
     function test_nothing_is_closeable_at_or_above_the_decayed_requirement(uint256 m, uint256 extra, uint256 tau)
         public
         pure
