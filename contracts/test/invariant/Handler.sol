@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.28;
 
+import {FixedPointMathLib} from "solady/utils/FixedPointMathLib.sol";
 import {Clearing} from "../../src/Clearing.sol";
 import {Book, Kind, Leg, Margin, Market, State, WAD} from "../../src/HybridTypes.sol";
 import {Liquidator} from "../../src/Liquidator.sol";
@@ -452,6 +453,11 @@ contract Handler is Base {
         if (before.equity > 0 && (later.equity + int256(SLACK)) * int256(before.requirement)
                 < before.equity * (int256(later.requirement) - int256(SLACK))) {
             broken = "a slice lowered health";
+        }
+        // What is left requires of M what it is of N: every leg lost the same share.
+        uint256 left = later.requirement * before.notional;
+        if (FixedPointMathLib.dist(left, before.requirement * later.notional) > SLACK * before.notional) {
+            broken = "a slice changed the shape of a book";
         }
         // A slice raised to the smallest one, or a book closed as dust, may end above.
         bool small = later.notional == 0 || before.notional - later.notional <= 101e18;
