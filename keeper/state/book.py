@@ -225,9 +225,14 @@ class Book:
         return Snapshot(self._keys[:n], phases, slopes, cash, positions)
 
     def holders(self, markets: Sequence[int]) -> tuple[AccountKey, ...]:
-        """Return the accounts that had a position in one of some markets when they were last read."""
-        places = [market - 1 for market in markets if market <= self._markets]
-        held = (self._positions[: len(self), places] != 0).any(axis=1)
+        """Return the accounts that had a position in one of some markets when they were last read.
+
+        Found in the few slots of each row rather than in the columns: expired options may be hundreds.
+        """
+        listed = np.array([market for market in markets if market <= self._markets], np.uint64)
+        if not listed.size:
+            return ()
+        held = np.isin(self._cells["lo"][: len(self), MARKETS], listed).any(axis=1)
         return tuple(bytes(key) for key in self._keys[: len(self)][held].tolist())
 
     def exact(self, key: AccountKey) -> Account | Unknown:

@@ -316,7 +316,7 @@ def decode_rows(data: bytes) -> tuple[Account, ...]:
 
 
 def world_call(reader: str, rules: Rules) -> Call:
-    """Ask for both prices of every feed, all risk arrays, and what the protocol says of itself."""
+    """Ask for both prices of every feed, the options not done with, and what the protocol says of itself."""
     feeds = [feed_bytes(feed) for feed in rules.feeds]
     return _call("MarginReader", reader, "world", feeds, list(rules.options))
 
@@ -341,7 +341,7 @@ def decode_world(data: bytes, deployment: Deployment) -> OracleView:
     return OracleView(
         feeds={feed: _feed_view(feed, row, deployment) for feed, row in rows.items()},
         arrays={market: _array_view(row) for market, row in options.items() if row[_OBSERVED_AT]},
-        settlements={market: row[-2] for market, row in options.items() if row[-2]},
+        settlements={**rules.done, **{market: row[-2] for market, row in options.items() if row[-2]}},
         buckets={feed: BucketView(*row[-3:]) for feed, row in rows.items()},
         world=Globals(
             version=version,

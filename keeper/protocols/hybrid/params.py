@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from keeper.domain import Account, Call, Kind, Phase
@@ -179,6 +179,8 @@ class Rules:
     underlyings: Mapping[FeedId, Underlying]
     markets: Mapping[int, Listed]
     collaterals: Mapping[int, Collateral]
+    done: Mapping[int, Wad] = field(default_factory=dict)
+    """The settlement prices of options that nobody holds and nobody can open any more, by market."""
 
     @property
     def feeds(self) -> tuple[FeedId, ...]:
@@ -188,8 +190,10 @@ class Rules:
 
     @property
     def options(self) -> tuple[int, ...]:
-        """The markets that expire."""
-        return tuple(number for number, market in self.markets.items() if market.is_option)
+        """The options about which the chain may still say something new."""
+        return tuple(
+            number for number, market in self.markets.items() if market.is_option and number not in self.done
+        )
 
     def at(self, now_s: UnixS) -> Terms:
         """Return the terms of one moment."""
@@ -316,15 +320,24 @@ def read_rules(deployment: Deployment) -> Generator[list[Call], list[bytes], Dep
     )
     rows = [_listed(number, row) for number, row in enumerate(listed[:markets], 1)]
     feeds = tuple(dict.fromkeys(row.feed for row in rows))
-    underlyings = yield from _ask(*((*instruments, "underlying", feed_bytes(feed)) for feed in feeds))
+    options = [row.market for row in rows if row.is_option]
+    *underlyings, (_, _, states) = yield from _ask_all(
+        *((*instruments, "underlying", feed_bytes(feed)) for feed in feeds),
+        ("MarginReader", deployment.reader, "world", [], options),
+    )
     rules = Rules(
         slopes=tuple(SlopeParams(*row) for row in listed[markets + collaterals :]),
         default_slope=default_slope,
-        underlyings={feed: _underlying(feed, row) for feed, row in zip(feeds, underlyings, strict=True)},
+        underlyings={feed: _underlying(feed, row) for feed, (row,) in zip(feeds, underlyings, strict=True)},
         markets={row.market: row for row in rows},
         collaterals={
             number: _collateral(number, row)
             for number, row in enumerate(listed[markets : markets + collaterals], 1)
+        },
+        done={
+            number: settlement
+            for number, (_, settlement, open_interest) in zip(options, states, strict=True)
+            if settlement and not open_interest
         },
     )
     return replace(deployment, version=sum(versions), rules=rules)
@@ -332,10 +345,16 @@ def read_rules(deployment: Deployment) -> Generator[list[Call], list[bytes], Dep
 
 def _ask(*questions: tuple[Any, ...]) -> Generator[list[Call], list[bytes], list[Any]]:
     """Ask (contract, address, function, arguments...) and return the one value that each gives."""
+    answers = yield from _ask_all(*questions)
+    return [value for value, *_ in answers]
+
+
+def _ask_all(*questions: tuple[Any, ...]) -> Generator[list[Call], list[bytes], list[tuple[Any, ...]]]:
+    """Ask the same way, and return all values that each gives."""
     functions = [load(contract).functions[name] for contract, _, name, *_ in questions]
     asked = zip(functions, questions, strict=True)
     answers = yield [function.call(address, *arguments) for function, (_, address, _, *arguments) in asked]
-    return [function.result(answer)[0] for function, answer in zip(functions, answers, strict=True)]
+    return [function.result(answer) for function, answer in zip(functions, answers, strict=True)]
 
 
 def _listed(number: int, row: tuple[bytes, int, int, int]) -> Listed:

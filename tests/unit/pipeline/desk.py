@@ -94,6 +94,8 @@ class Chain:
     """Every transaction handed over, by hash."""
     receipts: dict[str, dict[str, str]] = field(default_factory=dict)
     read: list[AccountKey] = field(default_factory=list)
+    asked_about: list[int] = field(default_factory=list)
+    """The options that the last reading of the world was of."""
     simulated: list[str] = field(default_factory=list)
     on_send: Callable[[], None] = lambda: None
     fork: str = "a"
@@ -233,6 +235,7 @@ class Chain:
         world = load("MarginReader").functions["world"]
         feeds, options = decode(world.inputs, call.data[4:])
         insurance, rules = self.insurance_wad, self.deployment.rules
+        self.asked_about = list(options)
         if unknown := [each for each in options if each not in rules.markets]:
             raise ChainFault(f"reverted: UnknownMarket(id={unknown[0]})")
         version = self.deployment.version + self.version_ahead
@@ -249,7 +252,8 @@ class Chain:
     def _option_row(self, market: int) -> tuple[Any, ...]:
         array = self.arrays.get(market, ArrayView(0, 0, 0, 0, (0,) * 16))
         posted = (array.ref_wad, array.mark_wad, array.delta_wad, array.observed_at_s, array.pnl_wad)
-        return posted, self.settlements.get(market, 0), 0
+        legs = (leg for account in self.accounts.values() for leg in account.legs if leg.market == market)
+        return posted, self.settlements.get(market, 0), sum(abs(leg.size_wad) for leg in legs)
 
     def _rows(self, call: Call) -> bytes:
         keys = decode(["bytes32[]"], call.data[4:])[0]

@@ -35,7 +35,7 @@ from tests.unit.pipeline.desk import (
     cured,
     flagged,
 )
-from tests.unit.protocols.hybrid.books import CALL, EXPIRY_S, OPTIONS, SLOPE
+from tests.unit.protocols.hybrid.books import CALL, EXPIRY_S, LATER, OPTIONS, PUT, SLOPE
 
 GWEI = 10**9
 OTHER = replace(BREACHED, key=b"\x0c" * 20 + bytes(12))
@@ -753,6 +753,19 @@ async def test_few_are_settled_at_the_same_time_and_the_keeper_first(
     await listed.head(*(replace(each, legs=()) for each in holders if each.key != others[1]), mined=True)
     assert listed.history(2)[0].account == others[1]
     assert listed.acts() == ["settle"] * 3
+
+
+async def test_an_option_is_asked_about_until_it_is_settled_and_nobody_holds_it(kept: Desk) -> None:
+    kept.chain.settlements[CALL] = 215 * WAD
+    holder = replace(BREACHED, cash_wad=50_000 * WAD, legs=(CALLS, Leg(1, WAD, -200 * WAD)))
+    kept.chain.relist(OPTIONS[CALL], OPTIONS[PUT])
+    await kept.head(holder)
+    assert kept.chain.asked_about == [CALL, PUT]
+    assert kept.acts() == ["settle"]
+    kept.chain.relist(OPTIONS[LATER])
+    await kept.head(replace(holder, legs=holder.legs[1:]), mined=True)
+    assert kept.chain.asked_about == [PUT, LATER]
+    assert kept.told()[-1] == "Closed"
 
 
 async def test_without_upkeep_nothing_is_settled(listed: Desk) -> None:

@@ -400,6 +400,12 @@ class FakeChain:
     truth: Deployment
 
     def answer(self, call: Call) -> bytes:
+        world = load("MarginReader").functions["world"]
+        if call.data[:4] == world.selector:
+            _, options = decode(world.inputs, call.data[4:])
+            settled = self.truth.rules.done
+            rows = [((0, 0, 0, 0, [0] * 16), settled.get(n, 0), 0 if n in settled else 1) for n in options]
+            return encode(world.outputs, [(0,) * 9, [], rows])
         for (contract, address), results in self._results().items():
             for name, value in results.items():
                 function = load(contract).functions[name]
@@ -492,6 +498,21 @@ def test_what_is_listed_is_read_anew_in_three_rounds() -> None:
     found, rounds = read_through(HybridMarket(DEPLOYMENT).refresh(), FakeChain(longer))
     assert found.deployment == longer
     assert rounds == 3
+
+
+def test_an_option_that_is_settled_and_that_nobody_holds_is_asked_about_no_more() -> None:
+    over = replace(FULL, rules=replace(FULL.rules, done={5: 180 * WAD}))
+    found, _ = read_through(HybridMarket(DEPLOYMENT).refresh(), FakeChain(over))
+    rules = found.deployment.rules
+    assert (rules.done, rules.options) == ({5: 180 * WAD}, (4, 6))
+    assert rules.markets == FULL.rules.markets
+    call = found.prices_call()
+    world = load("MarginReader").functions["world"]
+    assert decode(world.inputs, call.data[4:])[1] == (4, 6)
+    marks = [((0, 0, 0, 0, [0] * 16), settlement, 1) for settlement in (0, 230 * WAD)]
+    view = found.decode_prices(world_answer(options=marks))
+    assert view.settlements == {5: 180 * WAD, 6: 230 * WAD}
+    assert found.instruments(view, 1_700_000_000)[4].settlement_wad == 180 * WAD
 
 
 def test_an_address_without_code_is_a_fault_and_no_deployment() -> None:
