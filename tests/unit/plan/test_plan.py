@@ -338,7 +338,7 @@ def test_a_slice_says_how_much_for_how_much_and_until_when() -> None:
     )
     assert step.expected_profit_wad == preview.taker_fee_wad - gas_cost
     assert step.notional_wad == preview.notional_wad
-    assert step.gas_limit == 2 * (290_000 + 185_000 + 60_000) + GAS_RESERVE
+    assert step.gas_limit == 2 * (290_000 + 185_000 + 40_000) + GAS_RESERVE
     assert (step.planned_at, step.valid_until_block) == (AT.block - 1, AT.block + 2)
     longer = Params(validity_blocks=5, block_time_s=2)
     step, act, _ = planned(plan(assessed(worked_example()), params=longer))
@@ -714,7 +714,7 @@ def test_upkeep_costs_its_gas_and_earns_nothing() -> None:
     step = upkeep(suspected(Phase.FLAGGED, curable=True))
     assert step is not None
     assert step.expected_profit_wad == -cost_wad(PARAMS.gas_upkeep)
-    assert step.gas_limit == 2 * (175_000 + 65_000) + GAS_RESERVE
+    assert step.gas_limit == 2 * (150_000 + 50_000) + GAS_RESERVE
 
 
 # --- gas -----------------------------------------------------------------------------------------
