@@ -83,6 +83,7 @@ class Chain:
     """How far the version that the reader tells is ahead of the listing's."""
     arrays: dict[int, ArrayView] = field(default_factory=dict)
     settlements: dict[int, Wad] = field(default_factory=dict)
+    bucket_cap_wad: Wad = CAP
     balance_wei: int = WAD
     reverts: Mapping[str, bytes] = field(default_factory=dict)
     """Revert data of functions, by name."""
@@ -247,7 +248,7 @@ class Chain:
         v = self.views()[feed]
         both = (v.fast_wad, v.fast_observed_at_s, v.slow_wad, v.slow_updated_at_s)
         rules = (v.slow_deviation_wad, v.slow_heartbeat_s, v.min_delay_s)
-        return (*both, True, v.slow_ok, False, *rules), 0, 0, CAP
+        return (*both, True, v.slow_ok, False, *rules), 0, 0, self.bucket_cap_wad
 
     def _option_row(self, market: int) -> tuple[Any, ...]:
         array = self.arrays.get(market, ArrayView(0, 0, 0, 0, (0,) * 16))

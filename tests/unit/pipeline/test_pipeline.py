@@ -239,6 +239,18 @@ async def test_the_slices_of_one_block_share_the_takers_margin(desk: Desk) -> No
     assert desk.told(1) == ["Suspected", "Waited taker.no_margin"]
 
 
+async def test_the_slices_of_one_block_share_the_buckets_and_the_next_head_reads_them_anew(
+    desk: Desk,
+) -> None:
+    tip = desk.chain.tip
+    desk.chain.bucket_cap_wad = 2_000 * WAD
+    await desk.head(*(confirmed(flagged(each, tip), tip) for each in (BREACHED, OTHER)))
+    assert desk.acts() == ["liquidate"]
+    assert desk.told(1) == ["Suspected", "Waited bucket.empty"]
+    await desk.head()
+    assert desk.acts() == ["liquidate", "liquidate"]
+
+
 async def test_gas_without_a_price_on_chain_is_not_taken_for_free(desk: Desk) -> None:
     desk.chain.fast["ETH/USD"] = desk.chain.slow["ETH/USD"] = 0
     with pytest.raises(ChainFault, match="ETH/USD has no price on chain"):

@@ -462,7 +462,7 @@ ODD = 200 * WAD + WAD // 300
     [
         (Leg(1, -100 * WAD - 1_234_567_890_123_457, 20_000 * WAD), 900 * WAD, ()),
         (Leg(1, 100 * WAD + 1_234_567_890_123_457, -20_000 * WAD), 899 * WAD, ()),
-        (Leg(1, 100 * WAD, -20_000 * WAD), -WAD // 7, (Holding(1, 5 * WAD),)),
+        (Leg(1, 100 * WAD, -19_150 * WAD), -100 * WAD, (Holding(1, WAD // 3),)),
     ],
 )
 def test_a_slice_at_the_fast_price_never_waits_for_a_wei_of_rounding(
