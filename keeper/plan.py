@@ -163,7 +163,7 @@ def plan_slice(
 
     Waits where window or bucket are full, and where the execution price is worse for the taker than the fast
     one; refuses what does not pay for its gas. The figures are the contract's own, to the wei, for the block
-    ``case.at``. Where the insurance's offer has not begun to rise, the act may be the ``Poke`` to begin it.
+    ``case.at``. Where the insurance's offer does not pay yet, the act may be a ``Poke`` by which it rises.
     """
     del agreed
     full = _no_room(case)
@@ -182,7 +182,7 @@ def plan_slice(
     gas = _slice_gas(case, taker, params)
     profit = preview.taker_fee_wad - means.gas_cost_wad(gas)
     if profit < params.min_profit_wad:
-        poke = _begin_offer(case_id, case, oracles.world, gas=gas, means=means, params=params)
+        poke = _raise_offer(case_id, case, oracles.world, gas=gas, means=means, params=params)
         return poke or _unprofitable("slope.unprofitable", profit, params)
     act = Liquidate(
         account=case.account.key,
@@ -232,8 +232,7 @@ def plan_clock(case_id: str, case: Assessment, means: Means, params: Params) -> 
     account = case.account
     runs = case.fresh and not case.arrays_silent and case.breaker_level < 2
     decays = account.phase is Phase.CONFIRMED and case.q_wad > case.least_q_wad and not case.curable
-    young = case.at.timestamp_s - account.flag.last_poke_s < params.poke_after_s
-    if not (params.upkeep and runs and decays) or young:
+    if not (params.upkeep and runs and decays and _is_clock_due(case, params)):
         return None
     gas = params.gas_upkeep.typical(_items(case))
     cost = means.gas_cost_wad(gas)
@@ -305,24 +304,33 @@ def _largest(
     return best, asked
 
 
-def _begin_offer(
+def _raise_offer(
     case_id: str, case: Assessment, world: Globals, *, gas: int, means: Means, params: Params
 ) -> Step | None:
-    """Plan the poke from which on the insurance offers more, up to the requirement, where that will pay.
+    """Plan the poke by which the insurance comes to offer more, up to the requirement, where that will pay.
 
-    The contract notes nothing for an account with collateral left, nor while the breaker is at level 2. What
-    the insurance may pay for one account at most is not known here: an offer may end below the requirement.
+    The first one has the contract note that nothing is left; from then on the offer rises with the account's
+    clock, which only acts advance. The contract notes nothing for an account with collateral left, nor while
+    the breaker is at level 2. What the insurance may pay for one account at most is not known here: an offer
+    may end below the requirement.
     """
     account = case.account
-    begun = account.flag.insolvent_at_s != 0
-    if begun or account.holdings or case.breaker_level > 1 or case.incentive_wad == 0:
+    if account.holdings or case.breaker_level > 1 or case.incentive_wad == 0:
+        return None
+    if account.flag.insolvent_at_s and not (params.upkeep and case.fresh and _is_clock_due(case, params)):
         return None
     own_gas = params.gas_upkeep.typical(_items(case))
     most = min(case.execution.requirement_wad, world.drawable_wad)
-    if most - means.gas_cost_wad(gas + own_gas) < params.min_profit_wad:
+    pays = most - means.gas_cost_wad(gas + own_gas) >= params.min_profit_wad
+    if not pays or case.incentive_wad >= most:
         return None
     cost = means.gas_cost_wad(own_gas)
     return _step(case_id, case, Poke(account.key), params, gas=own_gas, profit_wad=-cost)
+
+
+def _is_clock_due(case: Assessment, params: Params) -> bool:
+    """Tell whether a poke now would count for as much as one can."""
+    return case.at.timestamp_s - case.account.flag.last_poke_s >= params.poke_after_s
 
 
 def _slice_gas(case: Assessment, taker: Account, params: Params) -> int:

@@ -523,6 +523,42 @@ def test_an_offer_too_small_for_its_gas_is_begun_where_it_will_pay_and_then_awai
 DEAR = 40 * GWEI
 
 
+def offered(*, poked_s: int = 30, **changes: object) -> Assessment:
+    """The same account: 12 of 100 are offered, and its clock was last advanced so long ago."""
+    case = assessed(small_and_broke(insolvent_at_s=AT.timestamp_s - 600))
+    flag = replace(case.account.flag, last_poke_s=AT.timestamp_s - poked_s)
+    case = replace(case, account=replace(case.account, flag=flag), incentive_wad=12 * WAD)
+    return replace(case, **changes)  # type: ignore[arg-type]
+
+
+def offer_of(case: Assessment, params: Params = PARAMS) -> Slice | Decision:
+    """What follows where a slice brings 12, too little for its gas."""
+    return plan(case, Bearing(WAD, fee_wad=12 * WAD), has=means(gas_price_wei=DEAR), params=params)
+
+
+def test_an_offer_that_rises_with_the_clock_is_kept_rising_by_pokes() -> None:
+    step = offer_of(offered())
+    assert isinstance(step, Step)
+    assert step.act == Poke(worked_example().key)
+    assert step.expected_profit_wad == -8 * cost_wad(PARAMS.gas_upkeep)
+
+
+@pytest.mark.parametrize(
+    ("case", "params"),
+    [
+        (offered(poked_s=29), PARAMS),
+        (offered(fresh=False, slow_only=True), PARAMS),
+        (offered(breaker_level=2), PARAMS),
+        (offered(), Params(upkeep=False)),
+        (offered(), Params(poke_after_s=31)),
+        (offered(execution=Valuation(-50 * WAD, 50 * WAD, 2_000 * WAD)), PARAMS),
+        (offered(incentive_wad=100 * WAD), PARAMS),
+    ],
+)
+def test_an_offer_that_a_poke_would_not_raise_is_left_alone(case: Assessment, params: Params) -> None:
+    assert rule_of(offer_of(case, params)) == "slope.unprofitable"
+
+
 def test_an_offer_is_begun_by_the_slow_oracle_alone_too() -> None:
     case = replace(assessed(small_and_broke()), fresh=False, slow_only=True)
     step = plan(case, has=means(gas_price_wei=DEAR))
