@@ -151,12 +151,8 @@ class Globals:
     breaker_raised_at_s: UnixS = 0
     insurance_wad: Wad = 0
     bad_debt_wad: Wad = 0
-    gated: bool = False
-    """Whether quote stays in the accounts for now, because the debt exceeds the insurance."""
     drawable_wad: Wad = 0
     """What the insurance may still pay in its epoch, of which one account gets no more than a share."""
-    epoch_ends_at_s: UnixS = 0
-    default_slope: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -506,7 +502,6 @@ class Step:
 
     case_id: str
     act: Act
-    planned_at: Block
     valid_until_block: Block
     gas_limit: int
     expected_profit_wad: Wad

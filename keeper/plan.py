@@ -34,7 +34,7 @@ from keeper.domain import (
     WriteOff,
 )
 from keeper.ports import Market, SlicePreview
-from keeper.units import WAD, Block, Wad, Wei, mul_div_down
+from keeper.units import WAD, Wad, Wei, mul_div_down
 
 GAS_RESERVE = 300_000
 """Gas allowed beyond twice the typical: a slice may sell collateral, write off and cure in one call."""
@@ -383,12 +383,10 @@ def _step(
     profit_wad: Wad,
     notional_wad: Wad = 0,
 ) -> Step:
-    planned_at: Block = case.at.block - 1
     return Step(
         case_id=case_id,
         act=act,
-        planned_at=planned_at,
-        valid_until_block=planned_at + params.validity_blocks,
+        valid_until_block=case.at.block - 1 + params.validity_blocks,
         gas_limit=gas * 2 + GAS_RESERVE,
         expected_profit_wad=profit_wad,
         notional_wad=notional_wad,

@@ -31,7 +31,6 @@ from keeper.domain import (
     Refuse,
     Step,
     Unknown,
-    Valuation,
 )
 from keeper.lifecycle import Status
 from keeper.units import AccountKey, Block, FeedId, UnixS, Wad, Wei
@@ -151,10 +150,6 @@ class Market(Protocol):
         """Build the calldata of an act."""
         ...
 
-    def encode_batch(self, acts: Sequence[Act]) -> Call:
-        """Build one transaction of several acts; one that fails leaves the others as they are."""
-        ...
-
     def assess(self, account: Account, oracles: OracleView, at: ChainTime) -> Assessment | Unknown:
         """Judge one account by the contract's own integers at the three price vectors."""
         ...
@@ -185,8 +180,6 @@ class SlicePreview:
     taker_fee_wad: Wad
     taker_mark_wad: Wad
     """What the slice is worth to the taker at the fast price over what it pays; negative is adverse."""
-    after: Valuation
-    account_after: Account
     taker_after: Account
     taker_passes: bool
     """Whether the taker meets its initial margin at both oracles afterwards."""

@@ -21,6 +21,7 @@ from keeper.protocols.hybrid.portfolio import (
     unit_value_wad,
 )
 from keeper.protocols.hybrid.signing import Order
+from keeper.state.book import accounts_of
 from keeper.units import WAD, AccountKey, UnixS, Wad
 
 HELP_AFTER_BLOCKS = (3, 6)
@@ -35,7 +36,7 @@ MAKER_BAND = 0.9
 def read_accounts(node: Node, world: World, keys: Sequence[AccountKey]) -> tuple[Account, ...]:
     """Read accounts at the newest block."""
     call = codec.rows_call(world.deployed.protocol.reader, keys)
-    return codec.decode_rows(node.call(call.to, call.data))
+    return accounts_of(node.call(call.to, call.data))
 
 
 def lift_wad(account: Account, oracles: OracleView, rules: Rules, level_wad: Wad, now_s: UnixS) -> Wad:

@@ -16,6 +16,7 @@ from keeper.lab.world import World
 from keeper.protocols.hybrid import codec
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.market import HybridMarket
+from keeper.state.book import accounts_of
 from keeper.units import AccountKey, Block, FeedId, UnixS, Wad, Wei
 
 MOST_TRACED = 100
@@ -185,7 +186,7 @@ def _states(
     answers = _calls(node, [(market.rows_call(keys), block) for block, keys in pages])
     found: dict[AccountKey, tuple[list[Block], list[Account]]] = {key: ([], []) for key in everyone}
     for (block, keys), answer in zip(pages, answers, strict=True):
-        for key, account in zip(keys, codec.decode_rows(answer), strict=True):
+        for key, account in zip(keys, accounts_of(answer), strict=True):
             if account.key != key:
                 raise ChainFault(f"expected the row of account {key.hex()}, found {account.key.hex()}")
             blocks, states = found[key]

@@ -167,10 +167,8 @@ class Book:
         return len(keys)
 
     def _checked(self, words: wide.Words) -> wide.Wides:
-        """Decode the words of a page; the identifiers, which are no integers, become zero."""
-        numbers = words.copy()
-        numbers[:, IDENTIFIERS] = 0
-        cells = wide.decode(numbers)
+        """Decode the words of a page, and hold them to what a row may say."""
+        cells = _cells(words)
         if (cells["hi"][:, ~SIGNED] < 0).any():
             raise ChainFault("expected unsigned integers below 2^127 in a page of rows, found a larger one")
         limits = (
@@ -242,12 +240,22 @@ class Book:
             return Unknown(
                 f"account 0x{key.hex()}", "never read" if row is None else "changed, and not read since"
             )
-        return _account(
-            key, wide.to_ints(self._cells[row]), flagger="0x" + self._flaggers[row].tobytes().hex()
-        )
+        return _account(key, wide.to_ints(self._cells[row]), self._flaggers[row].tobytes())
 
 
-def _account(key: AccountKey, words: Sequence[int], *, flagger: str) -> Account:
+def accounts_of(page: bytes) -> tuple[Account, ...]:
+    """Read one answer of ``MarginReader.rows`` by itself, in its order; raise ChainFault where it is none."""
+    words = _words(page)
+    rows = zip(
+        _identifiers(words, ACCT, 32).tolist(),
+        map(wide.to_ints, _cells(words)),
+        _identifiers(words, FLAGGER, 20).tolist(),
+        strict=True,
+    )
+    return tuple(_account(key, numbers, flagger) for key, numbers, flagger in rows)
+
+
+def _account(key: AccountKey, words: Sequence[int], flagger: bytes) -> Account:
     bond, flagged_at, flagged_block, tau_at_flag, tau, last_poke, tau_at_confirm, *rest = words[FLAG]
     confirmed_at, fee_cap, step_start, step_used, nonce, carry_tau, carried_at, slope, insolvent_at = rest
     legs = zip(words[MARKETS], words[SIZES], words[QUOTE_LEGS], strict=True)
@@ -262,7 +270,7 @@ def _account(key: AccountKey, words: Sequence[int], *, flagger: str) -> Account:
         last_risk_block=words[LAST_RISK_BLOCK],
         debt_since_s=words[DEBT_SINCE],
         flag=FlagState(
-            flagger=flagger,
+            flagger="0x" + flagger.hex(),
             bond_wad=bond,
             flagged_at_s=flagged_at,
             flagged_block=flagged_block,
@@ -294,6 +302,13 @@ def _words(page: bytes) -> wide.Words:
             f"expected a page of rows of {WORDS} words, found {len(page)} bytes that say {n} rows"
         )
     return np.frombuffer(page, wide.BIG_ENDIAN, offset=32 * HEADER).reshape(n, WORDS, 4)
+
+
+def _cells(words: wide.Words) -> wide.Wides:
+    """Decode words [n, WORDS, 4]; the identifiers, which are no integers, become zero."""
+    numbers = words.copy()
+    numbers[:, IDENTIFIERS] = 0
+    return wide.decode(numbers)
 
 
 def _identifiers(words: wide.Words, word: int, width: int) -> NDArray[np.void]:

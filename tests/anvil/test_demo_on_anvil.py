@@ -28,6 +28,7 @@ from keeper.lab.world import HEALTH, SET_UP_S, Zone, fast_prices, populate, repo
 from keeper.protocols.hybrid import codec, math
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.portfolio import setting_at
+from keeper.state.book import accounts_of
 from keeper.units import WAD
 
 pytestmark = [pytest.mark.anvil, pytest.mark.timeout(300)]
@@ -129,7 +130,7 @@ def opened(node: Node, paths: Paths, accounts: int) -> dict[Zone, list[float]]:
     deployed = deploy(node, signers=[reporter.address for reporter in reporters(paths.seed)])
     world = populate(node, deployed, paths, accounts)
     call = codec.rows_call(deployed.protocol.reader, world.accounts)
-    *owned, maker, keeper = codec.decode_rows(node.call(call.to, call.data))
+    *owned, maker, keeper = accounts_of(node.call(call.to, call.data))
     prices = {feed: wad(price) for feed, price in paths.true_at(paths.start_s).items()}
     setting = setting_at(deployed.protocol.rules, OracleView(), paths.start_s)
     healths: dict[Zone, list[float]] = {zone: [] for zone in Zone}

@@ -35,6 +35,7 @@ from keeper.protocols.hybrid.signing import Order, sign_order, sign_risk_arrays
 from keeper.reporter import Observation
 from keeper.risk.scenarios import Option, PackedArray, array_of, pack
 from keeper.risk.slope import floor_wad, lambda_wad
+from keeper.state.book import accounts_of
 from keeper.steward import Post
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad
 
@@ -268,7 +269,7 @@ class World:
         return unit_value_wad(position, self.fast[position.market.feed])
 
     def rows(self, keys: Sequence[AccountKey]) -> dict[AccountKey, Account]:
-        rows = codec.decode_rows(self.ask(self.market.rows_call(keys)))
+        rows = accounts_of(self.ask(self.market.rows_call(keys)))
         return {account.key: account for account in rows}
 
     # --- the chain ---

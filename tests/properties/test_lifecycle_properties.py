@@ -162,7 +162,7 @@ class Keeping(RuleBasedStateMachine):
             return
         nonce = max([*self.nonces, -1]) + 1
         act = Liquidate(account, b"\x09" * 32, nonce * 4 + tranche, 10**6, 0, WAD, 0)
-        step = Step(case_id, act, self.block, self.block + 9, 10**6, WAD)
+        step = Step(case_id, act, self.block + 9, 10**6, WAD)
         tx = {"to": "0x" + "d1" * 20, "gas": 10**6, "maxFeePerGas": 10**10}
         busy = any(live.account == account for live in self.journal.live_steps())
         answer = self.journal.reserve(

@@ -1,16 +1,14 @@
-"""Between bytes and words: logs into facts, acts into calldata, answers into accounts and prices."""
+"""Between bytes and words: logs into facts, acts into calldata, answers into prices."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from struct import Struct
 from typing import Any, Final, Protocol, TypeAlias
 
 from keeper.domain import (
     SCENARIOS,
-    Account,
     Act,
     ArrayView,
     BucketView,
@@ -23,10 +21,7 @@ from keeper.domain import (
     Fact,
     FeedView,
     Flag,
-    FlagState,
     Globals,
-    Holding,
-    Leg,
     Liquidate,
     Log,
     OracleView,
@@ -46,8 +41,6 @@ WORD: Final = 32
 _LiquidatorAct: TypeAlias = (
     Flag | Confirm | Liquidate | Cure | Clear | Expire | BuyCollateral | WriteOff | Poke
 )
-_ROW: Final = Struct("32s" * 58)
-"""MarginReader.Row: 9 words of the account, 17 of the flag, 8 legs of 3 each and 4 holdings of 2."""
 _GLOBALS_WORDS: Final = 9
 _FEED_WORDS: Final = 13
 """MarginReader.FeedRow: 10 words of prices and 3 of the bucket."""
@@ -214,19 +207,6 @@ def encode(act: Act, deployment: Deployment, bundles: Sequence[Bundle] = ()) -> 
     return _call("Liquidator", deployment.liquidator, name, *values, *reports)
 
 
-def encode_batch(acts: Sequence[Act], deployment: Deployment, bundles: Sequence[Bundle] = ()) -> Call:
-    """Build one transaction of several acts of the Liquidator, each by itself.
-
-    ``bundles`` are posted by the first act, which has to be one that takes them. A ``Settle`` is an act of
-    another contract, and is refused.
-    """
-    if other := [act for act in acts if isinstance(act, Settle)]:
-        raise ValueError(f"a batch holds acts of the Liquidator, found {other[0]}")
-    first, *rest = acts
-    calls = [encode(first, deployment, bundles), *(encode(act, deployment) for act in rest)]
-    return _call("Liquidator", deployment.liquidator, "batch", [call.data for call in calls])
-
-
 def _arguments(act: _LiquidatorAct) -> tuple[str, tuple[Any, ...], bool]:
     """Return the function's name, its arguments, and whether reports come after them."""
     match act:
@@ -302,17 +282,8 @@ def _bundle(bundle: Bundle) -> tuple[bytes, list[tuple[int, int, int, int, bytes
 
 
 def rows_call(reader: str, keys: Sequence[AccountKey]) -> Call:
-    """Ask for the exact state of many accounts."""
+    """Ask for the exact state of many accounts; ``state.book`` reads it."""
     return _call("MarginReader", reader, "rows", list(keys))
-
-
-def decode_rows(data: bytes) -> tuple[Account, ...]:
-    """Read the accounts, in the order asked for; legs and holdings in the contract's own order."""
-    start = 2 * WORD
-    count = int.from_bytes(data[WORD:start], "big")
-    if len(data) != start + count * _ROW.size:
-        raise ChainFault(f"expected rows of {_ROW.size} bytes, found {len(data)} bytes for {count} rows")
-    return tuple(_account(row) for row in _ROW.iter_unpack(data[start:]))
 
 
 def world_call(reader: str, rules: Rules) -> Call:
@@ -335,9 +306,7 @@ def decode_world(data: bytes, deployment: Deployment) -> OracleView:
         zip(rules.options, _table(words, _GLOBALS_WORDS + 1, _OPTION_WORDS, len(rules.options)), strict=True)
     )
     rows = dict(zip(rules.feeds, feeds, strict=True))
-    version, level, raised_at, insurance, bad_debt, gated, drawable, epoch_ends_at, slope = words[
-        :_GLOBALS_WORDS
-    ]
+    version, level, raised_at, insurance, bad_debt, _gated, drawable, *_ = words[:_GLOBALS_WORDS]
     return OracleView(
         feeds={feed: _feed_view(feed, row, deployment) for feed, row in rows.items()},
         arrays={market: _array_view(row) for market, row in options.items() if row[_OBSERVED_AT]},
@@ -349,10 +318,7 @@ def decode_world(data: bytes, deployment: Deployment) -> OracleView:
             breaker_raised_at_s=raised_at,
             insurance_wad=insurance,
             bad_debt_wad=bad_debt,
-            gated=bool(gated),
             drawable_wad=drawable,
-            epoch_ends_at_s=epoch_ends_at,
-            default_slope=slope,
         ),
     )
 
@@ -402,55 +368,6 @@ def _feed_view(feed: FeedId, row: Sequence[int], deployment: Deployment) -> Feed
         min_delay_s=min_delay,
         fast_silent_after_s=deployment.fast_silent_after_s,
         fast_ok=bool(fast_ok),
-    )
-
-
-def _account(row: tuple[bytes, ...]) -> Account:
-    """Read a row. Its words are cut out by hand, as those of the world."""
-    numbers = [int.from_bytes(word, "big", signed=True) for word in row]
-    _, state, cash, risk_at, risk_block, debt_since, aid, reduced, slope_choice = numbers[:9]
-    markets, sizes, quote_legs = numbers[26:34], numbers[34:42], numbers[42:50]
-    legs = zip(markets, sizes, quote_legs, strict=True)
-    holdings = zip(numbers[50:54], numbers[54:], strict=True)
-    return Account(
-        key=row[0],
-        phase=PHASES[state],
-        cash_wad=cash,
-        legs=tuple(Leg(*leg) for leg in legs if leg[0]),
-        holdings=tuple(Holding(*holding) for holding in holdings if holding[0]),
-        last_risk_s=risk_at,
-        last_risk_block=risk_block,
-        flag=_flag_state("0x" + row[9][12:].hex(), numbers[10:26], aid, reduced=bool(reduced)),
-        debt_since_s=debt_since,
-        slope_choice=slope_choice,
-    )
-
-
-def _flag_state(flagger: str, alarm: Sequence[int], aid: Wad, *, reduced: bool) -> FlagState:
-    """Read Liquidator.Flag after the flagger, and the help since the alarm that Clearing counts."""
-    bond, flagged_at, flagged_block, tau_at_flag, tau, last_poke, *confirmation = alarm
-    tau_at_confirm, confirmed_at, fee_cap, step_start, step_used, nonce, *later = confirmation
-    carry_tau, carried_at, slope, insolvent_at = later
-    return FlagState(
-        flagger=flagger,
-        bond_wad=bond,
-        flagged_at_s=flagged_at,
-        flagged_block=flagged_block,
-        tau_at_flag_s=tau_at_flag,
-        tau_s=tau,
-        last_poke_s=last_poke,
-        tau_at_confirm_s=tau_at_confirm,
-        confirmed_at_s=confirmed_at,
-        fee_cap_wad=fee_cap,
-        step_start_s=step_start,
-        step_used_wad=step_used,
-        tranche_nonce=nonce,
-        aid_wad=aid,
-        reduced=reduced,
-        carry_tau_s=carry_tau,
-        carried_at_s=carried_at,
-        slope=slope,
-        insolvent_at_s=insolvent_at,
     )
 
 

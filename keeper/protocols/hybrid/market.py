@@ -86,12 +86,8 @@ class HybridMarket:
         return codec.encode(act, self.deployment)
 
     def rows_call(self, keys: Sequence[AccountKey]) -> Call:
-        """Ask for the exact state of many accounts; ``codec.decode_rows`` reads it."""
+        """Ask for the exact state of many accounts; ``state.book`` reads it."""
         return codec.rows_call(self.deployment.reader, keys)
-
-    def encode_batch(self, acts: Sequence[Act]) -> Call:
-        """Build one transaction of several acts of the Liquidator, each by itself."""
-        return codec.encode_batch(acts, self.deployment)
 
     def prices_call(self) -> Call:
         """Ask for both prices of every feed, all risk arrays, and what the protocol says of itself."""
@@ -209,8 +205,6 @@ class HybridMarket:
             notional_wad=slice_.notional_wad,
             taker_fee_wad=slice_.fee.taker_wad + slice_.fee.from_insurance_wad,
             taker_mark_wad=slice_.taker_mark_wad,
-            after=slice_.after,
-            account_after=slice_.account,
             taker_after=slice_.taker,
             taker_passes=not slice_.taker_margin.breaches(),
             oracles_after=slice_.oracles,

@@ -111,7 +111,7 @@ class Desk:
             self.journal.record([suspected])
         call = Call("0x" + "d1" * 20, b"\x12\x34")
         tx = self.sender.transaction(call, 1_000_000, Fees(3 * 10**9, 10**9))
-        step = Step("case", Flag(ACCOUNT, WAD), block, valid_until, 1_000_000, WAD)
+        step = Step("case", Flag(ACCOUNT, WAD), valid_until, 1_000_000, WAD)
         permit = self.journal.reserve(step, tx, chain_nonce=0, block=block, at_s=block * 12)
         assert isinstance(permit, Permit)
         return permit

@@ -74,7 +74,7 @@ def step() -> Steps:
         act: Flag | Liquidate = Flag(account, 5 * WAD)
         if tranche is not None:
             act = Liquidate(account, b"\x09" * 32, tranche, 2_000, 0, WAD, 0)
-        return Step(f"case{case}", act, 100, valid_until, 1_000_000, 7 * WAD, notional_wad)
+        return Step(f"case{case}", act, valid_until, 1_000_000, 7 * WAD, notional_wad)
 
     return _step
 

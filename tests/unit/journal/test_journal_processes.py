@@ -26,7 +26,7 @@ def suspect(n):
     journal.record([CaseEvent(f"case{n}", n.to_bytes(32, "big"), E.SUSPECTED, n, n, {"n": 10**30})])
 
 def reserve(n, chain_nonce):
-    step = Step(f"case{n}", Flag(n.to_bytes(32, "big"), 1), n, n + 9, 10**6, 1)
+    step = Step(f"case{n}", Flag(n.to_bytes(32, "big"), 1), n + 9, 10**6, 1)
     return journal.reserve(step, tx, chain_nonce=chain_nonce, block=n, at_s=n)
 """
 

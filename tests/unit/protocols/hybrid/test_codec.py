@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keeper.domain import (
-    Account,
     Act,
     ArrayView,
     BucketView,
@@ -26,15 +25,11 @@ from keeper.domain import (
     Expire,
     FeedView,
     Flag,
-    FlagState,
     Globals,
-    Holding,
     Kind,
-    Leg,
     Liquidate,
     Log,
     OracleView,
-    Phase,
     Poke,
     Settle,
     WriteOff,
@@ -217,85 +212,7 @@ def test_an_expired_option_is_settled_by_the_clearing() -> None:
     assert decode(["bytes32", "uint16"], call.data[4:]) == (OWNER, 4)
 
 
-def test_a_batch_holds_whole_calls_of_the_liquidator() -> None:
-    acts: list[Act] = [Confirm(OWNER), Cure(TAKER), Expire(OWNER)]
-    bundle = [(observation(), b"\1" * 65)]
-    call = codec.encode_batch(acts, DEPLOYMENT, [bundle])
-    assert call.to == DEPLOYMENT.liquidator
-    (calls,) = decode(load("Liquidator").functions["batch"].inputs, call.data[4:])
-    first = codec.encode(acts[0], DEPLOYMENT, [bundle]).data
-    assert calls == (first, *(codec.encode(act, DEPLOYMENT).data for act in acts[1:]))
-    with pytest.raises(ValueError, match="acts of the Liquidator, found Settle"):
-        codec.encode_batch([*acts, Settle(OWNER, 4)], DEPLOYMENT)
-    with pytest.raises(ValueError, match="expire takes no reports"):
-        codec.encode_batch([Expire(OWNER)], DEPLOYMENT, [bundle])
-
-
 # --- reads ---------------------------------------------------------------------------------------
-
-words = st.integers(0, 2**64 - 1)
-wads = st.integers(-(2**127), 2**127 - 1)
-amounts = st.integers(1, 2**128 - 1)
-
-
-@st.composite
-def accounts(draw: st.DrawFn) -> Account:
-    markets = draw(st.lists(st.integers(1, 2**16 - 1), max_size=8, unique=True))
-    kinds = draw(st.lists(st.integers(1, 255), max_size=4, unique=True))
-    numbers = {name: draw(st.integers(0, 2**32 - 1)) for name in FlagState.__slots__}
-    flag = replace(
-        FlagState(**numbers),  # type: ignore[arg-type]
-        flagger="0x" + draw(st.binary(min_size=20, max_size=20)).hex(),
-        bond_wad=draw(amounts),
-        fee_cap_wad=draw(words),
-        aid_wad=draw(amounts),
-        reduced=draw(st.booleans()),
-        slope=draw(st.integers(0, 2**16 - 1)),
-    )
-    return Account(
-        key=draw(st.binary(min_size=32, max_size=32)),
-        phase=draw(st.sampled_from(Phase)),
-        cash_wad=draw(wads),
-        legs=tuple(Leg(market, draw(wads), draw(wads)) for market in markets),
-        holdings=tuple(Holding(kind, draw(amounts)) for kind in kinds),
-        last_risk_s=draw(st.integers(0, 2**40 - 1)),
-        last_risk_block=draw(st.integers(0, 2**40 - 1)),
-        flag=flag,
-        debt_since_s=draw(st.integers(0, 2**40 - 1)),
-        slope_choice=draw(st.integers(0, 2**16 - 1)),
-    )
-
-
-def row_of(account: Account) -> tuple[Any, ...]:
-    flag = account.flag
-    names = [name for name in FlagState.__slots__ if name not in {"aid_wad", "reduced"}]
-
-    def slots(values: Sequence[int], count: int) -> list[int]:
-        return [*values, *[0] * (count - len(values))]
-
-    return (
-        account.key,
-        list(Phase).index(account.phase),
-        account.cash_wad,
-        account.last_risk_s,
-        account.last_risk_block,
-        account.debt_since_s,
-        flag.aid_wad,
-        flag.reduced,
-        account.slope_choice,
-        tuple(getattr(flag, name) for name in names),
-        slots([leg.market for leg in account.legs], 8),
-        slots([leg.size_wad for leg in account.legs], 8),
-        slots([leg.quote_leg_wad for leg in account.legs], 8),
-        slots([holding.collateral for holding in account.holdings], 4),
-        slots([holding.amount_wad for holding in account.holdings], 4),
-    )
-
-
-@given(page=st.lists(accounts(), max_size=3))
-def test_rows_come_back_as_they_are_on_chain(page: list[Account]) -> None:
-    data = encode(load("MarginReader").functions["rows"].outputs, [[row_of(account) for account in page]])
-    assert codec.decode_rows(data) == tuple(page)
 
 
 def test_a_row_is_laid_out_as_the_reader_lays_it_out() -> None:
@@ -320,15 +237,6 @@ def test_the_parameters_of_a_slope_are_laid_out_as_the_contract_lays_them_out() 
         *("bandBase", "bandRate", "bandMax", "stepCap", "stepWindow", "minSlice", "dust"),
     ]
     assert len(inspect.signature(SlopeParams).parameters) == 17
-
-
-HEAD = encode(["uint256", "uint256"], [32, 1])
-
-
-@pytest.mark.parametrize("data", [b"", bytes(63), HEAD + bytes(58 * 32 - 1), HEAD + bytes(59 * 32)])
-def test_rows_that_are_cut_short_are_a_fault_of_the_chain(data: bytes) -> None:
-    with pytest.raises(ChainFault, match="expected rows"):
-        codec.decode_rows(data)
 
 
 LISTED = deployment(markets=PERPS | OPTIONS)
@@ -356,7 +264,7 @@ def test_the_world_is_read_as_it_is_on_chain() -> None:
     assert view.buckets["SYN/USD"] == BucketView(8 * WAD, 1_699_999_990, 9 * WAD)
     assert view.arrays == {4: ArrayView(200 * WAD, 9 * WAD, -WAD // 3, 1_699_999_999, PNL)}
     assert view.settlements == {6: 211 * WAD}
-    assert view.world == Globals(7, 2, 1_700_000_000, 5 * WAD, 6 * WAD, True, 4 * WAD, 1_700_006_400, 1)
+    assert view.world == Globals(7, 2, 1_700_000_000, 5 * WAD, 6 * WAD, 4 * WAD)
 
 
 def test_a_fast_price_that_the_chain_does_not_count_is_not_fresh_at_any_age() -> None:

@@ -221,7 +221,7 @@ def test_what_cannot_be_valued_is_unknown_and_not_previewed(account: Account, wh
     assert what in refused.reason.evidence
 
 
-def test_a_preview_says_what_the_slice_does_to_both_sides() -> None:
+def test_a_preview_says_what_the_slice_brings_the_taker() -> None:
     market = HybridMarket(deployment(FLAT))
     found = market.assess(worked_example(), oracles(), AT)
     assert isinstance(found, Assessment)
@@ -231,8 +231,6 @@ def test_a_preview_says_what_the_slice_does_to_both_sides() -> None:
     assert preview.notional_wad == 2_500 * WAD
     assert preview.taker_fee_wad == 20 * WAD
     assert preview.taker_mark_wad == 0
-    assert preview.after.equity_wad == preview.after.requirement_wad == 875 * WAD
-    assert preview.account_after.cash_wad == 150 * WAD
     assert preview.taker_after.cash_wad == 240 * WAD
     assert preview.taker_passes
     poor = market.preview(found, taker(cash_wad=179 * WAD), oracles(), WAD)
