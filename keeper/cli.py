@@ -28,6 +28,7 @@ from keeper.execute.plain import PlainSender
 from keeper.execute.sender import ChainSender
 from keeper.journal.store import SqliteJournal
 from keeper.pipeline import Pipeline
+from keeper.ports import read_through
 from keeper.protocols.hybrid.abi import load as load_abi
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.params import Deployment, read_deployment
@@ -158,14 +159,8 @@ async def _connected(path: Path) -> AsyncIterator[Parts]:
 
 async def _find_deployment(reader: ChainReader, config: Config, head: Head) -> Deployment:
     rounds = read_deployment(config.chain.chain_id, config.deployment.reader)
-    answers: list[bytes] | None = None
     try:
-        while True:
-            calls = next(rounds) if answers is None else rounds.send(answers)
-            answers = await reader.call_many(calls, head.hash)
-    except StopIteration as found:
-        deployment: Deployment = found.value
-        return deployment
+        return await read_through(reader, rounds, head.hash)
     except Unreachable:
         raise
     except ChainFault as fault:

@@ -47,7 +47,7 @@ from keeper.domain import (
 from keeper.errors import ChainFault, ConfigError
 from keeper.lifecycle import Status, advance
 from keeper.plan import Means, Slice
-from keeper.ports import BlockUpdate, Feed, Journal, Market, Reader, Sender
+from keeper.ports import BlockUpdate, Feed, Journal, Market, Reader, Sender, read_through
 from keeper.state.book import PHASES, Book, Snapshot
 from keeper.state.marks import marks_of
 from keeper.units import WAD, AccountKey, Block, FeedId, Wad
@@ -239,13 +239,7 @@ class Pipeline:
 
     async def _relist(self, head: Head) -> None:
         """Read the listing and its terms anew, and give the book a column for every instrument."""
-        rounds = self._market.refresh()
-        try:
-            calls = next(rounds)
-            while True:
-                calls = rounds.send(await self._reader.call_many(calls, head.hash))
-        except StopIteration as found:
-            self._market = found.value
+        self._market = await read_through(self._reader, self._market.refresh(), head.hash)
         self._book.relist(markets=self._market.market_count, collaterals=self._market.collateral_count)
         log.info(
             "listing.read",

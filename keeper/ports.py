@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from keeper.domain import (
     Account,
@@ -34,6 +34,8 @@ from keeper.domain import (
 )
 from keeper.lifecycle import Status
 from keeper.units import AccountKey, Block, FeedId, UnixS, Wad, Wei
+
+Found = TypeVar("Found")
 
 
 class Feed(Protocol):
@@ -78,6 +80,19 @@ class Reader(Protocol):
     async def simulate(self, sender: str, call: Call, at: ChainTime, gas_limit: int) -> bytes | Refuse:
         """Run a transaction as if it were in block ``at``; a revert comes back as a Refuse with its data."""
         ...
+
+
+async def read_through(
+    reader: Reader, rounds: Generator[list[Call], list[bytes], Found], at_hash: str
+) -> Found:
+    """Carry out a reading of several rounds, each of which may need the answers of the one before."""
+    try:
+        calls = next(rounds)
+        while True:
+            calls = rounds.send(await reader.call_many(calls, at_hash))
+    except StopIteration as found:
+        result: Found = found.value
+        return result
 
 
 class Market(Protocol):

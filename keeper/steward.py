@@ -1,16 +1,15 @@
 """The steward: computes what listed options are worth, signs it and posts it, and settles what has expired.
 
 One transaction carries the risk arrays of all options that are due; a quorum of the oracle's signers signs
-one digest over them. Here one operator holds all keys, as in a lab. In production every signer runs a steward
-of its own: one proposes a post, the others compute theirs and sign the proposal only where ``agrees`` says
-so, so that one operator's bad volatility moves no margin. On chain the arrays are bounded besides.
+one digest over them. Here one operator holds all keys, as in a lab, and its bad volatility moves margin as
+far as the contract's bounds let it. Signers who check another's arrays by their own are not built.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,7 +30,7 @@ from keeper.domain import (
     Unknown,
 )
 from keeper.errors import ChainFault, ConfigError
-from keeper.ports import Feed, Reader
+from keeper.ports import Feed, Reader, read_through
 from keeper.risk.options import YEAR_S
 from keeper.risk.scenarios import Option, PackedArray, VolShocks, array_of, pack
 from keeper.units import BPS, WAD, FeedId, UnixS, Wad
@@ -86,21 +85,17 @@ class Expiry:
     expiry_s: UnixS
 
 
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """How far a proposal may lie from what a signer computes itself."""
-
-    ref_bps: int = 25
-    """Of the reference price."""
-    value_bps: int = 50
-    """Of the mark and of the change in any scenario, in parts of the reference price."""
-    delta_e9: int = 50_000_000
-    apart_s: int = 30
-    """Of the moment of observation, and of the end of validity."""
-
-
 class Venue(Protocol):
     """The options of one deployment: pure encoding, decoding and signing."""
+
+    @property
+    def version(self) -> int:
+        """Return the ``Globals.version`` at which the listing was read; another one makes it out of date."""
+        ...
+
+    def refresh(self) -> Generator[list[Call], list[bytes], Venue]:
+        """Find out the listing anew: yields the calls of each round, is sent the answers of one block."""
+        ...
 
     def prices_call(self) -> Call:
         """Build the read of prices, risk arrays and settlements."""
@@ -112,6 +107,10 @@ class Venue(Protocol):
 
     def instruments(self, oracles: OracleView, at_s: UnixS) -> tuple[Instrument, ...]:
         """Return what is listed, market 1 first, with the terms of chain time ``at_s``."""
+        ...
+
+    def broken_bound(self, market: int, array: ArrayView, at_s: UnixS) -> Reason | None:
+        """Say which bound the chain would refuse an array for at chain time ``at_s``, if any."""
         ...
 
     def sign_arrays(self, post: Post, key: bytes) -> bytes:
@@ -212,40 +211,6 @@ def proposed(listed: Listed, quote: Quote, vol: float, shocks: VolShocks) -> Pac
         return pack(listed.option, array, mmrs_wad=mmrs_wad)
     except ValueError as error:
         return Unknown(f"market {listed.option.market}", str(error))
-
-
-def agrees(proposal: Post, own: Post, tolerance: Tolerance) -> Agree | Refuse:
-    """Tell whether a signer may sign another's post: it lies close to what it computes itself.
-
-    ``own`` holds the same options in the same order, each at the signer's own price, volatility and terms.
-    Everything that is signed is compared. Whoever proposes can still lean every value by the tolerance.
-    """
-    markets, expected = ([each.market for each in post.arrays] for post in (proposal, own))
-    if markets != expected or not markets:
-        return _refuse("arrays.markets", f"{markets}", f"{expected}")
-    apart_s = abs(proposal.valid_until_s - own.valid_until_s)
-    if apart_s > tolerance.apart_s:
-        return _refuse("arrays.valid_until", f"{apart_s} s apart", f"{tolerance.apart_s} s")
-    for theirs, ours in zip(proposal.arrays, own.arrays, strict=True):
-        for name, apart, bound in _differences(theirs, ours, tolerance):
-            if apart > bound:
-                return _refuse(f"arrays.{name}", f"market {ours.market}: {apart} apart", f"{bound}")
-    return Agree(f"{len(markets)} arrays within {tolerance}")
-
-
-def _differences(
-    theirs: PackedArray, ours: PackedArray, tolerance: Tolerance
-) -> Iterator[tuple[str, int, int]]:
-    """Name each signed value, how far apart the two are, and how far they may be."""
-    yield "observed_at", abs(theirs.observed_at_s - ours.observed_at_s), tolerance.apart_s
-    yield "ref", abs(theirs.ref_e8 - ours.ref_e8), tolerance.ref_bps * ours.ref_e8 // BPS
-    worth = tolerance.value_bps * ours.ref_e8 // BPS
-    yield "mark", abs(theirs.mark_e8 - ours.mark_e8), worth
-    yield "delta", abs(theirs.delta_e9 - ours.delta_e9), tolerance.delta_e9
-    if len(theirs.pnl_e8) != len(ours.pnl_e8):
-        yield "pnl", abs(len(theirs.pnl_e8) - len(ours.pnl_e8)), 0
-    for index, (their, our) in enumerate(zip(theirs.pnl_e8, ours.pnl_e8, strict=False)):
-        yield f"pnl.{index}", abs(their - our), worth
 
 
 def _numbered(instruments: Sequence[Instrument]) -> Iterator[tuple[Option | None, Instrument]]:
@@ -359,6 +324,10 @@ class Steward:
         self._quorum = quorum
         self._params = params
         self._tried_s: dict[Expiry, UnixS] = {}
+        self._settled_s: UnixS = 0
+        """When the last settlement was sent, whatever became of it."""
+        self._reorged = False
+        """Whether the listing was read on a branch that is no more."""
         self.busy = asyncio.Lock()
         """Held while a head is worked on."""
 
@@ -369,6 +338,7 @@ class Steward:
         """Post at every head until cancelled."""
         async for update in self._reader.updates():
             async with self.busy:
+                self._reorged = self._reorged or bool(update.orphaned)
                 try:
                     sent = await self.on_head(update.head)
                 except ChainFault as fault:
@@ -383,8 +353,7 @@ class Steward:
         market that moves arrays may be due at every head.
         """
         params = self._params
-        answer = await self._reader.call(self._venue.prices_call(), head.hash)
-        oracles = self._venue.decode_prices(answer)
+        oracles = await self._read(head)
         now = self._venue.instruments(oracles, head.timestamp_s + params.block_time_s)
         settlement = self._settlement(now, oracles, head.timestamp_s)
         post = None if settlement and self._turn(head) else self._post(now, oracles, head)
@@ -394,22 +363,46 @@ class Steward:
             await self._publish.post(self._venue.post_arrays_call(post, signatures), head)
             return post
         if settlement:
-            self._tried_s[settlement] = head.timestamp_s
+            # Noted before it is sent: one that the node refuses waits as well, and holds nothing up.
+            self._tried_s[settlement] = self._settled_s = head.timestamp_s
             await self._publish.post(self._venue.settle_call(settlement.feed, settlement.expiry_s), head)
         return settlement
 
+    async def _read(self, head: Head) -> OracleView:
+        """Read prices and arrays; where they say that the listing is out of date, it and then them anew.
+
+        After a reorg in any case: a version says nothing across branches, and a market that is gone reverts.
+        """
+        if self._reorged:
+            await self._relist(head)
+        oracles = await self._prices(head)
+        if oracles.world.version != self._venue.version:
+            await self._relist(head)
+            oracles = await self._prices(head)
+            if oracles.world.version != self._venue.version:
+                found = f"has version {self._venue.version}, its prices have {oracles.world.version}"
+                raise ChainFault(f"the listing of block {head.number} {found}")
+        return oracles
+
+    async def _prices(self, head: Head) -> OracleView:
+        return self._venue.decode_prices(await self._reader.call(self._venue.prices_call(), head.hash))
+
+    async def _relist(self, head: Head) -> None:
+        self._venue = await read_through(self._reader, self._venue.refresh(), head.hash)
+        self._reorged = False
+        log.info("listing.read", block=head.number, version=self._venue.version)
+
     def _turn(self, head: Head) -> bool:
-        """Tell whether a settlement goes before arrays: none did for a while."""
-        last_s = max(self._tried_s.values(), default=0)
-        return head.timestamp_s - last_s >= self._params.settle_every_s
+        """Tell whether a settlement goes before arrays: none was sent for a while."""
+        return head.timestamp_s - self._settled_s >= self._params.settle_every_s
 
     def _settlement(
         self, instruments: Sequence[Instrument], oracles: OracleView, now_s: UnixS
     ) -> Expiry | None:
-        """Return the first expiry that the contract would settle and that was not tried just now."""
+        """Return an expiry that the contract would settle, the one not tried for longest, if not just now."""
         waiting = expired(instruments, now_s)
         self._tried_s = {each: at_s for each, at_s in self._tried_s.items() if each in waiting}
-        for expiry in waiting:
+        for expiry in sorted(waiting, key=lambda each: self._tried_s.get(each, 0)):
             if now_s - self._tried_s.get(expiry, 0) < self._params.settle_every_s:
                 continue
             found = settleable(expiry, oracles[expiry.feed], now_s + self._params.block_time_s)
@@ -420,6 +413,7 @@ class Steward:
 
     def _post(self, now: Sequence[Instrument], oracles: OracleView, head: Head) -> Post | None:
         """Return the arrays that are due, those that wait longest first where they are too many."""
+        in_block_s = head.timestamp_s + self._params.block_time_s
         valid_until_s = head.timestamp_s + self._params.validity_s
         later = self._venue.instruments(oracles, valid_until_s)
         options = live(now, later, valid_until_s=valid_until_s)
@@ -432,7 +426,7 @@ class Steward:
         waiting.sort(key=lambda each: each.posted.observed_at_s if each.posted else 0)
         arrays = []
         for each in waiting:
-            array = self._array(each, quotes[each.feed])
+            array = self._array(each, quotes[each.feed], (in_block_s, valid_until_s))
             if isinstance(array, Unknown):
                 log.warning("array.unknown", market=each.option.market, what=array.what, why=array.why)
                 continue
@@ -441,9 +435,20 @@ class Steward:
                 break
         return Post(tuple(arrays), valid_until_s) if arrays else None
 
-    def _array(self, listed: Listed, quote: Quote) -> PackedArray | Unknown:
+    def _array(self, listed: Listed, quote: Quote, span_s: tuple[UnixS, UnixS]) -> PackedArray | Unknown:
+        """Compute an array that the chain takes at both ends of the time in which it may be included.
+
+        One that it does not take would take the others of its transaction down with it.
+        """
         vol = self._vols.vol(listed.feed, listed.option, quote.observed_at_s)
-        return vol if isinstance(vol, Unknown) else proposed(listed, quote, vol, self._params.shocks)
+        array = vol if isinstance(vol, Unknown) else proposed(listed, quote, vol, self._params.shocks)
+        if isinstance(array, Unknown):
+            return array
+        for at_s in span_s:
+            broken = self._venue.broken_bound(array.market, array.view, at_s)
+            if broken is not None:
+                return Unknown(f"market {array.market}", str(broken))
+        return array
 
     def _quotes(self, feeds: set[FeedId], head: Head) -> dict[FeedId, Quote]:
         """Return the newest price of each feed that an array may be of; say which others there are."""

@@ -1,7 +1,7 @@
 """What the steward posts and settles, by whose keys, and when; and what it never posts, signs or shows."""
 
 import math
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -9,15 +9,16 @@ import pytest
 from structlog.testing import capture_logs
 
 from keeper.domain import (
-    Agree,
     ArrayView,
     Call,
     FeedView,
+    Globals,
     Head,
     Instrument,
     Kind,
     OracleView,
     Quote,
+    Reason,
     Refuse,
     Unknown,
 )
@@ -31,8 +32,6 @@ from keeper.steward import (
     Params,
     Post,
     Steward,
-    Tolerance,
-    agrees,
     due,
     expired,
     live,
@@ -73,9 +72,13 @@ def view(feed: FeedId, *, fast_at_s: int = NOW_S, slow_at_s: int = NOW_S, apart_
 
 @dataclass
 class Board:
-    """A deployment's options, and every call that was built for it."""
+    """A deployment's options, and every call that was built for it; ``after`` is what it has become since."""
 
     instruments_now: list[Instrument]
+    version: int = 1
+    after: "Board | None" = None
+    broken: dict[int, UnixS] = field(default_factory=dict)
+    """Markets whose arrays the chain refuses from some time on."""
     views: dict[FeedId, FeedView] = field(default_factory=lambda: {feed: view(feed) for feed in PRICES})
     ramp_per_s: int = 0
     posts: list[tuple[Post, tuple[bytes, ...]]] = field(default_factory=list)
@@ -86,10 +89,21 @@ class Board:
 
     def decode_prices(self, answer: bytes) -> OracleView:
         assert answer == b"the world"
-        return cast("OracleView", self.views)
+        return OracleView(self.views, world=Globals(version=(self.after or self).version))
+
+    def refresh(self) -> Generator[list[Call], list[bytes], "Board"]:
+        for round_ in (b"one", b"two"):
+            answers = yield [Call("0xlist", round_)]
+            assert answers == [b"answer to " + round_]
+        return self.after or self
+
+    def broken_bound(self, market: int, array: ArrayView, at_s: UnixS) -> Reason | None:
+        assert array.observed_at_s <= at_s
+        refused = at_s >= self.broken.get(market, at_s + 1)
+        return Reason("array.mark", "9", "1 to 8") if refused else None
 
     def instruments(self, oracles: OracleView, at_s: UnixS) -> tuple[Instrument, ...]:
-        assert oracles is cast("OracleView", self.views)
+        assert oracles.feeds is self.views
         ramped = MMR_WAD + self.ramp_per_s * (at_s - NOW_S)
         return tuple(replace(each, range_wad=ramped) if each.kind else each for each in self.instruments_now)
 
@@ -113,10 +127,13 @@ class Board:
 
 @dataclass
 class Node:
-    """A reader that answers one call, and may fail once."""
+    """A reader that answers the calls of a board, and may fail; ``orphans`` are heads that a reorg led to."""
 
     heads: list[Head] = field(default_factory=list)
+    orphans: set[int] = field(default_factory=set)
     fails: int = 0
+    fails_to_list: int = 0
+    listed_at: list[str] = field(default_factory=list)
 
     async def call(self, call: Call, at_hash: str) -> bytes:
         assert call == Call("0xreader", b"world")
@@ -126,9 +143,17 @@ class Node:
             raise ChainFault("the node does not answer")
         return b"the world"
 
+    async def call_many(self, calls: Sequence[Call], at_hash: str) -> list[bytes]:
+        self.listed_at.append(at_hash)
+        if self.fails_to_list:
+            self.fails_to_list -= 1
+            raise ChainFault("the node does not answer")
+        return [b"answer to " + call.data for call in calls]
+
     async def updates(self) -> AsyncIterator[BlockUpdate]:
         for each in self.heads:
-            yield BlockUpdate(each, (), (each,), ())
+            orphaned = (replace(each, hash="0xgone"),) if each.number in self.orphans else ()
+            yield BlockUpdate(each, orphaned, (each,), ())
 
 
 @dataclass
@@ -148,8 +173,11 @@ class Sent:
     """A publisher that keeps everything."""
 
     calls: list[Call] = field(default_factory=list)
+    refuses: bytes = b""
 
     async def post(self, call: Call, head: Head) -> str:
+        if call.data == self.refuses:
+            raise ChainFault("the node refuses it")
         self.calls.append(call)
         return f"0x{head.number}"
 
@@ -231,7 +259,7 @@ def test_an_option_that_was_never_valued_is_due() -> None:
 
 def test_options_are_numbered_by_their_place_among_the_markets() -> None:
     board = Board([perp("BTC/USD"), option("BTC/USD"), option("ETH/USD", Kind.PUT, array=SEEN), COLLATERAL])
-    now = board.instruments(cast("OracleView", board.views), NOW_S)
+    now = board.instruments(board.decode_prices(b"the world"), NOW_S)
     later = [replace(each, range_wad=2 * MMR_WAD) for each in now]
     found = live(now, later, valid_until_s=NOW_S + 60)
     assert [(each.option.market, each.option.kind, each.feed) for each in found] == [
@@ -371,6 +399,58 @@ def test_a_shock_of_volatility_is_the_operators_to_set() -> None:
     assert wild.pnl_e8[0] > 0 > wild.pnl_e8[1]
 
 
+async def test_an_array_that_the_chain_would_refuse_is_left_out_and_said(make: Make) -> None:
+    board = Board([option("BTC/USD"), option("BTC/USD"), option("ETH/USD")])
+    board.broken = {1: NOW_S + 12, 2: NOW_S + 60, 3: NOW_S + 61}
+    with capture_logs() as logs:
+        post = await make(board).on_head(head())
+    assert isinstance(post, Post)
+    assert [array.market for array in post.arrays] == [3]
+    assert [(each["event"], each["market"], each["why"]) for each in logs] == [
+        ("array.unknown", market, "array.mark: 9, bound 1 to 8") for market in (1, 2)
+    ]
+
+
+# --- what is listed -------------------------------------------------------------------------------
+
+
+async def test_an_option_listed_meanwhile_is_posted_at_the_same_head(make: Make, node: Node) -> None:
+    board = Board([option("BTC/USD")])
+    steward = make(board)
+    await steward.on_head(head())
+    assert node.listed_at == []
+    board.after = Board([*board.instruments_now, option("ETH/USD")], version=2, views=board.views)
+    post = await steward.on_head(head(101))
+    assert isinstance(post, Post)
+    assert [array.market for array in post.arrays] == [1, 2]
+    assert board.after.posts[0][0] == post
+    assert node.listed_at == ["0xhead101"] * 2
+
+
+async def test_a_listing_that_cannot_be_read_is_read_at_the_next_head(make: Make, node: Node) -> None:
+    board = Board([], after=Board([option("BTC/USD")], version=2))
+    steward, node.fails_to_list = make(board), 1
+    with pytest.raises(ChainFault, match="does not answer"):
+        await steward.on_head(head())
+    assert isinstance(await steward.on_head(head(101)), Post)
+
+
+async def test_a_listing_of_another_version_than_the_prices_is_a_fault_of_the_chain(make: Make) -> None:
+    newer = Board([option("BTC/USD")], version=2, after=Board([], version=3))
+    with pytest.raises(ChainFault, match="block 100 has version 2, its prices have 3"):
+        await make(Board([], after=newer)).on_head(head())
+
+
+async def test_after_a_reorg_the_listing_is_read_anew_whatever_its_version(make: Make, node: Node) -> None:
+    board = Board([option("BTC/USD")])
+    board.after = Board([option("ETH/USD", days=20)])
+    node.heads, node.orphans, node.fails_to_list = [head(100), head(101), head(102)], {100}, 1
+    await make(board).run()
+    assert node.listed_at == ["0xhead100", "0xhead101", "0xhead101"]
+    assert [array.market for array in board.after.posts[0][0].arrays] == [1]
+    assert board.posts == []
+
+
 # --- settlement -----------------------------------------------------------------------------------
 
 
@@ -438,7 +518,33 @@ async def test_one_settlement_a_minute_goes_before_the_arrays(make: Make) -> Non
         assert len(board.posts) + len(board.settled) == number + 1
         steward._feed = Quotes({"ETH/USD": Quote("ETH/USD", PRICES["ETH/USD"], now_s + 12)})
     assert done == (["Expiry"] + ["Post"] * 4) * 2 + ["Expiry"]
-    assert [feed for feed, _ in board.settled] == ["BTC/USD", "BTC/USD", "BTC/USD"]
+    # None of them succeeds, and none holds the other up.
+    assert [feed for feed, _ in board.settled] == ["BTC/USD", "ETH/USD", "BTC/USD"]
+
+
+async def test_settlements_that_succeed_leave_the_heads_between_them_to_the_arrays(make: Make) -> None:
+    over = [option("BTC/USD", days=-days) for days in (3, 2, 1)]
+    board = Board([*over, option("ETH/USD")])
+    steward = make(board)
+    done = []
+    for number in range(6):
+        now_s = NOW_S + 12 * number
+        board.views = {feed: view(feed, fast_at_s=now_s, slow_at_s=now_s) for feed in PRICES}
+        sent_now = await steward.on_head(head(number, after_s=12 * number))
+        done.append(type(sent_now).__name__)
+        for place, each in enumerate(board.instruments_now):
+            if isinstance(sent_now, Expiry) and each.expiry_s == sent_now.expiry_s:
+                board.instruments_now[place] = replace(each, settlement_wad=WAD)
+        steward._feed = Quotes({"ETH/USD": Quote("ETH/USD", PRICES["ETH/USD"], now_s + 12)})
+    assert done == ["Expiry"] + ["Post"] * 4 + ["Expiry"]
+
+
+async def test_a_settlement_that_the_node_refuses_holds_no_arrays_up(make: Make, sent: Sent) -> None:
+    board = Board([option("BTC/USD", days=0), option("ETH/USD")])
+    steward, sent.refuses = make(board), b"settle"
+    with pytest.raises(ChainFault, match="refuses"):
+        await steward.on_head(head())
+    assert isinstance(await steward.on_head(head(101)), Post)
 
 
 async def test_a_settlement_that_fails_is_tried_again_after_a_while(make: Make) -> None:
@@ -482,95 +588,6 @@ def test_no_key_is_ever_shown(make: Make) -> None:
     for key in KEYS:
         assert key.hex() not in str(caught.value)
         assert repr(key) not in str(caught.value)
-
-
-# --- whether to sign another's --------------------------------------------------------------------
-
-
-def computed(
-    *, vol: float = 0.6, price_wad: int = 60_000 * WAD, at_s: int = NOW_S, mmr_wad: int = MMR_WAD
-) -> Post:
-    """A post of a call and a put of 30 days, on the money."""
-    arrays = []
-    for market, kind in ((1, Kind.CALL), (2, Kind.PUT)):
-        listed = Listed(
-            Option(market, kind, 60_000 * WAD, NOW_S + 30 * DAY_S), "BTC/USD", None, (mmr_wad,) * 2
-        )
-        array = proposed(listed, Quote("BTC/USD", price_wad, at_s), vol, VolShocks())
-        assert not isinstance(array, Unknown)
-        arrays.append(array)
-    return Post(tuple(arrays), at_s + 60)
-
-
-def changed(post: Post, **fields: object) -> Post:
-    """The same with other values in its second array."""
-    return replace(post, arrays=(post.arrays[0], replace(post.arrays[1], **fields)))  # type: ignore[arg-type]
-
-
-OWN = computed()
-WORTH = 60_000 * 10**8 * 50 // BPS
-PUT_MARK = OWN.arrays[1].mark_e8
-PUT_PNL = OWN.arrays[1].pnl_e8
-
-
-@pytest.mark.parametrize(
-    "proposal",
-    [
-        OWN,
-        computed(vol=0.61),
-        computed(price_wad=60_100 * WAD, at_s=NOW_S + 20),
-        changed(OWN, ref_e8=60_150 * 10**8),
-        changed(OWN, mark_e8=PUT_MARK + WORTH),
-        changed(OWN, mark_e8=PUT_MARK - WORTH),
-        changed(OWN, delta_e9=OWN.arrays[1].delta_e9 - 50_000_000),
-        changed(OWN, pnl_e8=(*PUT_PNL[:15], PUT_PNL[15] - WORTH)),
-        replace(OWN, valid_until_s=OWN.valid_until_s + 30),
-    ],
-)
-def test_a_proposal_close_to_ones_own_is_agreed_to(proposal: Post) -> None:
-    assert isinstance(agrees(proposal, OWN, Tolerance()), Agree)
-
-
-@pytest.mark.parametrize(
-    ("proposal", "rule"),
-    [
-        (replace(OWN, arrays=OWN.arrays[:1]), "arrays.markets"),
-        (replace(OWN, arrays=OWN.arrays[::-1]), "arrays.markets"),
-        (replace(OWN, arrays=(OWN.arrays[0], *OWN.arrays)), "arrays.markets"),
-        (replace(OWN, arrays=()), "arrays.markets"),
-        (replace(OWN, valid_until_s=OWN.valid_until_s + 31), "arrays.valid_until"),
-        (replace(OWN, valid_until_s=0), "arrays.valid_until"),
-        (changed(OWN, observed_at_s=NOW_S + 31), "arrays.observed_at"),
-        (changed(OWN, observed_at_s=NOW_S - 31), "arrays.observed_at"),
-        (changed(OWN, ref_e8=60_150 * 10**8 + 1), "arrays.ref"),
-        (changed(OWN, mark_e8=PUT_MARK + WORTH + 1), "arrays.mark"),
-        (changed(OWN, mark_e8=PUT_MARK - WORTH - 1), "arrays.mark"),
-        (changed(OWN, delta_e9=OWN.arrays[1].delta_e9 + 50_000_001), "arrays.delta"),
-        (changed(OWN, pnl_e8=(PUT_PNL[0] + WORTH + 1, *PUT_PNL[1:])), "arrays.pnl.0"),
-        (changed(OWN, pnl_e8=(*PUT_PNL[:15], PUT_PNL[15] - WORTH - 1)), "arrays.pnl.15"),
-        (changed(OWN, pnl_e8=PUT_PNL[:15]), "arrays.pnl"),
-        (computed(vol=0.9), "arrays.mark"),
-        (computed(mmr_wad=2 * MMR_WAD), "arrays.pnl.2"),
-        (computed(price_wad=61_000 * WAD), "arrays.ref"),
-    ],
-)
-def test_a_proposal_that_differs_is_refused_with_what_differs(proposal: Post, rule: str) -> None:
-    answer = agrees(proposal, OWN, Tolerance())
-    assert isinstance(answer, Refuse)
-    assert answer.reason.rule == rule
-    assert answer.reason.evidence
-    assert answer.reason.bound
-
-
-def test_two_signers_without_anything_to_sign_agree_on_nothing() -> None:
-    nothing = Post((), NOW_S)
-    assert isinstance(agrees(nothing, nothing, Tolerance()), Refuse)
-
-
-def test_a_refusal_names_the_market_the_distance_and_the_bound() -> None:
-    answer = agrees(changed(OWN, mark_e8=PUT_MARK + WORTH + 1), OWN, Tolerance())
-    assert isinstance(answer, Refuse)
-    assert str(answer.reason) == f"arrays.mark: market 2: {WORTH + 1} apart, bound {WORTH}"
 
 
 # --- again and again ------------------------------------------------------------------------------
