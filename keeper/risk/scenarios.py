@@ -1,4 +1,4 @@
-"""What an option is worth in each of 16 scenarios, and what a book of one underlying must hold for them.
+"""What an option is worth in each of 16 scenarios.
 
 The scenarios are SPAN's: the underlying moves by 0, 1/3, 2/3 and 3/3 of a range, up and down, each with
 volatility up and down, and twice by an extreme of which a third counts. The range is the underlying's
@@ -7,7 +7,7 @@ arrays are renewed every two minutes.
 
 A *risk array* holds the value now and the change of it in every scenario, for one option held long.
 `array_of` computes one in floats; `pack` makes it the integers that a quorum signs, and holds them inside the
-bounds that the contract checks. `requirement` says in floats what the contract's integers must come to.
+bounds that the contract checks.
 
 Source: CME's description of the risk array, cmegroup.com/clearing/risk-management/span-overview.html;
 McMillan, "Options as a Strategic Investment", chapter 34, for the order of the scenarios.
@@ -16,7 +16,6 @@ McMillan, "Options as a Strategic Investment", chapter 34, for the order of the 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -59,7 +58,8 @@ def _span() -> tuple[Scenario, ...]:
 
 SPAN: tuple[Scenario, ...] = _span()
 """The 16 scenarios, in the order of an array."""
-_MOVES = np.array([float(each.move) for each in SPAN])
+MOVES: Column = np.array([float(each.move) for each in SPAN])
+"""[16], what the underlying moves by in each scenario, in ranges."""
 _VOLS = np.array([each.vol for each in SPAN])
 WEIGHTS: Column = np.array([float(each.weight) for each in SPAN])
 """[16], the share of each scenario's loss that counts."""
@@ -101,10 +101,6 @@ class Option:
     def strike(self) -> float:
         """The strike in quote."""
         return self.strike_wad / WAD
-
-    def payoff(self, price: float) -> float:
-        """Return what one unit pays with the underlying at `price`."""
-        return max(price - self.strike if self.is_call else self.strike - price, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +160,7 @@ def array_of(
     """
     left_s = option.expiry_s - now_s
     years, strike, is_call = left_s / options.YEAR_S, option.strike, option.is_call
-    moved = np.maximum(spot * (1.0 + _MOVES * mmr), 0.0)
+    moved = np.maximum(spot * (1.0 + MOVES * mmr), 0.0)
     vols = (shocks or VolShocks()).shocked(vol, left_s / DAY_S)
     mark = options.price(spot=spot, strike=strike, vol=vol, years=years, is_call=is_call)
     then = options.price(spot=moved, strike=strike, vol=vols, years=years, is_call=is_call)
@@ -216,88 +212,3 @@ def _fitting(name: str, value: int, least: int, most: int) -> int:
     if not least <= value <= most:
         raise ValueError(f"{name} must lie in [{least}, {most}], found {value}")
     return value
-
-
-# --- the requirement, by definition --------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class OptionLeg:
-    """A position in an option that is not settled."""
-
-    size: float
-    option: Option
-    array: RiskArray | None
-    """None where none was ever posted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """All positions of one account in one underlying: perps by their sizes, and options."""
-
-    perps: tuple[float, ...] = ()
-    legs: tuple[OptionLeg, ...] = ()
-
-
-def mark_at(option: Option, array: RiskArray | None, price: float) -> float:
-    """Return what an option counts for with the underlying at `price`: its mark, moved along its delta.
-
-    Held between the payoff and the price (call) or the strike (put); the payoff where there is no array.
-    """
-    least = option.payoff(price)
-    if array is None:
-        return least
-    most = price if option.is_call else option.strike
-    return min(max(array.mark + array.delta * (price - array.spot), least), most)
-
-
-def losses(group: Group, *, price: float, mmr: float) -> Column:
-    """Return what the group loses in every scenario [16], weighted; negative is a gain.
-
-    A perp moves with the underlying from `price`; an option changes as its array says.
-    """
-    total = np.zeros(len(SPAN))
-    for size in group.perps:
-        total -= size * price * mmr * _MOVES
-    for leg in group.legs:
-        if leg.array is None:
-            raise ValueError(f"market {leg.option.market} has no risk array")
-        total -= leg.size * np.array(leg.array.pnl)
-    return total * WEIGHTS
-
-
-def requirement(group: Group, *, price: float, mmr: float, short_min: float, current: bool = True) -> float:
-    """Return the maintenance requirement of a group, in quote; times imr / mmr it is the initial one.
-
-    The worst scenario's loss, and a least charge for every short option. Where the arrays are not `current`,
-    perps are charged without options, and options by the most that they can lose.
-
-    Property: homogeneous; by scenarios also subadditive, M(A + B) <= M(A) + M(B).
-    """
-    charge = sum(max(-leg.size, 0.0) for leg in group.legs) * price * short_min
-    if current:
-        return max(0.0, float(losses(group, price=price, mmr=mmr).max())) + charge
-    perps = abs(sum(group.perps)) * price * mmr
-    return perps + max_loss(group.legs, price=price) + charge
-
-
-def max_loss(legs: Sequence[OptionLeg], *, price: float) -> float:
-    """Return what options can lose from their marks until they expire, expiry by expiry, in quote.
-
-    The worst payoff is found at 0 or at a strike, for between them it is a straight line; above the highest
-    strike it falls for ever with every call sold that no bought one pairs, and `price` is charged for each.
-    So a bare call's charge reaches to `price` above the highest strike held, however little is held there:
-    with bare calls it is not subadditive.
-    """
-    expiries: dict[UnixS, list[OptionLeg]] = defaultdict(list)
-    for leg in legs:
-        expiries[leg.option.expiry_s].append(leg)
-    return sum(_max_loss_of_one_expiry(each, price) for each in expiries.values())
-
-
-def _max_loss_of_one_expiry(legs: Sequence[OptionLeg], price: float) -> float:
-    worth = sum(leg.size * mark_at(leg.option, leg.array, price) for leg in legs)
-    unpaired = max(0.0, -sum(leg.size for leg in legs if leg.option.is_call))
-    kinks = {0.0, *(leg.option.strike for leg in legs)}
-    worst = min(sum(leg.size * leg.option.payoff(kink) for leg in legs) for kink in kinks)
-    return max(0.0, worth - (worst - unpaired * price))

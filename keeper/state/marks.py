@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from keeper.domain import ArrayView, Instrument, Kind, Quote, Unknown
 from keeper.risk.netting import Expiry, Floats, Underlying
-from keeper.risk.scenarios import SPAN
+from keeper.risk.scenarios import MOVES, WEIGHTS
 from keeper.units import WAD, FeedId, UnixS, Wad, mul_div_down
 
 NAN = float("nan")
@@ -20,9 +20,6 @@ CURRENT_FOR_S = 600
 LOST_AFTER_S = 4200
 NEAR = 50
 """One over how far the price may have moved from an array's: 2%."""
-MOVES: Floats = np.array([float(each.move * each.weight) for each in SPAN])
-"""[16], what a perp gains in each scenario, in ranges, weighted."""
-WEIGHTS: Floats = np.array([float(each.weight) for each in SPAN])
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +167,12 @@ def _underlying(markets: Sequence[_Column], at_s: UnixS) -> Underlying:
 
 def _risk(column: _Column) -> Floats:
     if not column.is_option:
-        return column.range * MOVES
+        return column.range * (MOVES * WEIGHTS)
     array = column.market.array
     return (
-        np.zeros(len(SPAN)) if array is None else np.array([each / WAD for each in array.pnl_wad]) * WEIGHTS
+        np.zeros(len(WEIGHTS))
+        if array is None
+        else np.array([each / WAD for each in array.pnl_wad]) * WEIGHTS
     )
 
 

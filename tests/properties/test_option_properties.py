@@ -1,35 +1,36 @@
 """What must hold of every option, of every array of one, and of every book of them."""
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 
-import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keeper.domain import Kind
+from keeper.protocols.hybrid.params import Listed, Risk
+from keeper.protocols.hybrid.portfolio import (
+    Position,
+    max_loss_wad,
+    requirement_wad,
+    unit_value_wad,
+)
 from keeper.risk import options
 from keeper.risk.scenarios import (
     SPAN,
-    Group,
     Option,
-    OptionLeg,
     PackedArray,
     VolShocks,
     array_of,
-    losses,
-    mark_at,
-    max_loss,
     pack,
-    requirement,
 )
 from keeper.units import WAD
 
 NOW_S = 1_700_000_000
 DAY_S = 86_400
-SHORT_MIN = 0.01
+LATE_S = NOW_S + 601
+"""When the arrays may be judged by no more."""
 
 KINDS = st.sampled_from([Kind.CALL, Kind.PUT])
 CALLS = st.booleans()
@@ -38,7 +39,8 @@ MONEYNESS = st.one_of(st.floats(0.5, 2.0), st.floats(1e-3, 1e3), st.just(1.0))
 VOLS = st.one_of(st.floats(0.01, 3.0), st.just(0.0), st.floats(1e-9, 50.0))
 YEARS = st.one_of(st.floats(0.0, 2.0), st.floats(0.0, 1e-6))
 MMRS_WAD = st.one_of(st.integers(WAD // 100, 30 * WAD // 100), st.integers(0, WAD))
-SIZES = st.floats(-100.0, 100.0)
+SIZES = st.integers(-100 * WAD, 100 * WAD).filter(bool)
+SOME = st.integers(WAD // 100, 100 * WAD)
 SHOCKS = st.builds(VolShocks, up=st.floats(0, 1), down=st.floats(0, 1), power=st.floats(0, 0.5))
 
 
@@ -249,128 +251,101 @@ def test_in_arrays_a_call_rises_and_a_put_falls_with_the_underlying(world: World
 
 @dataclass(frozen=True)
 class Books:
-    """Two books in one underlying, at a price near the arrays' own."""
+    """Positions in one underlying by the contract's integers, at a price near their arrays' own."""
 
-    price: float
-    mmr: float
-    first: Group
-    second: Group
+    price_wad: int
+    risk: Risk
+    positions: tuple[Position, ...]
 
-    def requirement(self, group: Group, *, current: bool) -> float:
-        return requirement(group, price=self.price, mmr=self.mmr, short_min=SHORT_MIN, current=current)
+    def requirement(self, *positions: Position, now_s: int = NOW_S) -> int:
+        rate_wad = self.risk.mmr_wad
+        return requirement_wad(positions, self.price_wad, risk=self.risk, rate_wad=rate_wad, now_s=now_s)
 
-    @property
-    def rounding(self) -> float:
-        return 1e-9 * self.price
+    def minimum(self, size_wad: int) -> int:
+        return size_wad * self.price_wad * self.risk.short_min_wad // WAD**2
 
+    def slack(self, size_wad: int) -> int:
+        """What 8 decimals of an array may come to, and the roundings of the formula."""
+        return abs(size_wad) * (5 * 10**10 + self.price_wad // 10**11) // WAD + 100
 
-def joined(first: Group, second: Group) -> Group:
-    return Group(first.perps + second.perps, first.legs + second.legs)
-
-
-def scaled(group: Group, by: float) -> Group:
-    legs = tuple(replace(leg, size=leg.size * by) for leg in group.legs)
-    return Group(tuple(size * by for size in group.perps), legs)
-
-
-def without_sold_calls(group: Group) -> Group:
-    return Group(group.perps, tuple(leg for leg in group.legs if leg.size > 0 or not leg.option.is_call))
+    def option(self, kind: Kind, size_wad: int, moneyness: float, vol: float, shocks: VolShocks) -> Position:
+        """A position in an option of a week, valued at this price."""
+        option = Option(1, kind, int(self.price_wad * moneyness), NOW_S + 7 * DAY_S)
+        return valued(option, size_wad, self.price_wad / WAD, self.risk.mmr_wad, vol, shocks)
 
 
-@st.composite
-def legs(draw: st.DrawFn, *, spot: float, mmr: float, vol: float) -> OptionLeg:
-    strike = spot * draw(st.floats(0.5, 2.0))
-    days = draw(st.sampled_from([1, 7, 30]))
-    option = Option(1, draw(KINDS), int(strike * WAD), NOW_S + days * DAY_S)
-    return OptionLeg(draw(SIZES), option, array_of(option, spot=spot, vol=vol, mmr=mmr, now_s=NOW_S))
+def valued(
+    option: Option, size_wad: int, spot: float, mmr_wad: int, vol: float, shocks: VolShocks
+) -> Position:
+    array = array_of(option, spot=spot, vol=vol, mmr=mmr_wad / WAD, now_s=NOW_S, shocks=shocks)
+    market = Listed(option.market, "BTC/USD", option.kind, option.strike_wad, option.expiry_s)
+    return Position(market, size_wad, 0, pack(option, array, mmrs_wad=[mmr_wad]).view)
+
+
+def perp(size_wad: int) -> Position:
+    return Position(Listed(9, "BTC/USD"), size_wad, 0)
+
+
+def opposite(positions: Sequence[Position]) -> list[Position]:
+    return [replace(each, size_wad=-each.size_wad) for each in positions]
 
 
 @st.composite
 def books(draw: st.DrawFn) -> Books:
-    spot, mmr = draw(st.floats(1.0, 1e5)), draw(st.floats(0.01, 0.30))
+    spot_e8 = draw(st.integers(10**8, 10**13))
+    risk = Risk(draw(st.integers(WAD // 100, 30 * WAD // 100)), 30 * WAD // 100, WAD // 100)
     vol = draw(st.floats(0.1, 2.0))
-    each = legs(spot=spot, mmr=mmr, vol=vol)
-    groups = st.builds(
-        Group,
-        perps=st.lists(SIZES, max_size=2).map(tuple),
-        legs=st.lists(each, max_size=4).map(tuple),
-    )
-    return Books(spot * draw(st.floats(0.98, 1.02)), mmr, draw(groups), draw(groups))
+    positions = [perp(size_wad) for size_wad in draw(st.lists(SIZES, max_size=2))]
+    for size_wad in draw(st.lists(SIZES, max_size=4)):
+        strike_wad = int(spot_e8 * 10**10 * draw(st.floats(0.5, 2.0)))
+        expiry_s = NOW_S + draw(st.sampled_from([1, 7, 30])) * DAY_S
+        option = Option(1, draw(KINDS), strike_wad, expiry_s)
+        positions.append(valued(option, size_wad, spot_e8 / 10**8, risk.mmr_wad, vol, VolShocks()))
+    price_wad = spot_e8 * draw(st.integers(98 * 10**8, 102 * 10**8))
+    return Books(price_wad, risk, tuple(positions))
 
 
-@given(pair=books(), current=st.booleans(), by=st.floats(0.0, 50.0))
-def test_a_requirement_grows_in_proportion_to_the_book(pair: Books, current: bool, by: float) -> None:
-    whole = pair.requirement(scaled(pair.first, by), current=current)
-    assert math.isclose(
-        whole, by * pair.requirement(pair.first, current=current), rel_tol=1e-9, abs_tol=pair.rounding * 100
-    )
+@given(book=books(), now_s=st.sampled_from([NOW_S, LATE_S]))
+def test_a_book_and_its_opposite_need_only_the_minimum_of_what_is_short(book: Books, now_s: int) -> None:
+    found = book.requirement(*book.positions, *opposite(book.positions), now_s=now_s)
+    minimum = sum(book.minimum(abs(each.size_wad)) for each in book.positions if each.market.is_option)
+    # Every position rounds by a few wei, in its marks, its payoffs and its minimum.
+    assert 0 <= found - minimum <= 8 * len(book.positions)
 
 
-@given(pair=books())
-def test_two_books_together_never_need_more_than_apart(pair: Books) -> None:
-    apart = sum(pair.requirement(group, current=True) for group in (pair.first, pair.second))
-    together = pair.requirement(joined(pair.first, pair.second), current=True)
-    assert 0 <= together <= apart * (1 + 1e-12) + 100 * pair.rounding
-
-
-@given(pair=books())
-def test_by_their_worst_payoffs_too_two_books_without_bare_calls_never_need_more_than_apart(
-    pair: Books,
-) -> None:
-    groups = [without_sold_calls(group) for group in (pair.first, pair.second)]
-    apart = sum(pair.requirement(group, current=False) for group in groups)
-    together = pair.requirement(joined(*groups), current=False)
-    assert 0 <= together <= apart * (1 + 1e-12) + 100 * pair.rounding
-
-
-@given(pair=books(), current=st.booleans())
-def test_a_book_and_its_opposite_need_only_the_minimum_of_what_is_short(pair: Books, current: bool) -> None:
-    both = joined(pair.first, scaled(pair.first, -1.0))
-    minimum = sum(abs(leg.size) for leg in pair.first.legs) * pair.price * SHORT_MIN
-    assert abs(pair.requirement(both, current=current) - minimum) <= 1000 * pair.rounding
-
-
-@given(pair=books(), vol=st.floats(0.1, 2.0), size=st.floats(0.01, 100.0), moneyness=st.floats(0.5, 2.0))
+@given(book=books(), vol=st.floats(0.1, 2.0), size_wad=SOME, moneyness=st.floats(0.5, 2.0))
 def test_a_bought_call_and_a_sold_put_are_covered_by_a_sold_perp(
-    pair: Books, vol: float, size: float, moneyness: float
+    book: Books, vol: float, size_wad: int, moneyness: float
 ) -> None:
     """Put-call parity holds in every scenario, so the three need nothing but the put's minimum."""
-    arrays, taken = [], []
-    for kind, sign in ((Kind.CALL, 1), (Kind.PUT, -1)):
-        option = Option(1, kind, int(pair.price * moneyness * WAD), NOW_S + 7 * DAY_S)
-        arrays.append(array_of(option, spot=pair.price, vol=vol, mmr=pair.mmr, now_s=NOW_S))
-        taken.append(OptionLeg(sign * size, option, arrays[-1]))
-    group = Group(perps=(-size,), legs=tuple(taken))
-    assert np.abs(losses(group, price=pair.price, mmr=pair.mmr)).max() <= 100 * pair.rounding
-    minimum = size * pair.price * SHORT_MIN
-    assert abs(pair.requirement(group, current=True) - minimum) <= 100 * pair.rounding
+    bought, sold = (
+        book.option(kind, sign * size_wad, moneyness, vol, VolShocks())
+        for kind, sign in ((Kind.CALL, 1), (Kind.PUT, -1))
+    )
+    found = book.requirement(bought, sold, perp(-size_wad))
+    assert abs(found - book.minimum(size_wad)) <= book.slack(size_wad)
 
 
-@given(pair=books(), vol=st.floats(0.1, 2.0), size=st.floats(0.01, 100.0), moneyness=st.floats(0.5, 2.0))
+@given(book=books(), vol=st.floats(0.1, 2.0), size_wad=SOME, moneyness=st.floats(0.5, 2.0))
 def test_a_sold_call_adds_only_its_minimum_to_the_perp_that_covers_it(
-    pair: Books, vol: float, size: float, moneyness: float
+    book: Books, vol: float, size_wad: int, moneyness: float
 ) -> None:
     """With volatility held, for a call never moves by more than its underlying."""
-    option = Option(1, Kind.CALL, int(pair.price * moneyness * WAD), NOW_S + 7 * DAY_S)
-    array = array_of(
-        option, spot=pair.price, vol=vol, mmr=pair.mmr, now_s=NOW_S, shocks=VolShocks(up=0.0, down=0.0)
-    )
-    perp = Group(perps=(size,))
-    covered = Group(perps=(size,), legs=(OptionLeg(-size, option, array),))
-    least = pair.requirement(perp, current=True) + size * pair.price * SHORT_MIN
-    assert pair.requirement(covered, current=True) <= least * (1 + 1e-12) + 100 * pair.rounding
+    sold = book.option(Kind.CALL, -size_wad, moneyness, vol, VolShocks(up=0.0, down=0.0))
+    most = book.requirement(perp(size_wad)) + book.minimum(size_wad)
+    assert book.requirement(perp(size_wad), sold) <= most + book.slack(size_wad)
 
 
-@given(pair=books())
-def test_after_the_most_that_options_can_lose_no_payoff_is_worse(pair: Books) -> None:
-    """What is left of the marks, less what of a bare call's charge is not used up, is paid at any price."""
+@given(book=books(), ends=st.lists(st.floats(0.0, 5.0), min_size=1, max_size=20))
+def test_after_the_most_that_options_can_lose_no_payoff_is_worse(book: Books, ends: list[float]) -> None:
+    """Wherever the underlying ends, bare calls being covered at the end of the range above the price."""
+    price_wad = book.price_wad
     for days in (1, 7, 30):
-        one = [leg for leg in pair.first.legs if leg.option.expiry_s == NOW_S + days * DAY_S]
-        worth = sum(leg.size * mark_at(leg.option, leg.array, pair.price) for leg in one)
-        left = worth - max_loss(one, price=pair.price)
-        bare = max(0.0, -sum(leg.size for leg in one if leg.option.is_call))
-        top = max((leg.option.strike for leg in one), default=0.0)
-        for settled in np.linspace(0.0, top + pair.price, 50).tolist():
-            paid = sum(leg.size * leg.option.payoff(settled) for leg in one)
-            unused = bare * (pair.price - max(settled - top, 0.0))
-            assert left <= paid - unused + 100 * pair.rounding
+        one = [each for each in book.positions if each.market.expiry_s == NOW_S + days * DAY_S]
+        worth = sum(each.size_wad * unit_value_wad(each, price_wad) for each in one) // WAD
+        left = worth - max_loss_wad(one, price_wad, book.risk)
+        bare = max(0, -sum(each.size_wad for each in one if each.market.kind is Kind.CALL))
+        cover_wad = price_wad * (WAD + book.risk.mmr_wad) // WAD
+        for end_wad in (int(price_wad * end) for end in ends):
+            paid = sum(each.size_wad * each.market.payoff_wad(end_wad) for each in one)
+            assert left <= (paid + bare * (end_wad - cover_wad)) // WAD + 8 * len(one)

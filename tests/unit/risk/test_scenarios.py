@@ -1,29 +1,25 @@
-"""The 16 scenarios, one option in them, its integers, and what a book requires."""
+"""The 16 scenarios, one option in them, its integers, and what the contract's make of a published book."""
 
 import math
 from dataclasses import replace
 from fractions import Fraction
 
-import numpy as np
 import pytest
 
-from keeper.domain import SCENARIOS, Kind
-from keeper.risk import scenarios
+from keeper.domain import SCENARIOS, ArrayView, Kind
+from keeper.protocols.hybrid.params import Listed, Risk
+from keeper.protocols.hybrid.portfolio import Position, requirement_wad
 from keeper.risk.options import YEAR_S, price
 from keeper.risk.scenarios import (
+    MOVES,
     SPAN,
     WEIGHTS,
-    Group,
     Option,
-    OptionLeg,
     PackedArray,
     RiskArray,
     VolShocks,
     array_of,
-    mark_at,
-    max_loss,
     pack,
-    requirement,
 )
 from keeper.units import WAD
 
@@ -77,7 +73,8 @@ def test_the_scenarios_are_spans_in_spans_order() -> None:
     assert [each.move for each in SPAN] == [Fraction(each, 3) for each in thirds]
     assert [each.vol for each in SPAN] == [1, -1] * 7 + [0, 0]
     assert [each.weight for each in SPAN] == [1] * 14 + [Fraction(1, 3)] * 2
-    assert len(SPAN) == SCENARIOS == len(WEIGHTS)
+    assert len(SPAN) == SCENARIOS
+    assert (MOVES * WEIGHTS).tolist() == [float(each.move * each.weight) for each in SPAN]
 
 
 def test_every_value_is_the_price_in_its_scenario_less_the_price_now() -> None:
@@ -236,106 +233,17 @@ def test_a_change_beyond_its_integer_is_refused() -> None:
 
 def test_a_covered_write_needs_what_the_published_example_says() -> None:
     """McMillan, "Options as a Strategic Investment", chapter 34: one future long, one call written."""
-    option = dated(Kind.CALL, 410)
-    unweighted = tuple(value / weight for value, weight in zip(DEC_410, WEIGHTS.tolist(), strict=True))
-    future = tuple(value / weight for value, weight in zip(FUTURE, WEIGHTS.tolist(), strict=True))
-    legs = (
-        OptionLeg(-1.0, option, RiskArray(410.0, 0.0, 0.5, NOW_S, unweighted)),
-        OptionLeg(1.0, option, RiskArray(410.0, 0.0, 0.5, NOW_S, future)),
-    )
-    lost = scenarios.losses(Group(legs=legs), price=410.0, mmr=0.05)
-    assert -lost == pytest.approx([f - c for f, c in zip(FUTURE, DEC_410, strict=True)])
-    assert lost.argmax() == 12
-    assert requirement(Group(legs=legs), price=410.0, mmr=0.05, short_min=0.0) == pytest.approx(6620.0)
-    for leg, alone in zip(legs, (8060.0, 10_000.0), strict=True):
-        one = Group(legs=(leg,))
-        assert requirement(one, price=410.0, mmr=0.05, short_min=0.0) == pytest.approx(alone)
+    call = Listed(1, "SPX/USD", Kind.CALL, 410 * WAD, NOW_S + 30 * DAY_S)
+    risk = Risk(mmr_wad=5 * WAD // 100, imr_wad=8 * WAD // 100, short_min_wad=0)
 
+    def held(size: int, weighted: list[int]) -> Position:
+        pnl_wad = tuple(value * WAD * (3 if place >= 14 else 1) for place, value in enumerate(weighted))
+        return Position(call, size * WAD, 0, ArrayView(410 * WAD, 0, WAD // 2, NOW_S, pnl_wad))
 
-@pytest.mark.parametrize("sizes", [(2.0,), (-2.0,), (5.0, -3.0), (1.0, 1.0)])
-@pytest.mark.parametrize("current", [True, False])
-def test_perps_alone_need_their_margin_netted(sizes: tuple[float, ...], current: bool) -> None:
-    """The extremes too: three times the move, of which a third counts."""
-    group = Group(perps=sizes)
-    found = requirement(group, price=60_000.0, mmr=0.05, short_min=0.01, current=current)
-    assert found == pytest.approx(6_000.0)
-    lost = scenarios.losses(group, price=60_000.0, mmr=0.05)
-    assert np.flatnonzero(np.isclose(lost, 6_000.0)).tolist() in ([10, 11, 14], [12, 13, 15])
+    def required(*positions: Position) -> int:
+        return requirement_wad(positions, 410 * WAD, risk=risk, rate_wad=risk.mmr_wad, now_s=NOW_S)
 
-
-def test_a_short_option_is_charged_at_least_its_minimum() -> None:
-    option = dated(Kind.CALL, 200)
-    far = flat(0.0, delta=0.0)
-    short, long = (Group(legs=(OptionLeg(size, option, far),)) for size in (-2.0, 2.0))
-    assert requirement(short, price=100.0, mmr=0.05, short_min=0.01) == pytest.approx(2.0)
-    assert requirement(long, price=100.0, mmr=0.05, short_min=0.01) == 0.0
-
-
-def test_a_mark_follows_its_delta_between_its_bounds() -> None:
-    call, put = dated(Kind.CALL, 90), dated(Kind.PUT, 110)
-    at = flat(15.0)
-    assert mark_at(call, at, 104.0) == 17.0
-    assert mark_at(call, at, 200.0) == 110.0
-    assert mark_at(call, at, 1.0) == 0.0
-    assert mark_at(call, replace(at, mark=90.0, delta=0.0), 20.0) == 20.0
-    assert mark_at(put, flat(100.0, delta=-0.5), 60.0) == 110.0
-    assert mark_at(put, flat(15.0, delta=-0.5), 96.0) == 17.0
-    assert mark_at(put, flat(15.0, delta=-0.5), 20.0) == 90.0
-
-
-def test_an_option_that_was_never_valued_counts_for_its_payoff() -> None:
-    assert mark_at(dated(Kind.CALL, 90), None, 100.0) == 10.0
-    assert mark_at(dated(Kind.PUT, 90), None, 100.0) == 0.0
-
-
-def test_without_an_array_there_is_no_loss_by_scenario() -> None:
-    group = Group(legs=(OptionLeg(1.0, CALL, None),))
-    with pytest.raises(ValueError, match=r"^market 2 has no risk array$"):
-        requirement(group, price=100.0, mmr=0.05, short_min=0.01)
-
-
-def test_a_bought_option_can_lose_its_mark_and_no_more() -> None:
-    option = dated(Kind.CALL, 90)
-    assert max_loss([OptionLeg(2.0, option, flat(15.0))], price=100.0) == 30.0
-
-
-def test_a_call_spread_can_lose_what_lies_between_its_strikes() -> None:
-    low, high = dated(Kind.CALL, 90), dated(Kind.CALL, 110)
-    sold = [OptionLeg(-1.0, low, flat(15.0)), OptionLeg(1.0, high, flat(5.0))]
-    bought = [replace(leg, size=-leg.size) for leg in sold]
-    assert max_loss(sold, price=100.0) == -10.0 + 20.0
-    assert max_loss(bought, price=100.0) == 10.0
-
-
-def test_a_sold_put_can_lose_its_strike() -> None:
-    put = dated(Kind.PUT, 90)
-    assert max_loss([OptionLeg(-1.0, put, flat(4.0, delta=-0.2))], price=100.0) == 86.0
-
-
-def test_a_call_sold_without_another_is_charged_the_underlying() -> None:
-    call, other = dated(Kind.CALL, 90), dated(Kind.CALL, 110)
-    naked = OptionLeg(-3.0, call, flat(15.0))
-    assert max_loss([naked], price=100.0) == 3 * (100.0 - 15.0)
-    paired = OptionLeg(2.0, other, flat(5.0))
-    assert max_loss([naked, paired], price=100.0) == (-45.0 + 10.0) + 60.0 + 100.0
-
-
-def test_a_bare_call_is_charged_to_beyond_the_highest_strike_held() -> None:
-    """However little is held there."""
-    call, far = dated(Kind.CALL, 90), dated(Kind.CALL, 900)
-    bare = OptionLeg(-1.0, call, flat(15.0))
-    crumb = OptionLeg(1 / 1024, far, flat(0.0, delta=0.0))
-    assert max_loss([bare], price=100.0) == 85.0
-    assert max_loss([bare, crumb], price=100.0) == -15.0 + 810.0 + (1 - 1 / 1024) * 100.0
-
-
-def test_expiries_do_not_help_each_other() -> None:
-    near, far = dated(Kind.CALL, 90, days=7), dated(Kind.CALL, 90, days=30)
-    legs = [OptionLeg(1.0, near, flat(12.0)), OptionLeg(-1.0, far, flat(15.0))]
-    assert max_loss(legs, price=100.0) == 12.0 + 85.0
-
-
-def test_where_arrays_are_not_current_perps_are_charged_apart_from_options() -> None:
-    put = dated(Kind.PUT, 90)
-    group = Group(perps=(-2.0,), legs=(OptionLeg(-1.0, put, None),))
-    assert requirement(group, price=100.0, mmr=0.05, short_min=0.01, current=False) == 10.0 + 90.0 + 1.0
+    written, future = held(-1, DEC_410), held(1, FUTURE)
+    assert required(written, future) == 6620 * WAD
+    assert required(written) == 8060 * WAD
+    assert required(future) == 10_000 * WAD
