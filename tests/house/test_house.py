@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import tomllib
 from collections import Counter
@@ -81,6 +82,20 @@ def test_no_file_of_ours_tells_where_it_was_made(what: str, pattern: str) -> Non
         text = path.read_bytes().decode("utf-8", errors="replace")
         found += [f"{path.relative_to(ROOT)}: {what}: {match[0]}" for match in re.finditer(pattern, text)]
     assert found == []
+
+
+def test_an_environment_that_is_a_link_is_refused_and_not_emptied(tmp_path: Path) -> None:
+    theirs, clone = tmp_path / "theirs", tmp_path / "clone"
+    for folder in (theirs, clone / "scripts"):
+        folder.mkdir(parents=True)
+    kept = theirs / "kept"
+    kept.touch()
+    (clone / ".venv").symlink_to(theirs)
+    setup = shutil.copy(ROOT / "scripts" / "setup", clone / "scripts")
+    done = subprocess.run([setup], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f".venv is a symbolic link to {theirs}" in done.stderr
+    assert kept.exists()
 
 
 def test_no_two_test_files_share_a_name() -> None:
