@@ -98,6 +98,7 @@ def audit(node: Node, world: World, paths: Paths, outcome: Outcome, journal: Pat
         "owner_fees": _money(sum(fact.args["fee_wad"] for fact in chronicle.of("Tranche"))),
         "owners_topped_up": outcome.owners_topped_up,
         "top_ups": outcome.top_ups,
+        "too_poor": outcome.too_poor,
         "keeper_fees": _money(purse.fees_wad),
         "keeper_rewards": _money(purse.rewards_wad),
         "keeper_bonds_slashed": _money(purse.slashed_wad),
@@ -121,6 +122,8 @@ def audit(node: Node, world: World, paths: Paths, outcome: Outcome, journal: Pat
         "twin_skipped": twins.skipped,
         "twin_mismatches": len(twins.mismatches),
         "maker_trades": outcome.maker_trades,
+        "maker_out_of_band": outcome.maker_out_of_band,
+        "refused_by_chain": outcome.refused_by_chain,
         "wick": {
             "feed": paths.wick.feed,
             "depth": round(paths.wick.depth, 4),
