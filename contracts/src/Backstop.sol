@@ -38,8 +38,12 @@ contract Backstop is IBackstop, Ownable2Step, ReentrancyGuard {
     /// @notice Most of a market's open-interest notional that one step charges, WAD, and least time between two.
     uint256 public constant STEP_SHARE = 0.01e18;
     uint256 public constant STEP_GAP = 1 hours;
-    /// @notice How long withdrawals of quote stand while the debt exceeds the insurance, seconds.
+    /// @notice How long withdrawals of quote stand while the debt exceeds the insurance, seconds; least time from
+    /// the beginning of one such gate to that of the next. Else whoever makes small debts could renew it for ever.
     uint256 public constant GATE = 24 hours;
+    uint256 public constant GATE_GAP = 7 days;
+    /// @notice By how much the debt must exceed the insurance to count as a deficit, WAD of quote: dust gates nothing.
+    uint256 public constant GATE_FLOOR = 1000e18;
 
     Vault public immutable vault;
     IAccounts public immutable clearing;
@@ -51,8 +55,10 @@ contract Backstop is IBackstop, Ownable2Step, ReentrancyGuard {
     uint128 private _insurance;
     uint128 private _badDebt;
     uint40 private _day;
-    /// @notice Since when the debt exceeds the insurance, unix seconds; 0 while it does not.
+    /// @notice Since when the debt exceeds the insurance by more than GATE_FLOOR, unix seconds; 0 while it does not.
     uint40 public deficitSince;
+    /// @notice When the last gate began, unix seconds. Until it ends, every deficit gates; after it none for a while.
+    uint40 public gateSince;
     /// @dev What the epoch's caps are shares of.
     uint128 private _base;
     uint128 private _paid;
@@ -193,7 +199,7 @@ contract Backstop is IBackstop, Ownable2Step, ReentrancyGuard {
 
     /// @inheritdoc IBackstop
     function gated() external view returns (bool) {
-        return deficitSince != 0 && block.timestamp < deficitSince + GATE;
+        return deficitSince != 0 && block.timestamp < gateSince + GATE;
     }
 
     /// @notice What all accounts together may still draw in this epoch, WAD.
@@ -306,9 +312,10 @@ contract Backstop is IBackstop, Ownable2Step, ReentrancyGuard {
     }
 
     function _noteDeficit() private {
-        bool inDeficit = _badDebt > _insurance;
+        bool inDeficit = _badDebt > _insurance + GATE_FLOOR;
         if (inDeficit == (deficitSince != 0)) return;
         deficitSince = inDeficit ? uint40(block.timestamp) : 0;
+        if (inDeficit && block.timestamp >= gateSince + GATE_GAP) gateSince = deficitSince;
         emit DeficitSet(inDeficit);
     }
 }

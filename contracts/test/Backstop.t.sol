@@ -435,7 +435,7 @@ contract BackstopTest is BackstopBase {
         assertFalse(backstop.gated());
         vm.expectEmit(address(backstop));
         emit DeficitSet(true);
-        absorbWithoutLegs(ALICE, 100e18);
+        absorbWithoutLegs(ALICE, 1100e18);
         assertTrue(backstop.gated());
         assertEq(backstop.deficitSince(), START);
         pass(24 hours - 1);
@@ -448,8 +448,8 @@ contract BackstopTest is BackstopBase {
         assertEq(backstop.deficitSince(), START);
     }
 
-    function test_the_gate_opens_when_the_insurance_reaches_the_debt_and_closes_with_a_new_deficit() public {
-        absorbWithoutLegs(ALICE, 100e18);
+    function test_the_gate_opens_when_the_insurance_nears_the_debt_and_closes_with_a_new_deficit() public {
+        absorbWithoutLegs(ALICE, 1100e18);
         fund(100e18 - 1);
         assertTrue(backstop.gated());
         vm.expectEmit(address(backstop));
@@ -461,6 +461,41 @@ contract BackstopTest is BackstopBase {
         draw(BOB, 1);
         assertTrue(backstop.gated());
         assertEq(backstop.deficitSince(), START + 3 hours);
+        // It is the gate of this morning still.
+        pass(21 hours - 1);
+        assertTrue(backstop.gated());
+        pass(1);
+        assertFalse(backstop.gated());
+    }
+
+    function test_dust_of_debt_gates_nothing_while_the_insurance_is_empty() public {
+        absorbWithoutLegs(ALICE, 1);
+        assertFalse(backstop.gated());
+        absorbWithoutLegs(ALICE, 1000e18 - 1);
+        assertFalse(backstop.gated());
+        assertEq(backstop.deficitSince(), 0);
+        absorbWithoutLegs(ALICE, 1);
+        assertTrue(backstop.gated());
+    }
+
+    /// @dev Whoever lets a deficit end and begin at will gates one day in seven.
+    function test_a_gate_is_not_renewed_within_seven_days_of_its_beginning() public {
+        absorbWithoutLegs(ALICE, 1001e18);
+        for (uint256 day = 1; day < 7; ++day) {
+            pass(1 days);
+            fund(1e18);
+            assertEq(backstop.deficitSince(), 0);
+            absorbWithoutLegs(ALICE, 1e18);
+            assertEq(backstop.deficitSince(), nowS());
+            assertFalse(backstop.gated());
+        }
+        // Nor by a deficit that has lasted since.
+        pass(1 days);
+        assertFalse(backstop.gated());
+        fund(1e18);
+        absorbWithoutLegs(ALICE, 1e18);
+        assertTrue(backstop.gated());
+        assertEq(backstop.gateSince(), START + 7 days);
     }
 
     function test_a_loss_that_is_charged_at_once_closes_no_gate() public {
@@ -472,7 +507,7 @@ contract BackstopTest is BackstopBase {
     }
 
     function test_a_step_that_pays_the_debt_down_opens_the_gate() public {
-        absorb(ALICE, 1500e18, 1, 0);
+        absorb(ALICE, 2500e18, 1, 0);
         assertTrue(backstop.gated());
         pass(1 hours);
         backstop.socialise(1);
@@ -480,11 +515,11 @@ contract BackstopTest is BackstopBase {
     }
 
     function test_covering_opens_no_gate_by_itself() public {
-        absorbWithoutLegs(ALICE, 1000e18);
+        absorbWithoutLegs(ALICE, 2000e18);
         fund(600e18);
         backstop.cover();
         assertEq(backstop.insurance(), 300e18);
-        assertEq(backstop.badDebt(), 700e18);
+        assertEq(backstop.badDebt(), 1700e18);
         assertTrue(backstop.gated());
     }
 }
@@ -561,7 +596,7 @@ contract BackstopStoryTest is BackstopBase {
         assertEq(backstop.insurance(), funded + received - paidEver);
         assertEq(backstop.badDebt(), backstop.owed(1) + backstop.owed(2) + backstop.unassigned());
         assertEq(vault.credit(address(usd), address(clearing)), funded);
-        assertEq(backstop.deficitSince() != 0, backstop.badDebt() > backstop.insurance());
+        assertEq(backstop.deficitSince() != 0, backstop.badDebt() > backstop.insurance() + 1000e18);
     }
 
     function test_outflow_stays_within_the_caps_and_every_debt_is_paid_once(uint256 seed) public {

@@ -81,7 +81,7 @@ interface ILiquidatorTerms {
 interface IBackstop {
     function insurance() external view returns (uint256);
     function badDebt() external view returns (uint256);
-    /// @notice Whether quote stays in the accounts for now, because the debt exceeds the insurance.
+    /// @notice Whether quote stays in the accounts for now, because the debt exceeds the insurance by far.
     function gated() external view returns (bool);
     /// @notice Add to the insurance quote that the caller has moved to the Clearing's credit. onlyModule.
     function receive_(uint256 amount) external;
