@@ -288,12 +288,7 @@ contract Backstop is IBackstop, Ownable2Step, ReentrancyGuard {
         steppedAt[market] = block.timestamp;
         _badDebt -= amount.toUint128();
         // The index is rounded up and brings in `amount` at least; the few wei beyond it stay with the Clearing.
-        uint256 charged = clearing.chargeOpenInterest(market, amount);
-        if (charged < amount) {
-            owed[market] += amount - charged;
-            _badDebt += (amount - charged).toUint128();
-            amount = charged;
-        }
+        clearing.chargeOpenInterest(market, amount);
         emit LossSocialised(market, amount, IClearingOf(address(clearing)).lossIndex(market));
         return true;
     }

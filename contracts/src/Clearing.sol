@@ -315,14 +315,10 @@ contract Clearing is IAccounts, EIP712, Ownable2Step, ReentrancyGuard {
     }
 
     /// @inheritdoc IAccounts
-    function chargeOpenInterest(uint16 market, uint256 amount) external returns (uint256 charged) {
+    function chargeOpenInterest(uint16 market, uint256 amount) external {
         if (msg.sender != address(backstop)) revert NotBackstop(msg.sender);
         Interest storage open = _interest[market];
-        uint256 size = open.size;
-        if (size == 0) return 0;
-        uint256 step = (amount * WAD + size - 1) / size;
-        open.lossIndex += step.toUint128();
-        charged = step * size / WAD;
+        open.lossIndex += ((amount * WAD + open.size - 1) / open.size).toUint128();
     }
 
     // --- the Liquidator's door ---

@@ -17,8 +17,6 @@ contract StubClearing is IAccounts {
     mapping(uint16 => uint256) public openInterest;
     mapping(uint16 => uint256) public lossIndex;
     uint256 public charged;
-    /// @dev Parts per 10,000 of a charge that the index brings in.
-    uint256 private _yield = 10_000;
 
     function setLiquidator(address liquidator_) external {
         liquidator = liquidator_;
@@ -28,20 +26,15 @@ contract StubClearing is IAccounts {
         openInterest[market] = units;
     }
 
-    function setYield(uint256 yield_) external {
-        _yield = yield_;
-    }
-
     function account(bytes32) external pure returns (int256, Position[] memory, Balance[] memory) {
         return (0, new Position[](0), new Balance[](0));
     }
 
-    function chargeOpenInterest(uint16 market, uint256 amount) external returns (uint256 brought) {
+    function chargeOpenInterest(uint16 market, uint256 amount) external {
         uint256 units = openInterest[market];
-        uint256 rise = (amount * _yield / 10_000 * 1e18 + units - 1) / units;
+        uint256 rise = (amount * 1e18 + units - 1) / units;
         lossIndex[market] += rise;
-        brought = rise * units / 1e18;
-        charged += brought;
+        charged += rise * units / 1e18;
     }
 }
 
@@ -364,14 +357,6 @@ contract BackstopTest is BackstopBase {
         assertEq(backstop.unassigned(), 149_000e18);
         assertEq(backstop.owed(1), 0);
         assertEq(backstop.badDebt(), 149_000e18);
-    }
-
-    function test_what_an_index_fails_to_bring_in_stays_owed() public {
-        clearing.setYield(4000);
-        absorb(ALICE, 500e18, 1, 0);
-        assertEq(clearing.charged(), 200e18);
-        assertEq(backstop.owed(1), 300e18);
-        assertEq(backstop.badDebt(), 300e18);
     }
 
     function test_markets_and_notionals_come_in_pairs() public {

@@ -108,7 +108,7 @@ interface IAccounts {
     /// @notice Sum of |size| over all accounts, WAD units.
     function openInterest(uint16 market) external view returns (uint256);
 
-    /// @notice Charge a loss to everyone with a position in a market: raises its loss index. onlyBackstop.
-    /// @return charged what the index brings in, at least `amount` but for an empty market
-    function chargeOpenInterest(uint16 market, uint256 amount) external returns (uint256 charged);
+    /// @notice Charge a loss to everyone with a position in a market that has some: raises its loss index, so that
+    /// it brings in `amount` at least. onlyBackstop.
+    function chargeOpenInterest(uint16 market, uint256 amount) external;
 }
