@@ -92,13 +92,14 @@ contract Clearing is IAccounts, EIP712, Ownable2Step, ReentrancyGuard {
     }
 
     /// @dev A reducing order before it is done: the quote that it gives up, WAD, and its bound below initial
-    /// margin. `hedged`: another leg has the same underlying, so that the requirement could rise.
+    /// margin. `hedged`: another leg has the same underlying, so that the requirement could rise, or fall by less
+    /// than the equity.
     struct Reduction {
         uint256 loss;
         uint256 bound;
         bool hedged;
-        uint256 atFast;
-        uint256 atSlow;
+        Margin atFast;
+        Margin atSlow;
     }
 
     bytes32 public constant ORDER_TYPEHASH = keccak256(
@@ -623,7 +624,7 @@ contract Clearing is IAccounts, EIP712, Ownable2Step, ReentrancyGuard {
         cut.loss = MarginMath.mulWadUp(apart, size);
         cut.bound = kappa * size / WAD * underlying / WAD;
         cut.hedged = _hedged(o.account, o.market, feedId);
-        if (cut.hedged) (cut.atFast, cut.atSlow) = _requirements(o.account);
+        if (cut.hedged) (cut.atFast, cut.atSlow) = _margins(o.account);
     }
 
     /// @dev Legs of one underlying offset each other: closing one of them may leave the other bare.
@@ -635,9 +636,9 @@ contract Clearing is IAccounts, EIP712, Ownable2Step, ReentrancyGuard {
         return false;
     }
 
-    function _requirements(bytes32 acct) private view returns (uint256 atFast, uint256 atSlow) {
+    function _margins(bytes32 acct) private view returns (Margin memory atFast, Margin memory atSlow) {
         View memory v = engine.look(acct, 0);
-        return (v.atFast.requirement, v.atSlow.requirement);
+        return (v.atFast, v.atSlow);
     }
 
     function _checkAdding(bytes32 acct) private {
@@ -649,13 +650,18 @@ contract Clearing is IAccounts, EIP712, Ownable2Step, ReentrancyGuard {
         (a.lastRiskAt, a.lastRiskBlock) = (uint40(block.timestamp), uint40(block.number));
     }
 
-    /// @dev A cut that leaves another leg bare is judged as new risk.
+    /// @dev A cut that leaves another leg bare is judged as new risk. One that takes more from the equity than from
+    /// the requirement may lose nothing below initial margin: in a hedged book the fee's bound allows that too.
     function _checkReducing(bytes32 acct, Reduction memory cut) private {
         Account storage a = _accounts[acct];
-        if (cut.hedged && _rises(acct, cut)) {
-            _requireCalm();
-            _checkAdding(acct);
-            return;
+        if (cut.hedged) {
+            (Margin memory atFast, Margin memory atSlow) = _margins(acct);
+            if (atFast.requirement > cut.atFast.requirement || atSlow.requirement > cut.atSlow.requirement) {
+                _requireCalm();
+                _checkAdding(acct);
+                return;
+            }
+            if (_weaker(atFast, cut.atFast) || _weaker(atSlow, cut.atSlow)) cut.bound = 0;
         }
         if (a.state != State.Healthy) a.reduced = true;
         if (cut.loss <= cut.bound) return;
@@ -663,9 +669,9 @@ contract Clearing is IAccounts, EIP712, Ownable2Step, ReentrancyGuard {
         if (!ok) revert LossTooLarge(acct, cut.loss, cut.bound);
     }
 
-    function _rises(bytes32 acct, Reduction memory cut) private view returns (bool) {
-        (uint256 atFast, uint256 atSlow) = _requirements(acct);
-        return atFast > cut.atFast || atSlow > cut.atSlow;
+    /// @dev Whether health E / M fell, exactly. Below zero equity the bound is nought anyway.
+    function _weaker(Margin memory m, Margin memory before) private pure returns (bool) {
+        return m.equity * int256(before.requirement) < before.equity * int256(m.requirement);
     }
 
     function _smaller(uint256 x, uint256 y) private pure returns (uint256) {

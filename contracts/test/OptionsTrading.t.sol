@@ -2,7 +2,7 @@
 pragma solidity 0.8.28;
 
 import {Clearing} from "../src/Clearing.sol";
-import {Book, Margin, State, View} from "../src/HybridTypes.sol";
+import {Book, Margin, RiskArray, State, View} from "../src/HybridTypes.sol";
 import {Liquidator} from "../src/Liquidator.sol";
 import {Base} from "./Base.t.sol";
 
@@ -217,6 +217,55 @@ contract OptionsTradingTest is Base {
         trade(bob, alice, ETH_PERP, 100e18, 185e18);
         (,,,,, bool reduced) = clearing.status(alice);
         assertTrue(reduced);
+    }
+
+    /// @dev A call far out of the money, signed to be worth 4 whatever the price: a leg that needs no margin.
+    function postFlat(uint16 market, uint256 ref) private {
+        RiskArray[] memory arrays = new RiskArray[](1);
+        vm.warp(nowS() + 1);
+        (arrays[0].market, arrays[0].observedAt) = (market, uint40(nowS()));
+        (arrays[0].refPrice, arrays[0].mark) = (uint64(ref / 1e10), 4e8);
+        submitArrays(arrays);
+    }
+
+    /// @dev Alice: 100 ETH long and 500 such calls on 3,000; the array is one for 185.
+    function bareBesideFlat(uint256 fast, uint256 slow) private returns (uint16 far) {
+        far = listOption(ETH, 400e18, EXPIRY, true);
+        postFlat(far, 200e18);
+        trade(alice, bob, ETH_PERP, 100e18, 200e18);
+        trade(alice, bob, far, 500e18, 4e18);
+        tick(12);
+        setSlow(ETH, slow);
+        setFast(ETH, fast);
+        postFlat(far, 185e18);
+    }
+
+    /// @dev Sold for 0.8 less than they are worth, within the fee: 400 of equity for nothing of the requirement.
+    function test_a_cut_in_a_hedged_book_below_initial_margin_does_not_lower_health_for_a_fee() public {
+        uint16 far = bareBesideFlat(185e18, 185e18);
+        refuse(Clearing.LossTooLarge.selector, bob, alice, far, 500e18, 3.2e18);
+        trade(bob, alice, far, 500e18, 4e18);
+    }
+
+    function test_a_cut_in_a_hedged_book_may_cost_a_fee_where_health_rises() public {
+        bareBesideFlat(185e18, 185e18);
+        trade(bob, alice, ETH_PERP, 50e18, 184.9e18);
+    }
+
+    /// @dev Where the array is too far from a price the calls need all that they are worth: there health rises.
+    function test_health_may_fall_at_neither_oracle() public {
+        uint256 state = vm.snapshotState();
+        for (uint256 i; i < 2; ++i) {
+            uint16 far = i == 0 ? bareBesideFlat(185e18, 190e18) : bareBesideFlat(190e18, 185e18);
+            refuse(Clearing.LossTooLarge.selector, bob, alice, far, 500e18, 3.2e18);
+            vm.revertToState(state);
+        }
+    }
+
+    function test_at_initial_margin_a_hedged_book_may_lose_what_it_likes_within_the_band() public {
+        uint16 far = bareBesideFlat(200e18, 200e18);
+        postFlat(far, 200e18);
+        trade(bob, alice, far, 500e18, 3.2e18);
     }
 
     // --- settlement ---
