@@ -78,7 +78,8 @@ contract Backstop is IBackstop, Ownable2Step, ReentrancyGuard {
     event BackstopPaid(bytes32 indexed acct, uint256 amount);
     event DebtAbsorbed(bytes32 indexed acct, uint256 debt, uint256 left);
     event DebtAssigned(uint16 indexed market, uint256 amount);
-    event DebtUnassigned(uint256 amount);
+    /// @param market what owed the amount until now; 0 where nothing did
+    event DebtUnassigned(uint16 indexed market, uint256 amount);
     event DebtCovered(uint256 amount);
     /// @param index the market's loss index after it, WAD of quote per unit
     event LossSocialised(uint16 indexed market, uint256 amount, uint256 index);
@@ -252,7 +253,7 @@ contract Backstop is IBackstop, Ownable2Step, ReentrancyGuard {
         for (uint256 i; i < notionals.length; ++i) {
             total += notionals[i];
         }
-        if (total == 0) return _giveUp(debt);
+        if (total == 0) return _giveUp(0, debt);
         // Differences of running shares: none is rounded away, and a market without notional gets nothing.
         uint256 reached;
         uint256 before;
@@ -280,7 +281,7 @@ contract Backstop is IBackstop, Ownable2Step, ReentrancyGuard {
         uint256 excess = Math.saturatingSub(debt, notional);
         if (excess > 0) {
             debt -= excess;
-            _giveUp(excess);
+            _giveUp(market, excess);
         }
         uint256 amount = Math.min(debt, Math.mulDiv(notional, STEP_SHARE, WAD));
         owed[market] = debt - amount;
@@ -301,9 +302,9 @@ contract Backstop is IBackstop, Ownable2Step, ReentrancyGuard {
         return p.slowFresh ? (Math.mulDiv(open, p.slow, WAD), true) : (0, false);
     }
 
-    function _giveUp(uint256 amount) private {
+    function _giveUp(uint16 market, uint256 amount) private {
         unassigned += amount;
-        emit DebtUnassigned(amount);
+        emit DebtUnassigned(market, amount);
     }
 
     function _noteDeficit() private {

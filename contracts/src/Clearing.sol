@@ -126,8 +126,19 @@ contract Clearing is IAccounts, EIP712, Ownable2Step, ReentrancyGuard {
     event ModulesBound(address liquidator, address engine, address backstop, address breaker);
     event Deposited(bytes32 indexed acct, address indexed token, address from, uint256 amount);
     event Withdrawn(bytes32 indexed acct, address indexed token, uint256 amount);
-    event Traded(bytes32 indexed long, bytes32 indexed short, uint16 indexed market, uint256 size, uint256 price);
+    /// @param longNonce,shortNonce the orders' nonces, which are used from here on
+    event Traded(
+        bytes32 indexed long,
+        bytes32 indexed short,
+        uint16 indexed market,
+        uint256 size,
+        uint256 price,
+        uint256 longNonce,
+        uint256 shortNonce
+    );
     event OrderCancelled(bytes32 indexed acct, uint256 nonce);
+    /// @notice A slice took the last position: a debt from now until there is a new one is these markets' own.
+    event LastSliced(bytes32 indexed acct, uint16[] markets, uint256[] notionals);
     event OptionSettled(bytes32 indexed acct, uint16 indexed market, int256 size, int256 value);
     event InsurancePaid(bytes32 indexed acct, bytes32 indexed taker, uint256 amount);
     event BadDebt(bytes32 indexed acct, uint256 amount);
@@ -293,8 +304,10 @@ contract Clearing is IAccounts, EIP712, Ownable2Step, ReentrancyGuard {
         else _checkReducing(a.account, cutA);
         if (bAdds) _checkAdding(b.account);
         else _checkReducing(b.account, cutB);
-        (bytes32 long, bytes32 short) = a.size > 0 ? (a.account, b.account) : (b.account, a.account);
-        emit Traded(long, short, a.market, MarginMath.abs(a.size), price);
+        (Order calldata long, Order calldata short) = a.size > 0 ? (a, b) : (b, a);
+        emit Traded(
+            long.account, short.account, a.market, MarginMath.abs(a.size), price, long.nonce, short.nonce
+        );
     }
 
     /// @notice Pay out an account's position in an option whose settlement price is known: by anyone, in every
@@ -363,6 +376,7 @@ contract Clearing is IAccounts, EIP712, Ownable2Step, ReentrancyGuard {
         if (markets.length > 0 && a.markets.length == 0 && (a.cash < 0 || a.collaterals.length > 0)) {
             a.sliced = true;
             _lastSlice[acct] = LastSlice(markets, notionals);
+            emit LastSliced(acct, markets, notionals);
         }
     }
 

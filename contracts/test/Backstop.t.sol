@@ -137,6 +137,7 @@ contract BackstopTest is BackstopBase {
     event LossSocialised(uint16 indexed market, uint256 amount, uint256 index);
     event DebtAbsorbed(bytes32 indexed acct, uint256 debt, uint256 left);
     event DebtCovered(uint256 amount);
+    event DebtUnassigned(uint16 indexed market, uint256 amount);
     event DeficitSet(bool inDeficit);
 
     // --- money in ---
@@ -353,6 +354,8 @@ contract BackstopTest is BackstopBase {
         clearing.setOpenInterest(1, 0);
         router.setFresh(ETH, false, false);
         pass(1 hours);
+        vm.expectEmit(address(backstop));
+        emit DebtUnassigned(1, 99_000e18);
         backstop.socialise(1);
         assertEq(backstop.unassigned(), 149_000e18);
         assertEq(backstop.owed(1), 0);

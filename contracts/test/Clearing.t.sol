@@ -718,6 +718,18 @@ contract ClearingTest is Base {
         clearing.writeOff(alice);
     }
 
+    function test_a_trade_tells_the_nonces_that_it_used() public {
+        deposit(alice, address(usd), 1000e18);
+        deposit(bob, address(usd), 1000e18);
+        nextNonce = 7;
+        vm.expectEmit(address(clearing));
+        emit Clearing.Traded(alice, bob, ETH_PERP, 1e18, 200e18, 7, 8);
+        trade(alice, bob, ETH_PERP, 1e18, 200e18);
+        vm.expectEmit(address(clearing));
+        emit Clearing.Traded(bob, alice, ETH_PERP, 1e18, 200e18, 9, 10);
+        trade(bob, alice, ETH_PERP, 1e18, 200e18);
+    }
+
     function test_only_the_backstop_charges_open_interest() public {
         vm.expectRevert(abi.encodeWithSelector(Clearing.NotBackstop.selector, address(this)));
         clearing.chargeOpenInterest(ETH_PERP, 1);

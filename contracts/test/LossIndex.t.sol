@@ -306,6 +306,17 @@ contract LossIndexTest is Base {
         assertEq(quoteCredit(ownerOf_(taker2)), 5000e18);
     }
 
+    function test_a_last_slice_tells_which_markets_a_debt_will_fall_to() public {
+        deposit(alice, address(weth), 3e18);
+        openAndConfirm(100e18);
+        uint16[] memory one = new uint16[](1);
+        uint256[] memory notionals = new uint256[](1);
+        (one[0], notionals[0]) = (ETH_PERP, 10_000e18);
+        vm.expectEmit(address(clearing));
+        emit Clearing.LastSliced(alice, one, notionals);
+        liquidate(alice, taker);
+    }
+
     function test_a_debt_that_collateral_only_partly_paid_still_falls_to_the_last_slices_market() public {
         deposit(alice, address(weth), 3e18);
         openAndConfirm(100e18);

@@ -74,7 +74,7 @@ _EVENTS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "Clearing": {
         "Deposited": ("account", "token", "payer", "amount_wad"),
         "Withdrawn": ("account", "token", "amount_wad"),
-        "Traded": ("long", "short", "market", "size_wad", "price_wad"),
+        "Traded": ("long", "short", "market", "size_wad", "price_wad", "long_nonce", "short_nonce"),
         "OptionSettled": ("account", "market", "size_wad", "value_wad"),
         "InsurancePaid": ("account", "taker", "amount_wad"),
         "BadDebt": ("account", "amount_wad"),
