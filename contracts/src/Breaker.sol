@@ -78,12 +78,13 @@ contract Breaker is IBreaker, Ownable2Step {
         _raise(wanted);
     }
 
-    /// @notice Level 1 where a feed's delayed source is about to move by a quarter or more; by anyone.
+    /// @notice Level 1 where a feed's delayed source is fresh and about to move by a quarter or more; by anyone.
     function tripOnQueue(bytes32 feedId) external {
+        FeedPrice memory p = router.price(feedId);
+        if (!p.slowFresh) revert StaleOracle(feedId);
         (uint256 next,, bool ok) = IQueuedOracle(ISlowSource(address(router)).feeds(feedId)).peekNext(feedId);
-        uint256 current = router.price(feedId).slow;
-        if (!ok || current == 0) revert NothingQueued(feedId);
-        if (!_apart(next, current, QUEUE_JUMP)) revert TooClose(feedId, next, current);
+        if (!ok) revert NothingQueued(feedId);
+        if (!_apart(next, p.slow, QUEUE_JUMP)) revert TooClose(feedId, next, p.slow);
         _raise(1);
     }
 

@@ -242,14 +242,21 @@ contract BreakerTest is Test {
         breaker.tripOnQueue(ETH);
     }
 
-    function test_an_empty_queue_or_no_price_to_compare_with_trips_nothing() public {
+    function test_an_empty_queue_trips_nothing() public {
         queue.set(300e18, false);
         vm.expectRevert(abi.encodeWithSelector(Breaker.NothingQueued.selector, ETH));
         breaker.tripOnQueue(ETH);
+    }
+
+    function test_a_queue_is_held_against_a_fresh_price_only() public {
         queue.set(300e18, true);
-        router.set(ETH, 200e18, 0);
-        vm.expectRevert(abi.encodeWithSelector(Breaker.NothingQueued.selector, ETH));
+        router.setFresh(ETH, true, false);
+        vm.expectRevert(abi.encodeWithSelector(Breaker.StaleOracle.selector, ETH));
         breaker.tripOnQueue(ETH);
+        assertEq(breaker.level(), 0);
+        router.setFresh(ETH, false, true);
+        breaker.tripOnQueue(ETH);
+        assertEq(breaker.level(), 1);
     }
 
     function test_a_source_without_a_queue_trips_nothing() public {
