@@ -57,7 +57,6 @@ contract RiskArrays is EIP712, IRiskArrays {
     error FromFuture(uint16 market, uint256 observedAt, uint256 nowS);
     error TooOld(uint16 market, uint256 observedAt, uint256 nowS);
     error NotAnOption(uint16 market);
-    error Expired(uint16 market, uint256 expiry);
     error NoRefPrice(uint16 market);
     error BadDelta(uint16 market, int256 delta);
     /// @dev Values and bounds WAD.
@@ -76,7 +75,8 @@ contract RiskArrays is EIP712, IRiskArrays {
     }
 
     /// @notice Accept the arrays that are newer than what is stored, or revert with the reason. Those that are not
-    /// newer are passed over, so that nobody can spoil a post by posting a part of it first.
+    /// newer are passed over, so that nobody can spoil a post by posting a part of it first; so are those of options
+    /// that have expired meanwhile, so that an expiry spoils none either.
     ///
     /// The scenarios are those of the range in force now: whoever signs while it is being changed leaves room for
     /// the change between signing and posting.
@@ -88,7 +88,9 @@ contract RiskArrays is EIP712, IRiskArrays {
         bool any;
         for (uint256 i; i < arrays.length; ++i) {
             if (arrays[i].observedAt <= _arrays[arrays[i].market].observedAt) continue;
-            _accept(arrays[i]);
+            Market memory m = instruments.market(arrays[i].market);
+            if (m.kind != Kind.Perp && block.timestamp >= m.expiry) continue;
+            _accept(arrays[i], m);
             any = true;
         }
         if (!any) revert NoneNewer();
@@ -138,12 +140,10 @@ contract RiskArrays is EIP712, IRiskArrays {
         }
     }
 
-    function _accept(RiskArray calldata a) private {
+    function _accept(RiskArray calldata a, Market memory m) private {
         if (a.observedAt > block.timestamp) revert FromFuture(a.market, a.observedAt, block.timestamp);
         if (block.timestamp > a.observedAt + MAX_AGE) revert TooOld(a.market, a.observedAt, block.timestamp);
-        Market memory m = instruments.market(a.market);
         if (m.kind == Kind.Perp) revert NotAnOption(a.market);
-        if (block.timestamp >= m.expiry) revert Expired(a.market, m.expiry);
         _checkBounds(a, m, instruments.risk(m.feedId).mmr);
 
         Stored storage s = _arrays[a.market];

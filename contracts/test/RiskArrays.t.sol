@@ -53,6 +53,7 @@ contract RiskArraysTest is Test {
     uint16 internal constant PERP = 1;
     uint16 internal constant CALL = 2;
     uint16 internal constant PUT = 3;
+    uint16 internal constant LATER = 4;
     uint256 internal constant START = 1_700_000_000;
     uint40 internal constant EXPIRY = 1_702_000_000;
     uint64 internal constant ONE = 1e8;
@@ -86,7 +87,7 @@ contract RiskArraysTest is Test {
     /// @dev At the money, worth 4; half a unit in volatility; 15.5 and 0.5 at the extremes.
     function good(uint16 market) internal view returns (RiskArray memory a) {
         (a.market, a.observedAt, a.refPrice, a.mark) = (market, nowS(), 100 * ONE, 4 * ONE);
-        bool isCall = market == CALL;
+        bool isCall = market != PUT;
         a.delta = isCall ? int32(0.5e9) : int32(-0.5e9);
         int64[7] memory moves = [int64(0), 1, -1, 2, -2, 3, -3];
         for (uint256 s; s < 14; ++s) {
@@ -331,9 +332,18 @@ contract RiskArraysTest is Test {
 
     function test_an_expired_option_has_no_new_array() public {
         vm.warp(EXPIRY);
-        refuse(good(CALL), abi.encodeWithSelector(RiskArrays.Expired.selector, CALL, EXPIRY));
+        refuse(good(CALL), abi.encodeWithSelector(RiskArrays.NoneNewer.selector));
         vm.warp(EXPIRY - 1);
         post(good(CALL));
+    }
+
+    function test_an_array_of_an_expired_option_does_not_spoil_a_post() public {
+        vm.warp(EXPIRY);
+        listed.list(LATER, Market(ETH, Kind.Call, EXPIRY + 1, 100e18));
+        RiskArray memory a = good(LATER);
+        post(both(good(CALL), a));
+        assertStored(a);
+        assertEq(quote(CALL).observedAt, 0);
     }
 
     function test_an_array_needs_a_price() public {
