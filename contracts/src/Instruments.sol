@@ -215,6 +215,9 @@ contract Instruments is IInstruments, Ownable2Step {
 
     /// @notice Move an underlying's margins from what they are today to new values. Raising any of the three
     /// takes 24 hours at least; a change in mid-ramp starts where the last one has got to.
+    /// @dev Lowering mmr alone raises the initial margin of options, which is what their arrays lose times imr / mmr,
+    /// until the arrays of the smaller range are there; lower both in one ratio where that matters. It bars new risk
+    /// and withdrawals only: maintenance does not rise.
     /// @param duration seconds, at most 90 days; 0 is at once
     function setMargins(bytes32 feedId, uint64 mmr, uint64 imr, uint64 shortMin, uint40 duration)
         external

@@ -79,7 +79,7 @@ contract OracleRouter is Ownable2Step {
         onlyOwner
     {
         if (address(slow).code.length == 0) revert BadFeed("slow");
-        if (deviation > 0.1e18) revert BadFeed("deviation");
+        if (deviation == 0 || deviation > 0.1e18) revert BadFeed("deviation");
         if (heartbeat == 0) revert BadFeed("heartbeat");
         if (minDelay < 5 || minDelay > 600) revert BadFeed("minDelay");
         Feed memory old = feeds[feedId];

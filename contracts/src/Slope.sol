@@ -54,6 +54,8 @@ library Slope {
         if (p.bandBase > p.bandMax || p.bandMax > 0.25e18) revert BadSlope("band");
         if (p.stepCap > WAD || p.stepWindow == 0) revert BadSlope("step");
         if (p.minSlice == 0 || p.minSlice > p.dust) revert BadSlope("0 < minSlice <= dust");
+        // What is dust goes whole, past every cap.
+        if (p.dust > 100_000e18) revert BadSlope("dust");
     }
 
     /// @notice q(tau) = min(1, max(qMin, e^(-lambda tau))), never below the exact value.

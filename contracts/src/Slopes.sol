@@ -47,6 +47,8 @@ contract Slopes is Ownable2Step {
 
     /// @notice Set the slope of the accounts whose owners chose none. It begins at maintenance: to be reduced
     /// earlier, for a lower fee, is each owner's own choice.
+    /// @dev A larger beta raises their initial margin to (1 + beta) mmr at once, without a ramp: that bars new risk
+    /// and withdrawals, but maintenance does not move, so that nobody is liquidated for it.
     function setDefaultSlope(uint16 id) external onlyOwner {
         _setDefault(id);
     }

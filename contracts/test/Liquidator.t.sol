@@ -736,7 +736,7 @@ contract LiquidatorTest is Base {
     }
 
     function test_the_parameters_have_hard_bounds() public {
-        for (uint256 i; i < 18; ++i) {
+        for (uint256 i; i < 19; ++i) {
             SlopeParams memory p = slopeParams();
             if (i == 0) p.beta = 0.019e18;
             if (i == 1) p.beta = 1.51e18;
@@ -755,6 +755,7 @@ contract LiquidatorTest is Base {
             if (i == 14) p.stepWindow = 0;
             if (i == 15) p.minSlice = p.dust + 1;
             if (i == 17) p.minSlice = 0;
+            if (i == 18) p.dust = 100_000e18 + 1;
             if (i == 16) p.tK = 0;
             vm.expectPartialRevert(Slope.BadSlope.selector);
             new Liquidator(clearing, engine, instruments, backstop, breaker, p, admin);

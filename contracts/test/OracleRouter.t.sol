@@ -134,17 +134,18 @@ contract OracleRouterTest is Oracles {
     }
 
     function test_a_feed_is_set_inside_hard_bounds() public {
-        refuse("slow", ISlowOracle(address(1)), 0, 1, 12);
+        refuse("slow", ISlowOracle(address(1)), 1, 1, 12);
+        refuse("deviation", adapter, 0, 1, 12);
         refuse("deviation", adapter, 0.1e18 + 1, 1, 12);
-        refuse("heartbeat", adapter, 0, 0, 12);
-        refuse("minDelay", adapter, 0, 1, 4);
-        refuse("minDelay", adapter, 0, 1, 601);
+        refuse("heartbeat", adapter, 1, 0, 12);
+        refuse("minDelay", adapter, 1, 1, 4);
+        refuse("minDelay", adapter, 1, 1, 601);
     }
 
     function test_only_the_admin_sets_a_feed_and_the_sequencer() public {
         bytes memory stranger = abi.encodeWithSelector(Ownable.OwnableUnauthorizedAccount.selector, address(this));
         vm.expectRevert(stranger);
-        router.setFeed("new", adapter, 0, 1, 12);
+        router.setFeed("new", adapter, 1, 1, 12);
         vm.expectRevert(stranger);
         router.setSequencer(IAggregatorV3(address(uptime)), 3600);
     }
