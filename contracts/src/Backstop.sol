@@ -4,7 +4,7 @@ pragma solidity 0.8.28;
 import {Ownable, Ownable2Step} from "@openzeppelin/contracts/access/Ownable2Step.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
-import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol";
+import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {OracleRouter} from "./OracleRouter.sol";
 import {Vault} from "./Vault.sol";
 import {IAccounts, IBackstop, IInstruments} from "./interfaces/IModules.sol";
@@ -24,7 +24,7 @@ interface IClearingOf {
 /// insurance. Who has no position never pays.
 /// @dev The insurance is a number: its quote lies in the Clearing's credit, together with the accounts' cash.
 /// No token moves here, and no credit but in `fund`.
-contract Backstop is IBackstop, Ownable2Step, ReentrancyGuard {
+contract Backstop is IBackstop, Ownable2Step, ReentrancyGuardTransient {
     using SafeCast for uint256;
 
     /// @dev What one account drew on a day.

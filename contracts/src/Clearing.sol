@@ -5,7 +5,7 @@ import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
 import {Ownable, Ownable2Step} from "@openzeppelin/contracts/access/Ownable2Step.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
-import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol";
+import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {
     IAccounts,
     IBackstop,
@@ -39,7 +39,7 @@ import {
 /// @notice Equity is marked, never settled before a check: a quote leg changes on a trade, a slice or a
 /// close only, when the reduced share is realised to cash. Options are margined like futures, so that a premium
 /// is a quote leg too. The sum of sizes per market is always zero.
-contract Clearing is IAccounts, EIP712, Ownable2Step, ReentrancyGuard {
+contract Clearing is IAccounts, EIP712, Ownable2Step, ReentrancyGuardTransient {
     using SafeCast for int256;
     using SafeCast for uint256;
 
