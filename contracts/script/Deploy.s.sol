@@ -5,6 +5,8 @@ import {Script} from "forge-std/Script.sol";
 import {console} from "forge-std/console.sol";
 import {Ownable2Step} from "@openzeppelin/contracts/access/Ownable2Step.sol";
 import {TimelockController} from "@openzeppelin/contracts/governance/TimelockController.sol";
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {FixedPointMathLib} from "solady/utils/FixedPointMathLib.sol";
 import {TestAggregator} from "../demo/TestAggregator.sol";
@@ -34,6 +36,7 @@ import {ChainlinkAdapter} from "../src/slow/ChainlinkAdapter.sol";
 contract Deploy is Script {
     using SafeCast for int256;
     using SafeCast for uint256;
+    using SafeERC20 for IERC20;
 
     uint256 internal constant TIMELOCK_DELAY = 48 hours;
     /// @dev EIP-170.
@@ -74,11 +77,13 @@ contract Deploy is Script {
         _deployModules();
         _bind();
         _list();
+        _seed();
         _handOver();
         vm.stopBroadcast();
         _verify();
-        // Only now: whoever deployed must have nothing left to say.
+        // Only now: whoever deployed must have nothing left to say, and what the insurance holds will not stay.
         _verifyLeft(deployer);
+        _check(backstop.insurance() == _in(".backstop", ".seed") * WAD, ".backstop.seed");
         _print();
     }
 
@@ -204,6 +209,17 @@ contract Deploy is Script {
                 (_in(at, ".cap") * WAD).toUint128()
             );
         }
+    }
+
+    /// @dev The insurance's first quote, out of the deployer's own.
+    function _seed() private {
+        uint256 amount = _in(".backstop", ".seed") * WAD;
+        if (amount == 0) return;
+        uint256 units = amount / vault.scaleOf(quote);
+        if (_address(".quote.token") == address(0)) TestToken(quote).mint(deployer, units);
+        IERC20(quote).forceApprove(address(vault), units);
+        vault.deposit(quote, units, deployer);
+        backstop.fund(amount);
     }
 
     /// @dev One operation, while the delay is still nought: the timelock accepts every contract, lets the
@@ -491,6 +507,7 @@ contract Deploy is Script {
         }
         console.log("TimelockController", address(timelock));
         console.log("quote", quote);
+        console.log("insurance, whole units of quote", backstop.insurance() / WAD);
         for (uint8 i = 1; i <= instruments.collateralCount(); ++i) {
             console.log("collateral", instruments.collateralTerms(i).token);
         }
