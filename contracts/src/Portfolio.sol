@@ -9,8 +9,8 @@ import {Kind, Leg, Quote, SCENARIOS, WAD} from "./HybridTypes.sol";
 /// of the range mmr, each with volatility up and down, and at last an extreme move of three ranges up and down
 /// that counts for a third. A position on the underlying itself gains and loses with the price alone; an option's
 /// gains are what its risk array says. The underlying requires its worst loss, and so much more for each short
-/// option. Where the arrays are old, or the price has left them behind, nothing is netted between perps and
-/// options, and the options of each expiry require the most that they can lose.
+/// option. Where the arrays are old, or the price has left them behind, perps require their range, and the options of
+/// each expiry the most that they can lose, but for calls sold that long perps cover and puts that short ones do.
 ///
 /// Losses round up and gains down, each leg by itself. `keeper/protocols/hybrid/math.py` repeats every function to
 /// the wei.
@@ -169,14 +169,24 @@ library Portfolio {
     /// covered by buying the underlying, at the end of the range above `price`. Whatever the marks, equity less this
     /// is the cash and the worst payoff.
     ///
-    /// Books together require no more than apart, as in the scenarios, but for calls sold and bought at strikes
-    /// beyond that end: the pair can lose up to the last strike, where a call sold alone counts as covered before.
+    /// What perps cover adds nothing to their range: a call sold loses at most what its perp gains, and the other way
+    /// a put. It is left out, with its mark, in every expiry where that asks for less.
+    ///
+    /// Books together require no more than apart with their perps apart from their options, as in the scenarios, but
+    /// for calls sold and bought at strikes beyond that end: the pair can lose up to the last strike, where a call
+    /// sold alone counts as covered before.
     function maxLoss(Leg[] memory legs, Group memory g, uint256 price) internal pure returns (uint256 loss) {
+        (int256[] memory sizes, int256[] memory bare) = _uncovered(legs, g);
         uint256 left = g.options;
         for (uint256 i; left >> i != 0; ++i) {
             if (!_has(left, i)) continue;
             uint256 together = _sameExpiry(legs, left, legs[i].expiry);
-            loss += _maxLoss(legs, together, price, g.mmr);
+            uint256 most = _maxLoss(legs, sizes, together, price, g.mmr);
+            if (bare.length != 0) {
+                uint256 less = _maxLoss(legs, bare, together, price, g.mmr);
+                if (less < most) most = less;
+            }
+            loss += most;
             left ^= together;
         }
     }
@@ -244,21 +254,55 @@ library Portfolio {
         }
     }
 
+    /// @dev The legs' sizes, and what is left of them where perps cover an equal part, rounded down, of every call
+    /// sold, or of every put where they are short themselves; nothing where they cover none.
+    function _uncovered(Leg[] memory legs, Group memory g)
+        private
+        pure
+        returns (int256[] memory sizes, int256[] memory bare)
+    {
+        sizes = new int256[](legs.length);
+        int256 perps;
+        for (uint256 i; i < legs.length; ++i) {
+            sizes[i] = legs[i].size;
+            if (_has(g.perps, i)) perps += sizes[i];
+        }
+        Kind kind = perps < 0 ? Kind.Put : Kind.Call;
+        uint256 sold;
+        for (uint256 i; g.options >> i != 0; ++i) {
+            if (_has(g.options, i) && legs[i].kind == kind && sizes[i] < 0) sold += uint256(-sizes[i]);
+        }
+        uint256 open = FixedPointMathLib.zeroFloorSub(sold, FixedPointMathLib.abs(perps));
+        if (open == sold) return (sizes, bare);
+        bare = new int256[](legs.length);
+        for (uint256 i; g.options >> i != 0; ++i) {
+            bare[i] = _has(g.options, i) && legs[i].kind == kind && sizes[i] < 0
+                ? -int256(FixedPointMathLib.fullMulDivUp(uint256(-sizes[i]), open, sold))
+                : sizes[i];
+        }
+    }
+
     /// @dev Of options that expire together. Once they are covered, their payoff no longer falls beyond the last
     /// strike, so that the worst lies at nothing or at a strike.
-    function _maxLoss(Leg[] memory legs, uint256 set, uint256 price, uint256 mmr) private pure returns (uint256) {
-        (int256 worth, int256 calls) = _worth(legs, set, price);
+    function _maxLoss(Leg[] memory legs, int256[] memory sizes, uint256 set, uint256 price, uint256 mmr)
+        private
+        pure
+        returns (uint256)
+    {
+        (int256 worth, int256 calls) = _worth(legs, sizes, set, price);
         uint256 cover = calls < 0 ? uint256(-calls) : 0;
-        int256 least = _payoffs(legs, set, 0, cover);
+        int256 least = _payoffs(legs, sizes, set, 0, cover);
         for (uint256 i; set >> i != 0; ++i) {
-            if (_has(set, i)) least = FixedPointMathLib.min(least, _payoffs(legs, set, legs[i].strike, cover));
+            if (!_has(set, i)) continue;
+            int256 total = _payoffs(legs, sizes, set, legs[i].strike, cover);
+            if (total < least) least = total;
         }
         least -= int256(FixedPointMathLib.mulWadUp(cover, price) + _share(cover, price, mmr));
         return worth > least ? uint256(worth - least) : 0;
     }
 
     /// @dev Worth of a set of options, as equity counts it, and their net number of calls.
-    function _worth(Leg[] memory legs, uint256 set, uint256 price)
+    function _worth(Leg[] memory legs, int256[] memory sizes, uint256 set, uint256 price)
         private
         pure
         returns (int256 worth, int256 calls)
@@ -266,14 +310,14 @@ library Portfolio {
         for (uint256 i; set >> i != 0; ++i) {
             if (!_has(set, i)) continue;
             Leg memory leg = legs[i];
-            worth += floorDiv(leg.size * int256(unitValue(leg, price)), int256(WAD));
-            if (leg.kind == Kind.Call) calls += leg.size;
+            worth += floorDiv(sizes[i] * int256(unitValue(leg, price)), int256(WAD));
+            if (leg.kind == Kind.Call) calls += sizes[i];
         }
     }
 
     /// @dev What a set of options and `cover` units of the underlying bring where its price ends at `end`, each
     /// rounded down.
-    function _payoffs(Leg[] memory legs, uint256 set, uint256 end, uint256 cover)
+    function _payoffs(Leg[] memory legs, int256[] memory sizes, uint256 set, uint256 end, uint256 cover)
         private
         pure
         returns (int256 total)
@@ -284,7 +328,7 @@ library Portfolio {
             for (uint256 i; set >> i != 0; ++i) {
                 if (!_has(set, i)) continue;
                 Leg memory leg = legs[i];
-                total += floorDiv(leg.size * int256(payoff(leg.kind, leg.strike, end)), int256(WAD));
+                total += floorDiv(sizes[i] * int256(payoff(leg.kind, leg.strike, end)), int256(WAD));
             }
         }
     }

@@ -260,6 +260,43 @@ contract PortfolioTest is PortfolioBase {
         assertEq(fallen(held(call100(1e18), at(put100(1e18), LATER), call110(-1e18))), 3e18 + 5e18 + 2e18);
     }
 
+    /// @dev 6 for the perp's range and 2 for being short: what the price takes from one it gives to the other.
+    function test_perps_cover_the_calls_or_the_puts_sold_against_them() public pure {
+        assertEq(fallen(held(perp(1e18), call100(-1e18))), 6e18 + 2e18);
+        assertEq(fallen(held(perp(-1e18), put100(-1e18))), 6e18 + 2e18);
+        assertEq(fallen(held(perp(3e18), call100(-1e18), call110(-2e18))), 18e18 + 6e18);
+        // And the price may be anywhere.
+        assertEq(maintenance(held(perp(1e18), call100(-1e18)), 150e18, T0), 9e18 + 3e18);
+        assertEq(maintenance(held(perp(-1e18), put100(-1e18)), 50e18, T0), 3e18 + 1e18);
+    }
+
+    /// @dev Alone they are 101 + 2 and 95 + 2.
+    function test_perps_cover_nothing_on_their_own_side() public pure {
+        assertEq(fallen(held(perp(-1e18), call100(-1e18))), 6e18 + 103e18);
+        assertEq(fallen(held(perp(1e18), put100(-1e18))), 6e18 + 97e18);
+        assertEq(fallen(held(perp(1e18), perp(-1e18), call100(-1e18))), 103e18);
+    }
+
+    /// @dev Of 101 and 104, on two days, a half each; with 3 perps, all.
+    function test_perps_cover_an_equal_part_of_everything_sold() public pure {
+        assertEq(fallen(held(perp(1e18), call100(-4e18))), 6e18 + 3 * 101e18 + 8e18);
+        Leg memory later = at(call110(-1e18), LATER);
+        assertEq(fallen(held(perp(1e18), call100(-1e18), later)), 6e18 + 50.5e18 + 52e18 + 4e18);
+        assertEq(fallen(held(perp(3e18), call100(-1e18), later)), 18e18 + 4e18);
+        // A wei of a perp covers a part of each that rounds down to nothing, and requires 6% of 100 wei.
+        assertEq(fallen(held(perp(1), call100(-1), later)), fallen(held(call100(-1), later)) + 6);
+    }
+
+    /// @dev The call bought is worth 2, with the perp's 6 and 2 for being short.
+    function test_a_call_bought_beside_a_covered_one_costs_its_price() public pure {
+        assertEq(fallen(held(perp(1e18), call100(-1e18), call110(1e18))), 6e18 + 2e18 + 2e18);
+    }
+
+    /// @dev 5 - 2, as without the perp: to cover the call sold would leave the 5 of the one bought.
+    function test_cover_is_not_used_where_it_would_ask_for_more() public pure {
+        assertEq(fallen(held(call100(1e18), call110(-1e18), perp(1e18))), 3e18 + 6e18 + 2e18);
+    }
+
     /// @dev Marks that contradict each other cannot make the requirement negative.
     function test_max_loss_is_never_negative() public pure {
         Leg memory cheap = call100(1e18);
@@ -376,7 +413,7 @@ contract PortfolioTest is PortfolioBase {
     }
 
     function test_several_price_vectors_give_what_each_gives_alone() public pure {
-        (Book memory b, uint256[] memory prices) = bookOf(held(perp(1e18), call100(-2e18), put90(1e18)), 10e18);
+        (Book memory b, uint256[] memory prices) = bookOf(held(perp(1e18), call100(-3e18), put90(1e18)), 10e18);
         uint256[][] memory vectors = new uint256[][](3);
         for (uint256 v; v < 3; ++v) {
             (, vectors[v]) = bookOf(b.legs, 0);
@@ -419,5 +456,18 @@ contract PortfolioTest is PortfolioBase {
         MarginMath.initial(b, prices, T0, 1.5e18);
         MarginMath.maintenance(b, prices, T0 + 601);
         assertTrue(MarginMath.below(MarginMath.initial(b, prices, T0 + 601, 1.5e18), 2.5e18));
+    }
+
+    function test_the_largest_positions_are_covered() public pure {
+        Leg[] memory legs = new Leg[](8);
+        legs[0] = perp(type(int128).max);
+        for (uint256 i = 1; i < 8; ++i) {
+            legs[i] = call100(type(int128).min);
+        }
+        (Book memory b, uint256[] memory prices) = bookOf(legs, 0);
+        for (uint256 i; i < 8; ++i) {
+            prices[i] = 1e36;
+        }
+        MarginMath.initial(b, prices, T0, 1.5e18);
     }
 }
