@@ -3,13 +3,13 @@
 Mirrors ``contracts/src/Portfolio.sol``, function by function and rounding by rounding: losses round up and
 gains down, each position by itself. Where the risk arrays may be judged by, the worst of sixteen scenarios in
 the order of SPAN; where not, perps as without options, and of each expiry's options the most that they can
-lose.
+lose, but for those sold that the perps cover.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from keeper.domain import Account, ArrayView, Kind, Leg, OracleView
@@ -130,16 +130,41 @@ def requirement_wad(
     least = _grown(_short_minimum(options, price_wad, risk), risk, rate_wad)
     if all(is_current(option.array, price_wad, now_s) for option in options):
         return least + _worst_scenario(positions, price_wad, risk, rate_wad)
-    return least + perps_wad + _grown(max_loss_wad(options, price_wad, risk), risk, rate_wad)
+    return least + perps_wad + _grown(max_loss_wad(positions, price_wad, risk), risk, rate_wad)
 
 
-def max_loss_wad(options: Sequence[Position], price_wad: Wad, risk: Risk) -> Wad:
-    """Return the most that options can lose from their marks, each expiry by itself (Portfolio.maxLoss)."""
-    expiries = dict.fromkeys(option.market.expiry_s for option in options)
+def max_loss_wad(positions: Sequence[Position], price_wad: Wad, risk: Risk) -> Wad:
+    """Return the most that options can lose from their marks, each expiry by itself (Portfolio.maxLoss).
+
+    What the perps cover of those sold is left out, wherever that asks for less.
+    """
+    options = [position for position in positions if position.market.is_option]
+    bare = _uncovered(positions)
     return sum(
-        _max_loss_of_expiry([each for each in options if each.market.expiry_s == expiry_s], price_wad, risk)
-        for expiry_s in expiries
+        min(
+            _max_loss_of_expiry([each for each in held if each.market.expiry_s == expiry_s], price_wad, risk)
+            for held in (options, bare)
+        )
+        for expiry_s in {option.market.expiry_s for option in options}
     )
+
+
+def _uncovered(positions: Sequence[Position]) -> list[Position]:
+    """Return the options without what perps cover, an equal part of every call sold, rounded down.
+
+    Of every put where the perps are short themselves (Portfolio._uncovered).
+    """
+    perps = sum(each.size_wad for each in positions if not each.market.is_option)
+    kind = Kind.PUT if perps < 0 else Kind.CALL
+    options = [each for each in positions if each.market.is_option]
+    sold = sum(-each.size_wad for each in options if each.market.kind is kind and each.size_wad < 0)
+    uncovered = max(0, sold - abs(perps))
+    return [
+        replace(each, size_wad=-mul_div_up(-each.size_wad, uncovered, sold))
+        if each.market.kind is kind and each.size_wad < 0
+        else each
+        for each in options
+    ]
 
 
 def _max_loss_of_expiry(options: Sequence[Position], price_wad: Wad, risk: Risk) -> Wad:
