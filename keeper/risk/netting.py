@@ -70,18 +70,34 @@ class Underlying:
     def requirement(self, positions: Floats) -> Floats:
         """Return what every row [n] requires for this underlying: its worst scenario, and so much a short.
 
-        Where a row holds a doubtful option, nothing nets between perps and options, and the options of each
-        expiry require the most that they can lose.
+        Where a row holds a doubtful option, perps require their range and the options of each expiry the most
+        that they can lose, without what the perps cover wherever that asks for less.
         """
         held = positions[:, self.columns]
         worst: Floats = np.maximum(-(self.risk.T @ held.T).min(axis=0), 0.0)
         in_doubt = np.flatnonzero((held[:, self.doubtful] != 0).any(axis=1))
         if len(in_doubt):
             rows = positions[in_doubt]
-            most = sum((expiry.loss(rows) for expiry in self.expiries), start=np.zeros(len(rows)))
+            bare = self._uncovered(rows)
+            most = sum(
+                (np.minimum(expiry.loss(rows), expiry.loss(bare)) for expiry in self.expiries),
+                start=np.zeros(len(rows)),
+            )
             worst[in_doubt] = np.abs(held[in_doubt] @ self.perps) + most
         worst += np.maximum(-held, 0.0) @ self.short
         return worst
+
+    def _uncovered(self, positions: Floats) -> Floats:
+        """Leave out what perps cover: an equal part of every call sold, or put where they are short."""
+        columns = np.concatenate([expiry.columns for expiry in self.expiries])
+        calls = np.concatenate([expiry.calls for expiry in self.expiries]) > 0
+        perps = positions[:, self.columns] @ np.sign(self.perps)
+        sold = np.maximum(-positions[:, columns], 0.0) * (calls == (perps >= 0)[:, None])
+        total = sold.sum(axis=1)
+        part = np.minimum(np.abs(perps), total) / np.where(total > 0, total, 1.0)
+        bare = positions.copy()
+        bare[:, columns] += sold * part[:, None]
+        return bare
 
     @property
     def money(self) -> Floats:
@@ -89,4 +105,6 @@ class Underlying:
         money: Floats = np.abs(self.risk).max(axis=1) + self.perps + self.short
         for expiry in self.expiries:
             money[np.isin(self.columns, expiry.columns)] += expiry.money
+            # How much of an option is covered depends on the sizes of all.
+            money += expiry.money.max()
         return money

@@ -179,7 +179,7 @@ def of_underlying(legs: Legs, price_wad: Wad) -> Fraction:
     shorts = sum((max(Fraction(0), -size) for _, size in held), start=Fraction(0))
     least = shorts * price * Fraction(legs[0][0].short_wad, WAD)
     if any(judged_by_max_loss(option, price_wad) for option, _ in held):
-        return least + abs(perps) * range_ + max_loss(held, price_wad, range_)
+        return least + abs(perps) * range_ + max_loss(legs, price_wad, range_)
     losses = [
         -weight
         * (perps * range_ * move + sum(size * Fraction(array_of(option)[s], WAD) for option, size in held))
@@ -193,20 +193,42 @@ def array_of(option: Instrument) -> Sequence[Wad]:
     return option.array.pnl_wad
 
 
-def max_loss(held: Legs, price_wad: Wad, range_: Fraction) -> Fraction:
+def max_loss(legs: Legs, price_wad: Wad, range_: Fraction) -> Fraction:
     total = Fraction(0)
     for expiry_s in EXPIRIES_S:
-        legs = [(option, size) for option, size in held if option.expiry_s == expiry_s]
-        worth = sum((size * unit_value(option, price_wad) for option, size in legs), start=Fraction(0))
-        ends = [0, *(option.strike_wad for option, _ in legs)]
-        calls = sum((size for option, size in legs if option.kind is Kind.CALL), start=Fraction(0))
-        cover = max(Fraction(0), -calls)
-        pays = [
-            sum((size * payoff(option, end) for option, size in legs), start=cover * Fraction(end, WAD))
-            for end in ends
-        ]
-        total += max(Fraction(0), worth - min(pays) + cover * (Fraction(price_wad, WAD) + range_))
+        total += min(
+            loss_at_expiry([leg for leg in held if leg[0].expiry_s == expiry_s], price_wad, range_)
+            for held in (options_of(legs), uncovered(legs))
+        )
     return total
+
+
+def options_of(legs: Legs) -> Legs:
+    return [(option, size) for option, size in legs if option.kind is not Kind.PERP]
+
+
+def uncovered(legs: Legs) -> Legs:
+    """Return the options without the part of each sold one that the perps cover."""
+    perps = sum((size for perp, size in legs if perp.kind is Kind.PERP), start=Fraction(0))
+    kind = Kind.PUT if perps < 0 else Kind.CALL
+    sold = -sum((min(size, Fraction(0)) for option, size in legs if option.kind is kind), start=Fraction(0))
+    left = max(Fraction(0), 1 - abs(perps) / sold) if sold else Fraction(1)
+    return [
+        (option, size * left if option.kind is kind and size < 0 else size)
+        for option, size in options_of(legs)
+    ]
+
+
+def loss_at_expiry(legs: Legs, price_wad: Wad, range_: Fraction) -> Fraction:
+    worth = sum((size * unit_value(option, price_wad) for option, size in legs), start=Fraction(0))
+    ends = [0, *(option.strike_wad for option, _ in legs)]
+    calls = sum((size for option, size in legs if option.kind is Kind.CALL), start=Fraction(0))
+    cover = max(Fraction(0), -calls)
+    pays = [
+        sum((size * payoff(option, end) for option, size in legs), start=cover * Fraction(end, WAD))
+        for end in ends
+    ]
+    return max(Fraction(0), worth - min(pays) + cover * (Fraction(price_wad, WAD) + range_))
 
 
 def worth(instruments: Sequence[Instrument], book: Book, prices: Prices) -> Fraction:

@@ -50,7 +50,11 @@ def test_gains_net_with_losses_scenario_by_scenario(perp: float, call: float, re
         (3.0, 0.0, 30.0),  # holds none that is doubtful
         (0.0, 3.0, 15.0),  # what the calls are worth
         (0.0, -1.0, 205.0 + 2.0),  # 210 to cover it, less the 5 for which it counts
-        (1.0, -1.0, 10.0 + 205.0 + 2.0),  # the perp nets with nothing
+        (1.0, -1.0, 10.0 + 2.0),  # the perp covers it, and can itself fall by the range
+        (1.0, -4.0, 10.0 + 3 * 205.0 + 8.0),  # one of four is covered
+        (2.0, -1.0, 20.0 + 2.0),
+        (-1.0, -1.0, 10.0 + 205.0 + 2.0),  # a short perp covers no call
+        (1.0, 1.0, 10.0 + 5.0),
     ],
 )
 def test_a_doubtful_option_is_charged_by_the_most_that_it_can_lose(
@@ -58,6 +62,31 @@ def test_a_doubtful_option_is_charged_by_the_most_that_it_can_lose(
 ) -> None:
     held = np.array([[0.0, 1.0, 0.0], [0.0, perp, call]])
     assert DOUBTFUL.requirement(held).tolist() == [10.0, required]
+
+
+def test_perps_cover_an_equal_part_of_every_put_sold_where_they_are_short() -> None:
+    puts = replace(
+        EXPIRY,
+        columns=np.array([2, 3]),
+        ends=np.array([0.0, 190.0, 200.0]),
+        change=np.array([[180.0, -10.0, -10.0], [193.0, 3.0, -7.0]]),
+        calls=np.zeros(2),
+    )
+    both = replace(
+        DOUBTFUL,
+        columns=np.array([1, 2, 3]),
+        risk=np.zeros((3, 3)),
+        perps=np.array([10.0, 0.0, 0.0]),
+        short=np.array([0.0, 2.0, 2.0]),
+        doubtful=np.array([False, True, True]),
+        expiries=(puts,),
+    )
+    held = np.array([[0.0, -2.0, -1.0, -3.0], [0.0, 2.0, -1.0, -3.0], [0.0, -5.0, -1.0, -3.0]])
+    assert both.requirement(held).tolist() == [
+        20.0 + (180.0 + 3 * 193.0) / 2 + 8.0,
+        20.0 + (180.0 + 3 * 193.0) + 8.0,
+        50.0 + 8.0,
+    ]
 
 
 def test_calls_bought_pair_with_calls_sold_and_no_strike_of_others_counts() -> None:
