@@ -2,7 +2,8 @@
 
 A hedged book and its legs open at one health: cash is the same multiple of what each account requires. What
 tells them apart afterwards is the netting alone. Not every book here is hedged against a fall: a covered call
-is not, and is reduced like any other account once it breaches at both oracles.
+is spared its premium and loses the rest, and it loses to a rising volatility too. It is reduced like any
+other account once it breaches at both oracles.
 """
 
 from __future__ import annotations

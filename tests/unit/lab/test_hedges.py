@@ -1,6 +1,7 @@
 """Hedged books and their legs apart, before any chain is there."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -122,6 +123,21 @@ def test_a_hedged_book_requires_less_than_its_legs_apart() -> None:
     for plan in draw(5):
         apart = sum(stake.cash_wad for stake in plan.apart)
         assert plan.whole.cash_wad < apart, plan.strategy
+
+
+@pytest.mark.parametrize("percent", [95, 97, 103])
+def test_a_covered_call_does_not_fall_when_the_price_outruns_its_array(percent: int) -> None:
+    prices = {feed: price * percent // 100 for feed, price in PRICES.items()}
+    arrays = {array.market: array.view for array in value(RULES, prices, AT_S).arrays}
+    for plan in draw(11):
+        if plan.strategy is not Strategy.COVERED_CALL:
+            continue
+        account = replace(opened(plan.whole.legs, SETTING, PRICES), cash_wad=plan.whole.cash_wad)
+        left_behind, current = (
+            math.maintenance(account, prices, replace(SETTING, arrays=each)) for each in (ARRAYS, arrays)
+        )
+        assert left_behind.equity_wad > left_behind.requirement_wad
+        assert left_behind.requirement_wad == pytest.approx(current.requirement_wad, rel=0.2)
 
 
 def test_the_same_seed_gives_the_same_books() -> None:
