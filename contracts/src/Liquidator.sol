@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.28;
 
-import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol";
+import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {FixedPointMathLib} from "solady/utils/FixedPointMathLib.sol";
 import {Clearing} from "./Clearing.sol";
 import {MarginMath} from "./MarginMath.sol";
@@ -16,7 +16,7 @@ import {IBackstop, IBreaker, IInstruments, ILiquidatorTerms, IMarginEngine} from
 /// @notice The fast price flags and takes nothing; the slow price must confirm, with evidence newer than the
 /// flag; then the account is reduced along the slope, slice by slice, until it is cured or nothing is left.
 /// Where no fast price was accepted for ten minutes the slow price acts alone, later and on a standing clock.
-contract Liquidator is ILiquidatorTerms, ReentrancyGuard {
+contract Liquidator is ILiquidatorTerms, ReentrancyGuardTransient {
     using MarginMath for Margin;
 
     /// @param bond the flagger's, WAD, while it is held
