@@ -314,6 +314,8 @@ contract Liquidator is ILiquidatorTerms, ReentrancyGuardTransient {
 
         int256 cash = v.book.cash;
         bool insolvent = _insolvent(v);
+        // A holding that is sold whole takes its feed with it, silent though it may be.
+        bool slowOnly = v.slowOnly;
         if (cash < 0) v = _sellForDebt(acct, v, p, q, t, terms.taker);
         (uint256 kappa, bool insured) = _terms(p, flag_, v, t, insolvent);
         uint256 f = _fraction(p, flag_, v, kappa, q, terms.fMax);
@@ -349,7 +351,7 @@ contract Liquidator is ILiquidatorTerms, ReentrancyGuardTransient {
         bool written = later.book.legs.length == 0 && _writeOff(acct);
         if (!written && _curable(later, p)) _cure(acct);
         // Last, so that it sees the taker's share of a loss that was written off to the markets.
-        _requireTakerMargin(terms.taker, v.slowOnly);
+        _requireTakerMargin(terms.taker, slowOnly);
     }
 
     /// @notice End an episode: H >= 1 + betaCure at both oracles, or no open risk. An alarm that was unfounded

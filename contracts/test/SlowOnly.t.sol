@@ -245,6 +245,25 @@ contract SlowOnlyTest is Base {
         liquidate(alice, taker);
     }
 
+    /// @dev Ten ETH and a tenth of a WBTC are left, and a debt that the WBTC does not pay.
+    function test_a_taker_is_judged_by_the_mode_in_which_the_collateral_was_sold() public {
+        deposit(alice, address(wbtc), 0.1e18);
+        openAlice();
+        trade(taker, bob, BTC_PERP, 1e18, 1000e18);
+        tick(12);
+        setPrice(ETH, 175e18);
+        trade(bob, alice, ETH_PERP, 90e18, 175e18);
+        tick(12);
+        flag(alice);
+        hush(615);
+        setFast(ETH, 175e18);
+        liquidator.confirm(alice, none());
+        liquidate(alice, taker);
+        assertState(alice, State.Closed);
+        (int256 size,) = leg(taker, ETH_PERP);
+        assertEq(size, 10e18);
+    }
+
     /// @dev By a moment in which both oracles speak; then silence again.
     function withdrawAll(bytes32 acct) private {
         withdraw(acct, address(usd), uint256(cashOf(acct)));
