@@ -67,6 +67,7 @@ contract Liquidator is ILiquidatorTerms, ReentrancyGuardTransient {
     }
 
     /// @dev What a book holds of one underlying, and what the bucket allows of it.
+    /// @param notional what there is to hedge: of an option that has a risk array, delta times the underlying's
     struct Room {
         bytes32 feedId;
         uint256 notional;
@@ -715,13 +716,16 @@ contract Liquidator is ILiquidatorTerms, ReentrancyGuardTransient {
             uint256 at;
             while (at < i && rooms[at].feedId != legs[i].feedId) ++at;
             Room memory room = rooms[at];
-            room.notional += MarginMath.abs(legs[i].size) * v.exec[i] / WAD;
+            uint256 held = MarginMath.abs(legs[i].size) * v.exec[i] / WAD;
+            if (legs[i].array.observedAt != 0) held = held * MarginMath.abs(legs[i].array.delta) / WAD;
+            room.notional += held;
             if (at < i) continue;
             room.feedId = legs[i].feedId;
             room.cap = instruments.bucketCap(room.feedId);
             Bucket memory b = buckets[room.feedId];
             uint256 drained = room.cap * (block.timestamp - b.at) / BUCKET_SPAN;
-            room.used = b.used > drained ? b.used - drained : 0;
+            // The cap may have been lowered since.
+            room.used = FixedPointMathLib.zeroFloorSub(FixedPointMathLib.min(b.used, room.cap), drained);
         }
     }
 

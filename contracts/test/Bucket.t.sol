@@ -122,12 +122,12 @@ contract BucketTest is Base {
 
     function test_an_underlyings_perps_and_options_share_its_bucket() public {
         cap(ETH, 2000e18);
-        deposit(alice, address(usd), 3300e18);
+        deposit(alice, address(usd), 4000e18);
         deposit(bob, address(usd), 100_000e18);
         fundTaker(taker);
         postArrays();
         trade(alice, bob, ETH_PERP, 80e18, 200e18);
-        trade(alice, bob, ETH_CALL, 20e18, 4e18);
+        trade(bob, alice, ETH_PUT, 20e18, 4e18);
         tick(12);
         setPrice(ETH, 165e18);
         postArrays();
@@ -141,8 +141,53 @@ contract BucketTest is Base {
         liquidate(alice, taker);
         assertApproxEqAbs(used(ETH), 2000e18, 1e5);
         assertApproxEqAbs(sizeOf(alice, ETH_PERP), int256(80e18) * 145 / 165, 1e5);
-        assertApproxEqAbs(sizeOf(alice, ETH_CALL), int256(20e18) * 145 / 165, 1e5);
+        // Deep in the money: delta is 1, a put moves as one of the underlying does.
+        assertApproxEqAbs(sizeOf(alice, ETH_PUT), -int256(20e18) * 145 / 165, 1e5);
     }
+
+    /// @dev The price of ETH goes where Alice's calls are still out of the money, and without delta.
+    function confirmWithArrays(uint256 price) private {
+        tick(12);
+        setPrice(ETH, price);
+        postArrays();
+        flag(alice);
+        tick(13);
+        postArrays();
+        liquidator.confirm(alice, none());
+    }
+
+    function test_options_without_delta_neither_fill_nor_dilute_a_bucket() public {
+        cap(ETH, 890e18);
+        openAlice();
+        deposit(alice, address(usd), 1000e18);
+        postArrays();
+        trade(alice, bob, ETH_CALL, 100e18, 4e18);
+        confirmWithArrays(178e18);
+        (,, Margin memory m) = margins(alice);
+        assertGt(m.equity * 2, int256(m.requirement));
+        assertEq(m.notional, 35_600e18);
+        liquidate(alice, taker);
+        assertApproxEqAbs(used(ETH), 890e18, 1e4);
+        assertApproxEqAbs(sizeOf(alice, ETH_PERP), 95e18, 1e4);
+        assertApproxEqAbs(sizeOf(alice, ETH_CALL), 95e18, 1e4);
+    }
+
+    function test_a_book_of_options_without_delta_needs_no_room() public {
+        cap(ETH, 0);
+        deposit(alice, address(usd), 560e18);
+        deposit(bob, address(usd), 100_000e18);
+        fundTaker(taker);
+        setPrice(ETH, 170e18);
+        postArrays();
+        trade(bob, alice, ETH_CALL, 100e18, 4e18);
+        confirmWithArrays(195e18);
+        (,, Margin memory m) = margins(alice);
+        assertGt(m.equity * 2, int256(m.requirement));
+        liquidate(alice, taker);
+        assertLt(sizeOf(taker, ETH_CALL), 0);
+        assertEq(used(ETH), 0);
+    }
+
 
     function test_a_cap_of_nothing_is_closed_and_not_open() public {
         cap(ETH, 0);
@@ -150,6 +195,22 @@ contract BucketTest is Base {
         liquidateExpecting(Liquidator.BucketEmpty.selector, alice, taker);
         cap(ETH, 1e30);
         liquidate(alice, taker);
+    }
+
+    function test_a_bucket_whose_cap_was_lowered_drains_within_a_minute_too() public {
+        cap(ETH, 1880e18);
+        openAndConfirm(188e18);
+        liquidate(alice, taker);
+        uint256 at = bucketAt(ETH);
+        cap(ETH, 188e18);
+        vm.warp(at + 30);
+        refreshFeed(ETH);
+        vm.warp(at + 30);
+        int256 size = sizeOf(alice, ETH_PERP);
+        liquidate(alice, taker);
+        // Half of 188, raised to the smallest slice.
+        assertApproxEqAbs((size - sizeOf(alice, ETH_PERP)) * 188e18 / 1e18, 100e18, 1e5);
+        assertLe(used(ETH), 188e18);
     }
 
     function test_no_bucket_holds_back_an_account_at_half_its_requirement() public {

@@ -105,6 +105,7 @@ class Room:
 
     feed: FeedId
     notional_wad: Wad
+    """What there is to hedge: of an option that has a risk array, delta times the underlying's."""
     used_wad: Wad
     cap_wad: Wad
 
@@ -486,6 +487,8 @@ def _rooms(account: Account, execution: Marks, setting: Setting, oracles: Oracle
         if not position.is_settled:
             feed = position.market.feed
             held = mul_div_down(abs(position.size_wad), execution[feed], WAD)
+            if position.array:
+                held = mul_div_down(held, abs(position.array.delta_wad), WAD)
             notionals[feed] = notionals.get(feed, 0) + held
     return tuple(
         _room(feed, notional, oracles.buckets[feed], setting.now_s) for feed, notional in notionals.items()
@@ -494,7 +497,8 @@ def _rooms(account: Account, execution: Marks, setting: Setting, oracles: Oracle
 
 def _room(feed: FeedId, notional_wad: Wad, bucket: BucketView, now_s: UnixS) -> Room:
     drained = mul_div_down(bucket.cap_wad, now_s - bucket.at_s, BUCKET_SPAN_S)
-    return Room(feed, notional_wad, max(0, bucket.used_wad - drained), bucket.cap_wad)
+    used_wad = min(bucket.used_wad, bucket.cap_wad)
+    return Room(feed, notional_wad, max(0, used_wad - drained), bucket.cap_wad)
 
 
 def _filled(oracles: OracleView, look: Outlook, part: Wad) -> OracleView:

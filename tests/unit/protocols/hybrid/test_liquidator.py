@@ -396,7 +396,7 @@ def test_a_settled_option_moves_at_its_payoff_and_counts_no_notional() -> None:
     assert isinstance(done, Slice)
     assert done.moves[1] == Move(PUT, -WAD // 2, -5 * WAD, 0)
     assert done.notional_wad == 200 * WAD
-    assert done.oracles.buckets["BTC/USD"].used_wad == 200 * WAD
+    assert done.oracles.buckets["BTC/USD"].used_wad == 100 * WAD
 
 
 def test_while_a_risk_array_is_silent_nothing_is_sliced_and_the_clock_stands() -> None:
@@ -438,6 +438,32 @@ def test_a_slice_takes_no_more_than_the_bucket_has_room_for() -> None:
     assert done.fraction_wad == WAD // 10
     assert done.oracles.buckets["BTC/USD"] == BucketView(5_000 * WAD, NOW_S, 5_000 * WAD)
     assert done.oracles.buckets["ETH/USD"] == with_bucket(3_000, 5_000).buckets["ETH/USD"]
+
+
+def test_a_bucket_fuller_than_its_cap_drains_from_its_cap_on() -> None:
+    (bucket,) = outlook(worked_example(), with_bucket(9_000, 5_000, age_s=30), AT, rules()).rooms
+    assert (bucket.used_wad, bucket.part_wad) == (2_500 * WAD, WAD // 8)
+
+
+def test_an_option_fills_a_bucket_by_its_delta_and_one_without_an_array_whole() -> None:
+    account = confirmed(cash_wad=900 * WAD, legs=(Leg(1, 100 * WAD, -20_000 * WAD), Leg(CALL, -8 * WAD, 0)))
+    for arrays, notional in (
+        ({CALL: array(0, delta=0)}, 20_000),
+        ({CALL: array(WAD, delta=WAD // 4)}, 20_400),
+        ({}, 21_600),
+    ):
+        (room,) = outlook(account, oracles(arrays=arrays), AT, rules(markets=ALL)).rooms
+        assert room.notional_wad == notional * WAD
+
+
+def test_a_book_whose_options_have_no_delta_needs_no_room() -> None:
+    account = confirmed(cash_wad=5 * WAD, legs=(Leg(CALL, -8 * WAD, 0),))
+    bucket = dict.fromkeys(PRICES, BucketView(0, 0, 0))
+    view = oracles(arrays={CALL: array(0, delta=0)}, buckets=bucket)
+    done = liquidate(account, taker(), view, AT, rules(BARE, markets=ALL), max_fraction_wad=WAD)
+    assert isinstance(done, Slice)
+    assert done.fraction_wad > 0
+    assert done.oracles.buckets == bucket
 
 
 @pytest.mark.parametrize(("used", "cap", "age_s"), [(5_000, 5_000, 0), (6_000, 5_000, 0), (0, 0, 0)])
