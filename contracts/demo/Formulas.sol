@@ -140,7 +140,7 @@ contract Formulas {
     {
         found = new uint256[](states.length);
         for (uint256 i; i < states.length; ++i) {
-            found[i] = Slope.executionPrice(p, states[i].fast, states[i].slow, states[i].t);
+            found[i] = Slope.executionPrice(states[i].fast, states[i].slow, Slope.band(p, states[i].t));
         }
     }
 
@@ -219,7 +219,7 @@ contract Formulas {
         (uint256 nowS, uint256 beta) = (uint256(row[1]), uint256(row[2]));
         found.maintenance = MarginMath.maintenance(book, prices, nowS);
         found.initial = MarginMath.initial(book, prices, nowS, beta);
-        found.worth = MarginMath.worth(book, prices);
+        found.worth = MarginMath.worth(book, prices, found.maintenance.equity);
         found.silent = MarginMath.silent(book, nowS);
     }
 

@@ -633,22 +633,13 @@ contract Liquidator is ILiquidatorTerms, ReentrancyGuardTransient {
         returns (uint256 kappa, bool insured)
     {
         if (insolvent) {
-            int256 worth = _unhaircut(v);
+            int256 worth = MarginMath.worth(v.book, v.exec, v.atExec.equity);
             kappa = Slope.fee(p, 0, Slope.feeCap(p, Margin(worth, 0, v.atExec.notional)));
             return (kappa, worth <= 0);
         }
         uint256 cap = FixedPointMathLib.min(f.feeCap, Slope.feeCap(p, v.atExec));
         if (v.atExec.equity > 0) f.feeCap = uint64(cap);
         kappa = Slope.fee(p, t, cap);
-    }
-
-    /// @dev Equity at the execution prices without haircuts: what they took off is put back.
-    function _unhaircut(View memory v) private pure returns (int256 worth) {
-        worth = v.atExec.equity;
-        for (uint256 j; j < v.book.holdings.length; ++j) {
-            uint256 gross = v.book.holdings[j].amount * v.exec[v.book.legs.length + j] / WAD;
-            worth += int256(gross - gross * v.book.holdings[j].hMM / WAD);
-        }
     }
 
     /// @dev What the insurance offers a taker: the smallest fee, or a share of the requirement taken over that

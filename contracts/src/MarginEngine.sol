@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.28;
 
-import {FixedPointMathLib} from "solady/utils/FixedPointMathLib.sol";
 import {IAccounts, IInstruments, IMarginEngine, IRiskArrays} from "./interfaces/IModules.sol";
 import {MarginMath} from "./MarginMath.sol";
 import {OracleRouter} from "./OracleRouter.sol";
 import {Portfolio} from "./Portfolio.sol";
+import {Slope} from "./Slope.sol";
 import {Balance, Book, FeedPrice, Kind, Leg, Margin, Market, Position, Quote, Risk, View, WAD} from "./HybridTypes.sol";
 
 /// @title What accounts are worth, and what they must be
@@ -55,11 +55,6 @@ contract MarginEngine is IMarginEngine {
     }
 
     /// @inheritdoc IMarginEngine
-    function worth(View calldata v) external pure returns (int256) {
-        return MarginMath.worth(v.book, v.exec);
-    }
-
-    /// @inheritdoc IMarginEngine
     /// @dev A stale fast price gives way to a fresh slow one, and a slow price that cannot be read to the fast one.
     function fair(uint16 market)
         external
@@ -89,7 +84,7 @@ contract MarginEngine is IMarginEngine {
     function fairAt(uint16 market, uint256 band) external view returns (uint256 price, uint256 underlying) {
         Leg memory leg = _leg(market);
         (uint256 fast, uint256 slow,,) = _bothPrices(leg.feedId);
-        underlying = _execution(fast, slow, band);
+        underlying = Slope.executionPrice(fast, slow, band);
         price = MarginMath.legPrice(leg, underlying);
     }
 
@@ -215,17 +210,13 @@ contract MarginEngine is IMarginEngine {
             FeedPrice memory p = v.feeds[i];
             bool alone = p.silent && p.slowFresh;
             (v.fast[i], v.slow[i]) = (alone ? p.slow : p.fast, p.slow);
-            v.exec[i] = _execution(v.fast[i], p.slow, band);
+            v.exec[i] = Slope.executionPrice(v.fast[i], p.slow, band);
             held = held || v.exec[i] != v.fast[i];
             v.fastFresh = v.fastFresh && p.fastFresh;
             v.slowFresh = v.slowFresh && p.slowFresh;
             eitherWay = eitherWay && (p.fastFresh || p.silent);
         }
         v.slowOnly = v.slowFresh && eitherWay && !v.fastFresh;
-    }
-
-    function _execution(uint256 fast, uint256 slow, uint256 band) private pure returns (uint256) {
-        return FixedPointMathLib.clamp(fast, slow * (WAD - band) / WAD, slow * (WAD + band) / WAD);
     }
 
     function _bothPrices(bytes32 feedId)

@@ -87,11 +87,12 @@ library MarginMath {
     }
 
     /// @notice Equity without haircuts: what the book is worth if its collateral brings the full price.
-    function worth(Book memory book, uint256[] memory prices) internal pure returns (int256 total) {
-        (int256 profit,) = _legs(book.legs, prices);
-        total = book.cash + profit;
+    /// @param equity at maintenance, to which is added what the haircuts took off
+    function worth(Book memory book, uint256[] memory prices, int256 equity) internal pure returns (int256 total) {
+        total = equity;
         for (uint256 j; j < book.holdings.length; ++j) {
-            total += int256(_gross(book.holdings[j], prices[book.legs.length + j]));
+            uint256 gross = _gross(book.holdings[j], prices[book.legs.length + j]);
+            total += int256(gross - gross * book.holdings[j].hMM / WAD);
         }
     }
 

@@ -107,14 +107,9 @@ library Slope {
         return FixedPointMathLib.min(p.bandMax, p.bandBase + uint256(p.bandRate) * t / 60);
     }
 
-    /// @notice p_L: the fast price, held within a band around the slow one that widens after confirmation.
-    /// @param t active seconds since confirmation
-    function executionPrice(SlopeParams memory p, uint256 fast, uint256 slow, uint256 t)
-        internal
-        pure
-        returns (uint256)
-    {
-        uint256 width = band(p, t);
+    /// @notice p_L: the fast price, held within a band around the slow one.
+    /// @param width of the band, WAD
+    function executionPrice(uint256 fast, uint256 slow, uint256 width) internal pure returns (uint256) {
         return FixedPointMathLib.clamp(fast, slow * (WAD - width) / WAD, slow * (WAD + width) / WAD);
     }
 }

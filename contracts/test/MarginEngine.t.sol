@@ -4,6 +4,7 @@ pragma solidity 0.8.28;
 import {Kind, Margin, View, WAD} from "../src/HybridTypes.sol";
 import {Instruments} from "../src/Instruments.sol";
 import {MarginEngine} from "../src/MarginEngine.sol";
+import {MarginMath} from "../src/MarginMath.sol";
 import {Base} from "./Base.t.sol";
 
 contract MarginEngineTest is Base {
@@ -79,7 +80,7 @@ contract MarginEngineTest is Base {
         deposit(alice, address(weth), 2e18);
         View memory v = look(alice);
         assertEq(v.atExec.equity, 3000e18 + 320e18);
-        assertEq(engine.worth(v), 3400e18);
+        assertEq(MarginMath.worth(v.book, v.exec, v.atExec.equity), 3400e18);
     }
 
     // --- one oracle ---

@@ -371,7 +371,7 @@ contract PortfolioTest is PortfolioBase {
         assertEq(m.requirement, 7e18);
         // The underlying's notional, not the option's.
         assertEq(m.notional, 200e18);
-        assertEq(MarginMath.worth(b, prices), 12e18);
+        assertEq(MarginMath.worth(b, prices, m.equity), 12e18);
         assertEq(MarginMath.legPrice(leg, P), 5e18);
         // The profit of 2 cannot be used to open more; imr is twice mmr.
         m = MarginMath.initial(b, prices, T0, 0.15e18);

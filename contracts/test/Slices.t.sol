@@ -536,7 +536,7 @@ contract SlicesTest is Base {
         liquidateOn(alice, t);
         (int256 size, int256 quoteLeg) = leg(taker, ETH_PERP);
         uint256 sinceConfirm = liquidator.flagOf(alice).tau - liquidator.flagOf(alice).tauAtConfirm;
-        assertEq(quoteLeg, -size * int256(Slope.executionPrice(slopeParams(), 160e18, 182e18, sinceConfirm)) / 1e18);
+        assertEq(quoteLeg, -size * int256(Slope.executionPrice(160e18, 182e18, bandAt(sinceConfirm))) / 1e18);
         vm.revertToState(snapshot);
         for (uint256 i; i < 4; ++i) {
             tick(30);
@@ -548,7 +548,7 @@ contract SlicesTest is Base {
         t.fMax = 0.1e18;
         liquidateOn(alice, t);
         (size, quoteLeg) = leg(taker, ETH_PERP);
-        assertEq(quoteLeg, -size * int256(Slope.executionPrice(slopeParams(), 160e18, 182e18, sinceConfirm)) / 1e18);
+        assertEq(quoteLeg, -size * int256(Slope.executionPrice(160e18, 182e18, bandAt(sinceConfirm))) / 1e18);
         assertLt(uint256(-quoteLeg * 1e18 / size), 182e18 * 0.975e18 / WAD);
     }
 

@@ -53,9 +53,6 @@ interface IMarginEngine {
     /// is judged at its slow price; reverts StaleOracle where a feed is neither fresh at both nor such a one.
     function initialSlow(bytes32 acct, uint256 beta) external view returns (bool ok, Margin memory worst);
 
-    /// @notice Equity of a view's book without haircuts, at its execution prices.
-    function worth(View calldata v) external view returns (int256);
-
     /// @notice What one unit of a market is worth at the fast and at the slow price, and the underlying's own
     /// prices; an option's mark, a perp's price.
     /// `current` is whether the risk array of an option may be judged by at both prices; true for a perp.

@@ -247,7 +247,7 @@ contract SlopeFuzzTest is Test {
         slow = bound(slow, 1e6, 1e30);
         fast = bound(fast, 1, 1e31);
         t = bound(t, 0, 1e6);
-        uint256 price = Slope.executionPrice(p, fast, slow, t);
+        uint256 price = Slope.executionPrice(fast, slow, Slope.band(p, t));
         uint256 band = 0.01e18 + 0.01e18 * t / 60;
         if (band > 0.15e18) band = 0.15e18;
         assertGe(price, slow * (WAD - band) / WAD);

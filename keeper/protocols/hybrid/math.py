@@ -112,7 +112,7 @@ def band_wad(p: SlopeParams, since_confirmation_s: int) -> Wad:
 
 
 def execution_price(fast_wad: Wad, slow_wad: Wad, band_wad: Wad) -> Wad:
-    """Return p_L: the fast price within a band around the slow one (MarginEngine._execution)."""
+    """Return p_L: the fast price within a band around the slow one (Slope.executionPrice)."""
     lowest = mul_div_down(slow_wad, WAD - band_wad, WAD)
     highest = mul_div_down(slow_wad, WAD + band_wad, WAD)
     return min(highest, max(lowest, fast_wad))
