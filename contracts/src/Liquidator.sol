@@ -416,8 +416,8 @@ contract Liquidator is ILiquidatorTerms, ReentrancyGuardTransient {
     }
 
     /// @notice The fee and the band around the slow price by which a trade that reduces an account below initial
-    /// margin is judged, WAD; the fee is capped by today's equity, so that the trade never lowers the account's
-    /// health.
+    /// margin is judged, WAD; the fee is capped by theta of today's equity, as a slice's is. What the trade does to
+    /// the account's health beyond that is the Clearing's to judge.
     function reduceTerms(bytes32 acct) external view returns (uint256 fee, uint256 band) {
         Flag storage f = _flags[acct];
         SlopeParams memory p = _slope(slopeOf(acct));
@@ -625,20 +625,20 @@ contract Liquidator is ILiquidatorTerms, ReentrancyGuardTransient {
     }
 
     /// @dev The fee of a slice, and whether the insurance pays it. With positive equity each slice lowers the
-    /// cap of those that follow. Without any at the three prices, the book's worth without haircuts bounds
-    /// the smallest fee, and only where that is gone as well the insurance pays: an owner who takes over his
-    /// own book through a second address must not be paid for it while his collateral still covers the fee.
+    /// cap of those that follow. Without any, the book's worth without haircuts bounds the smallest fee; where
+    /// that is gone as well, and equity at all three prices, the insurance pays: an owner who takes over his own
+    /// book through a second address must not be paid for it while his collateral still covers the fee.
     function _terms(SlopeParams memory p, Flag storage f, View memory v, uint256 t, bool insolvent)
         private
         returns (uint256 kappa, bool insured)
     {
-        if (insolvent) {
+        if (v.atExec.equity <= 0) {
             int256 worth = MarginMath.worth(v.book, v.exec, v.atExec.equity);
             kappa = Slope.fee(p, 0, Slope.feeCap(p, Margin(worth, 0, v.atExec.notional)));
-            return (kappa, worth <= 0);
+            return (kappa, insolvent && worth <= 0);
         }
         uint256 cap = FixedPointMathLib.min(f.feeCap, Slope.feeCap(p, v.atExec));
-        if (v.atExec.equity > 0) f.feeCap = uint64(cap);
+        f.feeCap = uint64(cap);
         kappa = Slope.fee(p, t, cap);
     }
 

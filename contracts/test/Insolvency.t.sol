@@ -58,6 +58,24 @@ contract InsolvencyTest is Base {
         assertLe(cashOf(taker) + cashOf(alice) + markOf(alice) + markOf(taker), before);
     }
 
+    function test_a_loss_of_equity_that_the_slow_price_does_not_show_pays_the_smallest_fee_too() public {
+        confirmWith(4e18);
+        // 57 left at the slow price, while the fast and the execution price stay at 173.
+        setSlow(ETH, 174e18);
+        liquidate(alice, taker);
+        assertApproxEqAbs(cashOf(taker) - cash, 0.8 * 46e18, 1e6);
+        assertApproxEqAbs(backstop.insurance(), insurance + 0.2 * 46e18, 1e6);
+    }
+
+    function test_the_insurance_pays_nothing_while_one_price_shows_equity() public {
+        confirmWith(3e18);
+        // 10 left at the slow price; at 173.15 the collateral does not make up for the loss.
+        setSlow(ETH, 174.9e18);
+        liquidate(alice, taker);
+        assertEq(cashOf(taker), cash);
+        assertEq(backstop.insurance(), insurance);
+    }
+
     function test_a_slice_without_equity_leaves_the_fee_cap_for_when_equity_returns() public {
         openAndConfirm(179.5e18);
         setPrice(ETH, 173e18);

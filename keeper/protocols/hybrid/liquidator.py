@@ -606,14 +606,13 @@ def _terms(
     """Return the flag with its fee cap, the fee, and whether the insurance pays it (Liquidator._terms)."""
     confirmed = found.account.phase is Phase.CONFIRMED
     cap_wad = flag.fee_cap_wad if confirmed else _first_fee_cap(slope, found.execution)
-    if is_insolvent(found):
+    if sold.execution.equity_wad <= 0:
         worth_wad = math.worth_wad(sold.account, execution, setting)
         whole = Valuation(worth_wad, 0, sold.execution.notional_wad)
         kappa_wad = math.fee(slope, 0, math.fee_cap(slope, whole))
-        return replace(flag, fee_cap_wad=cap_wad), kappa_wad, worth_wad <= 0
-    lower_wad = min(cap_wad, math.fee_cap(slope, sold.execution))
-    kept_wad = lower_wad if sold.execution.equity_wad > 0 else cap_wad
-    return replace(flag, fee_cap_wad=kept_wad), math.fee(slope, t_s, lower_wad), False
+        return replace(flag, fee_cap_wad=cap_wad), kappa_wad, is_insolvent(found) and worth_wad <= 0
+    cap_wad = min(cap_wad, math.fee_cap(slope, sold.execution))
+    return replace(flag, fee_cap_wad=cap_wad), math.fee(slope, t_s, cap_wad), False
 
 
 def _first_fee_cap(slope: SlopeParams, m: Valuation) -> Wad:

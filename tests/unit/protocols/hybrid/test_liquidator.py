@@ -543,6 +543,20 @@ def test_the_insurance_pays_what_it_may_and_the_next_slice_finds_less() -> None:
     assert then.fee.from_insurance_wad == 20 * WAD
 
 
+def test_equity_lost_at_the_execution_price_alone_leaves_the_smallest_fee_by_worth() -> None:
+    """750 short at 200 with 5 of collateral: E = 50 there and -54 at 199, where the book is worth 145."""
+    account = confirmed(
+        cash_wad=WAD, legs=(Leg(1, 100 * WAD, -20_751 * WAD),), holdings=(Holding(1, 5 * WAD),)
+    )
+    view = changed(oracles(), "BTC/USD", fast_wad=199 * WAD)
+    done = liquidate(account, taker(), view, AT, rules(SLOPE), max_fraction_wad=WAD)
+    assert isinstance(done, Slice)
+    assert done.before.equity_wad == -54 * WAD
+    assert done.fee.whole_wad == pytest.approx(725 * WAD // 10, abs=10**6)
+    assert done.fee.from_insurance_wad == 0
+    assert done.account.flag.fee_cap_wad == account.flag.fee_cap_wad
+
+
 def test_the_count_begins_when_nothing_is_left_and_ends_when_something_is() -> None:
     assert outlook(broke(), oracles(), AT, rules()).flag.insolvent_at_s == NOW_S
     assert outlook(broke(insolvent_at_s=7), oracles(), AT, rules()).flag.insolvent_at_s == 7
