@@ -264,8 +264,9 @@ class FlagState:
     carried_at_s: UnixS = 0
     slope: int = 0
     """The slope that the episode keeps, whatever the owner chooses meanwhile."""
-    insolvent_at_s: UnixS = 0
-    """Since when nothing is left that bears a fee, as far as anyone has noted it; 0 while it is not so."""
+    insolvent_tau_s: UnixS = 0
+    """The tau, and one more, from which on nothing is left that bears a fee, as far as anyone has noted it; 0
+    while it is not so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -317,7 +317,7 @@ def _raise_offer(
     account = case.account
     if account.holdings or case.breaker_level > 1 or case.incentive_wad == 0:
         return None
-    if account.flag.insolvent_at_s and not (params.upkeep and case.fresh and _is_clock_due(case, params)):
+    if account.flag.insolvent_tau_s and not (params.upkeep and case.fresh and _is_clock_due(case, params)):
         return None
     own_gas = params.gas_upkeep.typical(_items(case))
     most = min(case.execution.requirement_wad, world.drawable_wad)

@@ -26,7 +26,7 @@ contract Liquidator is ILiquidatorTerms, ReentrancyGuardTransient {
     /// @param trancheNonce counts slices, and nothing else, so that nobody can spoil a taker's call
     /// @param carryTau,carriedAt what a cure left behind for a new flag within the hour
     /// @param slope the version that the episode follows from its flag to its end
-    /// @param insolventAt since when E <= 0 at all three prices without collateral; 0 while it is not so
+    /// @param insolventTau tau + 1 since E <= 0 at all three prices without collateral; 0 while it is not so
     struct Flag {
         address flagger;
         uint128 bond;
@@ -44,7 +44,7 @@ contract Liquidator is ILiquidatorTerms, ReentrancyGuardTransient {
         uint32 carryTau;
         uint40 carriedAt;
         uint16 slope;
-        uint40 insolventAt;
+        uint40 insolventTau;
     }
 
     /// @notice What a taker asks of a slice.
@@ -93,7 +93,7 @@ contract Liquidator is ILiquidatorTerms, ReentrancyGuardTransient {
     uint256 public constant TAKER_SHARE = 0.8e18;
     /// @notice Seconds in which a full bucket drains.
     uint256 public constant BUCKET_SPAN = 60;
-    /// @notice Seconds in which what the insurance offers for an account without equity rises to M.
+    /// @notice Active seconds in which what the insurance offers for an account without equity rises to its most.
     uint256 public constant INSOLVENCY_RAMP = 600;
     /// @notice How long a breaker at its highest level holds back the slices of accounts without equity.
     uint256 public constant BREAKER_PATIENCE = 1 hours;
@@ -136,7 +136,7 @@ contract Liquidator is ILiquidatorTerms, ReentrancyGuardTransient {
     );
     event Cured(bytes32 indexed acct, uint256 carryTau);
     event BondSettled(bytes32 indexed acct, address indexed flagger, uint256 returned, uint256 slashed);
-    event InsolventSince(bytes32 indexed acct, uint256 since);
+    event InsolventSince(bytes32 indexed acct, uint256 insolventTau);
     event Insolvent(bytes32 indexed acct, uint256 badDebt);
     event ActFailed(uint256 index, bytes4 error);
 
@@ -228,7 +228,7 @@ contract Liquidator is ILiquidatorTerms, ReentrancyGuardTransient {
         (f.flaggedAt, f.flaggedBlock) = (uint40(block.timestamp), uint40(block.number));
         (f.tauAtFlag, f.tau, f.lastPoke) = (carry, carry, uint40(block.timestamp));
         (f.tauAtConfirm, f.confirmedAt, f.feeCap, f.stepStart, f.stepUsed) = (0, 0, 0, 0, 0);
-        (f.slope, f.insolventAt) = (id, 0);
+        (f.slope, f.insolventTau) = (id, 0);
         clearing.setState(acct, State.Flagged);
         emit Flagged(acct, msg.sender, v.atFast.equity, v.atFast.requirement, bond);
     }
@@ -329,7 +329,7 @@ contract Liquidator is ILiquidatorTerms, ReentrancyGuardTransient {
         uint256 takerFee = fee * TAKER_SHARE / WAD;
         if (fee > 0) clearing.payFee(acct, terms.taker, fee, takerFee);
         if (insured) {
-            uint256 wanted = _incentive(p, flag_, v.atExec.requirement * f / WAD, notional);
+            uint256 wanted = _incentive(p, flag_, _risk(v) * f / WAD, notional);
             takerFee += clearing.payFromInsurance(acct, terms.taker, wanted);
         }
         if (takerFee < terms.minFee) revert FeeTooLow(takerFee, terms.minFee);
@@ -603,9 +603,9 @@ contract Liquidator is ILiquidatorTerms, ReentrancyGuardTransient {
     /// @dev Starts and ends the count of what the insurance offers for an account that has nothing left.
     function _watchEquity(bytes32 acct, Flag storage f, View memory v) private {
         bool gone = _insolvent(v) && v.book.holdings.length == 0;
-        if (gone == (f.insolventAt != 0)) return;
-        f.insolventAt = gone ? uint40(block.timestamp) : 0;
-        emit InsolventSince(acct, f.insolventAt);
+        if (gone == (f.insolventTau != 0)) return;
+        f.insolventTau = gone ? f.tau + 1 : 0;
+        emit InsolventSince(acct, f.insolventTau);
     }
 
     function _carry(Flag storage f, uint256 tSlope) private view returns (uint32) {
@@ -642,19 +642,31 @@ contract Liquidator is ILiquidatorTerms, ReentrancyGuardTransient {
         kappa = Slope.fee(p, t, cap);
     }
 
-    /// @dev What the insurance offers a taker: the smallest fee, or a share of the requirement taken over that
-    /// rises from nothing until somebody comes.
-    /// @param requirement of the part taken over, WAD
-    function _incentive(SlopeParams memory p, Flag storage f, uint256 requirement, uint256 notional)
+    /// @dev What the insurance offers a taker: the smallest fee, or a share of the risk taken over that rises from
+    /// nothing until somebody comes, on the episode's clock: not while nobody can.
+    /// @param risk of the part taken over, WAD
+    function _incentive(SlopeParams memory p, Flag storage f, uint256 risk, uint256 notional)
         private
         view
         returns (uint256)
     {
         // Never more than the risk that goes with it: an option without a price has the notional of its underlying.
-        uint256 least = FixedPointMathLib.min(p.k0 * notional / WAD, requirement);
-        if (f.insolventAt == 0) return least;
-        uint256 t = FixedPointMathLib.min(block.timestamp - f.insolventAt, INSOLVENCY_RAMP);
-        return FixedPointMathLib.max(least, requirement * t / INSOLVENCY_RAMP);
+        uint256 least = FixedPointMathLib.min(p.k0 * notional / WAD, risk);
+        if (f.insolventTau == 0) return least;
+        uint256 t = FixedPointMathLib.min(f.tau + 1 - f.insolventTau, INSOLVENCY_RAMP);
+        return FixedPointMathLib.max(least, risk * t / INSOLVENCY_RAMP);
+    }
+
+    /// @dev M, but no more than as many units of the underlyings by themselves require: at max loss bought options
+    /// require all that they are worth, though no unit of them moves by more than one of the underlying.
+    function _risk(View memory v) private pure returns (uint256 risk) {
+        Leg[] memory legs = v.book.legs;
+        for (uint256 i; i < legs.length; ++i) {
+            if (legs[i].settlement != 0) continue;
+            uint256 notional = MarginMath.mulWadUp(MarginMath.abs(legs[i].size), v.exec[i]);
+            risk += MarginMath.mulWadUp(notional, legs[i].risk.mmr);
+        }
+        risk = FixedPointMathLib.min(risk, v.atExec.requirement);
     }
 
     /// @dev The part to close: the slope's, within the taker's wish, the step window and the buckets, raised to

@@ -7,8 +7,8 @@ import {Base} from "./Base.t.sol";
 
 /// @notice What the insurance offers for an account that has nothing left, and where the debt goes.
 contract BackstoppedTest is Base {
-    function insolventAt(bytes32 acct) private view returns (uint256) {
-        return liquidator.flagOf(acct).insolventAt;
+    function insolventTau(bytes32 acct) private view returns (uint256) {
+        return liquidator.flagOf(acct).insolventTau;
     }
 
     function assertState(bytes32 acct, State wanted) private view {
@@ -21,13 +21,25 @@ contract BackstoppedTest is Base {
         setPrice(ETH, 175e18);
     }
 
-    /// @dev What a slice of `part` brings the taker, `wait` seconds after the poke that noticed the loss.
+    /// @dev Somebody pokes as often as it counts, for `time` seconds.
+    function run(uint256 time) private {
+        for (uint256 left = time; left > 0;) {
+            uint256 step = left < 30 ? left : 30;
+            vm.warp(nowS() + step);
+            refreshFeed(ETH);
+            liquidator.poke(alice);
+            left -= step;
+        }
+    }
+
+    /// @dev What a slice of `part` brings the taker, `wait` active seconds after the poke that noticed the loss.
     function paidAfter(uint256 wait, uint64 part) private returns (uint256) {
         liquidator.poke(alice);
-        vm.warp(insolventAt(alice) + (wait > 5 ? wait - 5 : 0));
-        refreshFeed(ETH);
-        vm.warp(insolventAt(alice) + wait);
-        refreshAtOnce();
+        run(wait);
+        return paid(part);
+    }
+
+    function paid(uint64 part) private returns (uint256) {
         Liquidator.SliceTerms memory t = terms(alice, taker);
         t.fMax = part;
         int256 cash = cashOf(taker);
@@ -35,48 +47,43 @@ contract BackstoppedTest is Base {
         return uint256(cashOf(taker) - cash);
     }
 
-    /// @dev The fast price is at most five seconds old here.
-    function refreshAtOnce() private {
-        setSlow(ETH, slowPrice[ETH]);
-    }
-
     function test_the_loss_of_all_equity_is_noted_by_a_poke_and_forgotten_when_equity_is_back() public {
         insolvent();
-        assertEq(insolventAt(alice), 0);
+        assertEq(insolventTau(alice), 0);
         liquidator.poke(alice);
-        uint256 noted = insolventAt(alice);
-        assertEq(noted, nowS());
+        uint256 noted = insolventTau(alice);
+        assertEq(noted, liquidator.flagOf(alice).tau + 1);
         tick(10);
         liquidator.poke(alice);
-        assertEq(insolventAt(alice), noted);
+        assertEq(insolventTau(alice), noted);
         setPrice(ETH, 180e18);
         liquidator.poke(alice);
-        assertEq(insolventAt(alice), 0);
+        assertEq(insolventTau(alice), 0);
     }
 
     function test_equity_at_one_of_the_three_prices_is_equity() public {
         insolvent();
         setSlow(ETH, 179.5e18);
         liquidator.poke(alice);
-        assertEq(insolventAt(alice), 0);
+        assertEq(insolventTau(alice), 0);
         setSlow(ETH, 175e18);
         setFast(ETH, 179.5e18);
         liquidator.poke(alice);
-        assertEq(insolventAt(alice), 0);
+        assertEq(insolventTau(alice), 0);
     }
 
     function test_nothing_is_noted_while_prices_are_old() public {
         insolvent();
         pass(16);
         liquidator.poke(alice);
-        assertEq(insolventAt(alice), 0);
+        assertEq(insolventTau(alice), 0);
     }
 
     function test_nothing_is_noted_while_collateral_is_left() public {
         deposit(alice, address(weth), 0.1e18);
         insolvent();
         liquidator.poke(alice);
-        assertEq(insolventAt(alice), 0);
+        assertEq(insolventTau(alice), 0);
     }
 
     function test_a_new_alarm_begins_without_a_count() public {
@@ -87,7 +94,7 @@ contract BackstoppedTest is Base {
         liquidator.cure(alice, none());
         setPrice(ETH, 150e18);
         flag(alice);
-        assertEq(insolventAt(alice), 0);
+        assertEq(insolventTau(alice), 0);
     }
 
     function test_the_insurance_offers_the_smallest_fee_at_first() public {
@@ -111,6 +118,28 @@ contract BackstoppedTest is Base {
         assertEq(paidAfter(59, uint64(WAD)), 87.5e18);
     }
 
+    function test_the_offer_does_not_rise_while_nobody_can_take_it() public {
+        insolvent();
+        liquidator.poke(alice);
+        pass(3600);
+        refresh();
+        uint256 snapshot = vm.snapshotState();
+        // Of the hour without prices half a minute counts: 43.75 is less than the smallest fee.
+        assertEq(paid(uint64(WAD)), 87.5e18);
+        vm.revertToState(snapshot);
+        run(120);
+        assertEq(paid(uint64(WAD)), 175e18);
+    }
+
+    function test_the_offer_stands_with_the_clock_while_the_breaker_holds_back_slices() public {
+        insolvent();
+        liquidator.poke(alice);
+        vm.prank(guardian);
+        breaker.raise(3);
+        tick(3600);
+        assertEq(paid(uint64(WAD)), 87.5e18);
+    }
+
     function test_a_part_of_the_book_brings_that_part_of_the_offer() public {
         insolvent();
         assertEq(paidAfter(600, 0.4e18), 350e18);
@@ -125,9 +154,8 @@ contract BackstoppedTest is Base {
     function test_a_taker_can_insist_on_the_offer() public {
         insolvent();
         liquidator.poke(alice);
-        vm.warp(insolventAt(alice) + 300);
-        setPrice(ETH, 175e18);
-        uint256 offer = uint256(875e18) * (nowS() - insolventAt(alice)) / 600;
+        run(300);
+        uint256 offer = 437.5e18;
         Liquidator.SliceTerms memory t = terms(alice, taker);
         t.minFee = uint128(offer + 1);
         liquidateExpectingOn(Liquidator.FeeTooLow.selector, alice, t);

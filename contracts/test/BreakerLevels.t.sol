@@ -75,7 +75,7 @@ contract BreakerLevelsTest is Base {
         raise(2);
         setPrice(ETH, 175e18);
         liquidator.poke(alice);
-        assertEq(liquidator.flagOf(alice).insolventAt, 0);
+        assertEq(liquidator.flagOf(alice).insolventTau, 0);
     }
 
     function test_cures_and_expiries_work_at_every_level() public {

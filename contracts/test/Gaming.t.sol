@@ -40,6 +40,31 @@ contract GamingTest is Base {
         assertLe(insurance - backstop.insurance(), requirement + 2e18);
     }
 
+    /// @dev Calls of strike 20, worth 159 each, whose array the price has left: at max loss they require all of it.
+    function test_options_bought_dear_do_not_raise_what_the_insurance_offers() public {
+        uint16 deep = listOption(ETH, 20e18, EXPIRY, true);
+        refresh();
+        deposit(alice, address(usd), 2300e18);
+        deposit(bob, address(usd), 100_000e18);
+        deposit(taker, address(usd), 100_000e18);
+        postArray(deep);
+        trade(alice, bob, deep, 100e18, 184e18);
+        tick(12);
+        setPrice(ETH, 175e18);
+        flag(alice);
+        tick(13);
+        liquidator.confirm(alice, none());
+        for (uint256 i; i < 10; ++i) {
+            tick(30);
+            liquidator.poke(alice);
+        }
+        assertEq(engine.look(alice, 0).atExec.requirement, 15_900e18);
+        int256 cash = cashOf(taker);
+        liquidate(alice, taker);
+        // Half of 5% of the underlying's 17,500, by and large.
+        assertApproxEqAbs(cashOf(taker) - cash, 437.5e18, 1e18);
+    }
+
     function test_a_sale_after_the_last_slice_leaves_the_debt_with_its_markets() public {
         deposit(alice, address(weth), 3e18);
         openAndConfirm(100e18);

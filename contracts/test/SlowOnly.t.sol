@@ -332,7 +332,7 @@ contract SlowOnlyTest is Base {
         confirmInSilence();
         setSlow(ETH, 175e18);
         liquidator.poke(alice);
-        assertEq(liquidator.flagOf(alice).insolventAt, nowS());
+        assertEq(liquidator.flagOf(alice).insolventTau, tau() + 1);
     }
 
     // --- silent risk arrays ---

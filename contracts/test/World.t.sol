@@ -63,7 +63,7 @@ contract WorldTest is Base {
         MarginReader.Row memory row = rowOf(alice);
         assertEq(row.slopeChoice, id);
         assertEq(row.flag.slope, id);
-        assertEq(row.flag.insolventAt, nowS());
+        assertEq(row.flag.insolventTau, row.flag.tau + 1);
     }
 
     function test_the_world_is_what_all_accounts_share() public {

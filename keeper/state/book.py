@@ -257,7 +257,7 @@ def accounts_of(page: bytes) -> tuple[Account, ...]:
 
 def _account(key: AccountKey, words: Sequence[int], flagger: bytes) -> Account:
     bond, flagged_at, flagged_block, tau_at_flag, tau, last_poke, tau_at_confirm, *rest = words[FLAG]
-    confirmed_at, fee_cap, step_start, step_used, nonce, carry_tau, carried_at, slope, insolvent_at = rest
+    confirmed_at, fee_cap, step_start, step_used, nonce, carry_tau, carried_at, slope, insolvent_tau = rest
     legs = zip(words[MARKETS], words[SIZES], words[QUOTE_LEGS], strict=True)
     holdings = zip(words[COLLATERALS], words[AMOUNTS], strict=True)
     return Account(
@@ -288,7 +288,7 @@ def _account(key: AccountKey, words: Sequence[int], flagger: bytes) -> Account:
             carry_tau_s=carry_tau,
             carried_at_s=carried_at,
             slope=slope,
-            insolvent_at_s=insolvent_at,
+            insolvent_tau_s=insolvent_tau,
         ),
         slope_choice=words[SLOPE],
     )

@@ -43,7 +43,7 @@ FLAGS = st.builds(
     carry_tau_s=SECONDS,
     carried_at_s=TIMES_S,
     slope=SLOPES,
-    insolvent_at_s=TIMES_S,
+    insolvent_tau_s=TIMES_S,
 )
 LEGS = st.lists(
     st.builds(Leg, st.integers(1, MARKETS), INT128, INT128), max_size=8, unique_by=lambda leg: leg.market

@@ -111,7 +111,7 @@ _EVENTS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         ),
         "Cured": ("account", "carry_tau_s"),
         "BondSettled": ("account", "flagger", "returned_wad", "slashed_wad"),
-        "InsolventSince": ("account", "since_s"),
+        "InsolventSince": ("account", "insolvent_tau_s"),
         "Insolvent": ("account", "bad_debt_wad"),
         "ActFailed": ("index", "error"),
     },

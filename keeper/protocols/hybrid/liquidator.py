@@ -270,7 +270,7 @@ def outlook(account: Account, oracles: OracleView, at: ChainTime, rules: Rules) 
     found = sold = view_of(account, prices, setting)
     sales: tuple[Sale, ...] = ()
     if sight.usable:
-        flag = _watched(flag, found, at.timestamp_s)
+        flag = _watched(flag, found)
         sold, sales = _sell_for_debt(found, prices, setting, slope, q_wad=q_wad, t_s=t_s)
     flag, kappa_wad, insured = _terms(flag, found, sold, prices.execution, setting, slope, t_s=t_s)
     if at.timestamp_s >= flag.step_start_s + slope.step_window_s:
@@ -424,16 +424,18 @@ def is_insolvent(view: View) -> bool:
     return all(m.equity_wad <= 0 for m in (view.fast, view.slow, view.execution))
 
 
-def incentive_wad(look: Outlook, requirement_wad: Wad, notional_wad: Wad, now_s: UnixS) -> Wad:
+def incentive_wad(look: Outlook, part: Wad, notional_wad: Wad) -> Wad:
     """Return what the insurance offers for a part of an insolvent account (Liquidator._incentive).
 
-    The smallest fee, at most the requirement taken over; or a share of that which rises until somebody comes.
+    The smallest fee, at most the risk taken over; or a share of that which rises, on the episode's clock,
+    until somebody comes.
     """
-    least = min(mul_div_down(look.slope.k0_wad, notional_wad, WAD), requirement_wad)
-    if not look.flag.insolvent_at_s:
+    moved_wad = mul_div_down(risk_wad(look), part, WAD)
+    least = min(mul_div_down(look.slope.k0_wad, notional_wad, WAD), moved_wad)
+    if not look.flag.insolvent_tau_s:
         return least
-    t_s = min(now_s - look.flag.insolvent_at_s, INSOLVENCY_RAMP_S)
-    return max(least, mul_div_down(requirement_wad, t_s, INSOLVENCY_RAMP_S))
+    t_s = min(look.flag.tau_s + 1 - look.flag.insolvent_tau_s, INSOLVENCY_RAMP_S)
+    return max(least, mul_div_down(moved_wad, t_s, INSOLVENCY_RAMP_S))
 
 
 def is_expirable(flag: FlagState, now_s: UnixS) -> bool:
@@ -467,11 +469,23 @@ def _episode(account: Account, terms: Terms, at: ChainTime) -> FlagState:
     )
 
 
-def _watched(flag: FlagState, found: View, now_s: UnixS) -> FlagState:
+def _watched(flag: FlagState, found: View) -> FlagState:
     """Note since when nothing is left that bears a fee (Liquidator._watchEquity)."""
     if not is_insolvent(found) or found.account.holdings:
-        return replace(flag, insolvent_at_s=0)
-    return replace(flag, insolvent_at_s=flag.insolvent_at_s or now_s)
+        return replace(flag, insolvent_tau_s=0)
+    return replace(flag, insolvent_tau_s=flag.insolvent_tau_s or flag.tau_s + 1)
+
+
+def risk_wad(look: Outlook) -> Wad:
+    """Return M, at most what as many units of the underlyings by themselves require (Liquidator._risk)."""
+    risks, execution = look.setting.terms.risks, look.prices.execution
+    alone = 0
+    for position in look.setting.positions(look.sold.account):
+        if not position.is_settled:
+            feed = position.market.feed
+            notional_wad = mul_div_up(abs(position.size_wad), execution[feed], WAD)
+            alone += mul_div_up(notional_wad, risks[feed].mmr_wad, WAD)
+    return min(alone, look.sold.execution.requirement_wad)
 
 
 def _is_halted(found: View, world: Globals, now_s: UnixS) -> bool:
@@ -651,8 +665,7 @@ def _fee(look: Outlook, part: Wad, moves: Iterable[Move], drawable_wad: Wad) -> 
     notional_wad = sum(move.notional_wad for move in moves)
     whole_wad = mul_div_down(look.kappa_wad, notional_wad, WAD)
     taker_wad = mul_div_down(whole_wad, TAKER_SHARE_WAD, WAD)
-    moved_wad = mul_div_down(look.sold.execution.requirement_wad, part, WAD)
-    offered_wad = incentive_wad(look, moved_wad, notional_wad, look.setting.now_s) if look.insured else 0
+    offered_wad = incentive_wad(look, part, notional_wad) if look.insured else 0
     return Fee(notional_wad, whole_wad, taker_wad, from_insurance_wad=min(offered_wad, drawable_wad))
 
 

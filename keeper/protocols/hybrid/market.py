@@ -265,6 +265,5 @@ def _incentive(look: liquidator.Outlook, world: Globals) -> Wad:
     """Return what the insurance would pay for the whole of an account that has nothing left."""
     if not look.insured:
         return 0
-    whole = look.sold.execution
-    offered = liquidator.incentive_wad(look, whole.requirement_wad, whole.notional_wad, look.setting.now_s)
+    offered = liquidator.incentive_wad(look, WAD, look.sold.execution.notional_wad)
     return min(offered, world.drawable_wad)

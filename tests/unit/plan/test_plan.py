@@ -499,10 +499,10 @@ def test_an_account_without_equity_is_worth_closing_while_the_insurance_pays() -
     assert act.min_fee_wad <= preview.taker_fee_wad
 
 
-def small_and_broke(*, insolvent_at_s: int = 0) -> Account:
+def small_and_broke(*, tau_s: int = 0, insolvent_tau_s: int = 0) -> Account:
     """Long 10 at 200 and without equity: 10 is offered at once, 100 after ten minutes."""
-    account = confirmed(cash_wad=0, legs=(Leg(1, 10 * WAD, -2_050 * WAD),))
-    return replace(account, flag=replace(account.flag, insolvent_at_s=insolvent_at_s))
+    account = confirmed(cash_wad=0, legs=(Leg(1, 10 * WAD, -2_050 * WAD),), tau_s=tau_s)
+    return replace(account, flag=replace(account.flag, insolvent_tau_s=insolvent_tau_s))
 
 
 def test_an_offer_too_small_for_its_gas_is_begun_where_it_will_pay_and_then_awaited() -> None:
@@ -511,10 +511,10 @@ def test_an_offer_too_small_for_its_gas_is_begun_where_it_will_pay_and_then_awai
     assert isinstance(poke, Step)
     assert poke.act == Poke(worked_example().key)
     assert poke.expected_profit_wad == -8 * cost_wad(PARAMS.gas_upkeep)
-    begun = assessed(small_and_broke(insolvent_at_s=AT.timestamp_s - 72))
+    begun = assessed(small_and_broke(tau_s=72, insolvent_tau_s=1))
     assert begun.incentive_wad == 12 * WAD
     assert rule_of(plan(begun, has=has)) == "slope.unprofitable"
-    late = assessed(small_and_broke(insolvent_at_s=AT.timestamp_s - 600))
+    late = assessed(small_and_broke(tau_s=600, insolvent_tau_s=1))
     _, _, preview = planned(plan(late, has=has))
     assert preview.taker_fee_wad == 100 * WAD
 

@@ -62,7 +62,7 @@ def _values(account: Account) -> dict[str, Any]:
             "carryTau": flag.carry_tau_s,
             "carriedAt": flag.carried_at_s,
             "slope": flag.slope,
-            "insolventAt": flag.insolvent_at_s,
+            "insolventTau": flag.insolvent_tau_s,
         },
         "markets": _slots([leg.market for leg in account.legs], 8),
         "sizes": _slots([leg.size_wad for leg in account.legs], 8),

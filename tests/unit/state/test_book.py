@@ -32,7 +32,7 @@ FULL_FLAG = FlagState(
     carry_tau_s=15,
     carried_at_s=16,
     slope=18,
-    insolvent_at_s=19,
+    insolvent_tau_s=19,
 )
 
 

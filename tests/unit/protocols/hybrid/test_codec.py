@@ -227,7 +227,7 @@ def test_a_row_is_laid_out_as_the_reader_lays_it_out() -> None:
     assert [field["name"] for field in flag["components"]] == [
         *("flagger", "bond", "flaggedAt", "flaggedBlock", "tauAtFlag", "tau", "lastPoke", "tauAtConfirm"),
         *("confirmedAt", "feeCap", "stepStart", "stepUsed", "trancheNonce", "carryTau", "carriedAt"),
-        *("slope", "insolventAt"),
+        *("slope", "insolventTau"),
     ]
 
 

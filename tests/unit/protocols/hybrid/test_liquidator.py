@@ -509,10 +509,11 @@ def test_an_account_close_to_ruin_is_not_held_back_but_fills_the_bucket_to_the_b
 # --- insolvency ----------------------------------------------------------------------------------
 
 
-def broke(*, insolvent_at_s: int = 0, holdings: tuple[Holding, ...] = ()) -> Account:
+def broke(*, tau_s: int = 0, insolvent_tau_s: int = 0, holdings: tuple[Holding, ...] = ()) -> Account:
     """Long 100 at 200, and 10 short of nothing: M = 1000, N = 20000."""
-    account = confirmed(cash_wad=-10 * WAD, legs=(Leg(1, 100 * WAD, -20_000 * WAD),), holdings=holdings)
-    return replace(account, flag=replace(account.flag, insolvent_at_s=insolvent_at_s))
+    legs = (Leg(1, 100 * WAD, -20_000 * WAD),)
+    account = confirmed(cash_wad=-10 * WAD, legs=legs, holdings=holdings, tau_s=tau_s)
+    return replace(account, flag=replace(account.flag, insolvent_tau_s=insolvent_tau_s))
 
 
 @pytest.mark.parametrize(
@@ -520,20 +521,20 @@ def broke(*, insolvent_at_s: int = 0, holdings: tuple[Holding, ...] = ()) -> Acc
     [(1, 100), (60, 100), (61, 101 + 2 / 3), (300, 500), (600, 1_000), (9_999, 1_000)],
 )
 def test_the_insurance_offers_more_the_longer_nobody_comes(since_s: int, expected: float) -> None:
-    done = slice_of(broke(insolvent_at_s=NOW_S - since_s), SLOPE, insurance=10**6 * WAD)
+    done = slice_of(broke(tau_s=since_s, insolvent_tau_s=1), SLOPE, insurance=10**6 * WAD)
     assert done.fee.from_insurance_wad == pytest.approx(expected * WAD, abs=1000)
     assert done.taker.cash_wad == taker().cash_wad + done.fee.from_insurance_wad
 
 
 def test_a_part_of_the_book_is_paid_a_part_of_the_offer() -> None:
-    done = slice_of(broke(insolvent_at_s=NOW_S - 600), BARE, most=WAD // 4, insurance=10**6 * WAD)
+    done = slice_of(broke(tau_s=600, insolvent_tau_s=1), BARE, most=WAD // 4, insurance=10**6 * WAD)
     assert done.fee.from_insurance_wad == 250 * WAD
 
 
 def test_the_insurance_pays_what_it_may_and_the_next_slice_finds_less() -> None:
     view = oracles(world=Globals(insurance_wad=500 * WAD, drawable_wad=120 * WAD))
     first = liquidate(
-        broke(insolvent_at_s=NOW_S - 600), taker(), view, AT, rules(BARE), max_fraction_wad=WAD // 10
+        broke(tau_s=600, insolvent_tau_s=1), taker(), view, AT, rules(BARE), max_fraction_wad=WAD // 10
     )
     assert isinstance(first, Slice)
     assert first.fee.from_insurance_wad == 100 * WAD
@@ -541,6 +542,29 @@ def test_the_insurance_pays_what_it_may_and_the_next_slice_finds_less() -> None:
     then = liquidate(first.account, taker(), first.oracles, AT, rules(BARE), max_fraction_wad=WAD)
     assert isinstance(then, Slice)
     assert then.fee.from_insurance_wad == 20 * WAD
+
+
+@pytest.mark.parametrize(("level", "offered"), [(0, 550), (2, 500)])
+def test_the_offer_rises_by_half_a_minute_after_any_silence_and_not_while_the_clock_stands(
+    level: int, offered: int
+) -> None:
+    account = broke(tau_s=300, insolvent_tau_s=1)
+    account = replace(account, flag=replace(account.flag, last_poke_s=NOW_S - 3600))
+    world = Globals(breaker_level=level, insurance_wad=10**6 * WAD, drawable_wad=10**6 * WAD)
+    done = liquidate(account, taker(), oracles(world=world), AT, rules(), max_fraction_wad=WAD)
+    assert isinstance(done, Slice)
+    assert done.fee.from_insurance_wad == offered * WAD
+
+
+def test_the_offer_for_options_is_no_more_than_for_as_many_of_the_underlying() -> None:
+    """Long 10 calls worth 100 of which the price is far: M = 1000 at max loss, 5% of 2000 as perps."""
+    account = confirmed(cash_wad=-WAD, legs=(Leg(CALL, 10 * WAD, -1_000 * WAD),), tau_s=600)
+    account = replace(account, flag=replace(account.flag, insolvent_tau_s=1))
+    view = oracles(arrays={CALL: array(100 * WAD, ref=100 * WAD, delta=0)})
+    done = liquidate(account, taker(), view, AT, rules(BARE, markets=ALL), max_fraction_wad=WAD // 2)
+    assert isinstance(done, Slice)
+    assert done.before.requirement_wad == 1_000 * WAD
+    assert done.fee.from_insurance_wad == 50 * WAD
 
 
 def test_equity_lost_at_the_execution_price_alone_leaves_the_smallest_fee_by_worth() -> None:
@@ -558,14 +582,15 @@ def test_equity_lost_at_the_execution_price_alone_leaves_the_smallest_fee_by_wor
 
 
 def test_the_count_begins_when_nothing_is_left_and_ends_when_something_is() -> None:
-    assert outlook(broke(), oracles(), AT, rules()).flag.insolvent_at_s == NOW_S
-    assert outlook(broke(insolvent_at_s=7), oracles(), AT, rules()).flag.insolvent_at_s == 7
-    held = broke(insolvent_at_s=7, holdings=(Holding(1, WAD // 10**9),))
-    assert outlook(held, oracles(), AT, rules()).flag.insolvent_at_s == 0
-    helped = replace(broke(insolvent_at_s=7), cash_wad=WAD)
-    assert outlook(helped, oracles(), AT, rules()).flag.insolvent_at_s == 0
+    assert outlook(broke(), oracles(), AT, rules()).flag.insolvent_tau_s == 1
+    assert outlook(broke(tau_s=40), oracles(), AT, rules()).flag.insolvent_tau_s == 41
+    assert outlook(broke(tau_s=40, insolvent_tau_s=7), oracles(), AT, rules()).flag.insolvent_tau_s == 7
+    held = broke(insolvent_tau_s=7, holdings=(Holding(1, WAD // 10**9),))
+    assert outlook(held, oracles(), AT, rules()).flag.insolvent_tau_s == 0
+    helped = replace(broke(insolvent_tau_s=7), cash_wad=WAD)
+    assert outlook(helped, oracles(), AT, rules()).flag.insolvent_tau_s == 0
     stale = changed(oracles(), "BTC/USD", slow_ok=False)
-    assert outlook(broke(insolvent_at_s=7), stale, AT, rules()).flag.insolvent_at_s == 7
+    assert outlook(broke(insolvent_tau_s=7), stale, AT, rules()).flag.insolvent_tau_s == 7
 
 
 # --- the breaker ---------------------------------------------------------------------------------
