@@ -359,6 +359,8 @@ class Assessment:
     """The feed whose bucket allows the least."""
     incentive_wad: Wad = 0
     """What the insurance would pay for taking over the whole of an insolvent account."""
+    incentive_most_wad: Wad = 0
+    """What that may rise to."""
     settlable: tuple[int, ...] = ()
     """The markets of its expired options that have a settlement price."""
 

@@ -21,7 +21,6 @@ from keeper.domain import (
     Cure,
     Expire,
     Flag,
-    Globals,
     Liquidate,
     OracleView,
     Phase,
@@ -182,7 +181,7 @@ def plan_slice(
     gas = _slice_gas(case, taker, params)
     profit = preview.taker_fee_wad - means.gas_cost_wad(gas)
     if profit < params.min_profit_wad:
-        poke = _raise_offer(case_id, case, oracles.world, gas=gas, means=means, params=params)
+        poke = _raise_offer(case_id, case, gas=gas, means=means, params=params)
         return poke or _unprofitable("slope.unprofitable", profit, params)
     act = Liquidate(
         account=case.account.key,
@@ -304,15 +303,13 @@ def _largest(
     return best, asked
 
 
-def _raise_offer(
-    case_id: str, case: Assessment, world: Globals, *, gas: int, means: Means, params: Params
-) -> Step | None:
-    """Plan the poke by which the insurance comes to offer more, up to the requirement, where that will pay.
+def _raise_offer(case_id: str, case: Assessment, *, gas: int, means: Means, params: Params) -> Step | None:
+    """Plan the poke by which the insurance comes to offer more, where the most that it may offer will pay.
 
     The first one has the contract note that nothing is left; from then on the offer rises with the account's
     clock, which only acts advance. The contract notes nothing for an account with collateral left, nor while
     the breaker is at level 2. What the insurance may pay for one account at most is not known here: an offer
-    may end below the requirement.
+    may end sooner.
     """
     account = case.account
     if account.holdings or case.breaker_level > 1 or case.incentive_wad == 0:
@@ -320,9 +317,8 @@ def _raise_offer(
     if account.flag.insolvent_tau_s and not (params.upkeep and case.fresh and _is_clock_due(case, params)):
         return None
     own_gas = params.gas_upkeep.typical(_items(case))
-    most = min(case.execution.requirement_wad, world.drawable_wad)
-    pays = most - means.gas_cost_wad(gas + own_gas) >= params.min_profit_wad
-    if not pays or case.incentive_wad >= most:
+    pays = case.incentive_most_wad - means.gas_cost_wad(gas + own_gas) >= params.min_profit_wad
+    if not pays or case.incentive_wad >= case.incentive_most_wad:
         return None
     cost = means.gas_cost_wad(own_gas)
     return _step(case_id, case, Poke(account.key), params, gas=own_gas, profit_wad=-cost)

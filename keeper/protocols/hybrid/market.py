@@ -182,6 +182,7 @@ class HybridMarket:
             bucket_room_wad=min(WAD, tightest.part_wad) if tightest else WAD,
             bucket_feed=tightest.feed if tightest else "",
             incentive_wad=_incentive(look, oracles.world),
+            incentive_most_wad=min(liquidator.risk_wad(look), oracles.world.drawable_wad),
             settlable=tuple(leg.market for leg in account.legs if leg.market in oracles.settlements),
         )
 

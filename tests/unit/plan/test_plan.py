@@ -524,7 +524,7 @@ DEAR = 40 * GWEI
 
 def offered(*, poked_s: int = 30, **changes: object) -> Assessment:
     """The same account: 12 of 100 are offered, and its clock was last advanced so long ago."""
-    case = assessed(small_and_broke(insolvent_at_s=AT.timestamp_s - 600))
+    case = assessed(small_and_broke(tau_s=72, insolvent_tau_s=1))
     flag = replace(case.account.flag, last_poke_s=AT.timestamp_s - poked_s)
     case = replace(case, account=replace(case.account, flag=flag), incentive_wad=12 * WAD)
     return replace(case, **changes)  # type: ignore[arg-type]
@@ -550,7 +550,7 @@ def test_an_offer_that_rises_with_the_clock_is_kept_rising_by_pokes() -> None:
         (offered(breaker_level=2), PARAMS),
         (offered(), Params(upkeep=False)),
         (offered(), Params(poke_after_s=31)),
-        (offered(execution=Valuation(-50 * WAD, 50 * WAD, 2_000 * WAD)), PARAMS),
+        (offered(incentive_most_wad=50 * WAD), PARAMS),
         (offered(incentive_wad=100 * WAD), PARAMS),
     ],
 )
@@ -765,7 +765,7 @@ def gas_limit(act: str, held: str) -> int:
     elif act == "cure":
         step = upkeep(replace(confirmed_, curable=True)) or pytest.fail("no cure")
     elif act == "poke":
-        broke = replace(confirmed_, incentive_wad=1)
+        broke = replace(confirmed_, incentive_wad=1, incentive_most_wad=1_000_000 * WAD)
         step = plan(broke, Bearing(WAD, fee_wad=0))  # type: ignore[assignment]
     else:
         found = plan(confirmed_, Bearing(WAD), params=Params(min_profit_wad=-(10**6) * WAD))
