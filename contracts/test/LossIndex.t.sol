@@ -77,6 +77,15 @@ contract LossIndexTest is Base {
         assertEq(cashOf(alice), 100_000e18);
     }
 
+    function test_a_part_of_a_wei_is_borne_by_the_holder() public {
+        fundAll(100_000e18);
+        trade(alice, bob, ETH_PERP, 1.5e18, 200e18);
+        charge(ETH_PERP, 1);
+        assertEq(clearing.lossIndex(ETH_PERP), 1);
+        assertEq(balance(alice), 99_700e18 - 2);
+        assertEq(balance(bob), 100_300e18 - 2);
+    }
+
     function test_who_comes_later_does_not_bear_an_earlier_loss() public {
         fundAll(100_000e18);
         trade(alice, bob, ETH_PERP, 10e18, 200e18);

@@ -280,6 +280,20 @@ contract SlopesTest is Base {
         }
     }
 
+    function test_an_alarm_is_cured_by_its_own_slope_when_the_default_changes() public {
+        openAndFlag(188e18);
+        SlopeParams memory longer = early();
+        longer.betaFlag = 0;
+        uint16 id = add(longer);
+        vm.prank(admin);
+        registry.setDefaultSlope(id);
+        tick(13);
+        // H = 1.17: enough by the slope of the alarm, which asks for 1.1, and not by the new default's 1.45.
+        deposit(alice, address(usd), 200e18);
+        liquidator.cure(alice, none());
+        assertState(alice, State.Healthy);
+    }
+
     function test_an_early_account_is_cured_at_its_own_level() public {
         openEarly();
         flag(alice);

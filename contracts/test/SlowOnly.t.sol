@@ -124,6 +124,20 @@ contract SlowOnlyTest is Base {
         assertEq(quoteCredit(flagger), 100_000e18 + 21.88e18);
     }
 
+    function test_in_silence_an_old_round_confirms_nothing_however_near_the_last_fast_price_was() public {
+        openAlice();
+        tick(12);
+        setPrice(ETH, 188e18);
+        hush(615);
+        pass(5);
+        flag(alice);
+        pass(24);
+        refuse(Liquidator.NoSlowEvidence.selector);
+        liquidator.confirm(alice, none());
+        setSlow(ETH, 188e18);
+        liquidator.confirm(alice, none());
+    }
+
     function test_the_slow_oracle_alone_confirms_on_a_round_from_after_the_flag_only() public {
         openInSilence();
         pass(5);
