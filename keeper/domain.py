@@ -361,6 +361,8 @@ class Assessment:
     """What the insurance would pay for taking over the whole of an insolvent account."""
     incentive_most_wad: Wad = 0
     """What that may rise to."""
+    incentive_step_wad: Wad = 0
+    """What one poke can raise it by."""
     settlable: tuple[int, ...] = ()
     """The markets of its expired options that have a settlement price."""
 

@@ -309,7 +309,8 @@ def _raise_offer(case_id: str, case: Assessment, *, gas: int, means: Means, para
     The first one has the contract note that nothing is left; from then on the offer rises with the account's
     clock, which only acts advance. The contract notes nothing for an account with collateral left, nor while
     the breaker is at level 2. What the insurance may pay for one account at most is not known here: an offer
-    may end sooner.
+    may end sooner. No poke costs more than it can raise the offer by, so that whoever takes it in the end has
+    lost no more by waiting than the slice would have lost at first.
     """
     account = case.account
     if account.holdings or case.breaker_level > 1 or case.incentive_wad == 0:
@@ -317,10 +318,10 @@ def _raise_offer(case_id: str, case: Assessment, *, gas: int, means: Means, para
     if account.flag.insolvent_tau_s and not (params.upkeep and case.fresh and _is_clock_due(case, params)):
         return None
     own_gas = params.gas_upkeep.typical(_items(case))
-    pays = case.incentive_most_wad - means.gas_cost_wad(gas + own_gas) >= params.min_profit_wad
-    if not pays or case.incentive_wad >= case.incentive_most_wad:
-        return None
     cost = means.gas_cost_wad(own_gas)
+    pays = case.incentive_most_wad - means.gas_cost_wad(gas) - cost >= params.min_profit_wad
+    if not pays or cost > case.incentive_step_wad or case.incentive_wad >= case.incentive_most_wad:
+        return None
     return _step(case_id, case, Poke(account.key), params, gas=own_gas, profit_wad=-cost)
 
 

@@ -127,7 +127,7 @@ contract Backstop is IBackstop, Ownable2Step, ReentrancyGuardTransient {
         vault.move(quote, msg.sender, address(clearing), amount);
         _insurance += amount.toUint128();
         _base += amount.toUint128();
-        _noteDeficit();
+        _noteDeficit(false);
         emit InsuranceFunded(msg.sender, amount);
     }
 
@@ -137,7 +137,7 @@ contract Backstop is IBackstop, Ownable2Step, ReentrancyGuardTransient {
     function receive_(uint256 amount) external onlyModule nonReentrant {
         _beginEpoch();
         _insurance += amount.toUint128();
-        _noteDeficit();
+        _noteDeficit(false);
         emit InsuranceReceived(msg.sender, amount);
     }
 
@@ -145,7 +145,7 @@ contract Backstop is IBackstop, Ownable2Step, ReentrancyGuardTransient {
     function draw(bytes32 acct, uint256 amount) external onlyModule nonReentrant returns (uint256 paid) {
         _beginEpoch();
         paid = _draw(acct, amount);
-        _noteDeficit();
+        _noteDeficit(false);
     }
 
     /// @inheritdoc IBackstop
@@ -162,7 +162,7 @@ contract Backstop is IBackstop, Ownable2Step, ReentrancyGuardTransient {
         _badDebt += left.toUint128();
         emit DebtAbsorbed(acct, debt, left);
         if (left > 0) _assign(left, markets, notionals);
-        _noteDeficit();
+        _noteDeficit(left > 0);
     }
 
     /// @notice Charge the positions in a market with what it owes: at most 1% of its open-interest notional at
@@ -170,7 +170,7 @@ contract Backstop is IBackstop, Ownable2Step, ReentrancyGuardTransient {
     function socialise(uint16 market) external nonReentrant {
         _beginEpoch();
         if (!_step(market)) revert NothingToSocialise(market);
-        _noteDeficit();
+        _noteDeficit(false);
     }
 
     /// @notice Pay debt that no market can bear from the insurance, within the epoch's cap. By anyone.
@@ -182,7 +182,7 @@ contract Backstop is IBackstop, Ownable2Step, ReentrancyGuardTransient {
         _insurance -= uint128(paid);
         _badDebt -= uint128(paid);
         _paid += uint128(paid);
-        _noteDeficit();
+        _noteDeficit(false);
         emit DebtCovered(paid);
     }
 
@@ -307,11 +307,13 @@ contract Backstop is IBackstop, Ownable2Step, ReentrancyGuardTransient {
         emit DebtUnassigned(market, amount);
     }
 
-    function _noteDeficit() private {
+    /// @param grown whether there is more debt than before: what begins a gate, within a deficit too
+    function _noteDeficit(bool grown) private {
         bool inDeficit = _badDebt > _insurance + GATE_FLOOR;
+        bool begun = inDeficit && (grown || deficitSince == 0);
+        if (begun && block.timestamp >= gateSince + GATE_GAP) gateSince = uint40(block.timestamp);
         if (inDeficit == (deficitSince != 0)) return;
         deficitSince = inDeficit ? uint40(block.timestamp) : 0;
-        if (inDeficit && block.timestamp >= gateSince + GATE_GAP) gateSince = deficitSince;
         emit DeficitSet(inDeficit);
     }
 }

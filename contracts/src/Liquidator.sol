@@ -6,6 +6,7 @@ import {FixedPointMathLib} from "solady/utils/FixedPointMathLib.sol";
 import {Clearing} from "./Clearing.sol";
 import {MarginMath} from "./MarginMath.sol";
 import {OracleRouter} from "./OracleRouter.sol";
+import {Portfolio} from "./Portfolio.sol";
 import {Slope, SlopeParams} from "./Slope.sol";
 import {Slopes} from "./Slopes.sol";
 import {Vault} from "./Vault.sol";
@@ -634,7 +635,10 @@ contract Liquidator is ILiquidatorTerms, ReentrancyGuardTransient {
     {
         if (v.atExec.equity <= 0) {
             int256 worth = MarginMath.worth(v.book, v.exec, v.atExec.equity);
-            kappa = Slope.fee(p, 0, Slope.feeCap(p, Margin(worth, 0, v.atExec.notional)));
+            uint256 most = Slope.feeCap(p, Margin(worth, 0, v.atExec.notional));
+            // What an account that was confirmed with equity pays in all stays below its share of it.
+            if (!insolvent) most = FixedPointMathLib.min(most, f.feeCap);
+            kappa = Slope.fee(p, 0, most);
             return (kappa, insolvent && worth <= 0);
         }
         uint256 cap = FixedPointMathLib.min(f.feeCap, Slope.feeCap(p, v.atExec));
@@ -720,7 +724,9 @@ contract Liquidator is ILiquidatorTerms, ReentrancyGuardTransient {
             while (at < i && rooms[at].feedId != legs[i].feedId) ++at;
             Room memory room = rooms[at];
             uint256 held = MarginMath.abs(legs[i].size) * v.exec[i] / WAD;
-            if (legs[i].array.observedAt != 0) held = held * MarginMath.abs(legs[i].array.delta) / WAD;
+            if (Portfolio.current(legs[i].array, v.exec[i], block.timestamp)) {
+                held = held * MarginMath.abs(legs[i].array.delta) / WAD;
+            }
             room.notional += held;
             if (at < i) continue;
             room.feedId = legs[i].feedId;

@@ -35,7 +35,7 @@ library Portfolio {
     /// @param perps,options bit i stands for the book's legs[i]
     /// @param mmr the underlying's scan range, WAD
     /// @param rate mmr for maintenance; for initial margin the larger rate that all requirements grow to, WAD
-    /// @param netted whether `worst` is known; it is asked for only where the arrays are current
+    /// @param netted whether `worst` is known
     /// @param worst what the options together gain at least at each price move
     struct Group {
         uint256 perps;
@@ -119,6 +119,8 @@ library Portfolio {
     }
 
     /// @notice What a group requires, rounded up.
+    /// @dev Cover takes nothing off what the last arrays ask for: they know what a rise of volatility costs, and an
+    /// account must not need less because nobody posts.
     /// @param price the underlying's, WAD
     function requirement(Leg[] memory legs, Group memory g, uint256 price, uint256 nowS)
         internal
@@ -128,7 +130,11 @@ library Portfolio {
         if (g.options == 0) return netPerps(legs, g, price);
         uint256 least = _grown(g, shortMinimum(legs, g, price));
         if (judged(legs, g, price, nowS)) return least + scenarioLoss(legs, g, price);
-        return least + netPerps(legs, g, price) + _grown(g, maxLoss(legs, g, price));
+        uint256 perps = netPerps(legs, g, price);
+        (uint256 alone, uint256 covered) = maxLoss(legs, g, price);
+        (alone, covered) = (perps + _grown(g, alone), perps + _grown(g, covered));
+        if (covered == alone) return least + alone;
+        return least + FixedPointMathLib.clamp(scenarioLoss(legs, g, price), covered, alone);
     }
 
     /// @notice Whether the arrays of all the group's options are current.
@@ -170,23 +176,28 @@ library Portfolio {
     /// is the cash and the worst payoff.
     ///
     /// What perps cover adds nothing to their range: a call sold loses at most what its perp gains, and the other way
-    /// a put. It is left out, with its mark, in every expiry where that asks for less.
+    /// a put. Of `covered` it is left out, with its mark, in every expiry where that asks for less.
     ///
     /// Books together require no more than apart with their perps apart from their options, as in the scenarios, but
     /// for calls sold and bought at strikes beyond that end: the pair can lose up to the last strike, where a call
     /// sold alone counts as covered before.
-    function maxLoss(Leg[] memory legs, Group memory g, uint256 price) internal pure returns (uint256 loss) {
+    function maxLoss(Leg[] memory legs, Group memory g, uint256 price)
+        internal
+        pure
+        returns (uint256 alone, uint256 covered)
+    {
         (int256[] memory sizes, int256[] memory bare) = _uncovered(legs, g);
         uint256 left = g.options;
         for (uint256 i; left >> i != 0; ++i) {
             if (!_has(left, i)) continue;
             uint256 together = _sameExpiry(legs, left, legs[i].expiry);
             uint256 most = _maxLoss(legs, sizes, together, price, g.mmr);
+            alone += most;
             if (bare.length != 0) {
                 uint256 less = _maxLoss(legs, bare, together, price, g.mmr);
                 if (less < most) most = less;
             }
-            loss += most;
+            covered += most;
             left ^= together;
         }
     }

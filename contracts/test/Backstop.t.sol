@@ -486,6 +486,18 @@ contract BackstopTest is BackstopBase {
         assertEq(backstop.gateSince(), START + 7 days);
     }
 
+    /// @dev Else a small debt that nobody pays would disarm the gate for as long as it stands.
+    function test_more_debt_after_seven_days_begins_a_gate_within_the_same_deficit() public {
+        absorbWithoutLegs(ALICE, 1001e18);
+        pass(7 days - 1);
+        absorbWithoutLegs(ALICE, 1e18);
+        assertFalse(backstop.gated());
+        pass(1);
+        assertFalse(backstop.gated());
+        absorbWithoutLegs(ALICE, 1e18);
+        assertTrue(backstop.gated());
+    }
+
     function test_a_loss_that_is_charged_at_once_closes_no_gate() public {
         absorb(ALICE, 1000e18, 1, 0);
         assertEq(backstop.badDebt(), 0);

@@ -172,6 +172,23 @@ contract BucketTest is Base {
         assertApproxEqAbs(sizeOf(alice, ETH_CALL), 95e18, 1e4);
     }
 
+    /// @dev A delta of nothing, from where the price was when the array was made, says nothing of where it is.
+    function test_options_count_whole_where_their_array_is_behind_the_price() public {
+        deposit(alice, address(usd), 4000e18);
+        deposit(bob, address(usd), 100_000e18);
+        fundTaker(taker);
+        setPrice(ETH, 170e18);
+        postArrays();
+        trade(bob, alice, ETH_CALL, 20e18, 4e18);
+        tick(12);
+        setPrice(ETH, 360e18);
+        flag(alice);
+        tick(13);
+        liquidator.confirm(alice, none());
+        liquidate(alice, taker);
+        assertGt(used(ETH), 0);
+    }
+
     function test_a_book_of_options_without_delta_needs_no_room() public {
         cap(ETH, 0);
         deposit(alice, address(usd), 560e18);

@@ -67,6 +67,19 @@ contract InsolvencyTest is Base {
         assertApproxEqAbs(backstop.insurance(), insurance + 0.2 * 46e18, 1e6);
     }
 
+    function test_a_loss_of_equity_at_one_price_raises_no_fee_above_the_cap_of_the_confirmation() public {
+        // At 165.6, 10.5 WETH leave 51 of equity; at 165 they are worth 332 more than the debt.
+        deposit(alice, address(weth), 10.5e18);
+        openAndConfirm(165.6e18);
+        remember();
+        uint256 cap = liquidator.flagOf(alice).feeCap;
+        assertLt(cap, 0.002e18);
+        setSlow(ETH, 165.3e18);
+        setFast(ETH, 165e18);
+        liquidate(alice, taker);
+        assertApproxEqAbs(cashOf(taker) - cash, int256(cap * 16_500 * 8 / 10), 1e6);
+    }
+
     function test_the_insurance_pays_nothing_while_one_price_shows_equity() public {
         confirmWith(3e18);
         // 10 left at the slow price; at 173.15 the collateral does not make up for the loss.

@@ -298,6 +298,15 @@ contract PortfolioTest is PortfolioBase {
     }
 
     /// @dev Marks that contradict each other cannot make the requirement negative.
+    /// @dev Three points of volatility cost a call 8 more, which its perp does not pay.
+    function test_cover_takes_nothing_off_what_the_last_arrays_ask_for() public pure {
+        Leg memory call = call100(-1e18);
+        call.array.pnl[0] = 8e18;
+        Leg[] memory legs = held(perp(1e18), call);
+        assertEq(required(legs), 8e18 + 2e18);
+        assertEq(fallen(legs), 8e18 + 2e18);
+    }
+
     function test_max_loss_is_never_negative() public pure {
         Leg memory cheap = call100(1e18);
         Leg memory dear = call110(-1e18);

@@ -71,7 +71,7 @@ class Underlying:
         """Return what every row [n] requires for this underlying: its worst scenario, and so much a short.
 
         Where a row holds a doubtful option, perps require their range and the options of each expiry the most
-        that they can lose, without what the perps cover wherever that asks for less.
+        that they can lose; without what the perps cover, but not less than the last arrays ask for.
         """
         held = positions[:, self.columns]
         worst: Floats = np.maximum(-(self.risk.T @ held.T).min(axis=0), 0.0)
@@ -79,11 +79,12 @@ class Underlying:
         if len(in_doubt):
             rows = positions[in_doubt]
             bare = self._uncovered(rows)
-            most = sum(
-                (np.minimum(expiry.loss(rows), expiry.loss(bare)) for expiry in self.expiries),
-                start=np.zeros(len(rows)),
-            )
-            worst[in_doubt] = np.abs(held[in_doubt] @ self.perps) + most
+            alone = covered = np.abs(held[in_doubt] @ self.perps)
+            for expiry in self.expiries:
+                most = expiry.loss(rows)
+                alone = alone + most
+                covered = covered + np.minimum(most, expiry.loss(bare))
+            worst[in_doubt] = np.clip(worst[in_doubt], covered, alone)
         worst += np.maximum(-held, 0.0) @ self.short
         return worst
 

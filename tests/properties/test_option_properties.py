@@ -343,7 +343,7 @@ def test_after_the_most_that_options_can_lose_no_payoff_is_worse(book: Books, en
     for days in (1, 7, 30):
         one = [each for each in book.positions if each.market.expiry_s == NOW_S + days * DAY_S]
         worth = sum(each.size_wad * unit_value_wad(each, price_wad) for each in one) // WAD
-        left = worth - max_loss_wad(one, price_wad, book.risk)
+        left = worth - max_loss_wad(one, price_wad, book.risk)[0]
         bare = max(0, -sum(each.size_wad for each in one if each.market.kind is Kind.CALL))
         cover_wad = price_wad * (WAD + book.risk.mmr_wad) // WAD
         for end_wad in (int(price_wad * end) for end in ends):

@@ -178,29 +178,31 @@ def of_underlying(legs: Legs, price_wad: Wad) -> Fraction:
     perps = sum((size for perp, size in legs if perp.kind is Kind.PERP), start=Fraction(0))
     shorts = sum((max(Fraction(0), -size) for _, size in held), start=Fraction(0))
     least = shorts * price * Fraction(legs[0][0].short_wad, WAD)
-    if any(judged_by_max_loss(option, price_wad) for option, _ in held):
-        return least + abs(perps) * range_ + max_loss(legs, price_wad, range_)
     losses = [
         -weight
         * (perps * range_ * move + sum(size * Fraction(array_of(option)[s], WAD) for option, size in held))
         for s, (move, weight) in enumerate(zip(MOVES, WEIGHTS, strict=True))
     ]
-    return least + max(Fraction(0), *losses)
+    worst = max(Fraction(0), *losses)
+    if any(judged_by_max_loss(option, price_wad) for option, _ in held):
+        alone, covered = (abs(perps) * range_ + most for most in max_loss(legs, price_wad, range_))
+        worst = max(covered, min(alone, worst))
+    return least + worst
 
 
 def array_of(option: Instrument) -> Sequence[Wad]:
-    assert option.array is not None
-    return option.array.pnl_wad
+    return option.array.pnl_wad if option.array else [0] * len(MOVES)
 
 
-def max_loss(legs: Legs, price_wad: Wad, range_: Fraction) -> Fraction:
-    total = Fraction(0)
+def max_loss(legs: Legs, price_wad: Wad, range_: Fraction) -> tuple[Fraction, Fraction]:
+    alone = covered = Fraction(0)
     for expiry_s in EXPIRIES_S:
-        total += min(
+        most, less = (
             loss_at_expiry([leg for leg in held if leg[0].expiry_s == expiry_s], price_wad, range_)
             for held in (options_of(legs), uncovered(legs))
         )
-    return total
+        alone, covered = alone + most, covered + min(most, less)
+    return alone, covered
 
 
 def options_of(legs: Legs) -> Legs:

@@ -38,7 +38,7 @@ from keeper.protocols.hybrid.clearing import (
 from keeper.protocols.hybrid.exp import exp_wad
 from keeper.protocols.hybrid.math import Marks
 from keeper.protocols.hybrid.params import CollateralTerms, Rules, SlopeParams, Terms
-from keeper.protocols.hybrid.portfolio import Setting, setting_at, unit_value_wad
+from keeper.protocols.hybrid.portfolio import Setting, is_current, setting_at, unit_value_wad
 from keeper.units import WAD, FeedId, UnixS, Wad, mul_div_down, mul_div_trunc, mul_div_up
 
 COOL_OFF_S: Final = 12
@@ -438,6 +438,11 @@ def incentive_wad(look: Outlook, part: Wad, notional_wad: Wad) -> Wad:
     return max(least, mul_div_down(moved_wad, t_s, INSOLVENCY_RAMP_S))
 
 
+def incentive_step_wad(look: Outlook) -> Wad:
+    """Return by how much the longest step of the clock raises the offer for the whole of an account."""
+    return mul_div_down(risk_wad(look), POKE_CAP_S, INSOLVENCY_RAMP_S)
+
+
 def is_expirable(flag: FlagState, now_s: UnixS) -> bool:
     """Tell whether a poked alarm has stood long enough to end unconfirmed (Liquidator.expire)."""
     active_s = flag.tau_s - flag.tau_at_flag_s
@@ -501,7 +506,8 @@ def _rooms(account: Account, execution: Marks, setting: Setting, oracles: Oracle
         if not position.is_settled:
             feed = position.market.feed
             held = mul_div_down(abs(position.size_wad), execution[feed], WAD)
-            if position.array:
+            if is_current(position.array, execution[feed], setting.now_s):
+                assert position.array is not None
                 held = mul_div_down(held, abs(position.array.delta_wad), WAD)
             notionals[feed] = notionals.get(feed, 0) + held
     return tuple(
@@ -623,8 +629,12 @@ def _terms(
     if sold.execution.equity_wad <= 0:
         worth_wad = math.worth_wad(sold.account, execution, setting)
         whole = Valuation(worth_wad, 0, sold.execution.notional_wad)
-        kappa_wad = math.fee(slope, 0, math.fee_cap(slope, whole))
-        return replace(flag, fee_cap_wad=cap_wad), kappa_wad, is_insolvent(found) and worth_wad <= 0
+        insolvent = is_insolvent(found)
+        most_wad = math.fee_cap(slope, whole)
+        if not insolvent:
+            most_wad = min(most_wad, cap_wad)
+        kappa_wad = math.fee(slope, 0, most_wad)
+        return replace(flag, fee_cap_wad=cap_wad), kappa_wad, insolvent and worth_wad <= 0
     cap_wad = min(cap_wad, math.fee_cap(slope, sold.execution))
     return replace(flag, fee_cap_wad=cap_wad), math.fee(slope, t_s, cap_wad), False
 

@@ -183,6 +183,7 @@ class HybridMarket:
             bucket_feed=tightest.feed if tightest else "",
             incentive_wad=_incentive(look, oracles.world),
             incentive_most_wad=min(liquidator.risk_wad(look), oracles.world.drawable_wad),
+            incentive_step_wad=liquidator.incentive_step_wad(look),
             settlable=tuple(leg.market for leg in account.legs if leg.market in oracles.settlements),
         )
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from keeper.domain import Account, ArrayView, Kind, Leg, OracleView
+from keeper.domain import SCENARIOS, Account, ArrayView, Kind, Leg, OracleView
 from keeper.protocols.hybrid.params import Listed, Risk, Rules, Terms
 from keeper.units import WAD, UnixS, Wad, mul_div_down, mul_div_up
 
@@ -130,23 +130,31 @@ def requirement_wad(
     least = _grown(_short_minimum(options, price_wad, risk), risk, rate_wad)
     if all(is_current(option.array, price_wad, now_s) for option in options):
         return least + _worst_scenario(positions, price_wad, risk, rate_wad)
-    return least + perps_wad + _grown(max_loss_wad(positions, price_wad, risk), risk, rate_wad)
+    alone, covered = (
+        perps_wad + _grown(most, risk, rate_wad) for most in max_loss_wad(positions, price_wad, risk)
+    )
+    if alone == covered:
+        return least + alone
+    # Cover takes nothing off what the last arrays ask for.
+    return least + max(covered, min(alone, _worst_scenario(positions, price_wad, risk, rate_wad)))
 
 
-def max_loss_wad(positions: Sequence[Position], price_wad: Wad, risk: Risk) -> Wad:
+def max_loss_wad(positions: Sequence[Position], price_wad: Wad, risk: Risk) -> tuple[Wad, Wad]:
     """Return the most that options can lose from their marks, each expiry by itself (Portfolio.maxLoss).
 
-    What the perps cover of those sold is left out, wherever that asks for less.
+    First all of them; then without what the perps cover of those sold, wherever that asks for less.
     """
     options = [position for position in positions if position.market.is_option]
     bare = _uncovered(positions)
-    return sum(
-        min(
+    alone = covered = 0
+    for expiry_s in {option.market.expiry_s for option in options}:
+        most, less = (
             _max_loss_of_expiry([each for each in held if each.market.expiry_s == expiry_s], price_wad, risk)
             for held in (options, bare)
         )
-        for expiry_s in {option.market.expiry_s for option in options}
-    )
+        alone += most
+        covered += min(most, less)
+    return alone, covered
 
 
 def _uncovered(positions: Sequence[Position]) -> list[Position]:
@@ -217,7 +225,8 @@ def _perp_pnl(perp: Position, price_wad: Wad, rate_wad: Wad) -> list[Wad]:
 
 
 def _option_pnl(option: Position, risk: Risk, rate_wad: Wad) -> list[Wad]:
-    assert option.array is not None
+    if option.array is None:
+        return [0] * SCENARIOS
     values = [mul_div_down(option.size_wad, pnl_wad, WAD) for pnl_wad in option.array.pnl_wad]
     if rate_wad != risk.mmr_wad:
         values = [mul_div_down(value, rate_wad, risk.mmr_wad) for value in values]

@@ -505,21 +505,20 @@ def small_and_broke(*, tau_s: int = 0, insolvent_tau_s: int = 0) -> Account:
     return replace(account, flag=replace(account.flag, insolvent_tau_s=insolvent_tau_s))
 
 
-def test_an_offer_too_small_for_its_gas_is_begun_where_it_will_pay_and_then_awaited() -> None:
-    has = means(gas_price_wei=40 * GWEI)
-    poke = plan(assessed(small_and_broke()), has=has)
+GREEDY = Params(min_profit_wad=20 * WAD)
+
+
+def test_an_offer_too_small_is_begun_where_it_will_pay_and_then_awaited() -> None:
+    poke = plan(assessed(small_and_broke()), params=GREEDY)
     assert isinstance(poke, Step)
     assert poke.act == Poke(worked_example().key)
-    assert poke.expected_profit_wad == -8 * cost_wad(PARAMS.gas_upkeep)
+    assert poke.expected_profit_wad == -cost_wad(PARAMS.gas_upkeep)
     begun = assessed(small_and_broke(tau_s=72, insolvent_tau_s=1))
     assert begun.incentive_wad == 12 * WAD
-    assert rule_of(plan(begun, has=has)) == "slope.unprofitable"
+    assert rule_of(plan(begun, params=GREEDY)) == "slope.unprofitable"
     late = assessed(small_and_broke(tau_s=600, insolvent_tau_s=1))
-    _, _, preview = planned(plan(late, has=has))
+    _, _, preview = planned(plan(late, params=GREEDY))
     assert preview.taker_fee_wad == 100 * WAD
-
-
-DEAR = 40 * GWEI
 
 
 def offered(*, poked_s: int = 30, **changes: object) -> Assessment:
@@ -530,37 +529,47 @@ def offered(*, poked_s: int = 30, **changes: object) -> Assessment:
     return replace(case, **changes)  # type: ignore[arg-type]
 
 
-def offer_of(case: Assessment, params: Params = PARAMS) -> Slice | Decision:
-    """What follows where a slice brings 12, too little for its gas."""
-    return plan(case, Bearing(WAD, fee_wad=12 * WAD), has=means(gas_price_wei=DEAR), params=params)
+def offer_of(case: Assessment, params: Params = GREEDY, has: Means | None = None) -> Slice | Decision:
+    """What follows where a slice brings 12, less than the keeper asks."""
+    return plan(case, Bearing(WAD, fee_wad=12 * WAD), has=has or means(), params=params)
 
 
 def test_an_offer_that_rises_with_the_clock_is_kept_rising_by_pokes() -> None:
     step = offer_of(offered())
     assert isinstance(step, Step)
     assert step.act == Poke(worked_example().key)
-    assert step.expected_profit_wad == -8 * cost_wad(PARAMS.gas_upkeep)
+    assert step.expected_profit_wad == -cost_wad(PARAMS.gas_upkeep)
 
 
 @pytest.mark.parametrize(
     ("case", "params"),
     [
-        (offered(poked_s=29), PARAMS),
-        (offered(fresh=False, slow_only=True), PARAMS),
-        (offered(breaker_level=2), PARAMS),
-        (offered(), Params(upkeep=False)),
-        (offered(), Params(poke_after_s=31)),
-        (offered(incentive_most_wad=50 * WAD), PARAMS),
-        (offered(incentive_wad=100 * WAD), PARAMS),
+        (offered(poked_s=29), GREEDY),
+        (offered(fresh=False, slow_only=True), GREEDY),
+        (offered(breaker_level=2), GREEDY),
+        (offered(), replace(GREEDY, upkeep=False)),
+        (offered(), replace(GREEDY, poke_after_s=31)),
+        (offered(incentive_most_wad=26 * WAD), GREEDY),
+        (offered(incentive_wad=100 * WAD), GREEDY),
     ],
 )
 def test_an_offer_that_a_poke_would_not_raise_is_left_alone(case: Assessment, params: Params) -> None:
     assert rule_of(offer_of(case, params)) == "slope.unprofitable"
 
 
+def test_no_poke_costs_more_than_it_raises_the_offer_by() -> None:
+    # One in twenty of 100; a poke costs 0.4 at a gwei.
+    assert isinstance(offer_of(offered(), has=means(gas_price_wei=12 * GWEI)), Step)
+    assert rule_of(offer_of(offered(), has=means(gas_price_wei=13 * GWEI))) == "slope.unprofitable"
+    # Nor is an offer begun that nobody would keep rising.
+    assert rule_of(offer_of(assessed(small_and_broke()), has=means(gas_price_wei=13 * GWEI))) == (
+        "slope.unprofitable"
+    )
+
+
 def test_an_offer_is_begun_by_the_slow_oracle_alone_too() -> None:
     case = replace(assessed(small_and_broke()), fresh=False, slow_only=True)
-    step = plan(case, has=means(gas_price_wei=DEAR))
+    step = plan(case, params=GREEDY)
     assert isinstance(step, Step)
     assert step.act == Poke(worked_example().key)
 
@@ -568,22 +577,23 @@ def test_an_offer_is_begun_by_the_slow_oracle_alone_too() -> None:
 @pytest.mark.parametrize("changes", [{"breaker_level": 2}, {"incentive_wad": 0}])
 def test_nobody_pokes_where_the_contract_would_note_nothing(changes: dict[str, object]) -> None:
     case = replace(assessed(small_and_broke()), **changes)  # type: ignore[arg-type]
-    assert rule_of(plan(case, has=means(gas_price_wei=DEAR))) == "slope.unprofitable"
+    assert rule_of(plan(case, params=GREEDY)) == "slope.unprofitable"
 
 
 def test_no_offer_begins_while_collateral_is_left() -> None:
     crumb = replace(small_and_broke(), cash_wad=WAD, holdings=(Holding(1, 1),))
     case = assessed(crumb)
     assert case.incentive_wad > 0
-    assert rule_of(plan(case, has=means(gas_price_wei=DEAR))) == "slope.unprofitable"
+    assert rule_of(plan(case, params=GREEDY)) == "slope.unprofitable"
 
 
 def test_an_offer_that_will_never_pay_is_not_begun() -> None:
-    dear = means(gas_price_wei=200 * GWEI)
-    assert rule_of(plan(assessed(small_and_broke()), has=dear)) == "slope.unprofitable"
+    assert rule_of(plan(assessed(small_and_broke()), params=Params(min_profit_wad=95 * WAD))) == (
+        "slope.unprofitable"
+    )
     poor = oracles(world=Globals(drawable_wad=11 * WAD))
     case = assessed(small_and_broke(), poor)
-    assert rule_of(plan(case, views=poor, has=means(gas_price_wei=40 * GWEI))) == "slope.unprofitable"
+    assert rule_of(plan(case, views=poor, params=GREEDY)) == "slope.unprofitable"
 
 
 def test_what_the_contract_would_refuse_is_refused_in_its_words() -> None:
@@ -765,7 +775,9 @@ def gas_limit(act: str, held: str) -> int:
     elif act == "cure":
         step = upkeep(replace(confirmed_, curable=True)) or pytest.fail("no cure")
     elif act == "poke":
-        broke = replace(confirmed_, incentive_wad=1, incentive_most_wad=1_000_000 * WAD)
+        broke = replace(
+            confirmed_, incentive_wad=1, incentive_most_wad=1_000_000 * WAD, incentive_step_wad=1_000 * WAD
+        )
         step = plan(broke, Bearing(WAD, fee_wad=0))  # type: ignore[assignment]
     else:
         found = plan(confirmed_, Bearing(WAD), params=Params(min_profit_wad=-(10**6) * WAD))

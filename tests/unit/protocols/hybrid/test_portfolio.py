@@ -181,7 +181,9 @@ MAX_LOSSES = [
     ("expiries do not cover each other", (option(1), option(-1, CALL_LATER)), "212"),
     ("perps require what they do alone", (option(1), perp(1)), "19"),
     ("a perp covers a sold call", (option(-1), perp(1)), "12"),
-    ("a sold perp covers a sold put", (option(-1, PUT_190), perp(-1)), "12"),
+    ("a sold perp covers a sold put", (option(-1, PUT_190, None), perp(-1)), "12"),
+    # The array is a call's: in a rise both lose.
+    ("cover takes nothing off the last arrays", (option(-1, PUT_190), perp(-1)), "22"),
     ("a sold perp covers no call", (option(-1), perp(-1)), "213"),
     ("perps that cancel cover nothing", (option(-1), perp(1), perp(-1, OTHER_PERP)), "203"),
     # Half of 201 each.
