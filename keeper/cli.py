@@ -16,9 +16,10 @@ import typer
 import uvloop
 
 from keeper import __version__
+from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader
-from keeper.chain.rpc import Rpc, Unreachable
-from keeper.chain.stream import chain_id_of
+from keeper.chain.rpc import Unreachable
+from keeper.chain.stream import expect_chain
 from keeper.chain.wire import head_of
 from keeper.config import Config, load
 from keeper.domain import Head
@@ -132,7 +133,7 @@ class Parts:
     """What both daemons need: a node, and the deployment it was found to hold."""
 
     config: Config
-    rpc: Rpc
+    rpc: Pool
     reader: ChainReader
     market: HybridMarket
     head: Head
@@ -142,18 +143,16 @@ class Parts:
 async def _connected(path: Path) -> AsyncIterator[Parts]:
     """Read the configuration, reach the node, and find the deployment; everything is checked on the way."""
     config = load(path)
-    async with Rpc(config.chain.http) as rpc:
+    async with Pool(config.chain.http, config.pool_params()) as rpc:
         scout = ChainReader(rpc, config.chain.ws, [])
         await scout.verify(config.chain.chain_id, {"deployment.reader": config.deployment.reader})
-        found = await chain_id_of(config.chain.ws)
-        if found != config.chain.chain_id:
-            raise ConfigError(f"chain {config.chain.chain_id} is configured, but chain.ws serves {found}")
+        await expect_chain(config.chain.ws, config.chain.chain_id)
         head = head_of(await rpc.request("eth_getBlockByNumber", ["latest", False]))
         if config.deployment.from_block > head.number:
             bound = f"the chain's head is block {head.number}"
             raise ConfigError(f"deployment.from_block is {config.deployment.from_block}, but {bound}")
         deployment = await _find_deployment(scout, config, head)
-        reader = ChainReader(rpc, config.chain.ws, deployment.contracts)
+        reader = ChainReader(rpc, config.chain.ws, deployment.contracts, config.reader_params())
         yield Parts(config, rpc, reader, HybridMarket(deployment), head)
 
 
@@ -265,7 +264,7 @@ async def _report_options(path: Path) -> None:
         await _until_stopped(parts.reader, steward, parts.head)
 
 
-async def _genesis(rpc: Rpc) -> str:
+async def _genesis(rpc: Pool) -> str:
     """Return the hash of block 0; its header may be older than EIP-1559."""
     block = await rpc.request("eth_getBlockByNumber", ["0x0", False])
     if not isinstance(block, dict) or "hash" not in block:

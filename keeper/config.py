@@ -11,12 +11,20 @@ import re
 import tomllib
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from keeper import confirm, pipeline, plan, trigger
+from keeper.chain.pool import Params as PoolParams
+from keeper.chain.reader import Params as ReaderParams
 from keeper.errors import ConfigError
 from keeper.execute.fees import GWEI, FeeParams
 from keeper.execute.keys import KeyParams
@@ -43,13 +51,30 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Chain(_Section):
-    """The node: calls go over HTTP, heads and logs come over the websocket."""
+def _as_list(value: object) -> object:
+    """Take one URL for a list of one; in the environment, commas separate several."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
-    http: str = Field(pattern=r"^https?://")
-    ws: str = Field(pattern=r"^wss?://")
+
+T = TypeVar("T")
+Urls: TypeAlias = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_as_list), Field(min_length=1)]
+HttpUrl: TypeAlias = Annotated[str, Field(pattern=r"^https?://")]
+WsUrl: TypeAlias = Annotated[str, Field(pattern=r"^wss?://")]
+
+
+class Chain(_Section):
+    """The nodes: calls go over HTTP, heads and logs come over a websocket; each one URL, or a list."""
+
+    http: Urls[HttpUrl]
+    ws: Urls[WsUrl]
     chain_id: int = Field(gt=0)
     block_time_s: int = Field(default=12, gt=0, le=3600)
+    requests_s: float | None = Field(default=None, ge=1)
+    """Budget of each endpoint; each call of a batch counts."""
+    hedge_ms: int = Field(default=250, gt=0)
+    """After how long, at the least, a slow read is asked of a second endpoint as well."""
+    broadcast: bool = False
+    """Hand each signed transaction to every endpoint."""
 
 
 class Deployment(_Section):
@@ -164,6 +189,19 @@ class Config(BaseSettings):
         """Let the environment (``KEEPER_CHAIN__HTTP``) outrank the file, for endpoints that hold a secret."""
         del settings_cls, dotenv_settings, file_secret_settings
         return env_settings, init_settings
+
+    def pool_params(self) -> PoolParams:
+        """Return how the endpoints are asked."""
+        return PoolParams(
+            requests_s=self.chain.requests_s,
+            hedge_s=self.chain.hedge_ms / 1e3,
+            broadcast=self.chain.broadcast,
+            survey_s=self.chain.block_time_s,
+        )
+
+    def reader_params(self) -> ReaderParams:
+        """Return how the chain is read."""
+        return ReaderParams(block_time_s=self.chain.block_time_s)
 
     def limits_for_guard(self) -> Limits:
         """Return the guard's limits in its own units."""

@@ -18,7 +18,9 @@ import structlog
 from web3 import AsyncWeb3
 
 from keeper.chain.branch import Branch, DeepReorg
-from keeper.chain.rpc import Rpc, RpcError
+from keeper.chain.clock import BlockClock
+from keeper.chain.pool import Pool
+from keeper.chain.rpc import RpcError
 from keeper.chain.stream import Stream
 from keeper.chain.wire import data, head_of, log_of
 from keeper.domain import Call, ChainTime, Head, Log, Reason, Refuse
@@ -59,20 +61,24 @@ class Params:
     """Small requests (headers, logs of a block) in one JSON-RPC batch."""
     calls_per_batch: int = 8
     """Calls in one batch: a page of accounts is most of a megabyte."""
+    block_time_s: float = 12.0
+    """What the websocket's silence and the local clock are measured by."""
 
 
 class ChainReader:
-    """Implements ``ports.Reader`` over one node: HTTP for every answer, a websocket for news only.
+    """Implements ``ports.Reader`` over the nodes of one chain: HTTP for answers, a websocket for news only.
 
     ``verify`` and ``start`` come first; one consumer iterates over ``updates``; ``close`` ends the
     listening. ``addresses`` are those whose logs are delivered.
     """
 
-    def __init__(self, rpc: Rpc, ws_url: str, addresses: Sequence[str], params: Params | None = None) -> None:
+    def __init__(
+        self, rpc: Pool, ws_urls: Sequence[str], addresses: Sequence[str], params: Params | None = None
+    ) -> None:
         self._rpc = rpc
         self._addresses = [address.lower() for address in addresses]
         self._params = params or Params()
-        self._stream = Stream(ws_url, addresses)
+        self._stream = Stream(ws_urls, addresses, block_time_s=self._params.block_time_s)
         self._listening: asyncio.Task[None] | None = None
         self._branch = Branch((), first=0, depth=self._params.reorg_depth)
         self._delivered: dict[str, set[int]] = {}
@@ -81,6 +87,8 @@ class ChainReader:
         """How many logs the websocket announced that ``eth_getLogs`` had left out."""
         self.fault: str | None = None
         """Why the newest head could not be read; None when all is well."""
+        self.clock = BlockClock(self._params.block_time_s)
+        """The local clock against the heads; ``clock.off_s`` is by how much it is not to be trusted."""
 
     @property
     def listening(self) -> bool:
@@ -90,10 +98,8 @@ class ChainReader:
     # --- start and end ---
 
     async def verify(self, chain_id: int, contracts: Mapping[str, str]) -> None:
-        """Raise ConfigError where the node serves another chain, or a named contract has no code there."""
-        found = int(await self._rpc.request("eth_chainId", []), 16)
-        if found != chain_id:
-            raise ConfigError(f"chain {chain_id} is configured, but {self._rpc.endpoint} serves {found}")
+        """Raise ConfigError where a node serves another chain, or a named contract has no code there."""
+        await self._rpc.expect(chain_id)
         for name, address in contracts.items():
             if not AsyncWeb3.is_address(address):
                 raise ConfigError(f"{name} must be an address, found {address!r}")
@@ -117,11 +123,10 @@ class ChainReader:
         return head
 
     async def close(self) -> None:
-        """Stop listening. The Rpc is closed by whoever made it."""
-        while self._listening and not self._listening.done():
-            # More than once: while web3 subscribes, it may swallow a cancellation.
+        """Stop listening. The Pool is closed by whoever made it."""
+        if self._listening:
             self._listening.cancel()
-            await asyncio.wait([self._listening], timeout=0.1)
+            await asyncio.wait([self._listening])
         self._listening = None
 
     # --- heads ---
@@ -150,7 +155,17 @@ class ChainReader:
                 continue
             failures, self.fault = 0, None
             if update:
+                self._stream.confirm(update.head)
+                self._check_clock(update.head)
                 yield update
+
+    def _check_clock(self, head: Head) -> None:
+        """Say aloud when the local clock leaves block time, and when it is back."""
+        was_off, off_s = self.clock.off_s != 0, self.clock.heard(head.timestamp_s, time.time())
+        if off_s and not was_off:
+            log.warning("chain.clock_off", off_s=round(off_s, 3), block=head.number)
+        elif was_off and not off_s:
+            log.info("chain.clock_agreed", block=head.number)
 
     async def _newest(self, *, patient: bool) -> Head:
         """Wait for news, or for the poll; return the newest head."""
@@ -211,7 +226,7 @@ class ChainReader:
     async def _logs_of(self, heads: Sequence[Head]) -> list[Log]:
         if not self._addresses:
             return []
-        asked = [{"address": self._addresses, "blockHash": head.hash} for head in heads]
+        asked = [self._filter_of(head.hash) for head in heads]
         pages = await self._in_batches([("eth_getLogs", [each]) for each in asked])
         logs = [[log_of(raw) for raw in page] for page in pages]
         for head, page in zip(heads, logs, strict=True):
@@ -220,6 +235,9 @@ class ChainReader:
                     f"expected the logs of block {head.number} {head.hash}, found another block's"
                 )
         return [each for page in logs for each in page]
+
+    def _filter_of(self, block_hash: str) -> dict[str, Any]:
+        return {"address": self._addresses, "blockHash": block_hash}
 
     def _left_out(self, logs: Iterable[Log]) -> list[Log]:
         """Return the logs heard for known blocks that no ``eth_getLogs`` has delivered: now, or earlier."""
@@ -232,6 +250,9 @@ class ChainReader:
                 if index not in delivered:
                     delivered.add(index)
                     lost.append(heard)
+                    self._rpc.accuse(
+                        self._filter_of(block_hash), f"left log {index} of block {block_hash} out"
+                    )
                     log.warning(
                         "chain.logs_incomplete", block=heard.block_number, hash=block_hash, index=index
                     )

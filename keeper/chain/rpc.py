@@ -1,4 +1,4 @@
-"""JSON-RPC over HTTP: one node, one session, time-outs, and retries for reads only.
+"""JSON-RPC over HTTP: one node, one session, one try; ``pool`` chooses nodes and tries again.
 
 A plain aiohttp session, not web3's HTTP provider, because that one retries on its own, writes the whole
 URL, API key included, into its log and its errors, and costs four times as much a call.
@@ -6,16 +6,19 @@ URL, API key included, into its log and its errors, and costs four times as much
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from itertools import count
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from keeper.chain.budget import Budget
+from keeper.chain.wire import check_result
 from keeper.errors import ChainFault, ConfigError
 
 READS = frozenset({
@@ -25,13 +28,22 @@ READS = frozenset({
 })  # fmt: skip
 """What may be asked twice. Everything else is sent once: who sends it knows what a second time means."""
 
+Calls: TypeAlias = Sequence[tuple[str, list[Any]]]
+
+TOO_MANY = 429
+RATE_LIMITED = re.compile(
+    "rate.?limit|too many requests|request limit|request count exceeded|compute units|credits limited",
+    re.IGNORECASE,
+)
+"""How providers say 429 in a body with status 200; what a range of logs is refused with is not among it."""
+
 
 class RpcError(ChainFault):
     """The node's own refusal of one request."""
 
     def __init__(self, method: str, endpoint: str, error: Mapping[str, Any]) -> None:
         self.code = error.get("code")
-        self.message = str(error.get("message", ""))
+        self.message = str(error.get("message", ""))[:500]
         self.data = error.get("data")
         """Revert data, as the node gives it: mostly 0x-hex text, or None."""
         super().__init__(f"{method} at {endpoint}: {self.message} (code {self.code})")
@@ -39,6 +51,14 @@ class RpcError(ChainFault):
 
 class Unreachable(ChainFault):
     """No answer that can be understood: refused, timed out, cut off, not JSON-RPC."""
+
+
+class Throttled(Unreachable):
+    """The provider asks for patience: nothing more is sent there for so long, if it says how long."""
+
+    def __init__(self, text: str, retry_after_s: float | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(text)
 
 
 def without_secrets(url: str) -> str:
@@ -54,23 +74,15 @@ def without_secrets(url: str) -> str:
 class Rpc:
     """A JSON-RPC client of one node. Raises RpcError for its refusals and Unreachable for silence."""
 
-    def __init__(self, url: str, *, timeout_s: float = 10.0, attempts: int = 3) -> None:
+    def __init__(self, url: str, *, timeout_s: float = 10.0, requests_s: float | None = None) -> None:
         self.endpoint = without_secrets(url)
         if not self.endpoint.startswith(("http://", "https://")):
             raise ConfigError(f"an RPC endpoint must begin with http:// or https://, found {self.endpoint}")
+        self.budget = Budget(requests_s)
         self._url = url
         self._timeout_s = timeout_s
-        self._attempts = attempts
         self._ids = count(1)
         self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """Close the connections; a later request opens new ones."""
@@ -78,51 +90,24 @@ class Rpc:
             await self._session.close()
             self._session = None
 
-    async def request(self, method: str, params: list[Any]) -> Any:
-        """Send one request and return its result; try again only what is in READS."""
-        call = self._call(method, params)
-        [result] = await self._exchange([call], body=call)
-        return result
+    async def exchange(self, calls: Calls) -> list[Any]:
+        """Send calls once and return their results in order; the first refusal is raised.
 
-    async def batch(self, calls: Sequence[tuple[str, list[Any]]]) -> list[Any]:
-        """Send several requests as one and return their results in order; the first refusal is raised."""
-        batch = [self._call(method, params) for method, params in calls]
-        return await self._exchange(batch, body=batch) if batch else []
-
-    def _call(self, method: str, params: list[Any]) -> dict[str, Any]:
-        return {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params}
-
-    async def _exchange(self, calls: Sequence[Mapping[str, Any]], body: object) -> list[Any]:
-        retry = all(call["method"] in READS for call in calls)
-        attempts = AsyncRetrying(
-            retry=retry_if_exception_type(Unreachable),
-            stop=stop_after_attempt(self._attempts if retry else 1),
-            wait=wait_random_exponential(multiplier=0.1, max=1.0),
-            reraise=True,
+        One call goes alone, several go as one JSON-RPC batch.
+        """
+        sent = [
+            {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params}
+            for method, params in calls
+        ]
+        await self.budget.spend(len(calls))
+        status, headers, text = await self._post(
+            _name(calls), orjson.dumps(sent if len(sent) > 1 else sent[0])
         )
-        return await attempts(self._once, calls, orjson.dumps(body))
+        if status == TOO_MANY:
+            raise Throttled(f"{_name(calls)} at {self.endpoint}: HTTP 429", _retry_after_s(headers))
+        return results_of(sent, status, text, self.endpoint)
 
-    async def _once(self, calls: Sequence[Mapping[str, Any]], body: bytes) -> list[Any]:
-        name = (
-            calls[0]["method"] if len(calls) == 1 else f"a batch of {len(calls)}, {calls[0]['method']} first,"
-        )
-        answer = await self._post(name, body)
-        answers = answer if isinstance(answer, list) else [answer]
-        by_id = {each.get("id"): each for each in answers if isinstance(each, dict)}
-        results = []
-        for call in calls:
-            # An answer without an id refuses everything that was asked.
-            found = by_id.get(call["id"], by_id.get(None, {}))
-            if isinstance(error := found.get("error"), dict):
-                raise RpcError(call["method"], self.endpoint, error)
-            if "result" not in found or found.get("id") is None:
-                raise Unreachable(
-                    f"{name} at {self.endpoint}: an answer without the result of {call['method']}"
-                )
-            results.append(found["result"])
-        return results
-
-    async def _post(self, name: str, body: bytes) -> Any:
+    async def _post(self, name: str, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=self._timeout_s),
@@ -130,15 +115,101 @@ class Rpc:
             )
         try:
             async with self._session.post(self._url, data=body, allow_redirects=False) as response:
-                text = await response.read()
+                return response.status, response.headers, await response.read()
         except (aiohttp.ClientError, OSError) as error:
             # The cause is cut off: aiohttp's errors may hold the URL.
             why = getattr(error, "strerror", None) or type(error).__name__
             raise Unreachable(f"{name} at {self.endpoint}: no answer ({why})") from None
-        try:
-            answer = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            answer = None
-        if response.status == 429 or not isinstance(answer, dict | list):
-            raise Unreachable(f"{name} at {self.endpoint}: expected JSON-RPC, found HTTP {response.status}")
-        return answer
+
+
+# --- reading an answer ----------------------------------------------------------------------------
+
+
+def results_of(sent: Sequence[Mapping[str, Any]], status: int, text: bytes, endpoint: str) -> list[Any]:
+    """Return the results of an HTTP answer in the order of the calls sent; pure.
+
+    Every call must be answered once, under its own id, by a result of its method's shape; anything else
+    is Unreachable, as if there had been no answer. A node's refusal is RpcError, or Throttled.
+    """
+    name = _name([(call["method"], call["params"]) for call in sent])
+    try:
+        answers = _by_id(sent, orjson.loads(text))
+        results = []
+        for call in sent:
+            answer = answers.get(call["id"]) or answers[None]
+            results.append(_result(call, status, answer, endpoint))
+    except (RpcError, Unreachable):
+        raise
+    except (ChainFault, KeyError, TypeError, ValueError) as error:
+        raise Unreachable(
+            f"{name} at {endpoint}: expected JSON-RPC, found HTTP {status} with {len(text)} bytes: {error}"
+        ) from None
+    return results
+
+
+def _result(call: Mapping[str, Any], status: int, answer: Mapping[str, Any], endpoint: str) -> Any:
+    method, params = call["method"], call["params"]
+    if answer.get("error") is not None:
+        raise _refusal(method, endpoint, answer["error"])
+    if status != 200:
+        raise ValueError("a result with another status than 200")
+    check_result(method, params, answer["result"])
+    return answer["result"]
+
+
+def _by_id(sent: Sequence[Mapping[str, Any]], answer: Any) -> dict[int | None, Mapping[str, Any]]:
+    """Return answers by id; raise ValueError where they are not those of ``sent``, each once.
+
+    One without an id refuses all that was asked.
+    """
+    if isinstance(answer, list) == (len(sent) == 1) and not _refuses_all(answer):
+        raise ValueError("one answer for several calls, or several for one")
+    asked = {call["id"] for call in sent}
+    found: dict[int | None, Mapping[str, Any]] = {}
+    for each in answer if isinstance(answer, list) else [answer]:
+        if not isinstance(each, dict) or each.get("jsonrpc") != "2.0":
+            raise ValueError("an answer without jsonrpc 2.0")
+        given = each.get("id")
+        if not _refuses_all(each) and (type(given) is not int or given not in asked):
+            raise ValueError(f"an answer to {str(given)[:20]}, which was not asked")
+        if given in found:
+            raise ValueError(f"two answers to {given}")
+        if ("result" in each) == (each.get("error") is not None):
+            raise ValueError(f"the answer to {given} must have either a result or an error")
+        found[given] = each
+    return found
+
+
+def _refuses_all(answer: Any) -> bool:
+    return isinstance(answer, dict) and answer.get("id") is None and answer.get("error") is not None
+
+
+def _refusal(method: str, endpoint: str, error: Any) -> RpcError | Throttled:
+    if type(error["code"]) is not int or not isinstance(error.get("message", ""), str):
+        raise TypeError("an error must have a code and a message")
+    refusal = RpcError(method, endpoint, error)
+    if refusal.code == TOO_MANY or RATE_LIMITED.search(refusal.message):
+        return Throttled(str(refusal))
+    return refusal
+
+
+def _name(calls: Calls) -> str:
+    """Name an exchange by its first method."""
+    method = calls[0][0]
+    return method if len(calls) == 1 else f"a batch of {len(calls)}, {method} first,"
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Read Retry-After, in seconds or as a date; a date counts from the server's own, if it gives one."""
+    value = headers.get("Retry-After", "").strip()
+    if re.fullmatch("[0-9]{1,9}", value):
+        return float(value)
+    try:
+        until_s = parsedate_to_datetime(value).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None
+    try:
+        now_s = parsedate_to_datetime(headers.get("Date", "")).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        now_s = time.time()
+    return max(0.0, until_s - now_s)

@@ -1,60 +1,104 @@
 """The one websocket that only listens: new heads, and logs of the given addresses.
 
-It never waits for whoever consumes: heads coalesce (the newest wins), logs are kept by block for a
-cross-check. A lost socket is opened again with back-off, and each new one asks for a look at the chain,
-for what was announced in between is gone.
+Calls never go over it: a socket that is busy answering cannot tell news, and its queue would be theirs.
+
+It never waits for whoever consumes, and nothing in it grows without bound. Of heads only the newest is
+kept; one that is overrun is found again by its number. Logs are kept for a cross-check, at most
+``LOGS_HEARD`` of at most ``BLOCKS_HEARD`` blocks; beyond that those of the oldest block are dropped, which
+loses the check of that block and no log, for logs are read from ``eth_getLogs``. A message larger than
+``MESSAGE_BYTES`` ends the socket.
+
+A socket that is lost or closed is left for that of the next endpoint, with a growing pause; so is one that
+does not announce the heads which the chain is found to have: half open, behind, or on another fork. Each new
+one asks for a look at the chain, for what was announced in between is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
+import aiohttp
+import orjson
 import structlog
-from web3 import AsyncWeb3, WebSocketProvider
-from web3.exceptions import Web3Exception
-from websockets.exceptions import WebSocketException
 
 from keeper.chain.rpc import without_secrets
-from keeper.chain.wire import head_of, log_of
+from keeper.chain.wire import MALFORMED, head_of, log_of, quantity
 from keeper.domain import Head, Log
 from keeper.errors import ChainFault, ConfigError
 
 log = structlog.get_logger()
 
-SOCKET = {"open_timeout": 10, "ping_interval": 10, "ping_timeout": 10, "close_timeout": 1}
+OPEN_S = 10.0
+"""For the handshake, and for each answer to a subscription."""
+HEARTBEAT_S = 10.0
 SHORTEST_WAIT_S = 0.1
 LONGEST_WAIT_S = 5.0
 BLOCKS_HEARD = 256
+LOGS_HEARD = 65_536
+MESSAGE_BYTES = 4 * 2**20
+HEADS_TOLD = 64
+SILENT_BLOCKS = 3
+"""For so many block times a socket may not announce the heads that the chain is found to have."""
+
+CLOSE = aiohttp.ClientWSTimeout(ws_close=1.0)
+
+Socket: TypeAlias = aiohttp.ClientWebSocketResponse
 
 
-async def chain_id_of(url: str) -> int:
-    """Ask a websocket endpoint for its chain; raise ChainFault, without URL secrets, if it is silent."""
-    provider = WebSocketProvider(url, websocket_kwargs=SOCKET, max_connection_retries=1)
+async def expect_chain(urls: Sequence[str], chain_id: int) -> None:
+    """Raise ConfigError where a websocket serves another chain, and ChainFault where all are silent."""
+    found = await asyncio.gather(*(_chain_id_of(url) for url in urls), return_exceptions=True)
+    for answer in found:
+        if isinstance(answer, int) and answer != chain_id:
+            raise ConfigError(f"chain {chain_id} is configured, but chain.ws serves {answer}")
+        if isinstance(answer, BaseException) and not isinstance(answer, ChainFault):
+            raise answer
+    if all(isinstance(answer, ChainFault) for answer in found):
+        raise ChainFault("; ".join(map(str, found)))
+
+
+async def _chain_id_of(url: str) -> int:
     try:
-        async with asyncio.timeout(10), AsyncWeb3(provider, middleware=[]) as w3:
-            return int(await w3.eth.chain_id)
-    except (TimeoutError, Web3Exception, WebSocketException, OSError, ValueError, KeyError) as error:
+        async with (
+            asyncio.timeout(OPEN_S),
+            aiohttp.ClientSession() as session,
+            session.ws_connect(url, timeout=CLOSE) as socket,
+        ):
+            return quantity(await _answer(socket, 1, "eth_chainId", []))
+    except (ChainFault, aiohttp.ClientError, OSError, *MALFORMED) as error:
+        # The cause is cut off: aiohttp's errors may hold the URL.
         raise ChainFault(f"{without_secrets(url)}: no answer ({type(error).__name__})") from None
 
 
 class Stream:
     """Listens; ``news`` is set when there is a reason to look at the chain."""
 
-    def __init__(self, url: str, addresses: Sequence[str]) -> None:
-        self.endpoint = without_secrets(url)
-        if not self.endpoint.startswith(("ws://", "wss://")):
-            raise ConfigError(f"a websocket endpoint must begin with ws:// or wss://, found {self.endpoint}")
+    def __init__(self, urls: Sequence[str], addresses: Sequence[str], *, block_time_s: float = 12.0) -> None:
+        for endpoint in map(without_secrets, urls):
+            if not endpoint.startswith(("ws://", "wss://")):
+                raise ConfigError(f"a websocket endpoint must begin with ws:// or wss://, found {endpoint}")
+        if not urls:
+            raise ConfigError("expected at least one websocket endpoint, found none")
         self.news = asyncio.Event()
         self.connected = False
         self.heard: OrderedDict[str, dict[int, Log]] = OrderedDict()
         """Logs announced, by block hash and index."""
-        self._url = url
-        self._addresses = [AsyncWeb3.to_checksum_address(address) for address in addresses]
+        self._urls = list(urls)
+        self._addresses = [address.lower() for address in addresses]
+        self._silence_s = SILENT_BLOCKS * block_time_s
         self._announced: Head | None = None
+        self._told: deque[str] = deque(maxlen=HEADS_TOLD)
+        self._confirmed: Head | None = None
+        self._is_new = True
+        self._limit: asyncio.Timeout | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint in use, or the next one to be tried, without secrets."""
+        return without_secrets(self._urls[0])
 
     def take(self) -> Head | None:
         """Return the newest head announced since the last call; None asks to look for oneself."""
@@ -62,10 +106,22 @@ class Stream:
         self.news.clear()
         return head
 
+    def confirm(self, head: Head) -> None:
+        """Tell of a head that the chain was found to have; the socket has some block times to announce it.
+
+        The first one after a socket was opened may be older than the socket, and counts as announced.
+        """
+        self._confirmed = head
+        if self._is_new:
+            self._is_new = False
+            self._told.append(head.hash)
+        if self._limit is not None and head.hash in self._told:
+            self._limit.reschedule(None)
+        elif self._limit is not None and self._limit.when() is None:
+            self._limit.reschedule(asyncio.get_running_loop().time() + self._silence_s)
+
     async def run(self) -> None:
         """Listen for ever."""
-        # At INFO web3 writes the whole URL, API key included.
-        logging.getLogger("web3").setLevel(logging.WARNING)
         wait_s = SHORTEST_WAIT_S
         while True:
             why = await self._listen()
@@ -74,36 +130,90 @@ class Stream:
                 self.connected = False
                 self.news.set()
             log.warning("chain.socket_lost", endpoint=self.endpoint, why=why, wait_s=wait_s)
+            self._urls.append(self._urls.pop(0))
             await asyncio.sleep(wait_s)
 
     async def _listen(self) -> str:
         """Listen until the socket is lost; say why it was."""
-        provider = WebSocketProvider(self._url, websocket_kwargs=SOCKET, max_connection_retries=1)
         try:
-            async with AsyncWeb3(provider, middleware=[]) as w3:
-                heads = await w3.eth.subscribe("newHeads")
-                if self._addresses:
-                    await w3.eth.subscribe("logs", {"address": self._addresses})
-                self.connected = True
-                self.news.set()
-                async for message in w3.socket.process_subscriptions():
-                    if message["subscription"] == heads:
-                        self._hear_head(message["result"])
-                    else:
-                        self._hear_log(message["result"])
-        except (ChainFault, Web3Exception, WebSocketException, OSError, ValueError, KeyError) as error:
-            return type(error).__name__
+            async with (
+                aiohttp.ClientSession() as session,
+                session.ws_connect(
+                    self._urls[0], heartbeat=HEARTBEAT_S, max_msg_size=MESSAGE_BYTES, timeout=CLOSE
+                ) as socket,
+            ):
+                async with asyncio.timeout(OPEN_S):
+                    heads, logs = await self._subscribe(socket)
+                await self._hear(socket, heads, logs)
+        except (ChainFault, aiohttp.ClientError, OSError, *MALFORMED) as error:
+            return str(error) if isinstance(error, ChainFault) else type(error).__name__
         return "closed by the node"
 
+    async def _subscribe(self, socket: Socket) -> tuple[str, str | None]:
+        heads = await _answer(socket, 1, "eth_subscribe", ["newHeads"])
+        if not self._addresses:
+            return heads, None
+        return heads, await _answer(socket, 2, "eth_subscribe", ["logs", {"address": self._addresses}])
+
+    async def _hear(self, socket: Socket, heads: str, logs: str | None) -> None:
+        self._told.clear()
+        self._is_new, self.connected = True, True
+        self.news.set()
+        try:
+            async with asyncio.timeout(None) as self._limit:
+                async for message in socket:
+                    about = _json_of(message)["params"]
+                    if about["subscription"] == heads:
+                        self._hear_head(about["result"])
+                    elif about["subscription"] == logs:
+                        self._hear_log(about["result"])
+        except TimeoutError:
+            if self._limit is None or not self._limit.expired():
+                raise
+            raise ChainFault(
+                f"half open, behind or on another fork: {self._confirmed} not announced"
+            ) from None
+        finally:
+            self._limit = None
+
     def _hear_head(self, raw: Mapping[str, Any]) -> None:
-        self._announced = head_of(raw)
+        head = head_of(raw)
+        self._told.append(head.hash)
+        if self._limit is not None and self._confirmed is not None and head.hash == self._confirmed.hash:
+            self._limit.reschedule(None)
+        self._announced = head
         self.news.set()
 
     def _hear_log(self, raw: Mapping[str, Any]) -> None:
         heard = log_of(raw)
+        if heard.address not in self._addresses:
+            raise ChainFault(f"a log of {heard.address}, which was not asked for")
         if raw.get("removed"):
             self.heard.get(heard.block_hash, {}).pop(heard.index, None)
             return
         self.heard.setdefault(heard.block_hash, {})[heard.index] = heard
-        if len(self.heard) > BLOCKS_HEARD:
+        while len(self.heard) > BLOCKS_HEARD or sum(map(len, self.heard.values())) > LOGS_HEARD:
             self.heard.popitem(last=False)
+
+
+async def _answer(socket: Socket, number: int, method: str, params: list[Any]) -> str:
+    """Ask and return the answer; what is announced before it is covered by the look that follows."""
+    await socket.send_bytes(
+        orjson.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+    )
+    async for message in socket:
+        answer = _json_of(message)
+        if answer.get("id") == number:
+            if not isinstance(result := answer.get("result"), str):
+                raise ChainFault(f"{method} was refused")
+            return result
+    raise ChainFault(f"closed before {method} was answered")
+
+
+def _json_of(message: aiohttp.WSMessage) -> dict[str, Any]:
+    if message.type not in {aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY}:
+        raise ChainFault(f"expected a message, found {message.type.name}")
+    read = orjson.loads(message.data)
+    if not isinstance(read, dict) or read.get("jsonrpc") != "2.0":
+        raise ChainFault("expected a JSON-RPC message")
+    return read

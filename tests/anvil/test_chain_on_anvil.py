@@ -8,8 +8,9 @@ from typing import Any, Self
 import pytest
 
 from keeper.chain.branch import DeepReorg
+from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader, Params
-from keeper.chain.rpc import Rpc, RpcError, Unreachable
+from keeper.chain.rpc import RpcError, Unreachable
 from keeper.domain import Call, ChainTime, Refuse
 from keeper.errors import ConfigError
 from keeper.lab.anvil import Node, Tx
@@ -68,8 +69,8 @@ class Follower:
 async def reading(
     node: Node, *, ws_url: str | None = None, params: Params | None = None
 ) -> AsyncIterator[ChainReader]:
-    async with Rpc(node.http_url) as rpc:
-        reader = ChainReader(rpc, ws_url or node.ws_url, [EMITTER], params)
+    async with Pool([node.http_url]) as rpc:
+        reader = ChainReader(rpc, [ws_url or node.ws_url], [EMITTER], params)
         try:
             yield reader
         finally:
@@ -394,8 +395,8 @@ async def test_verify_refuses_an_address_without_code(anvil: Node, address: str,
 
 
 async def test_an_unreachable_node_is_named_without_its_secrets() -> None:
-    async with Rpc("http://user:word@127.0.0.1:1/v2/SECRET?key=SECRET", attempts=2) as rpc:
-        reader = ChainReader(rpc, "ws://127.0.0.1:1/SECRET", [])
+    async with Pool(["http://user:word@127.0.0.1:1/v2/SECRET?key=SECRET"]) as rpc:
+        reader = ChainReader(rpc, ["ws://127.0.0.1:1/SECRET"], [])
         with pytest.raises(Unreachable, match=r"eth_chainId at http://127\.0\.0\.1:1: no answer") as fault:
             await reader.verify(1, {})
     assert "SECRET" not in str(fault.value)

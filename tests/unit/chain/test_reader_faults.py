@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader, Params
-from keeper.chain.rpc import Rpc, RpcError, Unreachable
+from keeper.chain.rpc import RpcError, Unreachable
 from keeper.chain.wire import head_of, log_of
 from keeper.domain import Call, ChainTime, Refuse
 from keeper.errors import ChainFault, InvariantBroken
@@ -42,11 +43,11 @@ def raw_log(number: int, index: int) -> dict[str, Any]:
     }
 
 
-class Node(Rpc):
+class Node(Pool):
     """A chain of empty blocks up to ``tip``; methods can be scripted."""
 
     def __init__(self, tip: int = 10) -> None:
-        super().__init__("http://127.0.0.1:1")
+        super().__init__(["http://127.0.0.1:1"])
         self.tip = tip
         self.scripts: dict[str, Callable[[list[Any]], Any]] = {"eth_getLogs": lambda _: []}
         self.asked: list[str] = []
@@ -80,7 +81,7 @@ def refusal(code: int, message: str, data: Any = None) -> RpcError:
 
 def reader_of(node: Node) -> ChainReader:
     params = Params(deaf_poll_s=0.01, longest_pause_s=0.01)
-    return ChainReader(node, "ws://127.0.0.1:1", [ADDRESS], params)
+    return ChainReader(node, ["ws://127.0.0.1:1"], [ADDRESS], params)
 
 
 async def test_a_read_that_fails_is_tried_again_and_said_meanwhile() -> None:
@@ -105,7 +106,7 @@ async def test_a_read_that_fails_is_tried_again_and_said_meanwhile() -> None:
 
 async def test_an_outage_of_any_length_is_survived() -> None:
     node = Node()
-    reader = ChainReader(node, "ws://127.0.0.1:1", [ADDRESS], Params(longest_pause_s=0))
+    reader = ChainReader(node, ["ws://127.0.0.1:1"], [ADDRESS], Params(longest_pause_s=0))
     node.scripts["eth_getLogs"] = failing(1500, Unreachable("no answer"), [])
     await reader.start()
     update = await anext(reader.updates())
@@ -251,26 +252,6 @@ async def test_a_simulation_that_the_node_could_not_run_is_a_fault_and_no_refusa
     node.scripts["eth_call"] = failing(1, fault, "0x")
     with pytest.raises(type(fault)):
         await reader_of(node).simulate(ADDRESS, Call(ADDRESS, b""), AT, 100_000)
-
-
-async def test_a_receipt_of_a_pending_transaction_counts_as_none() -> None:
-    node = Node()
-    node.scripts["eth_getTransactionReceipt"] = lambda _: {"blockHash": None}
-
-
-def test_headers_and_logs_read_the_same_from_hex_and_from_web3() -> None:
-    made_by_web3 = {
-        "number": 5,
-        "hash": bytes.fromhex(block_hash(5)[2:]),
-        "parentHash": bytes.fromhex(block_hash(4)[2:]),
-        "timestamp": 1_700_000_005,
-        "baseFeePerGas": 7,
-    }
-    assert head_of(made_by_web3) == head_of(raw_head(5))
-    log = raw_log(5, 1)
-    raw = {key: bytes.fromhex(log[key][2:]) for key in ("data", "blockHash", "transactionHash")}
-    assert log_of(log | raw | {"blockNumber": 5, "logIndex": 1}) == log_of(log)
-    assert log_of(log).address == ADDRESS.lower()
 
 
 @pytest.mark.parametrize(

@@ -1,177 +1,252 @@
-"""The JSON-RPC client against a node that stalls, refuses, garbles and drops."""
+"""One node, one try: what is taken for an answer, and what a node's faults become."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
-from aiohttp import web
 
-from keeper.chain.rpc import Rpc, RpcError, Unreachable, without_secrets
+from keeper.chain.budget import Budget
+from keeper.chain.rpc import Rpc, RpcError, Throttled, Unreachable, results_of, without_secrets
 from keeper.errors import ConfigError
+from tests.stub_node import Fault, Refused, StubNode, Tree
 
-Answer = Callable[[Any], Awaitable[web.StreamResponse]]
-
-
-@dataclass
-class Node:
-    """Answers the first requests as scripted and all later ones as the last."""
-
-    answers: list[Answer]
-    url: str = ""
-    bodies: list[Any] = field(default_factory=list)
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        self.bodies.append(body)
-        return await self.answers[min(len(self.bodies), len(self.answers)) - 1](body)
+ONE = [{"jsonrpc": "2.0", "id": 7, "method": "eth_blockNumber", "params": []}]
+TWO = [*ONE, {"jsonrpc": "2.0", "id": 8, "method": "eth_chainId", "params": []}]
+SEVEN = {"jsonrpc": "2.0", "id": 7, "result": "0x10"}
+EIGHT = {"jsonrpc": "2.0", "id": 8, "result": "0x1"}
+SLOW_DOWN = {"code": -32005, "message": "daily request count exceeded, request rate limited"}
 
 
 @asynccontextmanager
-async def serving(*answers: Answer) -> AsyncIterator[Node]:
-    node = Node(list(answers))
-    app = web.Application()
-    app.router.add_post("/{rest:.*}", node.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    node.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v2/SECRET"
+async def connected(node: StubNode, **options: Any) -> AsyncIterator[Rpc]:
+    rpc = Rpc(node.http_url, **options)
     try:
-        yield node
+        yield rpc
     finally:
-        await runner.cleanup()
+        await rpc.close()
 
 
-async def echo(body: Any) -> web.StreamResponse:
-    """Return each call's parameters, a batch in the wrong order."""
-    if isinstance(body, list):
-        return web.json_response([_result(call) for call in reversed(body)])
-    return web.json_response(_result(body))
+def read(sent: list[dict[str, Any]], answer: Any, status: int = 200) -> list[Any]:
+    return results_of(sent, status, json.dumps(answer).encode(), "http://node")
 
 
-def _result(call: dict[str, Any]) -> dict[str, Any]:
-    return {"jsonrpc": "2.0", "id": call["id"], "result": call["params"]}
+# --- reading an answer ----------------------------------------------------------------------------
 
 
-def refusing(code: int, message: str, data: str | None = None) -> Answer:
-    async def answer(body: Any) -> web.StreamResponse:
-        error = {"code": code, "message": message} | ({"data": data} if data else {})
-        last = body[-1] if isinstance(body, list) else body
-        refusal = {"jsonrpc": "2.0", "id": last["id"], "error": error}
-        return web.json_response(
-            [*map(_result, body[:-1]), refusal] if isinstance(body, list) else refusal, status=200
-        )
-
-    return answer
-
-
-def saying(text: str, status: int = 200) -> Answer:
-    async def answer(_: Any) -> web.StreamResponse:
-        return web.Response(text=text, status=status)
-
-    return answer
-
-
-async def stall(_: Any) -> web.StreamResponse:
-    await asyncio.sleep(30)
-    return web.Response()
-
-
-async def test_a_result_comes_back_as_the_node_gave_it() -> None:
-    async with serving(echo) as node, Rpc(node.url) as rpc:
-        assert await rpc.request("eth_call", [{"to": "0x1"}, "latest"]) == [{"to": "0x1"}, "latest"]
-    assert node.bodies[0].keys() == {"jsonrpc", "id", "method", "params"}
-
-
-async def test_a_batch_returns_results_in_the_order_of_the_calls() -> None:
-    async with serving(echo) as node, Rpc(node.url) as rpc:
-        assert await rpc.batch([("eth_call", [number]) for number in range(5)]) == [[n] for n in range(5)]
-        assert await rpc.batch([]) == []
-    assert len(node.bodies) == 1
-
-
-async def test_a_refusal_carries_code_message_and_revert_data() -> None:
-    async with serving(refusing(3, "execution reverted", "0xcafebabe")) as node, Rpc(node.url) as rpc:
-        with pytest.raises(RpcError) as refusal:
-            await rpc.request("eth_call", [])
-    assert (refusal.value.code, refusal.value.message, refusal.value.data) == (
-        3,
-        "execution reverted",
-        "0xcafebabe",
-    )
-    assert len(node.bodies) == 1
-
-
-async def test_one_refusal_in_a_batch_is_raised() -> None:
-    async with serving(refusing(-32000, "header not found")) as node, Rpc(node.url) as rpc:
-        with pytest.raises(RpcError, match=r"eth_getLogs at .*: header not found"):
-            await rpc.batch([("eth_call", [1]), ("eth_getLogs", [2])])
-
-
-async def test_a_batch_refused_as_a_whole_is_raised() -> None:
-    whole = saying(json.dumps({"jsonrpc": "2.0", "id": None, "error": {"code": 1, "message": "too large"}}))
-    async with serving(whole) as node, Rpc(node.url) as rpc:
-        with pytest.raises(RpcError, match=r"eth_call at .*: too large"):
-            await rpc.batch([("eth_call", [1]), ("eth_call", [2])])
+def test_results_come_in_the_order_of_the_calls() -> None:
+    assert read(TWO, [EIGHT, SEVEN]) == ["0x10", "0x1"]
+    assert read(ONE, SEVEN) == ["0x10"]
+    assert read(ONE, SEVEN | {"error": None}) == ["0x10"]
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("sent", "answer"),
     [
-        saying("bad gateway", 502),
-        saying('{"error": {"code": 429, "message": "slow down"}}', 429),
-        saying("not json"),
-        saying('"text"'),
-        saying("{}"),
-        saying('{"id": 1, "error": "text"}'),
-        saying('{"result": 1}'),
-        saying("[]"),
-        saying("[1]"),
-        saying("", 301),
+        (ONE, None),
+        (ONE, "text"),
+        (ONE, {}),
+        (ONE, []),
+        (ONE, [SEVEN]),
+        (ONE, SEVEN | {"jsonrpc": "1.0"}),
+        (ONE, {"id": 7, "result": "0x10"}),
+        (ONE, SEVEN | {"id": "7"}),
+        (ONE, SEVEN | {"id": 7.0}),
+        (ONE, SEVEN | {"id": True}),
+        (ONE, SEVEN | {"id": None}),
+        (ONE, SEVEN | {"id": [7]}),
+        (ONE, SEVEN | {"id": 8}),
+        (ONE, SEVEN | {"error": {"code": 1, "message": "no"}}),
+        (ONE, {"jsonrpc": "2.0", "id": 7}),
+        (ONE, {"jsonrpc": "2.0", "id": 7, "error": "text"}),
+        (ONE, {"jsonrpc": "2.0", "id": 7, "error": {"message": "no"}}),
+        (ONE, {"jsonrpc": "2.0", "id": 7, "error": {"code": "1", "message": "no"}}),
+        (ONE, {"jsonrpc": "2.0", "id": 7, "error": {"code": 1, "message": ["no"]}}),
+        (TWO, SEVEN),
+        (TWO, [SEVEN]),
+        (TWO, [SEVEN, SEVEN]),
+        (TWO, [SEVEN, EIGHT, EIGHT]),
+        (TWO, [SEVEN, EIGHT, SEVEN | {"id": 9}]),
+        (TWO, [SEVEN, EIGHT, 1]),
+        (TWO, [SEVEN, EIGHT | {"result": 1}]),
     ],
 )
-async def test_a_read_is_tried_again_until_it_is_understood(bad: Answer) -> None:
-    async with serving(bad, bad, echo) as node, Rpc(node.url, attempts=3) as rpc:
-        assert await rpc.request("eth_blockNumber", ["x"]) == ["x"]
-    assert len(node.bodies) == 3
+def test_what_is_not_exactly_the_answer_is_none(sent: list[dict[str, Any]], answer: Any) -> None:
+    with pytest.raises(
+        Unreachable, match=r"eth_blockNumber first, at|eth_blockNumber at http://node: expected"
+    ):
+        read(sent, answer)
 
 
-async def test_a_batch_of_reads_is_tried_again() -> None:
-    async with serving(saying("bad gateway", 502), echo) as node, Rpc(node.url) as rpc:
-        assert await rpc.batch([("eth_call", [1])]) == [[1]]
-    assert len(node.bodies) == 2
+@pytest.mark.parametrize(
+    "text", [b"", b"not json", b'{"jsonrpc":"2.0","id":7,"result":"0x1', b"\xff", b"[" * 5000]
+)
+def test_what_is_no_json_is_no_answer(text: bytes) -> None:
+    with pytest.raises(Unreachable, match=f"found HTTP 200 with {len(text)} bytes"):
+        results_of(ONE, 200, text, "http://node")
 
 
-@pytest.mark.parametrize("method", ["eth_sendRawTransaction", "evm_mine", "never_heard_of"])
-async def test_what_is_not_a_read_is_sent_once(method: str) -> None:
-    async with serving(saying("bad gateway", 502), echo) as node, Rpc(node.url, attempts=5) as rpc:
-        with pytest.raises(Unreachable):
-            await rpc.request(method, [])
-        node.bodies.clear()
-        node.answers = [saying("bad gateway", 502)]
-        with pytest.raises(Unreachable):
-            await rpc.batch([("eth_call", []), (method, [])])
-    assert len(node.bodies) == 1
+def test_a_result_is_believed_with_status_200_only_and_a_refusal_with_any() -> None:
+    with pytest.raises(Unreachable, match="another status"):
+        read(ONE, SEVEN, 500)
+    with pytest.raises(RpcError, match="header not found"):
+        read(ONE, {"jsonrpc": "2.0", "id": 7, "error": {"code": -32000, "message": "header not found"}}, 500)
+
+
+@pytest.mark.parametrize("given", [7, None])
+def test_a_refusal_carries_code_message_and_revert_data(given: int | None) -> None:
+    error = {"code": 3, "message": "execution reverted", "data": "0xcafebabe"}
+    with pytest.raises(RpcError, match="eth_blockNumber at http://node: execution reverted") as refusal:
+        read(ONE, {"jsonrpc": "2.0", "id": given, "error": error})
+    said = refusal.value
+    assert (said.code, said.message, said.data) == (3, "execution reverted", "0xcafebabe")
+
+
+def test_a_batch_may_be_refused_in_part_or_as_a_whole() -> None:
+    error = {"jsonrpc": "2.0", "id": 8, "error": {"code": 1, "message": "no"}}
+    with pytest.raises(RpcError, match="eth_chainId at"):
+        read(TWO, [error, SEVEN])
+    with pytest.raises(RpcError, match="eth_blockNumber at"):
+        read(TWO, error | {"id": None})
+    with pytest.raises(RpcError, match="eth_blockNumber at"):
+        read(TWO, [error | {"id": None}])
+
+
+@pytest.mark.parametrize(
+    ("error", "throttled"),
+    [
+        (SLOW_DOWN, True),
+        ({"code": 429, "message": "Your app has exceeded its compute units per second capacity."}, True),
+        ({"code": -32007, "message": "50/second request limit reached"}, True),
+        ({"code": -32012, "message": "credits limited to 6000/sec"}, True),
+        ({"code": -32005, "message": "query returned more than 10000 results"}, False),
+        ({"code": -32602, "message": "range 1000000 exceeds limit of 10000"}, False),
+        ({"code": -32602, "message": "Log response size exceeded."}, False),
+    ],
+)
+def test_a_provider_that_asks_for_patience_in_words_is_understood(error: Any, throttled: bool) -> None:
+    with pytest.raises(Throttled if throttled else RpcError):
+        read(ONE, {"jsonrpc": "2.0", "id": 7, "error": error})
+
+
+def test_a_message_is_cut_before_it_floods_the_log() -> None:
+    with pytest.raises(RpcError) as refusal:
+        read(ONE, {"jsonrpc": "2.0", "id": 7, "error": {"code": 1, "message": "x" * 10**6}})
+    assert len(str(refusal.value)) < 600
+
+
+# --- over the wire --------------------------------------------------------------------------------
+
+
+async def test_one_call_goes_alone_and_several_as_one_batch() -> None:
+    async with StubNode(Tree()) as node, connected(node) as rpc:
+        assert await rpc.exchange([("eth_chainId", [])]) == ["0x7a69"]
+        assert await rpc.exchange([("eth_chainId", []), ("eth_blockNumber", [])]) == ["0x7a69", "0x0"]
+    assert node.posts == 2
+    assert rpc.budget.spent == 3
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [fault for fault in Fault if fault not in {Fault.STALLED, Fault.THROTTLED, Fault.INTERNAL}],
+)
+async def test_a_spoilt_answer_is_none_and_the_next_one_is_read(fault: Fault) -> None:
+    calls: list[tuple[str, list[Any]]] = [("eth_chainId", []), ("eth_blockNumber", [])]
+    async with StubNode(Tree()) as node, connected(node) as rpc:
+        node.fails(fault)
+        with pytest.raises(Unreachable) as silence:
+            await rpc.exchange(calls)
+        assert await rpc.exchange(calls) == ["0x7a69", "0x0"]
+    assert "SECRET" not in str(silence.value)
 
 
 async def test_a_stalled_node_is_given_up_after_the_time_out() -> None:
-    async with serving(stall) as node, Rpc(node.url, timeout_s=0.05, attempts=2) as rpc:
-        with pytest.raises(Unreachable, match=r"eth_call at http://127\.0\.0\.1:[0-9]+: no answer") as fault:
-            await rpc.request("eth_call", [])
-    assert "SECRET" not in str(fault.value)
-    assert len(node.bodies) == 2
+    async with StubNode(Tree()) as node, connected(node, timeout_s=0.05) as rpc:
+        node.fails(Fault.STALLED)
+        with pytest.raises(Unreachable, match=r"eth_chainId at http://127\.0\.0\.1:[0-9]+: no answer"):
+            await rpc.exchange([("eth_chainId", [])])
+
+
+async def test_a_node_that_reverts_is_quoted() -> None:
+    def reverts(*_: Any) -> str:
+        raise Refused(3, "execution reverted", "0xcafebabe")
+
+    async with StubNode(Tree(), eth_call=reverts) as node, connected(node) as rpc:
+        with pytest.raises(RpcError) as refusal:
+            await rpc.exchange([("eth_call", [{"to": "0x" + "00" * 20, "data": "0x"}, "latest"])])
+    assert refusal.value.data == "0xcafebabe"
 
 
 async def test_a_fault_has_no_cause_that_could_hold_the_url() -> None:
-    async with Rpc("http://127.0.0.1:1/SECRET", attempts=1) as rpc:
-        with pytest.raises(Unreachable) as fault:
-            await rpc.request("eth_call", [])
+    rpc = Rpc("http://127.0.0.1:1/SECRET")
+    with pytest.raises(Unreachable) as fault:
+        await rpc.exchange([("eth_chainId", [])])
+    await rpc.close()
     assert fault.value.__cause__ is None
     assert fault.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("said", "least", "most"),
+    [
+        ("7", 7, 7),
+        (" 120 ", 120, 120),
+        (format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True), 60, 91),
+        (format_datetime(datetime.now(UTC) - timedelta(seconds=90), usegmt=True), 0, 0),
+    ],
+)
+async def test_retry_after_is_seconds_or_a_date(said: str, least: float, most: float) -> None:
+    async with StubNode(Tree(), retry_after=said) as node, connected(node) as rpc:
+        node.fails(Fault.THROTTLED)
+        with pytest.raises(Throttled, match="HTTP 429") as throttled:
+            await rpc.exchange([("eth_chainId", [])])
+    assert throttled.value.retry_after_s is not None
+    assert least <= throttled.value.retry_after_s <= most
+
+
+@pytest.mark.parametrize("said", [None, "", "soon", "-1", "1e9", "nan", "9" * 20])
+async def test_a_retry_after_that_says_nothing_is_none(said: str | None) -> None:
+    async with StubNode(Tree(), retry_after=said) as node, connected(node) as rpc:
+        node.fails(Fault.THROTTLED)
+        with pytest.raises(Throttled) as throttled:
+            await rpc.exchange([("eth_chainId", [])])
+    assert throttled.value.retry_after_s is None
+
+
+# --- the budget -----------------------------------------------------------------------------------
+
+
+async def test_a_budget_lets_a_second_s_worth_through_and_makes_the_rest_wait() -> None:
+    budget = Budget(50)
+    assert budget.has_room(50)
+    await asyncio.wait_for(budget.spend(50), 0.05)
+    assert not budget.has_room()
+    assert budget.used == 1
+    before_s = asyncio.get_running_loop().time()
+    await budget.spend(5)
+    assert 0.05 < asyncio.get_running_loop().time() - before_s < 1
+    assert budget.spent == 55
+
+
+async def test_a_batch_larger_than_the_budget_takes_several_turns() -> None:
+    budget = Budget(50)
+    before_s = asyncio.get_running_loop().time()
+    await budget.spend(60)
+    assert 0.15 < asyncio.get_running_loop().time() - before_s < 1.5
+
+
+async def test_without_a_budget_nothing_waits() -> None:
+    budget = Budget()
+    await asyncio.wait_for(budget.spend(10**6), 0.05)
+    assert budget.has_room(10**6)
+    assert budget.used == 0
+
+
+# --- endpoints ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from keeper import confirm, pipeline, plan
+from keeper.chain.pool import Params as PoolParams
 from keeper.config import Config, load
 from keeper.domain import Kind, Quote, Unknown
 from keeper.errors import ConfigError
@@ -105,7 +106,11 @@ def test_every_setting_is_documented_with_its_default(path: Path) -> None:
         for section, field in Config.model_fields.items()
         if field.annotation is not None and hasattr(field.annotation, "model_fields")
     }
-    optional = {"wallet": {"keystore", "passphrase_file"}, "steward": {"half_life_s"}}
+    optional = {
+        "chain": {"requests_s"},
+        "wallet": {"keystore", "passphrase_file"},
+        "steward": {"half_life_s"},
+    }
     shown = {section: set(values) | optional.get(section, set()) for section, values in documented.items()}
     assert shown == settings
     found, least = loaded(path, block), loaded(path)
@@ -262,8 +267,8 @@ def test_a_file_that_is_no_toml_is_refused(path: Path, text: bytes) -> None:
         ("chain_id", "chain_Id", "chain.chain_id: Field required; chain.chain_Id: Extra inputs"),
         ("chain_id = 31337", "chain_id = 0", "chain.chain_id: Input should be greater than 0"),
         ("chain_id = 31337", 'chain_id = "x"', "chain.chain_id: Input should be a valid integer"),
-        ('"http://', '"ws://', "chain.http: "),
-        ('"ws://', '"http://', "chain.ws: "),
+        ('"http://', '"ws://', "chain.http.0: "),
+        ('"ws://', '"http://', "chain.ws.0: "),
         (READER, READER[:-1], "deployment.reader: Value error, expected an address: 0x and 40"),
         (READER, "0x" + "g" * 40, "deployment.reader: Value error, expected an address"),
         (f'"{READER}"', "7", "deployment.reader: Input should be a valid string"),
@@ -365,8 +370,8 @@ def test_the_environment_outranks_the_file(path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("KEEPER_LIMITS__SPEND_DAY_NATIVE", "0.25")
     monkeypatch.setenv("KEEPER_WALLET__KEYSTORE", "wallet.json")
     config = loaded(path)
-    assert config.chain.http == "https://node.example/key"
-    assert config.chain.ws == "ws://127.0.0.1:8545"
+    assert config.chain.http == ("https://node.example/key",)
+    assert config.chain.ws == ("ws://127.0.0.1:8545",)
     assert config.limits.spend_day_native == Decimal("0.25")
     assert config.wallet.keystore == Path("wallet.json")
 
@@ -378,7 +383,32 @@ def test_the_environment_may_hold_what_the_file_lacks(path: Path, monkeypatch: p
 
 def test_an_empty_variable_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEEPER_CHAIN__HTTP", "")
-    assert loaded(path).chain.http == "http://127.0.0.1:8545"
+    assert loaded(path).chain.http == ("http://127.0.0.1:8545",)
+
+
+def test_several_endpoints_are_a_list_in_the_file_and_have_commas_in_the_environment(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = ("https://a.example/key", "https://b.example/key")
+    several = LEAST.replace('http = "http://127.0.0.1:8545"', f"http = {list(two)}")
+    assert loaded(path, several).chain.http == two
+    monkeypatch.setenv("KEEPER_CHAIN__HTTP", ", ".join(two))
+    monkeypatch.setenv("KEEPER_CHAIN__WS", "wss://a.example/key")
+    chain = loaded(path).chain
+    assert (chain.http, chain.ws) == (two, ("wss://a.example/key",))
+    monkeypatch.setenv("KEEPER_CHAIN__HTTP", f"{two[0]},")
+    with pytest.raises(ConfigError, match=r"chain\.http\.1: "):
+        load(path)
+
+
+def test_the_pool_is_as_patient_as_the_configuration_says(path: Path) -> None:
+    settings = "chain_id = 31337\nrequests_s = 25\nhedge_ms = 100\nbroadcast = true\nblock_time_s = 2"
+    config = loaded(path, LEAST.replace("chain_id = 31337", settings))
+    assert config.pool_params() == PoolParams(requests_s=25, hedge_s=0.1, broadcast=True, survey_s=2)
+    assert config.reader_params().block_time_s == 2
+    assert "chain.requests_s" in refusal(
+        path, LEAST.replace("chain_id = 31337", settings.replace("25", "0.5"))
+    )
 
 
 def test_keys_in_the_environment_are_no_settings(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,7 +420,7 @@ def test_keys_in_the_environment_are_no_settings(path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("variable", "value", "place"),
     [
-        ("KEEPER_CHAIN__HTTP", f"ftp://{SECRET}", "chain.http: "),
+        ("KEEPER_CHAIN__HTTP", f"ftp://{SECRET}", "chain.http.0: "),
         ("KEEPER_CHAIN__HTPP", f"http://{SECRET}", "chain.htpp: Extra inputs"),
         ("KEEPER_CHAIN", SECRET, '"chain"'),
         ("KEEPER_LIMITS", f'["{SECRET}"]', "limits: "),
