@@ -10,6 +10,7 @@ import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
@@ -289,11 +290,16 @@ class StubNode:
                     await self.tell(socket, {"method": "eth_subscription", "params": about})
 
     async def tell(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
-        await socket.send_str(json.dumps({"jsonrpc": "2.0"} | message))
+        await self._send_to(socket, json.dumps({"jsonrpc": "2.0"} | message))
 
     async def tell_all(self, text: str) -> None:
         """Send raw text on every socket."""
         for socket in list(self._sockets):
+            await self._send_to(socket, text)
+
+    @staticmethod
+    async def _send_to(socket: web.WebSocketResponse, text: str) -> None:
+        with suppress(ConnectionError):  # whoever hung up hears nothing
             await socket.send_str(text)
 
     # --- requests ---

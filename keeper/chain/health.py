@@ -60,8 +60,8 @@ class Standing:
 
     @property
     def rank(self) -> int:
-        """The cost of asking it, in steps of a factor of two, so that noise changes no order."""
-        return round(log2(1e-3 + (self._latency_s or 0.0) + 10 * self.error_rate))
+        """The cost of asking it, in steps of a factor of two above 10 ms, so that noise changes no order."""
+        return int(log2(1 + ((self._latency_s or 0.0) + self.error_rate) / 0.01))
 
     def answered(self, now_s: float, latency_s: float) -> None:
         """Count an answer; after a long time without a fault, old faults are forgotten."""
@@ -77,13 +77,17 @@ class Standing:
         self._latency_s = max(waited_s, self._latency_s or 0.0)
 
     def set_aside(self, now_s: float, why: str) -> float:
-        """Take it out of service; return for how long, twice as long each time."""
-        shortest_s, longest_s = self._pauses_s
-        pause_s = min(shortest_s * 2.0 ** min(self._strikes, 30), longest_s)
-        self._strikes += 1
+        """Take it out of service; return for how long, twice as long each time.
+
+        What else fails while it is aside was mostly asked before, and lengthens nothing.
+        """
         self.error_rate += WEIGHT * (1 - self.error_rate)
-        self.why, self.aside_until_s = why, now_s + pause_s
-        return pause_s
+        if self.why is None or now_s >= self.aside_until_s:
+            shortest_s, longest_s = self._pauses_s
+            self.why = why
+            self.aside_until_s = now_s + min(shortest_s * 2.0 ** min(self._strikes, 30), longest_s)
+            self._strikes += 1
+        return self.aside_until_s - now_s
 
     def hush(self, until_s: float) -> None:
         """Send nothing before."""

@@ -34,7 +34,7 @@ from tenacity import (
 
 from keeper.chain.health import Health, Standing
 from keeper.chain.rpc import READS, Calls, Rpc, RpcError, Throttled, Unreachable
-from keeper.errors import ChainFault, ConfigError
+from keeper.errors import ChainFault, ConfigError, InvariantBroken
 from keeper.units import Block
 
 log = structlog.get_logger()
@@ -84,7 +84,7 @@ class Absent(ChainFault):
 
     def __init__(self, said: RpcError | list[Any]) -> None:
         self.said = said
-        super().__init__(str(said))
+        super().__init__("the endpoint does not have the block")
 
 
 @dataclass(eq=False, slots=True)
@@ -111,6 +111,7 @@ class Pool:
         self._chain_id: int | None = None
         self._served: OrderedDict[bytes, Node] = OrderedDict()
         self._background: set[asyncio.Task[Any]] = set()
+        self._defect: BaseException | None = None
         seen: Counter[str] = Counter()
         for url in urls:
             rpc = Rpc(url, timeout_s=self._params.timeout_s, requests_s=self._params.requests_s)
@@ -167,21 +168,18 @@ class Pool:
     async def expect(self, chain_id: int) -> None:
         """Raise ConfigError where an endpoint serves another chain, and ChainFault where all are silent."""
         self._chain_id = chain_id
-        faults = []
-        for node, answer in zip(
-            self._nodes,
-            await asyncio.gather(
-                *(self._ask(node, [("eth_chainId", [])]) for node in self._nodes), return_exceptions=True
-            ),
-            strict=True,
-        ):
-            if isinstance(answer, ChainFault):
-                faults.append(answer)
-            elif isinstance(answer, BaseException):
+        answers: list[list[Any] | BaseException] = await asyncio.gather(
+            *(self._attempts()(self._ask, node, [("eth_chainId", [])]) for node in self._nodes),
+            return_exceptions=True,
+        )
+        for node, answer in zip(self._nodes, answers, strict=True):
+            if isinstance(answer, list):
+                if (found := int(answer[0], 16)) != chain_id:
+                    raise ConfigError(f"chain {chain_id} is configured, but {node.name} serves {found}")
+            elif not isinstance(answer, ChainFault):
                 raise answer
-            elif (found := int(answer[0], 16)) != chain_id:
-                raise ConfigError(f"chain {chain_id} is configured, but {node.name} serves {found}")
-        if len(faults) == len(self._nodes):
+        faults = [answer for answer in answers if isinstance(answer, ChainFault)]
+        if len(faults) == len(answers):
             raise faults[0]
 
     def accuse(self, asked: Mapping[str, Any], why: str) -> None:
@@ -192,15 +190,16 @@ class Pool:
     # --- one exchange ---
 
     async def _exchange(self, calls: Calls) -> list[Any]:
+        if self._defect is not None:
+            raise InvariantBroken("the endpoints are no longer surveyed") from self._defect
         if not all(method in READS for method, _ in calls):
             return await self._write(calls)
-        attempts = AsyncRetrying(
-            retry=retry_if_exception_type(Unreachable),
-            stop=self._ends,
-            wait=_pause_s,
-            reraise=True,
+        return await self._attempts()(self._read, calls)
+
+    def _attempts(self) -> AsyncRetrying:
+        return AsyncRetrying(
+            retry=retry_if_exception_type(Unreachable), stop=self._ends, wait=_pause_s, reraise=True
         )
-        return await attempts(self._read, calls)
 
     def _ends(self, state: RetryCallState) -> bool:
         return stop_after_attempt(self._params.rounds)(state) or _pause_s(state) > self._params.patience_s
@@ -264,7 +263,7 @@ class Pool:
 
     async def _ask(self, node: Node, calls: Calls) -> list[Any]:
         """Ask one endpoint once, and keep what that says about it."""
-        height = _range_end(calls)
+        height = _height(calls)
         proves = height is not None and (node.standing.head is None or node.standing.head < height)
         asked: Calls = [("eth_blockNumber", []), *calls] if proves else calls
         began_s = time.monotonic()
@@ -288,8 +287,8 @@ class Pool:
         self._answered(node, began_s)
         self._learn(node, asked, results)
         if proves and (node.standing.head or 0) < (height or 0):
-            # A range that ends above its head is answered like an empty one.
-            raise Unreachable(f"eth_getLogs at {node.name}: block {height} is above its head")
+            # Some nodes answer for a block above their head as if it were empty.
+            raise Unreachable(f"{calls[0][0]} at {node.name}: block {height} is above its head")
         results = results[1:] if proves else results
         if any(
             result is None and method in HEADERS for (method, _), result in zip(calls, results, strict=True)
@@ -383,8 +382,15 @@ class Pool:
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        """Let nothing but a fault of the chain go by unseen."""
+        self._background.discard(task)
+        defect = None if task.cancelled() else task.exception()
+        if defect is not None and not isinstance(defect, ChainFault):
+            self._defect = defect
 
     async def _survey_for_ever(self) -> None:
         while True:
@@ -445,6 +451,14 @@ class Pool:
 
 
 HEADERS = frozenset({"eth_getBlockByHash", "eth_getBlockByNumber"})
+BY_NUMBER = {
+    "eth_getLogs": 0,
+    "eth_call": 1,
+    "eth_getBalance": 1,
+    "eth_getCode": 1,
+    "eth_getTransactionCount": 1,
+}
+"""Where a parameter names a block of which a node that lacks it may answer wrongly, instead of refusing."""
 
 
 def _verdict(faults: Sequence[ChainFault]) -> list[Any]:
@@ -487,10 +501,14 @@ def _key(asked: Mapping[str, Any]) -> bytes:
     return orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
 
 
-def _range_end(calls: Calls) -> Block | None:
-    """Return the last block of the ranges of logs that are asked for by number."""
-    ends = [params[0].get("toBlock", "") for method, params in calls if method == "eth_getLogs"]
-    return max((int(end, 16) for end in ends if end.startswith("0x")), default=None)
+def _height(calls: Calls) -> Block | None:
+    """Return the highest block whose logs or state are asked for by its number."""
+    tags = [
+        params[0].get("toBlock") if method == "eth_getLogs" else params[BY_NUMBER[method]]
+        for method, params in calls
+        if len(params) > BY_NUMBER.get(method, len(params))
+    ]
+    return max((int(tag, 16) for tag in tags if isinstance(tag, str) and tag.startswith("0x")), default=None)
 
 
 BACKOFF = wait_random_exponential(multiplier=0.1, max=1.0)

@@ -39,6 +39,12 @@ def lower_hex(value: str, size: int) -> str:
     return value.lower()
 
 
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list, found {type(value).__name__}")
+    return value
+
+
 def head_of(raw: Mapping[str, Any] | None) -> Head:
     """Read a block header; raise ChainFault where there is none, or a part of it is missing."""
     if raw is None:
@@ -62,7 +68,7 @@ def log_of(raw: Mapping[str, Any]) -> Log:
     try:
         return Log(
             address=lower_hex(raw["address"], 20),
-            topics=tuple(data(topic, 32) for topic in raw["topics"]),
+            topics=tuple(data(topic, 32) for topic in _list(raw["topics"])),
             data=data(raw["data"]),
             block_number=quantity(raw["blockNumber"]),
             block_hash=lower_hex(raw["blockHash"], 32),
@@ -143,19 +149,17 @@ def _is_receipt(params: list[Any], result: Any) -> None:
 
 def _is_fee_history(_: list[Any], result: Any) -> None:
     quantity(result["oldestBlock"])
-    for fee in result["baseFeePerGas"]:
+    for fee in _list(result["baseFeePerGas"]):
         quantity(fee)
 
 
 def _is_logs(params: list[Any], result: Any) -> None:
-    if not isinstance(result, list):
-        raise TypeError(f"expected a list of logs, found {type(result).__name__}")
     asked = params[0]
     addresses = {each.lower() for each in _listed(asked.get("address"))}
     topics = [{data(each) for each in _listed(choice)} for choice in asked.get("topics", ())]
     low, high = (_tag(asked.get(key)) for key in ("fromBlock", "toBlock"))
     seen = set()
-    for raw in result:
+    for raw in _list(result):
         log = log_of(raw)
         if raw.get("removed"):
             raise ValueError(f"log {log.index} of {log.block_hash} is said to be removed")
