@@ -185,6 +185,8 @@ class StubNode:
     takes_overrides: bool = True
     asked: list[tuple[str, list[Any]]] = field(default_factory=list)
     posts: int = 0
+    connects: int = 0
+    """Websockets opened so far."""
     bundles: list[dict[str, Any]] = field(default_factory=list)
     pool: dict[str, Tx] = field(default_factory=dict)
 
@@ -351,6 +353,7 @@ class StubNode:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         self._sockets[socket] = {}
+        self.connects += 1
         try:
             async for message in socket:
                 if message.type in {WSMsgType.TEXT, WSMsgType.BINARY}:

@@ -12,8 +12,8 @@ from eth_account import Account
 from keeper.chain.health import Health
 from keeper.chain.pool import Params, Pool
 from keeper.chain.rpc import RpcError, Throttled, Unreachable
-from keeper.errors import ChainFault, ConfigError
-from tests.stub_node import Event, Fault, Refused, StubNode, Tree
+from keeper.errors import ChainFault, ConfigError, InvariantBroken
+from tests.stub_node import METHODS, Event, Fault, Refused, StubNode, Tree
 
 QUICK = Params(timeout_s=0.3, hedge_s=0.05, survey_s=3600, shortest_pause_s=0.02, longest_pause_s=0.2)
 PATIENT = replace(QUICK, hedge_s=10)
@@ -131,6 +131,14 @@ async def test_a_pool_of_one_tries_again_and_is_never_without_a_node() -> None:
         assert aside(pool) == [None]
 
 
+async def test_who_is_aside_is_asked_after_the_slowest() -> None:
+    async with nodes() as (accused, slow), pooled([accused, slow]) as pool:
+        pool._nodes[1].standing.answered(0, 9)
+        pool._set_aside(pool._nodes[0], "left a log out")
+        assert await pool.request("eth_chainId", []) == hex(CHAIN_ID)
+        assert (accused.posts, slow.posts) == (0, 1)
+
+
 async def test_with_all_set_aside_they_are_still_asked() -> None:
     async with nodes() as (first, second), pooled([first, second], replace(PATIENT, rounds=1)) as pool:
         for stub in (first, second):
@@ -232,6 +240,19 @@ async def test_a_range_above_a_node_s_head_is_not_taken_for_an_empty_one() -> No
         async with pooled([behind], replace(PATIENT, rounds=1)) as pool:
             with pytest.raises(Unreachable, match="block 41 is above its head"):
                 await pool.request("eth_getLogs", asked)
+
+
+@pytest.mark.parametrize("method", ["eth_call", "eth_getBalance", "eth_getTransactionCount", "eth_getCode"])
+async def test_state_at_a_number_above_a_node_s_head_is_never_made_up(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Some nodes answer 0x for a block that they do not have yet."""
+    monkeypatch.setitem(METHODS, method, lambda *_: "0x" if method in {"eth_call", "eth_getCode"} else "0x0")
+    async with nodes(1) as stubs, pooled(stubs, replace(PATIENT, rounds=1)) as pool:
+        asked = {"to": EMITTER} if method == "eth_call" else EMITTER
+        assert await pool.request(method, [asked, hex(40)]) in {"0x", "0x0"}
+        with pytest.raises(Unreachable, match="block 41 is above its head"):
+            await pool.request(method, [asked, hex(41)])
 
 
 async def test_who_left_logs_out_is_set_aside_when_accused() -> None:
@@ -428,6 +449,15 @@ async def test_a_survey_lets_a_node_that_failed_return_after_a_pause_that_double
             await asyncio.sleep(0.25)
             await pool.survey()
             assert pool.health()[0].why is None
+
+
+async def test_a_defect_of_the_surveys_stops_the_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with nodes() as stubs, Pool([stub.http_url for stub in stubs], replace(QUICK, survey_s=0)) as pool:
+        await pool.request("eth_chainId", [])
+        monkeypatch.setattr(pool, "_judge", lambda _: 1 / 0)
+        await becomes_true(lambda: pool._defect is not None)
+        with pytest.raises(InvariantBroken, match="no longer surveyed"):
+            await pool.request("eth_chainId", [])
 
 
 async def test_health_is_plain_values_without_secrets() -> None:

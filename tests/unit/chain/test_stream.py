@@ -142,7 +142,7 @@ async def test_a_socket_is_kept_while_the_chain_stands_still_or_is_announced_lat
             await asyncio.sleep(BLOCK_S)
         await asyncio.sleep(5 * BLOCK_S)
         assert stream.connected
-        assert node.sockets == 1
+        assert node.connects == 1
 
 
 async def test_of_a_flood_of_logs_the_oldest_blocks_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -62,8 +64,10 @@ class Mirror:
 
 
 @asynccontextmanager
-async def watching(*stubs: StubNode) -> AsyncIterator[tuple[ChainReader, Mirror, Pool]]:
-    async with Pool([stub.http_url for stub in stubs], POOL) as pool:
+async def watching(
+    *stubs: StubNode, params: PoolParams = POOL
+) -> AsyncIterator[tuple[ChainReader, Mirror, Pool]]:
+    async with Pool([stub.http_url for stub in stubs], params) as pool:
         reader = ChainReader(pool, [stub.ws_url for stub in stubs], [EMITTER], PATIENCE)
         await reader.start(0)
         try:
@@ -76,6 +80,10 @@ async def becomes_true(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110 nothing announces it
             await asyncio.sleep(0.005)
+
+
+def hears(reader: ChainReader, block: Block) -> bool:
+    return len(reader._stream.heard.get(block.hash, {})) == len(block.events)
 
 
 @pytest.mark.parametrize("fault", [fault for fault in Fault if fault is not Fault.STALLED])
@@ -145,19 +153,23 @@ async def test_two_nodes_that_disagree_at_the_tip_give_one_branch_in_the_end() -
         assert mirror.is_that_of(tree, one.head)
 
 
-async def test_logs_that_one_node_leaves_out_are_heard_counted_and_held_against_it() -> None:
-    tree = Tree()
-    async with StubNode(tree, leaves_out=lambda *_: True) as node, watching(node) as (reader, mirror, pool):
+async def test_logs_that_a_node_leaves_out_are_heard_and_it_is_asked_no_more() -> None:
+    tree, params = Tree(), replace(POOL, shortest_pause_s=60, longest_pause_s=60)
+    forgetful, honest = StubNode(tree, leaves_out=lambda *_: True), StubNode(tree)
+    async with forgetful, honest, watching(forgetful, honest, params=params) as (reader, mirror, pool):
         await becomes_true(lambda: reader.listening)
-        await node.mine(event(7))
-        await becomes_true(lambda: bool(reader._stream.heard))
-        await mirror.until(tree.tip)
-        await node.mine()
-        await mirror.until(tree.tip)
+        for number in range(5):
+            block = tree.mine(event(number), event(100 + number))
+            await honest.follow()
+            await forgetful.follow()
+            await becomes_true(partial(hears, reader, block))
+            await mirror.until(block)
         assert mirror.is_that_of(tree, tree.tip)
-        assert reader.discrepancies == 1
-        why = pool.health()[0].why
-        assert why is None or "left log 0" in why
+        assert reader.discrepancies == 2
+        assert [health.why for health in pool.health()] == [
+            f"left log 0 of block {tree.line(tree.tip)[1].hash} out",
+            None,
+        ]
 
 
 async def test_an_answer_never_mixes_two_blocks() -> None:
