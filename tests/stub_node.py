@@ -323,11 +323,10 @@ class StubNode:
         return await self._send(request, text, fault)
 
     def _next_fault(self, methods: set[Any]) -> Fault | None:
-        for fault, method in (*([self._always] if self._always else []), *list(self._faults)[:1]):
-            if method is None or method in methods:
-                if not self._always:
-                    self._faults.popleft()
-                return fault
+        if self._always and self._always[1] in {None, *methods}:
+            return self._always[0]
+        if self._faults and self._faults[0][1] in {None, *methods}:
+            return self._faults.popleft()[0]
         return None
 
     async def _send(self, request: web.Request, text: str, fault: Fault | None) -> web.StreamResponse:

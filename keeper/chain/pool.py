@@ -307,7 +307,7 @@ class Pool:
                 self._served[_key(params[0])] = node
                 if len(self._served) > SERVED:
                     self._served.popitem(last=False)
-        if (pinned := _pinned(calls)) and node.standing.missing == pinned:
+        if _pinned(calls):
             node.standing.missing = None
 
     # --- who is asked ---
@@ -443,7 +443,9 @@ class Pool:
             if node not in ours:
                 self._set_aside(node, f"serves chain {node.chain_id}, not {self._chain_id}")
             elif node.settled != fork:
-                self._set_aside(node, f"is on another fork: {node.settled}, others have {fork}")
+                self._set_aside(
+                    node, f"is on another fork: block and hash {node.settled}, where others have {fork}"
+                )
             elif lag > self._params.lag_blocks:
                 self._set_aside(node, f"is {lag} blocks behind")
             elif node.standing.why is not None:

@@ -141,9 +141,8 @@ def results_of(sent: Sequence[Mapping[str, Any]], status: int, text: bytes, endp
     except (RpcError, Unreachable):
         raise
     except (ChainFault, KeyError, TypeError, ValueError) as error:
-        raise Unreachable(
-            f"{name} at {endpoint}: expected JSON-RPC, found HTTP {status} with {len(text)} bytes: {error}"
-        ) from None
+        why = "" if isinstance(error, orjson.JSONDecodeError) else f": {error}"
+        raise Unreachable(f"{name} at {endpoint}: expected JSON-RPC, found HTTP {status}{why}") from None
     return results
 
 

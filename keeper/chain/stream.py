@@ -198,9 +198,8 @@ class Stream:
 
 async def _answer(socket: Socket, number: int, method: str, params: list[Any]) -> str:
     """Ask and return the answer; what is announced before it is covered by the look that follows."""
-    await socket.send_bytes(
-        orjson.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
-    )
+    request = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+    await socket.send_str(orjson.dumps(request).decode())
     async for message in socket:
         answer = _json_of(message)
         if answer.get("id") == number:
