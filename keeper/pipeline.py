@@ -48,8 +48,9 @@ from keeper.errors import ChainFault, ConfigError
 from keeper.lifecycle import Status, advance
 from keeper.plan import Means, Slice
 from keeper.ports import BlockUpdate, Feed, Journal, Market, Reader, Sender, read_through
-from keeper.state.book import PHASES, Book, Snapshot
+from keeper.state.book import Book, Snapshot
 from keeper.state.marks import marks_of
+from keeper.state.page import PHASES
 from keeper.units import WAD, AccountKey, Block, FeedId, Wad
 
 log = structlog.get_logger()
@@ -174,7 +175,7 @@ class Pipeline:
     @property
     def accounts(self) -> int:
         """How many accounts are known, or waiting to be read for the first time."""
-        return len({*self._book.keys, *self._book.dirty()})
+        return self._book.known
 
     # --- what is known ---
 

@@ -21,7 +21,7 @@ from keeper.protocols.hybrid.portfolio import (
     unit_value_wad,
 )
 from keeper.protocols.hybrid.signing import Order
-from keeper.state.book import accounts_of
+from keeper.state.ledger import accounts_of
 from keeper.units import WAD, AccountKey, UnixS, Wad
 
 HELP_AFTER_BLOCKS = (3, 6)

@@ -1,49 +1,33 @@
 """The mirror: every account of one deployment in columns, exact, with float64 twins for the trigger.
 
-A row is what ``MarginReader`` returns, word by word, so that a page of rows is decoded and scattered by
-numpy without looking at any account. The legs and holdings keep the contract's order: it sells the first
-holding first. The twins are dense: one column for each market, perp or option, then one for each collateral.
+The exact integers are the truth (``ledger``), a page of rows is written into them by numpy without looking
+at any account, and no account is a Python object until somebody asks for it. The twins are derived, and
+dense: one column for each market, perp or option, then one for each collateral.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from keeper.domain import Account, FlagState, Head, Holding, Leg, Phase, Unknown
+from keeper.domain import Account, Head, Unknown
 from keeper.errors import ChainFault
-from keeper.state import wide
-from keeper.units import WAD, AccountKey, Block
+from keeper.state import archive
+from keeper.state.archive import Stamp
+from keeper.state.column import Column
+from keeper.state.keys import NOBODY, KeyArray, Keys, Rows, key_array
+from keeper.state.ledger import Floats, Ledger
+from keeper.state.page import Page, decode
+from keeper.units import AccountKey, Block
 
-Floats = NDArray[np.float64]
-Rows = NDArray[np.intp]
-Scalar = TypeVar("Scalar", bound=np.generic)
-
-# MarginReader.Row, in words; the Flag struct lies inline.
-ACCT, STATE, CASH, LAST_RISK_AT, LAST_RISK_BLOCK, DEBT_SINCE, AID, REDUCED, SLOPE, FLAGGER = range(10)
-FLAG = slice(10, 26)
-MARKETS = slice(26, 34)
-SIZES = slice(34, 42)
-QUOTE_LEGS = slice(42, 50)
-COLLATERALS = slice(50, 54)
-AMOUNTS = slice(54, 58)
-WORDS = 58
-"""Words of a row, 32 bytes each."""
-HEADER = 2
-"""Words before the rows: where the array begins, and its length."""
-
-PHASES = tuple(Phase)
-MONEY = np.r_[CASH, QUOTE_LEGS]
-IDENTIFIERS = np.r_[ACCT, FLAGGER]
-SIGNED = np.isin(np.arange(WORDS), np.r_[CASH, SIZES, QUOTE_LEGS])
-SLOPES = 2**16
-"""Slopes have numbers below this."""
 REMEMBERED_BLOCKS = 256
 """How many blocks back it is known which accounts each touched."""
+CHUNK = 2**16
+"""Rows that are derived or written to disk at a time: what that takes in between stays small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +36,11 @@ class Snapshot:
 
     ``cash`` [n] includes the quote legs, and is NaN in a row whose account has changed and was not read
     since: nobody acts on it. ``positions`` is [n, i]. ``phases`` [n] holds ``PHASES`` by number, ``slopes``
-    [n] the slope that each owner chose, 0 for the default.
+    [n] the slope that each owner chose, 0 for the default. All are lent by the book, which copies a column
+    before it writes to it while any view of it is still held: who lets go of a snapshot saves that.
     """
 
-    keys: NDArray[np.void]
+    keys: KeyArray
     phases: NDArray[np.uint8]
     slopes: NDArray[np.uint16]
     cash: Floats
@@ -79,27 +64,24 @@ class Book:
     def __init__(self, *, markets: int, collaterals: int) -> None:
         self._markets = markets
         self._collaterals = collaterals
-        self._index: dict[AccountKey, int] = {}
-        self._keys: NDArray[np.void] = np.zeros(0, "V32")
-        self._flaggers: NDArray[np.void] = np.zeros(0, "V20")
-        self._cells: wide.Wides = np.zeros((0, WORDS), wide.WIDE)
-        self._cash: Floats = np.zeros(0)
-        self._positions: Floats = np.zeros((0, markets + collaterals))
-        self._shared = False
+        self._keys = Keys()
+        self._ledger = Ledger()
+        self._cash: Column[np.float64] = Column(np.float64)
+        self._positions: Column[np.float64] = Column(np.float64, markets + collaterals)
         self._dirty: dict[AccountKey, None] = {}
         self._touched: dict[Block, set[AccountKey]] = {}
         self._complete_after: Block = 0
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._keys)
 
     def __contains__(self, key: AccountKey) -> bool:
-        return key in self._index
+        return self._row(key) != NOBODY
 
     @property
-    def keys(self) -> tuple[AccountKey, ...]:
+    def keys(self) -> KeyArray:
         """Every account, in the order of the rows."""
-        return tuple(self._index)
+        return self._keys.lend()
 
     def relist(self, *, markets: int, collaterals: int) -> None:
         """Give every listed instrument its column; the accounts stay as they were read.
@@ -107,12 +89,26 @@ class Book:
         Fewer than before are listed only where a reorg took a listing back: then it took back, and made
         dirty, whatever held a position there.
         """
-        old, kept = self._positions, min(markets, self._markets)
-        self._positions = np.zeros((len(old), markets + collaterals))
-        self._positions[:, :kept] = old[:, :kept]
+        old, listed = self._positions.cells, np.zeros((len(self._positions), markets + collaterals))
+        kept = min(markets, self._markets)
+        listed[:, :kept] = old[:, :kept]
         kept = min(collaterals, self._collaterals)
-        self._positions[:, markets : markets + kept] = old[:, self._markets : self._markets + kept]
-        self._markets, self._collaterals, self._shared = markets, collaterals, False
+        listed[:, markets : markets + kept] = old[:, self._markets : self._markets + kept]
+        self._positions.replace(listed)
+        self._markets, self._collaterals = markets, collaterals
+
+    def remove(self, keys: Iterable[AccountKey]) -> None:
+        """Forget accounts, as if they had never been read: the last rows take the places of theirs.
+
+        For those that hold nothing any more: an event or a reorg of what is remembered brings them back, but
+        a reorg beyond memory makes dirty only what is known. A mark stays until the account is read.
+        """
+        rows = np.unique(self._keys.find(key_array(keys)))
+        rows = rows[rows != NOBODY]
+        holes, movers = self._keys.remove(rows)
+        self._ledger.remove(rows, holes, movers)
+        self._cash.own[holes] = self._cash.cells[movers]
+        self._positions.own[holes] = self._positions.cells[movers]
 
     # --- what changed ---
 
@@ -123,7 +119,7 @@ class Book:
     def mark_dirty(self, keys: Iterable[AccountKey], block: Block) -> None:
         """Note that ``block`` touched some accounts, known or new: their rows must be read again."""
         keys = tuple(keys)
-        self._dirty.update(dict.fromkeys(keys))
+        self._doubt(keys)
         if block not in self._touched:
             self._complete_after = max(self._complete_after, block - REMEMBERED_BLOCKS)
             for old in [each for each in self._touched if each <= self._complete_after]:
@@ -137,8 +133,14 @@ class Book:
         """
         for head in orphaned:
             if head.number <= self._complete_after:
-                self._dirty.update(dict.fromkeys(self._index))
-            self._dirty.update(dict.fromkeys(self._touched.pop(head.number, ())))
+                self._doubt(self.keys.tolist())
+            self._doubt(self._touched.pop(head.number, ()))
+
+    def _doubt(self, keys: Collection[AccountKey]) -> None:
+        """Make accounts dirty; their cash is no number until they are read."""
+        self._dirty.update(dict.fromkeys(keys))
+        rows = self._keys.find(key_array(keys))
+        self._cash.own[rows[rows != NOBODY]] = np.nan
 
     def dirty(self) -> tuple[AccountKey, ...]:
         """Return the accounts to read, oldest mark first."""
@@ -151,180 +153,104 @@ class Book:
 
         Raises ChainFault, and changes nothing, where the page is not a whole number of believable rows.
         """
-        words = _words(page)
-        cells = self._checked(words)
-        keys: list[AccountKey] = _identifiers(words, ACCT, 32).tolist()
-        if any(key not in self._index and key not in self._dirty for key in keys):
+        read = decode(page, markets=self._markets, collaterals=self._collaterals)
+        keys: list[AccountKey] = read.keys.tolist()
+        if len(set(keys)) < len(keys):
+            raise ChainFault("expected each account once in a page of rows, found one twice")
+        rows = self._keys.find(read.keys)
+        if not all(keys[new] in self._dirty for new in np.flatnonzero(rows == NOBODY)):
             # Found by looking, not by an event: what touched it before this block is not on record.
             self._complete_after = max(self._complete_after, block)
-        rows = self._rows_of(keys)
-        self._keys[rows] = _identifiers(words, ACCT, 32)
-        self._flaggers[rows] = _identifiers(words, FLAGGER, 20)
-        self._cells[rows] = cells
-        self._derive(rows)
+        self._put(rows, read)
         for key in keys:
             self._dirty.pop(key, None)
         return len(keys)
 
-    def _checked(self, words: wide.Words) -> wide.Wides:
-        """Decode the words of a page, and hold them to what a row may say."""
-        cells = _cells(words)
-        if (cells["hi"][:, ~SIGNED] < 0).any():
-            raise ChainFault("expected unsigned integers below 2^127 in a page of rows, found a larger one")
-        limits = (
-            ("state", STATE, len(PHASES) - 1),
-            ("slope", SLOPE, SLOPES - 1),
-            ("market", MARKETS, self._markets),
-            ("collateral", COLLATERALS, self._collaterals),
-        )
-        for name, columns, limit in limits:
-            if (largest := wide.to_floats(cells[:, columns]).max(initial=0)) > limit:
-                raise ChainFault(f"expected a {name} up to {limit} in a page of rows, found {largest:.0f}")
-        return cells
-
-    def _rows_of(self, keys: Sequence[AccountKey]) -> Rows:
-        """Return the row of every key; new ones get the next, and the columns grow by doubling."""
-        rows = np.array([self._index.setdefault(key, len(self._index)) for key in keys], np.intp)
-        if (missing := len(self._index) - len(self._keys)) > 0:
-            more = max(missing, len(self._keys))
-            self._keys = _grown(self._keys, more)
-            self._flaggers = _grown(self._flaggers, more)
-            self._cells = _grown(self._cells, more)
-            self._cash = _grown(self._cash, more)
-            self._positions = _grown(self._positions, more)
-            self._shared = False
-        return rows
-
-    def _derive(self, rows: Rows) -> None:
-        """Compute the float64 twins of some rows; a snapshot handed out keeps its own."""
-        if self._shared:
-            self._positions, self._shared = self._positions.copy(), False
-        cells = self._cells[rows]
-        self._cash[rows] = wide.sum_to_floats(cells[:, MONEY]) / WAD
-        self._positions[rows] = np.hstack(
-            [
-                _dense(cells, MARKETS, SIZES, self._markets),
-                _dense(cells, COLLATERALS, AMOUNTS, self._collaterals),
-            ]
+    def _put(self, rows: Rows, read: Page) -> None:
+        """Write a page into its rows, the next ones where an account has none, and derive the twins."""
+        new = rows == NOBODY
+        if new.any():
+            rows[new] = self._keys.add(read.keys[new])
+            for each in (self._ledger, self._cash, self._positions):
+                each.grow(len(self._keys))
+        self._ledger.put(rows, read)
+        self._cash.own[rows] = self._ledger.cash_of(rows)
+        self._positions.own[rows] = self._ledger.positions_of(
+            rows, markets=self._markets, collaterals=self._collaterals
         )
 
     # --- what is known ---
 
+    @property
+    def known(self) -> int:
+        """How many accounts were read, or are waiting to be read for the first time."""
+        unread = int((self._keys.find(key_array(self._dirty)) == NOBODY).sum())
+        return len(self) + unread
+
     def freeze(self) -> Snapshot:
-        """Return the book as it is; later folds do not change what was handed out."""
+        """Return the book as it is; later folds do not change what was handed out, and nothing is copied."""
         n = len(self)
-        cash = self._cash[:n].copy()
-        cash[[self._index[key] for key in self._dirty if key in self._index]] = np.nan
-        self._shared = True
-        positions = self._positions[:n]
-        positions.flags.writeable = False
-        chosen = self._cells["lo"][:n]
-        phases, slopes = chosen[:, STATE].astype(np.uint8), chosen[:, SLOPE].astype(np.uint16)
-        return Snapshot(self._keys[:n], phases, slopes, cash, positions)
+        return Snapshot(
+            self.keys,
+            self._ledger.phases.lend(n),
+            self._ledger.slopes.lend(n),
+            self._cash.lend(n),
+            self._positions.lend(n),
+        )
 
     def holders(self, markets: Sequence[int]) -> tuple[AccountKey, ...]:
         """Return the accounts that had a position in one of some markets when they were last read.
 
-        Found in the few slots of each row rather than in the columns: expired options may be hundreds.
+        Found among the legs rather than in the columns: expired options may be hundreds.
         """
-        listed = np.array([market for market in markets if market <= self._markets], np.uint64)
-        if not listed.size:
+        listed = [market for market in markets if market <= self._markets]
+        if not listed:
             return ()
-        held = np.isin(self._cells["lo"][: len(self), MARKETS], listed).any(axis=1)
-        return tuple(bytes(key) for key in self._keys[: len(self)][held].tolist())
+        return tuple(self.keys[self._ledger.holders(listed)].tolist())
 
     def exact(self, key: AccountKey) -> Account | Unknown:
         """Return the exact state of one account; Unknown where it was never read, or changed since."""
-        row = self._index.get(key)
-        if row is None or key in self._dirty:
-            return Unknown(
-                f"account 0x{key.hex()}", "never read" if row is None else "changed, and not read since"
-            )
-        return _account(key, wide.to_ints(self._cells[row]), self._flaggers[row].tobytes())
+        row = self._row(key)
+        if row == NOBODY or key in self._dirty:
+            why = "never read" if row == NOBODY else "changed, and not read since"
+            return Unknown(f"account 0x{key.hex()}", why)
+        return self._ledger.account(key, row)
 
+    def _row(self, key: AccountKey) -> int:
+        return int(self._keys.find(key_array([key]))[0])
 
-def accounts_of(page: bytes) -> tuple[Account, ...]:
-    """Read one answer of ``MarginReader.rows`` by itself, in its order; raise ChainFault where it is none."""
-    words = _words(page)
-    rows = zip(
-        _identifiers(words, ACCT, 32).tolist(),
-        map(wide.to_ints, _cells(words)),
-        _identifiers(words, FLAGGER, 20).tolist(),
-        strict=True,
-    )
-    return tuple(_account(key, numbers, flagger) for key, numbers, flagger in rows)
+    # --- to disk and back ---
 
+    def save(self, path: Path, stamp: Stamp) -> None:
+        """Write the book, as it was read up to the stamp's block, in place of what is at ``path``.
 
-def _account(key: AccountKey, words: Sequence[int], flagger: bytes) -> Account:
-    bond, flagged_at, flagged_block, tau_at_flag, tau, last_poke, tau_at_confirm, *rest = words[FLAG]
-    confirmed_at, fee_cap, step_start, step_used, nonce, carry_tau, carried_at, slope, insolvent_tau = rest
-    legs = zip(words[MARKETS], words[SIZES], words[QUOTE_LEGS], strict=True)
-    holdings = zip(words[COLLATERALS], words[AMOUNTS], strict=True)
-    return Account(
-        key=key,
-        phase=PHASES[words[STATE]],
-        cash_wad=words[CASH],
-        legs=tuple(Leg(*leg) for leg in legs if leg[0]),
-        holdings=tuple(Holding(*holding) for holding in holdings if holding[0]),
-        last_risk_s=words[LAST_RISK_AT],
-        last_risk_block=words[LAST_RISK_BLOCK],
-        debt_since_s=words[DEBT_SINCE],
-        flag=FlagState(
-            flagger="0x" + flagger.hex(),
-            bond_wad=bond,
-            flagged_at_s=flagged_at,
-            flagged_block=flagged_block,
-            tau_at_flag_s=tau_at_flag,
-            tau_s=tau,
-            last_poke_s=last_poke,
-            tau_at_confirm_s=tau_at_confirm,
-            confirmed_at_s=confirmed_at,
-            fee_cap_wad=fee_cap,
-            step_start_s=step_start,
-            step_used_wad=step_used,
-            tranche_nonce=nonce,
-            aid_wad=words[AID],
-            reduced=bool(words[REDUCED]),
-            carry_tau_s=carry_tau,
-            carried_at_s=carried_at,
-            slope=slope,
-            insolvent_tau_s=insolvent_tau,
-        ),
-        slope_choice=words[SLOPE],
-    )
-
-
-def _words(page: bytes) -> wide.Words:
-    """Cut an ABI-encoded ``Row[]`` into words [n, WORDS, 4]."""
-    n = int.from_bytes(page[32:64])
-    if len(page) != 32 * (HEADER + n * WORDS) or int.from_bytes(page[:32]) != 32:
-        raise ChainFault(
-            f"expected a page of rows of {WORDS} words, found {len(page)} bytes that say {n} rows"
+        Whoever is killed meanwhile leaves what was there.
+        """
+        archive.write(
+            path,
+            stamp,
+            listed=(self._markets, self._collaterals),
+            pages=self._pages(),
+            dirty=key_array(self._dirty),
         )
-    return np.frombuffer(page, wide.BIG_ENDIAN, offset=32 * HEADER).reshape(n, WORDS, 4)
 
+    @classmethod
+    def load(cls, path: Path, *, chain_id: int, deployment: str) -> tuple[Book, Stamp]:
+        """Read a book back; raise ConfigError where the file is damaged, or of another deployment.
 
-def _cells(words: wide.Words) -> wide.Wides:
-    """Decode words [n, WORDS, 4]; the identifiers, which are no integers, become zero."""
-    numbers = words.copy()
-    numbers[:, IDENTIFIERS] = 0
-    return wide.decode(numbers)
+        What its blocks touched is not on record: a reorg of the stamp's block or of an older one makes
+        everything dirty.
+        """
+        with archive.opened(path, chain_id=chain_id, deployment=deployment) as found:
+            markets, collaterals = found.listed
+            book = cls(markets=markets, collaterals=collaterals)
+            for page in found.pages():
+                book._put(np.full(len(page), NOBODY, np.intp), page)
+            book._doubt(found.dirty().tolist())
+        book._complete_after = found.stamp.block
+        return book, found.stamp
 
-
-def _identifiers(words: wide.Words, word: int, width: int) -> NDArray[np.void]:
-    """Return the last ``width`` bytes of one word of every row."""
-    column = np.ascontiguousarray(words[:, word]).view(np.uint8)
-    return np.ascontiguousarray(column[:, -width:]).view(f"V{width}")[:, 0]
-
-
-def _dense(cells: wide.Wides, numbers: slice, values: slice, columns: int) -> Floats:
-    """Scatter slots of (number, value) to [n, columns], number 1 first; an unused slot has number 0."""
-    dense = np.zeros((len(cells), columns + 1))
-    dense[np.arange(len(cells))[:, None], cells["lo"][:, numbers].astype(np.intp)] = (
-        wide.to_floats(cells[:, values]) / WAD
-    )
-    return dense[:, 1:]
-
-
-def _grown(column: NDArray[Scalar], more: int) -> NDArray[Scalar]:
-    return np.concatenate([column, np.zeros((more, *column.shape[1:]), column.dtype)])
+    def _pages(self) -> Iterator[Page]:
+        for first in range(0, len(self), CHUNK):
+            rows = np.arange(first, min(first + CHUNK, len(self)))
+            yield self._ledger.page(self.keys[rows], rows)

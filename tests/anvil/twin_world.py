@@ -35,7 +35,7 @@ from keeper.protocols.hybrid.signing import Order, sign_order, sign_risk_arrays
 from keeper.reporter import Observation
 from keeper.risk.scenarios import Option, PackedArray, array_of, pack
 from keeper.risk.slope import floor_wad, lambda_wad
-from keeper.state.book import accounts_of
+from keeper.state.ledger import accounts_of
 from keeper.steward import Post
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad
 

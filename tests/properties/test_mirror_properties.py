@@ -109,7 +109,7 @@ def test_the_mirror_equals_what_was_read_last_and_doubts_what_changed_since(
         read |= {account.key: account for account in page}
         dirty = (dirty - {account.key for account in page}) | set(touched)
     assert set(book.dirty()) == dirty
-    assert set(book.keys) == read.keys()
+    assert set(book.keys.tolist()) == read.keys()
     for key, account in read.items():
         exact = book.exact(key)
         assert isinstance(exact, Unknown) if key in dirty else exact == account

@@ -1,0 +1,194 @@
+"""A book on disk: a line that says what it is, pages of exact rows, and a digest of all of it.
+
+The twins are not written: they are derived again. The file is replaced as a whole, and believed as a whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keeper.errors import ConfigError
+from keeper.state import wide
+from keeper.state.keys import KEY, KeyArray
+from keeper.state.page import EPISODES, HOLDINGS, LEGS, PHASES, Page
+from keeper.state.pool import Entry
+from keeper.units import Block
+
+FORMAT = f"hybrid-keeper book, version 1, {sys.byteorder}-endian"
+LONGEST_LINE = 4096
+BLOCK_BYTES = 2**20
+DIGEST_BYTES = 32
+
+ROWS: Entry = {
+    "keys": (KEY,),
+    "phases": (np.uint8,),
+    "slopes": (np.uint16,),
+    "cash": (wide.WIDE,),
+    "times": (np.uint64, 3),
+}
+RUNS: Mapping[str, tuple[str, Entry]] = {
+    "legs": ("leg_counts", LEGS),
+    "holdings": ("holding_counts", HOLDINGS),
+    "episodes": ("episode_counts", EPISODES),
+}
+SIZES = np.dtype(np.uint32)
+"""A page begins with its numbers of rows, legs, holdings and episodes; one without rows is the last."""
+Cells: TypeAlias = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Of which deployment a book is, and the block up to which it was read."""
+
+    chain_id: int
+    deployment: str
+    """Whatever tells the caller's deployments apart, such as the address of a contract."""
+    block: Block
+    block_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A book on disk whose digest is right: read its pages, then what is dirty, once."""
+
+    stamp: Stamp
+    listed: tuple[int, int]
+    """How many markets and collaterals it has columns for."""
+    path: Path
+    file: BufferedReader
+
+    def pages(self) -> Iterator[Page]:
+        """Yield the rows in order."""
+        while (sizes := self._cells((SIZES,), 1 + len(RUNS)))[0]:
+            rows, *entries = sizes.tolist()
+            columns: dict[str, Any] = {name: self._cells(column, rows) for name, column in ROWS.items()}
+            for (name, (counts, entry)), count in zip(RUNS.items(), entries, strict=True):
+                columns[counts] = self._cells((np.uint8,), rows)
+                columns[name] = {each: self._cells(column, count) for each, column in entry.items()}
+                if columns[counts].sum(dtype=np.intp) != count:
+                    raise self._damaged(f"a page counts {columns[counts].sum()} {name} and has {count}")
+            if columns["phases"].max() >= len(PHASES):
+                raise self._damaged(f"an account has the state {columns['phases'].max()}")
+            yield Page(**columns)
+
+    def dirty(self) -> KeyArray:
+        """Return the accounts that had changed and were not read since, oldest mark first."""
+        [count] = self._cells((SIZES,), 1).tolist()
+        return self._cells((KEY,), count)
+
+    def _cells(self, column: tuple[Any, ...], count: int) -> Cells:
+        dtype, *width = column
+        cells = np.empty((count, *width), dtype)
+        if self.file.readinto(_bytes(cells)) != cells.nbytes:
+            raise self._damaged("it ends in the middle of a column")
+        return cells
+
+    def _damaged(self, why: str) -> ConfigError:
+        return ConfigError(f"the book {self.path} contradicts itself: {why}")
+
+
+def write(
+    path: Path, stamp: Stamp, *, listed: tuple[int, int], pages: Iterable[Page], dirty: KeyArray
+) -> None:
+    """Write a book beside ``path``, then put it there in one move."""
+    markets, collaterals = listed
+    said = {
+        "format": FORMAT,
+        "chain_id": stamp.chain_id,
+        "deployment": stamp.deployment,
+        "block": stamp.block,
+        "block_hash": stamp.block_hash,
+        "markets": markets,
+        "collaterals": collaterals,
+    }
+    fresh = path.with_name(path.name + ".new")
+    with fresh.open("wb") as file:
+        digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        for part in _parts(said, pages, dirty):
+            digest.update(part)
+            file.write(part)
+        file.write(digest.digest())
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def opened(path: Path, *, chain_id: int, deployment: str) -> Iterator[Archive]:
+    """Open a book; raise ConfigError where it is none, of another deployment, cut short or changed."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ConfigError(f"the book {path} cannot be read: {error.strerror}") from error
+    with file:
+        said = _first_line(path, file)
+        begin = file.tell()
+        ours = {"format": FORMAT, "chain_id": chain_id, "deployment": deployment}
+        for name, expected in ours.items():
+            if said.get(name) != expected:
+                raise ConfigError(f"the book {path} has {name} {said.get(name)!r}, expected {expected!r}")
+        file.seek(0)
+        if not _is_whole(file):
+            raise ConfigError(f"the book {path} was cut short or changed: its digest is another")
+        file.seek(begin)
+        stamp = Stamp(chain_id, deployment, said["block"], said["block_hash"])
+        yield Archive(stamp, (said["markets"], said["collaterals"]), path, file)
+
+
+def _parts(said: Mapping[str, Any], pages: Iterable[Page], dirty: KeyArray) -> Iterator[memoryview | bytes]:
+    """Yield what is digested, in the order in which it is written."""
+    yield json.dumps(said).encode() + b"\n"
+    for page in pages:
+        sizes = [len(next(iter(getattr(page, name).values()))) for name in RUNS]
+        yield _bytes(np.array([len(page), *sizes], SIZES))
+        for name in ROWS:
+            yield _bytes(getattr(page, name))
+        for name, (counts, _) in RUNS.items():
+            yield _bytes(getattr(page, counts))
+            for cells in getattr(page, name).values():
+                yield _bytes(cells)
+    yield _bytes(np.zeros(1 + len(RUNS), SIZES))
+    yield _bytes(np.array([len(dirty)], SIZES))
+    yield _bytes(dirty)
+
+
+def _first_line(path: Path, file: BufferedReader) -> Mapping[str, Any]:
+    try:
+        said = json.loads(file.readline(LONGEST_LINE))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not a book: its first line cannot be read") from error
+    if not isinstance(said, dict):
+        raise ConfigError(f"{path} is not a book: its first line says {said!r}")
+    return said
+
+
+def _is_whole(file: BufferedReader) -> bool:
+    """Tell whether a file ends with the digest of what comes before."""
+    left = os.fstat(file.fileno()).st_size - DIGEST_BYTES
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    while left > 0:
+        block = file.read(min(left, BLOCK_BYTES))
+        digest.update(block)
+        left -= len(block)
+    return file.read() == digest.digest()
+
+
+def _bytes(cells: Cells) -> memoryview:
+    return np.ascontiguousarray(cells).reshape(-1).view(np.uint8).data

@@ -1,0 +1,117 @@
+"""Ragged rows: how many legs an account has differs, and memory is taken for those that there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keeper.state.column import Column
+from keeper.state.keys import NOBODY, Rows
+
+Entry: TypeAlias = Mapping[str, tuple[Any, ...]]
+"""The columns of an entry by name: the dtype, and how many cells one has where it is not one."""
+Entries: TypeAlias = Mapping[str, NDArray[Any]]
+"""Columns of entries by name, the runs of some rows one after another."""
+
+
+class Pool:
+    """Each row has a run of entries, in the order in which they were given.
+
+    A run that grows moves to the end and leaves a hole; when there is no room left and the holes are a
+    quarter, they are closed.
+    """
+
+    def __init__(self, entry: Entry) -> None:
+        self._first: Column[np.uint32] = Column(np.uint32)
+        self._counts: Column[np.uint8] = Column(np.uint8)
+        self._owners: Column[np.int32] = Column(np.int32)
+        self._columns: Mapping[str, Column[Any]] = {
+            name: Column(dtype, *width) for name, (dtype, *width) in entry.items()
+        }
+        self._end = 0
+        self._live = 0
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """Return one column of entries, holes and all; ``run`` and ``runs`` say which are whose."""
+        return self._columns[name].cells
+
+    def grow(self, rows: int) -> None:
+        """Make room for so many rows; the new ones are empty."""
+        self._first.grow(rows)
+        self._counts.grow(rows)
+
+    def put(self, rows: Rows, counts: NDArray[np.uint8], entries: Entries) -> None:
+        """Replace the runs of some rows, none of them twice."""
+        longer = counts > self._counts.cells[rows]
+        self._make_room(int(counts[longer].sum(dtype=np.intp)))
+        at, before = self.runs(rows)
+        self._owners.own[at] = NOBODY
+        self._live += int(counts.sum(dtype=np.intp)) - int(before.sum(dtype=np.intp))
+        ends = self._end + np.cumsum(counts[longer], dtype=np.intp)
+        self._first.own[rows[longer]] = ends - counts[longer]
+        self._counts.own[rows] = counts
+        self._end = int(ends[-1]) if ends.size else self._end
+        at, _ = self.runs(rows)
+        self._owners.own[at] = np.repeat(rows, counts)
+        for name, column in self._columns.items():
+            column.own[at] = entries[name]
+
+    def move(self, rows: Rows, to: Rows) -> None:
+        """Give the runs of some rows to others, which have none."""
+        at, counts = self.runs(rows)
+        self._owners.own[at] = np.repeat(to, counts)
+        self._first.own[to] = self._first.cells[rows]
+        self._counts.own[to] = counts
+        self._counts.own[rows] = 0
+
+    def clear(self, rows: Rows) -> None:
+        """Take the entries of some rows away."""
+        at, counts = self.runs(rows)
+        self._owners.own[at] = NOBODY
+        self._counts.own[rows] = 0
+        self._live -= int(counts.sum(dtype=np.intp))
+
+    def run(self, row: int) -> slice:
+        """Return where the entries of a row are."""
+        first = int(self._first.cells[row])
+        return slice(first, first + int(self._counts.cells[row]))
+
+    def runs(self, rows: Rows) -> tuple[Rows, NDArray[np.uint8]]:
+        """Return where the entries of some rows are, one after another, and how many each row has."""
+        counts = self._counts.cells[rows]
+        return np.repeat(self._first.cells[rows].astype(np.intp), counts) + places(counts), counts
+
+    def take(self, rows: Rows) -> tuple[Entries, NDArray[np.uint8]]:
+        """Return the entries of some rows as ``put`` takes them."""
+        at, counts = self.runs(rows)
+        return {name: column.cells[at] for name, column in self._columns.items()}, counts
+
+    def owners(self, name: str, wanted: NDArray[np.bool_]) -> Rows:
+        """Return the rows, in order, with an entry whose number in a column is among those wanted."""
+        found = self._owners.cells[: self._end][wanted[self._columns[name].cells[: self._end]]]
+        return np.unique(found[found != NOBODY]).astype(np.intp)
+
+    def _make_room(self, entries: int) -> None:
+        if self._end + entries > len(self._owners) and 4 * (self._end - self._live) > self._end:
+            self._close_holes()
+        self._owners.grow(self._end + entries)
+        for column in self._columns.values():
+            column.grow(self._end + entries)
+
+    def _close_holes(self) -> None:
+        kept = np.flatnonzero(self._owners.cells[: self._end] != NOBODY)
+        for column in (self._owners, *self._columns.values()):
+            column.own[: len(kept)] = column.cells[kept]
+        self._end = len(kept)
+        owners = self._owners.cells[: self._end]
+        begins = np.flatnonzero(np.diff(owners, prepend=NOBODY))
+        self._first.own[owners[begins]] = begins
+
+
+def places(counts: NDArray[np.uint8]) -> Rows:
+    """Number the entries of every run from 0: [2, 3] makes 0 1 0 1 2."""
+    ends = np.cumsum(counts, dtype=np.intp)
+    return np.arange(ends[-1] if ends.size else 0) - np.repeat(ends - counts, counts)
