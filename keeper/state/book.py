@@ -18,7 +18,7 @@ from keeper.domain import Account, Head, Unknown
 from keeper.errors import ChainFault
 from keeper.state import archive
 from keeper.state.archive import Stamp
-from keeper.state.column import Column
+from keeper.state.column import Column, zeros
 from keeper.state.keys import NOBODY, KeyArray, Keys, Rows, key_array
 from keeper.state.ledger import Floats, Ledger
 from keeper.state.page import Page, decode
@@ -89,7 +89,8 @@ class Book:
         Fewer than before are listed only where a reorg took a listing back: then it took back, and made
         dirty, whatever held a position there.
         """
-        old, listed = self._positions.cells, np.zeros((len(self._positions), markets + collaterals))
+        old = self._positions.cells
+        listed = zeros((len(old), markets + collaterals), old.dtype)
         kept = min(markets, self._markets)
         listed[:, :kept] = old[:, :kept]
         kept = min(collaterals, self._collaterals)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import weakref
 from typing import Any, Generic, TypeVar
 
@@ -12,6 +14,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 LEAST = 64
 """Cells of the smallest column that is not empty."""
+MAPPED_BYTES = 2**20
 
 
 class Column(Generic[Scalar]):
@@ -30,10 +33,10 @@ class Column(Generic[Scalar]):
         return len(self._cells)
 
     def grow(self, capacity: int) -> None:
-        """Make room for at least so many cells, half as many again as there were."""
+        """Make room for at least so many cells, a quarter more than there was."""
         if capacity > len(self):
-            more = max(capacity, len(self) + len(self) // 2, LEAST)
-            cells = np.zeros((more, *self._cells.shape[1:]), self._cells.dtype)
+            more = max(capacity, len(self) + len(self) // 4, LEAST)
+            cells = zeros((more, *self._cells.shape[1:]), self._cells.dtype)
             cells[: len(self)] = self._cells
             self.replace(cells)
 
@@ -50,7 +53,9 @@ class Column(Generic[Scalar]):
     def own(self) -> NDArray[Scalar]:
         """The cells, to write to: nobody else sees it."""
         if self._loan is not None and self._loan() is not None:
-            self._cells = self._cells.copy()
+            copy = zeros(self._cells.shape, self._cells.dtype)
+            copy[:] = self._cells
+            self._cells = copy
         self._loan = None
         return self._cells
 
@@ -62,6 +67,21 @@ class Column(Generic[Scalar]):
             self._loan = weakref.ref(loan)
         lent: NDArray[Scalar] = np.asarray(loan)[:count]
         return lent
+
+
+def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return zeros; many of them in a mapping of their own.
+
+    The system gives it page by page as it is written to, and has it back at once when it is let go: the
+    allocator would keep it, and write the zeros itself.
+    """
+    count = math.prod(shape)
+    if count * dtype.itemsize < MAPPED_BYTES:
+        return np.zeros(shape, dtype)
+    mapping = mmap.mmap(-1, count * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        mapping.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(mapping, dtype).reshape(shape)
 
 
 class _Loan:

@@ -131,21 +131,9 @@ class Ledger:
         if run.start == run.stop:
             return FlagState()
         [bond, aid] = (wide.to_ints(self.episodes[name][run])[0] for name in ("bond", "aid"))
-        reduced, flagged_at, flagged_block, tau_at_flag, tau, *rest = self.episodes["words"][
-            run.start
-        ].tolist()
-        (
-            tau_at_flag,
-            tau,
-            last_poke,
-            tau_at_confirm,
-            confirmed_at,
-            fee_cap,
-            step_start,
-            step_used,
-            nonce,
-            *rest,
-        ) = rest
+        reduced, flagged_at, flagged_block, *rest = self.episodes["words"][run.start].tolist()
+        tau_at_flag, tau, last_poke, tau_at_confirm, confirmed_at, *rest = rest
+        fee_cap, step_start, step_used, nonce, *rest = rest
         carry_tau, carried_at, slope, insolvent_at = rest
         return FlagState(
             flagger="0x" + self.episodes["flagger"][run].tobytes().hex(),

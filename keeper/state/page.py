@@ -29,8 +29,8 @@ HEADER = 2
 
 PHASES = tuple(Phase)
 SIGNED = np.isin(np.arange(WORDS), np.r_[CASH, SIZES, QUOTE_LEGS])
-NARROW = np.r_[TIMES, REDUCED, FLAG]
-"""Words that lie in 64 bits on chain."""
+BOUNDED = ~SIGNED & ~np.isin(np.arange(WORDS), np.r_[AID, BOND, AMOUNTS])
+"""Words that lie in 64 bits on chain, and some in fewer."""
 EPISODE = np.r_[REDUCED, FLAG]
 """The narrow words of an alarm."""
 SLOPES = 2**16
@@ -117,19 +117,22 @@ def _checked(words: wide.Words, markets: int, collaterals: int) -> wide.Wides:
     cells = wide.decode(numbers)
     if (cells["hi"][:, ~SIGNED] < 0).any():
         raise ChainFault("expected unsigned integers below 2^127 in a page of rows, found a larger one")
-    limits = (
-        ("state", STATE, len(PHASES) - 1),
-        ("slope", SLOPE, SLOPES - 1),
-        ("market", MARKETS, markets),
-        ("collateral", COLLATERALS, collaterals),
-        ("number", NARROW, 2**64 - 1),
-    )
-    for name, columns, limit in limits:
-        bounded = cells[:, columns]
-        outside = (bounded["hi"] != 0) | (bounded["lo"] > limit)
-        if outside.any():
-            found = max(wide.to_ints(bounded[outside]))
-            raise ChainFault(f"expected a {name} up to {limit} in a page of rows, found {found}")
+    limits = {
+        "state": (slice(STATE, STATE + 1), len(PHASES) - 1),
+        "slope": (slice(SLOPE, SLOPE + 1), SLOPES - 1),
+        "market": (MARKETS, markets),
+        "collateral": (COLLATERALS, collaterals),
+    }
+    highest = np.full(WORDS, 2**64 - 1, np.uint64)
+    for columns, limit in limits.values():
+        highest[columns] = limit
+    outside = BOUNDED & ((cells["hi"] != 0) | (cells["lo"] > highest))
+    if outside.any():
+        row, word = np.argwhere(outside)[0].tolist()
+        names = (name for name, (columns, _) in limits.items() if columns.start <= word < columns.stop)
+        name = next(names, "number")
+        [found] = wide.to_ints(cells[row, word : word + 1])
+        raise ChainFault(f"expected a {name} up to {highest[word]} in a page of rows, found {found}")
     return cells
 
 

@@ -45,6 +45,8 @@ class Pool:
 
     def put(self, rows: Rows, counts: NDArray[np.uint8], entries: Entries) -> None:
         """Replace the runs of some rows, none of them twice."""
+        if not (counts.any() or self._counts.cells[rows].any()):
+            return
         longer = counts > self._counts.cells[rows]
         self._make_room(int(counts[longer].sum(dtype=np.intp)))
         at, before = self.runs(rows)
@@ -82,7 +84,7 @@ class Pool:
     def runs(self, rows: Rows) -> tuple[Rows, NDArray[np.uint8]]:
         """Return where the entries of some rows are, one after another, and how many each row has."""
         counts = self._counts.cells[rows]
-        return np.repeat(self._first.cells[rows].astype(np.intp), counts) + places(counts), counts
+        return _ranges(self._first.cells[rows].astype(np.intp), counts), counts
 
     def take(self, rows: Rows) -> tuple[Entries, NDArray[np.uint8]]:
         """Return the entries of some rows as ``put`` takes them."""
@@ -91,8 +93,11 @@ class Pool:
 
     def owners(self, name: str, wanted: NDArray[np.bool_]) -> Rows:
         """Return the rows, in order, with an entry whose number in a column is among those wanted."""
-        found = self._owners.cells[: self._end][wanted[self._columns[name].cells[: self._end]]]
-        return np.unique(found[found != NOBODY]).astype(np.intp)
+        hits = wanted.take(self._columns[name].cells[: self._end])
+        found = self._owners.cells[: self._end][hits]
+        having = np.zeros(len(self._counts), np.bool_)
+        having[found[found != NOBODY]] = True
+        return np.flatnonzero(having)
 
     def _make_room(self, entries: int) -> None:
         if self._end + entries > len(self._owners) and 4 * (self._end - self._live) > self._end:
@@ -113,5 +118,10 @@ class Pool:
 
 def places(counts: NDArray[np.uint8]) -> Rows:
     """Number the entries of every run from 0: [2, 3] makes 0 1 0 1 2."""
+    return _ranges(np.zeros(len(counts), np.intp), counts)
+
+
+def _ranges(first: Rows, counts: NDArray[np.uint8]) -> Rows:
+    """Count up from the first number of every run."""
     ends = np.cumsum(counts, dtype=np.intp)
-    return np.arange(ends[-1] if ends.size else 0) - np.repeat(ends - counts, counts)
+    return np.arange(ends[-1] if ends.size else 0) + np.repeat(first + counts - ends, counts)
