@@ -78,9 +78,9 @@ class Archive:
                 columns[counts] = self._cells((np.uint8,), rows)
                 columns[name] = {each: self._cells(column, count) for each, column in entry.items()}
                 if columns[counts].sum(dtype=np.intp) != count:
-                    raise self._damaged(f"a page counts {columns[counts].sum()} {name} and has {count}")
+                    raise self.damaged(f"a page counts {columns[counts].sum()} {name} and has {count}")
             if columns["phases"].max() >= len(PHASES):
-                raise self._damaged(f"an account has the state {columns['phases'].max()}")
+                raise self.damaged(f"an account has the state {columns['phases'].max()}")
             yield Page(**columns)
 
     def dirty(self) -> KeyArray:
@@ -92,10 +92,11 @@ class Archive:
         dtype, *width = column
         cells = np.empty((count, *width), dtype)
         if self.file.readinto(_bytes(cells)) != cells.nbytes:
-            raise self._damaged("it ends in the middle of a column")
+            raise self.damaged("it ends in the middle of a column")
         return cells
 
-    def _damaged(self, why: str) -> ConfigError:
+    def damaged(self, why: str) -> ConfigError:
+        """Return the refusal of a file whose digest is right and whose content is not."""
         return ConfigError(f"the book {self.path} contradicts itself: {why}")
 
 
@@ -158,12 +159,12 @@ def _parts(said: Mapping[str, Any], pages: Iterable[Page], dirty: KeyArray) -> I
     for page in pages:
         sizes = [len(next(iter(getattr(page, name).values()))) for name in RUNS]
         yield _bytes(np.array([len(page), *sizes], SIZES))
-        for name in ROWS:
-            yield _bytes(getattr(page, name))
-        for name, (counts, _) in RUNS.items():
+        for name, (dtype, *_) in ROWS.items():
+            yield _bytes(getattr(page, name).astype(dtype, copy=False))
+        for name, (counts, entry) in RUNS.items():
             yield _bytes(getattr(page, counts))
-            for cells in getattr(page, name).values():
-                yield _bytes(cells)
+            for each, (dtype, *_) in entry.items():
+                yield _bytes(getattr(page, name)[each].astype(dtype, copy=False))
     yield _bytes(np.zeros(1 + len(RUNS), SIZES))
     yield _bytes(np.array([len(dirty)], SIZES))
     yield _bytes(dirty)

@@ -247,6 +247,8 @@ class Book:
             book = cls(markets=markets, collaterals=collaterals)
             for page in found.pages():
                 book._put(np.full(len(page), NOBODY, np.intp), page)
+            if (book._keys.find(book.keys) != np.arange(len(book))).any():
+                raise found.damaged("an account is in it twice")
             book._doubt(found.dirty().tolist())
         book._complete_after = found.stamp.block
         return book, found.stamp

@@ -1,0 +1,162 @@
+"""A book on disk: it comes back as it was, and a file that is not whole, or another's, is refused."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keeper.domain import Account, Head, Holding, Leg, Unknown
+from keeper.errors import ConfigError
+from keeper.state import archive, book
+from keeper.state.archive import Stamp
+from keeper.state.book import Book
+from keeper.state.keys import key_array
+from keeper.state.page import Page, decode
+from keeper.units import WAD
+from tests.unit.state.pages import page_of
+from tests.unit.state.test_book import EVERYTHING, account, book_of, heads, key
+
+STAMP = Stamp(chain_id=31337, deployment="0xliquidator", block=120, block_hash="0x" + "ab" * 32)
+HELD = account(3, legs=(Leg(2, -WAD, 5), Leg(1, 2**100, -(2**100))), holdings=(Holding(2, WAD),))
+
+
+def load(path: Path) -> tuple[Book, Stamp]:
+    return Book.load(path, chain_id=STAMP.chain_id, deployment=STAMP.deployment)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    found = tmp_path / "book"
+    book_of(account(1), EVERYTHING, HELD).save(found, STAMP)
+    return found
+
+
+def test_a_book_comes_back_from_disk_as_it_was(path: Path) -> None:
+    found, stamp = load(path)
+    assert stamp == STAMP
+    assert [found.exact(each) for each in found.keys.tolist()] == [account(1), EVERYTHING, HELD]
+    ours, theirs = book_of(account(1), EVERYTHING, HELD).freeze(), found.freeze()
+    np.testing.assert_array_equal(theirs.cash, ours.cash)
+    np.testing.assert_array_equal(theirs.positions, ours.positions)
+    assert [each.name for each in path.parent.iterdir()] == ["book"]
+
+
+def test_a_book_is_written_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(book, "CHUNK", 4)
+    accounts = [account(number, legs=(Leg(1, number, 0),) * (number % 3 > 0)) for number in range(1, 11)]
+    book_of(*accounts).save(tmp_path / "book", STAMP)
+    found, _ = load(tmp_path / "book")
+    assert [found.exact(each.key) for each in accounts] == accounts
+
+
+def test_an_empty_book_comes_back(tmp_path: Path) -> None:
+    Book(markets=0, collaterals=0).save(tmp_path / "book", STAMP)
+    assert len(load(tmp_path / "book")[0]) == 0
+
+
+def test_what_was_dirty_is_dirty_again(tmp_path: Path) -> None:
+    saved = book_of(account(1), account(2))
+    saved.mark_dirty([key(9), key(2)], 120)
+    saved.save(tmp_path / "book", STAMP)
+    found, _ = load(tmp_path / "book")
+    assert found.dirty() == (key(9), key(2))
+    assert isinstance(found.exact(key(2)), Unknown)
+    assert np.isnan(found.freeze().cash).tolist() == [False, True]
+    assert found.known == 3
+
+
+@pytest.mark.parametrize(("orphaned", "dirty"), [(heads(121), set()), (heads(121, 120), {1, 3, 7})])
+def test_a_reorg_of_the_block_of_the_file_makes_everything_dirty(
+    path: Path, orphaned: list[Head], dirty: set[int]
+) -> None:
+    found, _ = load(path)
+    found.unwind(orphaned)
+    assert set(found.dirty()) == {key(number) for number in dirty}
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def say(path: Path, **changes: object) -> None:
+    """Write another first line."""
+    line, rest = path.read_bytes().split(b"\n", 1)
+    path.write_bytes(json.dumps({**json.loads(line), **changes}).encode() + b"\n" + rest)
+
+
+def cut(path: Path, at: int) -> None:
+    path.write_bytes(path.read_bytes()[:at])
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (Path.unlink, "cannot be read: No such file"),
+        (lambda path: path.write_bytes(b""), "is not a book: its first line cannot be read"),
+        (lambda path: path.write_bytes(bytes(10_000)), "is not a book: its first line cannot be read"),
+        (lambda path: path.write_bytes(b"7\n"), "is not a book: its first line says 7"),
+        (lambda path: path.write_bytes(b"{}\n"), "has format None, expected 'hybrid-keeper book, version 1"),
+        (lambda path: say(path, format="hybrid-keeper book, version 2"), "has format .*version 2', expected"),
+        (lambda path: say(path, chain_id=1), "has chain_id 1, expected 31337"),
+        (lambda path: say(path, deployment="0x1"), "has deployment '0x1', expected '0xliquidator'"),
+        (lambda path: say(path, block=119), "was cut short or changed"),
+        (lambda path: cut(path, -1), "was cut short or changed"),
+        (lambda path: cut(path, -40), "was cut short or changed"),
+        (lambda path: cut(path, 300), "was cut short or changed"),
+        (lambda path: flip(path, -1), "was cut short or changed"),
+        (lambda path: flip(path, -200), "was cut short or changed"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "was cut short or changed"),
+    ],
+)
+def test_a_file_that_is_no_whole_book_of_ours_is_refused(
+    path: Path, damage: Callable[[Path], object], complaint: str
+) -> None:
+    damage(path)
+    with pytest.raises(ConfigError, match=complaint):
+        load(path)
+
+
+def pages(*accounts: Account, **changes: object) -> list[Page]:
+    return [replace(decode(page_of(accounts)), **changes)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        (pages(HELD, leg_counts=np.array([1], np.uint8)), "a page counts 1 legs and has 2"),
+        (pages(HELD, phases=np.array([4], np.uint8)), "an account has the state 4"),
+        (pages(HELD, HELD), "an account is in it twice"),
+        ([*pages(HELD), *pages(HELD)], "an account is in it twice"),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_refused(
+    tmp_path: Path, rows: Iterable[Page], complaint: str
+) -> None:
+    archive.write(tmp_path / "book", STAMP, listed=(3, 2), pages=rows, dirty=key_array([]))
+    with pytest.raises(ConfigError, match=complaint):
+        load(tmp_path / "book")
+
+
+def test_a_column_that_ends_too_early_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "_parts", lambda said, *_: [json.dumps(said).encode() + b"\n", b"\1\0\0\0"])
+    archive.write(tmp_path / "book", STAMP, listed=(3, 2), pages=[], dirty=key_array([]))
+    with pytest.raises(ConfigError, match="it ends in the middle of a column"):
+        load(tmp_path / "book")
+
+
+def test_whoever_is_stopped_while_writing_leaves_the_old_book(path: Path) -> None:
+    def stops() -> Iterable[Page]:
+        yield from pages(account(1))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        archive.write(path, STAMP, listed=(3, 2), pages=stops(), dirty=key_array([]))
+    assert len(load(path)[0]) == 3
