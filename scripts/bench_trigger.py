@@ -1,19 +1,19 @@
-"""Time the trigger on books of 100,000 accounts: ``OPENBLAS_NUM_THREADS=1 python scripts/bench_trigger.py``.
+"""Time the trigger on books of 100,000 accounts.
 
-Random books from a fixed seed; the median and the best of many passes, in milliseconds of processor time, so
-that what else runs on the machine counts for little. ``docs/benchmarks.md`` keeps the figures.
+``OPENBLAS_NUM_THREADS=1 python scripts/bench_trigger.py [--json FILE]``: random books from a fixed seed, and
+processor time, so that what else runs on the machine counts for little. ``docs/benchmarks.md`` keeps the
+figures.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from statistics import median
+from collections.abc import Sequence
 
 import numpy as np
 
 from keeper import trigger
 from keeper.domain import ArrayView, Instrument, Kind, Quote
+from keeper.lab.bench import Row, arguments, report, timed
 from keeper.risk.netting import Floats, Underlying
 from keeper.state.marks import Marks, marks_of
 from keeper.units import WAD
@@ -27,11 +27,12 @@ RNG = np.random.default_rng(1)
 
 
 def main() -> None:
-    """Print one line a book."""
+    """Measure one book after the other."""
+    chosen = arguments(__doc__ or "")
     perps = [Instrument(f"P{number}/USD", kind=Kind.PERP, range_wad=WAD // 20) for number in range(12)]
     collaterals = [Instrument(FEEDS[number % 4], 8 * WAD // 10) for number in range(8)]
     book = positions(20, legs=4)
-    told("12 perps, 8 collaterals, no option listed", book, [*perps, *collaterals])
+    rows = [told("12 perps, 8 collaterals, no option listed", book, [*perps, *collaterals])]
 
     options = [
         option(feed, strike, kind) for feed in FEEDS for strike in range(5) for kind in (Kind.CALL, Kind.PUT)
@@ -44,17 +45,18 @@ def main() -> None:
     for share in (0.0, 0.1, 1.0):
         book = positions(len(mixed), legs=4)
         book[int(share * ACCOUNTS) :, 4:44] = 0.0
-        told(f"4 perps, 40 options, 8 collaterals; {share:.0%} hold options", book, mixed)
+        name = f"4 perps, 40 options, 8 collaterals; {share:.0%} hold options"
+        rows.append(told(name, book, mixed))
         if share:
             moved = f"the same, every array left behind by its price; {share:.0%} hold options"
-            told(moved, book, mixed, price_wad=PRICE_WAD * 103 // 100)
+            rows.append(told(moved, book, mixed, price_wad=PRICE_WAD * 103 // 100))
 
     book = positions(10, legs=10)
     risk = RNG.normal(size=(10, 31))
     dense = Underlying(np.arange(10), risk, np.zeros(10), np.zeros(10), np.zeros(10, np.bool_))
-    print_times(
-        "portfolio margin alone: 10 legs x 31 scenarios, all accounts", lambda: dense.requirement(book)
-    )
+    alone = "portfolio margin alone: 10 legs x 31 scenarios, all accounts"
+    rows.append(timed(alone, ACCOUNTS, [lambda: dense.requirement(book)] * PASSES))
+    report("The trigger: us per pass over the whole book", rows, json_path=chosen.json)
 
 
 def option(feed: str, strike: int, kind: Kind) -> Instrument:
@@ -81,8 +83,8 @@ def positions(columns: int, *, legs: int) -> Floats:
     return book
 
 
-def told(name: str, book: Floats, instruments: Sequence[Instrument], price_wad: int = PRICE_WAD) -> None:
-    """Print what marking and scoring a book take."""
+def told(name: str, book: Floats, instruments: Sequence[Instrument], price_wad: int = PRICE_WAD) -> Row:
+    """Measure what marking and scoring a book take."""
     quotes = {each.feed: Quote(each.feed, price_wad, NOW_S) for each in instruments}
     cash = RNG.uniform(5e3, 5e4, ACCOUNTS)
 
@@ -90,7 +92,7 @@ def told(name: str, book: Floats, instruments: Sequence[Instrument], price_wad: 
         marks = marks_of(instruments, quotes, NOW_S)
         trigger.suspects(scored(cash, book, marks))
 
-    print_times(name, whole)
+    return timed(name, ACCOUNTS, [whole] * PASSES)
 
 
 def scored(cash: Floats, book: Floats, marks: Marks) -> trigger.Scores:
@@ -103,16 +105,6 @@ def scored(cash: Floats, book: Floats, marks: Marks) -> trigger.Scores:
         nets=marks.nets,
         underlyings=marks.underlyings,
     )
-
-
-def print_times(name: str, work: Callable[[], object]) -> None:
-    """Print how long some work takes."""
-    times_ms = []
-    for _ in range(PASSES):
-        began = time.process_time()
-        work()
-        times_ms.append((time.process_time() - began) * 1e3)
-    print(f"{median(times_ms):7.1f} ms, best {min(times_ms):6.1f} ms  {name}")
 
 
 if __name__ == "__main__":

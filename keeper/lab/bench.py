@@ -1,0 +1,106 @@
+"""The one shape of a benchmark: a table for people, and with ``--json`` the same rows for machines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median, quantiles
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).parents[2]
+WIDTH = 180
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one case takes at one size: times per account, or per call where the case says so."""
+
+    case: str
+    n: int
+    min_us: float
+    median_us: float
+    p99_us: float
+    baseline: str | None = None
+    """The case that does the same in the usual way."""
+    ratio: float | None = None
+    """How many times as long the baseline takes, by the medians."""
+
+    def against(self, other: Row) -> Row:
+        """Compare with a baseline."""
+        return replace(self, baseline=other.case, ratio=other.median_us / self.median_us)
+
+
+def timed(case: str, n: int, works: Iterable[Callable[[], object]], *, per: int = 1, warm_up: int = 1) -> Row:
+    """Do each work once and measure it by processor time, divided by ``per``; the first ones do not count.
+
+    What else runs on the machine counts for little.
+    """
+    times_us = []
+    for work in works:
+        began_ns = time.process_time_ns()
+        work()
+        times_us.append((time.process_time_ns() - began_ns) / 1e3 / per)
+    times_us = times_us[warm_up:]
+    p99_us = quantiles(times_us, n=100, method="inclusive")[-1] if len(times_us) > 1 else times_us[0]
+    return Row(case, n, min(times_us), median(times_us), p99_us)
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """Read the command line that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
+    return parser.parse_args()
+
+
+def report(
+    title: str, rows: Sequence[Row], *, json_path: Path | None, notes: Mapping[str, str] | None = None
+) -> None:
+    """Print the table, and under it what is not a time; write the rows to ``json_path``."""
+    table = Table(title=title, title_justify="left", box=None)
+    table.add_column("case", no_wrap=True)
+    for heading in ("n", "min us", "median us", "p99 us", "times as fast"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        times = [f"{us:,.2f}" for us in (row.min_us, row.median_us, row.p99_us)]
+        faster = "" if row.ratio is None else f"{row.ratio:,.0f} x {row.baseline}"
+        table.add_row(row.case, f"{row.n:,}", *times, faster)
+    console = Console(width=WIDTH)
+    console.print(table)
+    for what, found in (notes or {}).items():
+        console.print(f"{what}: {found}", highlight=False)
+    if json_path is not None:
+        written = {"commit": commit(), "machine": machine(), "rows": [asdict(row) for row in rows]}
+        json_path.write_text(json.dumps(written, indent=2) + "\n")
+
+
+def commit() -> str:
+    """Return the commit that is checked out, and whether anything differs from it."""
+    git = ["git", "-C", str(ROOT)]
+    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], check=False).returncode
+    return (head.stdout.strip() or "unknown") + (", changed" if changed else "")
+
+
+def machine() -> str:
+    """Say on what was measured."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    processor = f"{len(models)} x {models[0]}" if models else platform.processor()
+    return f"{processor}, Python {platform.python_version()}, numpy {np.__version__}"
+
+
+def resident_mb() -> float:
+    """Return the memory that this process holds; of Linux only."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    [kilobytes] = [line.split()[1] for line in lines if line.startswith("VmRSS:")]
+    return int(kilobytes) * 1024 / 1e6

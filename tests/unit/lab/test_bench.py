@@ -1,0 +1,31 @@
+"""The one shape of a benchmark."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from keeper.lab.bench import Row, report, timed
+
+
+def test_a_case_is_measured_without_its_warm_up_and_told_per_account() -> None:
+    done: list[int] = []
+    row = timed("case", 500, [lambda: done.append(1)] * 4, per=10, warm_up=2)
+    assert (row.case, row.n, len(done)) == ("case", 500, 4)
+    assert 0 <= row.min_us <= row.median_us <= row.p99_us
+
+
+def test_a_baseline_is_told_with_how_many_times_as_long_it_takes() -> None:
+    slow, fast = Row("slow", 1, 7.0, 10.0, 20.0), Row("fast", 1, 1.0, 2.0, 3.0)
+    assert fast.against(slow) == Row("fast", 1, 1.0, 2.0, 3.0, "slow", 5.0)
+
+
+def test_the_table_says_what_the_file_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [Row("slow", 1000, 7.0, 10.0, 20.0), Row("fast", 1000, 1.0, 2.0, 3.0, "slow", 5.0)]
+    report("Title", rows, json_path=tmp_path / "found.json", notes={"memory": "3 MB"})
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found.keys() == {"commit", "machine", "rows"}
+    assert [Row(**each) for each in found["rows"]] == rows
+    printed = capsys.readouterr().out
+    assert "5 x slow" in printed
+    assert "memory: 3 MB" in printed
