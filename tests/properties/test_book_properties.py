@@ -17,7 +17,7 @@ from keeper.state.column import Column
 from keeper.state.keys import NOBODY, Keys, key_array
 from keeper.state.pool import Pool
 from keeper.units import AccountKey, Block
-from tests.properties.test_mirror_properties import COLLATERALS, KEYS, MARKETS, PAGES
+from tests.properties.test_mirror_properties import ACCOUNTS, COLLATERALS, KEYS, MARKETS, PAGES
 from tests.unit.state.pages import page_of
 
 FIRST = 1000
@@ -103,6 +103,7 @@ class Both:
 
 
 Deed: TypeAlias = Callable[[Both], None]
+FULL = st.lists(ACCOUNTS, min_size=4, max_size=6, unique_by=lambda account: account.key)
 SEVERAL = st.lists(KEYS, max_size=3)
 DEEDS: st.SearchStrategy[Deed] = st.one_of(
     PAGES.map(lambda page: lambda both: both.fold(page)),
@@ -127,9 +128,12 @@ def twins(snapshot: Snapshot, without: Collection[AccountKey]) -> dict[AccountKe
     return {key: [each[row].tolist() for each in seen] for key, row in rows.items() if key not in without}
 
 
-@given(st.lists(DEEDS, max_size=12))
-def test_the_book_is_the_dictionary_of_its_accounts_whatever_happens(deeds: list[Deed]) -> None:
+@given(FULL, st.lists(DEEDS, max_size=12))
+def test_the_book_is_the_dictionary_of_its_accounts_whatever_happens(
+    first: list[Account], deeds: list[Deed]
+) -> None:
     both = Both()
+    both.fold(first)
     for deed in deeds:
         deed(both)
     book, model = both.book, both.model

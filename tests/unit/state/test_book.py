@@ -247,6 +247,55 @@ def test_a_snapshot_tells_the_slope_that_each_owner_chose() -> None:
     assert book_of(account(1), account(2, slope_choice=3)).freeze().slopes.tolist() == [0, 3]
 
 
+def test_a_page_that_says_an_account_twice_is_refused() -> None:
+    with pytest.raises(ChainFault, match="expected each account once"):
+        book_of(account(1), account(2), account(1))
+
+
+# --- who is in it --------------------------------------------------------------------------------
+
+
+def held(number: int) -> Account:
+    """An account that has something in every column."""
+    return replace(EVERYTHING, key=key(number), cash_wad=number, legs=(Leg(3, number, 1), Leg(1, -WAD, 2)))
+
+
+def test_the_last_rows_take_the_places_of_those_removed() -> None:
+    book = book_of(*(held(number) for number in range(1, 6)))
+    before = book.freeze()
+    book.remove([key(5), key(1), key(9)])
+    assert book.keys.tolist() == [key(4), key(2), key(3)]
+    assert [book.exact(key(number)) for number in (2, 3, 4)] == [held(number) for number in (2, 3, 4)]
+    assert book.exact(key(1)) == Unknown(f"account 0x{key(1).hex()}", "never read")
+    assert book.holders([3]) == (key(4), key(2), key(3))
+    fresh = book_of(held(4), held(2), held(3)).freeze()
+    after = book.freeze()
+    for name in ("phases", "slopes", "cash", "positions"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(fresh, name))
+    assert [before.key(row) for row in range(5)] == [key(number) for number in range(1, 6)]
+
+
+def test_an_account_that_was_removed_comes_back() -> None:
+    book = book_of(account(1), account(2))
+    book.mark_dirty([key(1)], 101)
+    book.fold_rows(page_of([account(1)]), 101)
+    book.remove([key(1)])
+    assert key(1) not in book
+    book.unwind(heads(101))
+    assert book.dirty() == (key(1),)
+    book.fold_rows(page_of([account(1, cash_wad=7)]), 101)
+    assert book.exact(key(1)) == account(1, cash_wad=7)
+    assert key(1) in book
+
+
+def test_a_mark_outlives_the_removal_of_its_account() -> None:
+    book = book_of(account(1), account(2))
+    book.mark_dirty([key(1), key(3)], 101)
+    book.remove([key(1)])
+    assert (book.dirty(), book.known) == ((key(1), key(3)), 3)
+    assert book.freeze().cash.tolist() == [2.0]
+
+
 # --- what is listed ------------------------------------------------------------------------------
 
 
