@@ -134,7 +134,7 @@ class Ledger:
         reduced, flagged_at, flagged_block, *rest = self.episodes["words"][run.start].tolist()
         tau_at_flag, tau, last_poke, tau_at_confirm, confirmed_at, *rest = rest
         fee_cap, step_start, step_used, nonce, *rest = rest
-        carry_tau, carried_at, slope, insolvent_at = rest
+        carry_tau, carried_at, slope, insolvent_tau = rest
         return FlagState(
             flagger="0x" + self.episodes["flagger"][run].tobytes().hex(),
             bond_wad=bond,
@@ -154,7 +154,7 @@ class Ledger:
             carry_tau_s=carry_tau,
             carried_at_s=carried_at,
             slope=slope,
-            insolvent_at_s=insolvent_at,
+            insolvent_tau_s=insolvent_tau,
         )
 
     def _pools(self) -> tuple[Pool, Pool, Pool]:
