@@ -15,7 +15,7 @@ import structlog
 import typer
 import uvloop
 
-from keeper import __version__
+from keeper import __version__, progress
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader
 from keeper.chain.rpc import Unreachable
@@ -35,7 +35,7 @@ from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.params import Deployment, read_deployment
 from keeper.reporter import Reporter
 from keeper.steward import Steward
-from keeper.units import AccountKey
+from keeper.units import AccountKey, Block
 
 log = structlog.get_logger()
 
@@ -55,6 +55,10 @@ app = typer.Typer(
 )
 
 ConfigOption = Annotated[Path, typer.Option(help="TOML file; docs/configuration.md lists its keys.")]
+Published = Annotated[
+    Path | None,
+    typer.Option(help="Start from a published book of the deployment, where the keeper has none of its own."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Do all but send; journal what would be sent.")]
 
 
@@ -68,10 +72,10 @@ def main() -> None:
 
 
 @app.command()
-def run(config: ConfigOption, *, dry_run: DryRun = False) -> None:
+def run(config: ConfigOption, *, snapshot: Published = None, dry_run: DryRun = False) -> None:
     """Keep one deployment until told to stop (SIGTERM or Ctrl-C)."""
     _log_to_stdout()
-    uvloop.run(_until_told(_run(config, dry_run=dry_run)))
+    uvloop.run(_until_told(_run(config, snapshot=snapshot, dry_run=dry_run)))
 
 
 @app.command("report-prices")
@@ -168,7 +172,7 @@ async def _find_deployment(reader: ChainReader, config: Config, head: Head) -> D
         ) from fault
 
 
-async def _run(path: Path, *, dry_run: bool) -> None:
+async def _run(path: Path, *, snapshot: Path | None, dry_run: bool) -> None:
     async with _connected(path) as parts:
         config, market, reader = parts.config, parts.market, parts.reader
         signer = load_signer(config.key_params())
@@ -199,11 +203,16 @@ async def _run(path: Path, *, dry_run: bool) -> None:
                 sender=sender,
                 taker=_account_key(signer.address, config.wallet.sub_account),
                 params=config.pipeline_params(dry_run=dry_run),
+                shelf=config.shelf(dry_run=dry_run),
             )
-            await pipeline.discover(config.deployment.from_block, parts.head)
+            with progress.shown() as blocks:
+                first = await pipeline.discover(
+                    config.deployment.from_block, parts.head, published=snapshot, progress=blocks
+                )
             started = {"wallet": signer.address, "block": parts.head.number, "dry_run": dry_run}
             log.info("keeper.started", accounts=pipeline.accounts, **started)
-            await _until_stopped(reader, pipeline, parts.head)
+            await _until_stopped(reader, pipeline, first)
+            pipeline.save()
         finally:
             journal.close()
 
@@ -230,7 +239,7 @@ async def _report(path: Path) -> None:
             params=config.reporter_params(),
         )
         log.info("reporter.started", wallet=wallet.address, keys=len(keys), quorum=quorum)
-        await _until_stopped(parts.reader, reporter, parts.head)
+        await _until_stopped(parts.reader, reporter, parts.head.number)
 
 
 async def _report_options(path: Path) -> None:
@@ -261,7 +270,7 @@ async def _report_options(path: Path) -> None:
             params=params,
         )
         log.info("steward.started", wallet=wallet.address, keys=len(keys), options=len(rules.options))
-        await _until_stopped(parts.reader, steward, parts.head)
+        await _until_stopped(parts.reader, steward, parts.head.number)
 
 
 async def _genesis(rpc: Pool) -> str:
@@ -314,12 +323,12 @@ async def _until_told(work: Coroutine[None, None, None]) -> None:
     log.info("stopped")
 
 
-async def _until_stopped(reader: ChainReader, daemon: Daemon, head: Head) -> None:
+async def _until_stopped(reader: ChainReader, daemon: Daemon, first: Block) -> None:
     """Run until SIGTERM or SIGINT; the work on a head that has begun is finished first."""
     stop = asyncio.Event()
     stopping = asyncio.create_task(stop.wait())
     try:
-        await reader.start(head.number)
+        await reader.start(first)
         _on_signal(stop.set)
         working = asyncio.create_task(daemon.run())
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)

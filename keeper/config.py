@@ -106,6 +106,14 @@ class JournalFile(_Section):
     path: Path = Path("journal.sqlite")
 
 
+class Mirror(_Section):
+    """The book of accounts on disk: a start reads again only what has changed since it was written."""
+
+    snapshot: Path = Path("book.snapshot")
+    snapshot_blocks: int = Field(default=300, gt=0)
+    """Written so often, and at the end."""
+
+
 class Spending(_Section):
     """The limits that every Permit is checked against."""
 
@@ -171,6 +179,7 @@ class Config(BaseSettings):
     feed: FeedSource
     wallet: Wallet = Wallet()
     journal: JournalFile = JournalFile()
+    mirror: Mirror = Mirror()
     limits: Spending = Spending()
     economics: Economics = Economics()
     confirmation: Confirmation = Confirmation()
@@ -225,8 +234,16 @@ class Config(BaseSettings):
 
     def journal_path(self, *, dry_run: bool) -> Path:
         """Return the journal's file; a dry run has one of its own beside it."""
-        path = self.journal.path
-        return path.with_name(f"{path.stem}.dry-run{path.suffix}") if dry_run else path
+        return _own(self.journal.path, dry_run=dry_run)
+
+    def shelf(self, *, dry_run: bool) -> pipeline.Shelf:
+        """Return where the book lies on disk; a dry run has one of its own beside it."""
+        return pipeline.Shelf(
+            path=_own(self.mirror.snapshot, dry_run=dry_run),
+            chain_id=self.chain.chain_id,
+            deployment=self.deployment.reader,
+            every_blocks=self.mirror.snapshot_blocks,
+        )
 
     def key_params(self) -> KeyParams:
         """Return where the wallet's key is."""
@@ -300,13 +317,25 @@ def load(path: Path) -> Config:
         raise ConfigError(f"the environment cannot be used: {error}") from None
 
 
-PATHS = (("feed", "path"), ("journal", "path"), ("wallet", "keystore"), ("wallet", "passphrase_file"))
+def _own(path: Path, *, dry_run: bool) -> Path:
+    return path.with_name(f"{path.stem}.dry-run{path.suffix}") if dry_run else path
+
+
+PATHS = (
+    ("feed", "path"),
+    ("journal", "path"),
+    ("mirror", "snapshot"),
+    ("wallet", "keystore"),
+    ("wallet", "passphrase_file"),
+)
+DEFAULT_PATHS = (("journal", "path", JournalFile().path), ("mirror", "snapshot", Mirror().snapshot))
 
 
 def _resolve(raw: dict[str, Any], folder: Path) -> None:
-    """Take relative paths from ``folder``; the journal's default too, wherever the keeper is started."""
-    if isinstance(journal := raw.setdefault("journal", {}), dict):
-        journal.setdefault("path", str(JournalFile().path))
+    """Take relative paths from ``folder``; the defaults too, wherever the keeper is started."""
+    for section, key, default in DEFAULT_PATHS:
+        if isinstance(values := raw.setdefault(section, {}), dict):
+            values.setdefault(key, str(default))
     for section, key in PATHS:
         values = raw.get(section)
         if isinstance(values, dict) and isinstance(values.get(key), str):

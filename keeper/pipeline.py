@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import structlog
@@ -47,7 +48,19 @@ from keeper.domain import (
 from keeper.errors import ChainFault, ConfigError
 from keeper.lifecycle import Status, advance
 from keeper.plan import Means, Slice
-from keeper.ports import BlockUpdate, Feed, Journal, Market, Reader, Sender, read_through
+from keeper.ports import (
+    BlockUpdate,
+    Feed,
+    Journal,
+    Market,
+    Progress,
+    Range,
+    Reader,
+    Searched,
+    Sender,
+    read_through,
+)
+from keeper.state.archive import Stamp
 from keeper.state.book import Book, Snapshot
 from keeper.state.marks import marks_of
 from keeper.state.page import PHASES
@@ -57,6 +70,10 @@ log = structlog.get_logger()
 
 PAGE = 200
 """Accounts per bulk read."""
+GROUP = 16
+"""Bulk reads that are folded in before the next ones are asked for: so much a first read holds at a time."""
+SETTLED = 64
+"""What lies so far below the head is searched by number; what is above comes by hash, with the heads."""
 SIMULATIONS = 16
 """Steps simulated at the same time."""
 SETTLEMENTS = 16
@@ -73,6 +90,34 @@ class Params:
     trigger: trigger.Params = field(default_factory=trigger.Params)
     confirm: confirm.Params = field(default_factory=confirm.Params)
     plan: plan.Params = field(default_factory=plan.Params)
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """Where the book lies on disk, and whose it is."""
+
+    path: Path
+    chain_id: int
+    deployment: str
+    every_blocks: Block = 300
+
+    def stamp(self, head: Head) -> Stamp:
+        """Return what a book that was read at a head is marked with."""
+        return Stamp(self.chain_id, self.deployment, head.number, head.hash)
+
+    def load(self, published: Path | None = None) -> tuple[Book, Stamp] | None:
+        """Read the keeper's own book back; where there is none, a published one, if any.
+
+        A file of its own that cannot be used is passed over, aloud: all that it holds can be read anew.
+        """
+        if self.path.exists():
+            try:
+                return Book.load(self.path, chain_id=self.chain_id, deployment=self.deployment)
+            except ConfigError as error:
+                log.warning("book.unusable", why=str(error))
+        if published is None:
+            return None
+        return Book.load(published, chain_id=self.chain_id, deployment=self.deployment)
 
 
 @dataclass(slots=True)
@@ -106,6 +151,7 @@ class Pipeline:
         sender: Sender,
         taker: AccountKey,
         params: Params,
+        shelf: Shelf | None = None,
     ) -> None:
         feeds = set(market.feeds)
         if params.native_feed not in feeds:
@@ -122,6 +168,7 @@ class Pipeline:
         self._sender = sender
         self._taker = taker
         self._params = params
+        self._shelf = shelf
         self._book = Book(markets=market.market_count, collaterals=market.collateral_count)
         self._oracles = OracleView()
         self._credit_wad: Wad = 0
@@ -130,8 +177,18 @@ class Pipeline:
         self._logs: deque[Log] = deque()
         self._facts: list[Fact] = []
         self._orphaned: list[Head] = []
-        self._told = ""
-        """The head whose facts are in the journal from before the start."""
+        self._told: Head | None = None
+        """Where the facts of the first update begin that the journal does not have from before the start."""
+        self._new: dict[AccountKey, None] = {}
+        """Accounts that facts named, and the journal does not have yet."""
+        self._line: deque[Head] = deque()
+        """Heads that were adopted and are not settled yet, oldest first."""
+        self._first: Block = 0
+        """Where the deployment's events begin."""
+        self._searched: Searched | None = None
+        self._read_at: Head | None = None
+        """The head that the book was read at; None while that is not one and the same for all rows."""
+        self._saved_at: Block = 0
         self._unpriced: dict[FeedId, str] = {}
         self._simulations = asyncio.Semaphore(SIMULATIONS)
         self._started = False
@@ -156,21 +213,111 @@ class Pipeline:
         self._observe(head)
         steps = self._decide(head)
         await self._act(steps, head, update.heard_ns)
-        self._journal.head_done(head)
+        self._done(head)
 
-    async def discover(self, from_block: Block, head: Head) -> None:
-        """Find every account that an event before ``head`` touched; the first update reads them all.
+    def _done(self, head: Head) -> None:
+        """Journal that a head is done, and how far the chain is searched; write the book now and then."""
+        settled = None
+        while self._line and self._line[0].number <= head.number - SETTLED:
+            settled = self._line.popleft()
+        if settled:
+            self._searched = Searched(self._first, settled.number, settled.hash)
+        with self._journal.together():
+            if self._new or settled:
+                self._journal.note_found(self._new, self._searched)
+            self._journal.head_done(head)
+        self._new.clear()
+        if self._shelf and head.number >= self._saved_at + self._shelf.every_blocks:
+            self.save()
 
-        What happened since the head that was done last goes into the history of the cases still open.
+    def save(self) -> None:
+        """Write the book to disk, where it is to be kept and was read whole at one head."""
+        if self._shelf is None or self._read_at is None:
+            return
+        self._saved_at = self._read_at.number
+        try:
+            self._book.save(self._shelf.path, self._shelf.stamp(self._read_at))
+        except OSError as error:
+            log.warning("book.not_saved", path=str(self._shelf.path), why=error.strerror)
+
+    # --- what is known from before ---
+
+    async def discover(
+        self,
+        from_block: Block,
+        head: Head,
+        *,
+        published: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Block:
+        """Find every account that an event touched; return the block that the updates must begin with.
+
+        Settled blocks are searched here, once in the life of a journal, whatever restarts there are; the
+        first update brings the others, and reads all that is dirty. What happened since the head that was
+        done last goes into the history of the cases still open.
         """
         done = self._journal.last_head()
-        for log_ in await self._reader.backfill(from_block, head.number - 1):
+        self._told = done or replace(head, hash="")
+        begin = await self._take_up_book(from_block, published)
+        if done and self._journal.open_cases():
+            begin = max(from_block, min(begin, done.number + 1))
+        updates_from = max(from_block, head.number - SETTLED + 1, 0)
+        async for found in self._reader.search(begin, updates_from - 1):
+            self._take_in(found, done)
+            if progress is not None:
+                progress.at(found.last - begin + 1, updates_from - begin)
+        return updates_from
+
+    def _take_in(self, found: Range, done: Head | None) -> None:
+        """Mark what a range of settled blocks touched, and commit it with how far the search has come."""
+        touched: dict[AccountKey, None] = {}
+        for log_ in found.logs:
             fact = self._market.decode(log_)
             if fact is not None:
-                self._mark_dirty(fact)
+                touched.update(dict.fromkeys(self._concerned(fact)))
                 if done and fact.block > done.number:
                     self._facts.append(fact)
-        self._told = done.hash if done else ""
+        self._book.mark_dirty(touched, found.last)
+        if self._searched is None or found.last > self._searched.last:
+            self._searched = Searched(self._first, found.last, found.last_hash)
+        self._journal.note_found(touched, self._searched)
+
+    async def _take_up_book(self, from_block: Block, published: Path | None) -> Block:
+        """Take up what journal and disk hold of the accounts; return the first block to be searched.
+
+        What the chain does not have any more is not built on: without the block that the book was read at
+        every row is read again, without the block that was searched last the search begins anew.
+        """
+        self._first = from_block
+        searched = self._journal.searched()
+        if searched and await self._stands(searched, from_block):
+            self._first, self._searched = searched.first, searched
+        elif searched:
+            log.warning("search.begins_anew", first=searched.first, last=searched.last)
+        begin = self._searched.last + 1 if self._searched else from_block
+        known = self._journal.found()
+        loaded = self._shelf.load(published) if self._shelf else None
+        if loaded:
+            self._book, stamp = loaded
+            self._book.relist(markets=self._market.market_count, collaterals=self._market.collateral_count)
+            stands = await self._reader.hash_at(stamp.block) == stamp.block_hash
+            log.info("book.loaded", accounts=len(self._book), block=stamp.block, on_this_chain=stands)
+            held = self._book.keys.tolist()
+            if not stands:
+                self._book.mark_dirty(held, stamp.block)
+            elif searched is None:
+                self._journal.note_found(held, None)
+                begin = max(from_block, stamp.block + 1)
+            else:
+                begin = min(begin, stamp.block + 1)
+        self._book.mark_dirty([each for each in known if each not in self._book], from_block)
+        return begin
+
+    async def _stands(self, searched: Searched, from_block: Block) -> bool:
+        """Tell whether what was searched is of this chain, and reaches back far enough."""
+        return (
+            searched.first <= from_block and await self._reader.hash_at(searched.last) == searched.last_hash
+        )
 
     @property
     def accounts(self) -> int:
@@ -191,14 +338,22 @@ class Pipeline:
         self._facts = [fact for fact in self._facts if fact.block_hash not in gone]
         self._logs = deque(each for each in self._logs if each.block_hash not in gone)
         self._logs += update.logs
+        self._line = deque(each for each in self._line if each.hash not in gone)
+        self._line += update.adopted
         while self._logs:
             fact = self._market.decode(self._logs[0])
             self._logs.popleft()
             if fact is None:
                 continue
             self._mark_dirty(fact)
-            if fact.block_hash != self._told:
+            self._new.update(dict.fromkeys(fact.touched))
+            if not self._is_told(fact):
                 self._facts.append(fact)
+        self._told = None
+
+    def _is_told(self, fact: Fact) -> bool:
+        told = self._told
+        return told is not None and (fact.block < told.number or fact.block_hash == told.hash)
 
     def _mark_dirty(self, fact: Fact) -> None:
         """Mark the accounts that a fact names, and whoever has a position in a market that it names."""
@@ -209,21 +364,31 @@ class Pipeline:
     async def _read(self, head: Head) -> None:
         """Read dirty rows, prices and the keeper's credit, all at this head's hash, in one batch.
 
+        Where more rows are dirty than a group holds, each group is folded in before the next one is read.
         Where the prices say that the listing is out of date, read it anew, and then the batch again. After a
         reorg read it in any case: a version says nothing across branches, and a market that is gone reverts.
         """
+        self._read_at = None
         if self._orphaned:
             await self._relist(head)
         dirty = list(dict.fromkeys([self._taker, *self._book.dirty()]))
         pages = [dirty[i : i + PAGE] for i in range(0, len(dirty), PAGE)]
-        oracles, credit, rows = await self._ask(pages, head)
+        oracles, credit, rows = await self._ask(pages[:GROUP], head)
         if oracles.world.version != self._market.version:
             await self._relist(head)
-            oracles, credit, rows = await self._ask(pages, head)
+            oracles, credit, rows = await self._ask(pages[:GROUP], head)
             if oracles.world.version != self._market.version:
                 found = f"has version {self._market.version}, its prices have {oracles.world.version}"
                 raise ChainFault(f"the listing of block {head.number} {found}")
         self._oracles, self._credit_wad = oracles, _word(credit)
+        self._fold_rows(rows, head)
+        for first in range(GROUP, len(pages), GROUP):
+            calls = [self._market.rows_call(page) for page in pages[first : first + GROUP]]
+            self._fold_rows(await self._reader.call_many(calls, head.hash), head)
+            log.info("book.reading", accounts=min((first + GROUP) * PAGE, len(dirty)), of=len(dirty))
+        self._read_at = head
+
+    def _fold_rows(self, rows: Iterable[bytes], head: Head) -> None:
         for page in rows:
             self._book.fold_rows(page, head.number)
 

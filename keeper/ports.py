@@ -5,7 +5,7 @@ One to a few methods each, so that a second implementation (a replay, a test, an
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -58,6 +58,15 @@ class BlockUpdate:
     """``time.monotonic_ns`` when the head was heard of: where latencies are counted from."""
 
 
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Blocks that were searched: the last of them, and the logs of all, in order."""
+
+    last: Block
+    last_hash: str
+    logs: tuple[Log, ...]
+
+
 class Reader(Protocol):
     """Reads the chain. Every answer belongs to the block it was asked at."""
 
@@ -65,8 +74,12 @@ class Reader(Protocol):
         """Yield one update per new head, with missed heads filled and reorgs resolved by parent hash."""
         ...
 
-    async def backfill(self, from_block: Block, to_block: Block) -> list[Log]:
-        """Return the logs of a range of blocks, both ends included, in order."""
+    def search(self, first: Block, last: Block) -> AsyncIterator[Range]:
+        """Yield the logs of a range of blocks, both ends included, piece by piece and in order."""
+        ...
+
+    async def hash_at(self, number: Block) -> str | None:
+        """Return the hash of a block of the chain, None where it has none of that number yet."""
         ...
 
     async def call(self, call: Call, at_hash: str) -> bytes:
@@ -212,6 +225,15 @@ class Case:
     opened_block: Block
 
 
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """The blocks whose events were looked through for accounts, both ends included."""
+
+    first: Block
+    last: Block
+    last_hash: str
+
+
 class Journal(Protocol):
     """The case history, and the one door to the wallet."""
 
@@ -250,6 +272,26 @@ class Journal(Protocol):
 
     def last_head(self) -> Head | None:
         """Return the head that was done last; None in a new journal."""
+        ...
+
+    def note_found(self, accounts: Iterable[AccountKey], searched: Searched | None) -> None:
+        """Keep accounts that events named, and up to where they were looked for, in one transaction."""
+        ...
+
+    def found(self) -> list[AccountKey]:
+        """Return every account that was ever found."""
+        ...
+
+    def searched(self) -> Searched | None:
+        """Return where the search stands; None where it has not begun."""
+        ...
+
+
+class Progress(Protocol):
+    """Whoever is told how far a long piece of work is."""
+
+    def at(self, done: int, of: int) -> None:
+        """Take note that so much of it is done."""
         ...
 
 

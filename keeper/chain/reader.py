@@ -21,11 +21,12 @@ from keeper.chain.branch import Branch, DeepReorg
 from keeper.chain.clock import BlockClock
 from keeper.chain.pool import Pool
 from keeper.chain.rpc import RpcError
+from keeper.chain.search import Search
 from keeper.chain.stream import Stream
-from keeper.chain.wire import data, head_of, log_of
+from keeper.chain.wire import data, head_of, log_of, lower_hex
 from keeper.domain import Call, ChainTime, Head, Log, Reason, Refuse
 from keeper.errors import ChainFault, ConfigError, InvariantBroken
-from keeper.ports import BlockUpdate
+from keeper.ports import BlockUpdate, Range
 from keeper.units import Block
 
 log = structlog.get_logger()
@@ -259,25 +260,15 @@ class ChainReader:
         self.discrepancies += len(lost)
         return lost
 
-    async def backfill(self, from_block: Block, to_block: Block) -> list[Log]:
-        """Return the logs of a range of blocks, both ends included, in order.
+    def search(self, first: Block, last: Block) -> AsyncIterator[Range]:
+        """Yield the logs of a range of blocks, both ends included; see ``chain.search``."""
+        pause_s = self._params.longest_pause_s
+        return Search(self._rpc, self._addresses, longest_pause_s=pause_s).ranges(first, last)
 
-        The range is halved whenever the node refuses it; a refusal of a single block is raised.
-        """
-        logs: list[Log] = []
-        start, span = from_block, to_block - from_block + 1
-        while start <= to_block:
-            end = min(start + span - 1, to_block)
-            asked = {"address": self._addresses, "fromBlock": hex(start), "toBlock": hex(end)}
-            try:
-                logs += [log_of(raw) for raw in await self._rpc.request("eth_getLogs", [asked])]
-            except ChainFault:
-                if start == end:
-                    raise
-                span = (end - start + 1) // 2
-            else:
-                start = end + 1
-        return sorted(logs, key=lambda each: (each.block_number, each.index))
+    async def hash_at(self, number: Block) -> str | None:
+        """Return the hash of a block of the chain, None where it has none of that number yet."""
+        raw = await self._rpc.request("eth_getBlockByNumber", [hex(number), False])
+        return None if raw is None else lower_hex(raw["hash"], 32)
 
     # --- calls ---
 

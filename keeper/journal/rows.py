@@ -15,7 +15,7 @@ from typing import Any
 from keeper.domain import CaseEvent, EventKind, Head
 from keeper.errors import ConfigError, InvariantBroken
 from keeper.lifecycle import Status, advance
-from keeper.ports import Case, Outcome, StepRecord, StepState
+from keeper.ports import Case, Outcome, Searched, StepRecord, StepState
 from keeper.units import AccountKey
 
 VERSION = "1"
@@ -54,6 +54,14 @@ SCHEMA = (
     ) STRICT""",
     "CREATE INDEX heads_by_number ON heads (number)",
 )
+ADDED = (
+    "CREATE TABLE IF NOT EXISTS accounts (account BLOB PRIMARY KEY) STRICT, WITHOUT ROWID",
+    """CREATE TABLE IF NOT EXISTS searched (
+        only_row INTEGER PRIMARY KEY CHECK (only_row = 1), first INTEGER NOT NULL, last INTEGER NOT NULL,
+        last_hash TEXT NOT NULL
+    ) STRICT""",
+)
+"""Tables that came later, and that an older keeper can do without."""
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -69,6 +77,12 @@ def create(db: sqlite3.Connection, identity: Mapping[str, str]) -> None:
     for statement in SCHEMA:
         db.execute(statement)
     db.executemany("INSERT INTO meta VALUES (?, ?)", [("schema", VERSION), *sorted(identity.items())])
+
+
+def add_tables(db: sqlite3.Connection) -> None:
+    """Add what a journal of before does not have yet, inside an open transaction."""
+    for statement in ADDED:
+        db.execute(statement)
 
 
 def check_identity(db: sqlite3.Connection, identity: Mapping[str, str]) -> None:
@@ -177,3 +191,8 @@ def _to_outcome(row: sqlite3.Row) -> Outcome:
 def to_head(row: sqlite3.Row) -> Head:
     """Read a row of ``heads``."""
     return Head(row["number"], row["hash"], row["parent_hash"], row["timestamp_s"], int(row["base_fee_wei"]))
+
+
+def to_searched(row: sqlite3.Row) -> Searched:
+    """Read the row of ``searched``."""
+    return Searched(row["first"], row["last"], row["last_hash"])

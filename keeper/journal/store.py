@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from keeper.errors import ConfigError, InvariantBroken, KeeperError
 from keeper.journal import guard, rows
 from keeper.journal.guard import Limits
 from keeper.lifecycle import OUTCOMES, Status
-from keeper.ports import Case, Outcome, StepRecord, StepState
+from keeper.ports import Case, Outcome, Searched, StepRecord, StepState
 from keeper.units import AccountKey, Block, UnixS
 
 HEADS_KEPT = 10_000
@@ -65,6 +65,7 @@ class SqliteJournal:
             if db.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
                 rows.create(db, identity)
             rows.check_identity(db, identity)
+            rows.add_tables(db)
             # A write, so that a file that cannot be written is found before the first act.
             db.execute("UPDATE meta SET value = value WHERE key = 'schema'")
 
@@ -256,3 +257,24 @@ class SqliteJournal:
         """Return the head that was done last; None in a new journal."""
         found = self._rows("SELECT * FROM heads ORDER BY seq DESC LIMIT 1")
         return rows.to_head(found[0]) if found else None
+
+    # --- accounts ---
+
+    def note_found(self, accounts: Iterable[AccountKey], searched: Searched | None) -> None:
+        """Keep accounts that events named, and up to where they were looked for, in one transaction."""
+        with self._transaction() as db:
+            db.executemany("INSERT OR IGNORE INTO accounts VALUES (?)", ((each,) for each in accounts))
+            if searched is not None:
+                db.execute(
+                    "INSERT OR REPLACE INTO searched VALUES (1, ?, ?, ?)",
+                    (searched.first, searched.last, searched.last_hash),
+                )
+
+    def found(self) -> list[AccountKey]:
+        """Return every account that was ever found."""
+        return [bytes(row["account"]) for row in self._rows("SELECT account FROM accounts")]
+
+    def searched(self) -> Searched | None:
+        """Return where the search stands; None where it has not begun."""
+        found = self._rows("SELECT * FROM searched")
+        return rows.to_searched(found[0]) if found else None

@@ -320,10 +320,10 @@ async def test_without_a_websocket_heads_are_found_by_polling(anvil: Node) -> No
     assert follower.chain == hashes(anvil, follower.adopted[0])
 
 
-async def test_backfill_returns_the_logs_of_a_range_in_order(anvil: Node) -> None:
+async def test_a_search_returns_the_logs_of_a_range_in_order(anvil: Node) -> None:
     emit(anvil, *range(1, 8))
     async with reading(anvil) as reader:
-        logs = await reader.backfill(2, 5)
+        logs = [log for found in [each async for each in reader.search(2, 5)] for log in found.logs]
     assert [(log.block_number, int.from_bytes(log.topics[0])) for log in logs] == [
         (n, n) for n in range(2, 6)
     ]

@@ -651,7 +651,7 @@ def test_a_signal_stops_a_daemon_cleanly(site: Site, command: str, number: signa
         assert daemon.end(number) < 3
     if command == "run":
         left = [path.name for path in site.folder.iterdir()]
-        assert sorted(left) == ["journal.sqlite", "keeper.toml", "prices.csv"], "closed, and nothing in a WAL"
+        assert sorted(left) == ["book.snapshot", "journal.sqlite", "keeper.toml", "prices.csv"], "no WAL left"
 
 
 @BOTH

@@ -187,30 +187,6 @@ async def test_updates_need_a_start() -> None:
         await anext(reader_of(Node()).updates())
 
 
-async def test_backfill_halves_what_the_node_refuses_and_covers_every_block_once() -> None:
-    node = Node()
-    asked: list[tuple[int, int]] = []
-
-    def logs(params: list[Any]) -> Any:
-        first, last = (int(params[0][key], 16) for key in ("fromBlock", "toBlock"))
-        if last - first >= 30:
-            raise refusal(-32005, "query returned more than 10000 results")
-        asked.append((first, last))
-        return [raw_log(number, 0) for number in range(first, last + 1)]
-
-    node.scripts["eth_getLogs"] = logs
-    found = await reader_of(node).backfill(5, 204)
-    assert [log.block_number for log in found] == list(range(5, 205))
-    assert [first for first, _ in asked] == sorted({first for first, _ in asked})
-
-
-async def test_a_single_block_that_the_node_refuses_is_raised() -> None:
-    node = Node()
-    node.scripts["eth_getLogs"] = failing(99, refusal(-32005, "no"), [])
-    with pytest.raises(RpcError):
-        await reader_of(node).backfill(1, 8)
-
-
 async def test_a_node_that_takes_no_overrides_is_asked_without_them_from_then_on() -> None:
     node = Node()
     lengths: list[int] = []

@@ -41,8 +41,8 @@ from keeper.execute.sender import Params as SenderParams
 from keeper.journal.guard import Limits
 from keeper.journal.reader import JournalReader
 from keeper.journal.store import SqliteJournal
-from keeper.pipeline import Params, Pipeline
-from keeper.ports import BlockUpdate
+from keeper.pipeline import Params, Pipeline, Shelf
+from keeper.ports import BlockUpdate, Range
 from keeper.protocols.hybrid import codec
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.market import HybridMarket
@@ -100,6 +100,10 @@ class Chain:
     simulated: list[str] = field(default_factory=list)
     on_send: Callable[[], None] = lambda: None
     fork: str = "a"
+    span: int = 1_000
+    """Blocks in one range of a search."""
+    searched: list[tuple[Block, Block]] = field(default_factory=list)
+    """Every range asked for."""
 
     @property
     def tip(self) -> Head:
@@ -189,10 +193,12 @@ class Chain:
     # --- the reader ---
 
     async def updates(self) -> AsyncIterator[BlockUpdate]:
-        """Two more blocks."""
-        for _ in range(2):
+        """Two more blocks, the first one with all that there were before."""
+        for adopted in ([*self.heads], []):
             head = self.extend()
-            yield BlockUpdate(head, (), (head,), self.logs_of(head))
+            adopted.append(head)
+            logs = tuple(log for each in adopted for log in self.logs_of(each))
+            yield BlockUpdate(head, (), tuple(adopted), logs)
 
     def logs_of(self, head: Head) -> tuple[Log, ...]:
         return tuple(self._served(each) for each in self.logs if each.block_hash == head.hash)
@@ -200,8 +206,19 @@ class Chain:
     def _served(self, log: Log) -> Log:
         return replace(log, data=log.data[:-1]) if log.index in self.garbled else log
 
-    async def backfill(self, from_block: Block, to_block: Block) -> list[Log]:
-        return [self._served(each) for each in self.logs if from_block <= each.block_number <= to_block]
+    async def search(self, first: Block, last: Block) -> AsyncIterator[Range]:
+        """One range after the other."""
+        for low in range(first, last + 1, self.span):
+            high = min(low + self.span - 1, last)
+            self.searched.append((low, high))
+            self._may_fail("search")
+            logs = (self._served(each) for each in self.logs if low <= each.block_number <= high)
+            yield Range(high, await self.hash_at(high) or "", tuple(logs))
+
+    async def hash_at(self, number: Block) -> str | None:
+        if number < FIRST:
+            return f"0xold{number}"
+        return next((head.hash for head in self.heads if head.number == number), None)
 
     async def call(self, call: Call, at_hash: str) -> bytes:
         return (await self.call_many([call], at_hash))[0]
@@ -333,6 +350,8 @@ class Desk:
         self.plan = plan.Params()
         self.native_feed = "ETH/USD"
         self.from_block = 0
+        self.shelf: Shelf | None = None
+        self.published: Path | None = None
         self.chain = Chain()
         self.feed = Tape(self.chain)
         self.chain.extend()
@@ -354,6 +373,7 @@ class Desk:
             sender=sender,
             taker=KEEPER,
             params=Params(native_feed=self.native_feed, dry_run=self.dry_run, plan=self.plan),
+            shelf=self.shelf,
         )
         self.discovered = False
 
@@ -379,12 +399,12 @@ class Desk:
         await self.hear(orphaned, adopted)
 
     async def hear(self, orphaned: Sequence[Head] = (), adopted: Sequence[Head] = ()) -> None:
-        """Tell the pipeline of new blocks; after a start, of the newest one only, as the reader does."""
+        """Tell the pipeline of new blocks; after a start, of those that it asks for, as the reader does."""
         chain = self.chain
         if not self.discovered:
-            await self.pipeline.discover(self.from_block, chain.tip)
+            first = await self.pipeline.discover(self.from_block, chain.tip, published=self.published)
             self.discovered = True
-            orphaned, adopted = [], [chain.tip]
+            orphaned, adopted = [], [each for each in chain.heads if each.number >= first]
         logs = tuple(log for head in adopted for log in chain.logs_of(head))
         await self.pipeline.on_update(BlockUpdate(chain.tip, tuple(orphaned), tuple(adopted), logs))
 

@@ -534,6 +534,7 @@ async def test_an_account_under_care_that_was_never_read_waits_and_is_read(kept:
     await kept.head(BREACHED)
     await kept.head()
     kept.from_block = kept.chain.tip.number
+    kept.journal._db.execute("DELETE FROM accounts")
     kept.start()
     kept.chain.fast_age_s = 0
     await kept.head()
