@@ -107,11 +107,14 @@ class JournalFile(_Section):
 
 
 class Mirror(_Section):
-    """The book of accounts on disk: a start reads again only what has changed since it was written."""
+    """The book of accounts: where it lies on disk, so that a start reads little, and how it is checked."""
 
     snapshot: Path = Path("book.snapshot")
     snapshot_blocks: int = Field(default=300, gt=0)
     """Written so often, and at the end."""
+    check_blocks: int = Field(default=10, gt=0)
+    """So often ``check_rows`` accounts are read again and compared, in turn."""
+    check_rows: int = Field(default=200, gt=0, le=3200)
 
 
 class Spending(_Section):
@@ -259,6 +262,8 @@ class Config(BaseSettings):
             native_feed=self.economics.native_feed,
             block_time_s=self.chain.block_time_s,
             dry_run=dry_run,
+            check_blocks=self.mirror.check_blocks,
+            check_rows=self.mirror.check_rows,
             trigger=trigger.Params(),
             confirm=confirm.Params(
                 max_divergence_wad=int(self.confirmation.max_divergence * WAD),

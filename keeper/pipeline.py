@@ -8,6 +8,7 @@ work on that head only; what was not read stays dirty and is read at the next on
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -58,9 +59,11 @@ from keeper.ports import (
     Reader,
     Searched,
     Sender,
+    Vitals,
     read_through,
 )
 from keeper.state.archive import Stamp
+from keeper.state.audit import Audit
 from keeper.state.book import Book, Snapshot
 from keeper.state.marks import marks_of
 from keeper.state.page import PHASES
@@ -87,6 +90,10 @@ class Params:
     native_feed: FeedId
     block_time_s: int = 12
     dry_run: bool = False
+    check_blocks: Block = 10
+    """How often accounts are read again to check the mirror."""
+    check_rows: int = PAGE
+    """How many of them."""
     trigger: trigger.Params = field(default_factory=trigger.Params)
     confirm: confirm.Params = field(default_factory=confirm.Params)
     plan: plan.Params = field(default_factory=plan.Params)
@@ -189,6 +196,9 @@ class Pipeline:
         self._read_at: Head | None = None
         """The head that the book was read at; None while that is not one and the same for all rows."""
         self._saved_at: Block = 0
+        # By chance, so that short lives check the same accounts no more often than others.
+        self._audit = Audit(random.randrange(2**31))
+        self._checked_at: Block = 0
         self._unpriced: dict[FeedId, str] = {}
         self._simulations = asyncio.Semaphore(SIMULATIONS)
         self._started = False
@@ -213,6 +223,7 @@ class Pipeline:
         self._observe(head)
         steps = self._decide(head)
         await self._act(steps, head, update.heard_ns)
+        await self._check(head)
         self._done(head)
 
     def _done(self, head: Head) -> None:
@@ -240,6 +251,42 @@ class Pipeline:
         except OSError as error:
             log.warning("book.not_saved", path=str(self._shelf.path), why=error.strerror)
 
+    async def _check(self, head: Head) -> None:
+        """Every so many blocks read some accounts again, in turn, and hold them against the mirror.
+
+        What differs is journaled with both values and read once more. While the mirror is degraded, more are
+        checked, at every head. A check that fails is made up for at the next head; it holds nothing up.
+        """
+        degraded = self._audit.degraded is not None
+        if head.number < self._checked_at + self._params.check_blocks and not degraded:
+            return
+        sample = self._audit.sample(self._book, PAGE * GROUP if degraded else self._params.check_rows)
+        try:
+            found = [each for page in await self._pages(sample, head) for each in self._compare(page, head)]
+            self._fold_rows(await self._pages(found, head), head)
+        except ChainFault as fault:
+            log.warning("mirror.unchecked", block=head.number, why=str(fault))
+            return
+        self._checked_at = head.number
+        if degraded and self._audit.degraded is None:
+            log.info("mirror.healed", block=head.number, accounts=len(self._book))
+
+    def _compare(self, page: bytes, head: Head) -> list[AccountKey]:
+        """Journal what differs and make it dirty, so that nobody acts on it before it is read again."""
+        found = self._audit.compare(self._book, page)
+        with self._journal.together():
+            for each in found:
+                self._journal.note_difference(head, each.mirror, each.chain)
+        keys = [each.chain.key for each in found]
+        if keys:
+            log.error("mirror.differs", block=head.number, accounts=[f"0x{key.hex()}" for key in keys])
+            self._book.mark_dirty(keys, head.number)
+        return keys
+
+    async def _pages(self, accounts: Sequence[AccountKey], head: Head) -> list[bytes]:
+        pages = [accounts[first : first + PAGE] for first in range(0, len(accounts), PAGE)]
+        return await self._reader.call_many([self._market.rows_call(page) for page in pages], head.hash)
+
     # --- what is known from before ---
 
     async def discover(
@@ -258,6 +305,7 @@ class Pipeline:
         """
         done = self._journal.last_head()
         self._told = done or replace(head, hash="")
+        self._checked_at = head.number
         begin = await self._take_up_book(from_block, published)
         if done and self._journal.open_cases():
             begin = max(from_block, min(begin, done.number + 1))
@@ -323,6 +371,21 @@ class Pipeline:
     def accounts(self) -> int:
         """How many accounts are known, or waiting to be read for the first time."""
         return self._book.known
+
+    @property
+    def vitals(self) -> Vitals:
+        """How the keeper does, as plain values."""
+        return Vitals(
+            accounts=len(self._book),
+            dirty=len(self._book.dirty()),
+            done=self._journal.last_head() if self._started else None,
+            degraded=self._audit.degraded,
+            checked=self._audit.checked,
+            differences=self._audit.differences,
+            cases=len(self._cases),
+            logs_waiting=len(self._logs),
+            facts_waiting=len(self._facts),
+        )
 
     # --- what is known ---
 

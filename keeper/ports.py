@@ -286,6 +286,30 @@ class Journal(Protocol):
         """Return where the search stands; None where it has not begun."""
         ...
 
+    def note_difference(self, head: Head, mirror: Account, chain: Account) -> None:
+        """Keep both values of an account that the mirror had otherwise than the chain at a head."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """How a keeper does, for whoever watches it."""
+
+    accounts: int
+    dirty: int
+    """Accounts to be read at the next head."""
+    done: Head | None
+    """The head that was done last since the start, or before it."""
+    degraded: str | None
+    """Why the mirror is not believed whole; None while it is."""
+    checked: int
+    differences: int
+    """Accounts that were found otherwise on chain, of all that were checked."""
+    cases: int
+    logs_waiting: int
+    """Logs that could not be decoded yet, and facts that are not in the journal yet."""
+    facts_waiting: int
+
 
 class Progress(Protocol):
     """Whoever is told how far a long piece of work is."""

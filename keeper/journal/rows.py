@@ -60,6 +60,10 @@ ADDED = (
         only_row INTEGER PRIMARY KEY CHECK (only_row = 1), first INTEGER NOT NULL, last INTEGER NOT NULL,
         last_hash TEXT NOT NULL
     ) STRICT""",
+    """CREATE TABLE IF NOT EXISTS differences (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, account BLOB NOT NULL, block INTEGER NOT NULL,
+        block_hash TEXT NOT NULL, at_s INTEGER NOT NULL, mirror TEXT NOT NULL, chain TEXT NOT NULL
+    ) STRICT""",
 )
 """Tables that came later, and that an older keeper can do without."""
 

@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from keeper.domain import CaseEvent, EventKind, Head, Permit, Reason, Refuse, Step
+from keeper.domain import Account, CaseEvent, EventKind, Head, Permit, Reason, Refuse, Step
 from keeper.errors import ConfigError, InvariantBroken, KeeperError
 from keeper.journal import guard, rows
 from keeper.journal.guard import Limits
@@ -278,3 +279,13 @@ class SqliteJournal:
         """Return where the search stands; None where it has not begun."""
         found = self._rows("SELECT * FROM searched")
         return rows.to_searched(found[0]) if found else None
+
+    def note_difference(self, head: Head, mirror: Account, chain: Account) -> None:
+        """Keep both values of an account that the mirror had otherwise than the chain at a head."""
+        values = (chain.key, head.number, head.hash, head.timestamp_s)
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO differences (account, block, block_hash, at_s, mirror, chain)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (*values, rows.dumps(asdict(mirror)), rows.dumps(asdict(chain))),
+            )
