@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -15,7 +16,7 @@ import structlog
 import typer
 import uvloop
 
-from keeper import __version__, progress
+from keeper import __version__, metrics, progress
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader
 from keeper.chain.rpc import Unreachable
@@ -205,16 +206,31 @@ async def _run(path: Path, *, snapshot: Path | None, dry_run: bool) -> None:
                 params=config.pipeline_params(dry_run=dry_run),
                 shelf=config.shelf(dry_run=dry_run),
             )
-            with progress.shown() as blocks:
-                first = await pipeline.discover(
-                    config.deployment.from_block, parts.head, published=snapshot, progress=blocks
-                )
-            started = {"wallet": signer.address, "block": parts.head.number, "dry_run": dry_run}
-            log.info("keeper.started", accounts=pipeline.accounts, **started)
-            await _until_stopped(reader, pipeline, first)
-            pipeline.save()
+            read, block_time_s = partial(_reading, parts, pipeline), config.chain.block_time_s
+            async with metrics.served(config.health.port, read, block_time_s=block_time_s):
+                with progress.shown() as blocks:
+                    first = await pipeline.discover(
+                        config.deployment.from_block, parts.head, published=snapshot, progress=blocks
+                    )
+                started = {"wallet": signer.address, "block": parts.head.number, "dry_run": dry_run}
+                log.info("keeper.started", accounts=pipeline.accounts, **started)
+                await _until_stopped(reader, pipeline, first)
+                pipeline.save()
         finally:
             journal.close()
+
+
+def _reading(parts: Parts, pipeline: Pipeline) -> metrics.Reading:
+    reader = parts.reader
+    return metrics.Reading(
+        vitals=pipeline.vitals,
+        endpoints=parts.rpc.health(),
+        listening=reader.listening,
+        fault=reader.fault,
+        clock_off_s=reader.clock.off_s,
+        logs_left_out=reader.discrepancies,
+        logs_heard=reader.logs_heard,
+    )
 
 
 async def _report(path: Path) -> None:

@@ -117,6 +117,12 @@ class Mirror(_Section):
     check_rows: int = Field(default=200, gt=0, le=3200)
 
 
+class Health(_Section):
+    """Where /metrics and /healthz of ``keeper run`` are served: on 127.0.0.1, and nowhere without a port."""
+
+    port: int | None = Field(default=None, ge=0, lt=65_536)
+
+
 class Spending(_Section):
     """The limits that every Permit is checked against."""
 
@@ -183,6 +189,7 @@ class Config(BaseSettings):
     wallet: Wallet = Wallet()
     journal: JournalFile = JournalFile()
     mirror: Mirror = Mirror()
+    health: Health = Health()
     limits: Spending = Spending()
     economics: Economics = Economics()
     confirmation: Confirmation = Confirmation()

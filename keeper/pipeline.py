@@ -67,7 +67,7 @@ from keeper.state.audit import Audit
 from keeper.state.book import Book, Snapshot
 from keeper.state.marks import marks_of
 from keeper.state.page import PHASES
-from keeper.units import WAD, AccountKey, Block, FeedId, Wad
+from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad
 
 log = structlog.get_logger()
 
@@ -195,6 +195,7 @@ class Pipeline:
         self._searched: Searched | None = None
         self._read_at: Head | None = None
         """The head that the book was read at; None while that is not one and the same for all rows."""
+        self._mirror_at_s: UnixS | None = None
         self._saved_at: Block = 0
         # By chance, so that short lives check the same accounts no more often than others.
         self._audit = Audit(random.randrange(2**31))
@@ -379,6 +380,7 @@ class Pipeline:
             accounts=len(self._book),
             dirty=len(self._book.dirty()),
             done=self._journal.last_head() if self._started else None,
+            mirror_at_s=self._mirror_at_s,
             degraded=self._audit.degraded,
             checked=self._audit.checked,
             differences=self._audit.differences,
@@ -449,7 +451,7 @@ class Pipeline:
             calls = [self._market.rows_call(page) for page in pages[first : first + GROUP]]
             self._fold_rows(await self._reader.call_many(calls, head.hash), head)
             log.info("book.reading", accounts=min((first + GROUP) * PAGE, len(dirty)), of=len(dirty))
-        self._read_at = head
+        self._read_at, self._mirror_at_s = head, head.timestamp_s
 
     def _fold_rows(self, rows: Iterable[bytes], head: Head) -> None:
         for page in rows:

@@ -299,7 +299,9 @@ class Vitals:
     dirty: int
     """Accounts to be read at the next head."""
     done: Head | None
-    """The head that was done last since the start, or before it."""
+    """The head that was done last; None until the first one has begun."""
+    mirror_at_s: UnixS | None
+    """The time of the head at which the rows were last read, all that were dirty."""
     degraded: str | None
     """Why the mirror is not believed whole; None while it is."""
     checked: int

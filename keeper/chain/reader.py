@@ -96,6 +96,11 @@ class ChainReader:
         """Tell whether the websocket is up; without it, heads are polled for."""
         return self._stream.connected
 
+    @property
+    def logs_heard(self) -> int:
+        """How many announced logs wait for their cross-check."""
+        return sum(map(len, self._stream.heard.values()))
+
     # --- start and end ---
 
     async def verify(self, chain_id: int, contracts: Mapping[str, str]) -> None:

@@ -1,0 +1,220 @@
+"""How the keeper does, for whoever watches it: ``/metrics`` for Prometheus, ``/healthz`` for everybody else.
+
+Served on the loopback address only, and read at the moment of the request: nothing is counted twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import structlog
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+
+from keeper.errors import ConfigError
+from keeper.ports import Vitals
+from keeper.units import Block, UnixS
+
+log = structlog.get_logger()
+
+LOOPBACK = "127.0.0.1"
+LATE_BLOCKS = 5
+"""A keeper whose last head is older than so many block times is down."""
+
+
+class Endpoint(Protocol):
+    """What is told of one endpoint (``chain.health.Health``)."""
+
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def head(self) -> Block | None: ...
+    @property
+    def lag(self) -> Block | None: ...
+    @property
+    def latency_ms(self) -> float | None: ...
+    @property
+    def error_rate(self) -> float: ...
+    @property
+    def why(self) -> str | None: ...
+    @property
+    def calls(self) -> int: ...
+    @property
+    def budget_used(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Everything that is told, as of one moment."""
+
+    vitals: Vitals
+    endpoints: Sequence[Endpoint]
+    listening: bool
+    """Whether the websocket is up."""
+    fault: str | None
+    """Why the newest head could not be read."""
+    clock_off_s: float
+    logs_left_out: int
+    logs_heard: int
+    """Announced logs that wait for their cross-check."""
+
+
+class Status(StrEnum):
+    """What a keeper is good for."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    """It works, on a mirror that was found to differ from the chain."""
+    DOWN = "down"
+    """It does not follow the chain."""
+
+
+def judge(reading: Reading, now_s: float, block_time_s: float) -> tuple[Status, list[str]]:
+    """Return how a keeper does, and all that speaks against it; pure."""
+    down = []
+    done = reading.vitals.done
+    age_s = _age_s(done.timestamp_s if done else None, now_s)
+    if age_s is None:
+        down.append("no head is done yet")
+    elif age_s > LATE_BLOCKS * block_time_s:
+        down.append(f"the last head is {age_s:.0f} s old")
+    if reading.fault is not None:
+        down.append(f"the newest head cannot be read: {reading.fault}")
+    if reading.endpoints and all(each.why is not None for each in reading.endpoints):
+        down.append("no endpoint is in service")
+    degraded = reading.vitals.degraded
+    if down:
+        return Status.DOWN, [*down, *([degraded] if degraded else [])]
+    return (Status.DEGRADED, [degraded]) if degraded else (Status.HEALTHY, [])
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges(Collector):
+    """Tells Prometheus what a reading holds."""
+
+    read: Callable[[], Reading]
+    clock: Callable[[], float] = time.time
+
+    def collect(self) -> Iterator[Metric]:
+        """Take a reading, and yield it in Prometheus' words."""
+        reading, now_s = self.read(), self.clock()
+        vitals = reading.vitals
+        done = vitals.done
+        yield from _gauges(
+            {
+                "head_block": ("Number of the head that was done last.", done and done.number),
+                "head_age_seconds": ("Its age.", _age_s(done and done.timestamp_s, now_s)),
+                "mirror_age_seconds": ("Age of the rows.", _age_s(vitals.mirror_at_s, now_s)),
+                "accounts": ("Accounts in the mirror.", vitals.accounts),
+                "rows_dirty": ("Accounts to be read at the next head.", vitals.dirty),
+                "degraded": ("1 while the mirror is in doubt.", int(vitals.degraded is not None)),
+                "cases_open": ("Accounts under care.", vitals.cases),
+                "websocket_up": ("1 while heads and logs are announced.", int(reading.listening)),
+                "clock_off_seconds": ("By how much the local clock is off.", reading.clock_off_s),
+            }
+        )
+        yield from _counters(
+            {
+                "accounts_checked": ("Accounts held against the chain.", vitals.checked),
+                "mismatches": ("Accounts that the chain had otherwise.", vitals.differences),
+                "logs_left_out": ("Logs announced that no read had delivered.", reading.logs_left_out),
+            }
+        )
+        depths = {
+            "logs": vitals.logs_waiting,
+            "facts": vitals.facts_waiting,
+            "announced": reading.logs_heard,
+        }
+        yield _by("queue_depth", "What waits.", "queue", depths)
+        yield from self._of_endpoints(reading.endpoints)
+
+    @staticmethod
+    def _of_endpoints(endpoints: Sequence[Endpoint]) -> Iterator[Metric]:
+        def by(name: str, text: str, of: Callable[[Endpoint], float | None]) -> Metric:
+            return _by(name, text, "endpoint", {each.endpoint: of(each) for each in endpoints})
+
+        yield by("rpc_head_block", "The endpoint's head.", lambda each: each.head)
+        yield by("rpc_lag_blocks", "Blocks behind the best.", lambda each: each.lag)
+        yield by(
+            "rpc_latency_seconds",
+            "Mean time to an answer.",
+            lambda each: None if each.latency_ms is None else each.latency_ms / 1e3,
+        )
+        yield by("rpc_error_rate", "Running share of faults.", lambda each: each.error_rate)
+        yield by("rpc_in_service", "0 while set aside.", lambda each: int(each.why is None))
+        yield by("rpc_budget_used", "Share of the last second's budget.", lambda each: each.budget_used)
+        calls = CounterMetricFamily("keeper_rpc_calls", "Calls since the start.", labels=["endpoint"])
+        for each in endpoints:
+            calls.add_metric([each.endpoint], each.calls)
+        yield calls
+
+
+@asynccontextmanager
+async def served(
+    port: int | None, read: Callable[[], Reading], *, block_time_s: float
+) -> AsyncIterator[int | None]:
+    """Serve both pages while the block lasts; port 0 takes a free one, None serves nothing."""
+    if port is None:
+        yield None
+        return
+    registry = CollectorRegistry()
+    registry.register(Gauges(read))
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
+        )
+
+    async def healthz(_: web.Request) -> web.Response:
+        reading = read()
+        status, why = judge(reading, time.time(), block_time_s)
+        done = reading.vitals.done
+        said = {"status": status, "why": why, "block": done.number if done else None}
+        return web.json_response(said, status=503 if status is Status.DOWN else 200)
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, LOOPBACK, port).start()
+        except OSError as error:
+            raise ConfigError(f"health.port {port} cannot be listened on: {error.strerror}") from error
+        bound: int = runner.addresses[0][1]
+        log.info("health.served", address=f"http://{LOOPBACK}:{bound}", pages=["/metrics", "/healthz"])
+        yield bound
+    finally:
+        await runner.cleanup()
+
+
+def _age_s(timestamp_s: UnixS | None, now_s: float) -> float | None:
+    return None if timestamp_s is None else now_s - timestamp_s
+
+
+def _gauges(values: dict[str, tuple[str, float | None]]) -> Iterator[Metric]:
+    """Yield what is known; a gauge without a value is left out, not zero."""
+    for name, (text, value) in values.items():
+        if value is not None:
+            yield GaugeMetricFamily(f"keeper_{name}", text, value=value)
+
+
+def _counters(values: dict[str, tuple[str, float]]) -> Iterator[Metric]:
+    for name, (text, value) in values.items():
+        yield CounterMetricFamily(f"keeper_{name}", text, value=value)
+
+
+def _by(name: str, text: str, label: str, values: dict[str, float | None] | dict[str, int]) -> Metric:
+    family = GaugeMetricFamily(f"keeper_{name}", text, labels=[label])
+    for each, value in values.items():
+        if value is not None:
+            family.add_metric([each], value)
+    return family

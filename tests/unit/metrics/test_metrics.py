@@ -1,0 +1,115 @@
+"""What is told of a keeper, and what it is good for."""
+
+import time
+from dataclasses import replace
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from keeper.chain.health import Health
+from keeper.domain import Head
+from keeper.errors import ConfigError
+from keeper.metrics import Reading, Status, judge, served
+from keeper.ports import Vitals
+
+NOW_S = int(time.time())
+HEAD = Head(123, "0xab", "0xaa", NOW_S - 5, 7)
+VITALS = Vitals(
+    accounts=1_000,
+    dirty=3,
+    done=HEAD,
+    mirror_at_s=HEAD.timestamp_s,
+    degraded=None,
+    checked=400,
+    differences=0,
+    cases=2,
+    logs_waiting=0,
+    facts_waiting=1,
+)
+FAST = Health("http://fast", 123, 0, 12.5, 0.0, None, None, 77, 0.5)
+SLOW = Health("http://slow", None, None, None, 1.0, 0.0, "no answer", 3, 0.0)
+READING = Reading(VITALS, [FAST, SLOW], True, None, 0.0, 0, 9)
+
+
+@pytest.mark.parametrize(
+    ("reading", "status", "why"),
+    [
+        (READING, Status.HEALTHY, ""),
+        (replace(READING, vitals=replace(VITALS, degraded="1 accounts differed")), Status.DEGRADED, "1 acc"),
+        (replace(READING, vitals=replace(VITALS, done=None)), Status.DOWN, "no head is done yet"),
+        (
+            replace(READING, vitals=replace(VITALS, done=replace(HEAD, timestamp_s=NOW_S - 61))),
+            "down",
+            "61 s",
+        ),
+        (replace(READING, fault="null"), Status.DOWN, "cannot be read: null"),
+        (replace(READING, endpoints=[SLOW]), Status.DOWN, "no endpoint"),
+    ],
+)
+def test_a_keeper_is_healthy_degraded_or_down_and_says_why(
+    reading: Reading, status: Status, why: str
+) -> None:
+    found, reasons = judge(reading, NOW_S, 12)
+    assert found is Status(status)
+    assert why in "; ".join(reasons)
+    assert bool(reasons) == (found is not Status.HEALTHY)
+
+
+async def told(reading: Reading) -> tuple[dict[tuple[str, str], float], int, dict[str, object]]:
+    """Return every sample by name and label, and what /healthz answers."""
+    async with (
+        served(0, lambda: reading, block_time_s=12) as port,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+    ):
+        async with session.get("/metrics") as answer:
+            families = list(text_string_to_metric_families(await answer.text()))
+        async with session.get("/healthz") as answer:
+            status, said = answer.status, await answer.json()
+    samples = {
+        (sample.name, next(iter(sample.labels.values()), "")): sample.value
+        for family in families
+        for sample in family.samples
+    }
+    return samples, status, said
+
+
+async def test_everything_is_told_under_its_name() -> None:
+    samples, status, said = await told(READING)
+    assert samples["keeper_head_block", ""] == 123
+    assert 5 <= samples["keeper_head_age_seconds", ""] < 60
+    assert 5 <= samples["keeper_mirror_age_seconds", ""] < 60
+    assert samples["keeper_rows_dirty", ""] == 3
+    assert samples["keeper_mismatches_total", ""] == 0
+    assert samples["keeper_queue_depth", "announced"] == 9
+    assert samples["keeper_rpc_lag_blocks", "http://fast"] == 0
+    assert samples["keeper_rpc_latency_seconds", "http://fast"] == 0.0125
+    assert samples["keeper_rpc_calls_total", "http://slow"] == 3
+    assert samples["keeper_rpc_budget_used", "http://fast"] == 0.5
+    assert samples["keeper_rpc_in_service", "http://slow"] == 0
+    assert (status, said) == (200, {"status": "healthy", "why": [], "block": 123})
+
+
+async def test_what_is_not_known_is_left_out_and_not_zero() -> None:
+    samples, status, said = await told(replace(READING, vitals=replace(VITALS, done=None, mirror_at_s=None)))
+    assert not {"keeper_head_age_seconds", "keeper_mirror_age_seconds"} & {name for name, _ in samples}
+    assert ("keeper_rpc_lag_blocks", "http://slow") not in samples
+    assert (status, said["status"]) == (503, "down")
+
+
+async def test_a_degraded_keeper_is_no_reason_for_a_restart() -> None:
+    samples, status, said = await told(replace(READING, vitals=replace(VITALS, degraded="2 differed")))
+    assert (status, said["status"]) == (200, "degraded")
+    assert samples["keeper_degraded", ""] == 1
+
+
+async def test_a_port_that_is_taken_is_a_configuration_error() -> None:
+    async with served(0, lambda: READING, block_time_s=12) as port:
+        with pytest.raises(ConfigError, match=f"health.port {port}"):
+            async with served(port, lambda: READING, block_time_s=12):
+                pass
+
+
+async def test_without_a_port_nothing_is_served() -> None:
+    async with served(None, lambda: READING, block_time_s=12) as port:
+        assert port is None
