@@ -15,8 +15,9 @@ from typing import Annotated, Protocol
 import structlog
 import typer
 import uvloop
+from rich.console import Console
 
-from keeper import __version__, metrics, progress
+from keeper import __version__, doctor, metrics, progress
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader
 from keeper.chain.rpc import Unreachable
@@ -94,6 +95,14 @@ def report_options(config: ConfigOption) -> None:
     """
     _log_to_stdout()
     uvloop.run(_until_told(_report_options(config)))
+
+
+@app.command("doctor")
+def see_doctor(config: ConfigOption) -> None:
+    """Look at all that a keeper needs, and say how to mend what is amiss; ends with 1 where it cannot run."""
+    findings = uvloop.run(doctor.examine(load(config)))
+    Console().print(doctor.table_of(findings))
+    raise typer.Exit(int(any(each.mark is doctor.Mark.BAD for each in findings)))
 
 
 @app.command()

@@ -110,8 +110,8 @@ class Gauges(Collector):
         done = vitals.done
         yield from _gauges(
             {
-                "head_block": ("Number of the head that was done last.", done and done.number),
-                "head_age_seconds": ("Its age.", _age_s(done and done.timestamp_s, now_s)),
+                "head_block": ("Number of the head that was done last.", done.number if done else None),
+                "head_age_seconds": ("Its age.", _age_s(done.timestamp_s if done else None, now_s)),
                 "mirror_age_seconds": ("Age of the rows.", _age_s(vitals.mirror_at_s, now_s)),
                 "accounts": ("Accounts in the mirror.", vitals.accounts),
                 "rows_dirty": ("Accounts to be read at the next head.", vitals.dirty),

@@ -570,6 +570,44 @@ def test_the_demos_verdict_is_the_status_of_the_process(monkeypatch: pytest.Monk
     assert ended.value.code == code
 
 
+# --- the doctor ----------------------------------------------------------------------------------
+
+
+def doctor(site: Site, secrets: Mapping[str, str] = SECRETS) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "keeper", "doctor", "--config", "keeper.toml"],
+        cwd=site.folder, env=environment(secrets) | {"COLUMNS": "300"}, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    no_key_in(site.folder, done.stdout, *secrets.values())
+    return done.returncode, done.stdout
+
+
+def test_the_doctor_finds_what_a_keeper_needs_and_what_it_lacks(site: Site) -> None:
+    site.breach()
+    site.configure()
+    code, said = doctor(site)
+    marks = {
+        cells[0]: cells[1]
+        for line in said.splitlines()
+        for cells in [[cell.strip() for cell in line.strip("│┃").split("│")]]
+        if len(cells) == 4 and cells[0]
+    }
+    assert (code, {what for what, mark in marks.items() if mark == "bad"}) == (0, set()), said
+    contracts = {"MarginReader", "Clearing", "Liquidator", "Slopes", "Vault", "FastOracle"}
+    assert {marks[each] for each in {"key", "disk", "journal", "gas", *contracts}} == {"ok"}
+    assert "oracle BTC/USD" in marks
+
+
+def test_the_doctor_says_how_to_mend_what_is_amiss(site: Site) -> None:
+    site.configure(reader='"0x' + "11" * 20 + '"', chain_id="5")
+    code, said = doctor(site, {})
+    assert code == 1
+    assert "set KEEPER_PRIVATE_KEY, or wallet.keystore with wallet.passphrase_file" in said
+    assert "correct chain.chain_id, or the URL" in said
+
+
 # --- prices that are none ------------------------------------------------------------------------
 
 

@@ -108,6 +108,7 @@ def test_every_setting_is_documented_with_its_default(path: Path) -> None:
     }
     optional = {
         "chain": {"requests_s"},
+        "health": {"port"},
         "wallet": {"keystore", "passphrase_file"},
         "steward": {"half_life_s"},
     }

@@ -1,0 +1,154 @@
+"""What the doctor finds: each fault by its own name, with what mends it, and no key in any of it."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from keeper import doctor
+from keeper.config import Config, load
+from keeper.doctor import Finding, Mark, examine, look_at_clock, look_at_code, look_at_disk, look_at_oracles
+from keeper.domain import Head, OracleView
+from keeper.journal.store import SqliteJournal
+from keeper.protocols.hybrid.abi import CONTRACTS, artifact
+from keeper.units import WAD
+from tests.stub_node import StubNode, Tree
+from tests.unit.protocols.hybrid.books import NOW_S, feed_view
+
+KEY = "0x" + "4c" * 32
+READER = "0x" + "11" * 20
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("KEEPER_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("KEEPER_PRIVATE_KEY", KEY)
+
+
+def config_of(folder: Path, http: str, ws: str, chain_id: int = 31337) -> Config:
+    (folder / "prices.csv").write_text("timestamp_s,feed,price\n")
+    path = folder / "keeper.toml"
+    path.write_text(
+        f'[chain]\nhttp = "{http}"\nws = "{ws}"\nchain_id = {chain_id}\n'
+        f'[deployment]\nreader = "{READER}"\n[feed]\npath = "prices.csv"\n'
+    )
+    return load(path)
+
+
+def by_name(findings: list[Finding]) -> Mapping[str, Finding]:
+    for each in findings:
+        assert bool(each.mend) == (each.mark is not Mark.OK), each
+        assert KEY[2:] not in f"{each}"
+    return {each.what: each for each in findings}
+
+
+# --- the nodes -----------------------------------------------------------------------------------
+
+
+async def test_a_node_without_the_deployment_is_told_apart_from_no_node(tmp_path: Path) -> None:
+    tree = Tree(genesis_s=int(time.time()) - 5)
+    async with StubNode(tree) as node:
+        found = by_name(await examine(config_of(tmp_path, node.http_url, node.ws_url)))
+        address = f"127.0.0.1:{node.port}"
+    assert found[f"node http://{address}"].mark is Mark.OK
+    assert found[f"websocket ws://{address}"].mark is Mark.OK
+    assert found["clock"].mark is Mark.OK
+    assert found["deployment"].mark is Mark.BAD
+    assert "deployment.reader" in found["deployment"].mend
+    found = by_name(await examine(config_of(tmp_path, node.http_url, node.ws_url)))
+    assert found[f"node http://{address}"].mark is Mark.BAD
+    assert "chain.http" in found[f"node http://{address}"].mend
+    assert found["chain"].mark is Mark.BAD
+
+
+async def test_a_node_of_another_chain_is_bad(tmp_path: Path) -> None:
+    async with StubNode(Tree(), chain_id=5) as node:
+        found = by_name(await examine(config_of(tmp_path, node.http_url, node.ws_url)))
+        address = f"127.0.0.1:{node.port}"
+    for what in (f"node http://{address}", f"websocket ws://{address}"):
+        assert found[what].mark is Mark.BAD
+        assert "chain.chain_id" in found[what].mend
+
+
+# --- key, journal, disk --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["", "0x1234", KEY + "00"])
+async def test_a_bad_key_is_told_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("KEEPER_PRIVATE_KEY", key)
+    config = config_of(tmp_path, "http://127.0.0.1:1", "ws://127.0.0.1:1")
+    found = by_name(list(doctor.Doctor(config)._key()))
+    assert found["key"].mark is Mark.BAD
+    assert not key or key[2:] not in found["key"].found
+
+
+def test_the_journal_of_another_keeper_is_told(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "http://127.0.0.1:1", "ws://127.0.0.1:1")
+    looked = doctor.Doctor(config)
+    assert by_name(list(looked._journal()))["journal"].mark is Mark.OK
+    identity = {"chain_id": "31337", "deployment": READER, "wallet": "0x" + "22" * 20}
+    SqliteJournal(config.journal.path, identity=identity).close()
+    assert by_name(list(looked._journal()))["journal"].found.endswith("is whole")
+    list(looked._key())
+    assert "another wallet" in by_name(list(looked._journal()))["journal"].found
+    config.journal.path.write_bytes(b"no database, " * 100)
+    assert by_name(list(looked._journal()))["journal"].mark is Mark.BAD
+
+
+def test_a_folder_that_is_not_there_or_full_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert by_name(list(look_at_disk(tmp_path / "nowhere")))["disk"].mark is Mark.BAD
+    assert by_name(list(look_at_disk(tmp_path)))["disk"].mark is not Mark.BAD
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
+    assert by_name(list(look_at_disk(tmp_path)))["disk"].mark is Mark.WARN
+
+
+# --- clock, code, oracles ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("age_s", "mark"), [(0, Mark.OK), (38, Mark.OK), (-2, Mark.OK), (-3, Mark.BAD), (39, Mark.WARN)]
+)
+def test_the_clock_is_held_against_the_head(age_s: int, mark: Mark) -> None:
+    head = Head(7, "0xab", "0xaa", NOW_S, 7)
+    assert by_name([look_at_clock(head, NOW_S + age_s, 12)])["clock"].mark is mark
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_code_is_known_by_the_functions_that_it_dispatches(name: str) -> None:
+    published = str(artifact(name)["deployedBytecode"]).removeprefix("0x")
+    code = bytes.fromhex(published.replace("_", "0").replace("$", "0"))
+    assert by_name([look_at_code(name, READER, code)])[name].mark is Mark.OK
+    others = [each for each in CONTRACTS if each != name]
+    assert all(look_at_code(each, READER, code).mark is Mark.BAD for each in others)
+    assert "no code" in look_at_code(name, READER, b"").found
+
+
+def test_an_oracle_that_does_not_count_is_told_with_its_age() -> None:
+    fresh = replace(
+        feed_view("BTC/USD", 200 * WAD, 200 * WAD), fast_observed_at_s=NOW_S, slow_updated_at_s=NOW_S - 9
+    )
+    stale = replace(fresh, fast_observed_at_s=NOW_S - 1_000)
+    frozen = replace(fresh, slow_ok=False)
+    found = [
+        by_name(list(look_at_oracles(OracleView({"BTC/USD": view}), ("BTC/USD",), NOW_S)))["oracle BTC/USD"]
+        for view in (fresh, stale, frozen)
+    ]
+    assert [each.mark for each in found] == [Mark.OK, Mark.WARN, Mark.WARN]
+    assert "1000 s old" in found[1].found
+    assert "report-prices" in found[1].mend
+    assert "slow feed" in found[2].mend
+
+
+def test_brackets_in_a_finding_are_shown() -> None:
+    console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    console.print(doctor.table_of([Finding("x", Mark.BAD, "found [feed]", "see to [feed]")]))
+    console.file.close()
+    assert "see to [feed]" in console.export_text()
