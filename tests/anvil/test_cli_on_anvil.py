@@ -14,9 +14,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -606,6 +607,40 @@ def test_the_doctor_says_how_to_mend_what_is_amiss(site: Site) -> None:
     assert code == 1
     assert "set KEEPER_PRIVATE_KEY, or wallet.keystore with wallet.passphrase_file" in said
     assert "correct chain.chain_id, or the URL" in said
+
+
+# --- what is told, and what is kept --------------------------------------------------------------
+
+
+def page(keeper: Daemon, name: str) -> tuple[int, str]:
+    keeper.until(lambda: keeper.heard("health.served"))
+    (address,) = (line["address"] for line in keeper.lines if line["event"] == "health.served")
+    with closing(HTTPConnection(address.removeprefix("http://"), timeout=5)) as connection:
+        connection.request("GET", f"/{name}")
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def test_a_new_keeper_starts_from_a_published_book_and_tells_how_it_does(site: Site) -> None:
+    site.breach()
+    site.configure()
+    with (site.folder / "keeper.toml").open("a") as file:
+        file.write("[health]\nport = 0\n")
+    with running(site.folder, "run") as keeper:
+        keeper.until(lambda: keeper.done_with(site.node.block_number()))
+        assert "keeper_accounts 3.0" in page(keeper, "metrics")[1].splitlines()
+        code, said = page(keeper, "healthz")
+        # Anvil's clock stands in the past.
+        assert (code, json.loads(said)["status"]) == (503, "down")
+        assert "s old" in json.loads(said)["why"][0]
+        keeper.end()
+    (site.folder / "book.snapshot").rename(site.folder / "published")
+    (site.folder / "journal.sqlite").unlink()
+    with running(site.folder, "run", "--snapshot", "published") as keeper:
+        keeper.until(lambda: keeper.done_with(site.node.block_number()))
+        assert keeper.heard("book.loaded", accounts=3, on_this_chain=True)
+        assert page(keeper, "nothing")[0] == 404
+        keeper.end()
 
 
 # --- prices that are none ------------------------------------------------------------------------
