@@ -344,7 +344,7 @@ class Pipeline:
         elif searched:
             log.warning("search.begins_anew", first=searched.first, last=searched.last)
         begin = self._searched.last + 1 if self._searched else from_block
-        known = self._journal.found()
+        held: list[AccountKey] = []
         loaded = self._shelf.load(published) if self._shelf else None
         if loaded:
             self._book, stamp = loaded
@@ -359,7 +359,7 @@ class Pipeline:
                 begin = max(from_block, stamp.block + 1)
             else:
                 begin = min(begin, stamp.block + 1)
-        self._book.mark_dirty([each for each in known if each not in self._book], from_block)
+        self._book.mark_dirty(set(self._journal.found()).difference(held), from_block)
         return begin
 
     async def _stands(self, searched: Searched, from_block: Block) -> bool:
