@@ -24,7 +24,7 @@ from typing import Any
 import structlog
 from eth_utils.crypto import keccak
 
-from keeper.chain.pool import Pool
+from keeper.chain.pool import INTERNAL, Pool
 from keeper.chain.rpc import RpcError
 from keeper.chain.wire import MALFORMED, data, log_of, lower_hex, quantity
 from keeper.domain import Log
@@ -102,12 +102,12 @@ class Search:
             end = min(first + span.blocks - 1, last)
             try:
                 found = await self._range(first, end)
-            except RpcError as refusal:
-                if first == end or not _is_too_much(refusal):
-                    raise
-                span.refused(end - first + 1)
-                continue
             except ChainFault as fault:
+                if first < end and _is_too_much(fault):
+                    span.refused(end - first + 1)
+                    continue
+                if isinstance(fault, RpcError) and fault.code != INTERNAL:
+                    raise
                 failures += 1
                 pause_s = min(0.05 * 2 ** min(failures, 10), self._longest_pause_s)
                 log.warning("chain.search_failed", block=first, why=str(fault), pause_s=pause_s)
@@ -178,5 +178,7 @@ def _header_of(raw: Mapping[str, Any] | None) -> Header:
         raise ChainFault(f"a block header cannot be read: {error!r}") from error
 
 
-def _is_too_much(refusal: RpcError) -> bool:
-    return refusal.code == LIMIT_EXCEEDED or TOO_MUCH.search(refusal.message) is not None
+def _is_too_much(fault: ChainFault) -> bool:
+    if not isinstance(fault, RpcError):
+        return False
+    return fault.code == LIMIT_EXCEEDED or TOO_MUCH.search(fault.message) is not None

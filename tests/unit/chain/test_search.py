@@ -60,7 +60,9 @@ async def test_a_single_block_that_is_refused_is_raised() -> None:
 
 async def test_silence_does_not_make_ranges_narrower() -> None:
     async with StubNode(tree_of(40, 9, 30)) as node, Pool([node.http_url], POOL) as pool:
-        node.fails(*[Fault.TRUNCATED, Fault.DROPPED, Fault.BAD_GATEWAY] * 4, method="eth_getLogs")
+        node.fails(
+            *[Fault.TRUNCATED, Fault.DROPPED, Fault.BAD_GATEWAY, Fault.INTERNAL] * 4, method="eth_getLogs"
+        )
         with capture_logs() as said:
             ranges = await found(pool, 1, 40)
     assert numbers(ranges) == [9, 30]
