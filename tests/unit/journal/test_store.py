@@ -13,7 +13,7 @@ from keeper.journal import store
 from keeper.journal.reader import JournalReader
 from keeper.journal.store import SqliteJournal
 from keeper.lifecycle import Status
-from keeper.ports import Journal, Outbox, Outcome, StepState
+from keeper.ports import Journal, Outbox, Outcome, Searched, StepState
 
 INCLUDED = Outcome(EventKind.INCLUDED, 103, "0xb103", 1_000_000 * 2 * 10**9)
 REVERTED = Outcome(EventKind.REVERTED, 103, "0xb103", 500_000 * 2 * 10**9)
@@ -339,3 +339,26 @@ def test_ten_threads_may_share_one_journal(
     with ThreadPoolExecutor(10) as pool:
         permits = [permit for permit in pool.map(reserve, range(1, 11)) if isinstance(permit, Permit)]
     assert sorted(permit.nonce for permit in permits) == list(range(10))
+
+
+# --- accounts -------------------------------------------------------------------------------------
+
+
+def test_what_was_found_and_searched_comes_back(open_journal: Callable[..., SqliteJournal]) -> None:
+    journal = open_journal()
+    assert (journal.found(), journal.searched()) == ([], None)
+    journal.note_found([b"\x01" * 32, b"\x02" * 32], None)
+    journal.note_found([b"\x02" * 32], Searched(5, 90, "0xab"))
+    journal.note_found([], Searched(5, 120, "0xcd"))
+    again = open_journal()
+    assert sorted(again.found()) == [b"\x01" * 32, b"\x02" * 32]
+    assert again.searched() == Searched(5, 120, "0xcd")
+
+
+def test_a_journal_from_before_there_were_accounts_in_it_goes_on(
+    open_journal: Callable[..., SqliteJournal],
+) -> None:
+    journal = open_journal()
+    for table in ("accounts", "searched", "differences"):
+        journal._db.execute(f"DROP TABLE {table}")
+    assert open_journal().found() == []
