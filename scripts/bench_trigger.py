@@ -1,8 +1,7 @@
-"""Time the trigger on books of 100,000 accounts.
+"""Time the trigger on books of 100,000 accounts: ``scripts/bench trigger [--json FILE]``.
 
-``OPENBLAS_NUM_THREADS=1 python scripts/bench_trigger.py [--json FILE]``: random books from a fixed seed, and
-processor time, so that what else runs on the machine counts for little. ``docs/benchmarks.md`` keeps the
-figures.
+Random books from a fixed seed, and processor time, so that what else runs on the machine counts for little.
+``docs/benchmarks.md`` keeps the figures.
 """
 
 from __future__ import annotations
