@@ -23,7 +23,7 @@ from keeper.chain.pool import Pool
 from keeper.chain.rpc import RpcError
 from keeper.chain.search import Search
 from keeper.chain.stream import Stream
-from keeper.chain.wire import data, head_of, log_of, lower_hex
+from keeper.chain.wire import head_of, log_of, lower_hex
 from keeper.domain import Call, ChainTime, Head, Log, Reason, Refuse
 from keeper.errors import ChainFault, ConfigError, InvariantBroken
 from keeper.ports import BlockUpdate, Range
@@ -279,14 +279,15 @@ class ChainReader:
 
     async def call(self, call: Call, at_hash: str) -> bytes:
         """Run ``eth_call`` pinned to a block hash (EIP-1898)."""
-        return data(await self._rpc.request(*_pinned(call, at_hash)))
+        answer: bytes = await self._rpc.request(*_pinned(call, at_hash))
+        return answer
 
     async def call_many(self, calls: Sequence[Call], at_hash: str) -> list[bytes]:
         """Run several ``eth_call``, all pinned to one block hash, in as few JSON-RPC batches as fit."""
         size = self._params.calls_per_batch
         pinned = [_pinned(call, at_hash) for call in calls]
         batches = [await self._rpc.batch(pinned[at : at + size]) for at in range(0, len(pinned), size)]
-        return [data(result) for results in batches for result in results]
+        return [result for results in batches for result in results]
 
     async def simulate(self, sender: str, call: Call, at: ChainTime, gas_limit: int) -> bytes | Refuse:
         """Run a transaction on the newest state as if it were in block ``at``.
@@ -310,13 +311,14 @@ class ChainReader:
 
     async def _run(self, params: list[Any]) -> bytes | Refuse:
         try:
-            return data(await self._rpc.request("eth_call", params))
+            answer: bytes = await self._rpc.request("eth_call", params)
         except RpcError as error:
             if not _ended_execution(error):
                 raise
             revert_data = HEX.search(str(error.data))
             evidence = revert_data[0] if revert_data else error.message or "no data, no message"
             return Refuse(Reason("simulation.reverted", evidence, "must not revert"))
+        return answer
 
 
 def _pinned(call: Call, at_hash: str) -> tuple[str, list[Any]]:

@@ -18,7 +18,7 @@ import aiohttp
 import orjson
 
 from keeper.chain.budget import Budget
-from keeper.chain.wire import check_result
+from keeper.chain.wire import read_result
 from keeper.errors import ChainFault, ConfigError
 
 READS = frozenset({
@@ -152,8 +152,7 @@ def _result(call: Mapping[str, Any], status: int, answer: Mapping[str, Any], end
         raise _refusal(method, endpoint, answer["error"])
     if status != 200:
         raise ValueError("a result with another status than 200")
-    check_result(method, params, answer["result"])
-    return answer["result"]
+    return read_result(method, params, answer["result"])
 
 
 def _by_id(sent: Sequence[Mapping[str, Any]], answer: Any) -> dict[int | None, Mapping[str, Any]]:

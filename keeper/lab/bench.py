@@ -49,15 +49,21 @@ def timed(case: str, n: int, works: Iterable[Callable[[], object]], *, per: int 
         began_ns = time.process_time_ns()
         work()
         times_us.append((time.process_time_ns() - began_ns) / 1e3 / per)
-    times_us = times_us[warm_up:]
+    return row_of(case, n, times_us[warm_up:])
+
+
+def row_of(case: str, n: int, times_us: Sequence[float]) -> Row:
+    """Sum up the times that one case took."""
     p99_us = quantiles(times_us, n=100, method="inclusive")[-1] if len(times_us) > 1 else times_us[0]
     return Row(case, n, min(times_us), median(times_us), p99_us)
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """Read the command line that every benchmark has."""
+def arguments(description: str, **switches: str) -> argparse.Namespace:
+    """Read the command line that every benchmark has, and switches of one's own with what they are for."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
+    for name, purpose in switches.items():
+        parser.add_argument(f"--{name}", action="store_true", help=purpose)
     return parser.parse_args()
 
 

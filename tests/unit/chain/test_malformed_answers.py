@@ -146,6 +146,8 @@ def values(sent: list[dict[str, Any]], results: list[Any]) -> list[Any]:
     for call, result in zip(sent, results, strict=True):
         if call["method"] == "eth_getLogs":
             found.append([log_of(each) for each in result])
+        elif call["method"] == "eth_call":
+            found.append(bytes.fromhex(result[2:]) if isinstance(result, str) else result)
         else:
             found.append(head_of(result) if call["method"].startswith("eth_getBlock") else result)
     return found
@@ -176,4 +178,5 @@ def test_the_true_answers_are_accepted_in_any_order() -> None:
         answer = answer_to(sent, truth)
         if isinstance(answer, list):
             rng.shuffle(answer)
-        assert results_of(sent, 200, json.dumps(answer).encode(), "http://node") == truth
+        found = results_of(sent, 200, json.dumps(answer).encode(), "http://node")
+        assert values(sent, found) == values(sent, truth)

@@ -195,7 +195,7 @@ async def test_a_node_that_takes_no_overrides_is_asked_without_them_from_then_on
         lengths.append(len(params))
         if len(params) > 2:
             raise refusal(-32602, "too many arguments, want at most 2")
-        return "0x01"
+        return b"\x01"
 
     node.scripts["eth_call"] = call
     reader = reader_of(node)
@@ -216,7 +216,7 @@ async def test_a_node_that_takes_no_overrides_is_asked_without_them_from_then_on
 )
 async def test_an_execution_that_fails_is_a_refusal(answer: RpcError, evidence: str) -> None:
     node = Node()
-    node.scripts["eth_call"] = failing(1, answer, "0x")
+    node.scripts["eth_call"] = failing(1, answer, b"")
     result = await reader_of(node).simulate(ADDRESS, Call(ADDRESS, b""), AT, 100_000)
     assert isinstance(result, Refuse)
     assert (result.reason.rule, result.reason.evidence) == ("simulation.reverted", evidence)
@@ -225,7 +225,7 @@ async def test_an_execution_that_fails_is_a_refusal(answer: RpcError, evidence: 
 @pytest.mark.parametrize("fault", [refusal(-32000, "header not found"), Unreachable("eth_call: no answer")])
 async def test_a_simulation_that_the_node_could_not_run_is_a_fault_and_no_refusal(fault: ChainFault) -> None:
     node = Node()
-    node.scripts["eth_call"] = failing(1, fault, "0x")
+    node.scripts["eth_call"] = failing(1, fault, b"")
     with pytest.raises(type(fault)):
         await reader_of(node).simulate(ADDRESS, Call(ADDRESS, b""), AT, 100_000)
 
