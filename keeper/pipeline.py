@@ -734,6 +734,8 @@ class Pipeline:
 
     async def _act(self, steps: list[Planned], head: Head, tick_ns: int) -> None:
         """Simulate all steps at once, reserve them in one commit, then send them."""
+        if not steps:
+            return
         fees = self._sender.fees(head)
         if isinstance(fees, Refuse):
             for each in steps:
@@ -741,8 +743,9 @@ class Pipeline:
             return
         at = ChainTime(head.number + 1, head.timestamp_s + self._params.block_time_s)
         calls = [self._market.encode(each.step.act) for each in steps]
-        simulated = await asyncio.gather(
-            *(self._simulate(each.step, call, at) for each, call in zip(steps, calls, strict=True))
+        _, *simulated = await asyncio.gather(
+            self._sender.prepare(),
+            *(self._simulate(each.step, call, at) for each, call in zip(steps, calls, strict=True)),
         )
         permits = []
         with self._journal.together():

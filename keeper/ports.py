@@ -418,7 +418,10 @@ class Sender(Protocol):
 
     @property
     def chain_nonce(self) -> int:
-        """The wallet's next nonce at the newest head that ``resume`` or ``track`` was given."""
+        """The wallet's next nonce at the newest head that ``resume`` or ``track`` was given.
+
+        To be had after ``prepare``.
+        """
         ...
 
     def fees(self, head: Head) -> Fees | Refuse:
@@ -450,6 +453,10 @@ class Sender(Protocol):
         Returns the steps that it settled or unsettled. A ChainFault leaves nothing out: the next call
         looks at the same steps again.
         """
+        ...
+
+    async def prepare(self) -> None:
+        """Ask for the wallet's next nonce, where nothing in flight has had it asked for at this head."""
         ...
 
     async def balance(self) -> Wei:

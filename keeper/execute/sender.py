@@ -117,7 +117,7 @@ class ChainSender:
         self._chain_id = chain_id
         self._params = params or Params()
         self._now: Head | None = None
-        self._chain_nonce = 0
+        self._chain_nonce: int | None = None
         self._recheck_from: Block | None = None
         self._last_sent: dict[str, Block] = {}
 
@@ -128,8 +128,10 @@ class ChainSender:
 
     @property
     def chain_nonce(self) -> int:
-        """The wallet's next nonce at the newest head that was looked at."""
+        """The wallet's next nonce at the newest head, after ``prepare``."""
         _ = self._head
+        if self._chain_nonce is None:
+            raise InvariantBroken("a sender must be prepared at a head before it gives out its nonce")
         return self._chain_nonce
 
     @property
@@ -154,6 +156,11 @@ class ChainSender:
             "maxFeePerGas": fees.max_fee_wei,
             "maxPriorityFeePerGas": fees.priority_fee_wei,
         }
+
+    async def prepare(self) -> None:
+        """Ask for the wallet's next nonce, where nothing in flight has had it asked for at this head."""
+        if self._chain_nonce is None:
+            await self._outcomes((), self._head)
 
     async def balance(self) -> Wei:
         """Return the wallet's native balance."""
@@ -280,8 +287,10 @@ class ChainSender:
         A node that fails leaves nothing out: the next head looks at the same steps again.
         """
         head, since = self._head, self._recheck_from
+        self._chain_nonce = None
         believed = () if since is None else self._outbox.settled_since(since)
-        found = await self._outcomes((*believed, *self._outbox.live_steps()), head)
+        followed = (*believed, *self._outbox.live_steps())
+        found = await self._outcomes(followed, head) if followed else []
         with self._outbox.together():
             moved = [step.step_id for step, outcome in found if self._write(step, outcome, head)]
         self._recheck_from = None

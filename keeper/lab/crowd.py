@@ -1,7 +1,7 @@
 """Thousands of accounts with positions on a throw-away chain, within seconds: what reading them is timed on.
 
-They belong to one contract, ``contracts/demo/Crowd.sol``, and trade among themselves; each deposit and trade is
-one that the contracts accept.
+They belong to one contract, ``contracts/demo/Crowd.sol``, and trade among themselves; each deposit and trade
+is one that the contracts accept.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ class Crowd:
     node: Node
     deployed: Deployed
     address: str
-    now_s: UnixS
     size: int = 0
 
     def keys(self, count: int) -> list[AccountKey]:
@@ -55,10 +54,10 @@ class Crowd:
                 function.call(self.address, first, min(first + PER_TX, last), *terms)
                 for first in range(self.size, last, PER_TX)
             ]
-            self.now_s += 1
-            prices = fast_prices(self.deployed, signers, PRICES_WAD, self.now_s)
+            now_s = self.node.timestamp_s() + 1
+            prices = fast_prices(self.deployed, signers, PRICES_WAD, now_s)
             opening = [Tx(self.deployed.admin, call.to, call.data, TX_GAS) for call in calls]
-            self.node.run([prices, *opening], self.now_s)
+            self.node.run([prices, *opening], now_s)
             self.size = last
 
 
@@ -82,4 +81,4 @@ def gather(node: Node, *, most: int, start_s: UnixS) -> Crowd:
         ],
         start_s + 2,
     )
-    return Crowd(node, deployed, address, start_s + 2)
+    return Crowd(node, deployed, address)

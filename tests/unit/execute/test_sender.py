@@ -395,6 +395,20 @@ async def test_a_sender_resumes_before_it_is_used(desk: Any) -> None:
         _ = desk.sender.chain_nonce
 
 
+async def test_with_nothing_in_flight_the_node_is_asked_for_the_nonce_only_before_an_act(
+    ready: Any, updates: Callable[..., tuple[Head, tuple[Head, ...]]]
+) -> None:
+    ready.node.batch_faults.append(ChainFault("asked"))
+    assert await ready.sender.track(*updates(101)) == ()
+    with pytest.raises(InvariantBroken, match="must be prepared"):
+        _ = ready.sender.chain_nonce
+    with pytest.raises(ChainFault, match="asked"):
+        await ready.sender.prepare()
+    ready.node.nonces_used_at.append(101)
+    await ready.sender.prepare()
+    assert ready.sender.chain_nonce == 1
+
+
 async def test_it_is_the_sender_that_the_pipeline_asks_for(ready: Any) -> None:
     sender: Sender = ready.sender
     assert sender.address == sender.address.lower()
