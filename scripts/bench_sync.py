@@ -3,8 +3,8 @@
 On one Anvil, with accounts of four positions each: the keeper's own bulk read, folded into its book, against
 the usual ways of reading the same four views (state, positions, alarm and slope): with web3 one by one, many
 at a time, or through Multicall3, and with multicall.py. What is slow is read for fewer accounts. Each case is
-told twice: by the time that passes, the node's work included, and by the processor time of the reading process
-alone.
+told twice: by the time that passes, the node's work included, and by the processor time of the reading
+process alone.
 """
 
 from __future__ import annotations
@@ -12,23 +12,33 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import structlog
 import uvloop
+from eth_account import Account as Wallet
 from web3 import AsyncHTTPProvider, AsyncWeb3, HTTPProvider, Web3
 
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader
-from keeper.domain import Unknown
+from keeper.domain import Quote, Unknown
+from keeper.execute.keys import Signer
+from keeper.execute.sender import ChainSender
+from keeper.journal.guard import Limits
+from keeper.journal.store import SqliteJournal
 from keeper.lab.anvil import anvil
 from keeper.lab.bench import ROOT, Row, arguments, report, row_of
-from keeper.lab.crowd import POSITIONS, Crowd, gather
-from keeper.pipeline import PAGE
+from keeper.lab.crowd import POSITIONS, PRICES_WAD, Crowd, gather
+from keeper.lab.world import person
+from keeper.pipeline import PAGE, Params, Pipeline
+from keeper.protocols.hybrid import codec
 from keeper.protocols.hybrid.abi import artifact, load
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.state.book import Book
@@ -36,9 +46,12 @@ from keeper.units import AccountKey
 
 SIZES = (1_000, 10_000)
 LARGE = 50_000
-START_S = 1_600_000_000
 PASSES = 5
 SLOW_PASSES = 3
+WARM_UP = 3
+BLOCKS = 40
+NOWHERE = "0x" + "4e" * 20
+"""Where there is no MarginReader."""
 MULTICALL = "0x" + "3c" * 20
 VIEWS = (("Clearing", "status"), ("Clearing", "account"), ("Slopes", "slopeChoice"), ("Liquidator", "flagOf"))
 """What ``MarginReader.rows`` asks of each account."""
@@ -63,6 +76,31 @@ class Times:
         return row_of(case, n, self.passed_us), row_of(f"{case}, own CPU", n, self.own_us)
 
 
+class CountingPool(Pool):
+    """Keeps what was asked: one entry for each HTTP request."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        super().__init__(urls)
+        self.asked: list[str] = []
+
+    async def request(self, method: str, params: list[Any]) -> Any:
+        self.asked.append(method)
+        return await super().request(method, params)
+
+    async def batch(self, calls: Sequence[tuple[str, list[Any]]]) -> list[Any]:
+        if calls:
+            count = f"{len(calls)} x " if len(calls) > 1 else ""
+            self.asked.append(count + calls[0][0])
+        return await super().batch(calls)
+
+
+class Calm:
+    """A feed on which nothing moves."""
+
+    def latest(self, now_s: int) -> dict[str, Quote | Unknown]:
+        return {feed: Quote(feed, price, now_s) for feed, price in PRICES_WAD.items()}
+
+
 class Readers:
     """Everything that reads, on one loop of the kind that the keeper runs on."""
 
@@ -72,8 +110,11 @@ class Readers:
         deployment = crowd.deployed.protocol
         self.market = HybridMarket(deployment)
         self.book = Book(markets=0, collaterals=0)
-        self.pool = Pool([crowd.node.http_url])
+        self.pool = CountingPool([crowd.node.http_url])
         self._reader = ChainReader(self.pool, [crowd.node.ws_url], [])
+        self._lent = HybridMarket(replace(deployment, reader=NOWHERE))
+        creation = codec.reader_creation(deployment.clearing, deployment.liquidator)
+        self._run(self._reader.lend(NOWHERE, creation))
         addresses = {"Clearing": deployment.clearing, "Liquidator": deployment.liquidator,
                      "Slopes": deployment.slopes}  # fmt: skip
         self.targets = {name: Web3.to_checksum_address(address) for name, address in addresses.items()}
@@ -91,9 +132,9 @@ class Readers:
     def _of(self, web3: Any, contract: str) -> Any:
         return web3.eth.contract(address=self.targets[contract], abi=artifact(contract)["abi"])
 
-    def ours(self, keys: Sequence[AccountKey]) -> None:
+    def ours(self, keys: Sequence[AccountKey], market: HybridMarket | None = None) -> None:
         """Read accounts in pages and fold them into a new book."""
-        market = self.market
+        market = market or self.market
         book = Book(markets=market.market_count, collaterals=market.collateral_count)
 
         async def read() -> None:
@@ -104,6 +145,10 @@ class Readers:
 
         self._run(read())
         self.book = book
+
+    def without_reader(self, keys: Sequence[AccountKey]) -> None:
+        """Do the same as if no MarginReader were deployed."""
+        self.ours(keys, self._lent)
 
     def per_call(self, keys: Sequence[AccountKey]) -> list[Any]:
         """Ask for each view of each account by itself, one after the other."""
@@ -162,6 +207,46 @@ class Readers:
         await self._async_web3.provider.disconnect()
 
 
+def steady(crowd: Crowd, runner: asyncio.Runner) -> tuple[Row, Counter[str]]:
+    """Follow blocks in which nothing of the deployment happens, as the keeper does; count what it asks."""
+    node, market = crowd.node, HybridMarket(crowd.deployed.protocol)
+    wallet = person(1, "keeper")
+    asked: Counter[str] = Counter()
+    own_us: list[float] = []
+
+    async def follow(journal: SqliteJournal, pool: CountingPool) -> None:
+        reader = ChainReader(pool, [node.ws_url], market.deployment.contracts)
+        sender = ChainSender(pool, journal, Signer(Wallet.from_key(wallet.key)), chain_id=node.chain_id)
+        params = Params(native_feed="ETH/USD")
+        pipeline = Pipeline(
+            reader=reader, market=market, feed=Calm(), journal=journal, sender=sender, taker=wallet.account,
+            params=params,
+        )  # fmt: skip
+        await pipeline.discover(0, await reader.start())
+        updates = reader.updates()
+        try:
+            await pipeline.on_update(await anext(updates))
+            while not reader.listening:  # noqa: ASYNC110 nothing announces it
+                await asyncio.sleep(0.01)
+            for number in range(WARM_UP + BLOCKS):
+                node.mine()
+                pool.asked.clear()
+                began_ns = time.process_time_ns()
+                await pipeline.on_update(await anext(updates))
+                if number >= WARM_UP:
+                    own_us.append((time.process_time_ns() - began_ns) / 1e3)
+                    asked.update(pool.asked)
+        finally:
+            await reader.close()
+            await pool.close()
+
+    with tempfile.TemporaryDirectory() as folder:
+        journal = SqliteJournal(Path(folder, "journal"), identity={"bench": "sync"}, limits=Limits())
+        runner.run(follow(journal, CountingPool([node.http_url])))
+        journal.close()
+    return row_of("a block without news, own CPU, us per block", crowd.size, own_us), asked
+
+
 OUTPUTS = {name: load(contract).functions[name].outputs for contract, name in VIEWS}
 
 
@@ -187,12 +272,13 @@ def measure(readers: Readers, n: int) -> list[Row]:
     """Time every way at one size."""
     keys = readers.crowd.keys(n)
     ours = timed_by_both(lambda: readers.ours(keys), passes=PASSES, per=n).rows("ours", n)
+    without = timed_by_both(lambda: readers.without_reader(keys), passes=PASSES, per=n)
     works = {
         "web3-per-call": readers.per_call,
         "web3-async-gather": readers.gathered,
         "web3-multicall3": readers.multicalled,
     }
-    rows = []
+    rows = [*without.rows("ours, no reader deployed", n)]
     for way, most in WAYS.items():
         some = keys[: min(n, most)]
         if way in works:
@@ -225,12 +311,14 @@ def main() -> None:
     """Measure every size, the small ones first."""
     chosen = arguments(__doc__ or "", large=f"read {LARGE:,} accounts as well")
     sizes = (*SIZES, LARGE) if chosen.large else SIZES
-    rows: list[Row] = []
+    rows, notes = list[Row](), dict[str, str]()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("error"))
+    start_s = int(time.time())
     with (
-        anvil(timestamp_s=START_S) as node,
+        anvil(timestamp_s=start_s) as node,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        crowd = gather(node, most=max(sizes), start_s=START_S + 10)
+        crowd = gather(node, most=max(sizes), start_s=start_s + 10)
         node.rpc("anvil_setCode", MULTICALL, artifact("Multicall")["deployedBytecode"])
         for n in sizes:
             crowd.grow(n)
@@ -239,7 +327,14 @@ def main() -> None:
                 rows += measure(readers, n)
             finally:
                 runner.run(readers.close())
-    report(f"Reading accounts of {POSITIONS} positions: us per account", rows, json_path=chosen.json)
+            row, asked = steady(crowd, runner)
+            rows.append(row)
+            told = ", ".join(f"{count / BLOCKS:.2f} of {what}" for what, count in asked.items())
+            notes[f"{n:,} accounts, a block without news"] = (
+                f"{asked.total() / BLOCKS:.2f} requests: {told}; {row.median_us / 1e3:.1f} ms own CPU"
+            )
+    title = f"Reading accounts of {POSITIONS} positions: us per account"
+    report(title, rows, json_path=chosen.json, notes=notes)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Protocol, TypeAlias
 
+from eth_abi.abi import encode as encode_arguments
+
 from keeper.domain import (
     SCENARIOS,
     Act,
@@ -31,7 +33,7 @@ from keeper.domain import (
     WriteOff,
 )
 from keeper.errors import ChainFault
-from keeper.protocols.hybrid.abi import CONTRACTS, Error, Event, load
+from keeper.protocols.hybrid.abi import CONTRACTS, Error, Event, artifact, load
 from keeper.protocols.hybrid.params import Deployment, Rules, feed_bytes, feed_name
 from keeper.protocols.hybrid.signing import Bundle, Order, report_fields
 from keeper.units import AccountKey, FeedId, UnixS, Wad
@@ -279,6 +281,12 @@ def _bundle(bundle: Bundle) -> tuple[bytes, list[tuple[int, int, int, int, bytes
 
 
 # --- reads ---------------------------------------------------------------------------------------
+
+
+def reader_creation(clearing: str, liquidator: str) -> bytes:
+    """Return the creation code of a MarginReader, for where none is deployed."""
+    code = bytes.fromhex(artifact("MarginReader")["bytecode"][2:])
+    return code + encode_arguments(["address", "address"], [clearing, liquidator])
 
 
 def rows_call(reader: str, keys: Sequence[AccountKey]) -> Call:
