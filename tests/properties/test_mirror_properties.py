@@ -1,135 +1,223 @@
-"""What must hold of the mirror for every sequence of reads: exact integers back, twins that follow."""
+"""For any sequence of blocks, reorgs, faults and restarts, the folded mirror is what a bulk read gives.
 
-from fractions import Fraction
+The whole keeper over a strict node: pool, reader, pipeline and journal; only the contracts are made up. Every
+block changes some accounts and says so by an event, as every change on chain does.
+"""
 
-import numpy as np
-from hypothesis import given
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keeper.domain import Account, FlagState, Holding, Leg, Phase, Unknown
-from keeper.state import wide
+from keeper.chain.pool import Params as PoolParams
+from keeper.chain.pool import Pool
+from keeper.chain.reader import ChainReader, Params
+from keeper.chain.wire import head_of
+from keeper.domain import Account, Call, Leg
+from keeper.errors import ChainFault
+from keeper.execute.sender import ChainSender
+from keeper.journal.guard import Limits
+from keeper.journal.store import SqliteJournal
+from keeper.pipeline import Params as PipelineParams
+from keeper.pipeline import Pipeline
+from keeper.protocols.hybrid.abi import load
 from keeper.state.book import Book
-from keeper.units import WAD
-from tests.unit.state.pages import page_of
+from keeper.units import WAD, AccountKey
+from tests.stub_node import Block, Event, Fault, StubNode, Tree
+from tests.unit.pipeline.desk import EMPTY, KEEPER, MARKET, SIGNER, Chain, Tape
+from tests.unit.protocols.hybrid.books import NOW_S
 
-MARKETS, COLLATERALS = 9, 5
-RELATIVE = Fraction(1, 2**51)
+KEYS = [bytes([number]) * 20 + bytes(12) for number in range(1, 7)]
+BLOCK_S = 0.05
+PATIENCE = Params(poll_s=0.02, deaf_poll_s=0.01, longest_pause_s=0.02, block_time_s=BLOCK_S)
+POOL = PoolParams(timeout_s=0.5, hedge_s=0.2, shortest_pause_s=0.01, longest_pause_s=0.02)
+FAULTS = [Fault.BAD_JSON, Fault.TRUNCATED, Fault.DROPPED, Fault.WRONG_ID, Fault.LEFT_OUT, Fault.BAD_GATEWAY]
 
-INT128 = st.integers(-(2**127), 2**127 - 1)
-WAD128 = st.integers(0, 2**127 - 1)
-UINT64 = st.integers(0, 2**64 - 1)
-TIMES_S = st.integers(0, 2**40 - 1)
-SECONDS = st.integers(0, 2**32 - 1)
-SLOPES = st.integers(0, 2**16 - 1)
-KEYS = st.sampled_from([bytes([number]) * 20 + bytes(12) for number in range(6)])
+Change = tuple[int, int]
+"""An account, by its number, and what becomes of it."""
 
-FLAGS = st.builds(
-    FlagState,
-    flagger=st.binary(min_size=20, max_size=20).map(lambda raw: "0x" + raw.hex()),
-    bond_wad=WAD128,
-    flagged_at_s=TIMES_S,
-    flagged_block=TIMES_S,
-    tau_at_flag_s=SECONDS,
-    tau_s=SECONDS,
-    last_poke_s=TIMES_S,
-    tau_at_confirm_s=SECONDS,
-    confirmed_at_s=TIMES_S,
-    fee_cap_wad=UINT64,
-    step_start_s=TIMES_S,
-    step_used_wad=UINT64,
-    tranche_nonce=UINT64,
-    aid_wad=WAD128,
-    reduced=st.booleans(),
-    carry_tau_s=SECONDS,
-    carried_at_s=TIMES_S,
-    slope=SLOPES,
-    insolvent_tau_s=TIMES_S,
+
+class Killed(BaseException):
+    """The process is gone, in the middle of whatever it did."""
+
+
+class MortalPool(Pool):
+    """Dies at its n-th exchange."""
+
+    lives: int | None = None
+
+    async def _exchange(self, calls: Sequence[tuple[str, list[Any]]]) -> list[Any]:
+        if self.lives is not None:
+            self.lives -= 1
+            if self.lives < 0:
+                raise Killed
+        return await super()._exchange(calls)
+
+
+@dataclass
+class World:
+    """The blocks of all forks, and the accounts as of each."""
+
+    tree: Tree = field(default_factory=lambda: Tree(genesis_s=NOW_S))
+
+    def __post_init__(self) -> None:
+        owner = replace(EMPTY, key=KEEPER, cash_wad=100_000 * WAD)
+        self.states: dict[str, dict[AccountKey, Account]] = {self.tree.tip.hash: {KEEPER: owner}}
+
+    def mine(self, changes: Sequence[Change], on: Block | None = None) -> Block:
+        parent = on or self.tree.tip
+        state, events = dict(self.states[parent.hash]), []
+        for number, value in changes:
+            key = KEYS[number]
+            legs = (Leg(1 + value % 2, value * WAD + 1, -value),) if value % 3 else ()
+            # Far from any breach: 10,000 a unit.
+            state[key] = replace(EMPTY, key=key, cash_wad=1_000_000 * WAD + value, legs=legs)
+            events.append(poked(key))
+        block = self.tree.mine(*events, on=parent)
+        self.states[block.hash] = state
+        return block
+
+    def answer(self, at: Block, tx: dict[str, Any]) -> str:
+        chain = Chain(heads=[head_of(at.header())], accounts=self.states[at.hash])
+        return "0x" + chain._answer(Call(tx["to"], bytes.fromhex(tx["data"][2:]))).hex()
+
+
+def poked(key: AccountKey) -> Event:
+    topic = load("Liquidator").events["Poked"].topic
+    return Event(MARKET.deployment.liquidator, ("0x" + topic.hex(), "0x" + key.hex()), "0x" + "00" * 32)
+
+
+class Keeper:
+    """One process of the keeper after the other, on one journal."""
+
+    def __init__(self, node: StubNode, folder: Path) -> None:
+        self._node = node
+        self._path = folder / "journal"
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._close()
+
+    async def _open(self) -> None:
+        self.pool = MortalPool([self._node.http_url], POOL)
+        self.reader = ChainReader(self.pool, [self._node.ws_url], MARKET.deployment.contracts, PATIENCE)
+        self._journal = SqliteJournal(self._path, identity={"of": "a test"}, limits=Limits())
+        self.pipeline = Pipeline(
+            reader=self.reader,
+            market=MARKET,
+            feed=Tape(Chain()),
+            journal=self._journal,
+            sender=ChainSender(self.pool, self._journal, SIGNER, chain_id=31337),
+            taker=KEEPER,
+            params=PipelineParams(native_feed="ETH/USD"),
+        )
+        self._updates = self.reader.updates()
+        self._started = False
+
+    async def _close(self) -> None:
+        await self._updates.aclose()  # type: ignore[attr-defined]
+        await self.reader.close()
+        await self.pool.close()
+        self._journal.close()
+
+    async def restart(self) -> None:
+        await self._close()
+        await self._open()
+
+    async def catch_up(self, dies_after: int | None = None) -> None:
+        """Work until the node's head is done with; die once on the way, and start again."""
+        self.pool.lives = dies_after
+        async with asyncio.timeout(20):
+            while not self._started or self._done != self._node.head.hash:
+                try:
+                    await self._go_on()
+                except Killed:
+                    await self.restart()
+                except ChainFault:
+                    continue
+        self.pool.lives = None
+
+    async def _go_on(self) -> None:
+        if not self._started:
+            await self.pipeline.discover(0, await self.reader.start())
+            self._started, self._done = True, ""
+        update = await anext(self._updates)
+        self._done = ""
+        await self.pipeline.on_update(update)
+        self._done = update.head.hash
+
+
+async def as_read_in_bulk(keeper: Keeper, tip: Block, keys: Sequence[AccountKey]) -> Book:
+    """Read accounts anew, all at one block."""
+    book = Book(markets=MARKET.market_count, collaterals=MARKET.collateral_count)
+    book.fold_rows(await keeper.reader.call(MARKET.rows_call(keys), tip.hash), tip.number)
+    return book
+
+
+async def agrees(keeper: Keeper, world: World, tip: Block) -> None:
+    """Hold the mirror against a bulk read, and both against what was put there."""
+    mirror, state = keeper.pipeline._book, world.states[tip.hash]
+    keys = [key for key in (KEEPER, *KEYS) if key in state or key in mirror]
+    read = await as_read_in_bulk(keeper, tip, keys)
+    assert mirror.dirty() == ()
+    for key in keys:
+        assert mirror.exact(key) == read.exact(key) == state.get(key, replace(EMPTY, key=key))
+
+
+CHANGES = st.lists(st.tuples(st.integers(0, len(KEYS) - 1), st.integers(0, 90)), max_size=3)
+STEPS = st.one_of(
+    st.tuples(st.just("mine"), st.lists(CHANGES, min_size=1, max_size=3)),
+    st.tuples(st.just("reorg"), st.tuples(st.integers(1, 10), st.lists(CHANGES, min_size=1, max_size=12))),
+    st.tuples(st.just("restart"), st.none()),
+    st.tuples(st.just("dies after"), st.integers(0, 6)),
+    st.tuples(st.just("fails"), st.lists(st.sampled_from(FAULTS), min_size=1, max_size=3)),
+    st.tuples(st.just("drops sockets"), st.none()),
+    st.tuples(st.just("catches up"), st.none()),
 )
-LEGS = st.lists(
-    st.builds(Leg, st.integers(1, MARKETS), INT128, INT128), max_size=8, unique_by=lambda leg: leg.market
-).map(tuple)
-HOLDINGS = st.lists(
-    st.builds(Holding, st.integers(1, COLLATERALS), WAD128),
-    max_size=4,
-    unique_by=lambda each: each.collateral,
-).map(tuple)
-ACCOUNTS = st.builds(
-    Account,
-    key=KEYS,
-    phase=st.sampled_from(Phase),
-    cash_wad=INT128,
-    legs=LEGS,
-    holdings=HOLDINGS,
-    last_risk_s=TIMES_S,
-    last_risk_block=TIMES_S,
-    flag=FLAGS,
-    debt_since_s=TIMES_S,
-    slope_choice=SLOPES,
-)
-PAGES = st.lists(ACCOUNTS, max_size=5, unique_by=lambda account: account.key)
 
 
-def cells(*numbers: int) -> wide.Wides:
-    raw = b"".join(number.to_bytes(32, signed=True) for number in numbers)
-    return wide.decode(np.frombuffer(raw, wide.BIG_ENDIAN).reshape(len(numbers), 4))
+async def walk(steps: Sequence[tuple[str, Any]]) -> None:
+    world = World()
+    with TemporaryDirectory() as folder:
+        async with StubNode(world.tree, eth_call=world.answer) as node:
+            await node.follow(world.mine([(0, 1), (1, 2)]))
+            async with Keeper(node, Path(folder)) as keeper:
+                dies_after: int | None = None
+                for name, what in [*steps, ("catches up", None)]:
+                    match name:
+                        case "mine":
+                            for changes in what:
+                                await node.follow(world.mine(changes, on=node.head))
+                        case "reorg":
+                            depth, blocks = what
+                            tip = world.tree.below(node.head, depth)
+                            for changes in blocks:
+                                tip = world.mine(changes, on=tip)
+                            await node.follow(tip)
+                        case "restart":
+                            await keeper.restart()
+                        case "dies after":
+                            dies_after = what
+                        case "fails":
+                            node.fails(*what)
+                        case "drops sockets":
+                            await node.drop_sockets()
+                        case _:
+                            await keeper.catch_up(dies_after)
+                            dies_after = None
+                            node.recovers()
+                            await agrees(keeper, world, node.head)
 
 
-def near(found: float, exact: Fraction) -> bool:
-    return abs(Fraction(found) - exact) <= abs(exact) * RELATIVE
-
-
-@given(st.lists(INT128, min_size=1, max_size=20))
-def test_every_128_bit_integer_survives_the_round_trip(numbers: list[int]) -> None:
-    assert wide.to_ints(cells(*numbers)) == numbers
-
-
-@given(st.lists(INT128, min_size=1, max_size=20))
-def test_the_float_twin_is_within_four_roundings(numbers: list[int]) -> None:
-    for found, exact in zip(wide.to_floats(cells(*numbers)).tolist(), numbers, strict=True):
-        assert near(found, Fraction(exact))
-
-
-@given(st.lists(INT128, min_size=1, max_size=20), st.booleans())
-def test_a_sum_is_rounded_only_once_all_terms_are_added(numbers: list[int], cancels: bool) -> None:
-    if cancels:
-        numbers = [*numbers, *(-number for number in numbers[:-1] if number > -(2**127))]
-    assert near(float(wide.sum_to_floats(cells(*numbers))), Fraction(sum(numbers)))
-
-
-@given(st.lists(st.tuples(PAGES, st.lists(KEYS, max_size=3)), max_size=6))
-def test_the_mirror_equals_what_was_read_last_and_doubts_what_changed_since(
-    history: list[tuple[list[Account], list[bytes]]],
-) -> None:
-    book = Book(markets=MARKETS, collaterals=COLLATERALS)
-    read: dict[bytes, Account] = {}
-    dirty: set[bytes] = set()
-    for block, (page, touched) in enumerate(history):
-        book.fold_rows(page_of(page), block)
-        book.mark_dirty(touched, block)
-        read |= {account.key: account for account in page}
-        dirty = (dirty - {account.key for account in page}) | set(touched)
-    assert set(book.dirty()) == dirty
-    assert set(book.keys.tolist()) == read.keys()
-    for key, account in read.items():
-        exact = book.exact(key)
-        assert isinstance(exact, Unknown) if key in dirty else exact == account
-
-
-@given(st.lists(PAGES, max_size=4))
-def test_the_float_view_follows_the_exact_rows(pages: list[list[Account]]) -> None:
-    book = Book(markets=MARKETS, collaterals=COLLATERALS)
-    for block, page in enumerate(pages):
-        book.fold_rows(page_of(page), block)
-    snapshot = book.freeze()
-    for row in range(len(snapshot)):
-        account = book.exact(snapshot.key(row))
-        assert isinstance(account, Account)
-        exact = [Fraction(0)] * (MARKETS + COLLATERALS)
-        for leg in account.legs:
-            exact[leg.market - 1] = Fraction(leg.size_wad, WAD)
-        for holding in account.holdings:
-            exact[MARKETS + holding.collateral - 1] = Fraction(holding.amount_wad, WAD)
-        assert all(map(near, snapshot.positions[row].tolist(), exact))
-        cash_wad = account.cash_wad + sum(leg.quote_leg_wad for leg in account.legs)
-        assert near(float(snapshot.cash[row]), Fraction(cash_wad, WAD))
-        assert list(Phase)[snapshot.phases[row]] is account.phase
+@settings(max_examples=60, deadline=None)
+@given(st.lists(STEPS, max_size=10))
+def test_the_folded_mirror_is_the_bulk_read_one_whatever_happens(steps: list[tuple[str, Any]]) -> None:
+    asyncio.run(walk(steps))
