@@ -111,8 +111,8 @@ def block(world: World) -> None:
                 ],
                 at,
             )
-            for outcome in outcomes:
-                world.seen.update(fact.act for fact in outcome if not isinstance(outcome, str))
+            done = (facts for facts in outcomes if not isinstance(facts, str))
+            world.seen.update(fact.act for facts in done for fact in facts)
         case "deposits":
             keys = world.dice.sample(world.targets, 5)
             deposits = (world.open_account(key, cash_wad=WAD, tokens={})[-1] for key in keys)
