@@ -148,7 +148,8 @@ class Keeper:
 
     async def _go_on(self) -> None:
         if not self._started:
-            await self.pipeline.discover(0, await self.reader.start())
+            head = head_of(await self.pool.request("eth_getBlockByNumber", ["latest", False]))
+            await self.reader.start(await self.pipeline.discover(0, head))
             self._started, self._done = True, ""
         update = await anext(self._updates)
         self._done = ""

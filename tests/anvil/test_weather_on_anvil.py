@@ -9,6 +9,7 @@ import pytest
 
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader, Params
+from keeper.chain.wire import head_of
 from keeper.domain import Confirm, Flag, Liquidate, Phase, Quote, Unknown
 from keeper.execute.sender import ChainSender
 from keeper.execute.sender import Params as SenderParams
@@ -34,6 +35,7 @@ class Keeper:
         self._world = world
         self._journal = SqliteJournal(path, identity={"of": "a test"}, limits=Limits())
         contracts = world.protocol.contracts
+        self._pool = pool
         self._reader = ChainReader(pool, [world.node.ws_url], contracts, Params(deaf_poll_s=0.02, poll_s=0.2))
         sender = ChainSender(
             pool,
@@ -63,7 +65,8 @@ class Keeper:
         return {feed: Quote(feed, price, now_s) for feed, price in self._world.fast.items()}
 
     async def start(self) -> None:
-        await self.pipeline.discover(0, await self._reader.start())
+        head = head_of(await self._pool.request("eth_getBlockByNumber", ["latest", False]))
+        await self._reader.start(await self.pipeline.discover(0, head))
 
     async def catch_up(self) -> None:
         tip = self._world.node.rpc("eth_getBlockByNumber", "latest", False)["hash"]
