@@ -8,8 +8,9 @@ the figures.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from keeper.lab.bench import Row, arguments, report, resident_mb, timed
 from keeper.protocols.hybrid.abi import load
 from keeper.state.archive import Stamp
 from keeper.state.book import Book, Snapshot
-from keeper.state.page import AMOUNTS, CASH, COLLATERALS, MARKETS, QUOTE_LEGS, SIZES, TIMES, WORDS
+from keeper.state.page import ACCT, CASH, HEAD_WORDS, STANDING
 from keeper.units import WAD
 
 SIZES_OF_BOOKS = (10_000, 100_000, 1_000_000)
@@ -94,23 +95,33 @@ def on_disk(book: Book, n: int, notes: dict[str, str]) -> Iterator[Row]:
 def page(numbers: Numbers) -> bytes:
     """Encode a page of random accounts, as ``MarginReader.rows`` would."""
     n = len(numbers)
-    words = np.zeros((n, WORDS, 4), ">u8")
-    words[:, 0, 1] = words[:, 0, 3] = numbers
-    _write(words[:, CASH], RNG.integers(-WAD, WAD, n))
-    words[:, TIMES.start : TIMES.stop - 1, 3] = 1_700_000_000
-    for leg in range(LEGS):
-        words[:, MARKETS.start + leg, 3] = 1 + (numbers + leg) % (LISTED - 1)
-        _write(words[:, SIZES.start + leg], RNG.integers(-WAD, WAD, n))
-        _write(words[:, QUOTE_LEGS.start + leg], RNG.integers(-WAD, WAD, n))
-    words[:, COLLATERALS.start, 3] = 1
-    _write(words[:, AMOUNTS.start], RNG.integers(1, WAD, n))
-    return (32).to_bytes(32) + n.to_bytes(32) + words.tobytes()
+    heads = np.zeros((n, HEAD_WORDS, 4), ">u8")
+    heads[:, ACCT, 1] = heads[:, ACCT, 3] = numbers
+    _write(heads[:, CASH, :2], RNG.integers(-WAD, WAD, n))
+    markets = np.zeros((n, 8), ">u2")
+    markets[:, :LEGS] = 1 + (numbers[:, None] + np.arange(LEGS)) % (LISTED - 1)
+    heads[:, CASH, 2:] = markets.view(">u8")
+    heads[:, STANDING, 0] = 1_700_000_000
+    heads[:, STANDING, 3] = 1 << 24
+    legs = np.zeros((n * LEGS, 2, 2), ">u8")
+    _write(legs, RNG.integers(-WAD, WAD, (n * LEGS, 2)))
+    amounts = np.zeros((n, 4), ">u8")
+    _write(amounts, RNG.integers(1, WAD, n))
+    columns = [each.tobytes() for each in (heads, legs, amounts)]
+    return encode_columns([*columns, b""])
 
 
-def _write(words: NDArray[np.uint64], numbers: Numbers) -> None:
-    """Write signed numbers into words [n, 4]."""
-    words[:, 3] = numbers.view(np.uint64)
-    words[:, :3] = (numbers >> 63).view(np.uint64)[:, None]
+def encode_columns(columns: Sequence[bytes]) -> bytes:
+    """Encode words as several ``uint256[]``."""
+    begins = list(accumulate((32 + len(each) for each in columns), initial=32 * len(columns)))
+    offsets = b"".join(each.to_bytes(32) for each in begins[:-1])
+    return offsets + b"".join((len(each) // 32).to_bytes(32) + each for each in columns)
+
+
+def _write(limbs: NDArray[np.uint64], numbers: Numbers) -> None:
+    """Write signed numbers into limbs [..., k], the lowest last."""
+    limbs[..., -1] = numbers.view(np.uint64)
+    limbs[..., :-1] = (numbers >> 63).view(np.uint64)[..., None]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.28;
 
+import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
+
 import {Backstop} from "./Backstop.sol";
 import {Clearing} from "./Clearing.sol";
 import {Instruments} from "./Instruments.sol";
@@ -8,40 +10,27 @@ import {Liquidator} from "./Liquidator.sol";
 import {OracleRouter} from "./OracleRouter.sol";
 import {Slopes} from "./Slopes.sol";
 import {IBreaker, IRiskArrays} from "./interfaces/IModules.sol";
-import {
-    Balance,
-    FeedPrice,
-    Kind,
-    Market,
-    MAX_HOLDINGS,
-    MAX_LEGS,
-    Position,
-    Quote,
-    State
-} from "./HybridTypes.sol";
+import {Balance, FeedPrice, Kind, Market, MAX_HOLDINGS, MAX_LEGS, Position, Quote, State} from "./HybridTypes.sol";
 
 /// @title Raw positions of many accounts, and the world that they are valued in, in one call each
-/// @notice Health is the caller's work. A row is static, so that a page of rows is one block of 32-byte
-/// words that an array library reads without looking at each account; unused slots are zero.
+/// @notice Health is the caller's work. Accounts come as four columns of 32-byte words that an array library
+/// cuts up without looking at any account. Only what an account has takes room: most of a row would be zeros,
+/// and a node sends two letters for each byte.
 contract MarginReader {
-    /// @param slopeChoice the slope that the owner chose, 0 for the default
-    /// @param quoteLegs net of the losses socialised so far
-    struct Row {
-        bytes32 acct;
-        State state;
-        int256 cash;
-        uint256 lastRiskAt;
-        uint256 lastRiskBlock;
-        uint256 debtSince;
-        uint256 aid;
-        bool reduced;
-        uint256 slopeChoice;
-        Liquidator.Flag flag;
-        uint256[MAX_LEGS] markets;
-        int256[MAX_LEGS] sizes;
-        int256[MAX_LEGS] quoteLegs;
-        uint256[MAX_HOLDINGS] collaterals;
-        uint256[MAX_HOLDINGS] amounts;
+    using SafeCast for int256;
+
+    /// @dev Words that are added one by one; there is room for all that could come.
+    struct Words {
+        uint256[] all;
+        uint256 used;
+    }
+
+    /// @dev The columns of a page; `rows` says what is in them.
+    struct Page {
+        Words heads;
+        Words legs;
+        Words amounts;
+        Words episodes;
     }
 
     /// @notice What all accounts share.
@@ -76,6 +65,10 @@ contract MarginReader {
         uint256 openInterest;
     }
 
+    uint256 private constant HEAD_WORDS = 3;
+    uint256 private constant FLAG_WORDS = 17;
+    uint256 private constant EPISODE_WORDS = FLAG_WORDS + 2;
+
     Clearing public immutable clearing;
     Liquidator public immutable liquidator;
     Slopes public immutable slopes;
@@ -94,12 +87,28 @@ contract MarginReader {
         backstop = Backstop(address(liquidator_.backstop()));
     }
 
-    /// @notice One row per account, in the order asked for; an account never used reads as zeros.
-    function rows(bytes32[] calldata accts) external view returns (Row[] memory page) {
-        page = new Row[](accts.length);
-        for (uint256 i; i < accts.length; ++i) {
-            _fill(page[i], accts[i]);
+    /// @notice Accounts in the order asked for; one never used has a head of zeros behind its name.
+    /// @return heads three words an account. The first is its name. The second: cash in 128 bits, then eight
+    /// markets of 16 bits. The third: lastRiskAt, lastRiskBlock and debtSince in 64 bits each, the chosen slope
+    /// in 16 (0 for the default), the state in 8, 1 in 8 where it has an episode, and four collaterals of 8 bits.
+    /// Unused places are zero and come last.
+    /// @return legs a word for each market named in the heads, account after account: the size in 128 bits, then
+    /// the quote leg in 128, net of the losses socialised so far
+    /// @return amounts a word for each collateral named in the heads
+    /// @return episodes for each account that has one the words of its flag, then the aid it got, then 1 where
+    /// it was reduced
+    function rows(bytes32[] calldata accts)
+        external
+        view
+        returns (uint256[] memory heads, uint256[] memory legs, uint256[] memory amounts, uint256[] memory episodes)
+    {
+        uint256 n = accts.length;
+        Page memory page =
+            Page(_room(n, HEAD_WORDS), _room(n, MAX_LEGS), _room(n, MAX_HOLDINGS), _room(n, EPISODE_WORDS));
+        for (uint256 i; i < n; ++i) {
+            _add(page, accts[i]);
         }
+        return (_used(page.heads), _used(page.legs), _used(page.amounts), _used(page.episodes));
     }
 
     /// @notice What all accounts share, every feed asked for and every option asked for, in that order.
@@ -124,20 +133,74 @@ contract MarginReader {
         }
     }
 
-    function _fill(Row memory row, bytes32 acct) private view {
-        row.acct = acct;
-        (row.state, row.lastRiskAt, row.lastRiskBlock, row.debtSince, row.aid, row.reduced) = clearing.status(acct);
-        row.slopeChoice = slopes.slopeChoice(acct);
-        row.flag = liquidator.flagOf(acct);
+    function _add(Page memory page, bytes32 acct) private view {
         (int256 cash, Position[] memory positions, Balance[] memory balances) = clearing.account(acct);
-        row.cash = cash;
+        uint256 markets;
         for (uint256 i; i < positions.length; ++i) {
-            (row.markets[i], row.sizes[i], row.quoteLegs[i]) =
-                (positions[i].market, positions[i].size, positions[i].quoteLeg);
+            markets |= uint256(positions[i].market) << (16 * (MAX_LEGS - 1 - i));
+            _push(page.legs, _pair(positions[i].size, positions[i].quoteLeg.toInt128()));
         }
+        uint256 collaterals;
         for (uint256 j; j < balances.length; ++j) {
-            (row.collaterals[j], row.amounts[j]) = (balances[j].collateral, balances[j].amount);
+            collaterals |= uint256(balances[j].collateral) << (8 * (MAX_HOLDINGS - 1 - j));
+            _push(page.amounts, balances[j].amount);
         }
+        _push(page.heads, uint256(acct));
+        _push(page.heads, _pair(cash, int256(markets)));
+        _push(page.heads, _standing(page.episodes, acct) | collaterals);
+    }
+
+    /// @dev The third word of a head but for its collaterals; adds the episode where there is one.
+    function _standing(Words memory episodes, bytes32 acct) private view returns (uint256) {
+        (State state, uint256 riskAt, uint256 riskBlock, uint256 debtSince, uint256 aid, bool reduced) =
+            clearing.status(acct);
+        uint256 told = _addEpisode(episodes, acct, aid, reduced ? 1 : 0) ? 1 : 0;
+        uint256 low = uint256(slopes.slopeChoice(acct)) << 48 | uint256(state) << 40 | told << 32;
+        return riskAt << 192 | riskBlock << 128 | debtSince << 64 | low;
+    }
+
+    function _addEpisode(Words memory episodes, bytes32 acct, uint256 aid, uint256 reduced)
+        private
+        view
+        returns (bool told)
+    {
+        Liquidator.Flag memory flag = liquidator.flagOf(acct);
+        uint256 begin = episodes.used;
+        uint256 any = aid | reduced;
+        for (uint256 i; i < FLAG_WORDS; ++i) {
+            uint256 word;
+            assembly ("memory-safe") {
+                word := mload(add(flag, mul(32, i)))
+            }
+            any |= word;
+            _push(episodes, word);
+        }
+        _push(episodes, aid);
+        _push(episodes, reduced);
+        told = any != 0;
+        if (!told) episodes.used = begin;
+    }
+
+    function _room(uint256 accounts, uint256 each) private pure returns (Words memory words) {
+        words.all = new uint256[](accounts * each);
+    }
+
+    function _push(Words memory words, uint256 word) private pure {
+        words.all[words.used++] = word;
+    }
+
+    /// @dev Cuts off the room that was not needed.
+    function _used(Words memory words) private pure returns (uint256[] memory all) {
+        all = words.all;
+        uint256 used = words.used;
+        assembly ("memory-safe") {
+            mstore(all, used)
+        }
+    }
+
+    /// @dev Two numbers in a word; both fit in 128 bits.
+    function _pair(int256 high, int256 low) private pure returns (uint256) {
+        return uint256(high) << 128 | uint128(uint256(low));
     }
 
     function _globals() private view returns (Globals memory) {

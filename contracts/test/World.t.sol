@@ -5,23 +5,10 @@ import {Liquidator} from "../src/Liquidator.sol";
 import {MarginReader} from "../src/MarginReader.sol";
 import {SlopeParams} from "../src/Slope.sol";
 import {Slopes} from "../src/Slopes.sol";
-import {Base} from "./Base.t.sol";
+import {Rows} from "./Rows.t.sol";
 
 /// @notice What the reader tells of slopes, losses, insurance, buckets and options, beside the rows of accounts.
-contract WorldTest is Base {
-    MarginReader private reader;
-
-    function setUp() public override {
-        super.setUp();
-        reader = new MarginReader(clearing, liquidator);
-    }
-
-    function rowOf(bytes32 acct) private view returns (MarginReader.Row memory) {
-        bytes32[] memory accts = new bytes32[](1);
-        accts[0] = acct;
-        return reader.rows(accts)[0];
-    }
-
+contract WorldTest is Rows {
     function world()
         private
         view
@@ -42,12 +29,6 @@ contract WorldTest is Base {
         (all,,) = world();
     }
 
-    function test_a_row_is_fifty_eight_words() public view {
-        bytes32[] memory accts = new bytes32[](3);
-        (, bytes memory data) = address(reader).staticcall(abi.encodeCall(MarginReader.rows, (accts)));
-        assertEq(data.length, 64 + 3 * 58 * 32);
-    }
-
     function test_a_row_tells_the_chosen_slope_and_the_episodes() public {
         Slopes registry = liquidator.registry();
         SlopeParams memory p = slopeParams();
@@ -60,7 +41,7 @@ contract WorldTest is Base {
         openAndConfirm(188e18);
         setPrice(ETH, 175e18);
         liquidator.poke(alice);
-        MarginReader.Row memory row = rowOf(alice);
+        Row memory row = rowOf(alice);
         assertEq(row.slopeChoice, id);
         assertEq(row.flag.slope, id);
         assertEq(row.flag.insolventTau, row.flag.tau + 1);

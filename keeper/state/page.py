@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from keeper.domain import Phase
 from keeper.errors import ChainFault
@@ -13,28 +14,17 @@ from keeper.state import wide
 from keeper.state.keys import KeyArray
 from keeper.state.pool import Entries, Entry
 
-# MarginReader.Row, in words; the Flag struct lies inline, its flagger first.
-ACCT, STATE, CASH, LAST_RISK_AT, LAST_RISK_BLOCK, DEBT_SINCE, AID, REDUCED, SLOPE, FLAGGER, BOND = range(11)
-TIMES = slice(LAST_RISK_AT, DEBT_SINCE + 1)
-FLAG = slice(11, 26)
-MARKETS = slice(26, 34)
-SIZES = slice(34, 42)
-QUOTE_LEGS = slice(42, 50)
-COLLATERALS = slice(50, 54)
-AMOUNTS = slice(54, 58)
-WORDS = 58
-"""Words of a row, 32 bytes each."""
-HEADER = 2
-"""Words before the rows: where the array begins, and its length."""
+COLUMNS = 4
+"""Columns of words in the answer: heads, legs, amounts and episodes."""
+HEAD_WORDS = 3
+ACCT, CASH, STANDING = range(HEAD_WORDS)
+"""A head: who it is, cash and markets, and the rest."""
+EPISODE_WORDS = 19
+FLAGGER, BOND, AID, REDUCED = 0, 1, 17, 18
+NARROW = np.r_[REDUCED, BOND + 1 : AID]
+"""The words of an episode that lie in 64 bits on chain, and most in fewer."""
 
 PHASES = tuple(Phase)
-SIGNED = np.isin(np.arange(WORDS), np.r_[CASH, SIZES, QUOTE_LEGS])
-BOUNDED = ~SIGNED & ~np.isin(np.arange(WORDS), np.r_[AID, BOND, AMOUNTS])
-"""Words that lie in 64 bits on chain, and some in fewer."""
-EPISODE = np.r_[REDUCED, FLAG]
-"""The narrow words of an alarm."""
-SLOPES = 2**16
-"""Slopes have numbers below this."""
 MARKETS_EVER, COLLATERALS_EVER = 2**16 - 1, 2**8 - 1
 """The highest numbers that the contract can give."""
 
@@ -44,7 +34,7 @@ EPISODES: Entry = {
     "flagger": ("V20",),
     "bond": (wide.WIDE,),
     "aid": (wide.WIDE,),
-    "words": (np.uint64, len(EPISODE)),
+    "words": (np.uint64, len(NARROW)),
 }
 
 
@@ -52,7 +42,7 @@ EPISODES: Entry = {
 class Page:
     """Rows in columns [n], as exact as they came; of legs, holdings and alarms as many as each row has.
 
-    ``episodes`` has an entry for each row in which any word of the alarm, or of what came since, is not zero.
+    ``episodes`` has an entry for each row that has anything to say of an alarm, or of what came since.
     """
 
     keys: KeyArray
@@ -77,76 +67,112 @@ def decode(page: bytes, *, markets: int = MARKETS_EVER, collaterals: int = COLLA
 
     Raises ChainFault where it is not a whole number of believable rows.
     """
-    words = _words(page)
-    cells = _checked(words, markets, collaterals)
-    low = cells["lo"]
-    held, kept = low[:, MARKETS] != 0, low[:, COLLATERALS] != 0
-    flaggers = _identifiers(words, FLAGGER, 20)
-    alarms = low[:, EPISODE]
-    told = (alarms != 0).any(axis=1) | (flaggers != np.zeros((), "V20"))
-    for word in (AID, BOND):
-        told |= (low[:, word] != 0) | (cells["hi"][:, word] != 0)
+    heads, legs, amounts, episodes = _columns(page)
+    if len(heads) % HEAD_WORDS:
+        raise _cut_off("heads", len(heads), f"a multiple of {HEAD_WORDS}")
+    heads = heads.reshape(-1, HEAD_WORDS, 4)
+    market = _narrow(heads[:, CASH, 2:], ">u2")
+    standing = _narrow(heads[:, STANDING, 3:], np.uint8)
+    state, told, collateral = standing[:, 2], standing[:, 3], standing[:, 4:]
+    _at_most("state", state, len(PHASES) - 1)
+    _at_most("mark of an episode", told, 1)
+    _at_most("market", market, markets)
+    _at_most("collateral", collateral, collaterals)
+    held, kept = _from_the_left(market), _from_the_left(collateral)
+    for name, column, count in (
+        ("legs", legs, held.sum()),
+        ("amounts", amounts, kept.sum()),
+        ("episodes", episodes, EPISODE_WORDS * told.sum(dtype=np.intp)),
+    ):
+        if len(column) != count:
+            raise _cut_off(name, len(column), str(count))
     return Page(
-        keys=_identifiers(words, ACCT, 32),
-        phases=low[:, STATE].astype(np.uint8),
-        slopes=low[:, SLOPE].astype(np.uint16),
-        cash=cells[:, CASH],
-        times=low[:, TIMES],
+        keys=_identifiers(heads[:, ACCT], 32),
+        phases=state.copy(),
+        slopes=_narrow(heads[:, STANDING, 3:], ">u2")[:, 0].astype(np.uint16),
+        cash=wide.halves(heads[:, CASH])[:, 0],
+        times=heads[:, STANDING, :3].astype(np.uint64),
         leg_counts=held.sum(axis=1, dtype=np.uint8),
         legs={
-            "market": low[:, MARKETS][held],
-            "size": cells[:, SIZES][held],
-            "quote_leg": cells[:, QUOTE_LEGS][held],
+            "market": market[held].astype(np.uint16),
+            "size": wide.halves(legs)[:, 0],
+            "quote_leg": wide.halves(legs)[:, 1],
         },
         holding_counts=kept.sum(axis=1, dtype=np.uint8),
-        holdings={"collateral": low[:, COLLATERALS][kept], "amount": cells[:, AMOUNTS][kept]},
-        episode_counts=told.astype(np.uint8),
-        episodes={
-            "flagger": flaggers[told],
-            "bond": cells[told, BOND],
-            "aid": cells[told, AID],
-            "words": alarms[told],
-        },
+        holdings={"collateral": collateral[kept], "amount": _unsigned(amounts)},
+        episode_counts=told.copy(),
+        episodes=_episodes(episodes.reshape(-1, EPISODE_WORDS, 4)),
     )
 
 
-def _checked(words: wide.Words, markets: int, collaterals: int) -> wide.Wides:
-    """Decode the words of a page, and hold them to what a row may say; identifiers become zero."""
-    numbers = words.copy()
-    numbers[:, [ACCT, FLAGGER]] = 0
-    cells = wide.decode(numbers)
-    if (cells["hi"][:, ~SIGNED] < 0).any():
-        raise ChainFault("expected unsigned integers below 2^127 in a page of rows, found a larger one")
-    limits = {
-        "state": (slice(STATE, STATE + 1), len(PHASES) - 1),
-        "slope": (slice(SLOPE, SLOPE + 1), SLOPES - 1),
-        "market": (MARKETS, markets),
-        "collateral": (COLLATERALS, collaterals),
+def _episodes(words: wide.Words) -> Entries:
+    """Read the words of episodes [k, EPISODE_WORDS, 4]."""
+    narrow = _unsigned(words[:, NARROW])
+    if narrow["hi"].any():
+        raise ChainFault("expected times and counts of 64 bits in an episode, found a larger one")
+    return {
+        "flagger": _identifiers(words[:, FLAGGER], 20),
+        "bond": _unsigned(words[:, BOND]),
+        "aid": _unsigned(words[:, AID]),
+        "words": narrow["lo"],
     }
-    highest = np.full(WORDS, 2**64 - 1, np.uint64)
-    for columns, limit in limits.values():
-        highest[columns] = limit
-    outside = BOUNDED & ((cells["hi"] != 0) | (cells["lo"] > highest))
-    if outside.any():
-        row, word = np.argwhere(outside)[0].tolist()
-        names = (name for name, (columns, _) in limits.items() if columns.start <= word < columns.stop)
-        name = next(names, "number")
-        [found] = wide.to_ints(cells[row, word : word + 1])
-        raise ChainFault(f"expected a {name} up to {highest[word]} in a page of rows, found {found}")
+
+
+def _columns(page: bytes) -> list[wide.Words]:
+    """Cut an answer of several ABI-encoded ``uint256[]`` into words [k, 4] each."""
+    columns, at = list[wide.Words](), COLUMNS
+    words = np.frombuffer(page, wide.BIG_ENDIAN, count=len(page) // 32 * 4).reshape(-1, 4)
+    for number in range(COLUMNS):
+        begins, count = _word(page, number), _word(page, at)
+        column = words[at + 1 : at + 1 + count]
+        if begins != 32 * at or len(column) != count:
+            raise ChainFault(
+                f"expected {COLUMNS} whole columns of words, found {len(page)} bytes, of which {count} words"
+                f" at {begins}"
+            )
+        columns.append(column)
+        at += 1 + count
+    if len(page) != 32 * at:
+        raise ChainFault(f"expected a page of rows of {32 * at} bytes, found {len(page)}")
+    return columns
+
+
+def _word(page: bytes, number: int) -> int:
+    return int.from_bytes(page[32 * number : 32 * (number + 1)])
+
+
+def _cut_off(name: str, found: int, expected: str) -> ChainFault:
+    return ChainFault(f"expected {expected} words of {name} in a page of rows, found {found}")
+
+
+def _at_most(name: str, numbers: NDArray[Any], limit: int) -> None:
+    """Raise ChainFault where one of some numbers is higher than any that there is."""
+    if (numbers > limit).any():
+        raise ChainFault(f"expected a {name} up to {limit} in a page of rows, found {numbers.max()}")
+
+
+def _from_the_left(numbers: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which places [n, places] are used; raise ChainFault where one is used behind one that is not."""
+    used: NDArray[np.bool_] = numbers != 0
+    if (used[:, 1:] & ~used[:, :-1]).any():
+        raise ChainFault("expected the markets and collaterals of a row side by side, found a gap")
+    return used
+
+
+def _unsigned(words: wide.Words) -> wide.Wides:
+    """Read words [..., 4] of numbers below 2^127."""
+    cells = wide.decode(words)
+    if (cells["hi"] < 0).any():
+        raise ChainFault("expected unsigned integers below 2^127 in a page of rows, found a larger one")
     return cells
 
 
-def _words(page: bytes) -> wide.Words:
-    """Cut an ABI-encoded ``Row[]`` into words [n, WORDS, 4]."""
-    n = int.from_bytes(page[32:64])
-    if len(page) != 32 * (HEADER + n * WORDS) or int.from_bytes(page[:32]) != 32:
-        raise ChainFault(
-            f"expected a page of rows of {WORDS} words, found {len(page)} bytes that say {n} rows"
-        )
-    return np.frombuffer(page, wide.BIG_ENDIAN, offset=32 * HEADER).reshape(n, WORDS, 4)
+def _narrow(limbs: wide.Words, dtype: DTypeLike) -> NDArray[Any]:
+    """See limbs [n, limbs] as numbers of fewer bits [n, numbers], the highest first."""
+    return np.ascontiguousarray(limbs).view(dtype)
 
 
-def _identifiers(words: wide.Words, word: int, width: int) -> NDArray[np.void]:
-    """Return the last ``width`` bytes of one word of every row."""
-    column = np.ascontiguousarray(words[:, word]).view(np.uint8)
+def _identifiers(words: wide.Words, width: int) -> NDArray[np.void]:
+    """Return the last ``width`` bytes of words [n, 4]."""
+    column = _narrow(words, np.uint8)
     return np.ascontiguousarray(column[:, -width:]).view(f"V{width}")[:, 0]

@@ -35,6 +35,15 @@ def decode(words: Words) -> Wides:
     return cells
 
 
+def halves(words: Words) -> Wides:
+    """Read words [n, 4] that hold two int128 each, as cells [n, 2]."""
+    limbs = words.reshape(-1, 2, 2)
+    cells = np.empty(limbs.shape[:-1], WIDE)
+    cells["hi"] = limbs[..., 0].astype(np.uint64).view(np.int64)
+    cells["lo"] = limbs[..., 1]
+    return cells
+
+
 def to_ints(cells: Wides) -> list[int]:
     """Return the exact values of a row of cells [k]."""
     return [(hi << 64) | lo for hi, lo in cells.tolist()]

@@ -36,7 +36,7 @@ class Model:
 
     def fold(self, page: list[Account]) -> None:
         if any(each.key not in self.rows and each.key not in self.dirty for each in page):
-            self.complete_after = self.block
+            self.complete_after = max(self.complete_after, self.block)
         for each in page:
             self.rows[each.key] = each
             self.dirty.pop(each.key, None)

@@ -1,87 +1,74 @@
-"""Accounts as the real contract would encode them: by the names in MarginReader's ABI, through eth_abi."""
+"""Accounts as the real contract would encode them."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from eth_abi.abi import encode
 
-from keeper.domain import Account, Phase
-
-ABI = Path(__file__).parents[3] / "abis" / "hybrid" / "MarginReader.json"
-
-
-def _row_components() -> list[dict[str, Any]]:
-    functions = json.loads(ABI.read_text())["abi"]
-    [rows] = [each for each in functions if each.get("name") == "rows"]
-    components: list[dict[str, Any]] = rows["outputs"][0]["components"]
-    return components
+from keeper.domain import Account, FlagState, Phase
+from keeper.protocols.hybrid.abi import load
 
 
-def _type(component: dict[str, Any]) -> str:
-    if component["type"] != "tuple":
-        return str(component["type"])
-    return "(" + ",".join(_type(each) for each in component["components"]) + ")"
+def _episode(flag: FlagState) -> list[int]:
+    return [
+        int(flag.flagger, 16),
+        flag.bond_wad,
+        flag.flagged_at_s,
+        flag.flagged_block,
+        flag.tau_at_flag_s,
+        flag.tau_s,
+        flag.last_poke_s,
+        flag.tau_at_confirm_s,
+        flag.confirmed_at_s,
+        flag.fee_cap_wad,
+        flag.step_start_s,
+        flag.step_used_wad,
+        flag.tranche_nonce,
+        flag.carry_tau_s,
+        flag.carried_at_s,
+        flag.slope,
+        flag.insolvent_tau_s,
+        flag.aid_wad,
+        int(flag.reduced),
+    ]
 
 
-COMPONENTS = _row_components()
-ROW = "(" + ",".join(_type(each) for each in COMPONENTS) + ")"
+def _packed(*fields: tuple[int, int]) -> int:
+    """Put numbers of so many bits each behind one another, the first highest."""
+    word = 0
+    for number, bits in fields:
+        word = word << bits | number % 2**bits
+    return word
 
 
-def _slots(values: Sequence[int], count: int) -> list[int]:
-    return [*values, *[0] * (count - len(values))]
+def _places(numbers: Sequence[int], count: int, bits: int) -> list[tuple[int, int]]:
+    return [(number, bits) for number in (*numbers, *[0] * (count - len(numbers)))]
 
 
-def _values(account: Account) -> dict[str, Any]:
-    flag = account.flag
-    return {
-        "acct": account.key,
-        "state": list(Phase).index(account.phase),
-        "cash": account.cash_wad,
-        "lastRiskAt": account.last_risk_s,
-        "lastRiskBlock": account.last_risk_block,
-        "debtSince": account.debt_since_s,
-        "aid": flag.aid_wad,
-        "reduced": flag.reduced,
-        "slopeChoice": account.slope_choice,
-        "flag": {
-            "flagger": flag.flagger,
-            "bond": flag.bond_wad,
-            "flaggedAt": flag.flagged_at_s,
-            "flaggedBlock": flag.flagged_block,
-            "tauAtFlag": flag.tau_at_flag_s,
-            "tau": flag.tau_s,
-            "lastPoke": flag.last_poke_s,
-            "tauAtConfirm": flag.tau_at_confirm_s,
-            "confirmedAt": flag.confirmed_at_s,
-            "feeCap": flag.fee_cap_wad,
-            "stepStart": flag.step_start_s,
-            "stepUsed": flag.step_used_wad,
-            "trancheNonce": flag.tranche_nonce,
-            "carryTau": flag.carry_tau_s,
-            "carriedAt": flag.carried_at_s,
-            "slope": flag.slope,
-            "insolventTau": flag.insolvent_tau_s,
-        },
-        "markets": _slots([leg.market for leg in account.legs], 8),
-        "sizes": _slots([leg.size_wad for leg in account.legs], 8),
-        "quoteLegs": _slots([leg.quote_leg_wad for leg in account.legs], 8),
-        "collaterals": _slots([holding.collateral for holding in account.holdings], 4),
-        "amounts": _slots([holding.amount_wad for holding in account.holdings], 4),
-    }
-
-
-def _ordered(components: Sequence[dict[str, Any]], values: dict[str, Any]) -> tuple[Any, ...]:
-    assert {each["name"] for each in components} == values.keys()
-    return tuple(
-        _ordered(each["components"], values[each["name"]])
-        if each["type"] == "tuple"
-        else values[each["name"]]
-        for each in components
-    )
+def _head(account: Account) -> list[int]:
+    markets = [leg.market for leg in account.legs]
+    collaterals = [holding.collateral for holding in account.holdings]
+    return [
+        int.from_bytes(account.key),
+        _packed((account.cash_wad, 128), *_places(markets, 8, 16)),
+        _packed(
+            (account.last_risk_s, 64),
+            (account.last_risk_block, 64),
+            (account.debt_since_s, 64),
+            (account.slope_choice, 16),
+            (list(Phase).index(account.phase), 8),
+            (account.flag != FlagState(), 8),
+            *_places(collaterals, 4, 8),
+        ),
+    ]
 
 
 def page_of(accounts: Sequence[Account]) -> bytes:
     """Encode the answer of ``rows`` for these accounts."""
-    return encode([f"{ROW}[]"], [[_ordered(COMPONENTS, _values(account)) for account in accounts]])
+    heads = [word for account in accounts for word in _head(account)]
+    legs = [
+        _packed((leg.size_wad, 128), (leg.quote_leg_wad, 128)) for account in accounts for leg in account.legs
+    ]
+    amounts = [holding.amount_wad for account in accounts for holding in account.holdings]
+    told = [account.flag for account in accounts if account.flag != FlagState()]
+    episodes = [word for flag in told for word in _episode(flag)]
+    return encode(load("MarginReader").functions["rows"].outputs, [heads, legs, amounts, episodes])

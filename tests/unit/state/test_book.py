@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from eth_abi.abi import encode
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from keeper.domain import Account, FlagState, Head, Holding, Leg, Phase, Unknown
 from keeper.errors import ChainFault
 from keeper.state.book import REMEMBERED_BLOCKS, Book
 from keeper.state.ledger import accounts_of
-from keeper.state.page import HEADER, WORDS
+from keeper.state.page import COLUMNS, EPISODE_WORDS, HEAD_WORDS
 from keeper.units import WAD, AccountKey
 from tests.unit.state.pages import page_of
 
@@ -46,6 +47,16 @@ def key(number: int) -> AccountKey:
 def account(number: int, **changes: object) -> Account:
     plain = Account(key=key(number), phase=Phase.HEALTHY, cash_wad=number * WAD, legs=(), holdings=())
     return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+PAGE = page_of([account(1)])
+HEADS, STANDING = 4, 7
+"""Where its words are that say how many words of heads there are, and how the account stands."""
+
+
+def with_word(place: int, value: int) -> bytes:
+    """Return the same page with another word in one place."""
+    return PAGE[: 32 * place] + value.to_bytes(32) + PAGE[32 * (place + 1) :]
 
 
 def heads(*numbers: int) -> list[Head]:
@@ -111,7 +122,7 @@ def test_a_page_read_by_itself_says_the_accounts_in_its_order(page: list[Account
 
 
 def test_a_page_that_is_cut_short_is_a_fault_of_the_chain() -> None:
-    with pytest.raises(ChainFault, match="expected a page of rows"):
+    with pytest.raises(ChainFault, match="expected a page of rows of 352 bytes, found 320"):
         accounts_of(page_of([account(1)])[:-32])
 
 
@@ -149,15 +160,29 @@ def test_an_empty_page_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("page", "complaint"),
     [
-        (b"", "0 bytes that say 0 rows"),
-        (page_of([account(1)])[:-32], "bytes that say 1 rows"),
-        (page_of([account(1)]) + bytes(32), "bytes that say 1 rows"),
+        (b"", "expected 4 whole columns of words, found 0 bytes"),
+        (PAGE[:-32], "of 352 bytes, found 320"),
+        (PAGE[:-1], "of 352 bytes, found 351"),
+        (PAGE[:32] + PAGE, "whole columns"),
+        (PAGE + bytes(32), "of 352 bytes, found 384"),
+        (with_word(0, 2**255), "whole columns"),
+        (with_word(HEADS, 2**63), "whole columns"),
         (page_of([account(1, legs=(Leg(4, WAD, 0),))]), "a market up to 3 in a page of rows, found 4"),
+        (page_of([account(1, legs=(Leg(0, WAD, 0), Leg(2, WAD, 0)))]), "side by side, found a gap"),
+        (
+            page_of([account(1, legs=(Leg(0, WAD, 0),))]),
+            "expected 0 words of legs",
+        ),
         (page_of([account(1, holdings=(Holding(3, 1),))]), "a collateral up to 2 in a page of rows, found 3"),
-        (page_of([account(1, legs=(Leg(2**64, WAD, 0),))]), "a market up to 3"),
-        (page_of([account(1, holdings=(Holding(1, 2**127),))]), "a larger one"),
+        (page_of([account(1, holdings=(Holding(0, 1),))]), "expected 0 words of amounts"),
+        (page_of([account(1, holdings=(Holding(1, 2**127),))]), "128-bit integers, found a larger one"),
         (page_of([account(1, holdings=(Holding(1, 2**256 - 1),))]), "unsigned"),
-        (page_of([account(1, cash_wad=-(2**127) - 1)]), r"128-bit integers, found a larger one at \(0, 2\)"),
+        (page_of([account(1, flag=FlagState(bond_wad=2**127))]), "128-bit integers, found a larger one"),
+        (page_of([account(1, flag=FlagState(tau_s=2**64))]), "times and counts of 64 bits in an episode"),
+        (with_word(STANDING, 4 << 40), "a state up to 3 in a page of rows, found 4"),
+        (with_word(STANDING, 2 << 32), "a mark of an episode up to 1 in a page of rows, found 2"),
+        (with_word(STANDING, 1 << 32), "expected 19 words of episodes in a page of rows, found 0"),
+        (encode(["uint256[]"] * 4, [[1, 2], [], [], []]), "expected a multiple of 3 words of heads"),
     ],
 )
 def test_a_page_that_is_not_believable_is_refused_whole(page: bytes, complaint: str) -> None:
@@ -168,15 +193,11 @@ def test_a_page_that_is_not_believable_is_refused_whole(page: bytes, complaint: 
     assert len(book) == 1
 
 
-def test_an_unknown_state_of_the_contract_is_refused() -> None:
-    page = bytearray(page_of([account(1)]))
-    page[32 * (HEADER + 1) + 31] = 4
-    with pytest.raises(ChainFault, match="a state up to 3 in a page of rows, found 4"):
-        book_of(account(1)).fold_rows(bytes(page), 101)
-
-
-def test_a_row_has_as_many_words_as_the_contract_encodes() -> None:
-    assert len(page_of([EVERYTHING])) == 32 * (HEADER + WORDS)
+def test_what_an_account_does_not_have_takes_no_room() -> None:
+    words = COLUMNS + COLUMNS + HEAD_WORDS
+    assert len(page_of([account(1)])) == 32 * words
+    positions, holdings = len(EVERYTHING.legs), len(EVERYTHING.holdings)
+    assert len(page_of([EVERYTHING])) == 32 * (words + positions + holdings + EPISODE_WORDS)
 
 
 def test_a_dirty_account_is_unknown_until_it_is_read_again() -> None:

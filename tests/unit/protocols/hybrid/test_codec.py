@@ -216,14 +216,13 @@ def test_an_expired_option_is_settled_by_the_clearing() -> None:
 # --- reads ---------------------------------------------------------------------------------------
 
 
-def test_a_row_is_laid_out_as_the_reader_lays_it_out() -> None:
-    (part,) = [p for p in artifact("MarginReader")["abi"] if p.get("name") == "rows"]
-    (row,) = part["outputs"]
-    flag = next(field for field in row["components"] if field["name"] == "flag")
-    assert [field["name"] for field in row["components"]] == [
-        *("acct", "state", "cash", "lastRiskAt", "lastRiskBlock", "debtSince", "aid", "reduced"),
-        *("slopeChoice", "flag", "markets", "sizes", "quoteLegs", "collaterals", "amounts"),
+def test_rows_and_flags_are_laid_out_as_the_contracts_lay_them_out() -> None:
+    (rows,) = [p for p in artifact("MarginReader")["abi"] if p.get("name") == "rows"]
+    assert [(field["name"], field["type"]) for field in rows["outputs"]] == [
+        (name, "uint256[]") for name in ("heads", "legs", "amounts", "episodes")
     ]
+    (flag_of,) = [p for p in artifact("Liquidator")["abi"] if p.get("name") == "flagOf"]
+    (flag,) = flag_of["outputs"]
     assert [field["name"] for field in flag["components"]] == [
         *("flagger", "bond", "flaggedAt", "flaggedBlock", "tauAtFlag", "tau", "lastPoke", "tauAtConfirm"),
         *("confirmedAt", "feeCap", "stepStart", "stepUsed", "trancheNonce", "carryTau", "carriedAt"),
