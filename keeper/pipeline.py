@@ -219,12 +219,12 @@ class Pipeline:
         """Do all that one new head asks for, and journal that it is done."""
         head = update.head
         self._fold(update)
-        await self._read(head)
+        sampled = await self._read(head)
         await self._follow(head)
         self._observe(head)
         steps = self._decide(head)
         await self._act(steps, head, update.heard_ns)
-        await self._check(head)
+        await self._check(sampled, head)
         self._done(head)
 
     def _done(self, head: Head) -> None:
@@ -252,25 +252,38 @@ class Pipeline:
         except OSError as error:
             log.warning("book.not_saved", path=str(self._shelf.path), why=error.strerror)
 
-    async def _check(self, head: Head) -> None:
-        """Every so many blocks read some accounts again, in turn, and hold them against the mirror.
+    async def _check(self, sampled: Sequence[bytes], head: Head) -> None:
+        """Hold the rows that came with the head's reads against the mirror, now that these are folded in.
 
         What differs is journaled with both values and read once more. While the mirror is degraded, more are
-        checked, at every head. A check that fails is made up for at the next head; it holds nothing up.
+        checked, at every head, in requests of their own: nobody is to wait for so many. A check that fails is
+        made up for at the next head; it holds nothing up.
         """
         degraded = self._audit.degraded is not None
-        if head.number < self._checked_at + self._params.check_blocks and not degraded:
+        if not (sampled or degraded):
             return
-        sample = self._audit.sample(self._book, PAGE * GROUP if degraded else self._params.check_rows)
         try:
-            found = [each for page in await self._pages(sample, head) for each in self._compare(page, head)]
+            if degraded:
+                sampled = await self._pages(self._audit.sample(self._book, PAGE * GROUP), head)
+            found = [each for page in sampled for each in self._compare(page, head)]
             self._fold_rows(await self._pages(found, head), head)
         except ChainFault as fault:
-            log.warning("mirror.unchecked", block=head.number, why=str(fault))
+            self._leave_unchecked(fault, head)
             return
         self._checked_at = head.number
         if degraded and self._audit.degraded is None:
             log.info("mirror.healed", block=head.number, accounts=len(self._book))
+
+    @staticmethod
+    def _leave_unchecked(fault: ChainFault, head: Head) -> None:
+        log.warning("mirror.unchecked", block=head.number, why=str(fault))
+
+    def _sample(self, head: Head) -> Sequence[AccountKey]:
+        """Return the accounts to be checked with the head's own reads: every so many blocks some, in turn."""
+        degraded = self._audit.degraded is not None
+        if degraded or head.number < self._checked_at + self._params.check_blocks:
+            return ()
+        return self._audit.sample(self._book, self._params.check_rows)
 
     def _compare(self, page: bytes, head: Head) -> list[AccountKey]:
         """Journal what differs and make it dirty, so that nobody acts on it before it is read again."""
@@ -285,8 +298,13 @@ class Pipeline:
         return keys
 
     async def _pages(self, accounts: Sequence[AccountKey], head: Head) -> list[bytes]:
-        pages = [accounts[first : first + PAGE] for first in range(0, len(accounts), PAGE)]
-        return await self._reader.call_many([self._market.rows_call(page) for page in pages], head.hash)
+        return await self._reader.call_many(self._rows_calls(accounts), head.hash)
+
+    def _rows_calls(self, accounts: Sequence[AccountKey]) -> list[Call]:
+        """Ask for accounts in as many pages as they take."""
+        return [
+            self._market.rows_call(accounts[first : first + PAGE]) for first in range(0, len(accounts), PAGE)
+        ]
 
     # --- what is known from before ---
 
@@ -426,8 +444,10 @@ class Pipeline:
         for market in fact.markets:
             self._book.mark_holders_dirty(market, fact.block)
 
-    async def _read(self, head: Head) -> None:
+    async def _read(self, head: Head) -> Sequence[bytes]:
         """Read dirty rows, prices and the keeper's credit, all at this head's hash, in one batch.
+
+        Return the rows that came with them to be checked, if it is time for that.
 
         Where more rows are dirty than a group holds, each group is folded in before the next one is read.
         Where the prices say that the listing is out of date, read it anew, and then the batch again. After a
@@ -437,36 +457,41 @@ class Pipeline:
         if self._orphaned:
             await self._relist(head)
         dirty = list(dict.fromkeys([self._taker, *self._book.dirty()]))
-        pages = [dirty[i : i + PAGE] for i in range(0, len(dirty), PAGE)]
-        oracles, credit, rows = await self._ask(pages[:GROUP], head)
+        group, sample = PAGE * GROUP, self._sample(head)
+        oracles, credit, rows, sampled = await self._ask(dirty[:group], sample, head)
         if oracles.world.version != self._market.version:
             await self._relist(head)
-            oracles, credit, rows = await self._ask(pages[:GROUP], head)
+            oracles, credit, rows, sampled = await self._ask(dirty[:group], sample, head)
             if oracles.world.version != self._market.version:
                 found = f"has version {self._market.version}, its prices have {oracles.world.version}"
                 raise ChainFault(f"the listing of block {head.number} {found}")
         self._oracles, self._credit_wad = oracles, _word(credit)
         self._fold_rows(rows, head)
-        for first in range(GROUP, len(pages), GROUP):
-            calls = [self._market.rows_call(page) for page in pages[first : first + GROUP]]
-            self._fold_rows(await self._reader.call_many(calls, head.hash), head)
-            log.info("book.reading", accounts=min((first + GROUP) * PAGE, len(dirty)), of=len(dirty))
+        for first in range(group, len(dirty), group):
+            self._fold_rows(await self._pages(dirty[first : first + group], head), head)
+            log.info("book.reading", accounts=min(first + group, len(dirty)), of=len(dirty))
         self._read_at, self._mirror_at_s = head, head.timestamp_s
+        return sampled
 
     def _fold_rows(self, rows: Iterable[bytes], head: Head) -> None:
         for page in rows:
             self._book.fold_rows(page, head.number)
 
     async def _ask(
-        self, pages: Sequence[Sequence[AccountKey]], head: Head
-    ) -> tuple[OracleView, bytes, list[bytes]]:
-        calls = [
-            self._market.prices_call(),
-            self._market.credit_call(self._sender.address),
-            *(self._market.rows_call(page) for page in pages),
-        ]
-        prices, credit, *rows = await self._reader.call_many(calls, head.hash)
-        return self._market.decode_prices(prices), credit, rows
+        self, dirty: Sequence[AccountKey], sample: Sequence[AccountKey], head: Head
+    ) -> tuple[OracleView, bytes, list[bytes], list[bytes]]:
+        """Ask for prices, credit, dirty rows and a sample, once more without the sample where that fails."""
+        rows, checks = self._rows_calls(dirty), self._rows_calls(sample)
+        calls = [self._market.prices_call(), self._market.credit_call(self._sender.address), *rows]
+        try:
+            answers = await self._reader.call_many([*calls, *checks], head.hash)
+        except ChainFault as fault:
+            if not checks:
+                raise
+            self._leave_unchecked(fault, head)
+            answers = await self._reader.call_many(calls, head.hash)
+        prices, credit, *pages = answers
+        return self._market.decode_prices(prices), credit, pages[: len(rows)], pages[len(rows) :]
 
     async def _relist(self, head: Head) -> None:
         """Read the listing and its terms anew, and give the book a column for every instrument."""

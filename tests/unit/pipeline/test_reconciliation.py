@@ -1,14 +1,17 @@
 """The mirror against the chain: whatever differs is found in its turn, told with both values, and healed."""
 
 import json
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+import pytest
 from structlog.testing import capture_logs
 
-from keeper.domain import Account
+from keeper.domain import Account, Call
+from keeper.errors import ChainFault
 from keeper.pipeline import Params
 from keeper.units import WAD
-from tests.unit.pipeline.desk import BREACHED, KEEPER, Desk, cured
+from tests.unit.pipeline.desk import BREACHED, KEEPER, Chain, Desk, cured
 
 ACCOUNTS = [replace(cured(BREACHED), key=bytes([number]) * 20 + bytes(12)) for number in range(60, 75)]
 
@@ -71,24 +74,59 @@ async def test_a_degraded_keeper_checks_the_whole_book_at_the_next_head_and_is_w
     assert kept.pipeline.vitals.differences == 2
 
 
-async def test_a_check_that_fails_holds_nothing_up_and_is_made_up_for(kept: Desk) -> None:
+class Spoilt:
+    """Spoils requests of a chain, in the order in which they are sent."""
+
+    def __init__(self, chain: Chain, *, failing: Collection[int] = (), cut: Collection[int] = ()) -> None:
+        self.asked: list[int] = []
+        """How many calls each request held."""
+        self._call_many, self._failing, self._cut = chain.call_many, failing, cut
+        chain.call_many = self  # type: ignore[method-assign]
+
+    async def __call__(self, calls: Sequence[Call], at_hash: str) -> list[bytes]:
+        self.asked += [len(calls)] if calls else []
+        if len(self.asked) in self._failing:
+            raise ChainFault("call_many: no answer")
+        answers = await self._call_many(calls, at_hash)
+        return [*answers[:-1], answers[-1][:-1]] if len(self.asked) in self._cut else answers
+
+
+@pytest.mark.parametrize(
+    ("failing", "cut", "requests"), [({1}, (), [4, 3, 4, 1]), ((), {1}, [4, 4, 1]), ({2}, (), [4, 1, 3, 1])]
+)
+async def test_a_check_that_fails_holds_nothing_up_and_is_made_up_for(
+    kept: Desk, failing: set[int], cut: set[int], requests: list[int]
+) -> None:
     await checked(kept, blocks=1, rows=16)
-    hide(kept, ACCOUNTS[3])
-    call_many, asked = kept.chain.call_many, 0
-
-    async def fails(calls: list[object], at_hash: str) -> list[bytes]:
-        nonlocal asked
-        asked += 1
-        kept.chain.fails += ["call_many"] if asked == 2 else []
-        return await call_many(calls, at_hash)  # type: ignore[arg-type]
-
-    kept.chain.call_many = fails  # type: ignore[method-assign, assignment]
+    after = hide(kept, ACCOUNTS[3])
+    spoilt = Spoilt(kept.chain, failing=failing, cut=cut)
     with capture_logs() as said:
         await kept.head()
     assert "mirror.unchecked" in {each["event"] for each in said}
     assert kept.journal.last_head() == kept.chain.tip
     await kept.head()
     assert kept.pipeline.vitals.differences == 1
+    assert kept.pipeline._book.exact(ACCOUNTS[3].key) == after
+    assert spoilt.asked[: len(requests)] == requests
+
+
+async def test_what_is_checked_comes_with_the_reads_of_the_head(kept: Desk) -> None:
+    await checked(kept, blocks=3, rows=16)
+    asked = Spoilt(kept.chain).asked
+    for _ in range(6):
+        await kept.head()
+    assert asked == [3, 3, 4, 3, 3, 4], "prices, credit, the keeper's row; and now and then some others"
+    assert kept.pipeline.vitals.checked == 2 * 16
+
+
+async def test_what_many_checks_ask_for_keeps_nobody_waiting(kept: Desk) -> None:
+    await checked(kept, blocks=1, rows=16)
+    hide(kept, ACCOUNTS[3])
+    await kept.head()
+    asked = Spoilt(kept.chain).asked
+    await kept.head(replace(BREACHED, key=ACCOUNTS[9].key))
+    assert kept.acts() == ["flag"]
+    assert asked == [3, 1], "the check of a degraded keeper comes after the acts, by itself"
 
 
 async def test_what_changed_with_an_event_is_no_difference(kept: Desk) -> None:
