@@ -5,7 +5,8 @@ beside it where the answer is slower than its past explains; the first believabl
 that does not have a block is behind, not faulty. Whatever else is wrong sets an endpoint aside, for a
 pause that doubles; a survey of all endpoints, each block time, puts it back. An endpoint that is aside is
 the last resort: a pool of one is never without a node. Only a provider's own request for patience is
-absolute.
+absolute. Who comes back after a failure may be another node by then: it is asked first which chain it
+serves.
 
 A write goes once to one endpoint. Whoever sent it knows what a second time means.
 """
@@ -109,6 +110,8 @@ class Pool:
         self._params = params or Params()
         self._nodes: list[Node] = []
         self._chain_id: int | None = None
+        self._demands: list[tuple[str, list[Any], Any]] = []
+        """Requests, each with the answer that an endpoint must give to be believed after a failure."""
         self._served: OrderedDict[bytes, Node] = OrderedDict()
         self._background: set[asyncio.Task[Any]] = set()
         self._defect: BaseException | None = None
@@ -181,6 +184,7 @@ class Pool:
         faults = [answer for answer in answers if isinstance(answer, ChainFault)]
         if len(faults) == len(answers):
             raise faults[0]
+        self._demands = [("eth_chainId", [], hex(chain_id))]
 
     def accuse(self, asked: Mapping[str, Any], why: str) -> None:
         """Set aside whoever answered ``eth_getLogs`` of a filter last, for its answer was incomplete."""
@@ -268,6 +272,8 @@ class Pool:
         asked: Calls = [("eth_blockNumber", []), *calls] if proves else calls
         began_s = time.monotonic()
         try:
+            if node.standing.why is not None:
+                await self._prove(node)
             results = await node.rpc.exchange(asked)
         except Throttled as fault:
             self._hush(node, fault)
@@ -296,6 +302,16 @@ class Pool:
             node.standing.missing = _pinned(calls)
             raise Absent(results)
         return results
+
+    async def _prove(self, node: Node) -> None:
+        """Have an endpoint that has failed answer what is demanded of all; Unreachable where it does not."""
+        for method, params, wanted in self._demands:
+            try:
+                [found] = await node.rpc.exchange([(method, params)])
+            except RpcError as refusal:
+                raise Unreachable(str(refusal)) from None
+            if (found.lower() if isinstance(found, str) else found) != wanted:
+                raise Unreachable(f"{method} at {node.name}: expected {wanted!r}, found {found!r}")
 
     def _learn(self, node: Node, calls: Calls, results: Sequence[Any]) -> None:
         for (method, params), result in zip(calls, results, strict=True):

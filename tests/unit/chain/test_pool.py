@@ -494,6 +494,41 @@ async def test_one_silent_node_is_no_reason_not_to_start_and_all_silent_are() ->
             await pool.expect(CHAIN_ID)
 
 
+@pytest.mark.parametrize("method", ["eth_blockNumber", "eth_sendRawTransaction"])
+async def test_an_only_node_that_comes_back_with_another_chain_is_not_believed(method: str) -> None:
+    params = [raw_tx()] if method == "eth_sendRawTransaction" else []
+    async with nodes(1) as (only,), pooled([only], replace(PATIENT, rounds=1)) as pool:
+        await pool.expect(CHAIN_ID)
+        await only.stop()
+        with pytest.raises(Unreachable):
+            await pool.request("eth_blockNumber", [])
+        only.chain_id = 5
+        await only.start()
+        for _ in range(2):
+            with pytest.raises(Unreachable, match=r"eth_chainId at .*: expected '0x7a69', found '0x5'"):
+                await pool.request(method, params)
+        assert aside(pool) != [None]
+        assert method not in {asked for asked, _ in only.asked}
+        only.chain_id = CHAIN_ID
+        assert await pool.request(method, params)
+        assert aside(pool) == [None]
+        only.asked.clear()
+        await pool.request("eth_blockNumber", [])
+        assert only.asked == [("eth_blockNumber", [])], "who is well is not asked again"
+
+
+async def test_a_last_resort_that_serves_another_chain_is_not_believed() -> None:
+    async with nodes() as (moved, other), pooled([moved, other], replace(PATIENT, rounds=1)) as pool:
+        await pool.expect(CHAIN_ID)
+        moved.fails(Fault.BAD_GATEWAY)
+        moved.chain_id = 5
+        await pool.request("eth_blockNumber", [])
+        await other.stop()
+        with pytest.raises(Unreachable):
+            await pool.request("eth_blockNumber", [])
+        assert None not in aside(pool)
+
+
 def test_a_pool_without_endpoints_is_a_mistake_of_the_configuration() -> None:
     with pytest.raises(ConfigError, match="at least one"):
         Pool([])
