@@ -20,7 +20,6 @@ from rich.console import Console
 from keeper import __version__, doctor, metrics, progress
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader
-from keeper.chain.rpc import Unreachable
 from keeper.chain.stream import expect_chain
 from keeper.chain.wire import head_of
 from keeper.config import Config, load
@@ -31,10 +30,8 @@ from keeper.execute.plain import PlainSender
 from keeper.execute.sender import ChainSender
 from keeper.journal.store import SqliteJournal
 from keeper.pipeline import Pipeline
-from keeper.ports import read_through
 from keeper.protocols.hybrid.abi import load as load_abi
 from keeper.protocols.hybrid.market import HybridMarket
-from keeper.protocols.hybrid.params import Deployment, read_deployment
 from keeper.reporter import Reporter
 from keeper.steward import Steward
 from keeper.units import AccountKey, Block
@@ -159,27 +156,17 @@ async def _connected(path: Path) -> AsyncIterator[Parts]:
     config = load(path)
     async with Pool(config.chain.http, config.pool_params()) as rpc:
         scout = ChainReader(rpc, config.chain.ws, [])
-        await scout.verify(config.chain.chain_id, {"deployment.reader": config.deployment.reader})
+        await scout.verify(config.chain.chain_id, {config.deployment.setting: config.deployment.address})
         await expect_chain(config.chain.ws, config.chain.chain_id)
         head = head_of(await rpc.request("eth_getBlockByNumber", ["latest", False]))
         if config.deployment.from_block > head.number:
             bound = f"the chain's head is block {head.number}"
             raise ConfigError(f"deployment.from_block is {config.deployment.from_block}, but {bound}")
-        deployment = await _find_deployment(scout, config, head)
-        reader = ChainReader(rpc, config.chain.ws, deployment.contracts, config.reader_params())
+        deployment = await doctor.find_deployment(scout, config, head)
+        reader = ChainReader(
+            rpc, config.chain.ws, deployment.contracts, config.reader_params(), lent=scout.lent
+        )
         yield Parts(config, rpc, reader, HybridMarket(deployment), head)
-
-
-async def _find_deployment(reader: ChainReader, config: Config, head: Head) -> Deployment:
-    rounds = read_deployment(config.chain.chain_id, config.deployment.reader)
-    try:
-        return await read_through(reader, rounds, head.hash)
-    except Unreachable:
-        raise
-    except ChainFault as fault:
-        raise ConfigError(
-            f"deployment.reader {config.deployment.reader} does not answer as a MarginReader: {fault}"
-        ) from fault
 
 
 async def _run(path: Path, *, snapshot: Path | None, dry_run: bool) -> None:
@@ -191,7 +178,7 @@ async def _run(path: Path, *, snapshot: Path | None, dry_run: bool) -> None:
             identity={
                 "chain_id": str(config.chain.chain_id),
                 "genesis": await _genesis(parts.rpc),
-                "deployment": config.deployment.reader,
+                "deployment": config.deployment.address,
                 "wallet": signer.address,
                 "mode": "dry run" if dry_run else "live",
             },
@@ -273,7 +260,7 @@ async def _report_options(path: Path) -> None:
         config, market = parts.config, parts.market
         rules, wallet = market.deployment.rules, signer_of(keys[-1])
         if not rules.options:
-            raise ConfigError(f"deployment.reader {config.deployment.reader} lists no option")
+            raise ConfigError(f"{config.deployment.setting} {config.deployment.address} lists no option")
         feeds = {rules.markets[number].feed for number in rules.options}
         if unvalued := sorted(feeds - config.steward.vols.keys()):
             raise ConfigError(f"steward.vols has no volatility for {', '.join(unvalued)}")

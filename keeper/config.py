@@ -11,9 +11,17 @@ import re
 import tomllib
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -78,10 +86,32 @@ class Chain(_Section):
 
 
 class Deployment(_Section):
-    """Which HybridMargin to keep: its MarginReader; all else is read from the chain."""
+    """Which HybridMargin to keep: its MarginReader, or its Clearing where it has none.
 
-    reader: Address
+    All else is read from the chain.
+    """
+
+    reader: Address | None = None
+    clearing: Address | None = None
     from_block: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _is_named_once(self) -> Self:
+        if (self.reader is None) == (self.clearing is None):
+            raise ValueError("expected either reader, or clearing where no reader is deployed")
+        return self
+
+    @property
+    def setting(self) -> str:
+        """Return which of the two it is named by."""
+        return "deployment.reader" if self.reader else "deployment.clearing"
+
+    @property
+    def address(self) -> str:
+        """Return the address given, by which the journal and the book on disk know the deployment."""
+        address = self.reader or self.clearing
+        assert address is not None
+        return address
 
 
 class Wallet(_Section):
@@ -251,7 +281,7 @@ class Config(BaseSettings):
         return pipeline.Shelf(
             path=_own(self.mirror.snapshot, dry_run=dry_run),
             chain_id=self.chain.chain_id,
-            deployment=self.deployment.reader,
+            deployment=self.deployment.address,
             every_blocks=self.mirror.snapshot_blocks,
         )
 

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader
-from keeper.chain.rpc import without_secrets
+from keeper.chain.rpc import Unreachable, without_secrets
 from keeper.chain.stream import expect_chain
 from keeper.chain.wire import data, head_of
 from keeper.config import Config
@@ -28,8 +28,9 @@ from keeper.execute.keys import load_signer
 from keeper.journal.reader import JournalReader
 from keeper.ports import read_through
 from keeper.protocols.hybrid.abi import load
+from keeper.protocols.hybrid.codec import reader_creation
 from keeper.protocols.hybrid.market import HybridMarket
-from keeper.protocols.hybrid.params import Deployment, read_deployment
+from keeper.protocols.hybrid.params import LENT_READER, Deployment, read_deployment, read_liquidator
 from keeper.state.ledger import accounts_of
 from keeper.units import WAD, AccountKey
 
@@ -60,6 +61,38 @@ class Finding:
     mark: Mark
     found: str
     mend: str = ""
+
+
+class NoDeployment(ConfigError):
+    """The deployment cannot be read in the way that is configured."""
+
+    def __init__(self, found: str, mend: str) -> None:
+        self.found = found
+        self.mend = mend
+        """What to do about it."""
+        super().__init__(f"{found}; {mend}")
+
+
+async def find_deployment(reader: ChainReader, config: Config, head: Head) -> Deployment:
+    """Read the deployment that is configured, through its reader, or one lent to the nodes with every call.
+
+    Raises NoDeployment where that is not to be had, and Unreachable where no node answers.
+    """
+    named = config.deployment
+    address, contract = named.reader or LENT_READER, "MarginReader" if named.reader else "Clearing"
+    try:
+        if named.clearing:
+            liquidator = await read_through(reader, read_liquidator(named.clearing), head.hash)
+            await reader.lend(address, reader_creation(named.clearing, liquidator))
+        return await read_through(reader, read_deployment(config.chain.chain_id, address), head.hash)
+    except Unreachable:
+        raise
+    except ConfigError as error:
+        mend = "deploy MarginReader and give its address as deployment.reader, or use another node"
+        raise NoDeployment(str(error), mend) from error
+    except ChainFault as fault:
+        found = f"{named.setting} {named.address} does not answer as a {contract}: {fault}"
+        raise NoDeployment(found, f"correct {named.setting}, or chain.chain_id") from fault
 
 
 @dataclass(slots=True)
@@ -108,7 +141,7 @@ class Doctor:
             return
         ours = {
             "chain_id": str(self.config.chain.chain_id),
-            "deployment": self.config.deployment.reader,
+            "deployment": self.config.deployment.address,
             "wallet": self._wallet or reader.identity.get("wallet", ""),
         }
         other = [name for name, value in ours.items() if reader.identity.get(name) != value]
@@ -158,13 +191,14 @@ class Doctor:
             found = f"from_block {config.deployment.from_block} is above the head, block {head.number}"
             yield Finding("deployment", Mark.BAD, found, "correct deployment.from_block")
         try:
-            rounds = read_deployment(config.chain.chain_id, config.deployment.reader)
-            deployment = await read_through(reader, rounds, head.hash)
-        except ChainFault as fault:
-            found = f"{config.deployment.reader} does not answer as a MarginReader: {fault}"
-            yield Finding("deployment", Mark.BAD, found, "correct deployment.reader, or chain.chain_id")
+            deployment = await find_deployment(reader, config, head)
+        except NoDeployment as error:
+            yield Finding("deployment", Mark.BAD, error.found, error.mend)
             return
         for name, address in addresses_of(deployment).items():
+            if address == LENT_READER:
+                yield Finding(name, Mark.OK, "not deployed; the nodes take its code with every call")
+                continue
             code = data(await rpc.request("eth_getCode", [address, "latest"]))
             yield look_at_code(name, address, code)
         market = HybridMarket(deployment)
@@ -241,7 +275,7 @@ def look_at_code(name: str, address: str, code: bytes) -> Finding:
 
     By its selectors, for immutables and libraries make the bytes of each deployment its own.
     """
-    what, mend = f"{name}", "correct deployment.reader; or use the release that belongs to this deployment"
+    what, mend = f"{name}", "correct [deployment]; or use the release that belongs to this deployment"
     if not code:
         return Finding(what, Mark.BAD, f"no code at {address}", mend)
     missing = [each.name for each in load(name).functions.values() if not _pushes(code, each.selector)]

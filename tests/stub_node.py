@@ -181,7 +181,7 @@ class StubNode:
     leaves_out: Callable[[Block, int], bool] = lambda *_: False
     """Tells which logs ``eth_getLogs`` forgets."""
     eth_call: Callable[[Block, dict[str, Any]], str] = lambda *_: "0x"
-    """May raise Refused."""
+    """Is given the transaction, with the ``code`` that it overrides where it goes to; may raise Refused."""
     takes_overrides: bool = True
     asked: list[tuple[str, list[Any]]] = field(default_factory=list)
     posts: int = 0
@@ -438,7 +438,10 @@ class StubNode:
     def _call(self, tx: Any, at: Any, *overrides: Any) -> str:
         _must(isinstance(tx, dict) and tx.keys() <= {"from", "to", "data", "gas", "value"}, "bad transaction")
         _must(len(overrides) <= 2 and (self.takes_overrides or not overrides), "too many arguments")
-        return self.eth_call(self._at(at), tx)
+        _must(all(isinstance(each, dict) for each in overrides), "bad overrides")
+        lent = overrides[0].get(tx.get("to"), {}) if overrides else {}
+        _must(lent.keys() <= {"code"}, "bad overrides")
+        return self.eth_call(self._at(at), tx | lent)
 
     def _get_logs(self, asked: Any) -> list[dict[str, Any]]:
         keys = {"address", "topics", "fromBlock", "toBlock", "blockHash"}

@@ -171,20 +171,30 @@ class Pool:
     async def expect(self, chain_id: int) -> None:
         """Raise ConfigError where an endpoint serves another chain, and ChainFault where all are silent."""
         self._chain_id = chain_id
-        answers: list[list[Any] | BaseException] = await asyncio.gather(
-            *(self._attempts()(self._ask, node, [("eth_chainId", [])]) for node in self._nodes),
-            return_exceptions=True,
-        )
-        for node, answer in zip(self._nodes, answers, strict=True):
-            if isinstance(answer, list):
-                if (found := int(answer[0], 16)) != chain_id:
-                    raise ConfigError(f"chain {chain_id} is configured, but {node.name} serves {found}")
-            elif not isinstance(answer, ChainFault):
-                raise answer
-        faults = [answer for answer in answers if isinstance(answer, ChainFault)]
+        answers = await self.each([("eth_chainId", [])])
+        for name, answer in answers:
+            if isinstance(answer, list) and (found := int(answer[0], 16)) != chain_id:
+                raise ConfigError(f"chain {chain_id} is configured, but {name} serves {found}")
+        faults = [answer for _, answer in answers if isinstance(answer, ChainFault)]
         if len(faults) == len(answers):
             raise faults[0]
-        self._demands = [("eth_chainId", [], hex(chain_id))]
+        self.demand("eth_chainId", [], hex(chain_id))
+
+    async def each(self, calls: Calls) -> list[tuple[str, list[Any] | ChainFault]]:
+        """Ask every endpoint by itself; return the name of each with what it answered, or why it did not."""
+        answers: list[list[Any] | BaseException] = await asyncio.gather(
+            *(self._attempts()(self._ask, node, calls) for node in self._nodes), return_exceptions=True
+        )
+        told: list[tuple[str, list[Any] | ChainFault]] = []
+        for node, answer in zip(self._nodes, answers, strict=True):
+            if not isinstance(answer, list | ChainFault):
+                raise answer
+            told.append((node.name, answer))
+        return told
+
+    def demand(self, method: str, params: list[Any], wanted: Any) -> None:
+        """Believe an endpoint that has failed, or was silent so far, only once it answers this so."""
+        self._demands.append((method, params, wanted))
 
     def accuse(self, asked: Mapping[str, Any], why: str) -> None:
         """Set aside whoever answered ``eth_getLogs`` of a filter last, for its answer was incomplete."""

@@ -45,6 +45,8 @@ EXECUTION_ENDED = (
 """Words by which they say that the execution itself failed, where they use another code."""
 
 HEX = re.compile("0x[0-9a-fA-F]{8,}")
+SAYS_ONE, ONE = "0x600160005260206000f3", (1).to_bytes(32)
+"""Code that returns one word, and that word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,13 @@ class ChainReader:
     """
 
     def __init__(
-        self, rpc: Pool, ws_urls: Sequence[str], addresses: Sequence[str], params: Params | None = None
+        self,
+        rpc: Pool,
+        ws_urls: Sequence[str],
+        addresses: Sequence[str],
+        params: Params | None = None,
+        *,
+        lent: Mapping[str, str] | None = None,
     ) -> None:
         self._rpc = rpc
         self._addresses = [address.lower() for address in addresses]
@@ -84,7 +92,8 @@ class ChainReader:
         self._branch = Branch((), first=0, depth=self._params.reorg_depth)
         self._delivered: dict[str, set[int]] = {}
         self._takes_overrides = True
-        self._lent: dict[str, str] = {}
+        self.lent = dict(lent or {})
+        """Code by address, which every call there carries; a second reader of the same nodes may take it."""
         self.discrepancies = 0
         """How many logs the websocket announced that ``eth_getLogs`` had left out."""
         self.fault: str | None = None
@@ -296,17 +305,28 @@ class ChainReader:
         A call to nobody runs its creation code and returns the code that this leaves. What many accounts hold
         cannot be returned so: it would count as code, of which nodes take 24,576 bytes (EIP-170). Therefore
         every call carries the code instead, and is bounded by gas alone.
+
+        Raises ConfigError where an endpoint cannot do both, for any of them may be the one that is asked; one
+        that is silent now has to show that it can when it comes back. Raises ChainFault where the creation
+        reverts, or all are silent.
         """
-        code: bytes = await self._rpc.request("eth_call", [{"data": "0x" + creation.hex()}, "latest"])
-        if not code:
-            raise ChainFault(
-                f"the creation of a contract to read with leaves no code at {self._rpc.endpoint}"
-            )
-        self._lent[address.lower()] = "0x" + code.hex()
+        probe = ("eth_call", [{"to": address, "data": "0x"}, "latest", {address: {"code": SAYS_ONE}}])
+        made = ("eth_call", [{"data": "0x" + creation.hex()}, "latest"])
+        answers = await self._rpc.each([made, probe])
+        for name, answer in answers:
+            if isinstance(answer, RpcError) and _ended_execution(answer):
+                raise answer
+            if why := _cannot_lend(answer):
+                raise ConfigError(f"{name} cannot call a contract that is not deployed: {why}")
+        codes = [answer[0] for _, answer in answers if isinstance(answer, list)]
+        if not codes:
+            raise next(answer for _, answer in answers if isinstance(answer, ChainFault))
+        self._rpc.demand(*probe, ONE)
+        self.lent[address.lower()] = "0x" + codes[0].hex()
 
     def _pinned(self, call: Call, at_hash: str) -> tuple[str, list[Any]]:
         params: list[Any] = [{"to": call.to, "data": "0x" + call.data.hex()}, {"blockHash": at_hash}]
-        if code := self._lent.get(call.to.lower()):
+        if code := self.lent.get(call.to.lower()):
             params.append({call.to: {"code": code}})
         return "eth_call", params
 
@@ -340,6 +360,18 @@ class ChainReader:
             evidence = revert_data[0] if revert_data else error.message or "no data, no message"
             return Refuse(Reason("simulation.reverted", evidence, "must not revert"))
         return answer
+
+
+def _cannot_lend(answer: list[bytes] | ChainFault) -> str | None:
+    """Say what an endpoint lacks that was asked to create a contract, and to call one that is not there."""
+    if isinstance(answer, RpcError):
+        return str(answer)
+    if isinstance(answer, ChainFault):
+        return None
+    created, called = answer
+    if not created:
+        return "eth_call runs no creation code"
+    return None if called == ONE else "eth_call does not heed state overrides"
 
 
 def _ended_execution(error: RpcError) -> bool:

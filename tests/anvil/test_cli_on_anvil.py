@@ -53,7 +53,10 @@ NO_PRICES = ("nan", "0", "-19000", "inf", "1e4")
 
 
 def write(folder: Path, **changes: str) -> None:
-    """Write the configuration; ``changes`` replace its values, by the name of the setting."""
+    """Write the configuration; ``changes`` replace its values, by the name of the setting.
+
+    A clearing takes the place of the reader.
+    """
     settings = {
         "http": '"http://127.0.0.1:1"',
         "ws": '"ws://127.0.0.1:1"',
@@ -63,15 +66,17 @@ def write(folder: Path, **changes: str) -> None:
         "path": '"prices.csv"',
         "native_feed": '"ETH/USD"',
     } | changes
+    if "clearing" in settings:
+        del settings["reader"]
     sections = {
         "chain": ("http", "ws", "chain_id"),
-        "deployment": ("reader", "from_block"),
+        "deployment": ("reader", "clearing", "from_block"),
         "feed": ("path",),
         "economics": ("native_feed",),
     }
     lines = []
     for section, names in sections.items():
-        lines += [f"[{section}]", *(f"{name} = {settings[name]}" for name in names)]
+        lines += [f"[{section}]", *(f"{name} = {settings[name]}" for name in names if name in settings)]
     (folder / "keeper.toml").write_text("\n".join(lines) + "\n")
 
 
@@ -361,6 +366,12 @@ def site(anvil: Node, tmp_path: Path) -> Site:
     return Site(anvil, tmp_path)
 
 
+def without_reader(site: Site) -> None:
+    """Take the reader off the chain, and name the deployment by its Clearing."""
+    site.node.rpc("anvil_setCode", site.deployed.protocol.reader, "0x")
+    site.configure(clearing=f'"{site.deployed.protocol.clearing}"')
+
+
 PUT = OptionSpec("BTC/USD", Kind.PUT, 19_500 * WAD, GENESIS_S + 30 * 86_400)
 SOON = OptionSpec("BTC/USD", Kind.CALL, 18_000 * WAD, GENESIS_S + 600)
 ETH_CALL = OptionSpec("ETH/USD", Kind.CALL, 1_500 * WAD, GENESIS_S + 30 * 86_400)
@@ -389,6 +400,15 @@ def test_a_process_whose_reader_is_another_contract_ends_with_one_line(site: Sit
     address = site.deployed.protocol.vault
     site.configure(reader=f'"{address}"')
     assert f"deployment.reader {address} does not answer as a MarginReader" in refused_process(site.folder)
+
+
+def test_a_deployment_named_by_what_is_no_clearing_is_refused(site: Site, refused: Refused) -> None:
+    site.configure(clearing=f'"{NOBODY}"')
+    assert f"deployment.clearing {NOBODY} has no code on chain {site.node.chain_id}" in refused(site.folder)
+    protocol = site.deployed.protocol
+    for address in (protocol.vault, protocol.liquidator, protocol.reader, protocol.quote):
+        site.configure(clearing=f'"{address}"')
+        assert f"deployment.clearing {address} does not answer as a Clearing" in refused(site.folder)
 
 
 def test_a_process_that_cannot_reach_its_node_ends_with_one_line(tmp_path: Path) -> None:
@@ -585,20 +605,35 @@ def doctor(site: Site, secrets: Mapping[str, str] = SECRETS) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_the_doctor_finds_what_a_keeper_needs_and_what_it_lacks(site: Site) -> None:
-    site.breach()
-    site.configure()
-    code, said = doctor(site)
-    marks = {
+def marks_of(said: str) -> dict[str, str]:
+    """Read the doctor's table: how bad each finding is."""
+    return {
         cells[0]: cells[1]
         for line in said.splitlines()
         for cells in [[cell.strip() for cell in line.strip("│┃").split("│")]]
         if len(cells) == 4 and cells[0]
     }
+
+
+def test_the_doctor_finds_what_a_keeper_needs_and_what_it_lacks(site: Site) -> None:
+    site.breach()
+    site.configure()
+    code, said = doctor(site)
+    marks = marks_of(said)
     assert (code, {what for what, mark in marks.items() if mark == "bad"}) == (0, set()), said
     contracts = {"MarginReader", "Clearing", "Liquidator", "Slopes", "Vault", "FastOracle"}
     assert {marks[each] for each in {"key", "disk", "journal", "gas", *contracts}} == {"ok"}
     assert "oracle BTC/USD" in marks
+
+
+def test_the_doctor_sees_that_a_deployment_can_be_read_without_a_reader(site: Site) -> None:
+    site.breach()
+    without_reader(site)
+    code, said = doctor(site)
+    marks = marks_of(said)
+    assert (code, {what for what, mark in marks.items() if mark == "bad"}) == (0, set()), said
+    assert {marks[each] for each in ("MarginReader", "Clearing", "margin account", "gas")} == {"ok"}
+    assert "not deployed; the nodes take its code with every call" in said
 
 
 def test_the_doctor_says_how_to_mend_what_is_amiss(site: Site) -> None:
@@ -692,6 +727,15 @@ def test_a_price_that_is_none_is_never_reported(site: Site) -> None:
             if number < len(NO_PRICES):
                 site.post(AFTER)
         reporter.end()
+
+
+def test_a_dry_run_sees_a_breach_where_no_reader_is_deployed(site: Site) -> None:
+    site.breach()
+    without_reader(site)
+    with running(site.folder, "run", "--dry-run") as keeper:
+        keeper.until(lambda: keeper.heard("tx.abandoned", rule="dry_run"))
+    with closing(site.journal("journal.dry-run.sqlite")) as journal:
+        assert journal.identity["deployment"] == site.deployed.protocol.clearing
 
 
 def test_a_dry_run_flags_in_its_journal_only(site: Site, refused: Refused) -> None:

@@ -7,7 +7,7 @@ import pytest
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader
 from keeper.domain import Call
-from keeper.errors import ChainFault
+from keeper.errors import ChainFault, ConfigError, KeeperError
 from keeper.lab.anvil import Node
 from keeper.lab.crowd import Crowd, gather
 from keeper.protocols.hybrid import codec
@@ -47,10 +47,16 @@ async def test_hundreds_of_accounts_are_read_in_one_call_without_a_reader(anvil:
     assert anvil.rpc("eth_getCode", NOWHERE, "latest") == "0x"
 
 
-async def test_creation_code_that_leaves_nothing_is_a_fault(anvil: Node) -> None:
+@pytest.mark.parametrize(
+    ("creation", "error", "why"),
+    [("00", ConfigError, "eth_call runs no creation code"), ("5f5ffd", ChainFault, "revert")],
+)
+async def test_what_creates_nothing_is_not_lent(
+    anvil: Node, creation: str, error: type[KeeperError], why: str
+) -> None:
     async with Pool([anvil.http_url]) as pool:
         reader = ChainReader(pool, [anvil.ws_url], [])
-        with pytest.raises(ChainFault, match="leaves no code"):
-            await reader.lend(NOWHERE, bytes.fromhex("00"))
+        with pytest.raises(error, match=why):
+            await reader.lend(NOWHERE, bytes.fromhex(creation))
         head = await pool.request("eth_getBlockByNumber", ["latest", False])
         assert await reader.call(Call(NOWHERE, b""), head["hash"]) == b""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from keeper.domain import Account, Call, Kind, Phase
 from keeper.protocols.hybrid.abi import load
@@ -12,6 +12,8 @@ from keeper.units import FeedId, UnixS, Wad, mul_div_trunc
 
 _RAW_FEED_CHARACTERS = 2 + 64
 _KINDS = tuple(Kind)
+LENT_READER: Final = f"0x{b'MarginReader'.hex():0>40}"
+"""Where a reader that is not deployed is called: nobody has the key to this address, or code there."""
 
 
 def feed_bytes(feed: FeedId) -> bytes:
@@ -257,6 +259,12 @@ class Deployment:
             self.liquidator,
             self.slopes,
         )
+
+
+def read_liquidator(clearing: str) -> Generator[list[Call], list[bytes], str]:
+    """Find out the Liquidator that a Clearing is bound to for good: a reader is made of the two."""
+    (liquidator,) = yield from _ask(("Clearing", clearing, "liquidator"))
+    return str(liquidator)
 
 
 def read_deployment(chain_id: int, reader: str) -> Generator[list[Call], list[bytes], Deployment]:

@@ -84,6 +84,15 @@ def test_the_least_file_is_enough_and_the_rest_has_its_defaults(path: Path) -> N
     assert config.pipeline_params(dry_run=False) == pipeline.Params(native_feed="ETH/USD")
 
 
+def test_a_deployment_is_known_by_its_reader_or_else_by_its_clearing(path: Path) -> None:
+    by_reader, by_clearing = loaded(path), loaded(path, LEAST.replace("reader", "clearing"))
+    assert by_reader.deployment.setting == "deployment.reader"
+    assert by_clearing.deployment.setting == "deployment.clearing"
+    for config in (by_reader, by_clearing):
+        assert config.deployment.address == READER.lower()
+        assert config.shelf(dry_run=False).deployment == READER.lower()
+
+
 def test_relative_paths_are_taken_from_the_folder_of_the_file(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +117,7 @@ def test_every_setting_is_documented_with_its_default(path: Path) -> None:
     }
     optional = {
         "chain": {"requests_s"},
+        "deployment": {"clearing"},
         "health": {"port"},
         "wallet": {"keystore", "passphrase_file"},
         "steward": {"half_life_s"},
@@ -273,6 +283,9 @@ def test_a_file_that_is_no_toml_is_refused(path: Path, text: bytes) -> None:
         (READER, READER[:-1], "deployment.reader: Value error, expected an address: 0x and 40"),
         (READER, "0x" + "g" * 40, "deployment.reader: Value error, expected an address"),
         (f'"{READER}"', "7", "deployment.reader: Input should be a valid string"),
+        (f'reader = "{READER}"', "", "deployment: Value error, expected either reader, or clearing where no"),
+        ("[feed]", f'clearing = "{READER}"\n[feed]', "deployment: Value error, expected either reader"),
+        ("reader", "clearing_", "deployment.clearing_: Extra inputs"),
         ("[feed]\n", '[feed]\nkind = "live"\n', "feed.kind: Input should be 'recorded'"),
         ('path = "prices.csv"', "path = 7", "feed.path: "),
     ],

@@ -31,12 +31,12 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEEPER_PRIVATE_KEY", KEY)
 
 
-def config_of(folder: Path, http: str, ws: str, chain_id: int = 31337) -> Config:
+def config_of(folder: Path, http: str, ws: str, chain_id: int = 31337, named_by: str = "reader") -> Config:
     (folder / "prices.csv").write_text("timestamp_s,feed,price\n")
     path = folder / "keeper.toml"
     path.write_text(
         f'[chain]\nhttp = "{http}"\nws = "{ws}"\nchain_id = {chain_id}\n'
-        f'[deployment]\nreader = "{READER}"\n[feed]\npath = "prices.csv"\n'
+        f'[deployment]\n{named_by} = "{READER}"\n[feed]\npath = "prices.csv"\n'
     )
     return load(path)
 
@@ -60,6 +60,7 @@ async def test_a_node_without_the_deployment_is_told_apart_from_no_node(tmp_path
     assert found[f"websocket ws://{address}"].mark is Mark.OK
     assert found["clock"].mark is Mark.OK
     assert found["deployment"].mark is Mark.BAD
+    assert f"deployment.reader {READER} does not answer as a MarginReader" in found["deployment"].found
     assert "deployment.reader" in found["deployment"].mend
     found = by_name(await examine(config_of(tmp_path, node.http_url, node.ws_url)))
     assert found[f"node http://{address}"].mark is Mark.BAD
@@ -74,6 +75,16 @@ async def test_a_node_of_another_chain_is_bad(tmp_path: Path) -> None:
     for what in (f"node http://{address}", f"websocket ws://{address}"):
         assert found[what].mark is Mark.BAD
         assert "chain.chain_id" in found[what].mend
+
+
+async def test_a_node_that_cannot_call_what_is_not_deployed_is_named(tmp_path: Path) -> None:
+    async with StubNode(Tree(), eth_call=lambda *_: "0x" + "00" * 31 + "07", takes_overrides=False) as node:
+        found = by_name(await examine(config_of(tmp_path, node.http_url, node.ws_url, named_by="clearing")))
+        address = f"127.0.0.1:{node.port}"
+    assert found["deployment"].mark is Mark.BAD
+    lacks = f"http://{address} cannot call a contract that is not deployed: eth_call at http://{address}: too"
+    assert found["deployment"].found.startswith(lacks)
+    assert "deploy MarginReader and give its address as deployment.reader" in found["deployment"].mend
 
 
 # --- key, journal, disk --------------------------------------------------------------------------
