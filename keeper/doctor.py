@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -32,6 +33,7 @@ from keeper.protocols.hybrid.codec import reader_creation
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.params import LENT_READER, Deployment, read_deployment, read_liquidator
 from keeper.state.ledger import accounts_of
+from keeper.state.page import check_names
 from keeper.units import WAD, AccountKey
 
 ROOM_BYTES = 2 * 2**30
@@ -105,7 +107,9 @@ class Doctor:
 
     async def examine(self) -> AsyncIterator[Finding]:
         """Yield every finding, in an order in which the first bad one is the one to mend first."""
-        for each in (*self._key(), *look_at_disk(self.config.journal.path.parent), *self._journal()):
+        folders = dict.fromkeys((self.config.journal.path.parent, self.config.mirror.snapshot.parent))
+        disks = (each for folder in folders for each in look_at_disk(folder))
+        for each in (*self._key(), *disks, *self._journal()):
             yield each
         for url in self.config.chain.http:
             yield await self._http(url)
@@ -135,18 +139,17 @@ class Doctor:
             yield Finding("journal", Mark.OK, f"{path} will be made")
             return
         try:
-            reader = JournalReader(path)
+            with closing(JournalReader(path)) as reader:
+                identity, broken = reader.identity, reader.verify()
         except ConfigError as error:
             yield Finding("journal", Mark.BAD, str(error), "name another file in journal.path")
             return
         ours = {
             "chain_id": str(self.config.chain.chain_id),
             "deployment": self.config.deployment.address,
-            "wallet": self._wallet or reader.identity.get("wallet", ""),
+            "wallet": self._wallet or identity.get("wallet", ""),
         }
-        other = [name for name, value in ours.items() if reader.identity.get(name) != value]
-        broken = list(reader.verify())
-        reader.close()
+        other = [name for name, value in ours.items() if identity.get(name) != value]
         if other:
             found = f"{path} is that of another {', '.join(other)}"
             yield Finding("journal", Mark.BAD, found, "name another file in journal.path")
@@ -241,6 +244,7 @@ class Doctor:
         credit, page = await reader.call_many(
             [market.credit_call(self._wallet), market.rows_call([taker])], head.hash
         )
+        check_names(page, [taker])
         [account] = accounts_of(page)
         funded = account.cash_wad > 0 or bool(account.holdings)
         wallet = self._wallet
@@ -309,7 +313,7 @@ def _oracle(view: FeedView, now_s: int) -> Finding:
 
 
 def look_at_disk(folder: Path) -> Iterator[Finding]:
-    """Yield whether the journal's folder can be written, and has room."""
+    """Yield whether a folder can be written, and has room."""
     mend = f"make {folder} a folder that the keeper may write to"
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:

@@ -66,7 +66,7 @@ from keeper.state.archive import Stamp
 from keeper.state.audit import Audit
 from keeper.state.book import Book, Snapshot
 from keeper.state.marks import marks_of
-from keeper.state.page import PHASES
+from keeper.state.page import PHASES, check_names
 from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad
 
 log = structlog.get_logger()
@@ -193,12 +193,14 @@ class Pipeline:
         self._first: Block = 0
         """Where the deployment's events begin."""
         self._searched: Searched | None = None
+        self._taken_up: Stamp | None = None
+        """The block of the book that was taken up, until the first update shows whether it still stands."""
         self._read_at: Head | None = None
         """The head that the book was read at; None while that is not one and the same for all rows."""
         self._mirror_at_s: UnixS | None = None
         self._saved_at: Block = 0
         # By chance, so that short lives check the same accounts no more often than others.
-        self._audit = Audit(random.randrange(2**31))
+        self._audit = Audit(random.randrange(2**31), _doubt_left(journal))
         self._checked_at: Block = 0
         self._unpriced: dict[FeedId, str] = {}
         self._simulations = asyncio.Semaphore(SIMULATIONS)
@@ -218,7 +220,11 @@ class Pipeline:
     async def on_update(self, update: BlockUpdate) -> None:
         """Do all that one new head asks for, and journal that it is done."""
         head = update.head
-        self._fold(update)
+        try:
+            self._fold(update)
+        except ChainFault:
+            await self._hear_again(self._logs[0])
+            raise
         sampled = await self._read(head)
         await self._follow(head)
         self._observe(head)
@@ -226,9 +232,12 @@ class Pipeline:
         await self._act(steps, head, update.heard_ns)
         await self._check(sampled, head)
         self._done(head)
+        if self._shelf and head.number >= self._saved_at + self._shelf.every_blocks:
+            # The book stands still until the next head; what listens meanwhile need not wait for the disk.
+            await asyncio.to_thread(self.save)
 
     def _done(self, head: Head) -> None:
-        """Journal that a head is done, and how far the chain is searched; write the book now and then."""
+        """Journal that a head is done, and how far the chain is searched."""
         settled = None
         while self._line and self._line[0].number <= head.number - SETTLED:
             settled = self._line.popleft()
@@ -239,8 +248,6 @@ class Pipeline:
                 self._journal.note_found(self._new, self._searched)
             self._journal.head_done(head)
         self._new.clear()
-        if self._shelf and head.number >= self._saved_at + self._shelf.every_blocks:
-            self.save()
 
     def save(self) -> None:
         """Write the book to disk, where it is to be kept and was read whole at one head."""
@@ -272,6 +279,7 @@ class Pipeline:
             return
         self._checked_at = head.number
         if degraded and self._audit.degraded is None:
+            self._journal.note_healed()
             log.info("mirror.healed", block=head.number, accounts=len(self._book))
 
     @staticmethod
@@ -298,13 +306,22 @@ class Pipeline:
         return keys
 
     async def _pages(self, accounts: Sequence[AccountKey], head: Head) -> list[bytes]:
-        return await self._reader.call_many(self._rows_calls(accounts), head.hash)
+        _, rows = await self._call([], _paged(accounts), head)
+        return rows
 
-    def _rows_calls(self, accounts: Sequence[AccountKey]) -> list[Call]:
-        """Ask for accounts in as many pages as they take."""
-        return [
-            self._market.rows_call(accounts[first : first + PAGE]) for first in range(0, len(accounts), PAGE)
-        ]
+    async def _call(
+        self, calls: Sequence[Call], pages: Sequence[Sequence[AccountKey]], head: Head
+    ) -> tuple[list[bytes], list[bytes]]:
+        """Make calls and read pages of accounts, all pinned to a head; return the answers to both.
+
+        Raises ChainFault where a page holds others than were asked for.
+        """
+        rows_calls = [self._market.rows_call(page) for page in pages]
+        answers = await self._reader.call_many([*calls, *rows_calls], head.hash)
+        rows = answers[len(calls) :]
+        for row, page in zip(rows, pages, strict=True):
+            check_names(row, page)
+        return answers[: len(calls)], rows
 
     # --- what is known from before ---
 
@@ -362,22 +379,22 @@ class Pipeline:
         elif searched:
             log.warning("search.begins_anew", first=searched.first, last=searched.last)
         begin = self._searched.last + 1 if self._searched else from_block
-        held: list[AccountKey] = []
         loaded = self._shelf.load(published) if self._shelf else None
         if loaded:
             self._book, stamp = loaded
+            self._taken_up = stamp
             self._book.relist(markets=self._market.market_count, collaterals=self._market.collateral_count)
             stands = await self._reader.hash_at(stamp.block) == stamp.block_hash
             log.info("book.loaded", accounts=len(self._book), block=stamp.block, on_this_chain=stands)
-            held = self._book.keys.tolist()
             if not stands:
-                self._book.mark_dirty(held, stamp.block)
+                self._book.mark_dirty(self._book.keys.tolist(), stamp.block)
             elif searched is None:
-                self._journal.note_found(held, None)
+                self._journal.note_found(self._book.keys.tolist(), None)
                 begin = max(from_block, stamp.block + 1)
             else:
                 begin = min(begin, stamp.block + 1)
-        self._book.mark_dirty(set(self._journal.found()).difference(held), from_block)
+        for accounts in self._journal.found():
+            self._book.mark_dirty(self._book.without_row(accounts), from_block)
         return begin
 
     async def _stands(self, searched: Searched, from_block: Block) -> bool:
@@ -416,6 +433,7 @@ class Pipeline:
         heads it takes.
         """
         self._book.unwind(update.orphaned)
+        self._leave_book(update.adopted)
         self._orphaned += update.orphaned
         gone = {head.hash for head in update.orphaned}
         self._facts = [fact for fact in self._facts if fact.block_hash not in gone]
@@ -433,6 +451,27 @@ class Pipeline:
             if not self._is_told(fact):
                 self._facts.append(fact)
         self._told = None
+
+    async def _hear_again(self, garbled: Log) -> None:
+        """Ask anew for the logs of a block where one cannot be decoded; the next head goes on with them."""
+        async for found in self._reader.search(garbled.block_number, garbled.block_number):
+            again = [each for each in found.logs if each.index >= garbled.index]
+            # Not where the block is another by now, or the log is left out this time.
+            if again and (again[0].block_hash, again[0].index) == (garbled.block_hash, garbled.index):
+                rest = [each for each in self._logs if each.block_hash != garbled.block_hash]
+                self._logs = deque([*again, *rest])
+
+    def _leave_book(self, adopted: Sequence[Head]) -> None:
+        """Read every row again where the block of the book that was taken up went while the search ran.
+
+        Nobody had followed the chain yet, so that no update calls such a block orphaned.
+        """
+        stamp, self._taken_up = self._taken_up, None
+        if stamp is None or stamp.block < adopted[0].number:
+            return
+        if all(head.hash != stamp.block_hash for head in adopted):
+            log.warning("book.orphaned", block=stamp.block)
+            self._book.mark_dirty(self._book.keys.tolist(), stamp.block)
 
     def _is_told(self, fact: Fact) -> bool:
         told = self._told
@@ -481,17 +520,16 @@ class Pipeline:
         self, dirty: Sequence[AccountKey], sample: Sequence[AccountKey], head: Head
     ) -> tuple[OracleView, bytes, list[bytes], list[bytes]]:
         """Ask for prices, credit, dirty rows and a sample, once more without the sample where that fails."""
-        rows, checks = self._rows_calls(dirty), self._rows_calls(sample)
-        calls = [self._market.prices_call(), self._market.credit_call(self._sender.address), *rows]
+        pages, checks = _paged(dirty), _paged(sample)
+        calls = [self._market.prices_call(), self._market.credit_call(self._sender.address)]
         try:
-            answers = await self._reader.call_many([*calls, *checks], head.hash)
+            (prices, credit), rows = await self._call(calls, [*pages, *checks], head)
         except ChainFault as fault:
             if not checks:
                 raise
             self._leave_unchecked(fault, head)
-            answers = await self._reader.call_many(calls, head.hash)
-        prices, credit, *pages = answers
-        return self._market.decode_prices(prices), credit, pages[: len(rows)], pages[len(rows) :]
+            (prices, credit), rows = await self._call(calls, pages, head)
+        return self._market.decode_prices(prices), credit, rows[: len(pages)], rows[len(pages) :]
 
     async def _relist(self, head: Head) -> None:
         """Read the listing and its terms anew, and give the book a column for every instrument."""
@@ -856,6 +894,17 @@ def _credit_taken_wad(act: Act) -> Wad:
     if isinstance(act, Flag):
         return act.bond_wad
     return act.max_quote_wad if isinstance(act, BuyCollateral) else 0
+
+
+def _doubt_left(journal: Journal) -> str | None:
+    """Say what put the mirror in doubt before a restart, where no whole round was clean since."""
+    found = journal.unhealed()
+    return f"{found} differences before the start, and no clean round since" if found else None
+
+
+def _paged(accounts: Sequence[AccountKey]) -> list[Sequence[AccountKey]]:
+    """Cut accounts into bulk reads."""
+    return [accounts[first : first + PAGE] for first in range(0, len(accounts), PAGE)]
 
 
 def _word(answer: bytes) -> int:

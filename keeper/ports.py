@@ -5,7 +5,7 @@ One to a few methods each, so that a second implementation (a replay, a test, an
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -278,8 +278,8 @@ class Journal(Protocol):
         """Keep accounts that events named, and up to where they were looked for, in one transaction."""
         ...
 
-    def found(self) -> list[AccountKey]:
-        """Return every account that was ever found."""
+    def found(self) -> Iterator[list[AccountKey]]:
+        """Yield every account that was ever found, many at a time."""
         ...
 
     def searched(self) -> Searched | None:
@@ -288,6 +288,14 @@ class Journal(Protocol):
 
     def note_difference(self, head: Head, mirror: Account, chain: Account) -> None:
         """Keep both values of an account that the mirror had otherwise than the chain at a head."""
+        ...
+
+    def note_healed(self) -> None:
+        """Note that since the last difference every account was found as the chain has it."""
+        ...
+
+    def unhealed(self) -> int:
+        """Return how many differences came after that."""
         ...
 
 

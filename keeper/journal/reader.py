@@ -37,7 +37,11 @@ class JournalReader:
     """A read-only view of one journal file."""
 
     def __init__(self, path: Path) -> None:
-        """Open an existing journal; raise ConfigError where there is none."""
+        """Open an existing journal; raise ConfigError where there is none.
+
+        ``summary`` and ``verify`` raise it too, where the file turns out to be damaged.
+        """
+        self._path = path
         try:
             with ExitStack() as undo:
                 self._db = undo.enter_context(closing(rows.connect(path, read_only=True)))
@@ -90,11 +94,14 @@ class JournalReader:
     @contextmanager
     def _one_moment(self) -> Iterator[None]:
         """See one state of the file for several queries, whatever the keeper writes meanwhile."""
-        self._db.execute("BEGIN")
         try:
-            yield
-        finally:
-            self._db.execute("ROLLBACK")
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise ConfigError(f"the journal {self._path} is damaged: {error}") from error
 
     def _reasons(self) -> dict[str, dict[str, int]]:
         reasons: dict[str, dict[str, int]] = defaultdict(dict)

@@ -64,6 +64,9 @@ ADDED = (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, account BLOB NOT NULL, block INTEGER NOT NULL,
         block_hash TEXT NOT NULL, at_s INTEGER NOT NULL, mirror TEXT NOT NULL, chain TEXT NOT NULL
     ) STRICT""",
+    """CREATE TABLE IF NOT EXISTS healed (
+        only_row INTEGER PRIMARY KEY CHECK (only_row = 1), seq INTEGER NOT NULL
+    ) STRICT""",
 )
 """Tables that came later, and that an older keeper can do without."""
 

@@ -20,6 +20,7 @@ from keeper.ports import Case, Outcome, Searched, StepRecord, StepState
 from keeper.units import AccountKey, Block, UnixS
 
 HEADS_KEPT = 10_000
+ACCOUNTS_AT_ONCE = 2**16
 
 S = StepState
 E = EventKind
@@ -271,9 +272,13 @@ class SqliteJournal:
                     (searched.first, searched.last, searched.last_hash),
                 )
 
-    def found(self) -> list[AccountKey]:
-        """Return every account that was ever found."""
-        return [bytes(row["account"]) for row in self._rows("SELECT account FROM accounts")]
+    def found(self) -> Iterator[list[AccountKey]]:
+        """Yield every account that was ever found, in order, many at a time."""
+        query = "SELECT account FROM accounts WHERE account > ? ORDER BY account LIMIT ?"
+        last = b""
+        while page := [row[0] for row in self._rows(query, last, ACCOUNTS_AT_ONCE)]:
+            yield page
+            last = page[-1]
 
     def searched(self) -> Searched | None:
         """Return where the search stands; None where it has not begun."""
@@ -289,3 +294,13 @@ class SqliteJournal:
                 " VALUES (?, ?, ?, ?, ?, ?)",
                 (*values, rows.dumps(asdict(mirror)), rows.dumps(asdict(chain))),
             )
+
+    def note_healed(self) -> None:
+        """Note that since the last difference every account was found as the chain has it."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO healed SELECT 1, max(seq) FROM differences")
+
+    def unhealed(self) -> int:
+        """Return how many differences came after that."""
+        query = "SELECT count(*) FROM differences WHERE seq > ifnull((SELECT seq FROM healed), 0)"
+        return int(self._rows(query)[0][0])

@@ -149,8 +149,12 @@ def opened(path: Path, *, chain_id: int, deployment: str) -> Iterator[Archive]:
         if not _is_whole(file):
             raise ConfigError(f"the book {path} was cut short or changed: its digest is another")
         file.seek(begin)
-        stamp = Stamp(chain_id, deployment, said["block"], said["block_hash"])
-        yield Archive(stamp, (said["markets"], said["collaterals"]), path, file)
+        try:
+            stamp = Stamp(chain_id, deployment, said["block"], said["block_hash"])
+            listed = said["markets"], said["collaterals"]
+        except KeyError as error:
+            raise ConfigError(f"the book {path} does not say its {error.args[0]}") from error
+        yield Archive(stamp, listed, path, file)
 
 
 def _parts(said: Mapping[str, Any], pages: Iterable[Page], dirty: KeyArray) -> Iterator[memoryview | bytes]:

@@ -26,8 +26,8 @@ class Audit:
     ``degraded`` says so until a whole round has found no further one.
     """
 
-    def __init__(self, first_row: int = 0) -> None:
-        self.degraded: str | None = None
+    def __init__(self, first_row: int = 0, degraded: str | None = None) -> None:
+        self.degraded = degraded
         """What was found last; None while the mirror is believed."""
         self.checked = 0
         self.differences = 0

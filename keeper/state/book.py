@@ -185,8 +185,7 @@ class Book:
     @property
     def known(self) -> int:
         """How many accounts were read, or are waiting to be read for the first time."""
-        unread = int((self._keys.find(key_array(self._dirty)) == NOBODY).sum())
-        return len(self) + unread
+        return len(self) + len(self.without_row(self.dirty()))
 
     def freeze(self) -> Snapshot:
         """Return the book as it is; later folds do not change what was handed out, and nothing is copied."""
@@ -216,6 +215,11 @@ class Book:
             why = "never read" if row == NOBODY else "changed, and not read since"
             return Unknown(f"account 0x{key.hex()}", why)
         return self._ledger.account(key, row)
+
+    def without_row(self, keys: Sequence[AccountKey]) -> list[AccountKey]:
+        """Return those of some accounts that were never read."""
+        rows = self._keys.find(key_array(keys))
+        return [keys[number] for number in np.flatnonzero(rows == NOBODY).tolist()]
 
     def _row(self, key: AccountKey) -> int:
         return int(self._keys.find(key_array([key]))[0])

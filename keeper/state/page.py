@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from keeper.errors import ChainFault
 from keeper.state import wide
 from keeper.state.keys import KeyArray
 from keeper.state.pool import Entries, Entry
+from keeper.units import AccountKey
 
 COLUMNS = 4
 """Columns of words in the answer: heads, legs, amounts and episodes."""
@@ -103,6 +105,16 @@ def decode(page: bytes, *, markets: int = MARKETS_EVER, collaterals: int = COLLA
         episode_counts=told.copy(),
         episodes=_episodes(episodes.reshape(-1, EPISODE_WORDS, 4)),
     )
+
+
+def check_names(page: bytes, accounts: Sequence[AccountKey]) -> None:
+    """Raise ChainFault where a page is not of these accounts, in this order."""
+    heads, *_ = _columns(page)
+    if np.ascontiguousarray(heads[::HEAD_WORDS]).tobytes() != b"".join(accounts):
+        raise ChainFault(
+            f"expected the rows of {len(accounts)} accounts asked for, found {len(heads) // HEAD_WORDS}"
+            " of others or in another order"
+        )
 
 
 def _episodes(words: wide.Words) -> Entries:

@@ -110,6 +110,9 @@ def test_the_journal_of_another_keeper_is_told(tmp_path: Path) -> None:
     assert by_name(list(looked._journal()))["journal"].found.endswith("is whole")
     list(looked._key())
     assert "another wallet" in by_name(list(looked._journal()))["journal"].found
+    whole = config.journal.path.read_bytes()
+    config.journal.path.write_bytes(whole[:12_288] + b"\xff" * (len(whole) - 12_288))
+    assert "is damaged" in by_name(list(looked._journal()))["journal"].found
     config.journal.path.write_bytes(b"no database, " * 100)
     assert by_name(list(looked._journal()))["journal"].mark is Mark.BAD
 

@@ -2,12 +2,13 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from keeper.domain import CaseEvent, EventKind, Head, Permit, Reason, Refuse, Step
+from keeper.domain import Account, CaseEvent, EventKind, Head, Permit, Phase, Reason, Refuse, Step
 from keeper.errors import ConfigError, InvariantBroken
 from keeper.journal import store
 from keeper.journal.reader import JournalReader
@@ -346,12 +347,12 @@ def test_ten_threads_may_share_one_journal(
 
 def test_what_was_found_and_searched_comes_back(open_journal: Callable[..., SqliteJournal]) -> None:
     journal = open_journal()
-    assert (journal.found(), journal.searched()) == ([], None)
+    assert (list(journal.found()), journal.searched()) == ([], None)
     journal.note_found([b"\x01" * 32, b"\x02" * 32], None)
     journal.note_found([b"\x02" * 32], Searched(5, 90, "0xab"))
     journal.note_found([], Searched(5, 120, "0xcd"))
     again = open_journal()
-    assert sorted(again.found()) == [b"\x01" * 32, b"\x02" * 32]
+    assert list(again.found()) == [[b"\x01" * 32, b"\x02" * 32]]
     assert again.searched() == Searched(5, 120, "0xcd")
 
 
@@ -359,6 +360,27 @@ def test_a_journal_from_before_there_were_accounts_in_it_goes_on(
     open_journal: Callable[..., SqliteJournal],
 ) -> None:
     journal = open_journal()
-    for table in ("accounts", "searched", "differences"):
+    for table in ("accounts", "searched", "differences", "healed"):
         journal._db.execute(f"DROP TABLE {table}")
-    assert open_journal().found() == []
+    assert list(open_journal().found()) == []
+    assert open_journal().unhealed() == 0
+
+
+def test_many_accounts_are_found_some_at_a_time(
+    journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "ACCOUNTS_AT_ONCE", 3)
+    keys = [bytes(31) + bytes([number]) for number in range(8)]
+    journal.note_found(reversed(keys), None)
+    assert list(journal.found()) == [keys[:3], keys[3:6], keys[6:]]
+
+
+def test_differences_are_unhealed_until_a_later_note(journal: SqliteJournal) -> None:
+    head, account = Head(5, "0x5", "0x4", 12, 1), Account(bytes(32), Phase.HEALTHY, 0, (), ())
+    for _ in range(2):
+        journal.note_difference(head, account, replace(account, cash_wad=1))
+    assert journal.unhealed() == 2
+    journal.note_healed()
+    assert journal.unhealed() == 0
+    journal.note_difference(head, account, replace(account, cash_wad=1))
+    assert journal.unhealed() == 1

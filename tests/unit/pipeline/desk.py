@@ -95,6 +95,8 @@ class Chain:
     """Every transaction handed over, by hash."""
     receipts: dict[str, dict[str, str]] = field(default_factory=dict)
     read: list[AccountKey] = field(default_factory=list)
+    misread: Callable[[list[AccountKey]], list[AccountKey]] = lambda keys: keys
+    """Whose rows come for those that are asked for."""
     asked_about: list[int] = field(default_factory=list)
     """The options that the last reading of the world was of."""
     simulated: list[str] = field(default_factory=list)
@@ -274,7 +276,7 @@ class Chain:
         return posted, self.settlements.get(market, 0), sum(abs(leg.size_wad) for leg in legs)
 
     def _rows(self, call: Call) -> bytes:
-        keys = decode(["bytes32[]"], call.data[4:])[0]
+        keys = self.misread(list(decode(["bytes32[]"], call.data[4:])[0]))
         self.read += keys
         return page_of([self.accounts.get(key, replace(EMPTY, key=key)) for key in keys])
 

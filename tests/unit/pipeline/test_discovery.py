@@ -237,3 +237,25 @@ async def test_a_fault_between_two_groups_reads_only_the_rest_again(
     await kept.head()
     assert len(kept.chain.read) < 30
     assert held(kept) == kept.chain.accounts
+
+
+@pytest.mark.parametrize("gone", [True, False])
+async def test_a_book_whose_block_goes_before_anybody_follows_the_chain_is_read_again(
+    kept: Desk, shelf: Shelf, gone: bool
+) -> None:
+    kept.shelf = shelf
+    kept.start()
+    grow(kept, OLD, *[None] * SETTLED)
+    await kept.head(LATER)
+    kept.pipeline.save()
+    kept.start()
+    first = await kept.pipeline.discover(0, kept.chain.tip)
+    if gone:
+        kept.chain.cut(1)
+        del kept.chain.accounts[LATER.key]
+    grow(kept, None, None)
+    kept.chain.read.clear()
+    kept.discovered = True
+    await kept.hear((), [each for each in kept.chain.heads if each.number >= first])
+    assert (OLD.key in kept.chain.read) == gone, "all is read again, and only where it must be"
+    assert held(kept)[LATER.key] == (replace(EMPTY, key=LATER.key) if gone else LATER)

@@ -451,6 +451,19 @@ async def test_a_log_that_cannot_be_read_holds_back_all_that_comes_after_it(kept
     assert kept.told(0) == kept.told(1) == FLAGGED
 
 
+async def test_a_log_that_a_node_garbled_once_is_asked_for_again(kept: Desk) -> None:
+    await kept.head()
+    kept.chain.garbled.add(len(kept.chain.logs))
+    with pytest.raises(ChainFault, match="expected Poked"):
+        await kept.head(BREACHED, OTHER)
+    kept.chain.garbled.clear()
+    with pytest.raises(ChainFault, match="expected Poked"):
+        await kept.head()
+    await kept.head()
+    assert kept.told(0) == kept.told(1) == FLAGGED
+    assert kept.pipeline.vitals.logs_waiting == 0
+
+
 async def test_a_log_that_cannot_be_read_is_forgotten_with_its_block(kept: Desk) -> None:
     await kept.head()
     gone = kept.chain.extend()

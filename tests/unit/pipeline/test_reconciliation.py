@@ -92,7 +92,8 @@ class Spoilt:
 
 
 @pytest.mark.parametrize(
-    ("failing", "cut", "requests"), [({1}, (), [4, 3, 4, 1]), ((), {1}, [4, 4, 1]), ({2}, (), [4, 1, 3, 1])]
+    ("failing", "cut", "requests"),
+    [({1}, (), [4, 3, 4, 1]), ((), {1}, [4, 3, 4, 1]), ({2}, (), [4, 1, 3, 1])],
 )
 async def test_a_check_that_fails_holds_nothing_up_and_is_made_up_for(
     kept: Desk, failing: set[int], cut: set[int], requests: list[int]
@@ -135,6 +136,41 @@ async def test_what_changed_with_an_event_is_no_difference(kept: Desk) -> None:
         await kept.head(replace(ACCOUNTS[number], cash_wad=(number + 9_000) * WAD))
     await kept.head(reorg=3)
     assert kept.pipeline.vitals.differences == 0
+
+
+async def test_a_page_of_other_accounts_than_asked_for_is_not_believed(kept: Desk) -> None:
+    await checked(kept, blocks=100, rows=16)
+    hide(kept, ACCOUNTS[0])
+    kept.chain.misread = lambda _: [ACCOUNTS[0].key]
+    with pytest.raises(ChainFault, match="expected the rows of 1 accounts asked for"):
+        await kept.head()
+    assert kept.pipeline._book.exact(ACCOUNTS[0].key) == ACCOUNTS[0]
+
+
+async def test_a_check_that_is_answered_with_nothing_is_no_check(kept: Desk) -> None:
+    await checked(kept, blocks=1, rows=16)
+    hide(kept, ACCOUNTS[3])
+    kept.chain.misread = lambda keys: [key for key in keys if key == KEEPER]
+    with capture_logs() as said:
+        await kept.head()
+        await kept.head()
+    assert [each["event"] for each in said].count("mirror.unchecked") == 2
+    kept.chain.misread = lambda keys: keys
+    await kept.head()
+    assert kept.pipeline.vitals.differences == 1
+
+
+async def test_the_doubt_outlives_a_restart_until_a_whole_round_is_clean(kept: Desk) -> None:
+    await checked(kept, blocks=1, rows=16)
+    hide(kept, ACCOUNTS[3])
+    await kept.head()
+    for _ in range(2):
+        kept.start()
+        assert kept.pipeline.vitals.degraded == "1 differences before the start, and no clean round since"
+    await kept.head()
+    assert kept.pipeline.vitals.degraded is None
+    kept.start()
+    assert kept.pipeline.vitals.degraded is None
 
 
 def test_every_two_minutes_is_the_default() -> None:

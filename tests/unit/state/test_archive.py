@@ -145,6 +145,17 @@ def test_a_file_that_contradicts_itself_is_refused(
         load(tmp_path / "book")
 
 
+def test_a_file_that_does_not_say_its_block_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = archive._parts
+    without = dict.fromkeys(["chain_id", "deployment", "format"])
+    monkeypatch.setattr(
+        archive, "_parts", lambda said, *rest: parts({name: said[name] for name in without}, *rest)
+    )
+    archive.write(path, STAMP, listed=(3, 2), pages=[], dirty=key_array([]))
+    with pytest.raises(ConfigError, match="does not say its block"):
+        load(path)
+
+
 def test_a_column_that_ends_too_early_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "_parts", lambda said, *_: [json.dumps(said).encode() + b"\n", b"\1\0\0\0"])
     archive.write(tmp_path / "book", STAMP, listed=(3, 2), pages=[], dirty=key_array([]))
