@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
@@ -66,6 +66,8 @@ class Archive:
     stamp: Stamp
     listed: tuple[int, int]
     """How many markets and collaterals it has columns for."""
+    sizes: tuple[int, ...]
+    """How many rows, legs, holdings and episodes its pages have in all."""
     path: Path
     file: BufferedReader
 
@@ -101,7 +103,13 @@ class Archive:
 
 
 def write(
-    path: Path, stamp: Stamp, *, listed: tuple[int, int], pages: Iterable[Page], dirty: KeyArray
+    path: Path,
+    stamp: Stamp,
+    *,
+    listed: tuple[int, int],
+    sizes: Sequence[int],
+    pages: Iterable[Page],
+    dirty: KeyArray,
 ) -> None:
     """Write a book beside ``path``, then put it there in one move."""
     markets, collaterals = listed
@@ -113,6 +121,7 @@ def write(
         "block_hash": stamp.block_hash,
         "markets": markets,
         "collaterals": collaterals,
+        "sizes": sizes,
     }
     fresh = path.with_name(path.name + ".new")
     with fresh.open("wb") as file:
@@ -151,10 +160,13 @@ def opened(path: Path, *, chain_id: int, deployment: str) -> Iterator[Archive]:
         file.seek(begin)
         try:
             stamp = Stamp(chain_id, deployment, said["block"], said["block_hash"])
-            listed = said["markets"], said["collaterals"]
+            listed, sizes = (said["markets"], said["collaterals"]), tuple(said["sizes"])
         except KeyError as error:
             raise ConfigError(f"the book {path} does not say its {error.args[0]}") from error
-        yield Archive(stamp, listed, path, file)
+        found = Archive(stamp, listed, sizes, path, file)
+        if len(sizes) != 1 + len(RUNS) or sum(sizes) > os.fstat(file.fileno()).st_size:
+            raise found.damaged(f"it has no room for {sizes} rows and entries")
+        yield found
 
 
 def _parts(said: Mapping[str, Any], pages: Iterable[Page], dirty: KeyArray) -> Iterator[memoryview | bytes]:

@@ -172,13 +172,16 @@ class Book:
         new = rows == NOBODY
         if new.any():
             rows[new] = self._keys.add(read.keys[new])
-            for each in (self._ledger, self._cash, self._positions):
-                each.grow(len(self._keys))
+            self._grow(len(self._keys))
         self._ledger.put(rows, read)
         self._cash.own[rows] = self._ledger.cash_of(rows)
         self._positions.own[rows] = self._ledger.positions_of(
             rows, markets=self._markets, collaterals=self._collaterals
         )
+
+    def _grow(self, rows: int) -> None:
+        for each in (self._ledger, self._cash, self._positions):
+            each.grow(rows)
 
     # --- what is known ---
 
@@ -235,6 +238,7 @@ class Book:
             path,
             stamp,
             listed=(self._markets, self._collaterals),
+            sizes=(len(self), *self._ledger.entries()),
             pages=self._pages(),
             dirty=key_array(self._dirty),
         )
@@ -249,6 +253,9 @@ class Book:
         with archive.opened(path, chain_id=chain_id, deployment=deployment) as found:
             markets, collaterals = found.listed
             book = cls(markets=markets, collaterals=collaterals)
+            rows, *entries = found.sizes
+            book._grow(rows)
+            book._ledger.reserve(entries)
             for page in found.pages():
                 book._put(np.full(len(page), NOBODY, np.intp), page)
             if (book._keys.find(book.keys) != np.arange(len(book))).any():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,15 @@ class Ledger:
         """Make room for so many rows."""
         for each in (self.phases, self.slopes, self.cash, self.times, *self._pools()):
             each.grow(rows)
+
+    def entries(self) -> tuple[int, ...]:
+        """Return how many legs, holdings and episodes there are."""
+        return tuple(pool.live for pool in self._pools())
+
+    def reserve(self, entries: Iterable[int]) -> None:
+        """Make room for so many of each, so that no pool moves while they are put in."""
+        for pool, count in zip(self._pools(), entries, strict=True):
+            pool.reserve(count)
 
     def put(self, rows: Rows, page: Page) -> None:
         """Write a page into some rows, none of them twice."""

@@ -32,7 +32,8 @@ class Pool:
             name: Column(dtype, *width) for name, (dtype, *width) in entry.items()
         }
         self._end = 0
-        self._live = 0
+        self.live = 0
+        """How many entries some row has."""
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """Return one column of entries, holes and all; ``run`` and ``runs`` say which are whose."""
@@ -43,6 +44,11 @@ class Pool:
         self._first.grow(rows)
         self._counts.grow(rows)
 
+    def reserve(self, entries: int) -> None:
+        """Make room for so many entries."""
+        for column in (self._owners, *self._columns.values()):
+            column.grow(entries)
+
     def put(self, rows: Rows, counts: NDArray[np.uint8], entries: Entries) -> None:
         """Replace the runs of some rows, none of them twice."""
         if not (counts.any() or self._counts.cells[rows].any()):
@@ -51,7 +57,7 @@ class Pool:
         self._make_room(int(counts[longer].sum(dtype=np.intp)))
         at, before = self.runs(rows)
         self._owners.own[at] = NOBODY
-        self._live += int(counts.sum(dtype=np.intp)) - int(before.sum(dtype=np.intp))
+        self.live += int(counts.sum(dtype=np.intp)) - int(before.sum(dtype=np.intp))
         ends = self._end + np.cumsum(counts[longer], dtype=np.intp)
         self._first.own[rows[longer]] = ends - counts[longer]
         self._counts.own[rows] = counts
@@ -74,7 +80,7 @@ class Pool:
         at, counts = self.runs(rows)
         self._owners.own[at] = NOBODY
         self._counts.own[rows] = 0
-        self._live -= int(counts.sum(dtype=np.intp))
+        self.live -= int(counts.sum(dtype=np.intp))
 
     def run(self, row: int) -> slice:
         """Return where the entries of a row are."""
@@ -100,11 +106,9 @@ class Pool:
         return np.flatnonzero(having)
 
     def _make_room(self, entries: int) -> None:
-        if self._end + entries > len(self._owners) and 4 * (self._end - self._live) > self._end:
+        if self._end + entries > len(self._owners) and 4 * (self._end - self.live) > self._end:
             self._close_holes()
-        self._owners.grow(self._end + entries)
-        for column in self._columns.values():
-            column.grow(self._end + entries)
+        self.reserve(self._end + entries)
 
     def _close_holes(self) -> None:
         kept = np.flatnonzero(self._owners.cells[: self._end] != NOBODY)

@@ -140,8 +140,17 @@ def pages(*accounts: Account, **changes: object) -> list[Page]:
 def test_a_file_that_contradicts_itself_is_refused(
     tmp_path: Path, rows: Iterable[Page], complaint: str
 ) -> None:
-    archive.write(tmp_path / "book", STAMP, listed=(3, 2), pages=rows, dirty=key_array([]))
+    archive.write(tmp_path / "book", STAMP, listed=(3, 2), sizes=(0,) * 4, pages=rows, dirty=key_array([]))
     with pytest.raises(ConfigError, match=complaint):
+        load(tmp_path / "book")
+
+
+@pytest.mark.parametrize("sizes", [(1, 2, 3), (10**12, 0, 0, 0)])
+def test_a_file_that_asks_for_more_room_than_it_can_fill_is_refused(
+    tmp_path: Path, sizes: tuple[int, ...]
+) -> None:
+    archive.write(tmp_path / "book", STAMP, listed=(3, 2), sizes=sizes, pages=[], dirty=key_array([]))
+    with pytest.raises(ConfigError, match="it has no room for"):
         load(tmp_path / "book")
 
 
@@ -151,14 +160,14 @@ def test_a_file_that_does_not_say_its_block_is_refused(path: Path, monkeypatch: 
     monkeypatch.setattr(
         archive, "_parts", lambda said, *rest: parts({name: said[name] for name in without}, *rest)
     )
-    archive.write(path, STAMP, listed=(3, 2), pages=[], dirty=key_array([]))
+    archive.write(path, STAMP, listed=(3, 2), sizes=(0,) * 4, pages=[], dirty=key_array([]))
     with pytest.raises(ConfigError, match="does not say its block"):
         load(path)
 
 
 def test_a_column_that_ends_too_early_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "_parts", lambda said, *_: [json.dumps(said).encode() + b"\n", b"\1\0\0\0"])
-    archive.write(tmp_path / "book", STAMP, listed=(3, 2), pages=[], dirty=key_array([]))
+    archive.write(tmp_path / "book", STAMP, listed=(3, 2), sizes=(0,) * 4, pages=[], dirty=key_array([]))
     with pytest.raises(ConfigError, match="it ends in the middle of a column"):
         load(tmp_path / "book")
 
@@ -169,5 +178,5 @@ def test_whoever_is_stopped_while_writing_leaves_the_old_book(path: Path) -> Non
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        archive.write(path, STAMP, listed=(3, 2), pages=stops(), dirty=key_array([]))
+        archive.write(path, STAMP, listed=(3, 2), sizes=(0,) * 4, pages=stops(), dirty=key_array([]))
     assert len(load(path)[0]) == 3
