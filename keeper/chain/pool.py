@@ -17,9 +17,10 @@ import asyncio
 import re
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -425,39 +426,51 @@ class Pool:
 
     async def survey(self) -> None:
         """Look at every endpoint that is in service or has been aside for long enough, and judge them."""
-        now_s, best = time.monotonic(), self._best()
-        depth = None if best is None else max(0, best - self._params.settled_blocks)
-        due = [node for node in self._nodes if node.standing.due(now_s)]
-        answered = await asyncio.gather(*(self._look_at(node, depth) for node in due))
-        self._judge([node for node, well in zip(due, answered, strict=True) if well])
+        now_s = time.monotonic()
+        nodes = [node for node in self._nodes if node.standing.due(now_s)]
+        nodes = await self._that_answer(nodes, self._look_at)
+        # Of the lower middle of their heads, for one that is far ahead must not ask the others too much.
+        heads = sorted(node.standing.head or 0 for node in nodes)
+        middle = heads[(len(heads) - 1) // 2] if heads else 0
+        depth = max(0, middle - self._params.settled_blocks)
+        self._judge(await self._that_answer(nodes, partial(self._look_below, depth)))
 
-    async def _look_at(self, node: Node, depth: Block | None) -> bool:
-        """Ask for chain, head and a block that all must agree on; tell whether there was an answer."""
-        calls: list[tuple[str, list[Any]]] = [
-            ("eth_chainId", []),
-            ("eth_getBlockByNumber", ["latest", False]),
-        ]
-        if depth is not None:
-            calls.append(("eth_getBlockByNumber", [hex(depth), False]))
+    @staticmethod
+    async def _that_answer(nodes: Sequence[Node], look: Callable[[Node], Awaitable[bool]]) -> list[Node]:
+        answered = await asyncio.gather(*map(look, nodes))
+        return [node for node, well in zip(nodes, answered, strict=True) if well]
+
+    async def _look_at(self, node: Node) -> bool:
+        """Ask for chain and head; tell whether there was an answer."""
+        found = await self._look(node, [("eth_chainId", []), ("eth_getBlockByNumber", ["latest", False])])
+        if found:
+            node.chain_id = int(found[0], 16)
+        return found is not None
+
+    async def _look_below(self, depth: Block, node: Node) -> bool:
+        """Ask for the block that all must agree on; tell whether there was an answer."""
+        found = await self._look(node, [("eth_getBlockByNumber", [hex(depth), False])])
+        if found:
+            node.settled = depth, found[0]["hash"]
+        return found is not None
+
+    async def _look(self, node: Node, calls: Calls) -> list[Any] | None:
         try:
-            chain_id, _, *settled = await self._ask(node, calls)
+            return await self._ask(node, calls)
         except Absent:
-            self._set_aside(node, f"block {depth} is above its head, or it has no head at all")
-            return False
+            self._set_aside(node, f"does not have block {calls[-1][1][0]}")
         except RpcError as refusal:
             self._set_aside(node, str(refusal))
-            return False
         except Unreachable:
-            return False
-        node.chain_id = int(chain_id, 16)
-        node.settled = (int(settled[0]["number"], 16), settled[0]["hash"]) if settled else None
-        return True
+            pass
+        return None
 
     def _judge(self, nodes: Sequence[Node]) -> None:
         """Set aside who serves another chain, another fork, or lags; put back who was aside and is well.
 
-        The fork of most endpoints is the chain; of equally many, that of the highest head, then that of the
-        endpoint configured first.
+        The fork of most endpoints is the chain, however far one of the others is ahead; of equally many, that
+        of the highest head, then that of the endpoint configured first. Who is behind is told by the heads of
+        that fork alone.
         """
         ours = [node for node in nodes if self._chain_id in {None, node.chain_id}]
         votes = Counter(node.settled for node in ours)

@@ -408,6 +408,19 @@ async def test_of_two_nodes_that_disagree_the_longer_fork_is_followed() -> None:
         assert await pool.request("eth_blockNumber", []) == hex(43)
 
 
+async def test_a_fork_of_one_is_not_the_chain_however_far_ahead_it_is() -> None:
+    async with nodes(3) as (one, other, astray), pooled([one, other, astray]) as pool:
+        tip = astray.tree.below(astray.head, 30)
+        for _ in range(60):
+            tip = astray.tree.mine(on=tip)
+        await astray.follow(tip)
+        *well, why = await judged(pool, 1)
+        assert well == [None, None]
+        assert why is not None
+        assert why.startswith("is on another fork")
+        assert await pool.request("eth_blockNumber", []) == hex(40)
+
+
 async def test_a_short_fork_at_the_tip_sets_nobody_aside() -> None:
     async with nodes() as (one, other), pooled([one, other]) as pool:
         await other.reorg(2, (), ())
@@ -468,7 +481,7 @@ async def test_health_is_plain_values_without_secrets() -> None:
         assert [each.head for each in found] == [40, 40, 40]
         assert all(each.latency_ms and each.latency_ms > 0 for each in found)
         assert [(each.lag, each.error_rate, each.aside_until_s, each.calls) for each in found] == [
-            (0, 0, None, 2)
+            (0, 0, None, 3)
         ] * 3
         assert found[2].endpoint == f"{found[0].endpoint} #2"
         assert "SECRET" not in str(found)
