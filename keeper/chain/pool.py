@@ -433,7 +433,7 @@ class Pool:
         heads = sorted(node.standing.head or 0 for node in nodes)
         middle = heads[(len(heads) - 1) // 2] if heads else 0
         depth = max(0, middle - self._params.settled_blocks)
-        self._judge(await self._that_answer(nodes, partial(self._look_below, depth)))
+        self._judge(await self._that_answer(nodes, partial(self._look_below, depth)), now_s)
 
     @staticmethod
     async def _that_answer(nodes: Sequence[Node], look: Callable[[Node], Awaitable[bool]]) -> list[Node]:
@@ -465,12 +465,12 @@ class Pool:
             pass
         return None
 
-    def _judge(self, nodes: Sequence[Node]) -> None:
+    def _judge(self, nodes: Sequence[Node], asked_s: float) -> None:
         """Set aside who serves another chain, another fork, or lags; put back who was aside and is well.
 
         The fork of most endpoints is the chain, however far one of the others is ahead; of equally many, that
         of the highest head, then that of the endpoint configured first. Who is behind is told by the heads of
-        that fork alone.
+        that fork alone. What was held against an endpoint since it was asked stands.
         """
         ours = [node for node in nodes if self._chain_id in {None, node.chain_id}]
         votes = Counter(node.settled for node in ours)
@@ -487,7 +487,7 @@ class Pool:
                 )
             elif lag > self._params.lag_blocks:
                 self._set_aside(node, f"is {lag} blocks behind")
-            elif node.standing.why is not None:
+            elif node.standing.why is not None and node.standing.due(asked_s):
                 self._put_back(node)
 
 

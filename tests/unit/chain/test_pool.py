@@ -464,10 +464,19 @@ async def test_a_survey_lets_a_node_that_failed_return_after_a_pause_that_double
             assert pool.health()[0].why is None
 
 
+async def test_an_accusation_during_a_survey_stands() -> None:
+    async with nodes(delay_s=0.05) as stubs, pooled(stubs, replace(PATIENT, shortest_pause_s=60)) as pool:
+        surveying = asyncio.create_task(pool.survey())
+        await becomes_true(lambda: stubs[0].posts == 1)
+        pool._set_aside(pool._nodes[0], "left a log out")
+        await surveying
+        assert aside(pool) == ["left a log out", None]
+
+
 async def test_a_defect_of_the_surveys_stops_the_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     async with nodes() as stubs, Pool([stub.http_url for stub in stubs], replace(QUICK, survey_s=0)) as pool:
         await pool.request("eth_chainId", [])
-        monkeypatch.setattr(pool, "_judge", lambda _: 1 / 0)
+        monkeypatch.setattr(pool, "_judge", lambda *_: 1 / 0)
         await becomes_true(lambda: pool._defect is not None)
         with pytest.raises(InvariantBroken, match="no longer surveyed"):
             await pool.request("eth_chainId", [])
