@@ -39,6 +39,8 @@ class Standing:
         """The last block that it did not have when it was asked for it."""
         self.error_rate = 0.0
         self.why: str | None = None
+        self.barred = False
+        """Not asked at all, not even as the last resort: it was found to serve another chain or fork."""
         self.aside_until_s = 0.0
         self.quiet_until_s = 0.0
         """Nothing at all is sent before: the provider said so."""

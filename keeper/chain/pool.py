@@ -4,9 +4,10 @@ A read goes to the healthiest endpoint, at once to the next where that one fails
 beside it where the answer is slower than its past explains; the first believable answer wins. An endpoint
 that does not have a block is behind, not faulty. Whatever else is wrong sets an endpoint aside, for a
 pause that doubles; a survey of all endpoints, each block time, puts it back. An endpoint that is aside is
-the last resort: a pool of one is never without a node. Only a provider's own request for patience is
-absolute. Who comes back after a failure may be another node by then: it is asked first which chain it
-serves.
+the last resort: a pool of one is never without a node. Two things are absolute: a provider's own request for
+patience, and what a survey found to serve another chain or fork. That one is barred until a survey clears it,
+for a wrong answer is worse than none. Who comes back after a failure may be another node by then: it is asked
+first which chain it serves.
 
 A write goes once to one endpoint. Whoever sent it knows what a second time means.
 """
@@ -99,6 +100,8 @@ class Node:
     chain_id: int | None = None
     settled: tuple[Block, str] | None = None
     """The hash it gives for the block that all are asked about."""
+    outvoted: bool = False
+    """Its fork lost a vote, and it has not been cleared since."""
 
 
 class Pool:
@@ -340,11 +343,17 @@ class Pool:
     # --- who is asked ---
 
     def _in_order(self, calls: Calls) -> list[Node]:
-        """Return whom to ask, the best first; Throttled where every provider has asked for patience."""
+        """Return whom to ask, the best first.
+
+        Raises Unreachable where all are barred, Throttled where every other provider has asked for patience.
+        """
         now_s, best, pinned = time.monotonic(), self._best(), _pinned(calls)
-        open_to_us = [node for node in self._nodes if node.standing.quiet_until_s <= now_s]
+        trusted = [node for node in self._nodes if not node.standing.barred]
+        if not trusted:
+            raise Unreachable(f"{calls[0][0]} at {self.endpoint}: all serve another chain or fork")
+        open_to_us = [node for node in trusted if node.standing.quiet_until_s <= now_s]
         if not open_to_us:
-            wait_s = min(node.standing.quiet_until_s for node in self._nodes) - now_s
+            wait_s = min(node.standing.quiet_until_s for node in trusted) - now_s
             raise Throttled(f"{calls[0][0]} at {self.endpoint}: told to wait {wait_s:.1f} s more", wait_s)
 
         def cost(node: Node) -> tuple[Any, ...]:
@@ -378,6 +387,10 @@ class Pool:
     def _set_aside(self, node: Node, why: str) -> None:
         pause_s = node.standing.set_aside(time.monotonic(), why)
         log.warning("rpc.set_aside", endpoint=node.name, why=why, pause_s=pause_s)
+
+    def _bar(self, node: Node, why: str) -> None:
+        self._set_aside(node, why)
+        node.standing.barred = True
 
     def _hush(self, node: Node, fault: Throttled) -> None:
         self._set_aside(node, str(fault))
@@ -469,22 +482,28 @@ class Pool:
         """Set aside who serves another chain, another fork, or lags; put back who was aside and is well.
 
         The fork of most endpoints is the chain, however far one of the others is ahead; of equally many, that
-        of the highest head, then that of the endpoint configured first. Who is behind is told by the heads of
-        that fork alone. What was held against an endpoint since it was asked stands.
+        of the highest head, then that of the endpoint configured first. Endpoints that were outvoted do not
+        win because the others are silent: that takes one that never was, or most of all that are configured.
+        Who is behind is told by the heads of that fork alone. What was held against an endpoint since it was
+        asked stands.
         """
         ours = [node for node in nodes if self._chain_id in {None, node.chain_id}]
         votes = Counter(node.settled for node in ours)
         heights = {fork: max(n.standing.head or 0 for n in ours if n.settled == fork) for fork in votes}
-        fork = max(votes, key=lambda each: (votes[each], heights[each]), default=None)
+        trusted = {node.settled for node in ours if not node.outvoted}
+        standing = [each for each in votes if each in trusted or 2 * votes[each] > len(self._nodes)]
+        fork = max(standing, key=lambda each: (votes[each], heights[each]), default=None)
         best = heights.get(fork, 0)
         for node in nodes:
-            lag = best - (node.standing.head or 0)
             if node not in ours:
-                self._set_aside(node, f"serves chain {node.chain_id}, not {self._chain_id}")
-            elif node.settled != fork:
-                self._set_aside(
-                    node, f"is on another fork: block and hash {node.settled}, where others have {fork}"
-                )
+                self._bar(node, f"serves chain {node.chain_id}, not {self._chain_id}")
+                continue
+            if fork is None:
+                continue  # Outvoted before, and who outvoted it is silent.
+            node.outvoted = node.standing.barred = node.settled != fork
+            lag = best - (node.standing.head or 0)
+            if node.outvoted:
+                self._bar(node, f"is on another fork: block and hash {node.settled}, others have {fork}")
             elif lag > self._params.lag_blocks:
                 self._set_aside(node, f"is {lag} blocks behind")
             elif node.standing.why is not None and node.standing.due(asked_s):

@@ -421,6 +421,68 @@ async def test_a_fork_of_one_is_not_the_chain_however_far_ahead_it_is() -> None:
         assert await pool.request("eth_blockNumber", []) == hex(40)
 
 
+async def parted(pool: Pool, good: StubNode, astray: StubNode) -> None:
+    """Put one node on a longer fork, deep below its head."""
+    tip = astray.tree.below(good.head, 30)
+    for _ in range(60):
+        tip = astray.tree.mine(on=tip)
+    await astray.follow(tip)
+    await judged(pool)
+
+
+async def test_who_was_outvoted_is_not_the_last_resort() -> None:
+    async with nodes(3) as (one, other, astray), pooled([one, other, astray]) as pool:
+        await parted(pool, one, astray)
+        before = astray.posts
+        await one.stop()
+        await other.stop()
+        for _ in range(2):
+            with pytest.raises(Unreachable, match="no answer"):
+                await pool.request("eth_blockNumber", [])
+            assert astray.posts == before
+            await asyncio.sleep(0.25)
+            await judged(pool)
+            before = astray.posts
+        why = aside(pool)[2]
+        assert why is not None
+        assert why.startswith("is on another fork"), "nor does it win a vote that nobody else takes part in"
+        await one.start()
+        await asyncio.sleep(0.25)
+        await judged(pool)
+        assert await pool.request("eth_blockNumber", []) == hex(40), "one of those who outvoted it is enough"
+        await astray.follow(one.head)
+        await asyncio.sleep(0.25)
+        await judged(pool)
+        assert aside(pool)[2] is None, "it returns with the others' fork"
+
+
+async def test_most_of_all_that_are_configured_overrule_an_earlier_vote() -> None:
+    async with nodes(3) as (one, other, astray), pooled([one, other, astray]) as pool:
+        await other.stop()
+        await parted(pool, one, astray)
+        assert pool._nodes[0].standing.barred, "of two that disagree, the longer fork"
+        await other.start()
+        await asyncio.sleep(0.25)
+        *well, why = await judged(pool, 1)
+        assert well == [None, None]
+        assert why is not None
+
+
+async def test_with_every_node_on_another_chain_a_read_fails_loudly() -> None:
+    async with nodes() as stubs, pooled(stubs, replace(PATIENT, rounds=1)) as pool:
+        await pool.expect(CHAIN_ID)
+        for stub in stubs:
+            stub.chain_id = 5
+        await pool.survey()
+        for method in ("eth_blockNumber", "eth_sendRawTransaction"):
+            with pytest.raises(Unreachable, match="all serve another chain or fork"):
+                await pool.request(method, [])
+        stubs[1].chain_id = CHAIN_ID
+        await asyncio.sleep(0.05)
+        await pool.survey()
+        assert await pool.request("eth_blockNumber", []) == hex(40)
+
+
 async def test_a_short_fork_at_the_tip_sets_nobody_aside() -> None:
     async with nodes() as (one, other), pooled([one, other]) as pool:
         await other.reorg(2, (), ())
