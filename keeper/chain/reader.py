@@ -194,7 +194,9 @@ class ChainReader:
             with suppress(TimeoutError):
                 async with asyncio.timeout(silence_s):
                     await self._stream.news.wait()
-        return self._stream.take() or await self._latest()
+        announced = self._stream.take()
+        # After a fault it looks for itself: a socket on another fork announces what no node has, for ever.
+        return announced if patient and announced else await self._latest()
 
     async def _advance(self, head: Head, heard_ns: int) -> BlockUpdate | None:
         """Read all that leads to ``head``, then move there in one step; None where it is known already."""

@@ -129,6 +129,25 @@ async def test_a_node_that_does_not_have_the_announced_block_yet_is_waited_for()
     assert [head.number for head in update.adopted] == [11, 12, 13]
 
 
+async def test_after_a_fault_the_reader_looks_for_itself_whatever_is_announced() -> None:
+    node = Node()
+    reader = reader_of(node)
+    await reader.start()
+    updates = reader.updates()
+    await anext(updates)
+
+    def of_another_fork(_: list[Any]) -> None:
+        reader._stream._hear_head(raw_head(13, fork=9))
+
+    node.scripts["eth_getBlockByHash"] = of_another_fork
+    reader._stream._hear_head(raw_head(11, fork=9))
+    node.tip = 12
+    async with asyncio.timeout(5):
+        update = await anext(updates)
+    await reader.close()
+    assert [head.hash for head in update.adopted] == [block_hash(11), block_hash(12)]
+
+
 async def test_a_log_that_the_websocket_heard_and_the_node_left_out_is_delivered_and_counted() -> None:
     node = Node()
     reader = reader_of(node)

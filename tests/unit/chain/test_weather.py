@@ -153,6 +153,27 @@ async def test_two_nodes_that_disagree_at_the_tip_give_one_branch_in_the_end() -
         assert mirror.is_that_of(tree, one.head)
 
 
+async def test_a_websocket_on_the_fork_that_was_outvoted_misleads_nobody() -> None:
+    tree = Tree()
+    astray, *others = (StubNode(tree) for _ in range(3))
+    fork = tree.mine(event(0))
+    async with astray, others[0], others[1], watching(astray, *others) as (reader, mirror, pool):
+        await becomes_true(lambda: reader.listening)
+        assert astray.sockets == 1
+        good = bad = fork
+        for number in range(40):
+            good, bad = tree.mine(event(100 + number), on=good), tree.mine(event(500 + number), on=bad)
+            for other in others:
+                await other.follow(good)
+            await astray.follow(bad)
+            if number >= 20:
+                await becomes_true(lambda: pool._nodes[0].standing.barred)
+                await mirror.until(good)
+        assert mirror.is_that_of(tree, good)
+        assert astray.sockets == 0
+        assert [health.why for health in pool.health()][1:] == [None, None]
+
+
 async def test_logs_that_a_node_leaves_out_are_heard_and_it_is_asked_no_more() -> None:
     tree, params = Tree(), replace(POOL, shortest_pause_s=60, longest_pause_s=60)
     forgetful, honest = StubNode(tree, leaves_out=lambda *_: True), StubNode(tree)
