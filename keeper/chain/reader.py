@@ -213,16 +213,26 @@ class ChainReader:
         """Return the heads from the first one not known up to ``head``, linked by parent hash, oldest first.
 
         Missed heads are asked for by number, many at once. Numbers prove nothing: where one of them is not
-        the parent, the parent is asked for by its hash.
+        the parent, the parent is asked for by its hash. Raises DeepReorg only for a head that is as high as
+        what is known: a lower one may be that of a node far behind, and a new chain grows past it.
         """
         missed = await self._numbered(range(self._branch.tip_number + 1, head.number))
         by_hash = {each.hash: each for each in missed}
         line = [head]
-        while not self._branch.joins(line[-1]):
+        while not self._joins(line[-1], head):
             parent = line[-1].parent_hash
             known = by_hash.get(parent)
             line.append(known or head_of(await self._rpc.request("eth_getBlockByHash", [parent, False])))
         return line[::-1]
+
+    def _joins(self, last: Head, head: Head) -> bool:
+        try:
+            return self._branch.joins(last)
+        except DeepReorg:
+            if head.number >= self._branch.tip_number:
+                raise
+            known = f"block {self._branch.tip_number}, which is known"
+            raise ChainFault(f"block {head.number} is behind {known}, or of another fork") from None
 
     async def _latest(self) -> Head:
         return head_of(await self._rpc.request("eth_getBlockByNumber", ["latest", False]))

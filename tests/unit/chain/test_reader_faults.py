@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from keeper.chain.branch import DeepReorg
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader, Params
 from keeper.chain.rpc import RpcError, Unreachable
@@ -146,6 +147,34 @@ async def test_after_a_fault_the_reader_looks_for_itself_whatever_is_announced()
         update = await anext(updates)
     await reader.close()
     assert [head.hash for head in update.adopted] == [block_hash(11), block_hash(12)]
+
+
+async def test_a_head_far_below_is_no_reorg_and_one_that_grows_past_from_there_is() -> None:
+    node = Node(tip=200)
+    reader = reader_of(node)
+    await reader.start(100)
+    updates = reader.updates()
+    await anext(updates)
+    node.tip = 90
+    waiting = asyncio.ensure_future(anext(updates))
+    await asyncio.sleep(0.05)
+    assert reader.fault is not None
+    assert reader.fault.startswith("block 90 is behind")
+    node.tip = 201
+    assert [head.number for head in (await waiting).adopted] == [201]
+
+    node.scripts["eth_getBlockByNumber"] = lambda params: raw_head(
+        node.tip if params[0] == "latest" else int(params[0], 16), fork=9
+    )
+    node.scripts["eth_getBlockByHash"] = lambda params: raw_head(int(params[0][-32:], 16), fork=9)
+    node.tip = 190
+    waiting = asyncio.ensure_future(anext(updates))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    node.tip = 202
+    with pytest.raises(DeepReorg, match="deeper than 64 blocks"):
+        await waiting
+    await reader.close()
 
 
 async def test_a_log_that_the_websocket_heard_and_the_node_left_out_is_delivered_and_counted() -> None:
