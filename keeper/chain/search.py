@@ -3,7 +3,8 @@
 A range that a node refuses as too much is halved; the next ones grow again, each halfway to what was refused
 until they are close to it, and every ``FORGET`` ranges the refusal is forgotten, for the density of logs
 changes along a chain. A node that is silent is waited for: what was searched is with the caller, and nothing
-is searched twice.
+is searched twice. Silence at one range, time and again, halves it too: some nodes and proxies run into a time
+limit, or drop an answer for its size, and say no more.
 
 Of every range ``SAMPLE`` headers are looked at, drawn anew by chance, all of a range that has no more: where
 the bloom filter of a block without logs allows for one of ours, the block is asked about by its hash. A node
@@ -25,7 +26,7 @@ import structlog
 from eth_utils.crypto import keccak
 
 from keeper.chain.pool import INTERNAL, Pool
-from keeper.chain.rpc import RpcError
+from keeper.chain.rpc import RpcError, Throttled, Unreachable
 from keeper.chain.wire import MALFORMED, data, log_of, lower_hex, quantity
 from keeper.domain import Log
 from keeper.errors import ChainFault
@@ -43,6 +44,8 @@ TOO_MUCH = re.compile(
 FIRST_SPAN = 2_000
 WIDEST_SPAN = 1_000_000
 FORGET = 32
+SILENT = 3
+"""A range is narrowed after so many silences in a row; fewer are the weather."""
 SAMPLE = 16
 BLOOM_BITS = 2048
 CERTAIN = 1e-3
@@ -97,14 +100,17 @@ class Search:
 
         A fault that may pass is said and waited out, however long it takes; any other refusal is raised.
         """
-        span, failures = Span(), 0
+        span, failures, silent = Span(), 0, 0
         while first <= last:
             end = min(first + span.blocks - 1, last)
             try:
                 found = await self._range(first, end)
             except ChainFault as fault:
-                if first < end and _is_too_much(fault):
+                is_silence = isinstance(fault, Unreachable) and not isinstance(fault, Throttled)
+                silent = silent + 1 if is_silence else 0
+                if first < end and (silent == SILENT or _is_too_much(fault)):
                     span.refused(end - first + 1)
+                    silent = 0
                     continue
                 if isinstance(fault, RpcError) and fault.code != INTERNAL:
                     raise
@@ -113,7 +119,7 @@ class Search:
                 log.warning("chain.search_failed", block=first, why=str(fault), pause_s=pause_s)
                 await asyncio.sleep(pause_s)
                 continue
-            failures = 0
+            failures, silent = 0, 0
             span.taken(end - first + 1)
             yield found
             first = end + 1

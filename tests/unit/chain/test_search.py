@@ -1,9 +1,11 @@
 """Searching a long past: every block once, whatever the nodes refuse, leave out, or sleep through."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from aiohttp import web
 from structlog.testing import capture_logs
 
 from keeper.chain import search as search_module
@@ -58,16 +60,40 @@ async def test_a_single_block_that_is_refused_is_raised() -> None:
             await found(pool, 1, 4)
 
 
-async def test_silence_does_not_make_ranges_narrower() -> None:
+async def test_a_little_silence_does_not_make_ranges_narrower() -> None:
     async with StubNode(tree_of(40, 9, 30)) as node, Pool([node.http_url], POOL) as pool:
-        node.fails(
-            *[Fault.TRUNCATED, Fault.DROPPED, Fault.BAD_GATEWAY, Fault.INTERNAL] * 4, method="eth_getLogs"
-        )
+        # Each read is tried three times.
+        silences = [Fault.TRUNCATED, Fault.DROPPED, Fault.BAD_GATEWAY] * 2
+        node.fails(*[*silences, Fault.INTERNAL] * 4, method="eth_getLogs")
         with capture_logs() as said:
             ranges = await found(pool, 1, 40)
     assert numbers(ranges) == [9, 30]
     assert [each.last for each in ranges] == [40]
     assert {each["event"] for each in said} >= {"chain.search_failed"}
+
+
+@pytest.mark.parametrize("how", ["stalls", "drops"])
+async def test_a_range_that_a_node_never_answers_is_halved(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Some proxies cut off what takes long, or is large, without a word of JSON-RPC."""
+    tree = tree_of(40, 9, 30)
+    node = StubNode(tree)
+    faults = {"stalls": Fault.STALLED, "drops": Fault.BAD_GATEWAY}
+    answer = node._post
+
+    async def wide_ones_fail(request: web.Request) -> web.StreamResponse:
+        asked = await request.json()
+        if isinstance(asked, dict) and asked["method"] == "eth_getLogs":
+            low, high = (int(asked["params"][0][key], 16) for key in ("fromBlock", "toBlock"))
+            if high - low >= 15:
+                node.fails(faults[how])
+        return await answer(request)
+
+    monkeypatch.setattr(node, "_post", wide_ones_fail)
+    params = replace(POOL, timeout_s=0.05, rounds=1)
+    async with node, Pool([node.http_url], params) as pool:
+        ranges = await found(pool, 1, 40)
+    assert numbers(ranges) == [9, 30]
+    assert len(ranges) < 10
 
 
 async def test_a_node_that_goes_down_in_the_middle_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
