@@ -237,9 +237,17 @@ class ChainReader:
     async def _latest(self) -> Head:
         return head_of(await self._rpc.request("eth_getBlockByNumber", ["latest", False]))
 
-    async def _numbered(self, numbers: Iterable[Block]) -> list[Head]:
-        calls = [("eth_getBlockByNumber", [hex(number), False]) for number in numbers]
-        return [head_of(raw) for raw in await self._in_batches(calls)]
+    async def _numbered(self, numbers: range) -> list[Head]:
+        """Return headers by number, read batch by batch: it ends at the first one above the node's head.
+
+        So an announced head of any height costs one request, and not a list of all below it.
+        """
+        heads: list[Head] = []
+        while numbers:
+            batch, numbers = numbers[: self._params.batch_size], numbers[self._params.batch_size :]
+            calls = [("eth_getBlockByNumber", [hex(number), False]) for number in batch]
+            heads += [head_of(raw) for raw in await self._rpc.batch(calls)]
+        return heads
 
     async def _in_batches(self, calls: Sequence[tuple[str, list[Any]]]) -> list[Any]:
         size = self._params.batch_size

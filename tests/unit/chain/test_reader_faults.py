@@ -54,7 +54,7 @@ class Node(Pool):
         self.asked: list[str] = []
 
     async def request(self, method: str, params: list[Any]) -> Any:
-        self.asked.append(method)
+        self.asked.append("latest" if params[0] == "latest" else method)
         if method in self.scripts:
             return self.scripts[method](params)
         assert method == "eth_getBlockByNumber"
@@ -128,6 +128,25 @@ async def test_a_node_that_does_not_have_the_announced_block_yet_is_waited_for()
     update = await waiting
     await reader.close()
     assert [head.number for head in update.adopted] == [11, 12, 13]
+
+
+@pytest.mark.parametrize("height", [2**24, 2**60, 2**200])
+async def test_an_announced_head_of_any_height_costs_one_request(height: int) -> None:
+    node = Node()
+    reader = reader_of(node)
+    await reader.start()
+    updates = reader.updates()
+    await anext(updates)
+    node.asked.clear()
+    reader._stream._hear_head(raw_head(11) | {"number": hex(height), "hash": "0x" + "77" * 32})
+    waiting = asyncio.ensure_future(anext(updates))
+    async with asyncio.timeout(1):
+        while "latest" not in node.asked:  # noqa: ASYNC110 nothing announces it
+            await asyncio.sleep(0.005)
+    assert len(node.asked) <= Params().batch_size + 1
+    node.tip = 11
+    assert (await waiting).head.hash == block_hash(11)
+    await reader.close()
 
 
 async def test_after_a_fault_the_reader_looks_for_itself_whatever_is_announced() -> None:
