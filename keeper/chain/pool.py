@@ -537,12 +537,12 @@ def _verdict(faults: Sequence[ChainFault]) -> list[Any]:
 
 def _ask_elsewhere(fault: ChainFault) -> bool:
     if isinstance(fault, RpcError):
-        return fault.code in ELSEWHERE and "revert" not in fault.message.lower()
+        return fault.code in ELSEWHERE and not fault.is_revert
     return True
 
 
 def _is_absent(refusal: RpcError) -> bool:
-    return ABSENT.search(refusal.message) is not None and "revert" not in refusal.message.lower()
+    return ABSENT.search(refusal.message) is not None and not refusal.is_revert
 
 
 def _pinned(calls: Calls) -> str | None:

@@ -20,7 +20,7 @@ from web3 import AsyncWeb3
 from keeper.chain.branch import Branch, DeepReorg
 from keeper.chain.clock import BlockClock
 from keeper.chain.pool import Pool
-from keeper.chain.rpc import RpcError
+from keeper.chain.rpc import REVERTED, RpcError
 from keeper.chain.search import Search
 from keeper.chain.stream import Stream
 from keeper.chain.wire import head_of, log_of, lower_hex
@@ -32,8 +32,6 @@ from keeper.units import Block
 log = structlog.get_logger()
 
 INVALID_PARAMS = -32602
-REVERTED = 3
-"""The code that nodes give a revert with data."""
 EXECUTION_ENDED = (
     "revert",
     "out of gas",

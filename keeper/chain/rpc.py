@@ -30,6 +30,8 @@ READS = frozenset({
 
 Calls: TypeAlias = Sequence[tuple[str, list[Any]]]
 
+REVERTED = 3
+"""The code that nodes give a revert with data."""
 TOO_MANY = 429
 RATE_LIMITED = re.compile(
     "rate.?limit|too many requests|request limit|request count exceeded|compute units|credits limited",
@@ -47,6 +49,11 @@ class RpcError(ChainFault):
         self.data = error.get("data")
         """Revert data, as the node gives it: mostly 0x-hex text, or None."""
         super().__init__(f"{method} at {endpoint}: {self.message} (code {self.code})")
+
+    @property
+    def is_revert(self) -> bool:
+        """Tell whether a contract speaks here: whatever words it chose are not the node's."""
+        return self.code == REVERTED or "revert" in self.message.lower()
 
 
 class Unreachable(ChainFault):
@@ -186,7 +193,7 @@ def _refusal(method: str, endpoint: str, error: Any) -> RpcError | Throttled:
     if type(error["code"]) is not int or not isinstance(error.get("message", ""), str):
         raise TypeError("an error must have a code and a message")
     refusal = RpcError(method, endpoint, error)
-    if refusal.code == TOO_MANY or RATE_LIMITED.search(refusal.message):
+    if refusal.code == TOO_MANY or (RATE_LIMITED.search(refusal.message) and not refusal.is_revert):
         return Throttled(str(refusal))
     return refusal
 

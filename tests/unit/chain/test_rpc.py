@@ -126,6 +126,9 @@ def test_a_batch_may_be_refused_in_part_or_as_a_whole() -> None:
         ({"code": -32005, "message": "query returned more than 10000 results"}, False),
         ({"code": -32602, "message": "range 1000000 exceeds limit of 10000"}, False),
         ({"code": -32602, "message": "Log response size exceeded."}, False),
+        ({"code": 3, "message": "execution reverted: rate limit exceeded", "data": "0x"}, False),
+        ({"code": 3, "message": "too many requests", "data": "0x"}, False),
+        ({"code": -32000, "message": "VM Exception: reverted with reason 'rate limit'"}, False),
     ],
 )
 def test_a_provider_that_asks_for_patience_in_words_is_understood(error: Any, throttled: bool) -> None:
