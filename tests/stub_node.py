@@ -177,6 +177,8 @@ class StubNode:
     most_blocks: int | None = None
     """So is a longer range."""
     retry_after: str | None = None
+    answers_all: tuple[int, Any] | None = None
+    """A status, and text or JSON: what a proxy in front of it says to every request."""
     delay_s: float = 0.0
     leaves_out: Callable[[Block, int], bool] = lambda *_: False
     """Tells which logs ``eth_getLogs`` forgets."""
@@ -330,8 +332,12 @@ class StubNode:
         return None
 
     async def _send(self, request: web.Request, text: str, fault: Fault | None) -> web.StreamResponse:
+        headers = {} if self.retry_after is None else {"Retry-After": self.retry_after}
+        if self.answers_all:
+            status, said = self.answers_all
+            text = said if isinstance(said, str) else json.dumps(said)
+            return web.Response(status=status, text=text, headers=headers)
         if fault is Fault.THROTTLED:
-            headers = {} if self.retry_after is None else {"Retry-After": self.retry_after}
             return web.Response(status=429, text="slow down", headers=headers)
         if fault is Fault.BAD_GATEWAY:
             return web.Response(status=502, text="<html>bad gateway</html>")

@@ -33,6 +33,9 @@ Calls: TypeAlias = Sequence[tuple[str, list[Any]]]
 REVERTED = 3
 """The code that nodes give a revert with data."""
 TOO_MANY = 429
+UNAVAILABLE = 503
+LONGEST_PATIENCE_S = 600.0
+"""A longer wait is not believed: a provider with a wrong clock or unit would never be asked again."""
 RATE_LIMITED = re.compile(
     "rate.?limit|too many requests|request limit|request count exceeded|compute units|credits limited",
     re.IGNORECASE,
@@ -110,9 +113,14 @@ class Rpc:
         status, headers, text = await self._post(
             _name(calls), orjson.dumps(sent if len(sent) > 1 else sent[0])
         )
-        if status == TOO_MANY:
-            raise Throttled(f"{_name(calls)} at {self.endpoint}: HTTP 429", _retry_after_s(headers))
-        return results_of(sent, status, text, self.endpoint)
+        wait_s = _retry_after_s(headers)
+        if status == TOO_MANY or (status == UNAVAILABLE and wait_s is not None):
+            raise Throttled(f"{_name(calls)} at {self.endpoint}: HTTP {status}", wait_s)
+        try:
+            return results_of(sent, status, text, self.endpoint)
+        except Throttled as fault:
+            fault.retry_after_s = wait_s
+            raise
 
     async def _post(self, name: str, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
         if self._session is None:
@@ -208,7 +216,7 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Read Retry-After, in seconds or as a date; a date counts from the server's own, if it gives one."""
     value = headers.get("Retry-After", "").strip()
     if re.fullmatch("[0-9]{1,9}", value):
-        return float(value)
+        return min(float(value), LONGEST_PATIENCE_S)
     try:
         until_s = parsedate_to_datetime(value).timestamp()
     except (TypeError, ValueError, OverflowError):
@@ -217,4 +225,4 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
         now_s = parsedate_to_datetime(headers.get("Date", "")).timestamp()
     except (TypeError, ValueError, OverflowError):
         now_s = time.time()
-    return max(0.0, until_s - now_s)
+    return min(max(0.0, until_s - now_s), LONGEST_PATIENCE_S)

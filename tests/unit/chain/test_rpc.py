@@ -194,7 +194,15 @@ async def test_a_fault_has_no_cause_that_could_hold_the_url() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "least", "most"), [("7", 7, 7), (" 120 ", 120, 120), (90, 60, 91), (-90, 0, 0)]
+    ("said", "least", "most"),
+    [
+        ("7", 7, 7),
+        (" 120 ", 120, 120),
+        (90, 60, 91),
+        (-90, 0, 0),
+        ("999999999", 600, 600),
+        (10**6, 600, 600),
+    ],
 )
 async def test_retry_after_is_seconds_or_a_date(said: str | int, least: float, most: float) -> None:
     if isinstance(said, int):
@@ -205,6 +213,27 @@ async def test_retry_after_is_seconds_or_a_date(said: str | int, least: float, m
             await rpc.exchange([("eth_chainId", [])])
     assert throttled.value.retry_after_s is not None
     assert least <= throttled.value.retry_after_s <= most
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(503, "<html>busy</html>"), (200, {"jsonrpc": "2.0", "id": 1, "error": SLOW_DOWN}), (429, "")],
+)
+async def test_retry_after_is_obeyed_however_patience_is_asked_for(status: int, said: Any) -> None:
+    async with (
+        StubNode(Tree(), retry_after="7", answers_all=(status, said)) as node,
+        connected(node) as rpc,
+    ):
+        with pytest.raises(Throttled) as throttled:
+            await rpc.exchange([("eth_chainId", [])])
+    assert throttled.value.retry_after_s == 7
+
+
+async def test_a_node_that_is_unavailable_and_names_no_time_is_silent() -> None:
+    async with StubNode(Tree(), answers_all=(503, "busy")) as node, connected(node) as rpc:
+        with pytest.raises(Unreachable, match="found HTTP 503") as silence:
+            await rpc.exchange([("eth_chainId", [])])
+    assert not isinstance(silence.value, Throttled)
 
 
 @pytest.mark.parametrize("said", [None, "", "soon", "-1", "1e9", "nan", "9" * 20])
