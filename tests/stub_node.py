@@ -228,11 +228,11 @@ class StubNode:
 
     @property
     def http_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v2/SECRET"
+        return f"http://127.0.0.1:{self.port}/v2/SECRET-SECRET"
 
     @property
     def ws_url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/v2/SECRET"
+        return f"ws://127.0.0.1:{self.port}/v2/SECRET-SECRET"
 
     @property
     def sockets(self) -> int:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from itertools import count
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 import orjson
@@ -34,6 +35,9 @@ REVERTED = 3
 """The code that nodes give a revert with data."""
 TOO_MANY = 429
 UNAVAILABLE = 503
+NOT_SERVED = frozenset({401, 402, 403, *range(500, 600)})
+"""With these an error is the word of whoever stands before the node: it says nothing about the call."""
+SHORTEST_KEY = 8
 LONGEST_PATIENCE_S = 600.0
 """A longer wait is not believed: a provider with a wrong clock or unit would never be asked again."""
 RATE_LIMITED = re.compile(
@@ -81,6 +85,14 @@ def without_secrets(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}{port}"
 
 
+def _secrets(url: str) -> list[bytes]:
+    """Return what may be a key in a URL, the longest first; shorter parts are words such as ``jsonrpc``."""
+    parts = urlsplit(url)
+    text = f"{parts.username}/{parts.password}/{parts.path}/{parts.query}/{parts.fragment}"
+    pieces = {piece for each in (text, unquote(text)) for piece in re.split("[/?&=#]", each)}
+    return [piece.encode() for piece in sorted(pieces, key=len, reverse=True) if len(piece) >= SHORTEST_KEY]
+
+
 class Rpc:
     """A JSON-RPC client of one node. Raises RpcError for its refusals and Unreachable for silence."""
 
@@ -90,6 +102,7 @@ class Rpc:
             raise ConfigError(f"an RPC endpoint must begin with http:// or https://, found {self.endpoint}")
         self.budget = Budget(requests_s)
         self._url = url
+        self._secrets = _secrets(url)
         self._timeout_s = timeout_s
         self._ids = count(1)
         self._session: aiohttp.ClientSession | None = None
@@ -117,10 +130,18 @@ class Rpc:
         if status == TOO_MANY or (status == UNAVAILABLE and wait_s is not None):
             raise Throttled(f"{_name(calls)} at {self.endpoint}: HTTP {status}", wait_s)
         try:
-            return results_of(sent, status, text, self.endpoint)
+            return self._results_of(sent, status, text)
         except Throttled as fault:
             fault.retry_after_s = wait_s
             raise
+
+    def _results_of(self, sent: Sequence[Mapping[str, Any]], status: int, text: bytes) -> list[Any]:
+        with suppress(RpcError, Unreachable):
+            return results_of(sent, status, text, self.endpoint)
+        # A provider may echo the URL: what is said of a fault is read from its answer without the key.
+        for secret in self._secrets:
+            text = text.replace(secret, b"***")
+        return results_of(sent, status, text, self.endpoint)
 
     async def _post(self, name: str, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
         if self._session is None:
@@ -144,7 +165,8 @@ def results_of(sent: Sequence[Mapping[str, Any]], status: int, text: bytes, endp
     """Return the results of an HTTP answer in the order of the calls sent; pure.
 
     Every call must be answered once, under its own id, by a result of its method's shape; anything else
-    is Unreachable, as if there had been no answer. A node's refusal is RpcError, or Throttled.
+    is Unreachable, as if there had been no answer. A node's refusal is RpcError, or Throttled; that of
+    whoever stands before it, as the status tells, is Unreachable.
     """
     name = _name([(call["method"], call["params"]) for call in sent])
     try:
@@ -164,7 +186,10 @@ def results_of(sent: Sequence[Mapping[str, Any]], status: int, text: bytes, endp
 def _result(call: Mapping[str, Any], status: int, answer: Mapping[str, Any], endpoint: str) -> Any:
     method, params = call["method"], call["params"]
     if answer.get("error") is not None:
-        raise _refusal(method, endpoint, answer["error"])
+        refusal = _refusal(method, endpoint, answer["error"])
+        if status in NOT_SERVED and isinstance(refusal, RpcError) and not refusal.is_revert:
+            raise Unreachable(f"{refusal}, with HTTP {status}")
+        raise refusal
     if status != 200:
         raise ValueError("a result with another status than 200")
     return read_result(method, params, answer["result"])

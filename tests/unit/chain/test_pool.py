@@ -105,6 +105,17 @@ async def test_an_internal_error_is_asked_for_elsewhere_without_blame() -> None:
             await pool.request("eth_chainId", [])
 
 
+async def test_who_is_refused_by_its_provider_is_set_aside_and_another_is_asked() -> None:
+    error = {"jsonrpc": "2.0", "id": None, "error": {"code": -32000, "message": "project disabled"}}
+    async with nodes() as (first, second), pooled([first, second]) as pool:
+        first.answers_all = (403, error)
+        assert await pool.request("eth_chainId", []) == hex(CHAIN_ID)
+        why, well = aside(pool)
+        assert why is not None
+        assert "project disabled (code -32000), with HTTP 403" in why
+        assert well is None
+
+
 async def test_a_refusal_is_an_answer_and_nobody_else_is_asked() -> None:
     def reverts(*_: Any) -> str:
         raise Refused(-32603, "execution reverted: block not found", "0xcafebabe")

@@ -90,11 +90,30 @@ def test_what_is_no_json_is_no_answer(text: bytes) -> None:
         results_of(ONE, 200, text, "http://node")
 
 
-def test_a_result_is_believed_with_status_200_only_and_a_refusal_with_any() -> None:
+def test_a_result_is_believed_with_status_200_only() -> None:
     with pytest.raises(Unreachable, match="another status"):
         read(ONE, SEVEN, 500)
-    with pytest.raises(RpcError, match="header not found"):
-        read(ONE, {"jsonrpc": "2.0", "id": 7, "error": {"code": -32000, "message": "header not found"}}, 500)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "is_answer"),
+    [
+        (400, "header not found", True),
+        (404, "header not found", True),
+        (500, "execution reverted", True),
+        (401, "unauthorized", False),
+        (402, "payment required", False),
+        (403, "project disabled", False),
+        (500, "internal error", False),
+        (502, "header not found", False),
+    ],
+)
+def test_a_refusal_is_the_node_s_unless_the_status_says_otherwise(
+    status: int, message: str, is_answer: bool
+) -> None:
+    answer = {"jsonrpc": "2.0", "id": 7, "error": {"code": -32000, "message": message}}
+    with pytest.raises(RpcError if is_answer else Unreachable, match=message):
+        read(ONE, answer, status)
 
 
 @pytest.mark.parametrize("given", [7, None])
@@ -182,6 +201,32 @@ async def test_a_node_that_reverts_is_quoted() -> None:
         with pytest.raises(RpcError) as refusal:
             await rpc.exchange([("eth_call", [{"to": "0x" + "00" * 20, "data": "0x"}, "latest"])])
     assert refusal.value.data == "0xcafebabe"
+
+
+@pytest.mark.parametrize("status", [200, 403, 429])
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"error": {"code": -32000, "message": "key {} of {} is not enabled"}},
+        {"error": {"code": "{}", "message": ""}},
+        {"result": "{}"},
+        {"id": "{}", "result": "0x1"},
+        {"error": {"code": -32005, "message": "{}: rate limit"}},
+    ],
+)
+async def test_a_key_that_a_provider_echoes_is_told_to_nobody(status: int, said: dict[str, Any]) -> None:
+    node = StubNode(Tree())
+    async with node:
+        rpc = Rpc(f"{node.http_url}?apikey=HUSHHUSH%2Fword")
+        for echo in ("SECRET-SECRET", "HUSHHUSH", "HUSHHUSH%2Fword", rpc._url):
+            text = json.dumps({"jsonrpc": "2.0", "id": next(rpc._ids) + 1} | said).replace("{}", echo)
+            node.answers_all = (status, text)
+            with pytest.raises((RpcError, Unreachable)) as fault:
+                await rpc.exchange([("eth_chainId", [])])
+            assert "SECRET" not in str(fault.value)
+            assert "HUSH" not in str(fault.value)
+            assert fault.value.__context__ is None or fault.value.__suppress_context__
+        await rpc.close()
 
 
 async def test_a_fault_has_no_cause_that_could_hold_the_url() -> None:
