@@ -37,6 +37,9 @@ TOO_MANY = 429
 UNAVAILABLE = 503
 NOT_SERVED = frozenset({401, 402, 403, *range(500, 600)})
 """With these an error is the word of whoever stands before the node: it says nothing about the call."""
+BODY_BYTES = 64 * 2**20
+"""No answer is read further. A batch of account pages is some 8 MiB; a node that answers a range of logs with
+more than this would take the memory of the keeper, and is better asked for less."""
 SHORTEST_KEY = 8
 LONGEST_PATIENCE_S = 600.0
 """A longer wait is not believed: a provider with a wrong clock or unit would never be asked again."""
@@ -151,7 +154,13 @@ class Rpc:
             )
         try:
             async with self._session.post(self._url, data=body, allow_redirects=False) as response:
-                return response.status, response.headers, await response.read()
+                parts, size = [], 0
+                async for part in response.content.iter_any():
+                    parts.append(part)
+                    size += len(part)
+                    if size > BODY_BYTES:
+                        raise Unreachable(f"{name} at {self.endpoint}: more than {BODY_BYTES} bytes")
+                return response.status, response.headers, b"".join(parts)
         except (aiohttp.ClientError, OSError) as error:
             # The cause is cut off: aiohttp's errors may hold the URL.
             why = getattr(error, "strerror", None) or type(error).__name__

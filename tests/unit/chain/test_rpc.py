@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from keeper.chain import rpc as rpc_module
 from keeper.chain.budget import Budget
 from keeper.chain.rpc import Rpc, RpcError, Throttled, Unreachable, results_of, without_secrets
 from keeper.errors import ConfigError
@@ -191,6 +192,15 @@ async def test_a_stalled_node_is_given_up_after_the_time_out() -> None:
         node.fails(Fault.STALLED)
         with pytest.raises(Unreachable, match=r"eth_chainId at http://127\.0\.0\.1:[0-9]+: no answer"):
             await rpc.exchange([("eth_chainId", [])])
+
+
+async def test_an_answer_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc_module, "BODY_BYTES", 2**20)
+    async with StubNode(Tree(), answers_all=(200, " " * 2**24)) as node, connected(node) as rpc:
+        with pytest.raises(Unreachable, match="more than 1048576 bytes"):
+            await rpc.exchange([("eth_chainId", [])])
+        node.answers_all = None
+        assert await rpc.exchange([("eth_chainId", [])]) == ["0x7a69"]
 
 
 async def test_a_node_that_reverts_is_quoted() -> None:
