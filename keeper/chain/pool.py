@@ -284,6 +284,8 @@ class Pool:
         height = _height(calls)
         proves = height is not None and (node.standing.head is None or node.standing.head < height)
         asked: Calls = [("eth_blockNumber", []), *calls] if proves else calls
+        # Not counted as the endpoint's latency.
+        await node.rpc.budget.spend(len(asked))
         began_s = time.monotonic()
         try:
             if node.standing.why is not None:
@@ -502,6 +504,8 @@ class Pool:
                 continue  # Outvoted before, and who outvoted it is silent.
             node.outvoted = node.standing.barred = node.settled != fork
             lag = best - (node.standing.head or 0)
+            if lag <= 0:
+                node.standing.missing = None
             if node.outvoted:
                 self._bar(node, f"is on another fork: block and hash {node.settled}, others have {fork}")
             elif lag > self._params.lag_blocks:

@@ -119,13 +119,12 @@ class Rpc:
     async def exchange(self, calls: Calls) -> list[Any]:
         """Send calls once and return their results in order; the first refusal is raised.
 
-        One call goes alone, several go as one JSON-RPC batch.
+        One call goes alone, several go as one JSON-RPC batch. The budget is spent by whoever asks.
         """
         sent = [
             {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params}
             for method, params in calls
         ]
-        await self.budget.spend(len(calls))
         status, headers, text = await self._post(
             _name(calls), orjson.dumps(sent if len(sent) > 1 else sent[0])
         )

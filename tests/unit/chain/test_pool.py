@@ -10,7 +10,7 @@ import pytest
 from eth_account import Account
 
 from keeper.chain.health import Health
-from keeper.chain.pool import Params, Pool
+from keeper.chain.pool import Absent, Params, Pool
 from keeper.chain.rpc import RpcError, Throttled, Unreachable
 from keeper.errors import ChainFault, ConfigError, InvariantBroken
 from tests.stub_node import METHODS, Event, Fault, Refused, StubNode, Tree
@@ -319,6 +319,15 @@ async def test_a_read_goes_where_the_budget_has_room() -> None:
         assert [health.budget_used for health in pool.health()] == [1, 1]
 
 
+async def test_the_wait_for_the_own_budget_is_not_the_endpoint_s_latency() -> None:
+    async with nodes(1) as stubs, pooled(stubs, replace(PATIENT, requests_s=20)) as pool:
+        await asyncio.gather(*(pool.request("eth_chainId", []) for _ in range(40)))
+        [health] = pool.health()
+        assert health.calls == 40
+        assert health.latency_ms is not None
+        assert health.latency_ms < 300
+
+
 # --- writes ---------------------------------------------------------------------------------------
 
 
@@ -391,6 +400,19 @@ async def test_a_node_that_lags_is_set_aside_and_returns_when_it_has_caught_up()
         await behind.follow()
         await asyncio.sleep(0.05)
         assert await judged(pool, 1) == [None, None]
+
+
+async def test_a_node_that_lacked_a_block_has_caught_up_when_a_survey_finds_its_head() -> None:
+    async with nodes() as (late, early), pooled([late, early]) as pool:
+        await pool.survey()
+        tip = late.tree.mine()
+        await early.follow()
+        with pytest.raises(Absent):
+            await pool._ask(pool._nodes[0], [("eth_getBlockByHash", [tip.hash, False])])
+        assert pool.health()[0].lag == 1
+        await late.follow()
+        await pool.survey()
+        assert [health.lag for health in pool.health()] == [0, 0]
 
 
 async def test_a_node_on_another_fork_is_set_aside_by_the_majority() -> None:
