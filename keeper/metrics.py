@@ -85,7 +85,9 @@ def judge(reading: Reading, now_s: float, block_time_s: float) -> tuple[Status, 
     if age_s is None:
         down.append("no head is done yet")
     elif age_s > LATE_BLOCKS * block_time_s:
-        down.append(f"the last head is {age_s:.0f} s old")
+        off_s = reading.clock_off_s
+        by = f", by a local clock that is off by {off_s:.0f} s" if off_s else ""
+        down.append(f"the last head is {age_s:.0f} s old{by}")
     if reading.fault is not None:
         down.append(f"the newest head cannot be read: {reading.fault}")
     if reading.endpoints and all(each.why is not None for each in reading.endpoints):
@@ -111,8 +113,11 @@ class Gauges(Collector):
         yield from _gauges(
             {
                 "head_block": ("Number of the head that was done last.", done.number if done else None),
-                "head_age_seconds": ("Its age.", _age_s(done.timestamp_s if done else None, now_s)),
-                "mirror_age_seconds": ("Age of the rows.", _age_s(vitals.mirror_at_s, now_s)),
+                "head_age_seconds": (
+                    "Its age, by the local clock.",
+                    _age_s(done.timestamp_s if done else None, now_s),
+                ),
+                "mirror_age_seconds": ("Age of the rows, likewise.", _age_s(vitals.mirror_at_s, now_s)),
                 "accounts": ("Accounts in the mirror.", vitals.accounts),
                 "rows_dirty": ("Accounts to be read at the next head.", vitals.dirty),
                 "degraded": ("1 while the mirror is in doubt.", int(vitals.degraded is not None)),
@@ -177,7 +182,12 @@ async def served(
         reading = read()
         status, why = judge(reading, time.time(), block_time_s)
         done = reading.vitals.done
-        said = {"status": status, "why": why, "block": done.number if done else None}
+        said = {
+            "status": status,
+            "why": why,
+            "block": done.number if done else None,
+            "clock_off_s": reading.clock_off_s,
+        }
         return web.json_response(said, status=503 if status is Status.DOWN else 200)
 
     app = web.Application()

@@ -43,6 +43,13 @@ READING = Reading(VITALS, [FAST, SLOW], True, None, 0.0, 0, 9)
             "down",
             "61 s",
         ),
+        (
+            replace(
+                READING, clock_off_s=90.4, vitals=replace(VITALS, done=replace(HEAD, timestamp_s=NOW_S - 95))
+            ),
+            Status.DOWN,
+            "95 s old, by a local clock that is off by 90 s",
+        ),
         (replace(READING, fault="null"), Status.DOWN, "cannot be read: null"),
         (replace(READING, endpoints=[SLOW]), Status.DOWN, "no endpoint"),
     ],
@@ -96,7 +103,7 @@ async def test_everything_is_told_under_its_name() -> None:
     assert samples["keeper_rpc_calls_total", "http://slow"] == 3
     assert samples["keeper_rpc_budget_used", "http://fast"] == 0.5
     assert samples["keeper_rpc_in_service", "http://slow"] == 0
-    assert (status, said) == (200, {"status": "healthy", "why": [], "block": 123})
+    assert (status, said) == (200, {"status": "healthy", "why": [], "block": 123, "clock_off_s": 0.0})
 
 
 async def test_what_is_not_known_is_left_out_and_not_zero() -> None:
