@@ -8,9 +8,10 @@ kept; one that is overrun is found again by its number. Logs are kept for a cros
 loses the check of that block and no log, for logs are read from ``eth_getLogs``. A message larger than
 ``MESSAGE_BYTES`` ends the socket.
 
-A socket that is lost or closed is left for that of the next endpoint, with a growing pause; so is one that
-does not announce the heads which the chain is found to have: half open, behind, or on another fork. Each new
-one asks for a look at the chain, for what was announced in between is gone.
+A socket that is lost or closed is left for that of the next endpoint, with a pause that grows until one is
+heard for a while; so is one that does not announce the heads which the chain is found to have: half open,
+behind, or on another fork. Each new one asks for a look at the chain, for what was announced in between is
+gone.
 """
 
 from __future__ import annotations
@@ -93,6 +94,8 @@ class Stream:
         self._told: deque[str] = deque(maxlen=HEADS_TOLD)
         self._confirmed: Head | None = None
         self._is_new = True
+        self._heard_s = 0.0
+        """For how long the last socket was heard."""
         self._limit: asyncio.Timeout | None = None
 
     @property
@@ -124,8 +127,9 @@ class Stream:
         """Listen for ever."""
         wait_s = SHORTEST_WAIT_S
         while True:
+            self._heard_s = 0.0
             why = await self._listen()
-            wait_s = SHORTEST_WAIT_S if self.connected else min(2 * wait_s, LONGEST_WAIT_S)
+            wait_s = SHORTEST_WAIT_S if self._heard_s > LONGEST_WAIT_S else min(2 * wait_s, LONGEST_WAIT_S)
             if self.connected:
                 self.connected = False
                 self.news.set()
@@ -159,9 +163,11 @@ class Stream:
         self._told.clear()
         self._is_new, self.connected = True, True
         self.news.set()
+        opened_s = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(None) as self._limit:
                 async for message in socket:
+                    self._heard_s = asyncio.get_running_loop().time() - opened_s
                     about = _json_of(message)["params"]
                     if about["subscription"] == heads:
                         self._hear_head(about["result"])

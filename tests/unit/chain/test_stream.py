@@ -106,6 +106,34 @@ async def test_one_endpoint_is_tried_again_until_it_is_back() -> None:
         await becomes_true(lambda: stream.connected)
 
 
+async def test_a_node_that_accepts_and_closes_is_dialled_less_and_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream_module, "LONGEST_WAIT_S", 0.4)
+    async with StubNode(Tree()) as node, listening(node) as stream:
+        closing = asyncio.create_task(_close_for_ever(node))
+        await asyncio.sleep(1)
+        closing.cancel()
+        # 0.02 s, then twice as long each time, up to 0.4 s.
+        assert 4 <= node.connects <= 8
+        await becomes_true(lambda: stream.connected)
+        await asyncio.sleep(0.45)
+        await node.mine()
+        await heard_of(stream)
+        before = node.connects
+        await node.drop_sockets()
+        async with asyncio.timeout(0.2):
+            while node.connects == before:  # noqa: ASYNC110 nothing announces it
+                await asyncio.sleep(0.005)
+
+
+async def _close_for_ever(node: StubNode) -> None:
+    while True:
+        await asyncio.sleep(0.001)
+        if node.sockets:
+            await node.drop_sockets()
+
+
 async def test_a_half_open_socket_is_closed_when_the_chain_goes_on_without_it() -> None:
     tree = Tree()
     async with StubNode(tree) as mute, StubNode(tree) as second, listening(mute, second) as stream:
