@@ -52,8 +52,8 @@ class Params:
     """How deep a reorg may be, and how patient the reader is."""
 
     reorg_depth: int = 64
-    poll_s: float = 12.0
-    """Look for a new head without being told, after so long a silence."""
+    poll_s: float | None = None
+    """Look for a new head without being told, after so long a silence; a block time where it is not said."""
     deaf_poll_s: float = 1.0
     """The same while there is no websocket."""
     longest_pause_s: float = 5.0
@@ -125,16 +125,28 @@ class ChainReader:
     async def start(self, from_block: Block | None = None) -> Head:
         """Begin to listen; return the node's head.
 
-        The first update adopts that head, or every block from ``from_block`` on, and what came meanwhile.
+        The first update adopts that head, or every block from ``from_block`` on, and what came meanwhile. A
+        read that fails is tried again, as later ones are: a long search may lie behind it.
         """
+        failures = 0
+        while True:
+            try:
+                head, self._branch = await self._seed(from_block)
+            except ChainFault as fault:
+                failures += 1
+                await self._wait_out(fault, failures)
+                continue
+            self.fault = None
+            self._stream.news.set()
+            self._listening = asyncio.create_task(self._stream.run(), name="chain.stream")
+            return head
+
+    async def _seed(self, from_block: Block | None) -> tuple[Head, Branch]:
         head = await self._latest()
         first = head.number if from_block is None else from_block
         depth = self._params.reorg_depth
         seed = await self._numbered(range(max(0, first - depth - 1), first))
-        self._branch = Branch(seed, first=first, depth=depth)
-        self._stream.news.set()
-        self._listening = asyncio.create_task(self._stream.run(), name="chain.stream")
-        return head
+        return head, Branch(seed, first=first, depth=depth)
 
     async def close(self) -> None:
         """Stop listening. The Pool is closed by whoever made it."""
@@ -162,16 +174,19 @@ class ChainReader:
                 raise
             except ChainFault as fault:
                 failures += 1
-                self.fault = str(fault)
-                pause_s = min(0.05 * 2 ** min(failures, 10), self._params.longest_pause_s)
-                log.warning("chain.read_failed", why=self.fault, failures=failures, pause_s=pause_s)
-                await asyncio.sleep(pause_s)
+                await self._wait_out(fault, failures)
                 continue
             failures, self.fault = 0, None
             if update:
                 self._stream.confirm(update.head)
                 self._check_clock(update.head)
                 yield update
+
+    async def _wait_out(self, fault: ChainFault, failures: int) -> None:
+        self.fault = str(fault)
+        pause_s = min(0.05 * 2 ** min(failures, 10), self._params.longest_pause_s)
+        log.warning("chain.read_failed", why=self.fault, failures=failures, pause_s=pause_s)
+        await asyncio.sleep(pause_s)
 
     def _check_clock(self, head: Head) -> None:
         """Say aloud when the local clock leaves block time, and when it is back."""
@@ -188,7 +203,8 @@ class ChainReader:
         if self._listening.done():
             raise InvariantBroken("the websocket listener has ended") from self._listening.exception()
         if patient:
-            silence_s = self._params.poll_s if self._stream.connected else self._params.deaf_poll_s
+            poll_s = self._params.poll_s or self._params.block_time_s
+            silence_s = poll_s if self._stream.connected else self._params.deaf_poll_s
             with suppress(TimeoutError):
                 async with asyncio.timeout(silence_s):
                     await self._stream.news.wait()

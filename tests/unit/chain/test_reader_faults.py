@@ -105,6 +105,35 @@ async def test_a_read_that_fails_is_tried_again_and_said_meanwhile() -> None:
     assert reader.fault is None
 
 
+async def test_a_start_waits_for_a_node_that_is_silent() -> None:
+    node = Node()
+    reader = reader_of(node)
+    said: list[str | None] = []
+
+    def block(_: list[Any]) -> Any:
+        said.append(reader.fault)
+        if len(said) < 4:
+            raise Unreachable("no answer")
+        return raw_head(0)
+
+    node.scripts["eth_getBlockByNumber"] = block
+    assert (await reader.start()).number == 0
+    await reader.close()
+    assert [*said, reader.fault] == [None, *["no answer"] * 3, None]
+
+
+async def test_without_a_word_about_it_a_block_time_is_waited_for_news() -> None:
+    reader = ChainReader(Node(), ["ws://127.0.0.1:1"], [ADDRESS], Params(deaf_poll_s=60, block_time_s=0.01))
+    await reader.start()
+    updates = reader.updates()
+    await anext(updates)
+    reader._stream.connected = True
+    reader._rpc.tip = 11  # type: ignore[attr-defined]
+    async with asyncio.timeout(1):
+        assert (await anext(updates)).head.number == 11
+    await reader.close()
+
+
 async def test_an_outage_of_any_length_is_survived() -> None:
     node = Node()
     reader = ChainReader(node, ["ws://127.0.0.1:1"], [ADDRESS], Params(longest_pause_s=0))
