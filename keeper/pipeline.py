@@ -76,7 +76,8 @@ PAGE = 200
 GROUP = 16
 """Bulk reads that are folded in before the next ones are asked for: so much a first read holds at a time."""
 SETTLED = 64
-"""What lies so far below the head is searched by number; what is above comes by hash, with the heads."""
+"""What lies so far below the head is searched by number; what is above comes by hash, with the heads. No
+less than the deepest reorg that the reader follows, or one could take back what was searched."""
 SIMULATIONS = 16
 """Steps simulated at the same time."""
 SETTLEMENTS = 16

@@ -52,6 +52,7 @@ class Params:
     """How deep a reorg may be, and how patient the reader is."""
 
     reorg_depth: int = 64
+    """What lies deeper is final for the whole keeper: ``pipeline.SETTLED`` is no less."""
     poll_s: float | None = None
     """Look for a new head without being told, after so long a silence; a block time where it is not said."""
     deaf_poll_s: float = 1.0

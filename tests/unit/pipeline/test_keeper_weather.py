@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from keeper.chain import stream
+from keeper.chain.reader import Params
+from keeper.pipeline import SETTLED
 from tests.stub_node import Fault, StubNode
 from tests.weather import KEYS, Change, Keeper, World, agrees
 
@@ -34,6 +36,10 @@ def old_chain() -> World:
     for _ in range(20):
         world.mine([])
     return world
+
+
+def test_no_reorg_that_is_followed_takes_back_what_counts_as_settled() -> None:
+    assert Params().reorg_depth <= SETTLED
 
 
 @pytest.mark.parametrize("exchange", range(12))
