@@ -30,7 +30,7 @@ from tests.unit.protocols.hybrid.books import NOW_S
 KEYS = [bytes([number]) * 20 + bytes(12) for number in range(1, 7)]
 BLOCK_S = 0.05
 PATIENCE = Params(poll_s=0.02, deaf_poll_s=0.01, longest_pause_s=0.02, block_time_s=BLOCK_S)
-POOL = PoolParams(timeout_s=0.5, hedge_s=0.2, shortest_pause_s=0.01, longest_pause_s=0.02)
+POOL = PoolParams(timeout_s=0.5, hedge_s=0.2, survey_s=BLOCK_S, shortest_pause_s=0.01, longest_pause_s=0.02)
 
 Change = tuple[int, int]
 """An account, by its number, and what becomes of it."""
@@ -101,7 +101,7 @@ class Keeper:
         await self._close()
 
     async def _open(self) -> None:
-        self.pool = MortalPool([node.http_url for node in self._nodes], POOL)
+        self.pool = await MortalPool([node.http_url for node in self._nodes], POOL).__aenter__()
         ws_urls = [node.ws_url for node in self._nodes]
         self.reader = ChainReader(self.pool, ws_urls, MARKET.deployment.contracts, PATIENCE)
         self._journal = SqliteJournal(self._path, identity={"of": "a test"}, limits=Limits())

@@ -116,10 +116,14 @@ async def test_a_node_down_for_a_while_leaves_no_gap() -> None:
         await node.stop()
         for number in range(1, 30):
             node.tree.mine(event(number))
-        await asyncio.sleep(0.2)
+        reading = asyncio.create_task(mirror.until(tree.tip))
+        # A minute, in blocks of twelve seconds.
+        await asyncio.sleep(5 * BLOCK_S)
+        assert reader.fault is not None
+        assert not reading.done()
         await node.start()
         await node.follow()
-        await mirror.until(tree.tip)
+        await reading
         assert mirror.is_that_of(tree, tree.tip)
         await becomes_true(lambda: reader.listening)
 

@@ -1,5 +1,6 @@
 """The whole keeper in bad weather: whatever the nodes did, the mirror is at last what a bulk read gives."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from keeper.chain import stream
 from keeper.chain.reader import Params
 from keeper.pipeline import SETTLED
 from tests.stub_node import Fault, StubNode
-from tests.weather import KEYS, Change, Keeper, World, agrees
+from tests.weather import BLOCK_S, KEYS, Change, Keeper, World, agrees
 
 EVERYBODY: list[Change] = [(number, 10 + number) for number in range(len(KEYS))]
 
@@ -86,6 +87,38 @@ async def test_two_nodes_that_disagree_about_blocks_of_any_depth(tmp_path: Path,
         await agrees(keeper, world, longer)
 
 
+async def test_a_node_on_a_fork_of_its_own_far_ahead_is_not_followed(tmp_path: Path) -> None:
+    world = old_chain()
+    async with (
+        nodes(world, 3) as (astray, one, other),
+        Keeper(astray, one, other, folder=tmp_path) as keeper,
+    ):
+        fork = world.tree.below(world.tree.tip, 18)
+        for node in (astray, one, other):
+            await node.follow(fork)
+        await keeper.catch_up(fork)
+        tip = fork
+        for number in range(40):
+            tip = world.mine([(number % 3, 50 + number)], on=tip)
+        ahead = tip
+        tip = fork
+        for number in range(18):
+            tip = world.mine([(3 + number % 3, 70 + number)], on=tip)
+        await one.follow(tip)
+        await other.follow(tip)
+        await astray.follow(ahead)
+        await keeper.catch_up(tip)
+        async with asyncio.timeout(5):
+            while not keeper.pool._nodes[0].standing.barred:  # noqa: ASYNC110 nothing announces it
+                await asyncio.sleep(0.005)
+        tip = world.mine([(0, 1)], on=tip)
+        await one.follow(tip)
+        await other.follow(tip)
+        await keeper.catch_up(tip)
+        await agrees(keeper, world, tip)
+        assert [health.why for health in keeper.pool.health()][1:] == [None, None]
+
+
 async def test_answers_that_are_valid_but_leave_logs_out(tmp_path: Path) -> None:
     world = old_chain()
     async with nodes(world, 1) as (node,), Keeper(node, folder=tmp_path) as keeper:
@@ -109,7 +142,13 @@ async def test_a_node_that_is_down_for_a_while(tmp_path: Path) -> None:
         await node.stop()
         for change in EVERYBODY:
             world.mine([change])
-        await node.follow(world.mine([(2, 5)], on=world.tree.below(world.tree.tip, 3)))
+        tip = world.mine([(2, 5)], on=world.tree.below(world.tree.tip, 3))
+        working = asyncio.create_task(keeper.catch_up(tip))
+        # A minute, in blocks of twelve seconds.
+        await asyncio.sleep(5 * BLOCK_S)
+        assert keeper.reader.fault is not None
+        assert not working.done()
+        await node.follow(tip)
         await node.start()
-        await keeper.catch_up(node.head)
+        await working
         await agrees(keeper, world, node.head)
