@@ -290,6 +290,7 @@ class Pool:
         try:
             if node.standing.why is not None:
                 await self._prove(node)
+                began_s = time.monotonic()
             results = await node.rpc.exchange(asked)
         except Throttled as fault:
             self._hush(node, fault)
@@ -322,6 +323,7 @@ class Pool:
     async def _prove(self, node: Node) -> None:
         """Have an endpoint that has failed answer what is demanded of all; Unreachable where it does not."""
         for method, params, wanted in self._demands:
+            await node.rpc.budget.spend(1)
             try:
                 [found] = await node.rpc.exchange([(method, params)])
             except RpcError as refusal:
