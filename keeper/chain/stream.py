@@ -45,6 +45,8 @@ SILENT_BLOCKS = 3
 """For so many block times a socket may not announce the heads that the chain is found to have."""
 
 CLOSE = aiohttp.ClientWSTimeout(ws_close=1.0)
+ENDS = (ChainFault, aiohttp.ClientError, OSError, *MALFORMED)
+"""What ends a socket, and nothing else."""
 
 Socket: TypeAlias = aiohttp.ClientWebSocketResponse
 
@@ -69,7 +71,7 @@ async def _chain_id_of(url: str) -> int:
             session.ws_connect(url, timeout=CLOSE) as socket,
         ):
             return quantity(await _answer(socket, 1, "eth_chainId", []))
-    except (ChainFault, aiohttp.ClientError, OSError, *MALFORMED) as error:
+    except ENDS as error:
         # The cause is cut off: aiohttp's errors may hold the URL.
         raise ChainFault(f"{without_secrets(url)}: no answer ({type(error).__name__})") from None
 
@@ -149,7 +151,7 @@ class Stream:
                 async with asyncio.timeout(OPEN_S):
                     heads, logs = await self._subscribe(socket)
                 await self._hear(socket, heads, logs)
-        except (ChainFault, aiohttp.ClientError, OSError, *MALFORMED) as error:
+        except ENDS as error:
             return str(error) if isinstance(error, ChainFault) else type(error).__name__
         return "closed by the node"
 

@@ -1,26 +1,31 @@
 """More than ten thousand malformed answers: none crashes the reader, and no wrong value is accepted.
 
-The answers are those of the stub node to one exchange of each kind, spoilt in every way that leaves them
-recognisably wrong. Only ChainFault may come of one; where one is accepted nevertheless, since the spoiling
-hit what nobody looks at, its values must be the true ones.
+The answers are those of the stub node to one exchange of each kind, and what its websocket announces, spoilt
+in every way that leaves them recognisably wrong, under any HTTP status. Only ChainFault may come of one;
+where one is accepted nevertheless, since the spoiling hit what nobody looks at, its values must be the true
+ones.
 """
 
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import aiohttp
 import pytest
 
 from keeper.chain.rpc import results_of
-from keeper.chain.wire import head_of, log_of
+from keeper.chain.stream import ENDS, Stream
+from keeper.chain.wire import head_of, log_of, quantity
 from keeper.errors import ChainFault
-from tests.stub_node import Event, StubNode, Tree
+from tests.stub_node import Event, StubNode, Tree, Tx
 
 SEED = 20_260_101
 ANSWERS = 24_000
 EMITTER = "0x" + "e1" * 20
+SENT = Tx("0x" + "5e" * 32, EMITTER, 0, 100, 1)
+STATUSES = [200, 200, 200, 200, 201, 204, 301, 400, 401, 403, 404, 418, 500, 502, 503]
 JUNK: list[Any] = [
     None, True, False, 0, -1, 1.5, 1e308, 2**63, 2**64, 10**400, "", "0x", "0X1", "0x00", "0x_1", " 0x1",
     "0x1\n", "0x" + "f" * 65, "0xzz", "latest", "NaN", "\u0000", "\ud800", "9" * 5000, [], [[]], {},
@@ -33,7 +38,7 @@ def exchanges() -> list[tuple[list[dict[str, Any]], list[Any]]]:
     tree = Tree()
     block = tree.tip
     for number in range(4):
-        block = tree.mine(*[Event(EMITTER, ("0x" + f"{number:064x}",), "0x" + "ab" * 40)] * 3)
+        block = tree.mine(*[Event(EMITTER, ("0x" + f"{number:064x}",), "0x" + "ab" * 40)] * 3, txs=(SENT,))
     node = StubNode(tree, eth_call=lambda at, _: f"0x{at.number:064x}")
     call = [{"to": EMITTER, "data": "0x"}, {"blockHash": block.hash}]
     logs = [{"address": [EMITTER], "blockHash": block.hash}]
@@ -44,6 +49,8 @@ def exchanges() -> list[tuple[list[dict[str, Any]], list[Any]]]:
         [("eth_getBlockByNumber", ["latest", False])],
         [("eth_getBlockByHash", [block.hash, False]), ("eth_blockNumber", [])],
         [("eth_getLogs", [{"address": [EMITTER], "fromBlock": "0x1", "toBlock": "0x3"}])],
+        [("eth_getTransactionReceipt", [SENT.hash])],
+        [("eth_feeHistory", ["0x2", "latest", []])],
         [("eth_call", call)] * 3 + [("eth_getLogs", logs), ("eth_getTransactionCount", [EMITTER, "latest"])],
     ]
     found = []
@@ -146,6 +153,14 @@ def values(sent: list[dict[str, Any]], results: list[Any]) -> list[Any]:
     for call, result in zip(sent, results, strict=True):
         if call["method"] == "eth_getLogs":
             found.append([log_of(each) for each in result])
+        elif call["method"] == "eth_getTransactionReceipt":
+            if result is None:
+                raise ChainFault("not included yet: an answer as well")
+            read = ("blockNumber", "gasUsed", "effectiveGasPrice", "status")
+            found.append([result["blockHash"].lower(), *(quantity(result[key]) for key in read)])
+        elif call["method"] == "eth_feeHistory":
+            fees = [quantity(fee) for fee in result["baseFeePerGas"]]
+            found.append([quantity(result["oldestBlock"]), fees])
         elif call["method"] == "eth_call":
             found.append(bytes.fromhex(result[2:]) if isinstance(result, str) else result)
         else:
@@ -160,16 +175,46 @@ def test_no_malformed_answer_crashes_or_is_taken_for_a_true_one(seed: int) -> No
     outcomes: Counter[str] = Counter()
     for number in range(ANSWERS // 2):
         sent, truth = asked[number % len(asked)]
-        way = rng.choice(WAYS)
+        way, status = rng.choice(WAYS), rng.choice(STATUSES)
         text = way(answer_to(sent, truth), rng)
         try:
-            found = values(sent, results_of(sent, 200, text, "http://node"))
+            found = values(sent, results_of(sent, status, text, "http://node"))
         except ChainFault:
             outcomes["refused"] += 1
         else:
+            assert status == 200
             assert found == values(sent, truth), (seed, number, way.__name__, text[:500])
             outcomes["accepted"] += 1
     assert outcomes["refused"] > 10_000, outcomes
+
+
+async def test_no_malformed_announcement_crashes_or_is_taken_for_a_true_one() -> None:
+    rng = random.Random(SEED)
+    block = Tree().mine(Event(EMITTER, ("0x" + "01" * 32,), "0x" + "ab" * 40))
+    head, log = head_of(block.header()), log_of(block.log(0))
+    told: list[tuple[str, dict[str, Any]]] = [("0x1", block.header()), ("0x2", block.log(0))]
+    messages = [
+        {"jsonrpc": "2.0", "method": "eth_subscription", "params": {"subscription": name, "result": result}}
+        for name, result in told
+    ]
+    outcomes: Counter[str] = Counter()
+    for number in range(ANSWERS // 2):
+        text = rng.choice([cut, wrong_bytes, junk, missing, noise])(messages[number % 2], rng)
+        stream = Stream(["ws://127.0.0.1:1"], [EMITTER])
+        try:
+            await stream._hear(one_message(text), "0x1", "0x2")
+        except ENDS:
+            outcomes["refused"] += 1
+        assert stream.take() in {None, head}, text
+        assert stream.heard in ({}, {block.hash: {}}, {block.hash: {0: log}}), text
+    assert outcomes["refused"] > 5_000, outcomes
+
+
+def one_message(text: bytes) -> Any:
+    async def messages() -> AsyncIterator[aiohttp.WSMessage]:
+        yield aiohttp.WSMessage(aiohttp.WSMsgType.TEXT, text, None)
+
+    return messages()
 
 
 def test_the_true_answers_are_accepted_in_any_order() -> None:
