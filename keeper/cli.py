@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from keeper.errors import ChainFault, ConfigError, KeeperError
 from keeper.execute.keys import load_reporter_keys, load_signer, signer_of
 from keeper.execute.plain import PlainSender
 from keeper.execute.sender import ChainSender
+from keeper.journal.lock import alone
 from keeper.journal.store import SqliteJournal
 from keeper.pipeline import Pipeline
 from keeper.protocols.hybrid.abi import load as load_abi
@@ -37,6 +38,9 @@ from keeper.steward import Steward
 from keeper.units import AccountKey, Block
 
 log = structlog.get_logger()
+
+PLAIN_WIDTH = 160
+"""Where there is no terminal: addresses and endpoints stay whole."""
 
 REPORT_GAS = 1_500_000
 """Gas limit of a transaction that posts bundles of several feeds."""
@@ -98,7 +102,10 @@ def report_options(config: ConfigOption) -> None:
 def see_doctor(config: ConfigOption) -> None:
     """Look at all that a keeper needs, and say how to mend what is amiss; ends with 1 where it cannot run."""
     findings = uvloop.run(doctor.examine(load(config)))
-    Console().print(doctor.table_of(findings))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_WIDTH)
+    console.print(doctor.table_of(findings))
     raise typer.Exit(int(any(each.mark is doctor.Mark.BAD for each in findings)))
 
 
@@ -169,22 +176,20 @@ async def _connected(path: Path) -> AsyncIterator[Parts]:
         yield Parts(config, rpc, reader, HybridMarket(deployment), head)
 
 
-async def _run(path: Path, *, snapshot: Path | None, dry_run: bool) -> None:
-    async with _connected(path) as parts:
+async def _run(config_path: Path, *, snapshot: Path | None, dry_run: bool) -> None:
+    async with _connected(config_path) as parts:
         config, market, reader = parts.config, parts.market, parts.reader
         signer = load_signer(config.key_params())
-        journal = SqliteJournal(
-            config.journal_path(dry_run=dry_run),
-            identity={
-                "chain_id": str(config.chain.chain_id),
-                "genesis": await _genesis(parts.rpc),
-                "deployment": config.deployment.address,
-                "wallet": signer.address,
-                "mode": "dry run" if dry_run else "live",
-            },
-            limits=config.limits_for_guard(),
-        )
-        try:
+        path = config.journal_path(dry_run=dry_run)
+        identity = {
+            "chain_id": str(config.chain.chain_id),
+            "genesis": await _genesis(parts.rpc),
+            "deployment": config.deployment.address,
+            "wallet": signer.address,
+            "mode": "dry run" if dry_run else "live",
+        }
+        limits = config.limits_for_guard()
+        with alone(path), closing(SqliteJournal(path, identity=identity, limits=limits)) as journal:
             sender = ChainSender(
                 parts.rpc,
                 journal,
@@ -212,8 +217,6 @@ async def _run(path: Path, *, snapshot: Path | None, dry_run: bool) -> None:
                 log.info("keeper.started", accounts=pipeline.accounts, **started)
                 await _until_stopped(reader, pipeline, first)
                 pipeline.save()
-        finally:
-            journal.close()
 
 
 def _reading(parts: Parts, pipeline: Pipeline) -> metrics.Reading:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from keeper.state.page import check_names
 from keeper.units import WAD, AccountKey
 
 ROOM_BYTES = 2 * 2**30
+LEAST_BYTES = 64 * 2**20
 """A journal of years and a book of a million accounts, twice while it is written."""
 CLOCK_S = 2.0
 PUSH0 = 0x5F
@@ -63,6 +64,8 @@ class Finding:
     mark: Mark
     found: str
     mend: str = ""
+    silent: bool = False
+    """An endpoint did not answer; others of its kind may do."""
 
 
 class NoDeployment(ConfigError):
@@ -111,10 +114,9 @@ class Doctor:
         disks = (each for folder in folders for each in look_at_disk(folder))
         for each in (*self._key(), *disks, *self._journal()):
             yield each
-        for url in self.config.chain.http:
-            yield await self._http(url)
-        for url in self.config.chain.ws:
-            yield await self._ws(url)
+        for look, urls in ((self._http, self.config.chain.http), (self._ws, self.config.chain.ws)):
+            for each in without_silent([await look(url) for url in urls]):
+                yield each
         async with Pool(self.config.chain.http, self.config.pool_params()) as rpc:
             try:
                 async for each in self._chain(rpc):
@@ -170,7 +172,9 @@ class Doctor:
             except ConfigError as error:
                 return Finding(what, Mark.BAD, str(error), "correct chain.chain_id, or the URL")
             except ChainFault as fault:
-                return Finding(what, Mark.BAD, str(fault), "start the node, or correct chain.http")
+                return Finding(
+                    what, Mark.BAD, str(fault), "start the node, or correct chain.http", silent=True
+                )
         return Finding(what, Mark.OK, f"chain {wanted}, block {head.number}")
 
     async def _ws(self, url: str) -> Finding:
@@ -180,7 +184,8 @@ class Doctor:
         except ConfigError as error:
             return Finding(what, Mark.BAD, str(error), "correct chain.chain_id, or the URL")
         except ChainFault as fault:
-            return Finding(what, Mark.BAD, str(fault), "open the node's websocket, or correct chain.ws")
+            mend = "open the node's websocket, or correct chain.ws"
+            return Finding(what, Mark.BAD, str(fault), mend, silent=True)
         return Finding(what, Mark.OK, f"chain {wanted}")
 
     # --- the deployment, all at one head ---
@@ -325,10 +330,17 @@ def look_at_disk(folder: Path) -> Iterator[Finding]:
     enough = free >= ROOM_BYTES
     yield Finding(
         "disk",
-        Mark.OK if enough else Mark.WARN,
-        f"{folder} has {free / 2**30:,.1f} GiB free",
+        Mark.OK if enough else Mark.WARN if free >= LEAST_BYTES else Mark.BAD,
+        f"{folder} has {free / 2**30:,.2f} GiB free",
         "" if enough else f"make room: {ROOM_BYTES / 2**30:.0f} GiB are enough for years",
     )
+
+
+def without_silent(endpoints: Sequence[Finding]) -> Iterator[Finding]:
+    """Yield what was found of endpoints of one kind: a keeper runs where one of them is silent, not all."""
+    one_is_well = any(each.mark is Mark.OK for each in endpoints)
+    for each in endpoints:
+        yield replace(each, mark=Mark.WARN) if each.silent and one_is_well else each
 
 
 def addresses_of(deployment: Deployment) -> Mapping[str, str]:

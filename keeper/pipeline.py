@@ -119,6 +119,8 @@ class Shelf:
         A file of its own that cannot be used is passed over, aloud: all that it holds can be read anew.
         """
         if self.path.exists():
+            if published is not None:
+                log.warning("book.published_ignored", own=str(self.path))
             try:
                 return Book.load(self.path, chain_id=self.chain_id, deployment=self.deployment)
             except ConfigError as error:

@@ -78,18 +78,20 @@ class Standing:
         """Count an answer that was no longer waited for: it would have taken longer than so."""
         self._latency_s = max(waited_s, self._latency_s or 0.0)
 
-    def set_aside(self, now_s: float, why: str) -> float:
-        """Take it out of service; return for how long, twice as long each time.
+    def set_aside(self, now_s: float, why: str) -> float | None:
+        """Take it out of service; return for how long, twice as long each time; None where it was aside.
 
         What else fails while it is aside was mostly asked before, and lengthens nothing.
         """
         self.error_rate += WEIGHT * (1 - self.error_rate)
-        if self.why is None or now_s >= self.aside_until_s:
-            shortest_s, longest_s = self._pauses_s
-            self.why = why
-            self.aside_until_s = now_s + min(shortest_s * 2.0 ** min(self._strikes, 30), longest_s)
-            self._strikes += 1
-        return self.aside_until_s - now_s
+        if self.why is not None and now_s < self.aside_until_s:
+            return None
+        shortest_s, longest_s = self._pauses_s
+        self.why = why
+        pause_s = min(shortest_s * 2.0 ** min(self._strikes, 30), longest_s)
+        self.aside_until_s = now_s + pause_s
+        self._strikes += 1
+        return pause_s
 
     def hush(self, until_s: float) -> None:
         """Send nothing before."""

@@ -390,7 +390,8 @@ class Pool:
 
     def _set_aside(self, node: Node, why: str) -> None:
         pause_s = node.standing.set_aside(time.monotonic(), why)
-        log.warning("rpc.set_aside", endpoint=node.name, why=why, pause_s=pause_s)
+        if pause_s is not None:
+            log.warning("rpc.set_aside", endpoint=node.name, why=why, pause_s=pause_s)
 
     def _bar(self, node: Node, why: str) -> None:
         self._set_aside(node, why)

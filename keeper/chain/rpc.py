@@ -102,7 +102,9 @@ class Rpc:
     def __init__(self, url: str, *, timeout_s: float = 10.0, requests_s: float | None = None) -> None:
         self.endpoint = without_secrets(url)
         if not self.endpoint.startswith(("http://", "https://")):
-            raise ConfigError(f"an RPC endpoint must begin with http:// or https://, found {self.endpoint}")
+            raise ConfigError(
+                f"an RPC endpoint must be a URL that begins with http:// or https://, found {self.endpoint}"
+            )
         self.budget = Budget(requests_s)
         self._url = url
         self._secrets = _secrets(url)

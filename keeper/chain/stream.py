@@ -54,9 +54,9 @@ Socket: TypeAlias = aiohttp.ClientWebSocketResponse
 async def expect_chain(urls: Sequence[str], chain_id: int) -> None:
     """Raise ConfigError where a websocket serves another chain, and ChainFault where all are silent."""
     found = await asyncio.gather(*(_chain_id_of(url) for url in urls), return_exceptions=True)
-    for answer in found:
+    for url, answer in zip(urls, found, strict=True):
         if isinstance(answer, int) and answer != chain_id:
-            raise ConfigError(f"chain {chain_id} is configured, but chain.ws serves {answer}")
+            raise ConfigError(f"chain {chain_id} is configured, but {without_secrets(url)} serves {answer}")
         if isinstance(answer, BaseException) and not isinstance(answer, ChainFault):
             raise answer
     if all(isinstance(answer, ChainFault) for answer in found):

@@ -57,7 +57,7 @@ class SqliteJournal:
                 self._prepare({key: value.lower() for key, value in identity.items()})
                 undo.pop_all()
         except (sqlite3.Error, KeeperError) as error:
-            raise ConfigError(f"the journal {path} cannot be used: {error}") from error
+            raise ConfigError(f"the journal {path} cannot be used: {error.__cause__ or error}") from error
 
     def _prepare(self, identity: Mapping[str, str]) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")

@@ -64,7 +64,10 @@ def arguments(description: str, **switches: str) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
     for name, purpose in switches.items():
         parser.add_argument(f"--{name}", action="store_true", help=purpose)
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    if chosen.json and not chosen.json.parent.is_dir():
+        parser.error(f"--json: there is no folder {chosen.json.parent}")
+    return chosen
 
 
 def report(
@@ -77,7 +80,7 @@ def report(
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         times = [f"{us:,.2f}" for us in (row.min_us, row.median_us, row.p99_us)]
-        faster = "" if row.ratio is None else f"{row.ratio:,.0f} x {row.baseline}"
+        faster = "" if row.ratio is None else f"{row.ratio:,.{0 if row.ratio >= 10 else 1}f} x {row.baseline}"
         table.add_row(row.case, f"{row.n:,}", *times, faster)
     console = Console(width=WIDTH)
     console.print(table)

@@ -124,15 +124,19 @@ def write(
         "sizes": sizes,
     }
     fresh = path.with_name(path.name + ".new")
-    with fresh.open("wb") as file:
-        digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-        for part in _parts(said, pages, dirty):
-            digest.update(part)
-            file.write(part)
-        file.write(digest.digest())
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    try:
+        with fresh.open("wb") as file:
+            digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+            for part in _parts(said, pages, dirty):
+                digest.update(part)
+                file.write(part)
+            file.write(digest.digest())
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -23,7 +23,7 @@ def test_pauses_double_up_to_the_longest() -> None:
 
 def test_many_faults_at_once_are_one() -> None:
     it = standing()
-    assert [it.set_aside(0.5 * number, f"fault {number}") for number in range(3)] == [1, 0.5, 2]
+    assert [it.set_aside(0.5 * number, f"fault {number}") for number in range(3)] == [1, None, 2]
     assert it.why == "fault 2"
 
 

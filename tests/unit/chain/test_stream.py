@@ -191,7 +191,7 @@ async def test_of_a_flood_of_logs_the_oldest_blocks_are_dropped(monkeypatch: pyt
 async def test_a_socket_of_another_chain_is_a_mistake_of_the_configuration() -> None:
     async with StubNode(Tree()) as one, StubNode(Tree(), chain_id=5) as other:
         await expect_chain([one.ws_url], 31337)
-        with pytest.raises(ConfigError, match=r"chain 31337 is configured, but chain\.ws serves 5"):
+        with pytest.raises(ConfigError, match=r"chain 31337 is configured, but ws:.* serves 5"):
             await expect_chain([one.ws_url, other.ws_url], 31337)
 
 

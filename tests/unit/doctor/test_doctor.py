@@ -12,7 +12,16 @@ from rich.console import Console
 
 from keeper import doctor
 from keeper.config import Config, load
-from keeper.doctor import Finding, Mark, examine, look_at_clock, look_at_code, look_at_disk, look_at_oracles
+from keeper.doctor import (
+    Finding,
+    Mark,
+    examine,
+    look_at_clock,
+    look_at_code,
+    look_at_disk,
+    look_at_oracles,
+    without_silent,
+)
 from keeper.domain import Head, OracleView
 from keeper.journal.store import SqliteJournal
 from keeper.protocols.hybrid.abi import CONTRACTS, artifact
@@ -120,8 +129,10 @@ def test_the_journal_of_another_keeper_is_told(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_or_full_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert by_name(list(look_at_disk(tmp_path / "nowhere")))["disk"].mark is Mark.BAD
     assert by_name(list(look_at_disk(tmp_path)))["disk"].mark is not Mark.BAD
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**27))
     assert by_name(list(look_at_disk(tmp_path)))["disk"].mark is Mark.WARN
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
+    assert by_name(list(look_at_disk(tmp_path)))["disk"].mark is Mark.BAD
 
 
 # --- clock, code, oracles ------------------------------------------------------------------------
@@ -166,3 +177,11 @@ def test_brackets_in_a_finding_are_shown() -> None:
     console.print(doctor.table_of([Finding("x", Mark.BAD, "found [feed]", "see to [feed]")]))
     console.file.close()
     assert "see to [feed]" in console.export_text()
+
+
+def test_one_silent_endpoint_of_several_is_no_reason_not_to_run() -> None:
+    well = Finding("node a", Mark.OK, "chain 1")
+    silent = Finding("node b", Mark.BAD, "no answer", "start it", silent=True)
+    wrong = Finding("node c", Mark.BAD, "another chain", "correct it")
+    assert [each.mark for each in without_silent([well, silent, wrong])] == [Mark.OK, Mark.WARN, Mark.BAD]
+    assert [each.mark for each in without_silent([silent, wrong])] == [Mark.BAD, Mark.BAD]

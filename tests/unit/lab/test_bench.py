@@ -27,5 +27,5 @@ def test_the_table_says_what_the_file_says(tmp_path: Path, capsys: pytest.Captur
     assert found.keys() == {"commit", "machine", "rows"}
     assert [Row(**each) for each in found["rows"]] == rows
     printed = capsys.readouterr().out
-    assert "5 x slow" in printed
+    assert "5.0 x slow" in printed
     assert "memory: 3 MB" in printed

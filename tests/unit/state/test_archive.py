@@ -1,7 +1,7 @@
 """A book on disk: it comes back as it was, and a file that is not whole, or another's, is refused."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,3 +180,15 @@ def test_whoever_is_stopped_while_writing_leaves_the_old_book(path: Path) -> Non
     with pytest.raises(KeyboardInterrupt):
         archive.write(path, STAMP, listed=(3, 2), sizes=(0,) * 4, pages=stops(), dirty=key_array([]))
     assert len(load(path)[0]) == 3
+
+
+def test_a_disk_that_fills_up_leaves_the_old_book_and_nothing_beside_it(path: Path) -> None:
+    def full() -> Iterator[Page]:
+        yield from pages(HELD)
+        raise OSError(28, "No space left on device")
+
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="No space left"):
+        archive.write(path, STAMP, listed=(3, 2), sizes=(0,) * 4, pages=full(), dirty=key_array([]))
+    assert path.read_bytes() == before
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
