@@ -104,7 +104,7 @@ def see_doctor(config: ConfigOption) -> None:
     findings = uvloop.run(doctor.examine(load(config)))
     console = Console()
     if not console.is_terminal:
-        console = Console(width=PLAIN_WIDTH)
+        console = Console(width=max(PLAIN_WIDTH, console.width))
     console.print(doctor.table_of(findings))
     raise typer.Exit(int(any(each.mark is doctor.Mark.BAD for each in findings)))
 
