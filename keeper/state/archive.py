@@ -19,11 +19,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from keeper.columns import wide
+from keeper.columns.keys import KEY, KeyArray
+from keeper.columns.pool import Entry
 from keeper.errors import ConfigError
-from keeper.state import wide
-from keeper.state.keys import KEY, KeyArray
 from keeper.state.page import EPISODES, HOLDINGS, LEGS, PHASES, Page
-from keeper.state.pool import Entry
 from keeper.units import Block
 
 FORMAT = f"hybrid-keeper book, version 1, {sys.byteorder}-endian"

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from keeper.columns.column import Column, zeros
+from keeper.columns.keys import NOBODY, KeyArray, Keys, Rows, key_array
 from keeper.domain import Account, Head, Unknown
 from keeper.errors import ChainFault
 from keeper.state import archive
 from keeper.state.archive import Stamp
-from keeper.state.column import Column, zeros
-from keeper.state.keys import NOBODY, KeyArray, Keys, Rows, key_array
 from keeper.state.ledger import Floats, Ledger
 from keeper.state.page import Page, decode
 from keeper.units import AccountKey, Block

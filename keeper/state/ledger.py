@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from keeper.columns import wide
+from keeper.columns.column import Column
+from keeper.columns.keys import KeyArray, Rows
+from keeper.columns.pool import Pool, places
 from keeper.domain import Account, FlagState, Holding, Leg
-from keeper.state import wide
-from keeper.state.column import Column
-from keeper.state.keys import KeyArray, Rows
 from keeper.state.page import EPISODES, HOLDINGS, LEGS, MARKETS_EVER, PHASES, Page, decode
-from keeper.state.pool import Pool, places
 from keeper.units import WAD, AccountKey
 
 Floats = NDArray[np.float64]

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from keeper.columns import wide
+from keeper.columns.keys import KeyArray
+from keeper.columns.pool import Entries, Entry
 from keeper.domain import Phase
 from keeper.errors import ChainFault
-from keeper.state import wide
-from keeper.state.keys import KeyArray
-from keeper.state.pool import Entries, Entry
 from keeper.units import AccountKey
 
 COLUMNS = 4

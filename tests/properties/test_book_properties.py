@@ -10,12 +10,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keeper.columns.column import Column
+from keeper.columns.keys import NOBODY, Keys, key_array
+from keeper.columns.pool import Pool
 from keeper.domain import Account, Head, Unknown
 from keeper.state.archive import Stamp
 from keeper.state.book import Book, Snapshot
-from keeper.state.column import Column
-from keeper.state.keys import NOBODY, Keys, key_array
-from keeper.state.pool import Pool
 from keeper.units import AccountKey, Block
 from tests.properties.test_mirror_properties import ACCOUNTS, COLLATERALS, KEYS, MARKETS, PAGES
 from tests.unit.state.pages import page_of

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keeper.columns import wide
 from keeper.domain import Account, FlagState, Holding, Leg, Phase, Unknown
-from keeper.state import wide
 from keeper.state.book import Book
 from keeper.units import WAD
 from tests.unit.state.pages import page_of

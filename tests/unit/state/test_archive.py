@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from keeper.columns.keys import key_array
 from keeper.domain import Account, Head, Holding, Leg, Unknown
 from keeper.errors import ConfigError
 from keeper.state import archive, book
 from keeper.state.archive import Stamp
 from keeper.state.book import Book
-from keeper.state.keys import key_array
 from keeper.state.page import Page, decode
 from keeper.units import WAD
 from tests.unit.state.pages import page_of

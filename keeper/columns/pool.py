@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from keeper.state.column import Column
-from keeper.state.keys import NOBODY, Rows
+from keeper.columns.column import Column
+from keeper.columns.keys import NOBODY, Rows
 
 Entry: TypeAlias = Mapping[str, tuple[Any, ...]]
 """The columns of an entry by name: the dtype, and how many cells one has where it is not one."""

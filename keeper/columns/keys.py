@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from keeper.state.column import Column
+from keeper.columns.column import Column
 from keeper.units import AccountKey
 
 Rows: TypeAlias = NDArray[np.intp]
