@@ -65,7 +65,6 @@ from keeper.ports import (
 from keeper.state.archive import Stamp
 from keeper.state.audit import Audit
 from keeper.state.book import Book, Snapshot
-from keeper.state.marks import marks_of
 from keeper.state.page import PHASES, check_names
 from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad
 
@@ -634,8 +633,7 @@ class Pipeline:
         """Score the book at the fast prices; return why each suspect is one, the worst first."""
         quotes = self._feed.latest(head.timestamp_s)
         self._warn_of_unpriced(self._market.feeds, quotes)
-        instruments = self._market.instruments(self._oracles, at.timestamp_s)
-        marks = marks_of(instruments, self._with_slow(quotes, at), at.timestamp_s)
+        marks = self._market.marks(self._oracles, quotes, at.timestamp_s)
         scores = trigger.score(
             cash=book.cash,
             positions=book.positions,
@@ -652,19 +650,6 @@ class Pipeline:
             book.key(int(row)): f"E {scores.equity[row]:.2f}, M {scores.requirement[row]:.2f}"
             for row in trigger.suspects(scores, level=levels[book.slopes])
         }
-
-    def _with_slow(
-        self, quotes: Mapping[FeedId, Quote | Unknown], at: ChainTime
-    ) -> Mapping[FeedId, Quote | Unknown]:
-        """Put the slow price where the fast one is not known and the contract has the slow one act alone."""
-        alone = [
-            view
-            for feed in self._market.feeds
-            for view in [self._oracles[feed]]
-            if not isinstance(quotes.get(feed), Quote) and view.slow_alone(at.timestamp_s)
-        ]
-        slow = {view.feed: Quote(view.feed, view.slow_wad, view.slow_updated_at_s) for view in alone}
-        return {**quotes, **slow}
 
     def _warn_of_unpriced(self, feeds: Iterable[FeedId], quotes: Mapping[FeedId, Quote | Unknown]) -> None:
         """Say aloud which feeds have no fast price, whenever that changes."""

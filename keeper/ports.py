@@ -22,7 +22,6 @@ from keeper.domain import (
     Fact,
     Fees,
     Head,
-    Instrument,
     Log,
     OracleView,
     Permit,
@@ -33,6 +32,7 @@ from keeper.domain import (
     Unknown,
 )
 from keeper.lifecycle import Status
+from keeper.risk.marks import Marks
 from keeper.units import AccountKey, Block, FeedId, UnixS, Wad, Wei
 
 Found = TypeVar("Found")
@@ -140,8 +140,8 @@ class Market(Protocol):
         """Find out the listing anew: yields the calls of each round, is sent the answers of one block."""
         ...
 
-    def instruments(self, oracles: OracleView, at_s: UnixS) -> tuple[Instrument, ...]:
-        """Return the columns of its book on the terms of ``at_s``: markets first, then collaterals."""
+    def marks(self, oracles: OracleView, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS) -> Marks:
+        """Mark the columns of its book at the fast prices, on the terms of ``at_s``."""
         ...
 
     def rows_call(self, accounts: Sequence[AccountKey]) -> Call:

@@ -13,8 +13,9 @@ import numpy as np
 from keeper import trigger
 from keeper.domain import ArrayView, Instrument, Kind, Quote
 from keeper.lab.bench import Row, arguments, report, timed
+from keeper.protocols.hybrid.marks import marks_of
+from keeper.risk.marks import Marks
 from keeper.risk.netting import Floats, Underlying
-from keeper.state.marks import Marks, marks_of
 from keeper.units import WAD
 
 ACCOUNTS = 100_000

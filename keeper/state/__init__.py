@@ -1,1 +1,1 @@
-"""What the keeper knows: exact integers in columns, their float64 twins, marks and oracle views; pure."""
+"""What the keeper knows: exact integers in columns, and their float64 twins; pure."""

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keeper.domain import ArrayView, Instrument, Kind, Quote, Unknown
-from keeper.state.marks import marks_of
+from keeper.protocols.hybrid.marks import marks_of
 from keeper.trigger import Floats, Scores, score, suspects
 from keeper.units import WAD, FeedId, Wad
 

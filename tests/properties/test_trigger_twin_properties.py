@@ -8,9 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from keeper.domain import Account, ArrayView, Assessment, Holding, Instrument, Leg, Phase, Quote
-from keeper.protocols.hybrid import portfolio
+from keeper.protocols.hybrid import marks, portfolio
 from keeper.protocols.hybrid.market import HybridMarket
-from keeper.state import marks
 from keeper.state.book import Book
 from keeper.trigger import Scores, score, suspects
 from keeper.units import WAD, FeedId, Wad

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Final
 
 from keeper.domain import (
@@ -18,6 +18,7 @@ from keeper.domain import (
     Log,
     OracleView,
     Phase,
+    Quote,
     Reason,
     Refuse,
     Unknown,
@@ -25,8 +26,10 @@ from keeper.domain import (
 from keeper.ports import Purchase, SlicePreview
 from keeper.protocols.hybrid import arrays, codec, liquidator, signing
 from keeper.protocols.hybrid.codec import ArrayPost
+from keeper.protocols.hybrid.marks import marks_of
 from keeper.protocols.hybrid.params import Deployment, Listed, Terms, read_rules
 from keeper.protocols.hybrid.signing import ArraysToSign, Bundle, Observation
+from keeper.risk.marks import Marks
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad
 
 _UNLISTED: Final = "not listed when the deployment was read"
@@ -76,6 +79,20 @@ class HybridMarket:
         markets = (_instrument(market, terms, oracles) for market in terms.markets.values())
         collaterals = (Instrument(each.feed, each.h_mm_wad) for each in terms.collaterals.values())
         return (*markets, *collaterals)
+
+    def marks(self, oracles: OracleView, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS) -> Marks:
+        """Mark the columns of a book at the fast prices, on the terms of ``at_s``.
+
+        At the slow price where the fast one is not known and the contract has the slow one act alone.
+        """
+        alone = [
+            view
+            for feed in self.feeds
+            for view in [oracles[feed]]
+            if not isinstance(quotes.get(feed), Quote) and view.slow_alone(at_s)
+        ]
+        slow = {view.feed: Quote(view.feed, view.slow_wad, view.slow_updated_at_s) for view in alone}
+        return marks_of(self.instruments(oracles, at_s), {**quotes, **slow}, at_s)
 
     def decode(self, log: Log) -> Fact | None:
         """Say what a log of this deployment means; None for one that concerns no account and no price."""

@@ -1,4 +1,4 @@
-"""From prices to marks: what one unit of each instrument adds to equity, and what it requires."""
+"""From prices to marks, in float64: HybridMargin's instruments as the trigger sees them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keeper.domain import ArrayView, Instrument, Kind, Quote, Unknown
+from keeper.risk.marks import Marks
 from keeper.risk.netting import Expiry, Floats, Underlying
 from keeper.risk.scenarios import MOVES, WEIGHTS
 from keeper.units import WAD, FeedId, UnixS, Wad, mul_div_down
@@ -20,20 +21,6 @@ CURRENT_FOR_S = 600
 LOST_AFTER_S = 4200
 NEAR = 50
 """One over how far the price may have moved from an array's: 2%."""
-
-
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """equity = cash + positions @ value, requirement = |positions| @ gross; quote per unit, [i].
-
-    NaN where the price is not known. What ``nets`` [i] is not charged by itself: ``underlyings`` say what the
-    rows that hold it require.
-    """
-
-    value: Floats
-    gross: Floats
-    nets: NDArray[np.bool_]
-    underlyings: tuple[Underlying, ...]
 
 
 @dataclass(frozen=True, slots=True)

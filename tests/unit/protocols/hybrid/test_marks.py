@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keeper.domain import ArrayView, Instrument, Kind, Quote, Unknown
-from keeper.state.marks import is_doubtful, mark_wad, marks_of
+from keeper.protocols.hybrid.marks import is_doubtful, mark_wad, marks_of
 from keeper.units import WAD
 
 NOW_S = 1_700_000_000
