@@ -32,8 +32,7 @@ from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.codec import reader_creation
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.params import LENT_READER, Deployment, read_deployment, read_liquidator
-from keeper.state.ledger import accounts_of
-from keeper.state.page import check_names
+from keeper.protocols.hybrid.rows import accounts_of
 from keeper.units import WAD, AccountKey
 
 ROOM_BYTES = 2 * 2**30
@@ -249,7 +248,7 @@ class Doctor:
         credit, page = await reader.call_many(
             [market.credit_call(self._wallet), market.rows_call([taker])], head.hash
         )
-        check_names(page, [taker])
+        market.shape.check_names(page, [taker])
         [account] = accounts_of(page)
         funded = account.cash_wad > 0 or bool(account.holdings)
         wallet = self._wallet

@@ -18,6 +18,7 @@ import numpy as np
 import structlog
 
 from keeper import confirm, plan, trigger
+from keeper.columns.shape import RowT, Shape
 from keeper.domain import (
     Account,
     Act,
@@ -65,7 +66,6 @@ from keeper.ports import (
 from keeper.state.archive import Stamp
 from keeper.state.audit import Audit
 from keeper.state.book import Book, Snapshot
-from keeper.state.page import PHASES, check_names
 from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad
 
 log = structlog.get_logger()
@@ -112,7 +112,7 @@ class Shelf:
         """Return what a book that was read at a head is marked with."""
         return Stamp(self.chain_id, self.deployment, head.number, head.hash)
 
-    def load(self, published: Path | None = None) -> tuple[Book, Stamp] | None:
+    def load(self, shape: Shape[RowT], published: Path | None = None) -> tuple[Book[RowT], Stamp] | None:
         """Read the keeper's own book back; where there is none, a published one, if any.
 
         A file of its own that cannot be used is passed over, aloud: all that it holds can be read anew.
@@ -121,12 +121,12 @@ class Shelf:
             if published is not None:
                 log.warning("book.published_ignored", own=str(self.path))
             try:
-                return Book.load(self.path, chain_id=self.chain_id, deployment=self.deployment)
+                return Book.load(self.path, shape, chain_id=self.chain_id, deployment=self.deployment)
             except ConfigError as error:
                 log.warning("book.unusable", why=str(error))
         if published is None:
             return None
-        return Book.load(published, chain_id=self.chain_id, deployment=self.deployment)
+        return Book.load(published, shape, chain_id=self.chain_id, deployment=self.deployment)
 
 
 @dataclass(slots=True)
@@ -178,7 +178,7 @@ class Pipeline:
         self._taker = taker
         self._params = params
         self._shelf = shelf
-        self._book = Book(markets=market.market_count, collaterals=market.collateral_count)
+        self._book = Book(market.shape)
         self._oracles = OracleView()
         self._credit_wad: Wad = 0
         self._cases: dict[AccountKey, Case] = {}
@@ -322,7 +322,7 @@ class Pipeline:
         answers = await self._reader.call_many([*calls, *rows_calls], head.hash)
         rows = answers[len(calls) :]
         for row, page in zip(rows, pages, strict=True):
-            check_names(row, page)
+            self._market.shape.check_names(row, page)
         return answers[: len(calls)], rows
 
     # --- what is known from before ---
@@ -381,11 +381,10 @@ class Pipeline:
         elif searched:
             log.warning("search.begins_anew", first=searched.first, last=searched.last)
         begin = self._searched.last + 1 if self._searched else from_block
-        loaded = self._shelf.load(published) if self._shelf else None
+        loaded = self._shelf.load(self._market.shape, published) if self._shelf else None
         if loaded:
             self._book, stamp = loaded
             self._taken_up = stamp
-            self._book.relist(markets=self._market.market_count, collaterals=self._market.collateral_count)
             stands = await self._reader.hash_at(stamp.block) == stamp.block_hash
             log.info("book.loaded", accounts=len(self._book), block=stamp.block, on_this_chain=stands)
             if not stands:
@@ -536,13 +535,12 @@ class Pipeline:
     async def _relist(self, head: Head) -> None:
         """Read the listing and its terms anew, and give the book a column for every instrument."""
         self._market = await read_through(self._reader, self._market.refresh(), head.hash)
-        self._book.relist(markets=self._market.market_count, collaterals=self._market.collateral_count)
+        self._book.relist(self._market.shape)
         log.info(
             "listing.read",
             block=head.number,
             version=self._market.version,
-            markets=self._market.market_count,
-            collaterals=self._market.collateral_count,
+            columns=len(self._market.shape.columns),
         )
 
     async def _follow(self, head: Head) -> None:
@@ -648,7 +646,7 @@ class Pipeline:
         levels = np.array([level_wad / WAD for level_wad in self._market.flag_levels_wad])
         return {
             book.key(int(row)): f"E {scores.equity[row]:.2f}, M {scores.requirement[row]:.2f}"
-            for row in trigger.suspects(scores, level=levels[book.slopes])
+            for row in trigger.suspects(scores, level=levels[book.classes])
         }
 
     def _warn_of_unpriced(self, feeds: Iterable[FeedId], quotes: Mapping[FeedId, Quote | Unknown]) -> None:
@@ -669,7 +667,9 @@ class Pipeline:
         """
         in_debt = np.flatnonzero(book.cash < 0)
         owes_only = in_debt[~book.positions[in_debt, : self._market.market_count].any(axis=1)]
-        in_episode = np.isin(book.phases, [PHASES.index(Phase.FLAGGED), PHASES.index(Phase.CONFIRMED)])
+        in_episode = np.isin(
+            book.cells["phases"], [[*Phase].index(Phase.FLAGGED), [*Phase].index(Phase.CONFIRMED)]
+        )
         rows = np.union1d(np.flatnonzero(in_episode), owes_only)
         settled = [*self._oracles.settlements] if self._params.plan.upkeep else []
         to_settle = sorted(self._book.holders(settled), key=lambda key: not self._is_own(key))[:SETTLEMENTS]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
+from keeper.columns.shape import Row, Shape
 from keeper.domain import (
     Account,
     Act,
@@ -117,8 +118,8 @@ class Market(Protocol):
         ...
 
     @property
-    def collateral_count(self) -> int:
-        """Return how many columns come after them, collateral 1 at their head."""
+    def shape(self) -> Shape[Account]:
+        """Return of what its accounts are made, with a column for every instrument listed."""
         ...
 
     @property
@@ -145,7 +146,7 @@ class Market(Protocol):
         ...
 
     def rows_call(self, accounts: Sequence[AccountKey]) -> Call:
-        """Build the bulk read of accounts, whose answer ``state.Book`` folds in."""
+        """Build the bulk read of accounts, whose answer the shape decodes."""
         ...
 
     def prices_call(self) -> Call:
@@ -286,7 +287,7 @@ class Journal(Protocol):
         """Return where the search stands; None where it has not begun."""
         ...
 
-    def note_difference(self, head: Head, mirror: Account, chain: Account) -> None:
+    def note_difference(self, head: Head, mirror: Row, chain: Row) -> None:
         """Keep both values of an account that the mirror had otherwise than the chain at a head."""
         ...
 

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from keeper.domain import Account
 from keeper.lab.bench import Row, arguments, report, resident_mb, timed
 from keeper.protocols.hybrid.abi import load
+from keeper.protocols.hybrid.rows import ACCT, CASH, HEAD_WORDS, STANDING, HybridRows
 from keeper.state.archive import Stamp
 from keeper.state.book import Book, Snapshot
-from keeper.state.page import ACCT, CASH, HEAD_WORDS, STANDING
 from keeper.units import WAD
 
 SIZES_OF_BOOKS = (10_000, 100_000, 1_000_000)
@@ -30,6 +31,7 @@ PAGE = 500
 PASSES = 30
 RNG = np.random.default_rng(1)
 STAMP = Stamp(chain_id=31337, deployment="bench", block=1, block_hash="0x01")
+SHAPE = HybridRows(LISTED, 1)
 Numbers = NDArray[np.int64]
 
 
@@ -53,7 +55,7 @@ def main() -> None:
 def measure(n: int, usual: Row, notes: dict[str, str]) -> Iterator[Row]:
     """Build a book of ``n`` accounts, change it, and bring it to disk and back."""
     before_mb = resident_mb()
-    book = Book(markets=LISTED, collaterals=1)
+    book = Book(SHAPE)
     pages = (page(np.arange(first, first + PAGE)) for first in range(0, n, PAGE))
     yield timed("fold: new accounts", n, (partial(book.fold_rows, each, 1) for each in pages), per=PAGE)
     notes[f"{n:,} accounts of 4 positions"] = f"{resident_mb() - before_mb:,.0f} MB resident"
@@ -79,12 +81,12 @@ def measure(n: int, usual: Row, notes: dict[str, str]) -> Iterator[Row]:
     yield from on_disk(book, n, notes)
 
 
-def on_disk(book: Book, n: int, notes: dict[str, str]) -> Iterator[Row]:
+def on_disk(book: Book[Account], n: int, notes: dict[str, str]) -> Iterator[Row]:
     """Save a book and load it again."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "book")
         yield timed("save", n, [partial(book.save, path, STAMP)] * 3, per=n)
-        load_it = partial(Book.load, path, chain_id=STAMP.chain_id, deployment=STAMP.deployment)
+        load_it = partial(Book.load, path, SHAPE, chain_id=STAMP.chain_id, deployment=STAMP.deployment)
         found = timed("load", n, [load_it] * 3, per=n)
         notes[f"{n:,} accounts from disk"] = (
             f"{found.median_us * n / 1e6:.2f} s for {path.stat().st_size / 1e6:,.0f} MB"

@@ -41,6 +41,7 @@ from keeper.pipeline import PAGE, Params, Pipeline
 from keeper.protocols.hybrid import codec
 from keeper.protocols.hybrid.abi import artifact, load
 from keeper.protocols.hybrid.market import HybridMarket
+from keeper.protocols.hybrid.rows import HybridRows
 from keeper.state.book import Book
 from keeper.units import AccountKey
 
@@ -109,7 +110,7 @@ class Readers:
         self._run = runner.run
         deployment = crowd.deployed.protocol
         self.market = HybridMarket(deployment)
-        self.book = Book(markets=0, collaterals=0)
+        self.book = Book(HybridRows(0, 0))
         self.pool = CountingPool([crowd.node.http_url])
         self._reader = ChainReader(self.pool, [crowd.node.ws_url], [])
         self._lent = HybridMarket(replace(deployment, reader=NOWHERE))
@@ -135,7 +136,7 @@ class Readers:
     def ours(self, keys: Sequence[AccountKey], market: HybridMarket | None = None) -> None:
         """Read accounts in pages and fold them into a new book."""
         market = market or self.market
-        book = Book(markets=market.market_count, collaterals=market.collateral_count)
+        book = Book(market.shape)
 
         async def read() -> None:
             head = await self.pool.request("eth_getBlockByNumber", ["latest", False])

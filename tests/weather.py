@@ -157,9 +157,9 @@ class Keeper:
         self._done = update.head.hash
 
 
-async def as_read_in_bulk(keeper: Keeper, tip: Block, keys: Sequence[AccountKey]) -> Book:
+async def as_read_in_bulk(keeper: Keeper, tip: Block, keys: Sequence[AccountKey]) -> Book[Account]:
     """Read accounts anew, all at one block."""
-    book = Book(markets=MARKET.market_count, collaterals=MARKET.collateral_count)
+    book = Book(MARKET.shape)
     book.fold_rows(await keeper.reader.call(MARKET.rows_call(keys), tip.hash), tip.number)
     return book
 

@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from keeper.domain import Account, CaseEvent, EventKind, Head, Permit, Reason, Refuse, Step
+from keeper.columns.shape import Row
+from keeper.domain import CaseEvent, EventKind, Head, Permit, Reason, Refuse, Step
 from keeper.errors import ConfigError, InvariantBroken, KeeperError
 from keeper.journal import guard, rows
 from keeper.journal.guard import Limits
@@ -285,7 +286,7 @@ class SqliteJournal:
         found = self._rows("SELECT * FROM searched")
         return rows.to_searched(found[0]) if found else None
 
-    def note_difference(self, head: Head, mirror: Account, chain: Account) -> None:
+    def note_difference(self, head: Head, mirror: Row, chain: Row) -> None:
         """Keep both values of an account that the mirror had otherwise than the chain at a head."""
         values = (chain.key, head.number, head.hash, head.timestamp_s)
         with self._transaction() as db:

@@ -20,8 +20,8 @@ from keeper.protocols.hybrid.portfolio import (
     setting_at,
     unit_value_wad,
 )
+from keeper.protocols.hybrid.rows import accounts_of
 from keeper.protocols.hybrid.signing import Order
-from keeper.state.ledger import accounts_of
 from keeper.units import WAD, AccountKey, UnixS, Wad
 
 HELP_AFTER_BLOCKS = (3, 6)

@@ -16,7 +16,7 @@ from keeper.lab.world import World
 from keeper.protocols.hybrid import codec
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.market import HybridMarket
-from keeper.state.ledger import accounts_of
+from keeper.protocols.hybrid.rows import accounts_of
 from keeper.units import AccountKey, Block, FeedId, UnixS, Wad, Wei
 
 MOST_TRACED = 100

@@ -19,32 +19,20 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from keeper.columns import wide
 from keeper.columns.keys import KEY, KeyArray
-from keeper.columns.pool import Entry
+from keeper.columns.ledger import Page
+from keeper.columns.pool import Entries, Entry
+from keeper.columns.shape import Shape
 from keeper.errors import ConfigError
-from keeper.state.page import EPISODES, HOLDINGS, LEGS, PHASES, Page
 from keeper.units import Block
 
-FORMAT = f"hybrid-keeper book, version 1, {sys.byteorder}-endian"
+FORMAT = f"hybrid-keeper book, version 2, {sys.byteorder}-endian"
 LONGEST_LINE = 4096
 BLOCK_BYTES = 2**20
 DIGEST_BYTES = 32
 
-ROWS: Entry = {
-    "keys": (KEY,),
-    "phases": (np.uint8,),
-    "slopes": (np.uint16,),
-    "cash": (wide.WIDE,),
-    "times": (np.uint64, 3),
-}
-RUNS: Mapping[str, tuple[str, Entry]] = {
-    "legs": ("leg_counts", LEGS),
-    "holdings": ("holding_counts", HOLDINGS),
-    "episodes": ("episode_counts", EPISODES),
-}
 SIZES = np.dtype(np.uint32)
-"""A page begins with its numbers of rows, legs, holdings and episodes; one without rows is the last."""
+"""A page begins with its numbers of rows and of the entries of each run; one without rows is the last."""
 Cells: TypeAlias = NDArray[Any]
 
 
@@ -64,31 +52,35 @@ class Archive:
     """A book on disk whose digest is right: read its pages, then what is dirty, once."""
 
     stamp: Stamp
-    listed: tuple[int, int]
-    """How many markets and collaterals it has columns for."""
+    shape: Shape[Any]
     sizes: tuple[int, ...]
-    """How many rows, legs, holdings and episodes its pages have in all."""
+    """How many rows and entries of each run its pages have in all."""
     path: Path
     file: BufferedReader
 
     def pages(self) -> Iterator[Page]:
         """Yield the rows in order."""
-        while (sizes := self._cells((SIZES,), 1 + len(RUNS)))[0]:
+        while (sizes := self._cells((SIZES,), 1 + len(self.shape.runs)))[0]:
             rows, *entries = sizes.tolist()
-            columns: dict[str, Any] = {name: self._cells(column, rows) for name, column in ROWS.items()}
-            for (name, (counts, entry)), count in zip(RUNS.items(), entries, strict=True):
-                columns[counts] = self._cells((np.uint8,), rows)
-                columns[name] = {each: self._cells(column, count) for each, column in entry.items()}
-                if columns[counts].sum(dtype=np.intp) != count:
-                    raise self.damaged(f"a page counts {columns[counts].sum()} {name} and has {count}")
-            if columns["phases"].max() >= len(PHASES):
-                raise self.damaged(f"an account has the state {columns['phases'].max()}")
-            yield Page(**columns)
+            keys, cells = self._cells((KEY,), rows), self._columns(self.shape.cells, rows)
+            counts, runs = dict[str, Cells](), dict[str, Entries]()
+            for (name, entry), count in zip(self.shape.runs.items(), entries, strict=True):
+                counts[name] = self._cells((np.uint8,), rows)
+                runs[name] = self._columns(entry, count)
+                if counts[name].sum(dtype=np.intp) != count:
+                    raise self.damaged(f"a page counts {counts[name].sum()} {name} and has {count}")
+            page = Page(keys, cells, counts, runs)
+            if broken := self.shape.broken_rule(page):
+                raise self.damaged(broken)
+            yield page
 
     def dirty(self) -> KeyArray:
         """Return the accounts that had changed and were not read since, oldest mark first."""
         [count] = self._cells((SIZES,), 1).tolist()
         return self._cells((KEY,), count)
+
+    def _columns(self, entry: Entry, count: int) -> Entries:
+        return {name: self._cells(column, count) for name, column in entry.items()}
 
     def _cells(self, column: tuple[Any, ...], count: int) -> Cells:
         dtype, *width = column
@@ -106,28 +98,26 @@ def write(
     path: Path,
     stamp: Stamp,
     *,
-    listed: tuple[int, int],
+    shape: Shape[Any],
     sizes: Sequence[int],
     pages: Iterable[Page],
     dirty: KeyArray,
 ) -> None:
     """Write a book beside ``path``, then put it there in one move."""
-    markets, collaterals = listed
     said = {
         "format": FORMAT,
         "chain_id": stamp.chain_id,
         "deployment": stamp.deployment,
         "block": stamp.block,
         "block_hash": stamp.block_hash,
-        "markets": markets,
-        "collaterals": collaterals,
+        "layout": layout_of(shape),
         "sizes": sizes,
     }
     fresh = path.with_name(path.name + ".new")
     try:
         with fresh.open("wb") as file:
             digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-            for part in _parts(said, pages, dirty):
+            for part in _parts(said, shape, pages, dirty):
                 digest.update(part)
                 file.write(part)
             file.write(digest.digest())
@@ -145,7 +135,7 @@ def write(
 
 
 @contextmanager
-def opened(path: Path, *, chain_id: int, deployment: str) -> Iterator[Archive]:
+def opened(path: Path, shape: Shape[Any], *, chain_id: int, deployment: str) -> Iterator[Archive]:
     """Open a book; raise ConfigError where it is none, of another deployment, cut short or changed."""
     try:
         file = path.open("rb")
@@ -154,7 +144,7 @@ def opened(path: Path, *, chain_id: int, deployment: str) -> Iterator[Archive]:
     with file:
         said = _first_line(path, file)
         begin = file.tell()
-        ours = {"format": FORMAT, "chain_id": chain_id, "deployment": deployment}
+        ours = {"format": FORMAT, "chain_id": chain_id, "deployment": deployment, "layout": layout_of(shape)}
         for name, expected in ours.items():
             if said.get(name) != expected:
                 raise ConfigError(f"the book {path} has {name} {said.get(name)!r}, expected {expected!r}")
@@ -163,31 +153,49 @@ def opened(path: Path, *, chain_id: int, deployment: str) -> Iterator[Archive]:
             raise ConfigError(f"the book {path} was cut short or changed: its digest is another")
         file.seek(begin)
         try:
-            stamp = Stamp(chain_id, deployment, said["block"], said["block_hash"])
-            listed, sizes = (said["markets"], said["collaterals"]), tuple(said["sizes"])
+            stamp, sizes = (
+                Stamp(chain_id, deployment, said["block"], said["block_hash"]),
+                tuple(said["sizes"]),
+            )
         except KeyError as error:
             raise ConfigError(f"the book {path} does not say its {error.args[0]}") from error
-        found = Archive(stamp, listed, sizes, path, file)
-        if len(sizes) != 1 + len(RUNS) or sum(sizes) > os.fstat(file.fileno()).st_size:
+        found = Archive(stamp, shape, sizes, path, file)
+        if len(sizes) != 1 + len(shape.runs) or sum(sizes) > os.fstat(file.fileno()).st_size:
             raise found.damaged(f"it has no room for {sizes} rows and entries")
         yield found
 
 
-def _parts(said: Mapping[str, Any], pages: Iterable[Page], dirty: KeyArray) -> Iterator[memoryview | bytes]:
+def layout_of(shape: Shape[Any]) -> str:
+    """Say of which cells rows and entries are made, and in which order."""
+    of = {"row": shape.cells, **shape.runs}
+    return "; ".join(f"{name}: {_layout(entry)}" for name, entry in of.items())
+
+
+def _layout(entry: Entry) -> str:
+    return ", ".join(f"{name} {np.dtype((dtype, tuple(width)))}" for name, (dtype, *width) in entry.items())
+
+
+def _parts(
+    said: Mapping[str, Any], shape: Shape[Any], pages: Iterable[Page], dirty: KeyArray
+) -> Iterator[memoryview | bytes]:
     """Yield what is digested, in the order in which it is written."""
     yield json.dumps(said).encode() + b"\n"
     for page in pages:
-        sizes = [len(next(iter(getattr(page, name).values()))) for name in RUNS]
+        sizes = [len(next(iter(page.runs[name].values()))) for name in shape.runs]
         yield _bytes(np.array([len(page), *sizes], SIZES))
-        for name, (dtype, *_) in ROWS.items():
-            yield _bytes(getattr(page, name).astype(dtype, copy=False))
-        for name, (counts, entry) in RUNS.items():
-            yield _bytes(getattr(page, counts))
-            for each, (dtype, *_) in entry.items():
-                yield _bytes(getattr(page, name)[each].astype(dtype, copy=False))
-    yield _bytes(np.zeros(1 + len(RUNS), SIZES))
+        yield _bytes(page.keys)
+        yield from _columns(shape.cells, page.cells)
+        for name, entry in shape.runs.items():
+            yield _bytes(page.counts[name])
+            yield from _columns(entry, page.runs[name])
+    yield _bytes(np.zeros(1 + len(shape.runs), SIZES))
     yield _bytes(np.array([len(dirty)], SIZES))
     yield _bytes(dirty)
+
+
+def _columns(entry: Entry, cells: Entries) -> Iterator[memoryview]:
+    for name, (dtype, *_) in entry.items():
+        yield _bytes(cells[name].astype(dtype, copy=False))
 
 
 def _first_line(path: Path, file: BufferedReader) -> Mapping[str, Any]:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic
 
-from keeper.domain import Account
+from keeper.columns.shape import RowT
+from keeper.domain import Unknown
 from keeper.state.book import Book
-from keeper.state.ledger import accounts_of
 from keeper.units import AccountKey
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Generic[RowT]):
     """An account that the chain has otherwise, although no event had said so."""
 
-    mirror: Account
-    chain: Account
+    mirror: RowT
+    chain: RowT
 
 
 class Audit:
@@ -35,7 +36,7 @@ class Audit:
         self._clean = 0
         """Accounts checked since the last difference."""
 
-    def sample(self, book: Book, most: int) -> tuple[AccountKey, ...]:
+    def sample(self, book: Book[RowT], most: int) -> tuple[AccountKey, ...]:
         """Return the accounts whose turn it is, at most so many, each once."""
         if len(book) == 0:
             return ()
@@ -45,12 +46,12 @@ class Audit:
         self._row = first + len(taken)
         return tuple(taken)
 
-    def compare(self, book: Book, page: bytes) -> Sequence[Difference]:
+    def compare(self, book: Book[RowT], page: bytes) -> Sequence[Difference[RowT]]:
         """Hold rows against the book, both of one block; what is dirty there says nothing."""
         found = []
-        for chain in accounts_of(page):
+        for chain in book.read(page):
             mirror = book.exact(chain.key)
-            if isinstance(mirror, Account):
+            if not isinstance(mirror, Unknown):
                 self.checked += 1
                 self._clean += 1
                 if mirror != chain:

@@ -1,27 +1,28 @@
 """The mirror: every account of one deployment in columns, exact, with float64 twins for the trigger.
 
-The exact integers are the truth (``ledger``), a page of rows is written into them by numpy without looking
-at any account, and no account is a Python object until somebody asks for it. The twins are derived, and
-dense: one column for each market, perp or option, then one for each collateral.
+The exact integers are the truth (``columns.ledger``), a page of rows is written into them by numpy without
+looking at any account, and no account is a Python object until somebody asks for it. The twins are derived,
+and dense: one column for each instrument. What a row is made of the protocol says (``columns.shape``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
 from keeper.columns.column import Column, zeros
 from keeper.columns.keys import NOBODY, KeyArray, Keys, Rows, key_array
-from keeper.domain import Account, Head, Unknown
+from keeper.columns.ledger import Ledger, Page
+from keeper.columns.shape import Floats, RowT, Shape, rows_of
+from keeper.domain import Head, Unknown
 from keeper.errors import ChainFault
 from keeper.state import archive
 from keeper.state.archive import Stamp
-from keeper.state.ledger import Floats, Ledger
-from keeper.state.page import Page, decode
 from keeper.units import AccountKey, Block
 
 REMEMBERED_BLOCKS = 256
@@ -35,14 +36,14 @@ class Snapshot:
     """A book as the trigger sees it: quote and units as float64, n rows and i instruments.
 
     ``cash`` [n] includes the quote legs, and is NaN in a row whose account has changed and was not read
-    since: nobody acts on it. ``positions`` is [n, i]. ``phases`` [n] holds ``PHASES`` by number, ``slopes``
-    [n] the slope that each owner chose, 0 for the default. All are lent by the book, which copies a column
-    before it writes to it while any view of it is still held: who lets go of a snapshot saves that.
+    since: nobody acts on it. ``positions`` is [n, i]; ``classes`` [n] say by which level a row is scored, and
+    ``cells`` are what else the shape shows, by name. All are lent by the book, which copies a column before
+    it writes to it while any view of it is still held: who lets go of a snapshot saves that.
     """
 
     keys: KeyArray
-    phases: NDArray[np.uint8]
-    slopes: NDArray[np.uint16]
+    classes: NDArray[np.unsignedinteger[Any]]
+    cells: Mapping[str, NDArray[Any]]
     cash: Floats
     positions: Floats
 
@@ -54,20 +55,19 @@ class Snapshot:
         return bytes(self.keys[row].tobytes())
 
 
-class Book:
-    """The accounts of one deployment. Markets and collaterals are numbered from 1, as on chain.
+class Book(Generic[RowT]):
+    """The accounts of one deployment, in the shape of its rows.
 
     Facts make accounts dirty; folding the rows read anew makes them clean. A reorg makes dirty whatever the
     orphaned blocks had touched.
     """
 
-    def __init__(self, *, markets: int, collaterals: int) -> None:
-        self._markets = markets
-        self._collaterals = collaterals
+    def __init__(self, shape: Shape[RowT]) -> None:
+        self._shape = shape
         self._keys = Keys()
-        self._ledger = Ledger()
+        self._ledger = Ledger(shape.cells, shape.runs)
         self._cash: Column[np.float64] = Column(np.float64)
-        self._positions: Column[np.float64] = Column(np.float64, markets + collaterals)
+        self._positions: Column[np.float64] = Column(np.float64, len(shape.columns))
         self._dirty: dict[AccountKey, None] = {}
         self._touched: dict[Block, set[AccountKey]] = {}
         self._complete_after: Block = 0
@@ -83,20 +83,21 @@ class Book:
         """Every account, in the order of the rows."""
         return self._keys.lend()
 
-    def relist(self, *, markets: int, collaterals: int) -> None:
+    def relist(self, shape: Shape[RowT]) -> None:
         """Give every listed instrument its column; the accounts stay as they were read.
 
         Fewer than before are listed only where a reorg took a listing back: then it took back, and made
         dirty, whatever held a position there.
         """
-        old = self._positions.cells
-        listed = zeros((len(old), markets + collaterals), old.dtype)
-        kept = min(markets, self._markets)
-        listed[:, :kept] = old[:, :kept]
-        kept = min(collaterals, self._collaterals)
-        listed[:, markets : markets + kept] = old[:, self._markets : self._markets + kept]
-        self._positions.replace(listed)
-        self._markets, self._collaterals = markets, collaterals
+        had, listed = {name: at for at, name in enumerate(self._shape.columns)}, shape.columns
+        self._shape = shape
+        if [*had] == [*listed]:
+            return
+        old, to = self._positions.cells, [at for at, name in enumerate(listed) if name in had]
+        dense, of = zeros((len(old), len(listed)), old.dtype), [had[listed[at]] for at in to]
+        for first in range(0, len(old), CHUNK):
+            dense[first : first + CHUNK, to] = old[first : first + CHUNK, of]
+        self._positions.replace(dense)
 
     def remove(self, keys: Iterable[AccountKey]) -> None:
         """Forget accounts, as if they had never been read: the last rows take the places of theirs.
@@ -150,11 +151,11 @@ class Book:
     # --- what was read ---
 
     def fold_rows(self, page: bytes, block: Block) -> int:
-        """Take over one answer of ``MarginReader.rows``, read at ``block``; return the number of rows.
+        """Take over the answer of a bulk read at ``block``; return the number of rows.
 
         Raises ChainFault, and changes nothing, where the page is not a whole number of believable rows.
         """
-        read = decode(page, markets=self._markets, collaterals=self._collaterals)
+        read = self._shape.decode(page)
         keys: list[AccountKey] = read.keys.tolist()
         if len(set(keys)) < len(keys):
             raise ChainFault("expected each account once in a page of rows, found one twice")
@@ -174,10 +175,7 @@ class Book:
             rows[new] = self._keys.add(read.keys[new])
             self._grow(len(self._keys))
         self._ledger.put(rows, read)
-        self._cash.own[rows] = self._ledger.cash_of(rows)
-        self._positions.own[rows] = self._ledger.positions_of(
-            rows, markets=self._markets, collaterals=self._collaterals
-        )
+        self._cash.own[rows], self._positions.own[rows] = self._shape.twins(self._ledger, rows)
 
     def _grow(self, rows: int) -> None:
         for each in (self._ledger, self._cash, self._positions):
@@ -195,29 +193,29 @@ class Book:
         n = len(self)
         return Snapshot(
             self.keys,
-            self._ledger.phases.lend(n),
-            self._ledger.slopes.lend(n),
+            self._ledger.lend(self._shape.classes, n),
+            {name: self._ledger.lend(name, n) for name in self._shape.shown},
             self._cash.lend(n),
             self._positions.lend(n),
         )
 
     def holders(self, markets: Sequence[int]) -> tuple[AccountKey, ...]:
-        """Return the accounts that had a position in one of some markets when they were last read.
-
-        Found among the legs rather than in the columns: expired options may be hundreds.
-        """
-        listed = [market for market in markets if market <= self._markets]
-        if not listed:
+        """Return the accounts that had a position in one of some markets when they were last read."""
+        if not markets:
             return ()
-        return tuple(self.keys[self._ledger.holders(listed)].tolist())
+        return tuple(self.keys[self._shape.holders(self._ledger, markets)].tolist())
 
-    def exact(self, key: AccountKey) -> Account | Unknown:
+    def exact(self, key: AccountKey) -> RowT | Unknown:
         """Return the exact state of one account; Unknown where it was never read, or changed since."""
         row = self._row(key)
         if row == NOBODY or key in self._dirty:
             why = "never read" if row == NOBODY else "changed, and not read since"
             return Unknown(f"account 0x{key.hex()}", why)
-        return self._ledger.account(key, row)
+        return self._shape.row(self._ledger, key, row)
+
+    def read(self, page: bytes) -> tuple[RowT, ...]:
+        """Return the accounts of the answer of a bulk read, as it has them; nothing is taken over."""
+        return rows_of(self._shape, page)
 
     def without_row(self, keys: Sequence[AccountKey]) -> list[AccountKey]:
         """Return those of some accounts that were never read."""
@@ -237,22 +235,23 @@ class Book:
         archive.write(
             path,
             stamp,
-            listed=(self._markets, self._collaterals),
+            shape=self._shape,
             sizes=(len(self), *self._ledger.entries()),
             pages=self._pages(),
             dirty=key_array(self._dirty),
         )
 
     @classmethod
-    def load(cls, path: Path, *, chain_id: int, deployment: str) -> tuple[Book, Stamp]:
+    def load(
+        cls, path: Path, shape: Shape[RowT], *, chain_id: int, deployment: str
+    ) -> tuple[Book[RowT], Stamp]:
         """Read a book back; raise ConfigError where the file is damaged, or of another deployment.
 
         What its blocks touched is not on record: a reorg of the stamp's block or of an older one makes
         everything dirty.
         """
-        with archive.opened(path, chain_id=chain_id, deployment=deployment) as found:
-            markets, collaterals = found.listed
-            book = cls(markets=markets, collaterals=collaterals)
+        with archive.opened(path, shape, chain_id=chain_id, deployment=deployment) as found:
+            book = cls(shape)
             rows, *entries = found.sizes
             book._grow(rows)
             book._ledger.reserve(entries)

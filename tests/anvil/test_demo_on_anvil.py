@@ -28,7 +28,7 @@ from keeper.lab.world import HEALTH, SET_UP_S, Zone, fast_prices, populate, repo
 from keeper.protocols.hybrid import codec, math
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.portfolio import setting_at
-from keeper.state.ledger import accounts_of
+from keeper.protocols.hybrid.rows import accounts_of
 from keeper.units import WAD
 
 pytestmark = [pytest.mark.anvil, pytest.mark.timeout(300)]

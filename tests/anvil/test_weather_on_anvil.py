@@ -10,7 +10,7 @@ import pytest
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader, Params
 from keeper.chain.wire import head_of
-from keeper.domain import Confirm, Flag, Liquidate, Phase, Quote, Unknown
+from keeper.domain import Account, Confirm, Flag, Liquidate, Phase, Quote, Unknown
 from keeper.execute.sender import ChainSender
 from keeper.execute.sender import Params as SenderParams
 from keeper.journal.guard import Limits
@@ -57,7 +57,7 @@ class Keeper:
         self._updates = self._reader.updates()
 
     @property
-    def book(self) -> Book:
+    def book(self) -> Book[Account]:
         return self.pipeline._book
 
     def latest(self, now_s: UnixS) -> dict[FeedId, Quote | Unknown]:
@@ -131,7 +131,7 @@ def block(world: World) -> None:
             world.seen["Traded"] += sum(not failed for _, failed in run_some(world, trades))
 
 
-def agrees(world: World, kept: Book, fresh: Book) -> None:
+def agrees(world: World, kept: Book[Account], fresh: Book[Account]) -> None:
     """Hold the mirror and a fresh one against what the chain says of every account that either knows."""
     keys = sorted({*kept.keys.tolist(), *fresh.keys.tolist()})
     assert kept.dirty() == fresh.dirty() == ()

@@ -31,11 +31,11 @@ from keeper.protocols.hybrid import codec, math
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.params import Listed, Rules
 from keeper.protocols.hybrid.portfolio import Setting, setting_at, unit_value_wad
+from keeper.protocols.hybrid.rows import accounts_of
 from keeper.protocols.hybrid.signing import Order, sign_order, sign_risk_arrays
 from keeper.reporter import Observation
 from keeper.risk.scenarios import Option, PackedArray, array_of, pack
 from keeper.risk.slope import floor_wad, lambda_wad
-from keeper.state.ledger import accounts_of
 from keeper.steward import Post
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad
 

@@ -14,11 +14,12 @@ from keeper.columns.column import Column
 from keeper.columns.keys import NOBODY, Keys, key_array
 from keeper.columns.pool import Pool
 from keeper.domain import Account, Head, Unknown
+from keeper.protocols.hybrid.rows import HybridRows
 from keeper.state.archive import Stamp
 from keeper.state.book import Book, Snapshot
 from keeper.units import AccountKey, Block
 from tests.properties.test_mirror_properties import ACCOUNTS, COLLATERALS, KEYS, MARKETS, PAGES
-from tests.unit.state.pages import page_of
+from tests.unit.protocols.hybrid.pages import page_of
 
 FIRST = 1000
 STAMP = Stamp(chain_id=31337, deployment="0xliquidator", block=0, block_hash="0xabc")
@@ -55,7 +56,7 @@ class Both:
     """A book and its model, through the same events."""
 
     def __init__(self) -> None:
-        self.book = Book(markets=MARKETS, collaterals=COLLATERALS)
+        self.book = Book(HybridRows(MARKETS, COLLATERALS))
         self.model = Model()
         self.more = 0
         self.seen: list[tuple[Snapshot, list[list[float]]]] = []
@@ -88,14 +89,20 @@ class Both:
             path = Path(folder, "book")
             stamp = Stamp(STAMP.chain_id, STAMP.deployment, self.model.block, STAMP.block_hash)
             self.book.save(path, stamp)
-            self.book, read = Book.load(path, chain_id=STAMP.chain_id, deployment=STAMP.deployment)
+            self.book, read = Book.load(
+                path, self.shape, chain_id=STAMP.chain_id, deployment=STAMP.deployment
+            )
         assert read == stamp
         self.model.touched.clear()
         self.model.complete_after = self.model.block
 
+    @property
+    def shape(self) -> HybridRows:
+        return HybridRows(MARKETS + self.more, COLLATERALS + self.more)
+
     def relist(self, more: int) -> None:
         self.more = more
-        self.book.relist(markets=MARKETS + more, collaterals=COLLATERALS + more)
+        self.book.relist(self.shape)
 
     def freeze(self) -> None:
         snapshot = self.book.freeze()
@@ -117,13 +124,13 @@ DEEDS: st.SearchStrategy[Deed] = st.one_of(
 
 def columns(snapshot: Snapshot) -> list[list[float]]:
     cash = np.nan_to_num(snapshot.cash, nan=-1e300)
-    found = (snapshot.phases, snapshot.slopes, cash, snapshot.positions)
+    found = (snapshot.cells["phases"], snapshot.classes, cash, snapshot.positions)
     return [[*snapshot.keys.tolist()], *(each.tolist() for each in found)]
 
 
 def twins(snapshot: Snapshot, without: Collection[AccountKey]) -> dict[AccountKey, list[object]]:
     """What the trigger sees of each account that is not dirty."""
-    seen = (snapshot.phases, snapshot.slopes, snapshot.cash, snapshot.positions)
+    seen = (snapshot.cells["phases"], snapshot.classes, snapshot.cash, snapshot.positions)
     rows = {snapshot.key(row): row for row in range(len(snapshot))}
     return {key: [each[row].tolist() for each in seen] for key, row in rows.items() if key not in without}
 
@@ -149,7 +156,7 @@ def test_the_book_is_the_dictionary_of_its_accounts_whatever_happens(
     for market in range(1, MARKETS + 1):
         held = {key for key, each in model.rows.items() if market in {leg.market for leg in each.legs}}
         assert set(book.holders([market])) == held
-    fresh = Book(markets=MARKETS + both.more, collaterals=COLLATERALS + both.more)
+    fresh = Book(both.shape)
     fresh.fold_rows(page_of(list(model.rows.values())), FIRST)
     assert twins(snapshot, model.dirty) == twins(fresh.freeze(), model.dirty)
     for seen, was in both.seen:

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from keeper.columns import wide
 from keeper.domain import Account, FlagState, Holding, Leg, Phase, Unknown
+from keeper.protocols.hybrid.rows import HybridRows
 from keeper.state.book import Book
 from keeper.units import WAD
-from tests.unit.state.pages import page_of
+from tests.unit.protocols.hybrid.pages import page_of
 
 MARKETS, COLLATERALS = 9, 5
 RELATIVE = Fraction(1, 2**51)
@@ -100,7 +101,7 @@ def test_a_sum_is_rounded_only_once_all_terms_are_added(numbers: list[int], canc
 def test_the_mirror_equals_what_was_read_last_and_doubts_what_changed_since(
     history: list[tuple[list[Account], list[bytes]]],
 ) -> None:
-    book = Book(markets=MARKETS, collaterals=COLLATERALS)
+    book = Book(HybridRows(MARKETS, COLLATERALS))
     read: dict[bytes, Account] = {}
     dirty: set[bytes] = set()
     for block, (page, touched) in enumerate(history):
@@ -117,7 +118,7 @@ def test_the_mirror_equals_what_was_read_last_and_doubts_what_changed_since(
 
 @given(st.lists(PAGES, max_size=4))
 def test_the_float_view_follows_the_exact_rows(pages: list[list[Account]]) -> None:
-    book = Book(markets=MARKETS, collaterals=COLLATERALS)
+    book = Book(HybridRows(MARKETS, COLLATERALS))
     for block, page in enumerate(pages):
         book.fold_rows(page_of(page), block)
     snapshot = book.freeze()
@@ -132,4 +133,4 @@ def test_the_float_view_follows_the_exact_rows(pages: list[list[Account]]) -> No
         assert all(map(near, snapshot.positions[row].tolist(), exact))
         cash_wad = account.cash_wad + sum(leg.quote_leg_wad for leg in account.legs)
         assert near(float(snapshot.cash[row]), Fraction(cash_wad, WAD))
-        assert list(Phase)[snapshot.phases[row]] is account.phase
+        assert list(Phase)[snapshot.cells["phases"][row]] is account.phase

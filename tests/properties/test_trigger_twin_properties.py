@@ -26,7 +26,7 @@ from tests.unit.protocols.hybrid.books import (
     deployment,
     oracles,
 )
-from tests.unit.state.pages import page_of
+from tests.unit.protocols.hybrid.pages import page_of
 
 EARLY = replace(SLOPE, beta_wad=6 * WAD // 10, beta_flag_wad=3 * WAD // 10)
 LISTED = deployment(markets=PERPS | OPTIONS)
@@ -61,7 +61,7 @@ MOVES = st.sampled_from([0, 1, 19, 20, 21, -20, -21]).map(lambda thousandths: th
 
 
 def scored(account: Account, instruments: tuple[Instrument, ...], prices: Mapping[FeedId, Wad]) -> Scores:
-    book = Book(markets=MARKET.market_count, collaterals=MARKET.collateral_count)
+    book = Book(MARKET.shape)
     book.fold_rows(page_of([account]), AT.block)
     found = marks.marks_of(
         instruments, {feed: Quote(feed, price, NOW_S) for feed, price in prices.items()}, NOW_S

@@ -290,7 +290,7 @@ def reader_creation(clearing: str, liquidator: str) -> bytes:
 
 
 def rows_call(reader: str, keys: Sequence[AccountKey]) -> Call:
-    """Ask for the exact state of many accounts; ``state.book`` reads it.
+    """Ask for the exact state of many accounts; ``rows`` reads it.
 
     Put together by hand, for eth_abi takes longer over the keys than the book over the answer.
     """

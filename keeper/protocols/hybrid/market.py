@@ -28,6 +28,7 @@ from keeper.protocols.hybrid import arrays, codec, liquidator, signing
 from keeper.protocols.hybrid.codec import ArrayPost
 from keeper.protocols.hybrid.marks import marks_of
 from keeper.protocols.hybrid.params import Deployment, Listed, Terms, read_rules
+from keeper.protocols.hybrid.rows import HybridRows
 from keeper.protocols.hybrid.signing import ArraysToSign, Bundle, Observation
 from keeper.risk.marks import Marks
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad
@@ -48,9 +49,9 @@ class HybridMarket:
         return len(self._rules.markets)
 
     @property
-    def collateral_count(self) -> int:
-        """How many collaterals are listed."""
-        return len(self._rules.collaterals)
+    def shape(self) -> HybridRows:
+        """Of what its accounts are made, with a column for every market and collateral listed."""
+        return HybridRows(len(self._rules.markets), len(self._rules.collaterals))
 
     @property
     def feeds(self) -> tuple[FeedId, ...]:
@@ -103,7 +104,7 @@ class HybridMarket:
         return codec.encode(act, self.deployment)
 
     def rows_call(self, keys: Sequence[AccountKey]) -> Call:
-        """Ask for the exact state of many accounts; ``state.book`` reads it."""
+        """Ask for the exact state of many accounts; ``shape`` reads it."""
         return codec.rows_call(self.deployment.reader, keys)
 
     def prices_call(self) -> Call:

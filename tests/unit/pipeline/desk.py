@@ -49,8 +49,8 @@ from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.params import Deployment, Listed, SlopeParams, feed_name
 from keeper.units import WAD, AccountKey, Block, FeedId, Wad
 from tests.unit.protocols.hybrid.books import CAP, NOW_S, OWNER, PRICES, deployment, feed_view
+from tests.unit.protocols.hybrid.pages import page_of
 from tests.unit.protocols.hybrid.test_codec import FakeChain
-from tests.unit.state.pages import page_of
 
 KEY = "0x" + "4c" * 32
 SIGNER = Signer(Wallet.from_key(KEY))

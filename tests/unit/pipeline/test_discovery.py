@@ -14,7 +14,7 @@ from keeper.pipeline import SETTLED, Shelf
 from keeper.ports import Searched
 from keeper.state.book import Book
 from keeper.units import WAD
-from tests.unit.pipeline.desk import BREACHED, EMPTY, FIRST, KEEPER, Desk, cured
+from tests.unit.pipeline.desk import BREACHED, EMPTY, FIRST, KEEPER, MARKET, Desk, cured
 
 OLD = replace(cured(BREACHED), key=b"\x21" * 20 + bytes(12))
 LATER = replace(cured(BREACHED), key=b"\x22" * 20 + bytes(12))
@@ -145,7 +145,7 @@ async def test_the_book_is_written_now_and_then(kept: Desk, shelf: Shelf) -> Non
     blocks = []
     for _ in range(7):
         await kept.head()
-        _, stamp = Book.load(shelf.path, chain_id=31337, deployment="0xreader")
+        _, stamp = Book.load(shelf.path, MARKET.shape, chain_id=31337, deployment="0xreader")
         blocks.append(stamp.block - FIRST)
     assert blocks == [1, 1, 1, 4, 4, 4, 7]
 

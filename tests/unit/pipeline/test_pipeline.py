@@ -606,7 +606,7 @@ async def test_a_market_listed_meanwhile_is_taken_up_without_reading_anybody_aga
             emitted=("Instruments", "MarketListed", 4, feed_bytes("BTC/USD"), 1, EXPIRY_S, 210 * WAD)
         )
     [read] = [each for each in logs if each["event"] == "listing.read"]
-    assert (read["version"], read["markets"], read["collaterals"]) == (4, 4, 2)
+    assert (read["version"], read["columns"]) == (4, 6)
     assert set(kept.chain.read) == {KEEPER}
     assert kept.told() == FLAGGED
 

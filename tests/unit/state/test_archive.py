@@ -1,7 +1,7 @@
 """A book on disk: it comes back as it was, and a file that is not whole, or another's, is refused."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 
 from keeper.columns.keys import key_array
+from keeper.columns.ledger import Page
 from keeper.domain import Account, Head, Holding, Leg, Unknown
 from keeper.errors import ConfigError
 from keeper.state import archive, book
 from keeper.state.archive import Stamp
 from keeper.state.book import Book
-from keeper.state.page import Page, decode
 from keeper.units import WAD
-from tests.unit.state.pages import page_of
-from tests.unit.state.test_book import EVERYTHING, account, book_of, heads, key
+from tests.unit.protocols.hybrid.pages import page_of
+from tests.unit.state.test_book import EVERYTHING, SHAPE, account, book_of, heads, key
 
 STAMP = Stamp(chain_id=31337, deployment="0xliquidator", block=120, block_hash="0x" + "ab" * 32)
 HELD = account(3, legs=(Leg(2, -WAD, 5), Leg(1, 2**100, -(2**100))), holdings=(Holding(2, WAD),))
 
 
-def load(path: Path) -> tuple[Book, Stamp]:
-    return Book.load(path, chain_id=STAMP.chain_id, deployment=STAMP.deployment)
+def load(path: Path) -> tuple[Book[Account], Stamp]:
+    return Book.load(path, SHAPE, chain_id=STAMP.chain_id, deployment=STAMP.deployment)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_book_is_written_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_empty_book_comes_back(tmp_path: Path) -> None:
-    Book(markets=0, collaterals=0).save(tmp_path / "book", STAMP)
+    Book(SHAPE).save(tmp_path / "book", STAMP)
     assert len(load(tmp_path / "book")[0]) == 0
 
 
@@ -103,14 +103,18 @@ def flip(path: Path, at: int) -> None:
         (lambda path: path.write_bytes(b""), "is not a book: its first line cannot be read"),
         (lambda path: path.write_bytes(bytes(10_000)), "is not a book: its first line cannot be read"),
         (lambda path: path.write_bytes(b"7\n"), "is not a book: its first line says 7"),
-        (lambda path: path.write_bytes(b"{}\n"), "has format None, expected 'hybrid-keeper book, version 1"),
-        (lambda path: say(path, format="hybrid-keeper book, version 2"), "has format .*version 2', expected"),
+        (lambda path: path.write_bytes(b"{}\n"), "has format None, expected 'hybrid-keeper book, version 2"),
+        (lambda path: say(path, format="hybrid-keeper book, version 1"), "has format .*version 1', expected"),
         (lambda path: say(path, chain_id=1), "has chain_id 1, expected 31337"),
         (lambda path: say(path, deployment="0x1"), "has deployment '0x1', expected '0xliquidator'"),
+        (
+            lambda path: say(path, layout="row: x"),
+            "has layout 'row: x', expected .row: phases uint8, slopes ",
+        ),
         (lambda path: say(path, block=119), "was cut short or changed"),
         (lambda path: cut(path, -1), "was cut short or changed"),
         (lambda path: cut(path, -40), "was cut short or changed"),
-        (lambda path: cut(path, 300), "was cut short or changed"),
+        (lambda path: cut(path, 900), "was cut short or changed"),
         (lambda path: flip(path, -1), "was cut short or changed"),
         (lambda path: flip(path, -200), "was cut short or changed"),
         (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "was cut short or changed"),
@@ -124,15 +128,20 @@ def test_a_file_that_is_no_whole_book_of_ours_is_refused(
         load(path)
 
 
-def pages(*accounts: Account, **changes: object) -> list[Page]:
-    return [replace(decode(page_of(accounts)), **changes)]  # type: ignore[arg-type]
+def pages(*accounts: Account, **changes: Sequence[int]) -> list[Page]:
+    """One page of some accounts; changed are counts of runs, or cells."""
+    page = SHAPE.decode(page_of(accounts))
+    changed = {name: np.array(numbers, np.uint8) for name, numbers in changes.items()}
+    counts = {name: changed.get(name, counts) for name, counts in page.counts.items()}
+    cells = {name: changed.get(name, cells) for name, cells in page.cells.items()}
+    return [replace(page, counts=counts, cells=cells)]
 
 
 @pytest.mark.parametrize(
     ("rows", "complaint"),
     [
-        (pages(HELD, leg_counts=np.array([1], np.uint8)), "a page counts 1 legs and has 2"),
-        (pages(HELD, phases=np.array([4], np.uint8)), "an account has the state 4"),
+        (pages(HELD, legs=[1]), "a page counts 1 legs and has 2"),
+        (pages(HELD, phases=[4]), "an account has the state 4"),
         (pages(HELD, HELD), "an account is in it twice"),
         ([*pages(HELD), *pages(HELD)], "an account is in it twice"),
     ],
@@ -140,7 +149,7 @@ def pages(*accounts: Account, **changes: object) -> list[Page]:
 def test_a_file_that_contradicts_itself_is_refused(
     tmp_path: Path, rows: Iterable[Page], complaint: str
 ) -> None:
-    archive.write(tmp_path / "book", STAMP, listed=(3, 2), sizes=(0,) * 4, pages=rows, dirty=key_array([]))
+    archive.write(tmp_path / "book", STAMP, shape=SHAPE, sizes=(0,) * 4, pages=rows, dirty=key_array([]))
     with pytest.raises(ConfigError, match=complaint):
         load(tmp_path / "book")
 
@@ -149,25 +158,25 @@ def test_a_file_that_contradicts_itself_is_refused(
 def test_a_file_that_asks_for_more_room_than_it_can_fill_is_refused(
     tmp_path: Path, sizes: tuple[int, ...]
 ) -> None:
-    archive.write(tmp_path / "book", STAMP, listed=(3, 2), sizes=sizes, pages=[], dirty=key_array([]))
+    archive.write(tmp_path / "book", STAMP, shape=SHAPE, sizes=sizes, pages=[], dirty=key_array([]))
     with pytest.raises(ConfigError, match="it has no room for"):
         load(tmp_path / "book")
 
 
 def test_a_file_that_does_not_say_its_block_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = archive._parts
-    without = dict.fromkeys(["chain_id", "deployment", "format"])
+    without = dict.fromkeys(["chain_id", "deployment", "format", "layout"])
     monkeypatch.setattr(
         archive, "_parts", lambda said, *rest: parts({name: said[name] for name in without}, *rest)
     )
-    archive.write(path, STAMP, listed=(3, 2), sizes=(0,) * 4, pages=[], dirty=key_array([]))
+    archive.write(path, STAMP, shape=SHAPE, sizes=(0,) * 4, pages=[], dirty=key_array([]))
     with pytest.raises(ConfigError, match="does not say its block"):
         load(path)
 
 
 def test_a_column_that_ends_too_early_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "_parts", lambda said, *_: [json.dumps(said).encode() + b"\n", b"\1\0\0\0"])
-    archive.write(tmp_path / "book", STAMP, listed=(3, 2), sizes=(0,) * 4, pages=[], dirty=key_array([]))
+    archive.write(tmp_path / "book", STAMP, shape=SHAPE, sizes=(0,) * 4, pages=[], dirty=key_array([]))
     with pytest.raises(ConfigError, match="it ends in the middle of a column"):
         load(tmp_path / "book")
 
@@ -178,7 +187,7 @@ def test_whoever_is_stopped_while_writing_leaves_the_old_book(path: Path) -> Non
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        archive.write(path, STAMP, listed=(3, 2), sizes=(0,) * 4, pages=stops(), dirty=key_array([]))
+        archive.write(path, STAMP, shape=SHAPE, sizes=(0,) * 4, pages=stops(), dirty=key_array([]))
     assert len(load(path)[0]) == 3
 
 
@@ -189,6 +198,6 @@ def test_a_disk_that_fills_up_leaves_the_old_book_and_nothing_beside_it(path: Pa
 
     before = path.read_bytes()
     with pytest.raises(OSError, match="No space left"):
-        archive.write(path, STAMP, listed=(3, 2), sizes=(0,) * 4, pages=full(), dirty=key_array([]))
+        archive.write(path, STAMP, shape=SHAPE, sizes=(0,) * 4, pages=full(), dirty=key_array([]))
     assert path.read_bytes() == before
     assert [each.name for each in path.parent.iterdir()] == [path.name]

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from keeper.domain import Account, FlagState, Head, Holding, Leg, Phase, Unknown
 from keeper.errors import ChainFault
+from keeper.protocols.hybrid.rows import COLUMNS, EPISODE_WORDS, HEAD_WORDS, HybridRows, accounts_of
 from keeper.state.book import REMEMBERED_BLOCKS, Book
-from keeper.state.ledger import accounts_of
-from keeper.state.page import COLUMNS, EPISODE_WORDS, HEAD_WORDS
 from keeper.units import WAD, AccountKey
-from tests.unit.state.pages import page_of
+from tests.unit.protocols.hybrid.pages import page_of
 
 FULL_FLAG = FlagState(
     flagger="0x" + "f1" * 20,
@@ -49,6 +48,7 @@ def account(number: int, **changes: object) -> Account:
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
+SHAPE = HybridRows(markets=3, collaterals=2)
 PAGE = page_of([account(1)])
 HEADS, STANDING = 4, 7
 """Where its words are that say how many words of heads there are, and how the account stands."""
@@ -63,8 +63,8 @@ def heads(*numbers: int) -> list[Head]:
     return [Head(number, f"0x{number:064x}", f"0x{number - 1:064x}", 0, 0) for number in numbers]
 
 
-def book_of(*accounts: Account, block: int = 100) -> Book:
-    book = Book(markets=3, collaterals=2)
+def book_of(*accounts: Account, block: int = 100) -> Book[Account]:
+    book = Book(SHAPE)
     book.fold_rows(page_of(accounts), block)
     return book
 
@@ -153,7 +153,7 @@ def test_a_quote_leg_that_cancels_the_cash_leaves_its_small_rest() -> None:
 def test_an_empty_page_changes_nothing() -> None:
     book = book_of(account(1))
     assert book.fold_rows(page_of([]), 101) == 0
-    assert len(Book(markets=0, collaterals=0).freeze()) == 0
+    assert len(Book(HybridRows(0, 0)).freeze()) == 0
     assert len(book) == 1
 
 
@@ -219,7 +219,7 @@ def test_a_snapshot_keeps_what_it_saw() -> None:
     after = book.freeze()
     assert (before.cash.tolist(), before.positions.tolist()) == ([1.0], [[0, 0, 0, 1, 0]])
     assert (after.cash.tolist(), after.positions.tolist()) == ([0.0, 2.0], [[0] * 5, [0] * 5])
-    assert (before.phases.tolist(), after.phases.tolist()) == ([0], [1, 0])
+    assert (before.cells["phases"].tolist(), after.cells["phases"].tolist()) == ([0], [1, 0])
     assert (len(before), before.key(0)) == (1, key(1))
     with pytest.raises(ValueError, match="read-only"):
         before.positions[0, 0] = 1
@@ -264,8 +264,8 @@ def test_a_reorg_beyond_memory_makes_everything_dirty() -> None:
     assert set(book.dirty()) == {key(1), key(2)}
 
 
-def test_a_snapshot_tells_the_slope_that_each_owner_chose() -> None:
-    assert book_of(account(1), account(2, slope_choice=3)).freeze().slopes.tolist() == [0, 3]
+def test_a_snapshot_tells_the_slope_that_each_owner_chose_as_its_class() -> None:
+    assert book_of(account(1), account(2, slope_choice=3)).freeze().classes.tolist() == [0, 3]
 
 
 def test_a_page_that_says_an_account_twice_is_refused() -> None:
@@ -291,8 +291,9 @@ def test_the_last_rows_take_the_places_of_those_removed() -> None:
     assert book.holders([3]) == (key(4), key(2), key(3))
     fresh = book_of(held(4), held(2), held(3)).freeze()
     after = book.freeze()
-    for name in ("phases", "slopes", "cash", "positions"):
+    for name in ("classes", "cash", "positions"):
         np.testing.assert_array_equal(getattr(after, name), getattr(fresh, name))
+    np.testing.assert_array_equal(after.cells["phases"], fresh.cells["phases"])
     assert [before.key(row) for row in range(5)] == [key(number) for number in range(1, 6)]
 
 
@@ -324,7 +325,7 @@ def test_a_new_market_and_a_new_collateral_get_columns_without_a_reading() -> No
     legs, holdings = (Leg(3, 5 * WAD, 0), Leg(1, WAD, 0)), (Holding(2, 7 * WAD), Holding(1, WAD))
     book = book_of(account(1, legs=legs, holdings=holdings))
     before = book.freeze()
-    book.relist(markets=5, collaterals=3)
+    book.relist(HybridRows(5, 3))
     assert before.positions.tolist() == [[1, 0, 5, 1, 7]]
     assert book.freeze().positions.tolist() == [[1, 0, 5, 0, 0, 1, 7, 0]]
     assert book.dirty() == ()
@@ -335,11 +336,11 @@ def test_a_new_market_and_a_new_collateral_get_columns_without_a_reading() -> No
 
 def test_a_listing_that_a_reorg_took_back_loses_its_columns() -> None:
     book = book_of(account(1, holdings=(Holding(1, WAD),)))
-    book.relist(markets=4, collaterals=3)
+    book.relist(HybridRows(4, 3))
     book.mark_dirty([key(2)], 101)
     book.fold_rows(page_of([account(2, legs=(Leg(4, WAD, 0),))]), 101)
     book.unwind(heads(101))
-    book.relist(markets=3, collaterals=2)
+    book.relist(SHAPE)
     assert book.dirty() == (key(2),)
     book.fold_rows(page_of([account(2)]), 101)
     assert book.freeze().positions.tolist() == [[0, 0, 0, 1, 0], [0, 0, 0, 0, 0]]

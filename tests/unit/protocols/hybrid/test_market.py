@@ -24,6 +24,7 @@ from keeper.protocols.hybrid import math
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.params import Ramp
+from keeper.protocols.hybrid.rows import HybridRows
 from keeper.reporter import Oracle
 from keeper.units import WAD
 from tests.unit.protocols.hybrid.books import (
@@ -123,7 +124,7 @@ def test_the_columns_of_a_book_are_markets_then_collaterals_on_the_terms_of_the_
     market = HybridMarket(deployment(markets=PERPS | OPTIONS))
     view = oracles(arrays={CALL: array(9 * WAD)}, settlements={PUT: 180 * WAD})
     columns = market.instruments(view, NOW_S)
-    assert (market.market_count, market.collateral_count, len(columns)) == (6, 2, 8)
+    assert (market.shape, len(columns), len(market.shape.columns)) == (HybridRows(6, 2), 8, 8)
     assert columns[0] == Instrument("BTC/USD", kind=Kind.PERP, range_wad=5 * WAD // 100, short_wad=WAD // 100)
     call, put = columns[CALL - 1], columns[PUT - 1]
     assert (call.kind, call.strike_wad, call.expiry_s) == (Kind.CALL, 210 * WAD, EXPIRY_S)
