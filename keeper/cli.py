@@ -23,6 +23,7 @@ from keeper.chain.reader import ChainReader
 from keeper.chain.stream import expect_chain
 from keeper.chain.wire import head_of
 from keeper.config import Config, load
+from keeper.desk.hybrid import HybridDesk
 from keeper.domain import Head
 from keeper.errors import ChainFault, ConfigError, KeeperError
 from keeper.execute.keys import load_reporter_keys, load_signer, signer_of
@@ -200,10 +201,14 @@ async def _run(config_path: Path, *, snapshot: Path | None, dry_run: bool) -> No
             pipeline = Pipeline(
                 reader=reader,
                 market=market,
+                desk=HybridDesk(
+                    wallet=sender.address,
+                    taker=_account_key(signer.address, config.wallet.sub_account),
+                    params=config.desk_params(),
+                ),
                 feed=config.open_feed(),
                 journal=journal,
                 sender=sender,
-                taker=_account_key(signer.address, config.wallet.sub_account),
                 params=config.pipeline_params(dry_run=dry_run),
                 shelf=config.shelf(dry_run=dry_run),
             )
@@ -219,7 +224,7 @@ async def _run(config_path: Path, *, snapshot: Path | None, dry_run: bool) -> No
                 pipeline.save()
 
 
-def _reading(parts: Parts, pipeline: Pipeline) -> metrics.Reading:
+def _reading(parts: Parts, pipeline: Pipeline[HybridMarket]) -> metrics.Reading:
     reader = parts.reader
     return metrics.Reading(
         vitals=pipeline.vitals,

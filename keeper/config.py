@@ -30,9 +30,10 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from keeper import confirm, pipeline, plan, trigger
+from keeper import confirm, pipeline, plan
 from keeper.chain.pool import Params as PoolParams
 from keeper.chain.reader import Params as ReaderParams
+from keeper.desk.hybrid import Params as DeskParams
 from keeper.errors import ConfigError
 from keeper.execute.fees import GWEI, FeeParams
 from keeper.execute.keys import KeyParams
@@ -294,14 +295,18 @@ class Config(BaseSettings):
         return RecordedFeed(self.feed.path, max_age_s=self.feed.max_age_s)
 
     def pipeline_params(self, *, dry_run: bool) -> pipeline.Params:
-        """Return the parameters of the loop and of each stage."""
+        """Return the parameters of the loop."""
         return pipeline.Params(
-            native_feed=self.economics.native_feed,
             block_time_s=self.chain.block_time_s,
             dry_run=dry_run,
             check_blocks=self.mirror.check_blocks,
             check_rows=self.mirror.check_rows,
-            trigger=trigger.Params(),
+        )
+
+    def desk_params(self) -> DeskParams:
+        """Return the parameters of what decides."""
+        return DeskParams(
+            native_feed=self.economics.native_feed,
             confirm=confirm.Params(
                 max_divergence_wad=int(self.confirmation.max_divergence * WAD),
                 min_blocks=self.confirmation.min_blocks,

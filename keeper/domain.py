@@ -176,6 +176,11 @@ class OracleView(Mapping[FeedId, FeedView]):
     def __len__(self) -> int:
         return len(self.feeds)
 
+    @property
+    def version(self) -> int:
+        """The listing that all of it belongs to."""
+        return self.world.version
+
 
 @dataclass(frozen=True, slots=True)
 class ChainTime:

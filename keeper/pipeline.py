@@ -13,43 +13,32 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-import numpy as np
 import structlog
 
-from keeper import confirm, plan, trigger
+from keeper import trigger
 from keeper.columns.shape import RowT, Shape
+from keeper.desk.port import Desk, Judgement
 from keeper.domain import (
-    Account,
-    Act,
-    Agree,
-    Assessment,
-    BuyCollateral,
     Call,
     CaseEvent,
     ChainTime,
-    Confirm,
     EventKind,
     Fact,
     Fees,
-    Flag,
     Head,
-    Liquidate,
     Log,
-    OracleView,
     Permit,
-    Phase,
     Quote,
     Reason,
     Refuse,
     Step,
     Unknown,
-    Verdict,
     Wait,
 )
 from keeper.errors import ChainFault, ConfigError
 from keeper.lifecycle import Status, advance
-from keeper.plan import Means, Slice
 from keeper.ports import (
     BlockUpdate,
     Feed,
@@ -61,14 +50,16 @@ from keeper.ports import (
     Searched,
     Sender,
     Vitals,
+    World,
     read_through,
 )
 from keeper.state.archive import Stamp
 from keeper.state.audit import Audit
 from keeper.state.book import Book, Snapshot
-from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad
+from keeper.units import AccountKey, Block, FeedId, UnixS
 
 log = structlog.get_logger()
+MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 
 PAGE = 200
 """Accounts per bulk read."""
@@ -79,15 +70,12 @@ SETTLED = 64
 less than the deepest reorg that the reader follows, or one could take back what was searched."""
 SIMULATIONS = 16
 """Steps simulated at the same time."""
-SETTLEMENTS = 16
-"""Accounts whose options are settled at the same time: an expiry concerns many, and liquidations go first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """The parameters of the stages, and what the loop itself needs."""
+    """The parameters of the trigger, and what the loop itself needs."""
 
-    native_feed: FeedId
     block_time_s: int = 12
     dry_run: bool = False
     check_blocks: Block = 10
@@ -95,8 +83,6 @@ class Params:
     check_rows: int = PAGE
     """How many of them."""
     trigger: trigger.Params = field(default_factory=trigger.Params)
-    confirm: confirm.Params = field(default_factory=confirm.Params)
-    plan: plan.Params = field(default_factory=plan.Params)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,47 +126,43 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A step worth sending, the judgement it follows from, and what both clocks said where it needs them."""
+    """A step worth sending, and the judgement it follows from."""
 
+    account: AccountKey
     step: Step
-    assessed: Assessment
-    agreed: Agree | None
+    judged: Judgement[Any]
 
 
-class Pipeline:
+class Pipeline(Generic[MarketT]):
     """One keeper on one deployment."""
 
     def __init__(
         self,
         *,
         reader: Reader,
-        market: Market,
+        market: MarketT,
+        desk: Desk[MarketT, Any],
         feed: Feed,
         journal: Journal,
         sender: Sender,
-        taker: AccountKey,
-        params: Params,
+        params: Params | None = None,
         shelf: Shelf | None = None,
     ) -> None:
-        feeds = set(market.feeds)
-        if params.native_feed not in feeds:
-            known = ", ".join(sorted(feeds))
-            raise ConfigError(
-                f"economics.native_feed {params.native_feed} is not a feed of the deployment: {known}"
-            )
-        if unserved := sorted(feeds - feed.latest(0).keys()):
+        desk.expect(market)
+        if unserved := sorted(set(market.feeds) - feed.latest(0).keys()):
             raise ConfigError(f"the price source has no entry for {', '.join(unserved)}")
         self._reader = reader
         self._market = market
         self._feed = feed
         self._journal = journal
         self._sender = sender
-        self._taker = taker
-        self._params = params
+        self._desk = desk
+        self._params = params or Params()
         self._shelf = shelf
         self._book = Book(market.shape)
-        self._oracles = OracleView()
-        self._credit_wad: Wad = 0
+        self._world: World | None = None
+        self._funds: Any = None
+        """What the wallet has to act with, as the desk decoded it."""
         self._cases: dict[AccountKey, Case] = {}
         self._rehearsed: dict[AccountKey, str] = {}
         self._logs: deque[Log] = deque()
@@ -485,7 +467,7 @@ class Pipeline:
             self._book.mark_holders_dirty(market, fact.block)
 
     async def _read(self, head: Head) -> Sequence[bytes]:
-        """Read dirty rows, prices and the keeper's credit, all at this head's hash, in one batch.
+        """Read dirty rows, prices and what the wallet has, all at this head's hash, in one batch.
 
         Return the rows that came with them to be checked, if it is time for that.
 
@@ -496,16 +478,16 @@ class Pipeline:
         self._read_at = None
         if self._orphaned:
             await self._relist(head)
-        dirty = list(dict.fromkeys([self._taker, *self._book.dirty()]))
+        dirty = list(dict.fromkeys([*self._desk.own, *self._book.dirty()]))
         group, sample = PAGE * GROUP, self._sample(head)
-        oracles, credit, rows, sampled = await self._ask(dirty[:group], sample, head)
-        if oracles.world.version != self._market.version:
+        world, funds, rows, sampled = await self._ask(dirty[:group], sample, head)
+        if world.version != self._market.version:
             await self._relist(head)
-            oracles, credit, rows, sampled = await self._ask(dirty[:group], sample, head)
-            if oracles.world.version != self._market.version:
-                found = f"has version {self._market.version}, its prices have {oracles.world.version}"
+            world, funds, rows, sampled = await self._ask(dirty[:group], sample, head)
+            if world.version != self._market.version:
+                found = f"has version {self._market.version}, its prices have {world.version}"
                 raise ChainFault(f"the listing of block {head.number} {found}")
-        self._oracles, self._credit_wad = oracles, _word(credit)
+        self._world, self._funds = world, self._desk.decode(funds)
         self._fold_rows(rows, head)
         for first in range(group, len(dirty), group):
             self._fold_rows(await self._pages(dirty[first : first + group], head), head)
@@ -519,18 +501,18 @@ class Pipeline:
 
     async def _ask(
         self, dirty: Sequence[AccountKey], sample: Sequence[AccountKey], head: Head
-    ) -> tuple[OracleView, bytes, list[bytes], list[bytes]]:
-        """Ask for prices, credit, dirty rows and a sample, once more without the sample where that fails."""
+    ) -> tuple[World, list[bytes], list[bytes], list[bytes]]:
+        """Ask for prices, means, dirty rows and a sample, once more without the sample where that fails."""
         pages, checks = _paged(dirty), _paged(sample)
-        calls = [self._market.prices_call(), self._market.credit_call(self._sender.address)]
+        calls = [self._market.prices_call(), *self._desk.calls(self._market)]
         try:
-            (prices, credit), rows = await self._call(calls, [*pages, *checks], head)
+            (prices, *funds), rows = await self._call(calls, [*pages, *checks], head)
         except ChainFault as fault:
             if not checks:
                 raise
             self._leave_unchecked(fault, head)
-            (prices, credit), rows = await self._call(calls, pages, head)
-        return self._market.decode_prices(prices), credit, rows[: len(pages)], rows[len(pages) :]
+            (prices, *funds), rows = await self._call(calls, pages, head)
+        return self._market.decode_prices(prices), funds, rows[: len(pages)], rows[len(pages) :]
 
     async def _relist(self, head: Head) -> None:
         """Read the listing and its terms anew, and give the book a column for every instrument."""
@@ -565,15 +547,11 @@ class Pipeline:
 
     async def _warn_of_means(self) -> None:
         """Say aloud at the start what the wallet lacks to act with."""
-        taker = self._book.exact(self._taker)
-        lacking = {
-            "native currency for gas": await self._sender.balance() == 0,
-            "credit in the vault for bonds": self._credit_wad == 0,
-            "a funded margin account": isinstance(taker, Unknown)
-            or not (taker.cash_wad > 0 or taker.holdings),
-        }
-        if found := [what for what, is_lacking in lacking.items() if is_lacking]:
-            log.warning("wallet.lacks", what=found, wallet=self._sender.address)
+        lacking = self._desk.lacking(self._book, self._funds)
+        if await self._sender.balance() == 0:
+            lacking = ["native currency for gas", *lacking]
+        if lacking:
+            log.warning("wallet.lacks", what=lacking, wallet=self._sender.address)
 
     def _observe(self, head: Head) -> None:
         """Write into open cases what the chain shows of their accounts, whoever did it."""
@@ -596,32 +574,26 @@ class Pipeline:
     def _decide(self, head: Head) -> list[Planned]:
         """Judge every account that is suspect or under care; return the steps worth sending, in order."""
         at = ChainTime(head.number + 1, head.timestamp_s + self._params.block_time_s)
-        means, oracles = self._means(head), self._oracles
+        sitting = self._sit(head, at)
         book = self._book.freeze()
         suspects = self._suspects(book, head, at)
         steps: list[Planned] = []
         events: list[CaseEvent] = []
-        for account in self._under_care(book, suspects):
-            assessed = self._assess(account, oracles, at)
+        for account in self._desk.under_care(sitting, book, suspects, self._cases):
             case = self._cases.get(account)
-            if isinstance(assessed, Unknown):
-                events += self._say(case, account, Wait(at.block, _unknown(assessed)), head)
+            if case is not None and case.status in {Status.RESERVED, Status.IN_FLIGHT}:
                 continue
-            case, opened = self._take_up(case, assessed, suspects.get(account), head)
-            events += opened
-            if case is None:
+            # The hash too: after a reorg the same account may be suspected again at the same height.
+            case_id = case.case_id if case else f"0x{account.hex()}@{head.number}-{head.hash[2:10]}"
+            judged = self._desk.judge(sitting, account, case_id, suspects.get(account))
+            if isinstance(judged, Unknown):
+                events += self._say(case, account, Wait(at.block, _unknown(judged)), head)
                 continue
-            verdict = self._verdict(assessed, oracles)
-            decision = self._judge(case, assessed, verdict, oracles, means, suspect=account in suspects)
-            if isinstance(decision, Slice):
-                # The next slice of this block finds taker, buckets and insurance as this one leaves them.
-                means = replace(means, taker=decision.preview.taker_after)
-                oracles = decision.preview.oracles_after
-                decision = decision.step
+            case = case or Case(case_id)
+            events += self._take_up(case, account, judged, suspects.get(account), head)
+            sitting, decision = judged.left, judged.decision
             if isinstance(decision, Step):
-                means = replace(means, credit_wad=means.credit_wad - _credit_taken_wad(decision.act))
-                rests_on = verdict if isinstance(decision.act, Confirm | Liquidate) else None
-                steps.append(Planned(decision, assessed, rests_on if isinstance(rests_on, Agree) else None))
+                steps.append(Planned(account, decision, judged))
             elif decision is not None:
                 events += self._say(case, account, decision, head)
         self._journal.record(events)
@@ -631,7 +603,7 @@ class Pipeline:
         """Score the book at the fast prices; return why each suspect is one, the worst first."""
         quotes = self._feed.latest(head.timestamp_s)
         self._warn_of_unpriced(self._market.feeds, quotes)
-        marks = self._market.marks(self._oracles, quotes, at.timestamp_s)
+        marks = self._market.marks(self._world, quotes, at.timestamp_s)
         scores = trigger.score(
             cash=book.cash,
             positions=book.positions,
@@ -643,10 +615,9 @@ class Pipeline:
         )
         if unknown := int(scores.unknown.sum()):
             log.warning("accounts.unknown", block=head.number, accounts=unknown, of=len(book))
-        levels = np.array([level_wad / WAD for level_wad in self._market.flag_levels_wad])
         return {
             book.key(int(row)): f"E {scores.equity[row]:.2f}, M {scores.requirement[row]:.2f}"
-            for row in trigger.suspects(scores, level=levels[book.classes])
+            for row in trigger.suspects(scores, level=marks.levels[book.classes])
         }
 
     def _warn_of_unpriced(self, feeds: Iterable[FeedId], quotes: Mapping[FeedId, Quote | Unknown]) -> None:
@@ -659,126 +630,26 @@ class Pipeline:
             log.warning("feed.unknown", feeds=unpriced) if unpriced else log.info("feed.all_known")
         self._unpriced = unpriced
 
-    def _under_care(self, book: Snapshot, suspects: Mapping[AccountKey, str]) -> list[AccountKey]:
-        """List suspects, worst first, then whoever else is in an episode, owes only, or has an open case.
-
-        And, where the keeper does upkeep, some of those who hold an option that can be settled, the keeper
-        itself first: that is all that it does for accounts of its own.
-        """
-        in_debt = np.flatnonzero(book.cash < 0)
-        owes_only = in_debt[~book.positions[in_debt, : self._market.market_count].any(axis=1)]
-        in_episode = np.isin(
-            book.cells["phases"], [[*Phase].index(Phase.FLAGGED), [*Phase].index(Phase.CONFIRMED)]
-        )
-        rows = np.union1d(np.flatnonzero(in_episode), owes_only)
-        settled = [*self._oracles.settlements] if self._params.plan.upkeep else []
-        to_settle = sorted(self._book.holders(settled), key=lambda key: not self._is_own(key))[:SETTLEMENTS]
-        episodes = [book.key(int(row)) for row in rows]
-        others = [key for key in (*suspects, *episodes) if not self._is_own(key)]
-        return list(dict.fromkeys((*others, *self._cases, *to_settle)))
-
-    def _is_own(self, account: AccountKey) -> bool:
-        return account[:20] == bytes.fromhex(self._sender.address[2:])
-
-    def _assess(self, account: AccountKey, oracles: OracleView, at: ChainTime) -> Assessment | Unknown:
-        exact = self._book.exact(account)
-        return exact if isinstance(exact, Unknown) else self._market.assess(exact, oracles, at)
-
     def _take_up(
-        self, case: Case | None, assessed: Assessment, suspicion: str | None, head: Head
-    ) -> tuple[Case | None, list[CaseEvent]]:
-        """Open, go on with, or close the case of an account; None where nothing is to be decided now."""
-        account = assessed.account
-        in_episode = account.phase in {Phase.FLAGGED, Phase.CONFIRMED}
-        to_settle = self._params.plan.upkeep and bool(assessed.settlable)
-        cared = suspicion is not None or in_episode or owes_only(account) or to_settle
-        if case is not None and case.status in {Status.RESERVED, Status.IN_FLIGHT}:
-            return None, []
-        if not cared or account.phase is Phase.CLOSED:
-            if case is None:
-                return None, []
-            del self._cases[account.key]
-            outcome = {"phase": account.phase, "health": assessed.health}
-            return None, [_event(case, account.key, EventKind.CLOSED, head, outcome)]
-        if case is None:
-            # The hash too: after a reorg the same account may be suspected again at the same height.
-            case = Case(f"0x{account.key.hex()}@{head.number}-{head.hash[2:10]}")
-            self._cases[account.key] = case
+        self, case: Case, account: AccountKey, judged: Judgement[Any], suspicion: str | None, head: Head
+    ) -> list[CaseEvent]:
+        """Open the case of an account, or close it."""
+        outcome = {"phase": judged.phase, "health": judged.health}
+        if not judged.cared:
+            closed = self._cases.pop(account, None)
+            return [_event(case, account, EventKind.CLOSED, head, outcome)] if closed else []
+        self._cases[account] = case
         if case.status is Status.SUSPECTED:
-            return case, []
-        data = {"score": suspicion, "phase": account.phase, "health": assessed.health}
-        return case, [_event(case, account.key, EventKind.SUSPECTED, head, data)]
+            return []
+        return [_event(case, account, EventKind.SUSPECTED, head, {"score": suspicion, **outcome})]
 
-    def _verdict(self, assessed: Assessment, oracles: OracleView) -> Verdict | None:
-        """Ask both clocks about an account that is in an episode."""
-        if assessed.account.phase is Phase.FLAGGED:
-            return confirm.confirm_alarm(assessed, oracles, self._params.confirm)
-        return confirm.confirm_slice(assessed) if assessed.account.phase is Phase.CONFIRMED else None
-
-    def _judge(
-        self,
-        case: Case,
-        assessed: Assessment,
-        verdict: Verdict | None,
-        oracles: OracleView,
-        means: Means,
-        *,
-        suspect: bool,
-    ) -> Step | Slice | Wait | Refuse | None:
-        """Plan for one account what is due; where that is no step, settle an option, which changes no margin.
-
-        For accounts of its own the keeper does no more than that.
-        """
-        own = self._is_own(assessed.account.key)
-        decision = None if own else self._due(case, assessed, verdict, oracles, means, suspect=suspect)
-        if isinstance(decision, Step | Slice):
-            return decision
-        return plan.plan_settlement(case.case_id, assessed, means, self._params.plan) or decision
-
-    def _due(
-        self,
-        case: Case,
-        assessed: Assessment,
-        verdict: Verdict | None,
-        oracles: OracleView,
-        means: Means,
-        *,
-        suspect: bool,
-    ) -> Step | Slice | Wait | Refuse | None:
-        """Plan what the phase of an account and the verdict on it allow."""
-        case_id, params, phase = case.case_id, self._params.plan, assessed.account.phase
-        false_alarm = phase is Phase.FLAGGED and confirm.contradicted(assessed, oracles)
-        upkeep = plan.plan_upkeep(case_id, assessed, contradicted=false_alarm, means=means, params=params)
-        if upkeep is not None:
-            return upkeep
-        if owes_only(assessed.account):
-            return plan.plan_purchase(
-                case_id, assessed, market=self._market, oracles=oracles, means=means, params=params
-            )
-        if phase is Phase.HEALTHY:
-            return plan.plan_alarm(case_id, assessed, means, params) if suspect else None
-        if not isinstance(verdict, Agree):
-            return plan.plan_clock(case_id, assessed, means, params) or verdict
-        if phase is Phase.FLAGGED:
-            return plan.plan_confirm(case_id, assessed, verdict, means, params)
-        return plan.plan_slice(
-            case_id, assessed, verdict, market=self._market, oracles=oracles, means=means, params=params
-        )
-
-    def _means(self, head: Head) -> Means:
-        native = self._oracles[self._params.native_feed]
+    def _sit(self, head: Head, at: ChainTime) -> Any:
+        """Open the desk for the decisions of a head."""
         fees = self._sender.fees(head)
-        taker = self._book.exact(self._taker)
-        if isinstance(taker, Unknown):
-            raise ChainFault(f"the keeper's own account cannot be read: {taker.why}")
-        native_price_wad = native.fast_wad or native.slow_wad
-        if native_price_wad <= 0:
-            raise ChainFault(f"{native.feed} has no price on chain, so that gas cannot be valued")
-        return Means(
-            taker=taker,
-            credit_wad=self._credit_wad,
-            gas_price_wei=head.base_fee_wei + (fees.priority_fee_wei if isinstance(fees, Fees) else 0),
-            native_price_wad=native_price_wad,
+        tip_wei = fees.priority_fee_wei if isinstance(fees, Fees) else 0
+        price_wei = head.base_fee_wei + tip_wei
+        return self._desk.sit(
+            self._market, self._book, self._world, self._funds, gas_price_wei=price_wei, at=at
         )
 
     # --- and to do it ---
@@ -790,7 +661,7 @@ class Pipeline:
         fees = self._sender.fees(head)
         if isinstance(fees, Refuse):
             for each in steps:
-                self._refuse(each.assessed, fees, head)
+                self._refuse(each.account, fees, head)
             return
         at = ChainTime(head.number + 1, head.timestamp_s + self._params.block_time_s)
         calls = [self._market.encode(each.step.act) for each in steps]
@@ -802,7 +673,7 @@ class Pipeline:
         with self._journal.together():
             for each, call, doubt in zip(steps, calls, simulated, strict=True):
                 if doubt is not None:
-                    self._refuse(each.assessed, doubt, head)
+                    self._refuse(each.account, doubt, head)
                 elif not self._is_rehearsed(each):
                     permits += self._reserve(each, call, fees, head)
         await self._sender.send(permits, tick_ns=tick_ns)
@@ -826,22 +697,21 @@ class Pipeline:
             at_s=head.timestamp_s,
         )
         if isinstance(granted, Refuse):
-            self._refuse(each.assessed, granted, head)
+            self._refuse(each.account, granted, head)
             return []
-        self._rehearsed[each.assessed.account.key] = _state(each)
-        if each.agreed:
-            account = each.assessed.account.key
-            agreed = {"act": "Agreed", "step_id": granted.step_id, "evidence": each.agreed.evidence}
-            self._journal.record([_event(self._cases[account], account, EventKind.OBSERVED, head, agreed)])
+        account, agreed = each.account, each.judged.agreed
+        self._rehearsed[account] = _state(each)
+        if agreed:
+            data = {"act": "Agreed", "step_id": granted.step_id, "evidence": agreed.evidence}
+            self._journal.record([_event(self._cases[account], account, EventKind.OBSERVED, head, data)])
         return [granted]
 
     def _is_rehearsed(self, each: Planned) -> bool:
         """In a dry run, where the sender withholds all, an act is said once per state of its account."""
-        return self._params.dry_run and self._rehearsed.get(each.assessed.account.key) == _state(each)
+        return self._params.dry_run and self._rehearsed.get(each.account) == _state(each)
 
-    def _refuse(self, assessed: Assessment, doubt: Wait | Refuse, head: Head) -> None:
-        case = self._cases.get(assessed.account.key)
-        self._journal.record(self._say(case, assessed.account.key, doubt, head))
+    def _refuse(self, account: AccountKey, doubt: Wait | Refuse, head: Head) -> None:
+        self._journal.record(self._say(self._cases.get(account), account, doubt, head))
 
     def _say(
         self, case: Case | None, account: AccountKey, decision: Wait | Refuse, head: Head
@@ -859,14 +729,7 @@ class Pipeline:
 
 
 def _state(each: Planned) -> str:
-    account = each.assessed.account
-    flag = account.flag
-    return f"{each.step.kind}:{account.phase}:{flag.flagged_at_s}:{flag.tranche_nonce}"
-
-
-def owes_only(account: Account) -> bool:
-    """Tell whether an account has debt, and no position that could still change it."""
-    return not account.legs and account.cash_wad < 0
+    return f"{each.step.kind}:{each.judged.state}"
 
 
 def _event(
@@ -875,13 +738,6 @@ def _event(
     """Make an event and bring the case's status to where the journal's will be."""
     case.status = advance(case.status, kind)
     return CaseEvent(case.case_id, account, kind, head.number, head.timestamp_s, data)
-
-
-def _credit_taken_wad(act: Act) -> Wad:
-    """Return what an act takes of the keeper's credit: the steps of one block share it."""
-    if isinstance(act, Flag):
-        return act.bond_wad
-    return act.max_quote_wad if isinstance(act, BuyCollateral) else 0
 
 
 def _doubt_left(journal: Journal) -> str | None:
@@ -893,12 +749,6 @@ def _doubt_left(journal: Journal) -> str | None:
 def _paged(accounts: Sequence[AccountKey]) -> list[Sequence[AccountKey]]:
     """Cut accounts into bulk reads."""
     return [accounts[first : first + PAGE] for first in range(0, len(accounts), PAGE)]
-
-
-def _word(answer: bytes) -> int:
-    if len(answer) != 32:
-        raise ChainFault(f"expected one word, found {len(answer)} bytes")
-    return int.from_bytes(answer)
 
 
 def _unknown(unknown: Unknown) -> Reason:

@@ -32,7 +32,7 @@ from keeper.domain import (
     Wait,
     WriteOff,
 )
-from keeper.ports import Market, SlicePreview
+from keeper.ports import SlicePreview, SlopeMarket
 from keeper.units import WAD, Wad, Wei, mul_div_down
 
 GAS_RESERVE = 300_000
@@ -153,7 +153,7 @@ def plan_slice(
     case: Assessment,
     agreed: Agree,
     *,
-    market: Market,
+    market: SlopeMarket,
     oracles: OracleView,
     means: Means,
     params: Params,
@@ -241,7 +241,7 @@ def plan_clock(case_id: str, case: Assessment, means: Means, params: Params) -> 
 
 
 def plan_purchase(
-    case_id: str, case: Assessment, *, market: Market, oracles: OracleView, means: Means, params: Params
+    case_id: str, case: Assessment, *, market: SlopeMarket, oracles: OracleView, means: Means, params: Params
 ) -> Decision:
     """Plan to buy collateral from an account that has only debt besides it, once the discount pays for it.
 
@@ -280,7 +280,7 @@ def _upkeep_act(case: Assessment, *, contradicted: bool) -> Act | None:
 
 
 def _largest(
-    case: Assessment, market: Market, oracles: OracleView, means: Means, params: Params
+    case: Assessment, market: SlopeMarket, oracles: OracleView, means: Means, params: Params
 ) -> tuple[SlicePreview, Wad] | Refuse:
     """Find the largest slice after which the taker still meets its initial margin, and what to ask for."""
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mappin
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from keeper.columns.shape import Row, Shape
 from keeper.domain import (
@@ -109,16 +109,24 @@ async def read_through(
         return result
 
 
-class Market(Protocol):
+class World(Protocol):
+    """What the chain says at one block of prices and of the protocol as a whole, in the protocol's words."""
+
+    @property
+    def version(self) -> int:
+        """Return the listing that it belongs to."""
+        ...
+
+
+RowT_co = TypeVar("RowT_co", bound=Row, covariant=True)
+WorldT = TypeVar("WorldT", bound=World)
+
+
+class Market(Protocol[RowT_co, WorldT]):
     """One deployment of one protocol: pure codecs and exact mathematics, no I/O."""
 
     @property
-    def market_count(self) -> int:
-        """Return how many columns of its book are markets; they come first, market 1 at their head."""
-        ...
-
-    @property
-    def shape(self) -> Shape[Account]:
+    def shape(self) -> Shape[RowT_co]:
         """Return of what its accounts are made, with a column for every instrument listed."""
         ...
 
@@ -129,20 +137,11 @@ class Market(Protocol):
 
     @property
     def version(self) -> int:
-        """Return the ``Globals.version`` at which the listing was read; another one makes it out of date."""
+        """Return the ``World.version`` at which the listing was read; another one makes it out of date."""
         ...
 
-    @property
-    def flag_levels_wad(self) -> tuple[Wad, ...]:
-        """Return the health below which an alarm can be raised, by ``Account.slope_choice``."""
-        ...
-
-    def refresh(self) -> Generator[list[Call], list[bytes], Market]:
+    def refresh(self) -> Generator[list[Call], list[bytes], Self]:
         """Find out the listing anew: yields the calls of each round, is sent the answers of one block."""
-        ...
-
-    def marks(self, oracles: OracleView, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS) -> Marks:
-        """Mark the columns of its book at the fast prices, on the terms of ``at_s``."""
         ...
 
     def rows_call(self, accounts: Sequence[AccountKey]) -> Call:
@@ -153,22 +152,12 @@ class Market(Protocol):
         """Build the read of all prices, and of what the protocol says of itself."""
         ...
 
-    def decode_prices(self, answer: bytes) -> OracleView:
+    def decode_prices(self, answer: bytes) -> WorldT:
         """Decode its answer; raise ChainFault where it is not one."""
         ...
 
-    def credit_call(self, holder: str) -> Call:
-        """Build the read of what a wallet can pay bonds with; the answer is one word, WAD."""
-        ...
-
-    def purchase(
-        self, account: Account, oracles: OracleView, at: ChainTime, max_quote_wad: Wad
-    ) -> Purchase | Refuse:
-        """Compute what buying the first collateral of an account that has only debt would bring."""
-        ...
-
-    def explain(self, reverted: Refuse) -> Refuse:
-        """Put the name of the protocol's own error in the place of raw revert data."""
+    def marks(self, world: WorldT, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS) -> Marks:
+        """Mark the columns of its book at the fast prices, on the terms of ``at_s``."""
         ...
 
     def decode(self, log: Log) -> Fact | None:
@@ -179,6 +168,23 @@ class Market(Protocol):
         """Build the calldata of an act."""
         ...
 
+    def explain(self, reverted: Refuse) -> Refuse:
+        """Put the name of the protocol's own error in the place of raw revert data."""
+        ...
+
+
+class SlopeMarket(Market[Account, OracleView], Protocol):
+    """What HybridMargin's desk and its plans ask besides, in the contract's own integers."""
+
+    @property
+    def market_count(self) -> int:
+        """Return how many columns of its book are markets; they come first, market 1 at their head."""
+        ...
+
+    def credit_call(self, holder: str) -> Call:
+        """Build the read of what a wallet can pay bonds with; the answer is one word, WAD."""
+        ...
+
     def assess(self, account: Account, oracles: OracleView, at: ChainTime) -> Assessment | Unknown:
         """Judge one account by the contract's own integers at the three price vectors."""
         ...
@@ -187,6 +193,12 @@ class Market(Protocol):
         self, target: Assessment, taker: Account, oracles: OracleView, max_fraction_wad: Wad
     ) -> SlicePreview | Refuse:
         """Compute, to the wei, what one slice would do to the account and to the taker."""
+        ...
+
+    def purchase(
+        self, account: Account, oracles: OracleView, at: ChainTime, max_quote_wad: Wad
+    ) -> Purchase | Refuse:
+        """Compute what buying the first collateral of an account that has only debt would bring."""
         ...
 
 

@@ -28,6 +28,7 @@ from web3 import AsyncHTTPProvider, AsyncWeb3, HTTPProvider, Web3
 
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader
+from keeper.desk.hybrid import HybridDesk, Params
 from keeper.domain import Quote, Unknown
 from keeper.execute.keys import Signer
 from keeper.execute.sender import ChainSender
@@ -37,7 +38,7 @@ from keeper.lab.anvil import anvil
 from keeper.lab.bench import ROOT, Row, arguments, report, row_of
 from keeper.lab.crowd import POSITIONS, PRICES_WAD, Crowd, gather
 from keeper.lab.world import person
-from keeper.pipeline import PAGE, Params, Pipeline
+from keeper.pipeline import PAGE, Pipeline
 from keeper.protocols.hybrid import codec
 from keeper.protocols.hybrid.abi import artifact, load
 from keeper.protocols.hybrid.market import HybridMarket
@@ -218,11 +219,10 @@ def steady(crowd: Crowd, runner: asyncio.Runner) -> tuple[Row, Counter[str]]:
     async def follow(journal: SqliteJournal, pool: CountingPool) -> None:
         reader = ChainReader(pool, [node.ws_url], market.deployment.contracts)
         sender = ChainSender(pool, journal, Signer(Wallet.from_key(wallet.key)), chain_id=node.chain_id)
-        params = Params(native_feed="ETH/USD")
+        desk = HybridDesk(sender.address, wallet.account, Params("ETH/USD"))
         pipeline = Pipeline(
-            reader=reader, market=market, feed=Calm(), journal=journal, sender=sender, taker=wallet.account,
-            params=params,
-        )  # fmt: skip
+            reader=reader, market=market, desk=desk, feed=Calm(), journal=journal, sender=sender
+        )
         await pipeline.discover(0, await reader.start())
         updates = reader.updates()
         try:

@@ -13,12 +13,13 @@ from keeper.chain.pool import Params as PoolParams
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader, Params
 from keeper.chain.wire import head_of
+from keeper.desk.hybrid import HybridDesk
+from keeper.desk.hybrid import Params as DeskParams
 from keeper.domain import Account, Call, Leg
 from keeper.errors import ChainFault
 from keeper.execute.sender import ChainSender
 from keeper.journal.guard import Limits
 from keeper.journal.store import SqliteJournal
-from keeper.pipeline import Params as PipelineParams
 from keeper.pipeline import Pipeline
 from keeper.protocols.hybrid.abi import load
 from keeper.state.book import Book
@@ -108,11 +109,10 @@ class Keeper:
         self.pipeline = Pipeline(
             reader=self.reader,
             market=MARKET,
+            desk=HybridDesk(SIGNER.address, KEEPER, DeskParams("ETH/USD")),
             feed=Tape(Chain()),
             journal=self._journal,
             sender=ChainSender(self.pool, self._journal, SIGNER, chain_id=31337),
-            taker=KEEPER,
-            params=PipelineParams(native_feed="ETH/USD"),
         )
         self._updates = self.reader.updates()
         self._started = False

@@ -22,3 +22,5 @@ class Marks:
     gross: Floats
     nets: NDArray[np.bool_]
     underlyings: tuple[Underlying, ...]
+    levels: Floats
+    """[k], the health below which a row is suspect, by its class."""

@@ -10,6 +10,8 @@ import pytest
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader, Params
 from keeper.chain.wire import head_of
+from keeper.desk.hybrid import HybridDesk
+from keeper.desk.hybrid import Params as DeskParams
 from keeper.domain import Account, Confirm, Flag, Liquidate, Phase, Quote, Unknown
 from keeper.execute.sender import ChainSender
 from keeper.execute.sender import Params as SenderParams
@@ -47,11 +49,11 @@ class Keeper:
         self.pipeline = Pipeline(
             reader=self._reader,
             market=world.market,
+            desk=HybridDesk(SIGNER.address, RICH, DeskParams("ETH/USD")),
             feed=self,
             journal=self._journal,
             sender=sender,
-            taker=RICH,
-            params=PipelineParams(native_feed="ETH/USD", dry_run=True),
+            params=PipelineParams(dry_run=True),
         )
         self.orphaned = 0
         self._updates = self._reader.updates()

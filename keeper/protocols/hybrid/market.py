@@ -81,7 +81,7 @@ class HybridMarket:
         collaterals = (Instrument(each.feed, each.h_mm_wad) for each in terms.collaterals.values())
         return (*markets, *collaterals)
 
-    def marks(self, oracles: OracleView, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS) -> Marks:
+    def marks(self, world: OracleView, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS) -> Marks:
         """Mark the columns of a book at the fast prices, on the terms of ``at_s``.
 
         At the slow price where the fast one is not known and the contract has the slow one act alone.
@@ -89,11 +89,11 @@ class HybridMarket:
         alone = [
             view
             for feed in self.feeds
-            for view in [oracles[feed]]
+            for view in [world[feed]]
             if not isinstance(quotes.get(feed), Quote) and view.slow_alone(at_s)
         ]
         slow = {view.feed: Quote(view.feed, view.slow_wad, view.slow_updated_at_s) for view in alone}
-        return marks_of(self.instruments(oracles, at_s), {**quotes, **slow}, at_s)
+        return marks_of(self.instruments(world, at_s), {**quotes, **slow}, at_s, self.flag_levels_wad)
 
     def decode(self, log: Log) -> Fact | None:
         """Say what a log of this deployment means; None for one that concerns no account and no price."""

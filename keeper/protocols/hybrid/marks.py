@@ -42,9 +42,15 @@ class _Column:
 
 
 def marks_of(
-    instruments: Sequence[Instrument], prices: Mapping[FeedId, Quote | Unknown], at_s: UnixS
+    instruments: Sequence[Instrument],
+    prices: Mapping[FeedId, Quote | Unknown],
+    at_s: UnixS,
+    levels_wad: Sequence[Wad] = (WAD,),
 ) -> Marks:
-    """Mark every instrument, in the order of the book's columns, as the contract would at ``at_s``."""
+    """Mark every instrument, in the order of the book's columns, as the contract would at ``at_s``.
+
+    ``levels_wad`` are the flag levels, by the slope that an owner chose.
+    """
     found = [prices.get(each.feed) for each in instruments]
     known = [quote.price_wad if isinstance(quote, Quote) else None for quote in found]
     priced = list(zip(instruments, known, strict=True))
@@ -58,6 +64,7 @@ def marks_of(
         gross=np.array([_gross(each, price_wad) for each, price_wad in priced]),
         nets=nets,
         underlyings=underlyings,
+        levels=np.array([level_wad / WAD for level_wad in levels_wad]),
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 from keeper import confirm, pipeline, plan
 from keeper.chain.pool import Params as PoolParams
 from keeper.config import Config, load
+from keeper.desk.hybrid import Params as DeskParams
 from keeper.domain import Kind, Quote, Unknown
 from keeper.errors import ConfigError
 from keeper.execute.fees import FeeParams
@@ -81,7 +82,8 @@ def test_the_least_file_is_enough_and_the_rest_has_its_defaults(path: Path) -> N
     assert config.key_params() == KeyParams()
     assert config.reporter_params() == ReporterParams()
     assert config.steward_params() == StewardParams()
-    assert config.pipeline_params(dry_run=False) == pipeline.Params(native_feed="ETH/USD")
+    assert config.pipeline_params(dry_run=False) == pipeline.Params()
+    assert config.desk_params() == DeskParams(native_feed="ETH/USD")
 
 
 def test_a_deployment_is_known_by_its_reader_or_else_by_its_clearing(path: Path) -> None:
@@ -205,11 +207,13 @@ def test_a_dry_run_has_a_journal_of_its_own(whole: Config, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_the_pipeline_gets_the_parameters_of_every_stage(whole: Config, dry_run: bool) -> None:
-    assert whole.pipeline_params(dry_run=dry_run) == pipeline.Params(
+def test_the_pipeline_gets_what_the_loop_needs(whole: Config, dry_run: bool) -> None:
+    assert whole.pipeline_params(dry_run=dry_run) == pipeline.Params(block_time_s=2, dry_run=dry_run)
+
+
+def test_the_desk_gets_the_parameters_of_every_stage(whole: Config) -> None:
+    assert whole.desk_params() == DeskParams(
         native_feed="BTC/USD",
-        block_time_s=2,
-        dry_run=dry_run,
         confirm=confirm.Params(max_divergence_wad=WAD // 4, min_blocks=4, block_time_s=2),
         plan=plan.Params(min_profit_wad=-3 * WAD // 2, upkeep=False, block_time_s=2),
     )

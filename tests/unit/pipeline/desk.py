@@ -16,6 +16,8 @@ from eth_account import Account as Wallet
 from eth_utils.crypto import keccak
 
 from keeper import plan
+from keeper.desk.hybrid import HybridDesk
+from keeper.desk.hybrid import Params as DeskParams
 from keeper.domain import (
     Account,
     ArrayView,
@@ -370,11 +372,11 @@ class Desk:
         self.pipeline = Pipeline(
             reader=self.chain,
             market=HybridMarket(self.chain.deployment),
+            desk=HybridDesk(SIGNER.address, KEEPER, DeskParams(self.native_feed, plan=self.plan)),
             feed=self.feed,
             journal=self.journal,
             sender=sender,
-            taker=KEEPER,
-            params=Params(native_feed=self.native_feed, dry_run=self.dry_run, plan=self.plan),
+            params=Params(dry_run=self.dry_run),
             shelf=self.shelf,
         )
         self.discovered = False

@@ -12,7 +12,7 @@ import pytest
 from eth_abi.abi import encode
 from structlog.testing import capture_logs
 
-from keeper import pipeline
+from keeper.desk import hybrid
 from keeper.domain import Account, ArrayView, Holding, Leg, Log, Phase
 from keeper.errors import ChainFault, ConfigError
 from keeper.journal.guard import Limits
@@ -769,7 +769,7 @@ async def test_the_keeper_settles_options_of_its_own_and_nothing_else(listed: De
 async def test_few_are_settled_at_the_same_time_and_the_keeper_first(
     listed: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "SETTLEMENTS", 2)
+    monkeypatch.setattr(hybrid, "SETTLEMENTS", 2)
     others = [bytes([number]) * 20 + bytes(12) for number in (1, 2)]
     holders = [replace(EMPTY, key=key, cash_wad=10**6 * WAD, legs=(CALLS,)) for key in (*others, KEEPER)]
     listed.chain.settlements[CALL] = 215 * WAD

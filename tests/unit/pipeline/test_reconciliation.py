@@ -174,4 +174,4 @@ async def test_the_doubt_outlives_a_restart_until_a_whole_round_is_clean(kept: D
 
 
 def test_every_two_minutes_is_the_default() -> None:
-    assert Params("ETH/USD").check_blocks * Params("ETH/USD").block_time_s == 120
+    assert Params().check_blocks * Params().block_time_s == 120

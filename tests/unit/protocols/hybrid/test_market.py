@@ -19,7 +19,7 @@ from keeper.domain import (
     Refuse,
     Unknown,
 )
-from keeper.ports import Market, SlicePreview
+from keeper.ports import SlicePreview, SlopeMarket
 from keeper.protocols.hybrid import math
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.market import HybridMarket
@@ -63,7 +63,7 @@ def assessed(**changes: object) -> Assessment:
 
 
 def test_it_is_the_market_and_the_oracle_that_the_engines_ask_for() -> None:
-    market: Market = MARKET
+    market: SlopeMarket = MARKET
     oracle: Oracle = MARKET
     assert isinstance(market, HybridMarket)
     assert isinstance(oracle, HybridMarket)

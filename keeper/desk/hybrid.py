@@ -1,0 +1,261 @@
+"""HybridMargin's rules in their order: alarm, confirmation, slices along the slope, and what ends each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from keeper import confirm, plan
+from keeper.desk.port import Judgement
+from keeper.domain import (
+    Account,
+    Act,
+    Agree,
+    Assessment,
+    BuyCollateral,
+    Call,
+    ChainTime,
+    Confirm,
+    Flag,
+    Liquidate,
+    OracleView,
+    Phase,
+    Refuse,
+    Step,
+    Unknown,
+    Verdict,
+    Wait,
+)
+from keeper.errors import ChainFault, ConfigError
+from keeper.plan import Means, Slice
+from keeper.ports import SlopeMarket
+from keeper.state.book import Book, Snapshot
+from keeper.units import AccountKey, FeedId, Wad, Wei
+
+IN_EPISODE = (Phase.FLAGGED, Phase.CONFIRMED)
+SETTLEMENTS = 16
+"""Accounts whose options are settled at the same time: an expiry concerns many, and liquidations go first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """By which feed gas is valued, and the parameters of both stages."""
+
+    native_feed: FeedId
+    confirm: confirm.Params = field(default_factory=confirm.Params)
+    plan: plan.Params = field(default_factory=plan.Params)
+
+
+@dataclass(frozen=True, slots=True)
+class Sitting:
+    """One head: market and book, the chain's view, and the keeper's means as the steps so far leave them."""
+
+    market: SlopeMarket
+    book: Book[Account]
+    oracles: OracleView
+    means: Means
+    at: ChainTime
+
+
+@dataclass(frozen=True, slots=True)
+class HybridDesk:
+    """Implements ``desk.port.Desk``: acts for a wallet, and takes positions over into one of its accounts."""
+
+    wallet: str
+    """Its address in lower case."""
+    taker: AccountKey
+    params: Params
+
+    @property
+    def own(self) -> Sequence[AccountKey]:
+        """The account that takes positions over."""
+        return (self.taker,)
+
+    def expect(self, market: SlopeMarket) -> None:
+        """Raise ConfigError where the feed that values gas is none of the deployment's."""
+        feed = self.params.native_feed
+        if feed not in market.feeds:
+            known = ", ".join(sorted(market.feeds))
+            raise ConfigError(f"economics.native_feed {feed} is not a feed of the deployment: {known}")
+
+    def calls(self, market: SlopeMarket) -> list[Call]:
+        """Ask for the wallet's credit for bonds."""
+        return [market.credit_call(self.wallet)]
+
+    def decode(self, answers: Sequence[bytes]) -> Wad:
+        """Read the credit."""
+        [credit] = answers
+        if len(credit) != 32:
+            raise ChainFault(f"expected one word, found {len(credit)} bytes")
+        return int.from_bytes(credit)
+
+    def lacking(self, book: Book[Account], funds: Wad) -> list[str]:
+        """Name what the keeper has nothing of."""
+        taker = book.exact(self.taker)
+        is_funded = not isinstance(taker, Unknown) and (taker.cash_wad > 0 or taker.holdings)
+        found = {"credit in the vault for bonds": funds == 0, "a funded margin account": not is_funded}
+        return [what for what, is_lacking in found.items() if is_lacking]
+
+    def sit(
+        self,
+        market: SlopeMarket,
+        book: Book[Account],
+        world: OracleView,
+        funds: Wad,
+        *,
+        gas_price_wei: Wei,
+        at: ChainTime,
+    ) -> Sitting:
+        """Put together what decisions rest on; without its own account or a price of gas there are none."""
+        native, taker = world[self.params.native_feed], book.exact(self.taker)
+        if isinstance(taker, Unknown):
+            raise ChainFault(f"the keeper's own account cannot be read: {taker.why}")
+        native_price_wad = native.fast_wad or native.slow_wad
+        if native_price_wad <= 0:
+            raise ChainFault(f"{native.feed} has no price on chain, so that gas cannot be valued")
+        return Sitting(market, book, world, Means(taker, funds, gas_price_wei, native_price_wad), at)
+
+    def under_care(
+        self,
+        sitting: Sitting,
+        snapshot: Snapshot,
+        suspects: Mapping[AccountKey, str],
+        cases: Iterable[AccountKey],
+    ) -> Sequence[AccountKey]:
+        """List suspects, worst first, then whoever else is in an episode, owes only, or has an open case.
+
+        And, where the keeper does upkeep, some of those who hold an option that can be settled, the keeper
+        itself first: that is all that it does for accounts of its own.
+        """
+        in_debt = np.flatnonzero(snapshot.cash < 0)
+        owes_only = in_debt[~snapshot.positions[in_debt, : sitting.market.market_count].any(axis=1)]
+        phases = [*Phase]
+        in_episode = np.isin(snapshot.cells["phases"], [phases.index(phase) for phase in IN_EPISODE])
+        rows = np.union1d(np.flatnonzero(in_episode), owes_only)
+        settled = [*sitting.oracles.settlements] if self.params.plan.upkeep else []
+        holders = sorted(sitting.book.holders(settled), key=lambda key: not self._is_own(key))
+        episodes = [snapshot.key(int(row)) for row in rows]
+        others = [key for key in (*suspects, *episodes) if not self._is_own(key)]
+        return list(dict.fromkeys((*others, *cases, *holders[:SETTLEMENTS])))
+
+    def judge(
+        self, sitting: Sitting, account: AccountKey, case_id: str, suspicion: str | None
+    ) -> Judgement[Sitting] | Unknown:
+        """Judge one account by the contract's own integers, and plan what is due."""
+        exact = sitting.book.exact(account)
+        if isinstance(exact, Unknown):
+            return exact
+        assessed = sitting.market.assess(exact, sitting.oracles, sitting.at)
+        if isinstance(assessed, Unknown):
+            return assessed
+        found = Judgement(
+            phase=exact.phase,
+            health=assessed.health,
+            cared=self._is_cared_for(assessed, suspicion),
+            state=f"{exact.phase}:{exact.flag.flagged_at_s}:{exact.flag.tranche_nonce}",
+            decision=None,
+            agreed=None,
+            left=sitting,
+        )
+        return self._decide(found, case_id, assessed, suspect=suspicion is not None) if found.cared else found
+
+    def _is_cared_for(self, assessed: Assessment, suspicion: str | None) -> bool:
+        account = assessed.account
+        to_settle = self.params.plan.upkeep and bool(assessed.settlable)
+        cared = suspicion is not None or account.phase in IN_EPISODE or owes_only(account) or to_settle
+        return cared and account.phase is not Phase.CLOSED
+
+    def _decide(
+        self, found: Judgement[Sitting], case_id: str, assessed: Assessment, *, suspect: bool
+    ) -> Judgement[Sitting]:
+        """Add the decision to what was found, and take what it needs off what is left for others."""
+        sitting = found.left
+        verdict = self._verdict(assessed, sitting.oracles)
+        decision = self._plan(case_id, assessed, verdict, sitting, suspect=suspect)
+        if isinstance(decision, Slice):
+            # The next slice of this block finds taker, buckets and insurance as this one leaves them.
+            means = replace(sitting.means, taker=decision.preview.taker_after)
+            sitting = replace(sitting, means=means, oracles=decision.preview.oracles_after)
+            decision = decision.step
+        if not isinstance(decision, Step):
+            return replace(found, decision=decision)
+        left_wad = sitting.means.credit_wad - _credit_taken_wad(decision.act)
+        rests_on = verdict if isinstance(decision.act, Confirm | Liquidate) else None
+        return replace(
+            found,
+            decision=decision,
+            agreed=rests_on if isinstance(rests_on, Agree) else None,
+            left=replace(sitting, means=replace(sitting.means, credit_wad=left_wad)),
+        )
+
+    def _verdict(self, assessed: Assessment, oracles: OracleView) -> Verdict | None:
+        """Ask both clocks about an account that is in an episode."""
+        if assessed.account.phase is Phase.FLAGGED:
+            return confirm.confirm_alarm(assessed, oracles, self.params.confirm)
+        return confirm.confirm_slice(assessed) if assessed.account.phase is Phase.CONFIRMED else None
+
+    def _plan(
+        self,
+        case_id: str,
+        assessed: Assessment,
+        verdict: Verdict | None,
+        sitting: Sitting,
+        *,
+        suspect: bool,
+    ) -> Step | Slice | Wait | Refuse | None:
+        """Plan for one account what is due; where that is no step, settle an option, which changes no margin.
+
+        For accounts of its own the keeper does no more than that.
+        """
+        own = self._is_own(assessed.account.key)
+        decision = None if own else self._due(case_id, assessed, verdict, sitting, suspect=suspect)
+        if isinstance(decision, Step | Slice):
+            return decision
+        return plan.plan_settlement(case_id, assessed, sitting.means, self.params.plan) or decision
+
+    def _due(
+        self,
+        case_id: str,
+        assessed: Assessment,
+        verdict: Verdict | None,
+        sitting: Sitting,
+        *,
+        suspect: bool,
+    ) -> Step | Slice | Wait | Refuse | None:
+        """Plan what the phase of an account and the verdict on it allow."""
+        params, phase = self.params.plan, assessed.account.phase
+        market, oracles, means = sitting.market, sitting.oracles, sitting.means
+        false_alarm = phase is Phase.FLAGGED and confirm.contradicted(assessed, oracles)
+        upkeep = plan.plan_upkeep(case_id, assessed, contradicted=false_alarm, means=means, params=params)
+        if upkeep is not None:
+            return upkeep
+        if owes_only(assessed.account):
+            return plan.plan_purchase(
+                case_id, assessed, market=market, oracles=oracles, means=means, params=params
+            )
+        if phase is Phase.HEALTHY:
+            return plan.plan_alarm(case_id, assessed, means, params) if suspect else None
+        if not isinstance(verdict, Agree):
+            return plan.plan_clock(case_id, assessed, means, params) or verdict
+        if phase is Phase.FLAGGED:
+            return plan.plan_confirm(case_id, assessed, verdict, means, params)
+        return plan.plan_slice(
+            case_id, assessed, verdict, market=market, oracles=oracles, means=means, params=params
+        )
+
+    def _is_own(self, account: AccountKey) -> bool:
+        return account[:20] == bytes.fromhex(self.wallet[2:])
+
+
+def owes_only(account: Account) -> bool:
+    """Tell whether an account has debt, and no position that could still change it."""
+    return not account.legs and account.cash_wad < 0
+
+
+def _credit_taken_wad(act: Act) -> Wad:
+    """Return what an act takes of the keeper's credit: the steps of one block share it."""
+    if isinstance(act, Flag):
+        return act.bond_wad
+    return act.max_quote_wad if isinstance(act, BuyCollateral) else 0

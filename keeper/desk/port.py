@@ -1,0 +1,91 @@
+"""What the pipeline asks of whoever decides for one kind of protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from keeper.domain import Agree, Call, ChainTime, Refuse, Step, Unknown, Wait
+from keeper.ports import Market
+from keeper.state.book import Book, Snapshot
+from keeper.units import AccountKey, Wei
+
+MarketT_contra = TypeVar("MarketT_contra", bound=Market[Any, Any], contravariant=True)
+Sitting = TypeVar("Sitting")
+"""All that decisions of one head rest on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement(Generic[Sitting]):
+    """What is to be done about one account now, and what that follows from."""
+
+    phase: str
+    health: float | None
+    """For people; decisions never use it."""
+    cared: bool
+    """Whether it needs a case."""
+    state: str
+    """Changes when the same act on the account is another one: a dry run says each once."""
+    decision: Step | Wait | Refuse | None
+    agreed: Agree | None
+    """What both clocks said, where the step needs it."""
+    left: Sitting
+    """What the next step of the same block finds."""
+
+
+class Desk(Protocol[MarketT_contra, Sitting]):
+    """Decides for the keeper on one deployment; the market it is given is the listing of the moment."""
+
+    @property
+    def own(self) -> Sequence[AccountKey]:
+        """Return the accounts that it acts with; they are read at every head."""
+        ...
+
+    def expect(self, market: MarketT_contra) -> None:
+        """Raise ConfigError where a deployment lacks what the desk was told to rely on."""
+        ...
+
+    def calls(self, market: MarketT_contra) -> list[Call]:
+        """Build the reads of what the wallet has to act with, beside its accounts."""
+        ...
+
+    def decode(self, answers: Sequence[bytes]) -> Any:
+        """Decode their answers; raise ChainFault where they are none."""
+        ...
+
+    def lacking(self, book: Book[Any], funds: Any) -> list[str]:
+        """Name what there is nothing of to act with."""
+        ...
+
+    def sit(
+        self,
+        market: MarketT_contra,
+        book: Book[Any],
+        world: Any,
+        funds: Any,
+        *,
+        gas_price_wei: Wei,
+        at: ChainTime,
+    ) -> Sitting:
+        """Put together what decisions of one head rest on, for steps in block ``at``.
+
+        Raises ChainFault where something that all of them need is not known.
+        """
+        ...
+
+    def under_care(
+        self,
+        sitting: Sitting,
+        snapshot: Snapshot,
+        suspects: Mapping[AccountKey, str],
+        cases: Iterable[AccountKey],
+    ) -> Sequence[AccountKey]:
+        """List the accounts to be judged, each once and the most urgent first: suspects come worst first."""
+        ...
+
+    def judge(
+        self, sitting: Sitting, account: AccountKey, case_id: str, suspicion: str | None
+    ) -> Judgement[Sitting] | Unknown:
+        """Judge one account by exact integers; plan a step where one is due."""
+        ...
