@@ -30,9 +30,10 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from keeper import confirm, pipeline, plan
+from keeper import pipeline
 from keeper.chain.pool import Params as PoolParams
 from keeper.chain.reader import Params as ReaderParams
+from keeper.confirm import hybrid as confirm
 from keeper.desk.hybrid import Params as DeskParams
 from keeper.errors import ConfigError
 from keeper.execute.fees import GWEI, FeeParams
@@ -40,6 +41,7 @@ from keeper.execute.keys import KeyParams
 from keeper.execute.sender import Params as SenderParams
 from keeper.feeds import RecordedFeed
 from keeper.journal.guard import Limits
+from keeper.plan import hybrid as plan
 from keeper.ports import Feed
 from keeper.reporter import Params as ReporterParams
 from keeper.steward import EwmaVols, FixedVols, Vols

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from keeper import confirm, plan
+from keeper.confirm import hybrid as confirm
 from keeper.desk.port import Judgement
 from keeper.domain import (
     Account,
@@ -29,7 +29,8 @@ from keeper.domain import (
     Wait,
 )
 from keeper.errors import ChainFault, ConfigError
-from keeper.plan import Means, Slice
+from keeper.plan import hybrid as plan
+from keeper.plan.hybrid import Means, Slice
 from keeper.ports import SlopeMarket
 from keeper.state.book import Book, Snapshot
 from keeper.units import AccountKey, FeedId, Wad, Wei

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import pytest
 
-from keeper.confirm import Params as ConfirmParams
-from keeper.confirm import confirm_alarm
+from keeper.confirm.hybrid import Params as ConfirmParams
+from keeper.confirm.hybrid import confirm_alarm
 from keeper.domain import (
     SCENARIOS,
     Account,

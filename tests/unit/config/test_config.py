@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from keeper import confirm, pipeline, plan
+from keeper import pipeline
 from keeper.chain.pool import Params as PoolParams
 from keeper.config import Config, load
+from keeper.confirm import hybrid as confirm
 from keeper.desk.hybrid import Params as DeskParams
 from keeper.domain import Kind, Quote, Unknown
 from keeper.errors import ConfigError
@@ -20,6 +21,7 @@ from keeper.execute.fees import FeeParams
 from keeper.execute.keys import KeyParams
 from keeper.execute.sender import Params as SenderParams
 from keeper.journal.guard import Limits
+from keeper.plan import hybrid as plan
 from keeper.reporter import Params as ReporterParams
 from keeper.risk.scenarios import Option
 from keeper.steward import EwmaVols, FixedVols

@@ -15,7 +15,6 @@ from eth_abi.abi import decode, encode
 from eth_account import Account as Wallet
 from eth_utils.crypto import keccak
 
-from keeper import plan
 from keeper.desk.hybrid import HybridDesk
 from keeper.desk.hybrid import Params as DeskParams
 from keeper.domain import (
@@ -44,6 +43,7 @@ from keeper.journal.guard import Limits
 from keeper.journal.reader import JournalReader
 from keeper.journal.store import SqliteJournal
 from keeper.pipeline import Params, Pipeline, Shelf
+from keeper.plan import hybrid as plan
 from keeper.ports import BlockUpdate, Range
 from keeper.protocols.hybrid import codec
 from keeper.protocols.hybrid.abi import load

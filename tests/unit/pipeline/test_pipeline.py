@@ -17,7 +17,7 @@ from keeper.domain import Account, ArrayView, Holding, Leg, Log, Phase
 from keeper.errors import ChainFault, ConfigError
 from keeper.journal.guard import Limits
 from keeper.lifecycle import Status
-from keeper.plan import Params as PlanParams
+from keeper.plan.hybrid import Params as PlanParams
 from keeper.ports import BlockUpdate
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.params import feed_bytes

@@ -8,7 +8,6 @@ bound. An act that takes anything from an account needs the ``Agree`` of the con
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 from keeper.domain import (
     Account,
@@ -32,39 +31,24 @@ from keeper.domain import (
     Wait,
     WriteOff,
 )
+from keeper.plan.common import Decision, Gas, step, unprofitable
 from keeper.ports import SlicePreview, SlopeMarket
 from keeper.units import WAD, Wad, Wei, mul_div_down
 
-GAS_RESERVE = 300_000
-"""Gas allowed beyond twice the typical: a slice may sell collateral, write off and cure in one call."""
 BISECTIONS = 12
 """Steps of the search for the slice that the keeper's margin bears: to 1/4096 of the largest."""
 
 PASSING = ("taker.no_margin", "bucket.empty", "slope.step_cap")
 """Rules by which the contract would refuse a slice now, and need not a block later."""
 
-Decision: TypeAlias = Step | Wait | Refuse
-
-
-@dataclass(frozen=True, slots=True)
-class Gas:
-    """Gas of an act: a base, and so much for each leg and each collateral of the account.
-
-    The defaults of ``Params`` are rounded fits to ``contracts/snapshots/episode.json`` (1 to 8 legs) and to
-    the receipts of a demo run (490 acts on accounts of 1 to 4 legs and collaterals).
-    """
-
-    base: int
-    per_item: int
-
-    def typical(self, items: int) -> int:
-        """Return the gas that an act on an account with so many legs and collaterals should use."""
-        return self.base + self.per_item * items
-
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """What makes an act worth sending. Quote amounts in WAD."""
+    """What makes an act worth sending. Quote amounts in WAD.
+
+    Gas by leg and collateral of the account: rounded fits to ``contracts/snapshots/episode.json`` (1 to 8
+    legs) and to the receipts of a demo run (490 acts on accounts of 1 to 4 legs and collaterals).
+    """
 
     min_profit_wad: Wad = 0
     """Smallest expected fee less gas of a slice, and of an alarm with all that should follow it."""
@@ -136,7 +120,7 @@ def plan_alarm(case_id: str, case: Assessment, means: Means, params: Params) -> 
     all_gas = gas + params.gas_confirm.typical(_items(case)) + _slice_gas(case, means.taker, params)
     profit = case.reward_wad + _first_fee(case) - means.gas_cost_wad(all_gas)
     if profit < params.min_profit_wad:
-        return _unprofitable("alarm.unprofitable", profit, params)
+        return unprofitable("alarm.unprofitable", profit, params.min_profit_wad)
     return _step(case_id, case, Flag(case.account.key, case.bond_wad), params, gas=gas, profit_wad=profit)
 
 
@@ -182,7 +166,7 @@ def plan_slice(
     profit = preview.taker_fee_wad - means.gas_cost_wad(gas)
     if profit < params.min_profit_wad:
         poke = _raise_offer(case_id, case, gas=gas, means=means, params=params)
-        return poke or _unprofitable("slope.unprofitable", profit, params)
+        return poke or unprofitable("slope.unprofitable", profit, params.min_profit_wad)
     act = Liquidate(
         account=case.account.key,
         taker=taker.key,
@@ -194,8 +178,8 @@ def plan_slice(
             preview.taker_fee_wad, mul_div_down(means.gas_cost_wad(gas), params.min_fee_of_gas_wad, WAD)
         ),
     )
-    step = _step(case_id, case, act, params, gas=gas, profit_wad=profit, notional_wad=preview.notional_wad)
-    return Slice(step, preview)
+    planned = _step(case_id, case, act, params, gas=gas, profit_wad=profit, notional_wad=preview.notional_wad)
+    return Slice(planned, preview)
 
 
 def plan_upkeep(
@@ -380,19 +364,15 @@ def _step(
     profit_wad: Wad,
     notional_wad: Wad = 0,
 ) -> Step:
-    return Step(
-        case_id=case_id,
-        act=act,
-        valid_until_block=case.at.block - 1 + params.validity_blocks,
-        gas_limit=gas * 2 + GAS_RESERVE,
-        expected_profit_wad=profit_wad,
+    return step(
+        case_id,
+        act,
+        case.at,
+        validity_blocks=params.validity_blocks,
+        gas=gas,
+        profit_wad=profit_wad,
         notional_wad=notional_wad,
     )
-
-
-def _unprofitable(rule: str, profit_wad: Wad, params: Params) -> Refuse:
-    found = f"expected {profit_wad / WAD:.4f} after gas"
-    return Refuse(Reason(rule, found, f">= {params.min_profit_wad / WAD:.4f}"))
 
 
 def _wait(case: Assessment, rule: str, evidence: str, bound: str) -> Wait:

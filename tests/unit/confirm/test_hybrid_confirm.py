@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from keeper.confirm import Params, confirm_alarm, confirm_slice, contradicted, has_slow_evidence
+from keeper.confirm.hybrid import Params, confirm_alarm, confirm_slice, contradicted, has_slow_evidence
 from keeper.domain import (
     Account,
     Agree,

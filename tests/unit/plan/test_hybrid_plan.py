@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from keeper.confirm import confirm_slice
+from keeper.confirm.hybrid import confirm_slice
 from keeper.domain import (
     Account,
     Act,
@@ -38,11 +38,9 @@ from keeper.domain import (
     Wait,
     WriteOff,
 )
-from keeper.plan import (
+from keeper.plan.common import GAS_RESERVE, Decision, Gas
+from keeper.plan.hybrid import (
     BISECTIONS,
-    GAS_RESERVE,
-    Decision,
-    Gas,
     Means,
     Params,
     Slice,
