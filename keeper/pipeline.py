@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -74,7 +74,7 @@ SIMULATIONS = 16
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """The parameters of the trigger, and what the loop itself needs."""
+    """What the loop itself needs."""
 
     block_time_s: int = 12
     dry_run: bool = False
@@ -82,7 +82,6 @@ class Params:
     """How often accounts are read again to check the mirror."""
     check_rows: int = PAGE
     """How many of them."""
-    trigger: trigger.Params = field(default_factory=trigger.Params)
 
 
 @dataclass(frozen=True, slots=True)
@@ -604,15 +603,7 @@ class Pipeline(Generic[MarketT]):
         quotes = self._feed.latest(head.timestamp_s)
         self._warn_of_unpriced(self._market.feeds, quotes)
         marks = self._market.marks(self._world, quotes, at.timestamp_s)
-        scores = trigger.score(
-            cash=book.cash,
-            positions=book.positions,
-            value=marks.value,
-            gross=marks.gross,
-            nets=marks.nets,
-            underlyings=marks.underlyings,
-            params=self._params.trigger,
-        )
+        scores = trigger.score(cash=book.cash, positions=book.positions, marks=marks, classes=book.classes)
         if unknown := int(scores.unknown.sum()):
             log.warning("accounts.unknown", block=head.number, accounts=unknown, of=len(book))
         return {

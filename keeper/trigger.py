@@ -8,27 +8,22 @@ uses exact integers afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from keeper.risk.marks import Marks
 from keeper.risk.netting import Underlying
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
+Classes = NDArray[np.unsignedinteger[Any]]
 
 BLOCK = 4096
-"""Rows of which the absolute values are taken at a time: they stay in the processor's cache."""
-
-
-@dataclass(frozen=True, slots=True)
-class Params:
-    """How far rounding may reach: ``relative`` of the gross money of an account, plus ``absolute`` quote."""
-
-    relative: float = 1e-9
-    absolute: float = 1e-9
+"""Rows whose absolute values, or marks by class, are taken at a time: they stay in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,40 +41,32 @@ class Scores:
     at_rest: NDArray[np.bool_]
 
 
-def score(
-    *,
-    cash: Floats,
-    positions: Floats,
-    value: Floats,
-    gross: Floats,
-    nets: NDArray[np.bool_] | None = None,
-    underlyings: Sequence[Underlying] = (),
-    params: Params | None = None,
-) -> Scores:
+def score(*, cash: Floats, positions: Floats, marks: Marks, classes: Classes | None = None) -> Scores:
     """Compute equity = cash + positions @ value and requirement = |positions| @ gross.
 
-    ``cash`` [n] and ``positions`` [n, i] are the book; ``value`` [i] and ``gross`` [i] the marks, NaN where
-    no price is known. A mark that is not finite makes unknown exactly the rows that hold its column.
+    ``cash`` [n] and ``positions`` [n, i] are the book; ``classes`` [n] say which marks are those of a row,
+    where there are several. A mark that is not finite makes unknown exactly the rows that hold its column.
 
-    ``nets`` [i] marks the columns whose charge is not ``gross``: in the rows that hold one, the columns of
-    every underlying require together what it says.
+    ``nets`` marks the columns whose charge is not ``gross``: in the rows that hold one, the columns of every
+    underlying require together what it says.
     """
-    params = params or Params()
+    value, gross, nets = marks.value, marks.gross, marks.nets
     priced = np.isfinite(value) & np.isfinite(gross)
     unknown = ~np.isfinite(cash)
     if not priced.all():
-        unknown |= (positions[:, ~priced] != 0).any(axis=1)
+        unknown |= _holds(positions, ~priced, classes)
         value, gross = np.where(priced, value, 0.0), np.where(priced, gross, 0.0)
-    nets = np.zeros(len(value), np.bool_) if nets is None else nets
-    charges = np.column_stack([gross, _money(value, gross, underlyings), nets])
-    requirement, money, netted = _absolute_product(positions, charges).T
-    equity = cash + positions @ value
+    money = _money(value, gross, marks.underlyings)
+    charges = np.stack([gross, money, np.broadcast_to(nets, gross.shape)], axis=-1)
+    requirement, money, netted = _absolute_product(positions, charges, classes).T
+    equity = cash + _product(positions, value, classes)
     rows = np.flatnonzero(netted)
-    requirement[rows] = _netted(positions[rows], gross, underlyings)
+    of = None if classes is None else classes[rows]
+    requirement[rows] = _netted(positions[rows], gross, marks.underlyings, of)
     return Scores(
         equity=equity,
         requirement=requirement,
-        margin=params.absolute + params.relative * (np.abs(cash) + money),
+        margin=marks.absolute + marks.relative * (np.abs(cash) + money),
         unknown=unknown,
         at_rest=(requirement == 0) & (netted == 0) & (cash >= 0) & (equity >= 0),
     )
@@ -99,29 +86,59 @@ def suspects(scores: Scores, *, level: float | Floats = 1.0) -> Rows:
     return rows[np.argsort(np.nan_to_num(health, nan=-np.inf), kind="stable")]
 
 
-def _absolute_product(positions: Floats, charges: Floats) -> Floats:
-    """Return |positions| @ charges."""
-    product = np.empty((len(positions), charges.shape[1]))
-    for start in range(0, len(positions), BLOCK):
-        block = slice(start, start + BLOCK)
-        np.matmul(np.abs(positions[block]), charges, out=product[block])
+def _product(positions: Floats, marks: Floats, classes: Classes | None) -> Floats:
+    """Return positions @ marks [n]; the marks are [i], or [k, i] by the class of a row."""
+    if marks.ndim == 1 or classes is None:
+        whole: Floats = positions @ marks
+        return whole
+    product = np.empty(len(positions))
+    for block in _blocks(len(positions)):
+        np.einsum("ni,ni->n", positions[block], marks[classes[block]], out=product[block])
     return product
 
 
-def _netted(positions: Floats, gross: Floats, underlyings: Sequence[Underlying]) -> Floats:
+def _absolute_product(positions: Floats, charges: Floats, classes: Classes | None) -> Floats:
+    """Return |positions| @ charges [n, c]; the charges are [i, c], or [k, i, c] by the class of a row."""
+    product = np.empty((len(positions), charges.shape[-1]))
+    for block in _blocks(len(positions)):
+        held = np.abs(positions[block])
+        if charges.ndim == 2 or classes is None:
+            np.matmul(held, charges, out=product[block])
+        else:
+            np.einsum("ni,nic->nc", held, charges[classes[block]], out=product[block])
+    return product
+
+
+def _holds(positions: Floats, wanted: NDArray[np.bool_], classes: Classes | None) -> NDArray[np.bool_]:
+    """Tell which rows hold a column that is wanted [i], or [k, i] by their class."""
+    if wanted.ndim == 1 or classes is None:
+        return np.asarray((positions[:, wanted] != 0).any(axis=1))
+    found = np.empty(len(positions), np.bool_)
+    for block in _blocks(len(positions)):
+        found[block] = ((positions[block] != 0) & wanted[classes[block]]).any(axis=1)
+    return found
+
+
+def _blocks(rows: int) -> Iterator[slice]:
+    return (slice(start, start + BLOCK) for start in range(0, rows, BLOCK))
+
+
+def _netted(
+    positions: Floats, gross: Floats, underlyings: Sequence[Underlying], classes: Classes | None
+) -> Floats:
     """Return the requirement of some rows, underlying by underlying; what has none is charged by itself."""
     alone = gross.copy()
     for underlying in underlyings:
-        alone[underlying.columns] = 0.0
-    requirement: Floats = np.abs(positions) @ alone
+        alone[..., underlying.columns] = 0.0
+    requirement = _product(np.abs(positions), alone, classes)
     for underlying in underlyings:
         requirement += underlying.requirement(positions)
     return requirement
 
 
 def _money(value: Floats, gross: Floats, underlyings: Sequence[Underlying]) -> Floats:
-    """Return what one unit of each column can count for [i]: rounding is a part of that."""
+    """Return what one unit of each column can count for, as ``value``: rounding is a part of that."""
     money = np.abs(value) + gross
     for underlying in underlyings:
-        money[underlying.columns] += underlying.money
+        money[..., underlying.columns] += underlying.money
     return money

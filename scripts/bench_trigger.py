@@ -51,6 +51,10 @@ def main() -> None:
             moved = f"the same, every array left behind by its price; {share:.0%} hold options"
             rows.append(told(moved, book, mixed, price_wad=PRICE_WAD * 103 // 100))
 
+    for columns, classes in ((120, 40), (2, 2_000)):
+        name = f"{columns} columns, {classes:,} classes of rows"
+        rows.append(by_class(name, positions(columns, legs=2), classes))
+
     book = positions(10, legs=10)
     risk = RNG.normal(size=(10, 31))
     dense = Underlying(np.arange(10), risk, np.zeros(10), np.zeros(10), np.zeros(10, np.bool_))
@@ -95,15 +99,26 @@ def told(name: str, book: Floats, instruments: Sequence[Instrument], price_wad: 
     return timed(name, ACCOUNTS, [whole] * PASSES)
 
 
+def by_class(name: str, book: Floats, classes: int) -> Row:
+    """Measure what scoring a book takes whose marks differ by class of row."""
+    shape = (classes, book.shape[1])
+    nets, levels = np.zeros(shape[1], np.bool_), np.ones(classes)
+    marks = Marks(RNG.random(shape), RNG.random(shape), nets, (), levels)
+    cash, of = RNG.uniform(5e3, 5e4, ACCOUNTS), RNG.integers(0, classes, ACCOUNTS).astype(np.uint16)
+
+    def whole() -> None:
+        scores = trigger.score(cash=cash, positions=book, marks=marks, classes=of)
+        trigger.suspects(scores, level=levels[of])
+
+    return timed(name, ACCOUNTS, [whole] * PASSES)
+
+
 def scored(cash: Floats, book: Floats, marks: Marks) -> trigger.Scores:
     """Score a book."""
     return trigger.score(
         cash=cash,
         positions=book,
-        value=marks.value,
-        gross=marks.gross,
-        nets=marks.nets,
-        underlyings=marks.underlyings,
+        marks=marks,
     )
 
 

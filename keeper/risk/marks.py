@@ -12,10 +12,11 @@ from keeper.risk.netting import Floats, Underlying
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """equity = cash + positions @ value, requirement = |positions| @ gross; quote per unit, [i].
+    """equity = cash + positions @ value, requirement = |positions| @ gross; quote per unit.
 
-    NaN where the price is not known. What ``nets`` [i] is not charged by itself: ``underlyings`` say what the
-    rows that hold it require.
+    ``value`` and ``gross`` are [i], or [k, i] where they differ by the class of a row. NaN where the price is
+    not known. What ``nets`` [i] is not charged by itself: ``underlyings`` say what the rows that hold it
+    require.
     """
 
     value: Floats
@@ -24,3 +25,7 @@ class Marks:
     underlyings: tuple[Underlying, ...]
     levels: Floats
     """[k], the health below which a row is suspect, by its class."""
+    relative: float = 1e-9
+    """How far rounding may reach: so much of the gross money of an account,"""
+    absolute: float = 1e-9
+    """and so much quote."""

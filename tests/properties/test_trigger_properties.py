@@ -296,10 +296,7 @@ def scores_of(
         positions=np.array(
             [[float(Fraction(book.get(column, 0), WAD)) for column in columns] for book in held]
         ),
-        value=marks.value,
-        gross=marks.gross,
-        nets=marks.nets,
-        underlyings=marks.underlyings,
+        marks=marks,
     )
 
 

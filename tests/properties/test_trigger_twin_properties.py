@@ -70,10 +70,7 @@ def scored(account: Account, instruments: tuple[Instrument, ...], prices: Mappin
     return score(
         cash=seen.cash,
         positions=seen.positions,
-        value=found.value,
-        gross=found.gross,
-        nets=found.nets,
-        underlyings=found.underlyings,
+        marks=found,
     )
 
 

@@ -1,12 +1,15 @@
 """The trigger may over-suspect; it never misses."""
 
+from dataclasses import fields, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keeper.risk.marks import Marks
 from keeper.risk.netting import Underlying
 from keeper.trigger import BLOCK, Floats, Scores, score, suspects
 
@@ -17,9 +20,14 @@ def scored(cash: list[float], positions: list[list[float]], value: list[float], 
     return score(
         cash=np.array(cash),
         positions=np.array(positions, dtype=np.float64).reshape(len(cash), len(value)),
-        value=np.array(value),
-        gross=np.array(gross),
+        marks=marked(value, gross),
     )
+
+
+def marked(value: list[Any], gross: list[Any]) -> Marks:
+    """Marks of instruments that do not net; by class where they are lists of lists."""
+    nets = np.zeros(np.array(value).shape[-1], np.bool_)
+    return Marks(np.array(value, np.float64), np.array(gross, np.float64), nets, (), np.ones(1))
 
 
 def test_equity_and_requirement_are_those_of_the_worked_example() -> None:
@@ -90,8 +98,7 @@ def test_what_exact_arithmetic_finds_in_breach_is_always_suspect(
     scores = score(
         cash=np.array([float(cash)]),
         positions=_row(sizes),
-        value=np.array([float(p) for p in exact]),
-        gross=np.array([float(c) for c in charges]),
+        marks=marked([float(p) for p in exact], [float(c) for c in charges]),
     )
     if equity < requirement:
         assert suspects(scores).tolist() == [0]
@@ -113,14 +120,20 @@ HEDGED = Underlying(
 """A perp and an option that moves against it, and two columns more."""
 
 
+NETTED = Marks(
+    value=np.array([100.0, 5.0, 1.0, 7.0]),
+    gross=np.array([10.0, 0.0, 0.5, 0.0]),
+    nets=np.array([False, True, False, True]),
+    underlyings=(HEDGED,),
+    levels=np.ones(1),
+)
+
+
 def netted(cash: list[float], positions: list[list[float]]) -> Scores:
     return score(
         cash=np.array(cash),
         positions=np.array(positions),
-        value=np.array([100.0, 5.0, 1.0, 7.0]),
-        gross=np.array([10.0, 0.0, 0.5, 0.0]),
-        nets=np.array([False, True, False, True]),
-        underlyings=[HEDGED],
+        marks=NETTED,
     )
 
 
@@ -148,3 +161,24 @@ def test_a_book_of_many_blocks_is_scored_like_its_rows() -> None:
     scores = scored(cash, [[1.0]] * rows, [100.0], [10.0])
     assert scores.requirement.tolist() == [10.0] * rows
     assert suspects(scores).tolist() == [row for row in range(rows) if cash[row] <= -90.0]
+
+
+# --- classes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nets", [False, True])
+def test_a_row_is_scored_by_the_marks_of_its_class(nets: bool) -> None:
+    rng = np.random.default_rng(1)
+    rows, several = BLOCK + 5, 3
+    cash, positions = rng.normal(size=rows), rng.normal(size=(rows, 4)) * rng.integers(0, 2, (rows, 4))
+    classes = rng.integers(0, several, rows).astype(np.uint16)
+    value, gross = rng.normal(size=(several, 4)), rng.random((several, 4))
+    value[1, 2] = NAN
+    marks = replace(NETTED, value=value, gross=gross) if nets else marked(value.tolist(), gross.tolist())
+    together = score(cash=cash, positions=positions, marks=marks, classes=classes)
+    for each in range(several):
+        of = classes == each
+        alone = replace(marks, value=value[each], gross=gross[each])
+        expected = score(cash=cash[of], positions=positions[of], marks=alone)
+        for name in (field.name for field in fields(Scores)):
+            np.testing.assert_allclose(getattr(together, name)[of], getattr(expected, name), rtol=1e-12)
