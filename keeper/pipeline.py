@@ -19,7 +19,7 @@ import structlog
 
 from keeper import trigger
 from keeper.columns.shape import RowT, Shape
-from keeper.desk.port import Desk, Judgement
+from keeper.desk.port import Desk, Judgement, Tried
 from keeper.domain import (
     Call,
     CaseEvent,
@@ -125,10 +125,10 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A step worth sending, and the judgement it follows from."""
+    """Steps of which one is worth sending, and the judgement they follow from."""
 
     account: AccountKey
-    step: Step
+    steps: tuple[Step, ...]
     judged: Judgement[Any]
 
 
@@ -211,8 +211,8 @@ class Pipeline(Generic[MarketT]):
         sampled = await self._read(head)
         await self._follow(head)
         self._observe(head)
-        steps = self._decide(head)
-        await self._act(steps, head, update.heard_ns)
+        planned = await self._decide(head)
+        await self._act(planned, head, update.heard_ns)
         await self._check(sampled, head)
         self._done(head)
         if self._shelf and head.number >= self._saved_at + self._shelf.every_blocks:
@@ -570,15 +570,16 @@ class Pipeline(Generic[MarketT]):
 
     # --- what to do about it ---
 
-    def _decide(self, head: Head) -> list[Planned]:
+    async def _decide(self, head: Head) -> list[Planned]:
         """Judge every account that is suspect or under care; return the steps worth sending, in order."""
         at = ChainTime(head.number + 1, head.timestamp_s + self._params.block_time_s)
         sitting = self._sit(head, at)
-        book = self._book.freeze()
-        suspects = self._suspects(book, head, at)
-        steps: list[Planned] = []
+        suspects, cared = self._under_care(sitting, head, at)
+        if self._market.drifts:
+            self._fold_rows(await self._pages(cared, head), head)
+        planned: list[Planned] = []
         events: list[CaseEvent] = []
-        for account in self._desk.under_care(sitting, book, suspects, self._cases):
+        for account in cared:
             case = self._cases.get(account)
             if case is not None and case.status in {Status.RESERVED, Status.IN_FLIGHT}:
                 continue
@@ -591,12 +592,20 @@ class Pipeline(Generic[MarketT]):
             case = case or Case(case_id)
             events += self._take_up(case, account, judged, suspects.get(account), head)
             sitting, decision = judged.left, judged.decision
-            if isinstance(decision, Step):
-                steps.append(Planned(account, decision, judged))
+            if isinstance(decision, tuple):
+                planned.append(Planned(account, decision, judged))
             elif decision is not None:
                 events += self._say(case, account, decision, head)
         self._journal.record(events)
-        return steps
+        return planned
+
+    def _under_care(
+        self, sitting: Any, head: Head, at: ChainTime
+    ) -> tuple[Mapping[AccountKey, str], Sequence[AccountKey]]:
+        """Return the suspects with the score of each, and all that are to be judged, in order."""
+        book = self._book.freeze()
+        suspects = self._suspects(book, head, at)
+        return suspects, self._desk.under_care(sitting, book, suspects, self._cases)
 
     def _suspects(self, book: Snapshot, head: Head, at: ChainTime) -> Mapping[AccountKey, str]:
         """Score the book at the fast prices; return why each suspect is one, the worst first."""
@@ -645,44 +654,49 @@ class Pipeline(Generic[MarketT]):
 
     # --- and to do it ---
 
-    async def _act(self, steps: list[Planned], head: Head, tick_ns: int) -> None:
-        """Simulate all steps at once, reserve them in one commit, then send them."""
-        if not steps:
+    async def _act(self, planned: list[Planned], head: Head, tick_ns: int) -> None:
+        """Simulate all steps at once, reserve those picked in one commit, then send them."""
+        if not planned:
             return
         fees = self._sender.fees(head)
         if isinstance(fees, Refuse):
-            for each in steps:
+            for each in planned:
                 self._refuse(each.account, fees, head)
             return
         at = ChainTime(head.number + 1, head.timestamp_s + self._params.block_time_s)
-        calls = [self._market.encode(each.step.act) for each in steps]
-        _, *simulated = await asyncio.gather(
+        _, tried = await asyncio.gather(
             self._sender.prepare(),
-            *(self._simulate(each.step, call, at) for each, call in zip(steps, calls, strict=True)),
+            asyncio.gather(*(self._try_all(each.steps, at) for each in planned)),
         )
         permits = []
         with self._journal.together():
-            for each, call, doubt in zip(steps, calls, simulated, strict=True):
-                if doubt is not None:
-                    self._refuse(each.account, doubt, head)
-                elif not self._is_rehearsed(each):
-                    permits += self._reserve(each, call, fees, head)
+            for each, found in zip(planned, tried, strict=True):
+                picked = self._desk.pick(found)
+                if not isinstance(picked.result, bytes):
+                    self._refuse(each.account, picked.result, head)
+                elif not self._is_rehearsed(each, picked.step):
+                    permits += self._reserve(each, picked, fees, head)
         await self._sender.send(permits, tick_ns=tick_ns)
 
-    async def _simulate(self, step: Step, call: Call, at: ChainTime) -> Wait | Refuse | None:
-        """Run one step as if in its block; None where it goes through. A fault holds up that step only."""
+    async def _try_all(self, steps: Sequence[Step], at: ChainTime) -> list[Tried]:
+        return await asyncio.gather(*(self._try(step, at) for step in steps))
+
+    async def _try(self, step: Step, at: ChainTime) -> Tried:
+        """Run one step as if in its block. A fault of the node holds up that step only."""
+        call = self._market.encode(step.act)
         async with self._simulations:
             try:
                 result = await self._reader.simulate(self._sender.address, call, at, step.gas_limit)
             except ChainFault as fault:
-                return Wait(at.block, Reason("simulation.unknown", str(fault), "an answer"))
-        return self._market.explain(result) if isinstance(result, Refuse) else None
+                unknown = Wait(at.block, Reason("simulation.unknown", str(fault), "an answer"))
+                return Tried(step, call, unknown)
+        return Tried(step, call, self._market.explain(result) if isinstance(result, Refuse) else result)
 
-    def _reserve(self, each: Planned, call: Call, fees: Fees, head: Head) -> list[Permit]:
+    def _reserve(self, each: Planned, picked: Tried, fees: Fees, head: Head) -> list[Permit]:
         """Ask for the permit of one step; the agreement that it rests on goes into the same commit."""
         granted = self._journal.reserve(
-            each.step,
-            self._sender.transaction(call, each.step.gas_limit, fees),
+            picked.step,
+            self._sender.transaction(picked.call, picked.step.gas_limit, fees),
             chain_nonce=self._sender.chain_nonce,
             block=head.number,
             at_s=head.timestamp_s,
@@ -691,15 +705,15 @@ class Pipeline(Generic[MarketT]):
             self._refuse(each.account, granted, head)
             return []
         account, agreed = each.account, each.judged.agreed
-        self._rehearsed[account] = _state(each)
+        self._rehearsed[account] = _state(each, picked.step)
         if agreed:
             data = {"act": "Agreed", "step_id": granted.step_id, "evidence": agreed.evidence}
             self._journal.record([_event(self._cases[account], account, EventKind.OBSERVED, head, data)])
         return [granted]
 
-    def _is_rehearsed(self, each: Planned) -> bool:
+    def _is_rehearsed(self, each: Planned, step: Step) -> bool:
         """In a dry run, where the sender withholds all, an act is said once per state of its account."""
-        return self._params.dry_run and self._rehearsed.get(each.account) == _state(each)
+        return self._params.dry_run and self._rehearsed.get(each.account) == _state(each, step)
 
     def _refuse(self, account: AccountKey, doubt: Wait | Refuse, head: Head) -> None:
         self._journal.record(self._say(self._cases.get(account), account, doubt, head))
@@ -719,8 +733,8 @@ class Pipeline(Generic[MarketT]):
         return [_event(case, account, kind, head, data)]
 
 
-def _state(each: Planned) -> str:
-    return f"{each.step.kind}:{each.judged.state}"
+def _state(each: Planned, step: Step) -> str:
+    return f"{step.kind}:{each.judged.state}"
 
 
 def _event(

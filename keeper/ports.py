@@ -140,6 +140,11 @@ class Market(Protocol[RowT_co, WorldT]):
         """Return the ``World.version`` at which the listing was read; another one makes it out of date."""
         ...
 
+    @property
+    def drifts(self) -> bool:
+        """Tell whether accounts change with time alone: then who is judged is read again just before."""
+        ...
+
     def refresh(self) -> Generator[list[Call], list[bytes], Self]:
         """Find out the listing anew: yields the calls of each round, is sent the answers of one block."""
         ...

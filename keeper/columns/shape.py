@@ -77,6 +77,10 @@ class Shape(Protocol[RowT_co]):
         """Return the rows, in order, that have a position in one of some markets."""
         ...
 
+    def alike(self, mirror: Any, chain: Any) -> bool:
+        """Tell whether the mirror's account can be the chain's, where no event says that it has changed."""
+        ...
+
     def row(self, ledger: Ledger, key: AccountKey, row: int) -> RowT_co:
         """Return one account."""
         ...

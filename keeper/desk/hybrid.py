@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from keeper.confirm import hybrid as confirm
-from keeper.desk.port import Judgement
+from keeper.desk.port import Judgement, Tried
 from keeper.domain import (
     Account,
     Act,
@@ -162,6 +162,11 @@ class HybridDesk:
         )
         return self._decide(found, case_id, assessed, suspect=suspicion is not None) if found.cared else found
 
+    def pick(self, tried: Sequence[Tried]) -> Tried:
+        """Take the only step: what a slice brings is known to the wei before."""
+        [only] = tried
+        return only
+
     def _is_cared_for(self, assessed: Assessment, suspicion: str | None) -> bool:
         account = assessed.account
         to_settle = self.params.plan.upkeep and bool(assessed.settlable)
@@ -186,7 +191,7 @@ class HybridDesk:
         rests_on = verdict if isinstance(decision.act, Confirm | Liquidate) else None
         return replace(
             found,
-            decision=decision,
+            decision=(decision,),
             agreed=rests_on if isinstance(rests_on, Agree) else None,
             left=replace(sitting, means=replace(sitting.means, credit_wad=left_wad)),
         )

@@ -27,11 +27,21 @@ class Judgement(Generic[Sitting]):
     """Whether it needs a case."""
     state: str
     """Changes when the same act on the account is another one: a dry run says each once."""
-    decision: Step | Wait | Refuse | None
+    decision: tuple[Step, ...] | Wait | Refuse | None
+    """Several steps are sizes or routes of one act: all are simulated, and ``Desk.pick`` takes one."""
     agreed: Agree | None
     """What both clocks said, where the step needs it."""
     left: Sitting
     """What the next step of the same block finds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A step as it went in a simulation of its block: what the contract returned, or why it would not."""
+
+    step: Step
+    call: Call
+    result: bytes | Wait | Refuse
 
 
 class Desk(Protocol[MarketT_contra, Sitting]):
@@ -88,4 +98,8 @@ class Desk(Protocol[MarketT_contra, Sitting]):
         self, sitting: Sitting, account: AccountKey, case_id: str, suspicion: str | None
     ) -> Judgement[Sitting] | Unknown:
         """Judge one account by exact integers; plan a step where one is due."""
+        ...
+
+    def pick(self, tried: Sequence[Tried]) -> Tried:
+        """Choose among the steps of one decision, simulated all; what did not go through is not sent."""
         ...

@@ -54,7 +54,7 @@ class Audit:
             if not isinstance(mirror, Unknown):
                 self.checked += 1
                 self._clean += 1
-                if mirror != chain:
+                if not book.alike(mirror, chain):
                     found.append(Difference(mirror, chain))
         if found:
             self._clean = 0

@@ -217,6 +217,10 @@ class Book(Generic[RowT]):
         """Return the accounts of the answer of a bulk read, as it has them; nothing is taken over."""
         return rows_of(self._shape, page)
 
+    def alike(self, mirror: RowT, chain: RowT) -> bool:
+        """Tell whether what was read once can be what was read now, where nothing has changed in between."""
+        return self._shape.alike(mirror, chain)
+
     def without_row(self, keys: Sequence[AccountKey]) -> list[AccountKey]:
         """Return those of some accounts that were never read."""
         rows = self._keys.find(key_array(keys))

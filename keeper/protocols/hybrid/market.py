@@ -39,6 +39,8 @@ _UNLISTED: Final = "not listed when the deployment was read"
 class HybridMarket:
     """Implements ``ports.Market`` for one deployment."""
 
+    drifts: Final[bool] = False
+
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
         self._rules = deployment.rules

@@ -150,6 +150,10 @@ class HybridRows:
         wanted[listed] = True
         return ledger.runs["legs"].owners("market", wanted)
 
+    def alike(self, mirror: Account, chain: Account) -> bool:
+        """Tell whether both are the same to the wei: only acts change an account."""
+        return mirror == chain
+
     def row(self, ledger: Ledger, key: AccountKey, row: int) -> Account:
         """Return one account."""
         legs, holdings, episodes = (ledger.runs[name] for name in RUNS)

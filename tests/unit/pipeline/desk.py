@@ -353,6 +353,8 @@ class Desk:
         self.limits = Limits()
         self.plan = plan.Params()
         self.native_feed = "ETH/USD"
+        self.protocol = HybridMarket
+        self.deciding = HybridDesk
         self.from_block = 0
         self.shelf: Shelf | None = None
         self.published: Path | None = None
@@ -371,8 +373,8 @@ class Desk:
         )
         self.pipeline = Pipeline(
             reader=self.chain,
-            market=HybridMarket(self.chain.deployment),
-            desk=HybridDesk(SIGNER.address, KEEPER, DeskParams(self.native_feed, plan=self.plan)),
+            market=self.protocol(self.chain.deployment),
+            desk=self.deciding(SIGNER.address, KEEPER, DeskParams(self.native_feed, plan=self.plan)),
             feed=self.feed,
             journal=self.journal,
             sender=sender,
