@@ -5,25 +5,29 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Generic, Protocol, TypeAlias, TypeVar
 
 import structlog
 import typer
 import uvloop
 from rich.console import Console
 
-from keeper import __version__, doctor, metrics, progress
+from keeper import __version__, metrics, progress
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader
 from keeper.chain.stream import expect_chain
 from keeper.chain.wire import head_of
 from keeper.config import Config, load
 from keeper.desk.hybrid import HybridDesk
+from keeper.desk.port import Desk
+from keeper.doctor import hybrid
+from keeper.doctor.examine import examine
+from keeper.doctor.finding import Mark, table_of
 from keeper.domain import Head
 from keeper.errors import ChainFault, ConfigError, KeeperError
 from keeper.execute.keys import load_reporter_keys, load_signer, signer_of
@@ -32,6 +36,7 @@ from keeper.execute.sender import ChainSender
 from keeper.journal.lock import alone
 from keeper.journal.store import SqliteJournal
 from keeper.pipeline import Pipeline
+from keeper.ports import Market
 from keeper.protocols.hybrid.abi import load as load_abi
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.reporter import Reporter
@@ -39,6 +44,7 @@ from keeper.steward import Steward
 from keeper.units import AccountKey, Block
 
 log = structlog.get_logger()
+MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 
 PLAIN_WIDTH = 160
 """Where there is no terminal: addresses and endpoints stay whole."""
@@ -102,12 +108,12 @@ def report_options(config: ConfigOption) -> None:
 @app.command("doctor")
 def see_doctor(config: ConfigOption) -> None:
     """Look at all that a keeper needs, and say how to mend what is amiss; ends with 1 where it cannot run."""
-    findings = uvloop.run(doctor.examine(load(config)))
+    findings = uvloop.run(examine(load(config)))
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(PLAIN_WIDTH, console.width))
-    console.print(doctor.table_of(findings))
-    raise typer.Exit(int(any(each.mark is doctor.Mark.BAD for each in findings)))
+    console.print(table_of(findings))
+    raise typer.Exit(int(any(each.mark is Mark.BAD for each in findings)))
 
 
 @app.command()
@@ -148,20 +154,40 @@ def version() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What both daemons need: a node, and the deployment it was found to hold."""
+class Parts(Generic[MarketT]):
+    """What all daemons need: a node, and the deployment it was found to hold."""
 
     config: Config
     rpc: Pool
     reader: ChainReader
-    market: HybridMarket
+    market: MarketT
     head: Head
 
 
+Find: TypeAlias = Callable[[ChainReader, Config, Head], Awaitable[MarketT]]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[MarketT]):
+    """What it takes to keep one kind of protocol: how its deployment is found, and who decides."""
+
+    find: Find[MarketT]
+    desk: Callable[[Config, str], Desk[MarketT, Any]]
+    """Of a configuration, for a wallet."""
+
+
+def _hybrid_desk(config: Config, wallet: str) -> HybridDesk:
+    taker: AccountKey = bytes.fromhex(wallet[2:]) + config.wallet.sub_account.to_bytes(12)
+    return HybridDesk(wallet, taker, config.desk_params())
+
+
+PROTOCOLS: Mapping[str, Kind[Any]] = {"hybrid": Kind(hybrid.find, _hybrid_desk)}
+"""By ``deployment.protocol``."""
+
+
 @asynccontextmanager
-async def _connected(path: Path) -> AsyncIterator[Parts]:
-    """Read the configuration, reach the node, and find the deployment; everything is checked on the way."""
-    config = load(path)
+async def _connected(config: Config, find: Find[MarketT]) -> AsyncIterator[Parts[MarketT]]:
+    """Reach the node, and find the deployment; everything in the configuration is checked on the way."""
     async with Pool(config.chain.http, config.pool_params()) as rpc:
         scout = ChainReader(rpc, config.chain.ws, [])
         await scout.verify(config.chain.chain_id, {config.deployment.setting: config.deployment.address})
@@ -170,16 +196,16 @@ async def _connected(path: Path) -> AsyncIterator[Parts]:
         if config.deployment.from_block > head.number:
             bound = f"the chain's head is block {head.number}"
             raise ConfigError(f"deployment.from_block is {config.deployment.from_block}, but {bound}")
-        deployment = await doctor.find_deployment(scout, config, head)
-        reader = ChainReader(
-            rpc, config.chain.ws, deployment.contracts, config.reader_params(), lent=scout.lent
-        )
-        yield Parts(config, rpc, reader, HybridMarket(deployment), head)
+        market = await find(scout, config, head)
+        reader = ChainReader(rpc, config.chain.ws, market.addresses, config.reader_params(), lent=scout.lent)
+        yield Parts(config, rpc, reader, market, head)
 
 
 async def _run(config_path: Path, *, snapshot: Path | None, dry_run: bool) -> None:
-    async with _connected(config_path) as parts:
-        config, market, reader = parts.config, parts.market, parts.reader
+    config = load(config_path)
+    kind = PROTOCOLS[config.deployment.protocol]
+    async with _connected(config, kind.find) as parts:
+        market, reader = parts.market, parts.reader
         signer = load_signer(config.key_params())
         path = config.journal_path(dry_run=dry_run)
         identity = {
@@ -201,11 +227,7 @@ async def _run(config_path: Path, *, snapshot: Path | None, dry_run: bool) -> No
             pipeline = Pipeline(
                 reader=reader,
                 market=market,
-                desk=HybridDesk(
-                    wallet=sender.address,
-                    taker=_account_key(signer.address, config.wallet.sub_account),
-                    params=config.desk_params(),
-                ),
+                desk=kind.desk(config, sender.address),
                 feed=config.open_feed(),
                 journal=journal,
                 sender=sender,
@@ -224,7 +246,7 @@ async def _run(config_path: Path, *, snapshot: Path | None, dry_run: bool) -> No
                 pipeline.save()
 
 
-def _reading(parts: Parts, pipeline: Pipeline[HybridMarket]) -> metrics.Reading:
+def _reading(parts: Parts[MarketT], pipeline: Pipeline[MarketT]) -> metrics.Reading:
     reader = parts.reader
     return metrics.Reading(
         vitals=pipeline.vitals,
@@ -239,7 +261,7 @@ def _reading(parts: Parts, pipeline: Pipeline[HybridMarket]) -> metrics.Reading:
 
 async def _report(path: Path) -> None:
     keys = load_reporter_keys()
-    async with _connected(path) as parts:
+    async with _connected(load(path), hybrid.find) as parts:
         config, market = parts.config, parts.market
         wallet = signer_of(keys[0])
         quorum = await _quorum(parts)
@@ -264,7 +286,7 @@ async def _report(path: Path) -> None:
 
 async def _report_options(path: Path) -> None:
     keys = load_reporter_keys()
-    async with _connected(path) as parts:
+    async with _connected(load(path), hybrid.find) as parts:
         config, market = parts.config, parts.market
         rules, wallet = market.deployment.rules, signer_of(keys[-1])
         if not rules.options:
@@ -301,14 +323,10 @@ async def _genesis(rpc: Pool) -> str:
     return str(block["hash"])
 
 
-async def _quorum(parts: Parts) -> int:
+async def _quorum(parts: Parts[HybridMarket]) -> int:
     function = load_abi("FastOracle").functions["quorum"]
     answer = await parts.reader.call(function.call(parts.market.deployment.fast_oracle), parts.head.hash)
     return int(function.result(answer)[0])
-
-
-def _account_key(owner: str, sub_account: int) -> AccountKey:
-    return bytes.fromhex(owner[2:]) + sub_account.to_bytes(12)
 
 
 def _log_to_stdout() -> None:

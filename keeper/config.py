@@ -88,12 +88,13 @@ class Chain(_Section):
     """Hand each signed transaction to every endpoint."""
 
 
-class Deployment(_Section):
+class HybridDeployment(_Section):
     """Which HybridMargin to keep: its MarginReader, or its Clearing where it has none.
 
     All else is read from the chain.
     """
 
+    protocol: Literal["hybrid"] = "hybrid"
     reader: Address | None = None
     clearing: Address | None = None
     from_block: int = Field(default=0, ge=0)
@@ -115,6 +116,10 @@ class Deployment(_Section):
         address = self.reader or self.clearing
         assert address is not None
         return address
+
+
+Deployment: TypeAlias = HybridDeployment
+"""Of which protocol it is, and where: ``protocol`` tells them apart."""
 
 
 class Wallet(_Section):

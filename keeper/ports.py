@@ -131,6 +131,11 @@ class Market(Protocol[RowT_co, WorldT]):
         ...
 
     @property
+    def addresses(self) -> tuple[str, ...]:
+        """Return the contracts whose logs it decodes."""
+        ...
+
+    @property
     def feeds(self) -> tuple[FeedId, ...]:
         """Return every feed of an instrument, each once."""
         ...

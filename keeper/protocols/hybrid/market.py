@@ -56,6 +56,11 @@ class HybridMarket:
         return HybridRows(len(self._rules.markets), len(self._rules.collaterals))
 
     @property
+    def addresses(self) -> tuple[str, ...]:
+        """The contracts whose logs ``decode`` understands."""
+        return self.deployment.contracts
+
+    @property
     def feeds(self) -> tuple[FeedId, ...]:
         """Every feed of an instrument, each once."""
         return self._rules.feeds

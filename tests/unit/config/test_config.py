@@ -292,6 +292,7 @@ def test_a_file_that_is_no_toml_is_refused(path: Path, text: bytes) -> None:
         (f'reader = "{READER}"', "", "deployment: Value error, expected either reader, or clearing where no"),
         ("[feed]", f'clearing = "{READER}"\n[feed]', "deployment: Value error, expected either reader"),
         ("reader", "clearing_", "deployment.clearing_: Extra inputs"),
+        ("[feed]", 'protocol = "cliff"\n[feed]', "deployment.protocol: Input should be 'hybrid'"),
         ("[feed]\n", '[feed]\nkind = "live"\n', "feed.kind: Input should be 'recorded'"),
         ('path = "prices.csv"', "path = 7", "feed.path: "),
     ],

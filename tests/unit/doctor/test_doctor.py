@@ -6,22 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 from rich.console import Console
 
-from keeper import doctor
-from keeper.config import Config, load
-from keeper.doctor import (
-    Finding,
-    Mark,
-    examine,
-    look_at_clock,
-    look_at_code,
-    look_at_disk,
-    look_at_oracles,
-    without_silent,
-)
+from keeper.cli import PROTOCOLS
+from keeper.config import Config, Deployment, load
+from keeper.doctor.examine import LOOKS, Doctor, examine, look_at_clock, look_at_disk, without_silent
+from keeper.doctor.finding import Finding, Mark, table_of
+from keeper.doctor.hybrid import look_at_code, look_at_oracles
 from keeper.domain import Head, OracleView
 from keeper.journal.store import SqliteJournal
 from keeper.protocols.hybrid.abi import CONTRACTS, artifact
@@ -105,14 +99,14 @@ async def test_a_bad_key_is_told_and_not_shown(
 ) -> None:
     monkeypatch.setenv("KEEPER_PRIVATE_KEY", key)
     config = config_of(tmp_path, "http://127.0.0.1:1", "ws://127.0.0.1:1")
-    found = by_name(list(doctor.Doctor(config)._key()))
+    found = by_name(list(Doctor(config)._key()))
     assert found["key"].mark is Mark.BAD
     assert not key or key[2:] not in found["key"].found
 
 
 def test_the_journal_of_another_keeper_is_told(tmp_path: Path) -> None:
     config = config_of(tmp_path, "http://127.0.0.1:1", "ws://127.0.0.1:1")
-    looked = doctor.Doctor(config)
+    looked = Doctor(config)
     assert by_name(list(looked._journal()))["journal"].mark is Mark.OK
     identity = {"chain_id": "31337", "deployment": READER, "wallet": "0x" + "22" * 20}
     SqliteJournal(config.journal.path, identity=identity).close()
@@ -174,7 +168,7 @@ def test_an_oracle_that_does_not_count_is_told_with_its_age() -> None:
 
 def test_brackets_in_a_finding_are_shown() -> None:
     console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
-    console.print(doctor.table_of([Finding("x", Mark.BAD, "found [feed]", "see to [feed]")]))
+    console.print(table_of([Finding("x", Mark.BAD, "found [feed]", "see to [feed]")]))
     console.file.close()
     assert "see to [feed]" in console.export_text()
 
@@ -185,3 +179,8 @@ def test_one_silent_endpoint_of_several_is_no_reason_not_to_run() -> None:
     wrong = Finding("node c", Mark.BAD, "another chain", "correct it")
     assert [each.mark for each in without_silent([well, silent, wrong])] == [Mark.OK, Mark.WARN, Mark.BAD]
     assert [each.mark for each in without_silent([silent, wrong])] == [Mark.BAD, Mark.BAD]
+
+
+def test_every_protocol_that_can_be_configured_is_looked_at_and_kept() -> None:
+    named = get_args(Deployment.model_fields["protocol"].annotation)
+    assert {*LOOKS} == {*PROTOCOLS} == {*named}

@@ -8,95 +8,45 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
-
-from rich.table import Table
-from rich.text import Text
+from typing import Any, Generic, TypeVar
 
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader
-from keeper.chain.rpc import Unreachable, without_secrets
+from keeper.chain.rpc import without_secrets
 from keeper.chain.stream import expect_chain
-from keeper.chain.wire import data, head_of
+from keeper.chain.wire import head_of
 from keeper.config import Config
-from keeper.domain import FeedView, Head, OracleView, Unknown
+from keeper.doctor import hybrid
+from keeper.doctor.finding import Finding, Mark, NoDeployment, amount
+from keeper.domain import Head, Unknown
 from keeper.errors import ChainFault, ConfigError, KeeperError
 from keeper.execute.keys import load_signer
 from keeper.journal.reader import JournalReader
-from keeper.ports import read_through
-from keeper.protocols.hybrid.abi import load
-from keeper.protocols.hybrid.codec import reader_creation
-from keeper.protocols.hybrid.market import HybridMarket
-from keeper.protocols.hybrid.params import LENT_READER, Deployment, read_deployment, read_liquidator
-from keeper.protocols.hybrid.rows import accounts_of
-from keeper.units import WAD, AccountKey
+from keeper.ports import Market
 
 ROOM_BYTES = 2 * 2**30
 LEAST_BYTES = 64 * 2**20
 """A journal of years and a book of a million accounts, twice while it is written."""
 CLOCK_S = 2.0
-PUSH0 = 0x5F
-
-
-class Mark(StrEnum):
-    """How bad a finding is."""
-
-    OK = "ok"
-    WARN = "warn"
-    """The keeper can run, and lacks something that it may need."""
-    BAD = "bad"
-    """It cannot run, or must not."""
-
-
-STYLES: Mapping[Mark, str | None] = {Mark.OK: None, Mark.WARN: "yellow", Mark.BAD: "bold red"}
+MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What one look found, and what to do about it."""
+class Looks(Generic[MarketT]):
+    """What is looked at of one kind of protocol."""
 
-    what: str
-    mark: Mark
-    found: str
-    mend: str = ""
-    silent: bool = False
-    """An endpoint did not answer; others of its kind may do."""
+    find: Callable[[ChainReader, Config, Head], Awaitable[MarketT]]
+    """Raises NoDeployment where there is none to look at."""
+    look: Callable[[MarketT, Pool, ChainReader, Head], AsyncIterator[Finding]]
+    look_at_means: Callable[[MarketT, Config, str, ChainReader, Head], AsyncIterator[Finding]]
 
 
-class NoDeployment(ConfigError):
-    """The deployment cannot be read in the way that is configured."""
-
-    def __init__(self, found: str, mend: str) -> None:
-        self.found = found
-        self.mend = mend
-        """What to do about it."""
-        super().__init__(f"{found}; {mend}")
-
-
-async def find_deployment(reader: ChainReader, config: Config, head: Head) -> Deployment:
-    """Read the deployment that is configured, through its reader, or one lent to the nodes with every call.
-
-    Raises NoDeployment where that is not to be had, and Unreachable where no node answers.
-    """
-    named = config.deployment
-    address, contract = named.reader or LENT_READER, "MarginReader" if named.reader else "Clearing"
-    try:
-        if named.clearing:
-            liquidator = await read_through(reader, read_liquidator(named.clearing), head.hash)
-            await reader.lend(address, reader_creation(named.clearing, liquidator))
-        return await read_through(reader, read_deployment(config.chain.chain_id, address), head.hash)
-    except Unreachable:
-        raise
-    except ConfigError as error:
-        mend = "deploy MarginReader and give its address as deployment.reader, or use another node"
-        raise NoDeployment(str(error), mend) from error
-    except ChainFault as fault:
-        found = f"{named.setting} {named.address} does not answer as a {contract}: {fault}"
-        raise NoDeployment(found, f"correct {named.setting}, or chain.chain_id") from fault
+LOOKS: Mapping[str, Looks[Any]] = {"hybrid": Looks(hybrid.find, hybrid.look, hybrid.look_at_means)}
+"""By ``deployment.protocol``."""
 
 
 @dataclass(slots=True)
@@ -197,28 +147,23 @@ class Doctor:
         if config.deployment.from_block > head.number:
             found = f"from_block {config.deployment.from_block} is above the head, block {head.number}"
             yield Finding("deployment", Mark.BAD, found, "correct deployment.from_block")
+        looks = LOOKS[config.deployment.protocol]
         try:
-            deployment = await find_deployment(reader, config, head)
+            market = await looks.find(reader, config, head)
         except NoDeployment as error:
             yield Finding("deployment", Mark.BAD, error.found, error.mend)
             return
-        for name, address in addresses_of(deployment).items():
-            if address == LENT_READER:
-                yield Finding(name, Mark.OK, "not deployed; the nodes take its code with every call")
-                continue
-            code = data(await rpc.request("eth_getCode", [address, "latest"]))
-            yield look_at_code(name, address, code)
-        market = HybridMarket(deployment)
-        oracles = market.decode_prices(await reader.call(market.prices_call(), head.hash))
-        for finding in look_at_oracles(oracles, market.feeds, head.timestamp_s):
+        async for finding in looks.look(market, rpc, reader, head):
             yield finding
         for finding in self._feed(market, head):
             yield finding
         if self._wallet is not None:
-            async for finding in self._means(rpc, reader, market, head):
+            native = int(await rpc.request("eth_getBalance", [self._wallet, "latest"]), 16)
+            yield amount("gas", native, f"send native currency to {self._wallet}")
+            async for finding in looks.look_at_means(market, config, self._wallet, reader, head):
                 yield finding
 
-    def _feed(self, market: HybridMarket, head: Head) -> Iterator[Finding]:
+    def _feed(self, market: Market[Any, Any], head: Head) -> Iterator[Finding]:
         mend = "see to the source named in [feed]"
         try:
             quotes = self.config.open_feed().latest(head.timestamp_s)
@@ -239,30 +184,6 @@ class Doctor:
             known = f"name one of {', '.join(sorted(market.feeds))} in economics.native_feed"
             yield Finding("native feed", Mark.BAD, f"{native} is not a feed of the deployment", known)
 
-    async def _means(
-        self, rpc: Pool, reader: ChainReader, market: HybridMarket, head: Head
-    ) -> AsyncIterator[Finding]:
-        assert self._wallet is not None
-        taker: AccountKey = bytes.fromhex(self._wallet[2:]) + self.config.wallet.sub_account.to_bytes(12)
-        native = int(await rpc.request("eth_getBalance", [self._wallet, "latest"]), 16)
-        credit, page = await reader.call_many(
-            [market.credit_call(self._wallet), market.rows_call([taker])], head.hash
-        )
-        market.shape.check_names(page, [taker])
-        [account] = accounts_of(page)
-        funded = account.cash_wad > 0 or bool(account.holdings)
-        wallet = self._wallet
-        yield _amount("gas", native, f"send native currency to {wallet}")
-        yield _amount(
-            "credit for bonds", int.from_bytes(credit), f"deposit quote for {wallet} into the Vault"
-        )
-        yield Finding(
-            "margin account",
-            Mark.OK if funded else Mark.WARN,
-            f"cash {account.cash_wad / WAD:,.2f}, {len(account.holdings)} collaterals",
-            "" if funded else f"deposit collateral into 0x{taker.hex()} in Clearing",
-        )
-
 
 # --- pure looks -----------------------------------------------------------------------------------
 
@@ -276,44 +197,6 @@ def look_at_clock(head: Head, now_s: float, block_time_s: float) -> Finding:
     if age_s > 3 * block_time_s + CLOCK_S:
         return Finding("clock", Mark.WARN, found, "set the clock, or wait until the node has caught up")
     return Finding("clock", Mark.OK, found)
-
-
-def look_at_code(name: str, address: str, code: bytes) -> Finding:
-    """Tell whether there is code at an address, and whether it dispatches every function of the interface.
-
-    By its selectors, for immutables and libraries make the bytes of each deployment its own.
-    """
-    what, mend = f"{name}", "correct [deployment]; or use the release that belongs to this deployment"
-    if not code:
-        return Finding(what, Mark.BAD, f"no code at {address}", mend)
-    missing = [each.name for each in load(name).functions.values() if not _pushes(code, each.selector)]
-    if missing:
-        return Finding(what, Mark.BAD, f"{address} has no {', '.join(missing[:3])}", mend)
-    return Finding(what, Mark.OK, f"{address}, {len(load(name).functions)} functions")
-
-
-def _pushes(code: bytes, selector: bytes) -> bool:
-    short = selector.lstrip(b"\0")
-    return bytes([PUSH0 + len(short)]) + short in code
-
-
-def look_at_oracles(oracles: OracleView, feeds: tuple[str, ...], now_s: int) -> Iterator[Finding]:
-    """Yield for every feed whether both clocks count, by the contract's own rules."""
-    for feed in feeds:
-        view = oracles[feed]
-        yield _oracle(view, now_s)
-
-
-def _oracle(view: FeedView, now_s: int) -> Finding:
-    fast_s, slow_s = now_s - view.fast_observed_at_s, now_s - view.slow_updated_at_s
-    fast = f"fast {fast_s} s old, bound {view.fast_max_age_s}" if view.fast_wad > 0 else "fast none"
-    slow = f"slow {slow_s} s old, heartbeat {view.slow_heartbeat_s}" if view.slow_wad > 0 else "slow none"
-    faults = {
-        "have a quorum of reporters run `keeper report-prices`": not view.fast_fresh(now_s),
-        "see to the slow feed: without it nothing is confirmed": not view.slow_ok,
-    }
-    mend = "; ".join(text for text, is_amiss in faults.items() if is_amiss)
-    return Finding(f"oracle {view.feed}", Mark.WARN if mend else Mark.OK, f"{fast}; {slow}", mend)
 
 
 def look_at_disk(folder: Path) -> Iterator[Finding]:
@@ -340,37 +223,6 @@ def without_silent(endpoints: Sequence[Finding]) -> Iterator[Finding]:
     one_is_well = any(each.mark is Mark.OK for each in endpoints)
     for each in endpoints:
         yield replace(each, mark=Mark.WARN) if each.silent and one_is_well else each
-
-
-def addresses_of(deployment: Deployment) -> Mapping[str, str]:
-    """Return where each contract is whose interface the keeper relies on."""
-    return {
-        "MarginReader": deployment.reader,
-        "Clearing": deployment.clearing,
-        "Liquidator": deployment.liquidator,
-        "MarginEngine": deployment.engine,
-        "Instruments": deployment.instruments,
-        "Slopes": deployment.slopes,
-        "RiskArrays": deployment.risk_arrays,
-        "OracleRouter": deployment.router,
-        "FastOracle": deployment.fast_oracle,
-        "Vault": deployment.vault,
-        "Backstop": deployment.backstop,
-        "Breaker": deployment.breaker,
-    }
-
-
-def _amount(what: str, wad: int, mend: str) -> Finding:
-    return Finding(what, Mark.OK if wad else Mark.WARN, f"{wad / WAD:,.4f}", "" if wad else mend)
-
-
-def table_of(findings: list[Finding]) -> Table:
-    """Lay findings out for a person."""
-    table = Table("", "", "found", "to mend it")
-    for each in findings:
-        # As text: brackets in a finding are no markup.
-        table.add_row(*map(Text, (each.what, each.mark, each.found, each.mend)), style=STYLES[each.mark])
-    return table
 
 
 async def examine(config: Config) -> list[Finding]:

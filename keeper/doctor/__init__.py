@@ -1,0 +1,1 @@
+"""What a keeper needs, looked at before it runs: each finding says how to mend it."""
