@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, Self, TypeVar
 
-from keeper.columns.shape import Row, Shape
+from keeper.columns.shape import Row, RowT_co, Shape
 from keeper.domain import (
     Account,
     Act,
@@ -118,7 +118,6 @@ class World(Protocol):
         ...
 
 
-RowT_co = TypeVar("RowT_co", bound=Row, covariant=True)
 WorldT = TypeVar("WorldT", bound=World)
 
 

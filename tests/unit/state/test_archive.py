@@ -16,8 +16,8 @@ from keeper.state import archive, book
 from keeper.state.archive import Stamp
 from keeper.state.book import Book
 from keeper.units import WAD
-from tests.unit.protocols.hybrid.pages import page_of
-from tests.unit.state.test_book import EVERYTHING, SHAPE, account, book_of, heads, key
+from tests.unit.protocols.hybrid.pages import EVERYTHING, account, key, page_of
+from tests.unit.state.test_book import SHAPE, book_of, heads
 
 STAMP = Stamp(chain_id=31337, deployment="0xliquidator", block=120, block_hash="0x" + "ab" * 32)
 HELD = account(3, legs=(Leg(2, -WAD, 5), Leg(1, 2**100, -(2**100))), holdings=(Holding(2, WAD),))

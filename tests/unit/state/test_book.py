@@ -5,48 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from eth_abi.abi import encode
-from hypothesis import given
-from hypothesis import strategies as st
 
 from keeper.domain import Account, FlagState, Head, Holding, Leg, Phase, Unknown
 from keeper.errors import ChainFault
-from keeper.protocols.hybrid.rows import COLUMNS, EPISODE_WORDS, HEAD_WORDS, HybridRows, accounts_of
+from keeper.protocols.hybrid.rows import HybridRows
 from keeper.state.book import REMEMBERED_BLOCKS, Book
-from keeper.units import WAD, AccountKey
-from tests.unit.protocols.hybrid.pages import page_of
-
-FULL_FLAG = FlagState(
-    flagger="0x" + "f1" * 20,
-    bond_wad=2**127 - 1,
-    flagged_at_s=3,
-    flagged_block=4,
-    tau_at_flag_s=5,
-    tau_s=6,
-    last_poke_s=7,
-    tau_at_confirm_s=8,
-    confirmed_at_s=9,
-    fee_cap_wad=2**64 - 1,
-    step_start_s=11,
-    step_used_wad=2**64 - 2,
-    tranche_nonce=2**64 - 3,
-    aid_wad=14,
-    reduced=True,
-    carry_tau_s=15,
-    carried_at_s=16,
-    slope=18,
-    insolvent_tau_s=19,
-)
-
-
-def key(number: int) -> AccountKey:
-    """A key that ends in zeros: a byte string type of numpy would lose them."""
-    return number.to_bytes(20) + bytes(12)
-
-
-def account(number: int, **changes: object) -> Account:
-    plain = Account(key=key(number), phase=Phase.HEALTHY, cash_wad=number * WAD, legs=(), holdings=())
-    return replace(plain, **changes)  # type: ignore[arg-type]
-
+from keeper.units import WAD
+from tests.unit.protocols.hybrid.pages import EVERYTHING, account, key, page_of
 
 SHAPE = HybridRows(markets=3, collaterals=2)
 PAGE = page_of([account(1)])
@@ -69,61 +34,8 @@ def book_of(*accounts: Account, block: int = 100) -> Book[Account]:
     return book
 
 
-EVERYTHING = account(
-    7,
-    phase=Phase.CONFIRMED,
-    cash_wad=-(2**127),
-    legs=(Leg(3, -5 * WAD, 9 * WAD), Leg(1, 2**127 - 1, -1)),
-    holdings=(Holding(2, 10 * WAD), Holding(1, 1)),
-    last_risk_s=1,
-    last_risk_block=2,
-    debt_since_s=17,
-    flag=FULL_FLAG,
-    slope_choice=2**16 - 1,
-)
-
-
 def test_every_field_of_a_row_comes_back_exactly_and_in_the_contracts_order() -> None:
     assert book_of(account(1), EVERYTHING).exact(key(7)) == EVERYTHING
-
-
-wads = st.integers(-(2**127), 2**127 - 1)
-amounts = st.integers(1, 2**127 - 1)
-
-
-@st.composite
-def accounts(draw: st.DrawFn) -> Account:
-    markets = draw(st.lists(st.integers(1, 2**16 - 1), max_size=8, unique=True))
-    kinds = draw(st.lists(st.integers(1, 255), max_size=4, unique=True))
-    numbers = {name: draw(st.integers(0, 2**16 - 1)) for name in FlagState.__slots__}
-    flag = replace(
-        FlagState(**numbers),  # type: ignore[arg-type]
-        flagger="0x" + draw(st.binary(min_size=20, max_size=20)).hex(),
-        bond_wad=draw(amounts),
-        reduced=draw(st.booleans()),
-    )
-    return Account(
-        key=draw(st.binary(min_size=32, max_size=32)),
-        phase=draw(st.sampled_from(Phase)),
-        cash_wad=draw(wads),
-        legs=tuple(Leg(market, draw(wads), draw(wads)) for market in markets),
-        holdings=tuple(Holding(kind, draw(amounts)) for kind in kinds),
-        last_risk_s=draw(st.integers(0, 2**40 - 1)),
-        last_risk_block=draw(st.integers(0, 2**40 - 1)),
-        flag=flag,
-        debt_since_s=draw(st.integers(0, 2**40 - 1)),
-        slope_choice=draw(st.integers(0, 2**16 - 1)),
-    )
-
-
-@given(st.lists(accounts(), max_size=3))
-def test_a_page_read_by_itself_says_the_accounts_in_its_order(page: list[Account]) -> None:
-    assert accounts_of(page_of(page)) == tuple(page)
-
-
-def test_a_page_that_is_cut_short_is_a_fault_of_the_chain() -> None:
-    with pytest.raises(ChainFault, match="expected a page of rows of 352 bytes, found 320"):
-        accounts_of(page_of([account(1)])[:-32])
 
 
 def test_a_fold_replaces_old_rows_and_adds_new_ones() -> None:
@@ -191,13 +103,6 @@ def test_a_page_that_is_not_believable_is_refused_whole(page: bytes, complaint: 
         book.fold_rows(page, 101)
     assert book.exact(key(1)) == account(1)
     assert len(book) == 1
-
-
-def test_what_an_account_does_not_have_takes_no_room() -> None:
-    words = COLUMNS + COLUMNS + HEAD_WORDS
-    assert len(page_of([account(1)])) == 32 * words
-    positions, holdings = len(EVERYTHING.legs), len(EVERYTHING.holdings)
-    assert len(page_of([EVERYTHING])) == 32 * (words + positions + holdings + EPISODE_WORDS)
 
 
 def test_a_dirty_account_is_unknown_until_it_is_read_again() -> None:

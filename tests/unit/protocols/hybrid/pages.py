@@ -1,11 +1,13 @@
-"""Accounts as the real contract would encode them."""
+"""Accounts, and pages of them as the real contract would encode them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from eth_abi.abi import encode
 
-from keeper.domain import Account, FlagState, Phase
+from keeper.domain import Account, FlagState, Holding, Leg, Phase
 from keeper.protocols.hybrid.abi import load
+from keeper.units import WAD, AccountKey
 
 
 def _episode(flag: FlagState) -> list[int]:
@@ -72,3 +74,50 @@ def page_of(accounts: Sequence[Account]) -> bytes:
     told = [account.flag for account in accounts if account.flag != FlagState()]
     episodes = [word for flag in told for word in _episode(flag)]
     return encode(load("MarginReader").functions["rows"].outputs, [heads, legs, amounts, episodes])
+
+
+FULL_FLAG = FlagState(
+    flagger="0x" + "f1" * 20,
+    bond_wad=2**127 - 1,
+    flagged_at_s=3,
+    flagged_block=4,
+    tau_at_flag_s=5,
+    tau_s=6,
+    last_poke_s=7,
+    tau_at_confirm_s=8,
+    confirmed_at_s=9,
+    fee_cap_wad=2**64 - 1,
+    step_start_s=11,
+    step_used_wad=2**64 - 2,
+    tranche_nonce=2**64 - 3,
+    aid_wad=14,
+    reduced=True,
+    carry_tau_s=15,
+    carried_at_s=16,
+    slope=18,
+    insolvent_tau_s=19,
+)
+
+
+def key(number: int) -> AccountKey:
+    """A key that ends in zeros: a byte string type of numpy would lose them."""
+    return number.to_bytes(20) + bytes(12)
+
+
+def account(number: int, **changes: object) -> Account:
+    plain = Account(key=key(number), phase=Phase.HEALTHY, cash_wad=number * WAD, legs=(), holdings=())
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+EVERYTHING = account(
+    7,
+    phase=Phase.CONFIRMED,
+    cash_wad=-(2**127),
+    legs=(Leg(3, -5 * WAD, 9 * WAD), Leg(1, 2**127 - 1, -1)),
+    holdings=(Holding(2, 10 * WAD), Holding(1, 1)),
+    last_risk_s=1,
+    last_risk_block=2,
+    debt_since_s=17,
+    flag=FULL_FLAG,
+    slope_choice=2**16 - 1,
+)
