@@ -36,9 +36,9 @@ class Snapshot:
     """A book as the trigger sees it: quote and units as float64, n rows and i instruments.
 
     ``cash`` [n] includes the quote legs, and is NaN in a row whose account has changed and was not read
-    since: nobody acts on it. ``positions`` is [n, i]; ``classes`` [n] say whose marks and level a row has, and
-    ``cells`` are what else the shape shows, by name. All are lent by the book, which copies a column before
-    it writes to it while any view of it is still held: who lets go of a snapshot saves that.
+    since: nobody acts on it. ``positions`` is [n, i]. ``classes`` [n] say by which marks and level a row is
+    judged, and ``cells`` are what else the shape shows, by name. All are lent by the book, which copies a
+    column before it writes to it while any view of it is still held: who lets go of a snapshot saves that.
     """
 
     keys: KeyArray

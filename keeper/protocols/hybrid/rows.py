@@ -135,10 +135,12 @@ class HybridRows:
 
         These in units [n, markets + collaterals].
         """
-        legs, dense = ledger.runs["legs"], np.zeros((len(rows), self.markets + self.collaterals))
+        legs = ledger.runs["legs"]
+        cash = _cash(ledger["cash"][rows], legs, rows)
+        dense = np.zeros((len(rows), self.markets + self.collaterals))
         _scatter(dense[:, : self.markets], legs, rows, "market", "size")
         _scatter(dense[:, self.markets :], ledger.runs["holdings"], rows, "collateral", "amount")
-        return _cash(ledger["cash"][rows], legs, rows), dense
+        return cash, dense
 
     def holders(self, ledger: Ledger, markets: Sequence[int]) -> Rows:
         """Return the rows, in order, that have a position in one of some markets.
