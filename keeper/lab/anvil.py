@@ -205,16 +205,17 @@ def find_anvil() -> Path:
 
 
 @contextmanager
-def anvil(*, timestamp_s: UnixS, gas_limit: int = GAS_LIMIT) -> Iterator[Node]:
+def anvil(*, timestamp_s: UnixS, gas_limit: int = GAS_LIMIT, code_size_limit: bool = True) -> Iterator[Node]:
     """Start an Anvil that mines on demand and impersonates any sender; stop it however the block is left.
 
     The chain id is random and checked before anything is written, so that nothing else on this machine is
-    ever taken for it.
+    ever taken for it. Without ``code_size_limit`` contracts may be larger than 24,576 bytes.
     """
     program = find_anvil()
     with tempfile.TemporaryDirectory(prefix="keeper-anvil-") as folder, tempfile.TemporaryFile() as output:
         for attempt in range(3):
-            process, node = _start(program, timestamp_s, gas_limit, Path(folder), output)
+            options = () if code_size_limit else ("--disable-code-size-limit",)
+            process, node = _start(program, timestamp_s, gas_limit, Path(folder), output, options)
             try:
                 # Another program may have taken the free port in between: then try a new one.
                 if not _answers(node, process):
@@ -231,7 +232,12 @@ def anvil(*, timestamp_s: UnixS, gas_limit: int = GAS_LIMIT) -> Iterator[Node]:
 
 
 def _start(
-    program: Path, timestamp_s: UnixS, gas_limit: int, folder: Path, output: IO[bytes]
+    program: Path,
+    timestamp_s: UnixS,
+    gas_limit: int,
+    folder: Path,
+    output: IO[bytes],
+    options: Sequence[str],
 ) -> tuple[subprocess.Popen[bytes], Node]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -241,7 +247,7 @@ def _start(
         *(str(program), "--host", "127.0.0.1", "--port", str(port), "--chain-id", str(chain_id)),
         *("--no-mining", "--auto-impersonate", "--timestamp", str(timestamp_s)),
         *("--gas-limit", str(gas_limit), "--accounts", "1", "--no-request-size-limit"),
-        *("--cache-path", str(folder), "--quiet"),
+        *("--cache-path", str(folder), "--quiet", *options),
     ]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     return process, Node(port, chain_id)
