@@ -81,7 +81,7 @@ AAVE_ENTRIES = (
     "helpers/LiquidationDataProvider",
 )
 RECIPES: Mapping[str, Recipe] = {
-    "subjects": Recipe(jobs=(Job((SUBJECTS + "PriceSource.sol",)),)),
+    "subjects": Recipe(jobs=(Job((SUBJECTS + "PriceSource.sol", SUBJECTS + "PreLiquidation.sol")),)),
     "aave_v3.6": Recipe(
         jobs=(
             Job(
