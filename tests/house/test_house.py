@@ -84,6 +84,13 @@ def test_no_file_of_ours_tells_where_it_was_made(what: str, pattern: str) -> Non
     assert found == []
 
 
+def test_no_source_of_another_licence_is_ours() -> None:
+    sources = [path for path in ours() if path.suffix == ".sol"]
+    assert sources
+    foreign = [path for path in sources if "SPDX-License-Identifier: MIT\n" not in path.read_text()]
+    assert [str(path.relative_to(ROOT)) for path in foreign] == []
+
+
 def test_an_environment_that_is_a_link_is_refused_and_not_emptied(tmp_path: Path) -> None:
     theirs, clone = tmp_path / "theirs", tmp_path / "clone"
     for folder in (theirs, clone / "scripts"):

@@ -191,7 +191,7 @@ def test_health_is_the_comptrollers_own_answer_to_the_last_unit(populated: Popul
     rng = random.Random(SEED)
     short = 0
     with populated.venus.lab.undone():
-        for _ in range(20):
+        for _ in range(12):
             populated.fall(rng, 0.6, 1.2)
             pool = populated.pool()
             ours = [math.health(loan, pool) for loan in populated.loans]

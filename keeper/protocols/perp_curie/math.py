@@ -1,0 +1,189 @@
+"""Perpetual v2's margin and takeovers, to the last unit, for accounts without open orders.
+
+Each function names the one of the contracts that it mirrors, rounding by rounding. Money, sizes and prices
+are times 1e18, whatever the settlement token's decimals; ratios are in millionths. The mark and the funding
+that is due are the contract's own at one block: both move with every second, and are read, not carried. Not
+modelled: collateral beside the settlement token, and whether the liquidator's own margin suffices afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Final
+
+from keeper.units import WAD, Wad, mul_div_trunc
+
+MILLION: Final = 10**6
+DUST: Final = 10
+"""Of size and of notional: less counts as nothing."""
+SMALL_WAD: Final[Wad] = 100 * WAD
+"""A position worth no more is taken over whole."""
+
+
+class Unmet(Enum):
+    """Why a takeover is refused, in the contract's words."""
+
+    NOT_OPEN = "CH_MNO"
+    HAS_ORDER = "CH_CLWTISO"
+    HEALTHY = "CH_EAV"
+    NO_POSITION = "CH_PSZ"
+    WRONG_SIDE = "CH_WLD"
+    UNINSURED = "CH_IIC"
+    """The insurance fund cannot bear the account's bad debt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds for every market."""
+
+    maintenance: int
+    """Of the value of all positions, in millionths."""
+    penalty: int
+    """Of the notional taken over, in millionths."""
+    decimals: int
+    """Of the settlement token: values are rounded down to its units."""
+    insurance_wad: Wad
+    """What the insurance fund has, in its account and in its wallet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """A market as an account is judged by it."""
+
+    mark_wad: Wad
+    is_open: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """One account's in one market; long is positive, and what was paid for it is a negative notional."""
+
+    size_wad: Wad
+    notional_wad: Wad
+    funding_wad: Wad
+    """Due, and not settled yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trader:
+    """An account: settled money, and positions by market."""
+
+    cash_wad: Wad
+    positions: Mapping[int, Position]
+    has_order: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Account value and what it must be at least."""
+
+    value_wad: Wad
+    required_wad: Wad
+
+    @property
+    def is_healthy(self) -> bool:
+        return self.value_wad >= self.required_wad
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """What one takeover moves."""
+
+    size_wad: Wad
+    """To the liquidator; negative for a short."""
+    notional_wad: Wad
+    """At the mark, with the size's sign."""
+    penalty_wad: Wad
+    reward_wad: Wad
+    """The liquidator's part of the penalty: half, or all of it where the account's value is negative."""
+    trader: Trader
+
+
+def health(trader: Trader, markets: Mapping[int, Market], terms: Terms) -> Health:
+    """Return ClearingHouse.getAccountValue and AccountBalance.getMarginRequirementForLiquidation."""
+    value_wad, gross_wad = trader.cash_wad, 0
+    for number, position in trader.positions.items():
+        worth_wad = _worth_wad(position, markets[number])
+        value_wad += worth_wad + position.notional_wad - position.funding_wad
+        gross_wad += abs(worth_wad)
+    return Health(_settled_wad(value_wad, terms), gross_wad * terms.maintenance // MILLION)
+
+
+def most(trader: Trader, market: int, markets: Mapping[int, Market], terms: Terms) -> Wad:
+    """Return the largest size that may be taken over (AccountBalance.getLiquidatablePositionSize).
+
+    All of a small position, and of any where the value is below half of what is required; otherwise at most
+    so much that half of the account's positions, by value, are taken.
+    """
+    standing = health(trader, markets, terms)
+    size_wad = _size_wad(trader.positions.get(market))
+    if standing.is_healthy or size_wad == 0:
+        return 0
+    worth_wad = abs(_worth_wad(trader.positions[market], markets[market]))
+    if worth_wad <= SMALL_WAD or standing.value_wad < standing.required_wad // 2:
+        return size_wad
+    gross_wad = sum(abs(_worth_wad(each, markets[number])) for number, each in trader.positions.items())
+    return mul_div_trunc(size_wad, min(MILLION, gross_wad * MILLION // (2 * worth_wad)), MILLION)
+
+
+def close(
+    trader: Trader, market: int, asked_wad: Wad, markets: Mapping[int, Market], terms: Terms
+) -> Close | Unmet:
+    """Return what ``liquidate`` of a size does, 0 meaning the most (ClearingHouse._liquidate)."""
+    if not markets[market].is_open:
+        return Unmet.NOT_OPEN
+    if trader.has_order:
+        return Unmet.HAS_ORDER
+    standing = health(trader, markets, terms)
+    if standing.is_healthy:
+        return Unmet.HEALTHY
+    held_wad = _size_wad(trader.positions.get(market))
+    if held_wad == 0:
+        return Unmet.NO_POSITION
+    if held_wad * asked_wad < 0:
+        return Unmet.WRONG_SIDE
+    limit_wad = most(trader, market, markets, terms)
+    size_wad = limit_wad if asked_wad == 0 or abs(asked_wad) > abs(limit_wad) else asked_wad
+    notional_wad = mul_div_trunc(size_wad, markets[market].mark_wad, WAD)
+    penalty_wad = abs(notional_wad) * terms.penalty // MILLION
+    reward_wad = penalty_wad if standing.value_wad < 0 else penalty_wad // 2
+    left = _reduced(trader, market, size_wad, notional_wad, penalty_wad)
+    value_wad = health(left, markets, terms).value_wad
+    # The fund has the other half of the penalty by now.
+    capacity_wad = _settled_wad(terms.insurance_wad + penalty_wad - reward_wad, terms)
+    if value_wad < min(0, -capacity_wad):
+        return Unmet.UNINSURED
+    if value_wad < 0 and not left.positions:
+        # Vault.settleBadDebt: the insurance fund pays what an account without positions owes.
+        left = replace(left, cash_wad=left.cash_wad - value_wad)
+    return Close(size_wad, notional_wad, penalty_wad, reward_wad, left)
+
+
+def _reduced(trader: Trader, market: int, size_wad: Wad, notional_wad: Wad, penalty_wad: Wad) -> Trader:
+    """Return the account after it gave a size away at the mark (Exchange.getPnlToBeRealized, and after)."""
+    position = trader.positions[market]
+    share_wad = abs(size_wad) * WAD // abs(position.size_wad)
+    profit_wad = notional_wad + mul_div_trunc(position.notional_wad, share_wad, WAD)
+    left = Position(position.size_wad - size_wad, position.notional_wad + notional_wad - profit_wad, 0)
+    positions = {**trader.positions, market: left}
+    if max(abs(left.size_wad), abs(left.notional_wad)) < DUST:
+        del positions[market]
+    cash_wad = trader.cash_wad + profit_wad - position.funding_wad - penalty_wad
+    return replace(trader, cash_wad=cash_wad, positions=positions)
+
+
+def _size_wad(position: Position | None) -> Wad:
+    return position.size_wad if position and abs(position.size_wad) >= DUST else 0
+
+
+def _worth_wad(position: Position, market: Market) -> Wad:
+    """Return size x mark, cut toward zero (AccountBalance._getPositionValue)."""
+    return mul_div_trunc(_size_wad(position), market.mark_wad, WAD)
+
+
+def _settled_wad(value_wad: Wad, terms: Terms) -> Wad:
+    """Return a value in whole units of the settlement token, rounded down."""
+    unit_wad: Wad = 10 ** (18 - terms.decimals)
+    return value_wad // unit_wad * unit_wad
