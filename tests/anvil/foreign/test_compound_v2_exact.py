@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -177,9 +177,14 @@ def any_order(loan: Loan, pool: Pool, block: int, rng: random.Random) -> Order:
     return Order(collateral, debt, amount)
 
 
+def preferred(markets: Mapping[int, object], rng: random.Random) -> int:
+    usdc = SYMBOLS.index("USDC")
+    return usdc if usdc in markets else rng.choice(list(markets))
+
+
 def fair_order(loan: Loan, pool: Pool, block: int, rng: random.Random) -> Order:
-    """Ask for the most of a pair, or for a part of that."""
-    pair = (rng.choice(list(loan.held)), rng.choice(list(loan.debts)))
+    """Ask for the most of a pair, or for a part of that; of USDC wherever there is some."""
+    pair = (preferred(loan.held, rng), preferred(loan.debts, rng))
     amount = math.most(loan, pool, *pair, block)
     return Order(*pair, rng.choice((amount, amount * rng.randint(1, 999) // 1_000)))
 
@@ -360,7 +365,8 @@ def test_a_paused_action_refuses_where_it_would_be_needed(populated: Populated, 
     venus = populated.venus
     with venus.lab.undone():
         populated.fall(rng, 0.4, 1.3)
-        orders = [fair_order(loan, populated.pool(), populated.block, rng) for loan in populated.loans]
+        open_pool, block = populated.pool(), populated.block
+        orders = [fair_order(loan, open_pool, block, rng) for loan in populated.loans]
         venus.configure("setActionsPaused", [venus.vtokens["USDC"]], [action.value], True)
         pool, block = populated.pool(frozenset({action})), populated.block
         assert answered(populated, orders, pool, block)[Unmet.PAUSED] > 2
