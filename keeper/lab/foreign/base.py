@@ -182,9 +182,6 @@ class Lab:
             for trace in traces
         ]
 
-    def has_code(self, address: str) -> bool:
-        return bool(self.node.rpc("eth_getCode", address, "latest") != "0x")
-
     def _function(self, name: str, function: str, count: int) -> tuple[bytes, list[str], list[str]]:
         key = (name, function, count)
         if key not in self._functions:

@@ -197,13 +197,13 @@ def test_health_is_the_comptrollers_own_answer_to_the_last_unit(populated: Popul
     short = 0
     with populated.venus.lab.undone():
         for _ in range(12):
-            populated.fall(rng, 0.6, 1.2)
+            populated.fall(rng, 0.5, 1.3)
             pool = populated.pool()
             ours = [math.health(loan, pool) for loan in populated.loans]
             told = told_healths(populated)
             assert [(each.liquidity, each.shortfall) for each in ours] == told
             short += sum(shortfall > 0 for _, shortfall in told)
-    assert short > 2 * ACCOUNTS
+    assert short > ACCOUNTS
 
 
 def test_interest_is_carried_to_a_later_block_exactly(populated: Populated) -> None:
@@ -243,7 +243,7 @@ def test_every_close_is_taken_or_refused_as_predicted(populated: Populated) -> N
             seen += answered(populated, orders, pool, block)
     told = {Unmet.SMALL, Unmet.HEALTHY, Unmet.TOO_MUCH, Unmet.NOTHING, Unmet.NOT_ENOUGH_HELD, None}
     assert set(seen) >= told
-    assert seen[None] > 200
+    assert seen[None] > 80
 
 
 def answered(populated: Populated, orders: Sequence[Order], pool: Pool, block: int) -> Counter[Unmet | None]:
@@ -285,7 +285,7 @@ def test_a_block_of_closes_leaves_what_was_predicted_one_after_the_other(populat
             assert populated.block == block
             left_as_predicted(populated, chosen, pool)
             seen += len(chosen)
-    assert seen > 400
+    assert seen > 200
 
 
 def left_as_predicted(populated: Populated, chosen: Sequence[tuple[int, Close]], pool: Pool) -> None:
@@ -352,7 +352,7 @@ def test_a_block_of_healings_leaves_bad_debt_as_predicted(populated: Populated) 
         receipts = venus.lab.include(txs)
         assert {receipt["status"] for receipt in receipts} == {"0x1"}
         left_as_predicted(populated, chosen, pool)
-    assert sum(any(found.bad_debt.values()) for _, found in chosen) > 20
+    assert sum(any(found.bad_debt.values()) for _, found in chosen) > 8
     assert sum(not found.bad_debt for _, found in chosen) > 5
 
 

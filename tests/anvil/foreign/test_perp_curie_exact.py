@@ -143,7 +143,7 @@ def test_health_and_largest_takeover_are_the_contracts_own(populated: Populated)
             assert predicted == largest
             seen["low"] += sum(not each.is_healthy for each in ours)
             seen["takeovers"] += sum(size != 0 for size in largest)
-    assert min(seen["low"], seen["takeovers"]) > ACCOUNTS
+    assert min(seen["low"], seen["takeovers"]) > ACCOUNTS // 2
 
 
 def test_every_takeover_is_taken_or_refused_as_predicted(populated: Populated) -> None:
@@ -168,7 +168,7 @@ def test_every_takeover_is_taken_or_refused_as_predicted(populated: Populated) -
             assert errors == [each.value if isinstance(each, Unmet) else "" for each in predicted]
             seen.update(each if isinstance(each, Unmet) else None for each in predicted)
     assert set(seen) >= {Unmet.HEALTHY, Unmet.WRONG_SIDE, Unmet.UNINSURED, None}
-    assert seen[None] > 200
+    assert seen[None] > 80
 
 
 def test_a_takeover_leaves_what_was_predicted(populated: Populated) -> None:
