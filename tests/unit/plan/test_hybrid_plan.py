@@ -855,7 +855,7 @@ def breaches(draw: st.DrawFn) -> tuple[Account, OracleView]:
 takers = st.builds(taker, st.integers(0, 20_000).map(lambda quote: quote * WAD))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(breaches(), takers, st.integers(0, 2))
 def test_a_planned_slice_keeps_to_the_slope_the_window_the_buckets_and_the_takers_margin(
     breach: tuple[Account, OracleView], keeper: Account, insured: int
