@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -435,9 +436,15 @@ class Pipeline(Generic[MarketT]):
         self._told = None
 
     async def _hear_again(self, garbled: Log) -> None:
-        """Ask anew for the logs of a block where one cannot be decoded; the next head goes on with them."""
-        async for found in self._reader.search(garbled.block_number, garbled.block_number):
-            again = [each for each in found.logs if each.index >= garbled.index]
+        """Ask anew for the logs of a block where one cannot be decoded; the next head goes on with them.
+
+        For a block time at most: a search goes on until it is answered, and other heads wait.
+        """
+        number = garbled.block_number
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._params.block_time_s):
+                again = [log_ async for found in self._reader.search(number, number) for log_ in found.logs]
+            again = [each for each in again if each.index >= garbled.index]
             # Not where the block is another by now, or the log is left out this time.
             if again and (again[0].block_hash, again[0].index) == (garbled.block_hash, garbled.index):
                 rest = [each for each in self._logs if each.block_hash != garbled.block_hash]

@@ -29,8 +29,9 @@ from keeper.journal.reader import JournalReader
 from keeper.ports import Market
 
 ROOM_BYTES = 2 * 2**30
-LEAST_BYTES = 64 * 2**20
 """A journal of years and a book of a million accounts, twice while it is written."""
+LEAST_BYTES = 64 * 2**20
+"""With less a keeper does not start, or not for long."""
 CLOCK_S = 2.0
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 

@@ -4,7 +4,9 @@ The fixtures hold every journal to its promises at the end, and every confirmati
 agreement of both clocks.
 """
 
+import asyncio
 import sqlite3
+from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
 
@@ -18,7 +20,7 @@ from keeper.errors import ChainFault, ConfigError
 from keeper.journal.guard import Limits
 from keeper.lifecycle import Status
 from keeper.plan.hybrid import Params as PlanParams
-from keeper.ports import BlockUpdate
+from keeper.ports import BlockUpdate, Range
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.params import feed_bytes
 from keeper.units import WAD
@@ -449,6 +451,19 @@ async def test_a_log_that_cannot_be_read_holds_back_all_that_comes_after_it(kept
     kept.start()
     await kept.head()
     assert kept.told(0) == kept.told(1) == FLAGGED
+
+
+async def test_nobody_waits_for_ever_for_a_garbled_log(kept: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def silent(_: int, last: int) -> AsyncIterator[Range]:
+        await asyncio.sleep(3_600)
+        yield Range(last, "", ())
+
+    await kept.head()
+    kept.pipeline._params = replace(kept.pipeline._params, block_time_s=0)
+    monkeypatch.setattr(kept.chain, "search", silent)
+    kept.chain.garbled.add(len(kept.chain.logs))
+    with pytest.raises(ChainFault, match="expected Poked"):
+        await kept.head(BREACHED)
 
 
 async def test_a_log_that_a_node_garbled_once_is_asked_for_again(kept: Desk) -> None:
