@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad, Wei
 
@@ -503,7 +503,20 @@ class Poke:
     account: AccountKey
 
 
-Act: TypeAlias = Flag | Confirm | Liquidate | Cure | Clear | Expire | BuyCollateral | WriteOff | Settle | Poke
+HybridAct: TypeAlias = (
+    Flag | Confirm | Liquidate | Cure | Clear | Expire | BuyCollateral | WriteOff | Settle | Poke
+)
+
+
+class Act(Protocol):
+    """What a keeper may do: a frozen dataclass of one of the protocols."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def account(self) -> AccountKey:
+        """Whose case it belongs to."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

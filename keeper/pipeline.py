@@ -580,8 +580,9 @@ class Pipeline(Generic[MarketT]):
     async def _decide(self, head: Head) -> list[Planned]:
         """Judge every account that is suspect or under care; return the steps worth sending, in order."""
         at = ChainTime(head.number + 1, head.timestamp_s + self._params.block_time_s)
-        sitting = self._sit(head, at)
-        suspects, cared = self._under_care(sitting, head, at)
+        quotes = self._feed.latest(head.timestamp_s)
+        sitting = self._sit(quotes, head, at)
+        suspects, cared = self._under_care(sitting, quotes, head, at)
         if self._market.drifts:
             self._fold_rows(await self._pages(cared, head), head)
         planned: list[Planned] = []
@@ -607,16 +608,17 @@ class Pipeline(Generic[MarketT]):
         return planned
 
     def _under_care(
-        self, sitting: Any, head: Head, at: ChainTime
+        self, sitting: Any, quotes: Mapping[FeedId, Quote | Unknown], head: Head, at: ChainTime
     ) -> tuple[Mapping[AccountKey, str], Sequence[AccountKey]]:
         """Return the suspects with the score of each, and all that are to be judged, in order."""
         book = self._book.freeze()
-        suspects = self._suspects(book, head, at)
+        suspects = self._suspects(book, quotes, head, at)
         return suspects, self._desk.under_care(sitting, book, suspects, self._cases)
 
-    def _suspects(self, book: Snapshot, head: Head, at: ChainTime) -> Mapping[AccountKey, str]:
+    def _suspects(
+        self, book: Snapshot, quotes: Mapping[FeedId, Quote | Unknown], head: Head, at: ChainTime
+    ) -> Mapping[AccountKey, str]:
         """Score the book at the fast prices; return why each suspect is one, the worst first."""
-        quotes = self._feed.latest(head.timestamp_s)
         self._warn_of_unpriced(self._market.feeds, quotes)
         marks = self._market.marks(self._world, quotes, at.timestamp_s)
         scores = trigger.score(cash=book.cash, positions=book.positions, marks=marks, classes=book.classes)
@@ -650,13 +652,19 @@ class Pipeline(Generic[MarketT]):
             return []
         return [_event(case, account, EventKind.SUSPECTED, head, {"score": suspicion, **outcome})]
 
-    def _sit(self, head: Head, at: ChainTime) -> Any:
+    def _sit(self, quotes: Mapping[FeedId, Quote | Unknown], head: Head, at: ChainTime) -> Any:
         """Open the desk for the decisions of a head."""
         fees = self._sender.fees(head)
         tip_wei = fees.priority_fee_wei if isinstance(fees, Fees) else 0
         price_wei = head.base_fee_wei + tip_wei
         return self._desk.sit(
-            self._market, self._book, self._world, self._funds, gas_price_wei=price_wei, at=at
+            self._market,
+            self._book,
+            self._world,
+            self._funds,
+            quotes=quotes,
+            gas_price_wei=price_wei,
+            at=at,
         )
 
     # --- and to do it ---
@@ -678,7 +686,7 @@ class Pipeline(Generic[MarketT]):
         permits = []
         with self._journal.together():
             for each, found in zip(planned, tried, strict=True):
-                picked = self._desk.pick(found)
+                picked = self._desk.pick(each.judged.left, found)
                 if not isinstance(picked.result, bytes):
                     self._refuse(each.account, picked.result, head)
                 elif not self._is_rehearsed(each, picked.step):

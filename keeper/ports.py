@@ -32,6 +32,7 @@ from keeper.domain import (
     Step,
     Unknown,
 )
+from keeper.lending.words import Close, Sight, Standing, Sweep, Way
 from keeper.lifecycle import Status
 from keeper.risk.marks import Marks
 from keeper.units import AccountKey, Block, FeedId, UnixS, Wad, Wei
@@ -208,6 +209,52 @@ class SlopeMarket(Market[Account, OracleView], Protocol):
         self, account: Account, oracles: OracleView, at: ChainTime, max_quote_wad: Wad
     ) -> Purchase | Refuse:
         """Compute what buying the first collateral of an account that has only debt would bring."""
+        ...
+
+
+class LendingMarket(Market[RowT_co, WorldT], Protocol):
+    """What the desk of lending protocols asks besides, in the contract's own integers.
+
+    A loan is a row of its book. A world is what every answer belongs to: its prices, and its time.
+    """
+
+    def carried(self, world: WorldT, at: ChainTime) -> WorldT:
+        """Return the world as it will be in block ``at`` if nobody acts: interest has grown till then."""
+        ...
+
+    def fast(self, world: WorldT, quotes: Mapping[FeedId, Quote | Unknown]) -> WorldT:
+        """Return the world at the fast prices: each price times fast quote over the feed's newest answer.
+
+        Where a feed is not known, or has no fast price, the protocol's own price stays.
+        """
+        ...
+
+    def sights(self, loan: Any, world: WorldT, quotes: Mapping[FeedId, Quote | Unknown]) -> tuple[Sight, ...]:
+        """Return what both clocks say of the feeds that an account hangs on, as far as they are known."""
+        ...
+
+    def stand(self, loan: Any, world: WorldT) -> Standing | Unknown:
+        """Return how an account stands, equal to the contract's own view of the same prices and time."""
+        ...
+
+    def ways(self, loan: Any, world: WorldT) -> tuple[Way, ...]:
+        """Return the ways that the protocol accepts, the one that takes least of the owner first."""
+        ...
+
+    def most(self, loan: Any, way: Way, world: WorldT) -> int:
+        """Return the most of the debt that one closing can repay, 0 where it takes none."""
+        ...
+
+    def close(self, loan: Any, way: Way, amount: int, world: WorldT) -> Close | Refuse:
+        """Return what repaying at most so much of the debt does, or the contract's own refusal."""
+        ...
+
+    def sweep(self, loan: Any, world: WorldT) -> Sweep | None:
+        """Return the act that closes an account whole, where the protocol has one and asks for it."""
+        ...
+
+    def worth_wad(self, token: str, amount: int, world: WorldT) -> Wad | Unknown:
+        """Return what an amount of a token is worth in quote, rounded down."""
         ...
 
 

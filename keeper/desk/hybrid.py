@@ -22,6 +22,7 @@ from keeper.domain import (
     Liquidate,
     OracleView,
     Phase,
+    Quote,
     Refuse,
     Step,
     Unknown,
@@ -106,10 +107,15 @@ class HybridDesk:
         world: OracleView,
         funds: Wad,
         *,
+        quotes: Mapping[FeedId, Quote | Unknown],
         gas_price_wei: Wei,
         at: ChainTime,
     ) -> Sitting:
-        """Put together what decisions rest on; without its own account or a price of gas there are none."""
+        """Put together what decisions rest on; without its own account or a price of gas there are none.
+
+        The contract knows both prices of every feed; those off chain suspect, and decide nothing.
+        """
+        del quotes
         native, taker = world[self.params.native_feed], book.exact(self.taker)
         if isinstance(taker, Unknown):
             raise ChainFault(f"the keeper's own account cannot be read: {taker.why}")
@@ -162,8 +168,9 @@ class HybridDesk:
         )
         return self._decide(found, case_id, assessed, suspect=suspicion is not None) if found.cared else found
 
-    def pick(self, tried: Sequence[Tried]) -> Tried:
+    def pick(self, sitting: Sitting, tried: Sequence[Tried]) -> Tried:
         """Take the only step: what a slice brings is known to the wei before."""
+        del sitting
         [only] = tried
         return only
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from keeper.domain import Agree, Call, ChainTime, Refuse, Step, Unknown, Wait
+from keeper.domain import Agree, Call, ChainTime, Quote, Refuse, Step, Unknown, Wait
 from keeper.ports import Market
 from keeper.state.book import Book, Snapshot
-from keeper.units import AccountKey, Wei
+from keeper.units import AccountKey, FeedId, Wei
 
 MarketT_contra = TypeVar("MarketT_contra", bound=Market[Any, Any], contravariant=True)
 Sitting = TypeVar("Sitting")
@@ -75,6 +75,7 @@ class Desk(Protocol[MarketT_contra, Sitting]):
         world: Any,
         funds: Any,
         *,
+        quotes: Mapping[FeedId, Quote | Unknown],
         gas_price_wei: Wei,
         at: ChainTime,
     ) -> Sitting:
@@ -100,6 +101,9 @@ class Desk(Protocol[MarketT_contra, Sitting]):
         """Judge one account by exact integers; plan a step where one is due."""
         ...
 
-    def pick(self, tried: Sequence[Tried]) -> Tried:
-        """Choose among the steps of one decision, simulated all; what did not go through is not sent."""
+    def pick(self, sitting: Sitting, tried: Sequence[Tried]) -> Tried:
+        """Choose among the steps of one decision, simulated all; what did not go through is not sent.
+
+        ``sitting`` is what the decision left.
+        """
         ...

@@ -16,11 +16,12 @@ from typing import Any
 from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
+from keeper.abi import Function
 from keeper.domain import Kind
 from keeper.errors import ChainFault
 from keeper.lab.anvil import Node, Tx
 from keeper.protocols.hybrid import codec
-from keeper.protocols.hybrid.abi import Function, artifact, load
+from keeper.protocols.hybrid.abi import artifact, load
 from keeper.protocols.hybrid.params import (
     Collateral,
     Deployment,

@@ -17,7 +17,6 @@ from keeper.confirm.hybrid import confirm_alarm
 from keeper.domain import (
     SCENARIOS,
     Account,
-    Act,
     Agree,
     Assessment,
     BuyCollateral,
@@ -26,6 +25,7 @@ from keeper.domain import (
     Cure,
     Fact,
     Flag,
+    HybridAct,
     Kind,
     Liquidate,
     OracleView,
@@ -191,7 +191,7 @@ def slice_everybody(world: World, after_s: int) -> None:
     oracles = world.oracles()
     own = {key: world.drawable_by(key) for key in world.targets}
     unforeseen = False
-    acts: list[Act] = []
+    acts: list[HybridAct] = []
     expected: list[Slice | str] = []
     for key in world.targets:
         account = rows[key]

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from coincurve import PublicKey
 from eth_utils.crypto import keccak
 
-from keeper.domain import Account, Act, Call, ChainTime, Fact, Kind, Leg, Log, OracleView, Phase
+from keeper.domain import Account, Call, ChainTime, Fact, HybridAct, Kind, Leg, Log, OracleView, Phase
 from keeper.lab.anvil import Node, Tx, anvil
 from keeper.lab.deploy import (
     CollateralSpec,
@@ -296,7 +296,7 @@ class World:
     def next_block(self, after_s: int) -> ChainTime:
         return ChainTime(self.node.block_number() + 1, self.now_s + after_s)
 
-    def act(self, acts: Sequence[Act], at: ChainTime) -> list[list[Fact] | str]:
+    def act(self, acts: Sequence[HybridAct], at: ChainTime) -> list[list[Fact] | str]:
         """Mine the keeper's acts in order; return each one's facts, or its hash where it failed."""
         transactions = [self.tx(self.market.encode(act), address_of(KEEPER)) for act in acts]
         hashes = self.node.send(transactions)

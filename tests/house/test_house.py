@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from keeper.config import Config
-from keeper.domain import Act, EventKind
+from keeper.domain import EventKind, HybridAct
 from keeper.execute.keys import KEY_VARIABLE, REPORTER_KEYS_VARIABLE
 from keeper.lifecycle import TABLE, Status, diagram
 from keeper.protocols.hybrid import codec
@@ -130,7 +130,7 @@ def test_every_contract_that_is_spoken_to_has_a_published_interface(contract: st
 
 def test_every_act_has_a_function_of_the_contracts() -> None:
     functions = {name.lower() for contract in ("Liquidator", "Clearing") for name in load(contract).functions}
-    assert {kind.__name__.lower() for kind in Act.__args__} <= functions
+    assert {kind.__name__.lower() for kind in HybridAct.__args__} <= functions
 
 
 def test_every_published_interface_is_the_file_that_its_source_is_told_of() -> None:

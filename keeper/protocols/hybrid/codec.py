@@ -9,9 +9,9 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from eth_abi.abi import encode as encode_arguments
 
+from keeper.abi import Error, Event
 from keeper.domain import (
     SCENARIOS,
-    Act,
     ArrayView,
     BucketView,
     BuyCollateral,
@@ -24,6 +24,7 @@ from keeper.domain import (
     FeedView,
     Flag,
     Globals,
+    HybridAct,
     Liquidate,
     Log,
     OracleView,
@@ -33,7 +34,7 @@ from keeper.domain import (
     WriteOff,
 )
 from keeper.errors import ChainFault
-from keeper.protocols.hybrid.abi import CONTRACTS, Error, Event, artifact, load
+from keeper.protocols.hybrid.abi import CONTRACTS, artifact, load
 from keeper.protocols.hybrid.params import Deployment, Rules, feed_bytes, feed_name
 from keeper.protocols.hybrid.signing import Bundle, Order, report_fields
 from keeper.units import AccountKey, FeedId, UnixS, Wad
@@ -198,7 +199,7 @@ def _address(deployment: Deployment, contract: str) -> str:
 # --- acts ----------------------------------------------------------------------------------------
 
 
-def encode(act: Act, deployment: Deployment, bundles: Sequence[Bundle] = ()) -> Call:
+def encode(act: HybridAct, deployment: Deployment, bundles: Sequence[Bundle] = ()) -> Call:
     """Build the calldata of an act; ``bundles`` are posted first, by the acts that take them."""
     if isinstance(act, Settle):
         return _call("Clearing", deployment.clearing, "settle", act.account, act.market)

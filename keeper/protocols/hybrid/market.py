@@ -14,6 +14,7 @@ from keeper.domain import (
     ChainTime,
     Fact,
     Globals,
+    HybridAct,
     Instrument,
     Log,
     OracleView,
@@ -23,6 +24,7 @@ from keeper.domain import (
     Refuse,
     Unknown,
 )
+from keeper.errors import InvariantBroken
 from keeper.ports import Purchase, SlicePreview
 from keeper.protocols.hybrid import arrays, codec, liquidator, signing
 from keeper.protocols.hybrid.codec import ArrayPost
@@ -108,6 +110,8 @@ class HybridMarket:
 
     def encode(self, act: Act) -> Call:
         """Build the calldata of an act, without reports."""
+        if not isinstance(act, HybridAct):
+            raise InvariantBroken(f"HybridMargin knows no {type(act).__name__}")
         return codec.encode(act, self.deployment)
 
     def rows_call(self, keys: Sequence[AccountKey]) -> Call:

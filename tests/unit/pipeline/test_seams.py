@@ -27,7 +27,8 @@ class Torn(HybridDesk):
             return replace(judged, decision=(step, replace(step, gas_limit=step.gas_limit - 1)))
         return judged
 
-    def pick(self, tried: Sequence[Tried]) -> Tried:
+    def pick(self, sitting: Sitting, tried: Sequence[Tried]) -> Tried:
+        del sitting
         return [each for each in tried if isinstance(each.result, bytes) or each is tried[0]][-1]
 
 

@@ -13,8 +13,8 @@ from eth_utils.crypto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keeper.abi import Event
 from keeper.domain import (
-    Act,
     ArrayView,
     BucketView,
     BuyCollateral,
@@ -26,6 +26,7 @@ from keeper.domain import (
     FeedView,
     Flag,
     Globals,
+    HybridAct,
     Kind,
     Liquidate,
     Log,
@@ -36,7 +37,7 @@ from keeper.domain import (
 )
 from keeper.errors import ChainFault
 from keeper.protocols.hybrid import codec
-from keeper.protocols.hybrid.abi import CONTRACTS, Event, artifact, load
+from keeper.protocols.hybrid.abi import CONTRACTS, artifact, load
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.params import (
     Collateral,
@@ -164,7 +165,7 @@ def test_a_log_of_ours_that_cannot_be_read_is_a_fault_of_the_chain() -> None:
 # --- acts ----------------------------------------------------------------------------------------
 
 NO_REPORTS: tuple[Any, ...] = ((),)
-ACTS: list[tuple[Act, str, tuple[Any, ...]]] = [
+ACTS: list[tuple[HybridAct, str, tuple[Any, ...]]] = [
     (Flag(OWNER, 50 * WAD), "flag", (OWNER, *NO_REPORTS)),
     (Confirm(OWNER), "confirm", (OWNER, *NO_REPORTS)),
     (
@@ -182,7 +183,7 @@ ACTS: list[tuple[Act, str, tuple[Any, ...]]] = [
 
 
 @pytest.mark.parametrize(("act", "name", "arguments"), ACTS, ids=[name for _, name, _ in ACTS])
-def test_every_act_is_a_call_of_the_liquidator(act: Act, name: str, arguments: tuple[Any, ...]) -> None:
+def test_every_act_is_a_call_of_the_liquidator(act: HybridAct, name: str, arguments: tuple[Any, ...]) -> None:
     call = codec.encode(act, DEPLOYMENT)
     function = load("Liquidator").functions[name]
     assert call.to == DEPLOYMENT.liquidator
