@@ -1,9 +1,9 @@
 """Write ``abis/`` from a fresh forge build of our contracts, or check that it is up to date.
 
-Each concrete contract under ``contracts/src`` and ``contracts/demo`` becomes ``abis/hybrid/NAME.json``, and
-``abis/SOURCES.toml`` says what each was made from. The same sources give the same bytes on every machine: no
-path outside the repository, no time, and the whole set compiled at once, since what else is compiled with a
-contract may change its code.
+Each concrete contract under ``contracts/src`` and ``contracts/demo`` becomes ``abis/FOLDER/NAME.json``, where
+``FOLDERS`` says which, and ``abis/SOURCES.toml`` says what each was made from. The same sources give the same
+bytes on every machine: no path outside the repository, no time, and the whole set compiled at once, since
+what else is compiled with a contract may change its code.
 """
 
 import argparse
@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ABIS = ROOT / "abis"
 CONTRACTS = ROOT / "contracts"
 OWN = ("src/", "demo/")
+FOLDERS = {"src/readers/": "readers", "src/flash/": "flash"}
+"""Where the contracts go that are not HybridMargin's own."""
 SETTINGS = ("evmVersion", "viaIR", "optimizer", "metadata")
 """The compiler's settings that decide what comes out."""
 
@@ -32,6 +34,12 @@ class Built:
     source: str
     artifact: dict[str, Any]
     metadata: dict[str, Any]
+
+    @property
+    def file(self) -> str:
+        """Where it is published, below ``abis/``."""
+        folders = (folder for begins, folder in FOLDERS.items() if self.source.startswith(begins))
+        return f"{next(folders, 'hybrid')}/{self.name}.json"
 
     @property
     def text(self) -> str:
@@ -105,7 +113,7 @@ def describe(contracts: list[Built]) -> str:
         sources = list(contract.metadata["sources"])
         lines += [
             "",
-            f'["hybrid/{contract.name}.json"]',
+            f'["{contract.file}"]',
             f'source = "contracts/{contract.source}"',
             f"packages = {json.dumps(packages_of(sources))}",
             f'sources_sha256 = "{tree_hash(sources)}"',
@@ -122,7 +130,7 @@ def render(out: Path) -> dict[Path, str]:
         sys.exit(f"build-contracts: expected our contracts in {out}, found none")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         sys.exit(f"build-contracts: expected one contract of each name, found two called {', '.join(twice)}")
-    files = {ABIS / "hybrid" / f"{contract.name}.json": contract.text for contract in contracts}
+    files = {ABIS / contract.file: contract.text for contract in contracts}
     return {**files, ABIS / "SOURCES.toml": describe(contracts)}
 
 
@@ -136,7 +144,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     wanted = render(arguments.out)
-    stale = {path for path in (ABIS / "hybrid").glob("*.json") if path not in wanted}
+    stale = {path for path in ABIS.glob("*/*.json") if path not in wanted}
     differing = {path for path, text in wanted.items() if not path.is_file() or path.read_text() != text}
     changed = sorted(str(path.relative_to(ROOT)) for path in stale | differing)
     if arguments.check:
