@@ -493,7 +493,7 @@ class Pipeline(Generic[MarketT]):
             if world.version != self._market.version:
                 found = f"has version {self._market.version}, its prices have {world.version}"
                 raise ChainFault(f"the listing of block {head.number} {found}")
-        self._world, self._funds = world, self._desk.decode(funds)
+        self._world, self._funds = world, self._desk.decode(self._market, funds)
         self._fold_rows(rows, head)
         for first in range(group, len(dirty), group):
             self._fold_rows(await self._pages(dirty[first : first + group], head), head)

@@ -218,6 +218,11 @@ class LendingMarket(Market[RowT_co, WorldT], Protocol):
     A loan is a row of its book. A world is what every answer belongs to: its prices, and its time.
     """
 
+    @property
+    def spending(self) -> tuple[tuple[str, str], ...]:
+        """Return every token that may be repaid, with whoever takes it from the caller."""
+        ...
+
     def carried(self, world: WorldT, at: ChainTime) -> WorldT:
         """Return the world as it will be in block ``at`` if nobody acts: interest has grown till then."""
         ...

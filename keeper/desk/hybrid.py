@@ -86,8 +86,9 @@ class HybridDesk:
         """Ask for the wallet's credit for bonds."""
         return [market.credit_call(self.wallet)]
 
-    def decode(self, answers: Sequence[bytes]) -> Wad:
+    def decode(self, market: SlopeMarket, answers: Sequence[bytes]) -> Wad:
         """Read the credit."""
+        del market
         [credit] = answers
         if len(credit) != 32:
             raise ChainFault(f"expected one word, found {len(credit)} bytes")

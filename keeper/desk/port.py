@@ -60,7 +60,7 @@ class Desk(Protocol[MarketT_contra, Sitting]):
         """Build the reads of what the wallet has to act with, beside its accounts."""
         ...
 
-    def decode(self, answers: Sequence[bytes]) -> Any:
+    def decode(self, market: MarketT_contra, answers: Sequence[bytes]) -> Any:
         """Decode their answers; raise ChainFault where they are none."""
         ...
 

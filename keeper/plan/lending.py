@@ -1,0 +1,371 @@
+"""Planning for lending protocols: how much of which debt is repaid, what with, and whether it pays.
+
+``restore`` closes the least that brings an account back above its target: many small steps, of which the
+owner keeps what is not needed, and the keeper earns less by each. ``max`` closes what the protocol allows:
+the owner pays the whole bonus. Neither closes a part where that leaves the account worse off than before.
+
+Sizes and routes are candidates of one act. Each is simulated as the exact transaction, so that the depth of a
+pool is tried and not modelled; ``chosen`` then takes one by what the contract returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Protocol
+
+from keeper.domain import ChainTime, Reason, Refuse, Step, Unknown
+from keeper.lending.routes import Route
+from keeper.lending.words import Approve, Close, Flash, Lender, Repay, Standing, Sweep, Way
+from keeper.plan.common import step, unprofitable
+from keeper.ports import LendingMarket
+from keeper.units import WAD, AccountKey, Wad, Wei, mul_div_up
+
+WAYS = 2
+"""Pairs of debt and collateral by which an account is tried to be closed, of those that may pay."""
+FINENESS = 1_000
+"""One over how near the search comes to the least that restores an account, as a part of the most."""
+FLASH_GAS = 180_000
+"""What the loan and the book-keeping around it use, beside closing."""
+HOP_GAS = 110_000
+APPROVE_GAS = 50_000
+SPARE = 1_000
+"""One over what an approval allows more: interest grows until it is used."""
+
+
+class Roads(Protocol):
+    """Where tokens can be sold."""
+
+    def routes(self, sell: str, buy: str) -> Sequence[Route]:
+        """Return the routes from one token to another to be tried, the deepest first."""
+        ...
+
+
+class Policy(StrEnum):
+    """How much is closed at a time."""
+
+    RESTORE = "restore"
+    MAX = "max"
+
+
+@dataclass(frozen=True, slots=True)
+class FlashParams:
+    """The contract that closes with borrowed tokens, and who lends them."""
+
+    liquidator: str
+    lender: Lender
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """What makes a closing worth sending. Quote amounts in WAD."""
+
+    policy: Policy = Policy.RESTORE
+    target_health_wad: Wad = 105 * WAD // 100
+    """Up to which ``restore`` brings an account."""
+    slippage_wad: Wad = WAD // 100
+    """How far below its price what is seized may sell; bonuses count as so much less."""
+    min_profit_wad: Wad = 0
+    flash: FlashParams | None = None
+    """None: the wallet pays, and keeps what is seized."""
+    validity_blocks: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What the wallet has to act with, less what the steps of this block take."""
+
+    balances: Mapping[str, int]
+    """By token."""
+    allowances: Mapping[tuple[str, str], int]
+    """By token and spender."""
+    gas_price_wei: Wei
+    native_price_wad: Wad
+
+    def gas_cost_wad(self, gas: int) -> Wad:
+        """Return the cost of ``gas`` in quote, rounded up."""
+        return -(-gas * self.gas_price_wei * self.native_price_wad // WAD)
+
+    def without(self, token: str, amount: int) -> Means:
+        """Return what is left when an amount of a token is gone."""
+        left = self.balances.get(token, 0) - amount
+        return replace(self, balances={**self.balances, token: max(0, left)})
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One account to be closed, with the worlds of both clocks carried to the block of the step."""
+
+    case_id: str
+    account: AccountKey
+    loan: Any
+    standing: Standing
+    market: LendingMarket[Any, Any]
+    chain: Any
+    fast: Any
+    at: ChainTime
+
+    def worth_wad(self, token: str, amount: int) -> tuple[Wad, Wad] | Unknown:
+        """Return what an amount is worth at the lower and at the higher of both prices."""
+        return worth_wad(self.market, (self.chain, self.fast), token, amount)
+
+
+def worth_wad(
+    market: LendingMarket[Any, Any], worlds: Sequence[Any], token: str, amount: int
+) -> tuple[Wad, Wad] | Unknown:
+    """Return the least and the most that an amount is worth in some worlds."""
+    worths = []
+    for world in worlds:
+        found = market.worth_wad(token, amount, world)
+        if isinstance(found, Unknown):
+            return found
+        worths.append(found)
+    return min(worths), max(worths)
+
+
+def plan_close(case: Case, means: Means, pools: Roads, params: Params) -> tuple[Step, ...] | Refuse:
+    """Plan every size and route of one closing that may pay; where none does, say why not the first."""
+    sweep = case.market.sweep(case.loan, case.chain)
+    if sweep is not None:
+        return _swept(case, sweep, means, params)
+    planned: list[list[Step]] = []
+    refusals: list[Refuse] = []
+    for way in case.market.ways(case.loan, case.chain):
+        found = _by_way(case, way, means, pools, params)
+        if isinstance(found, Refuse):
+            refusals.append(found)
+        else:
+            planned.append(found)
+        if len(planned) == WAYS:
+            break
+    if planned:
+        return tuple(each for steps in planned for each in steps)
+    none = Refuse(Reason("size.no_way", "the protocol accepts no pair", "a debt and a collateral"))
+    return refusals[0] if refusals else none
+
+
+def _by_way(case: Case, way: Way, means: Means, pools: Roads, params: Params) -> list[Step] | Refuse:
+    limit = case.market.most(case.loan, way, case.chain)
+    if params.flash is None:
+        limit = min(limit, means.balances.get(way.debt, 0))
+        if limit == 0:
+            return Refuse(Reason("means.no_tokens", f"0 of {way.debt}", "some, to repay with"))
+    sizes = sizes_of(case, way, limit, params)
+    if isinstance(sizes, Refuse):
+        return sizes
+    if params.flash is None:
+        return _own(case, way, sizes, means, params)
+    routes = pools.routes(way.collateral, way.debt) if way.collateral != way.debt else ((),)
+    if not routes:
+        found = f"no pool sells {way.collateral} for {way.debt}"
+        return Refuse(Reason("route.none", found, "a direct pool, or two over a bridge token"))
+    steps = []
+    for close in sizes:
+        paid = case.worth_wad(way.debt, close.repaid)
+        if isinstance(paid, Unknown):
+            return _unvalued(paid)
+        steps += [_flash(case, way, close, paid, route, means, params) for route in routes]
+    return steps
+
+
+# --- sizes ---------------------------------------------------------------------------------------
+
+
+def sizes_of(case: Case, way: Way, limit: int, params: Params) -> tuple[Close, ...] | Refuse:
+    """Return the closings to try, the one that is wanted first, where ``limit`` is the most to repay."""
+    market, loan, world = case.market, case.loan, case.chain
+    largest = market.close(loan, way, limit, world)
+    if isinstance(largest, Refuse):
+        return largest
+    if is_harmful(case.standing, way.bonus_wad, params.slippage_wad):
+        return (largest,) if largest.is_whole else _harms(case.standing, way)
+    amounts: Sequence[int]
+    if params.policy is Policy.MAX:
+        amounts = [limit * part // 4 for part in (3, 2, 1)]
+        found = [largest, *(market.close(loan, way, each, world) for each in amounts if each)]
+    else:
+        least = _least(case, way, limit, params.target_health_wad)
+        amounts = [least + (limit - least) * part // 4 for part in range(4)] if least < limit else []
+        found = [*(market.close(loan, way, each, world) for each in amounts), largest]
+    return tuple(dict.fromkeys(each for each in found if isinstance(each, Close)))
+
+
+def is_harmful(standing: Standing, bonus_wad: Wad, slippage_wad: Wad) -> bool:
+    """Tell whether closing a part takes more from the account than it heals.
+
+    So it is where the debt, with bonus and slippage on it, is not less than the collateral: at a loan to
+    value of no less than 1 / ((1 + bonus) (1 + slippage)).
+    """
+    taken_wad = standing.debt_wad * (WAD + bonus_wad) * (WAD + slippage_wad)
+    return taken_wad >= standing.collateral_wad * WAD * WAD
+
+
+def _harms(standing: Standing, way: Way) -> Refuse:
+    ltv = standing.debt_wad / standing.collateral_wad if standing.collateral_wad else float("inf")
+    bound = f"a loan to value below 1 / {1 + way.bonus_wad / WAD:.4f}, or all of a debt or of a collateral"
+    return Refuse(Reason("size.harms", f"loan to value {ltv:.4f}", bound))
+
+
+def _least(case: Case, way: Way, limit: int, target_wad: Wad) -> int:
+    """Return about the least amount that brings the account to its target; ``limit`` where none does."""
+    enough, too_little = limit, 0
+    while enough - too_little > max(1, limit // FINENESS):
+        middle = (enough + too_little) // 2
+        close = case.market.close(case.loan, way, middle, case.chain)
+        restores = isinstance(close, Close) and _restores(close, target_wad)
+        enough, too_little = (middle, too_little) if restores else (enough, middle)
+    return enough
+
+
+def _restores(close: Close, target_wad: Wad) -> bool:
+    return close.health_after_wad is None or close.health_after_wad >= target_wad
+
+
+# --- steps ---------------------------------------------------------------------------------------
+
+
+def _own(case: Case, way: Way, sizes: Sequence[Close], means: Means, params: Params) -> list[Step] | Refuse:
+    """Return steps that the wallet pays for, or the approval that has to come before."""
+    steps, profits_wad = [], []
+    for close in sizes:
+        got, paid = case.worth_wad(way.collateral, close.seized), case.worth_wad(way.debt, close.repaid)
+        if isinstance(got, Unknown):
+            return _unvalued(got)
+        if isinstance(paid, Unknown):
+            return _unvalued(paid)
+        profit_wad = _profit_wad(got[0], paid[1], way.gas, means, params)
+        profits_wad.append(profit_wad)
+        if profit_wad >= params.min_profit_wad:
+            act = Repay(case.account, way, close.by, close.asked, close.repaid)
+            steps.append(_step(case, act, params, way.gas, profit_wad, paid[1]))
+    if not steps:
+        return unprofitable("close.unprofitable", max(profits_wad), params.min_profit_wad)
+    needed = max(each.act.repaid for each in steps if isinstance(each.act, Repay))
+    if means.allowances.get((way.debt, way.venue), 0) < needed:
+        return [_approval(case, way.debt, way.venue, needed, means, params)]
+    return steps
+
+
+def _approval(case: Case, token: str, spender: str, amount: int, means: Means, params: Params) -> Step:
+    act = Approve(case.account, token, spender, amount + amount // SPARE + 1)
+    return _step(case, act, params, APPROVE_GAS, -means.gas_cost_wad(APPROVE_GAS), 0)
+
+
+def _flash(
+    case: Case,
+    way: Way,
+    close: Close,
+    paid: tuple[Wad, Wad],
+    route: Route,
+    means: Means,
+    params: Params,
+) -> Step:
+    """Return a step with borrowed tokens; it reverts where it brings less than gas and the least profit."""
+    assert params.flash is not None
+    gas = _flash_gas(way, route)
+    needed_wad = means.gas_cost_wad(gas) + params.min_profit_wad
+    # Dust that is worth nothing is not repaid with borrowed tokens: more than itself would have to be left.
+    min_profit = mul_div_up(needed_wad, close.repaid, paid[0]) if paid[0] else close.repaid + 1
+    flash = Flash(params.flash.liquidator, params.flash.lender, "", route, min_profit)
+    act = Repay(case.account, way, close.by, close.asked, close.repaid, flash)
+    return _step(case, act, params, gas, params.min_profit_wad, paid[1])
+
+
+def _swept(case: Case, sweep: Sweep, means: Means, params: Params) -> tuple[Step, ...] | Refuse:
+    """Plan the act that closes an account whole, which the wallet pays for."""
+    got = [case.worth_wad(*each) for each in sweep.gets]
+    paid = [case.worth_wad(due.token, due.amount) for due in sweep.pays]
+    unknown = next((each for each in (*got, *paid) if isinstance(each, Unknown)), None)
+    if unknown is not None:
+        return _unvalued(unknown)
+    for due in sweep.pays:
+        held = means.balances.get(due.token, 0)
+        if held < due.amount:
+            bound = f"{due.amount}, to close the account whole"
+            return Refuse(Reason("means.no_tokens", f"{held} of {due.token}", bound))
+    got_wad = sum(each[0] for each in got if not isinstance(each, Unknown))
+    paid_wad = sum(each[1] for each in paid if not isinstance(each, Unknown))
+    profit_wad = _profit_wad(got_wad, paid_wad, sweep.gas, means, params)
+    if profit_wad < params.min_profit_wad:
+        return unprofitable("close.unprofitable", profit_wad, params.min_profit_wad)
+    for due in sweep.pays:
+        if means.allowances.get((due.token, due.spender), 0) < due.amount:
+            return (_approval(case, due.token, due.spender, due.amount, means, params),)
+    return (_step(case, sweep.act, params, sweep.gas, profit_wad, paid_wad),)
+
+
+def _step(case: Case, act: Any, params: Params, gas: int, profit_wad: Wad, notional_wad: Wad) -> Step:
+    return step(
+        case.case_id,
+        act,
+        case.at,
+        validity_blocks=params.validity_blocks,
+        gas=gas,
+        profit_wad=profit_wad,
+        notional_wad=notional_wad,
+    )
+
+
+def _profit_wad(got_wad: Wad, paid_wad: Wad, gas: int, means: Means, params: Params) -> Wad:
+    """Return what is left of what is seized, were it sold now, after what is paid and gas."""
+    return got_wad * (WAD - params.slippage_wad) // WAD - paid_wad - means.gas_cost_wad(gas)
+
+
+def _unvalued(unknown: Unknown) -> Refuse:
+    found = f"{unknown.what}: {unknown.why}"
+    return Refuse(Reason("value.unknown", found, "a price of what is repaid and of what is seized"))
+
+
+# --- what was simulated --------------------------------------------------------------------------
+
+
+def with_profit(
+    step_: Step,
+    way: Way,
+    route: Route,
+    profit: int,
+    market: LendingMarket[Any, Any],
+    worlds: Sequence[Any],
+    means: Means,
+) -> Step:
+    """Return the step of a closing with borrowed tokens with what it left, in units of the debt, less gas."""
+    worth = worth_wad(market, worlds, way.debt, profit)
+    brought_wad = 0 if isinstance(worth, Unknown) else worth[0]
+    return replace(step_, expected_profit_wad=brought_wad - means.gas_cost_wad(_flash_gas(way, route)))
+
+
+def chosen(gone: Sequence[Step], params: Params) -> Step | Refuse:
+    """Choose among steps that went through, each with the profit that it brought.
+
+    ``restore`` takes the smallest that pays, ``max`` the one that brings most. An approval brings nothing by
+    itself.
+    """
+    paying = [
+        each
+        for each in gone
+        if isinstance(each.act, Approve) or each.expected_profit_wad >= params.min_profit_wad
+    ]
+    if not paying:
+        best_wad = max(each.expected_profit_wad for each in gone)
+        return unprofitable("close.unprofitable", best_wad, params.min_profit_wad)
+    if params.policy is Policy.MAX:
+        return max(paying, key=lambda each: each.expected_profit_wad)
+    return min(paying, key=lambda each: (each.notional_wad, -each.expected_profit_wad))
+
+
+def spent(steps: Sequence[Step]) -> Mapping[str, int]:
+    """Return the most that one of some steps takes of the wallet, by token."""
+    most: dict[str, int] = {}
+    for each in steps:
+        match each.act:
+            case Repay(flash=None) as act:
+                most[act.way.debt] = max(most.get(act.way.debt, 0), act.repaid)
+            case Approve() as act:
+                most[act.token] = max(most.get(act.token, 0), act.amount)
+    return most
+
+
+def _flash_gas(way: Way, route: Route) -> int:
+    """Return what a closing with borrowed tokens typically uses."""
+    return way.gas + FLASH_GAS + HOP_GAS * len(route)
