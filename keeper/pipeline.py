@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from keeper import trigger
+from keeper.abi import event
 from keeper.columns.shape import RowT, Shape
 from keeper.desk.port import Desk, Judgement, Tried
 from keeper.domain import (
@@ -71,6 +72,8 @@ SETTLED = 64
 less than the deepest reorg that the reader follows, or one could take back what was searched."""
 SIMULATIONS = 16
 """Steps simulated at the same time."""
+UPGRADED = event("Upgraded(address indexed implementation)")
+"""Of every proxy and beacon by ERC-1967."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +191,8 @@ class Pipeline(Generic[MarketT]):
         self._checked_at: Block = 0
         self._unpriced: dict[FeedId, str] = {}
         self._simulations = asyncio.Semaphore(SIMULATIONS)
+        self._halted: Refuse | None = None
+        """Why nothing more is sent before a restart."""
         self._started = False
         self.busy = asyncio.Lock()
         """Held while a head is worked on: who holds it may cancel the loop between two heads."""
@@ -426,6 +431,7 @@ class Pipeline(Generic[MarketT]):
         self._line += update.adopted
         while self._logs:
             fact = self._market.decode(self._logs[0])
+            self._heed_upgrade(self._logs[0])
             self._logs.popleft()
             if fact is None:
                 continue
@@ -434,6 +440,14 @@ class Pipeline(Generic[MarketT]):
             if not self._is_told(fact):
                 self._facts.append(fact)
         self._told = None
+
+    def _heed_upgrade(self, log_: Log) -> None:
+        """Send nothing more where other code stands behind a contract: it was not what was trusted."""
+        if log_.topics and log_.topics[0] == UPGRADED.topic:
+            [code] = UPGRADED.values(log_.topics, log_.data)
+            found = f"{log_.address} has the code of {code} since block {log_.block_number}"
+            self._halted = Refuse(Reason("code.changed", found, "the code at the start; look, and start anew"))
+            log.error("code.changed", contract=log_.address, code=code, block=log_.block_number)
 
     async def _hear_again(self, garbled: Log) -> None:
         """Ask anew for the logs of a block where one cannot be decoded; the next head goes on with them.
@@ -673,7 +687,7 @@ class Pipeline(Generic[MarketT]):
         """Simulate all steps at once, reserve those picked in one commit, then send them."""
         if not planned:
             return
-        fees = self._sender.fees(head)
+        fees = self._halted or self._sender.fees(head)
         if isinstance(fees, Refuse):
             for each in planned:
                 self._refuse(each.account, fees, head)

@@ -7,7 +7,8 @@ from typing import Any
 
 from keeper.desk.hybrid import HybridDesk, Sitting
 from keeper.desk.port import Judgement, Tried
-from keeper.domain import Unknown
+from keeper.domain import Log, Unknown
+from keeper.pipeline import UPGRADED
 from keeper.plan.common import GAS_RESERVE
 from keeper.protocols.hybrid.market import HybridMarket
 from tests.unit.pipeline.desk import BREACHED, EMPTY, KEEPER, Desk, cured
@@ -68,3 +69,15 @@ async def test_who_is_judged_is_read_again_before_where_accounts_drift(kept: Des
     assert kept.chain.read == [KEEPER, OWNER]
     # Suspected on what the mirror had, judged on what is there now.
     assert kept.told() == ["Suspected", "Refused simulation.reverted", "Waited alarm.not_on_chain"]
+
+
+async def test_nothing_more_is_sent_once_a_contract_has_other_code(desk: Desk) -> None:
+    desk.start()
+    block, code = desk.chain.next, bytes(12) + b"\xc0" * 20
+    upgrade = Log("0x" + "51" * 20, (UPGRADED.topic, code), b"", block.number, block.hash, "0xtx", 0)
+    desk.chain.logs.append(upgrade)
+    await desk.head(BREACHED)
+    assert (desk.chain.simulated, desk.acts()) == ([], [])
+    assert desk.told() == ["Suspected", "Refused code.changed"]
+    await desk.head()
+    assert desk.chain.simulated == []
