@@ -111,6 +111,13 @@ RECIPES: Mapping[str, Recipe] = {
     "perp_curie": Recipe(
         artifacts=(PACKAGES + "perp/artifacts", LIBRARIES + "uniswap-v3-core/artifacts"),
     ),
+    "exchange": Recipe(
+        artifacts=(
+            PACKAGES + "uniswap-v2-core/build",
+            PACKAGES + "uniswap-v3-periphery/artifacts",
+            LIBRARIES + "uniswap-v3-core/artifacts",
+        ),
+    ),
 }
 
 
@@ -203,7 +210,12 @@ def build(name: str) -> bool:
         contracts |= compiled(job, text)
     for contract, text in files:
         artifact = json.loads(text)
-        contracts[contract] = {part: artifact[part] for part in ("abi", "bytecode", "linkReferences")}
+        contracts[contract] = {
+            "abi": artifact["abi"],
+            # Older compilers wrote it without the prefix, and nothing where nothing is linked.
+            "bytecode": "0x" + artifact["bytecode"].removeprefix("0x"),
+            "linkReferences": artifact.get("linkReferences", {}),
+        }
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps({"key": key, "contracts": contracts}))
     fresh.replace(path)
