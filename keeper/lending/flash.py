@@ -1,0 +1,103 @@
+"""Calls of FlashLiquidator, our contract that closes accounts with what is lent for one transaction.
+
+What it returns is the profit, so that a simulation of the very transaction says what it would bring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from keeper import abi
+from keeper.domain import Call
+from keeper.lending.routes import NOBODY, Route
+from keeper.lending.words import By, Flash, Lender, Repay, Way
+from keeper.units import AccountKey
+
+CONTRACT: Final = ("flash", "FlashLiquidator")
+ADDRESS_BYTES: Final = 20
+_LENDERS: Final = tuple(Lender)
+_BY: Final = tuple(By)
+
+
+class Kind(IntEnum):
+    """By whose rules an account is closed; the order is that of ``FlashLiquidator.Kind`` on chain."""
+
+    AAVE_V3 = 0
+    MORPHO_BLUE = 1
+    PRE_LIQUIDATION = 2
+    COMPOUND_V2 = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One account to be closed, and the way from its collateral back to what was lent."""
+
+    kind: Kind
+    account: AccountKey
+    way: Way
+    by: By
+    asked: int
+    route: Route
+
+
+def flash_call(act: Repay, kind: Kind) -> Call:
+    """Build the closing of one account; what it repays is lent to the unit.
+
+    Raises ValueError for an act that is no flash loan, or whose route does not begin at the collateral.
+    """
+    if act.flash is None:
+        raise ValueError(f"expected a flash loan for 0x{act.account.hex()}, found none")
+    job = Job(kind, act.account, act.way, act.by, act.asked, act.flash.route)
+    return run_call(act.flash, [job], act.way.debt, act.repaid)
+
+
+def run_call(flash: Flash, jobs: Sequence[Job], token: str, amount: int) -> Call:
+    """Build the closing of several accounts that owe one token, of which so much is lent for all."""
+    pool = flash.pool or NOBODY
+    plan = (
+        _LENDERS.index(flash.lender),
+        pool,
+        token,
+        amount,
+        [_fields(job) for job in jobs],
+        flash.min_profit,
+    )
+    return abi.load(*CONTRACT).functions["run"].call(flash.liquidator, plan)
+
+
+def profit(result: bytes) -> int:
+    """Read what a run returned: the profit, in units of the token that was lent."""
+    found: int = abi.load(*CONTRACT).functions["run"].result(result)[0]
+    return found
+
+
+def revert_name(data: bytes) -> str | None:
+    """Say why a run reverted, such as ``Unprofitable(got=-5, wanted=7)``; None for an error of others.
+
+    What a venue, a pool or a token refuses comes through as it is.
+    """
+    for error in abi.load(*CONTRACT).errors.values():
+        if error.selector == data[:4]:
+            values = zip(error.names, error.decode(data[4:]), strict=True)
+            return f"{error.name}({', '.join(f'{name}={value}' for name, value in values)})"
+    return None
+
+
+def _fields(job: Job) -> tuple[object, ...]:
+    way, hops = job.way, job.route
+    sold = [way.collateral, *(hop.buys for hop in hops)][: len(hops)]
+    if [hop.sells for hop in hops] != sold:
+        raise ValueError(f"expected a route that sells {sold}, found {[hop.sells for hop in hops]}")
+    return (
+        job.kind,
+        way.venue,
+        bytes.fromhex(way.market.removeprefix("0x")).rjust(32, b"\0"),
+        way.collateral,
+        job.account[:ADDRESS_BYTES],
+        _BY.index(job.by),
+        job.asked,
+        [(hop.buys, hop.pool.fee or 0) for hop in hops],
+    )
