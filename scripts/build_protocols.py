@@ -81,7 +81,9 @@ AAVE_ENTRIES = (
     "helpers/LiquidationDataProvider",
 )
 RECIPES: Mapping[str, Recipe] = {
-    "subjects": Recipe(jobs=(Job((SUBJECTS + "PriceSource.sol", SUBJECTS + "PreLiquidation.sol")),)),
+    "subjects": Recipe(
+        jobs=(Job(tuple(f"{SUBJECTS}{name}.sol" for name in ("PriceSource", "PreLiquidation", "PoolMaker"))),)
+    ),
     "aave_v3.6": Recipe(
         jobs=(
             Job(
