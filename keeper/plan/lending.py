@@ -38,7 +38,7 @@ class Roads(Protocol):
     """Where tokens can be sold."""
 
     def routes(self, sell: str, buy: str) -> Sequence[Route]:
-        """Return the routes from one token to another to be tried, the deepest first."""
+        """Return the routes to be tried, the deepest first; an empty one where both are the same token."""
         ...
 
 
@@ -73,24 +73,31 @@ class Params:
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
-    """What the wallet has to act with, less what the steps of this block take."""
+class Purse:
+    """What the wallet has, and what it allows whom, in units."""
 
     balances: Mapping[str, int]
     """By token."""
     allowances: Mapping[tuple[str, str], int]
     """By token and spender."""
+
+    def without(self, token: str, amount: int) -> Purse:
+        """Return what is left when an amount of a token is gone."""
+        left = self.balances.get(token, 0) - amount
+        return replace(self, balances={**self.balances, token: max(0, left)})
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What there is to act with, less what the steps of this block take."""
+
+    purse: Purse
     gas_price_wei: Wei
     native_price_wad: Wad
 
     def gas_cost_wad(self, gas: int) -> Wad:
         """Return the cost of ``gas`` in quote, rounded up."""
         return -(-gas * self.gas_price_wei * self.native_price_wad // WAD)
-
-    def without(self, token: str, amount: int) -> Means:
-        """Return what is left when an amount of a token is gone."""
-        left = self.balances.get(token, 0) - amount
-        return replace(self, balances={**self.balances, token: max(0, left)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +155,7 @@ def plan_close(case: Case, means: Means, pools: Roads, params: Params) -> tuple[
 def _by_way(case: Case, way: Way, means: Means, pools: Roads, params: Params) -> list[Step] | Refuse:
     limit = case.market.most(case.loan, way, case.chain)
     if params.flash is None:
-        limit = min(limit, means.balances.get(way.debt, 0))
+        limit = min(limit, means.purse.balances.get(way.debt, 0))
         if limit == 0:
             return Refuse(Reason("means.no_tokens", f"0 of {way.debt}", "some, to repay with"))
     sizes = sizes_of(case, way, limit, params)
@@ -156,7 +163,7 @@ def _by_way(case: Case, way: Way, means: Means, pools: Roads, params: Params) ->
         return sizes
     if params.flash is None:
         return _own(case, way, sizes, means, params)
-    routes = pools.routes(way.collateral, way.debt) if way.collateral != way.debt else ((),)
+    routes = pools.routes(way.collateral, way.debt)
     if not routes:
         found = f"no pool sells {way.collateral} for {way.debt}"
         return Refuse(Reason("route.none", found, "a direct pool, or two over a bridge token"))
@@ -242,7 +249,7 @@ def _own(case: Case, way: Way, sizes: Sequence[Close], means: Means, params: Par
     if not steps:
         return unprofitable("close.unprofitable", max(profits_wad), params.min_profit_wad)
     needed = max(each.act.repaid for each in steps if isinstance(each.act, Repay))
-    if means.allowances.get((way.debt, way.venue), 0) < needed:
+    if means.purse.allowances.get((way.debt, way.venue), 0) < needed:
         return [_approval(case, way.debt, way.venue, needed, means, params)]
     return steps
 
@@ -280,7 +287,7 @@ def _swept(case: Case, sweep: Sweep, means: Means, params: Params) -> tuple[Step
     if unknown is not None:
         return _unvalued(unknown)
     for due in sweep.pays:
-        held = means.balances.get(due.token, 0)
+        held = means.purse.balances.get(due.token, 0)
         if held < due.amount:
             bound = f"{due.amount}, to close the account whole"
             return Refuse(Reason("means.no_tokens", f"{held} of {due.token}", bound))
@@ -290,7 +297,7 @@ def _swept(case: Case, sweep: Sweep, means: Means, params: Params) -> tuple[Step
     if profit_wad < params.min_profit_wad:
         return unprofitable("close.unprofitable", profit_wad, params.min_profit_wad)
     for due in sweep.pays:
-        if means.allowances.get((due.token, due.spender), 0) < due.amount:
+        if means.purse.allowances.get((due.token, due.spender), 0) < due.amount:
             return (_approval(case, due.token, due.spender, due.amount, means, params),)
     return (_step(case, sweep.act, params, sweep.gas, profit_wad, paid_wad),)
 

@@ -1,0 +1,177 @@
+"""The rules of lending protocols: closed when both clocks agree, in sizes and by routes that were tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from keeper.confirm import clocks
+from keeper.desk.port import Judgement, Tried
+from keeper.domain import Agree, Call, ChainTime, Quote, Refuse, Step, Unknown
+from keeper.errors import ChainFault
+from keeper.lending import flash, tokens
+from keeper.lending.words import Repay
+from keeper.plan import lending as plan
+from keeper.plan.lending import Means, Purse
+from keeper.ports import LendingMarket
+from keeper.state.book import Book, Snapshot
+from keeper.units import WAD, AccountKey, FeedId, Wei
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """By which feed gas is valued, and the parameters of both stages."""
+
+    native_feed: FeedId
+    confirm: clocks.Params = field(default_factory=clocks.Params)
+    plan: plan.Params = field(default_factory=plan.Params)
+
+
+@dataclass(frozen=True, slots=True)
+class Sitting:
+    """One head: the market, its book, its world at both prices, and what the wallet has left."""
+
+    market: LendingMarket[Any, Any]
+    book: Book[Any]
+    chain: Any
+    fast: Any
+    quotes: Mapping[FeedId, Quote | Unknown]
+    means: Means
+    at: ChainTime
+
+
+@dataclass(frozen=True, slots=True)
+class LendingDesk:
+    """Implements ``desk.port.Desk`` for protocols that lend: acts for a wallet, or through flash loans."""
+
+    wallet: str
+    """Its address in lower case."""
+    params: Params
+    roads: plan.Roads
+
+    @property
+    def own(self) -> Sequence[AccountKey]:
+        """None: it acts with tokens."""
+        return ()
+
+    def expect(self, market: LendingMarket[Any, Any]) -> None:
+        """Ask nothing of a deployment: what it lists may change at any block."""
+
+    def calls(self, market: LendingMarket[Any, Any]) -> list[Call]:
+        """Ask for the wallet's balances, and for what it allows whom."""
+        return [tokens.purse_call(self.wallet, market.spending)]
+
+    def decode(self, market: LendingMarket[Any, Any], answers: Sequence[bytes]) -> Purse:
+        """Read them."""
+        [answer] = answers
+        found = tokens.purse(answer)
+        if len(found) != len(market.spending):
+            raise ChainFault(f"expected {len(market.spending)} balances, found {len(found)}")
+        return Purse(
+            {token: balance for (token, _), (balance, _) in zip(market.spending, found, strict=True)},
+            {pocket: allowed for pocket, (_, allowed) in zip(market.spending, found, strict=True)},
+        )
+
+    def lacking(self, book: Book[Any], funds: Purse) -> list[str]:
+        """Name the tokens to repay with, where the wallet pays and has none at all."""
+        del book
+        is_empty = self.params.plan.flash is None and not any(funds.balances.values())
+        return ["tokens to repay debts with"] if is_empty else []
+
+    def sit(
+        self,
+        market: LendingMarket[Any, Any],
+        book: Book[Any],
+        world: Any,
+        funds: Purse,
+        *,
+        quotes: Mapping[FeedId, Quote | Unknown],
+        gas_price_wei: Wei,
+        at: ChainTime,
+    ) -> Sitting:
+        """Put together what decisions rest on; without a price of gas there are none."""
+        native = quotes.get(self.params.native_feed)
+        if not isinstance(native, Quote):
+            why = native.why if native else "the price source does not serve it"
+            raise ChainFault(f"{self.params.native_feed} has no price, so that gas cannot be valued: {why}")
+        chain = market.carried(world, at)
+        means = Means(funds, gas_price_wei, native.price_wad)
+        return Sitting(market, book, chain, market.fast(chain, quotes), quotes, means, at)
+
+    def under_care(
+        self,
+        sitting: Sitting,
+        snapshot: Snapshot,
+        suspects: Mapping[AccountKey, str],
+        cases: Iterable[AccountKey],
+    ) -> Sequence[AccountKey]:
+        """List the suspects, worst first, then the accounts that were."""
+        del sitting, snapshot
+        return list(dict.fromkeys((*suspects, *cases)))
+
+    def judge(
+        self, sitting: Sitting, account: AccountKey, case_id: str, suspicion: str | None
+    ) -> Judgement[Sitting] | Unknown:
+        """Judge one account at both prices by the contract's own integers, and plan its closing."""
+        del suspicion
+        loan = sitting.book.exact(account)
+        if isinstance(loan, Unknown):
+            return loan
+        chain, fast = (sitting.market.stand(loan, world) for world in (sitting.chain, sitting.fast))
+        if isinstance(chain, Unknown):
+            return chain
+        if isinstance(fast, Unknown):
+            return fast
+        sights = sitting.market.sights(loan, sitting.chain, sitting.quotes)
+        verdict = clocks.confirm(fast, chain, sights, sitting.at, self.params.confirm)
+        found = Judgement(
+            phase="breached" if chain.is_breached else "warned" if fast.is_breached else "healthy",
+            health=None if chain.health_wad is None else chain.health_wad / WAD,
+            cared=verdict is not None,
+            state=str(loan),
+            decision=None if isinstance(verdict, Agree) else verdict,
+            agreed=verdict if isinstance(verdict, Agree) else None,
+            left=sitting,
+        )
+        if found.agreed is None:
+            return found
+        case = plan.Case(
+            case_id, account, loan, chain, sitting.market, sitting.chain, sitting.fast, sitting.at
+        )
+        decision = plan.plan_close(case, sitting.means, self.roads, self.params.plan)
+        return replace(found, decision=decision, left=_after(sitting, decision))
+
+    def pick(self, sitting: Sitting, tried: Sequence[Tried]) -> Tried:
+        """Choose by the profit that each step brought; where none went through, tell why not the first."""
+        went = [
+            replace(each, step=self._brought(each.step, each.result, sitting))
+            for each in tried
+            if isinstance(each.result, bytes)
+        ]
+        if not went:
+            return tried[0]
+        step = plan.chosen([each.step for each in went], self.params.plan)
+        if isinstance(step, Refuse):
+            return replace(went[0], result=step)
+        return next(each for each in went if each.step is step)
+
+    @staticmethod
+    def _brought(step: Step, result: bytes, sitting: Sitting) -> Step:
+        """Return a step with the profit that it brought in its simulation, where only that tells it."""
+        act = step.act
+        if not isinstance(act, Repay) or act.flash is None:
+            return step
+        market, worlds = sitting.market, (sitting.chain, sitting.fast)
+        profit = flash.profit(result)
+        return plan.with_profit(step, act.way, act.flash.route, profit, market, worlds, sitting.means)
+
+
+def _after(sitting: Sitting, decision: tuple[Step, ...] | Refuse) -> Sitting:
+    """Return what other steps of the same block find: this one may spend the largest of its sizes."""
+    if isinstance(decision, Refuse):
+        return sitting
+    purse = sitting.means.purse
+    for token, amount in plan.spent(decision).items():
+        purse = purse.without(token, amount)
+    return replace(sitting, means=replace(sitting.means, purse=purse))
