@@ -187,6 +187,18 @@ def owed(market: Market, shares: int) -> int:
     return mul_div_up(shares, *_totals(market))
 
 
+def debt_per_share(market: Market) -> float:
+    """Return what one share of the debt comes to, for scores."""
+    assets, shares = _totals(market)
+    return assets / shares
+
+
+def shares_for(market: Market, assets: int) -> int:
+    """Return the most shares of the debt that cost no more than some assets (SharesMathLib.toSharesDown)."""
+    all_assets, all_shares = _totals(market)
+    return mul_div_down(assets, all_shares, all_assets)
+
+
 def health(position: Position, market: Market) -> Health:
     """Return both sides of Morpho._isHealthy at the time up to which the market is accrued."""
     worth = mul_div_down(position.collateral, market.price, SCALE)
@@ -253,6 +265,12 @@ def pre_most(position: Position, market: Market, terms: PreTerms) -> int:
         return 0
     share_wad = _between_wad(terms.close_wad, found)
     return min(position.borrow_shares, mul_div_down(position.borrow_shares, share_wad, WAD))
+
+
+def pre_incentive_wad(position: Position, market: Market, terms: PreTerms) -> Wad:
+    """Return what pre-liquidation seizes now for one that is repaid; 0 where it takes none."""
+    found = _steepness_wad(position, market, terms)
+    return 0 if isinstance(found, Unmet) else _between_wad(terms.incentive_wad, found)
 
 
 def pre_close(
