@@ -12,6 +12,8 @@ from eth_utils.crypto import keccak
 
 from keeper.lab.anvil import Node, Tx
 from keeper.lab.foreign.base import NOBODY, Lab, minted
+from keeper.protocols.morpho_blue.oracles import QUOTE
+from keeper.protocols.morpho_blue.params import Chosen
 from keeper.units import WAD, Wad
 
 LENDER = "0x" + "11" * 20
@@ -93,6 +95,26 @@ class Morpho:
     irm: str
     markets: tuple[Market, ...]
     tokens: Mapping[str, str]
+    feeds: Mapping[str, str]
+    """What each token is worth in dollars, as Chainlink tells it."""
+
+    @property
+    def chosen(self) -> Chosen:
+        """Return what a keeper of all of it is told. Each oracle is taken for one feed, such as WETH/USDC."""
+        oracles = {
+            oracle: f"{each.spec.collateral}/{each.spec.loan}"
+            for each in self.markets
+            for oracle in (each.oracle, each.pre_oracle)
+            if oracle
+        }
+        dollars = {feed: f"{symbol}/USD" for symbol, feed in self.feeds.items()}
+        return Chosen(
+            morpho=self.morpho,
+            markets=tuple("0x" + each.id.hex() for each in self.markets),
+            pres=tuple(each.pre for each in self.markets if each.pre),
+            feeds={**oracles, **dollars},
+            tokens={self.tokens["USDC"]: QUOTE, self.tokens["WETH"]: "WETH/USD"},
+        )
 
     def act(self, who: str, market: Market, function: str, *arguments: object) -> Tx:
         """Build a call of Morpho that concerns one market."""
@@ -134,8 +156,11 @@ def deploy(node: Node) -> Morpho:
     for model in (irm, NOBODY):
         lab.do("Morpho", morpho, "enableIrm", model)
     tokens = {name: lab.create("TestToken", name, name, decimals) for name, decimals in DECIMALS.items()}
-    markets = tuple(_open(lab, morpho, irm if spec.is_adaptive else NOBODY, tokens, spec) for spec in SPECS)
-    found = Morpho(lab, morpho, irm, markets, tokens)
+    markets = tuple(
+        open_market(lab, morpho, irm if spec.is_adaptive else NOBODY, tokens, spec) for spec in SPECS
+    )
+    feeds = {name: lab.create("PriceSource", 8, dollars * 10**8) for name, dollars in DOLLARS.items()}
+    found = Morpho(lab, morpho, irm, markets, tokens, feeds)
     node.fund([LENDER])
     lab.run(found.fund(LENDER, list(tokens)))
     for market in markets:
@@ -145,7 +170,8 @@ def deploy(node: Node) -> Morpho:
     return found
 
 
-def _open(lab: Lab, morpho: str, irm: str, tokens: Mapping[str, str], spec: Spec) -> Market:
+def open_market(lab: Lab, morpho: str, irm: str, tokens: Mapping[str, str], spec: Spec) -> Market:
+    """Open a market, with its pre-liquidation contract where it is to have one."""
     oracle = lab.create("PriceSource", 36, spec.price)
     params = (tokens[spec.loan], tokens[spec.collateral], oracle, irm, spec.lltv_wad)
     lab.do("Morpho", morpho, "enableLltv", spec.lltv_wad)

@@ -297,7 +297,8 @@ def _order(found: Found, venue: str, amount: int) -> tuple[int, int]:
     shares = math.shares_for(found.market, amount)
     if venue in found.agreed:
         _, terms = found.agreed[venue]
-        return 0, min(shares, math.pre_most(found.position, found.market, terms))
+        # Where it takes none, all that is wanted: the refusal then says why.
+        return 0, min(shares, math.pre_most(found.position, found.market, terms) or shares)
     all_seized, all_shares = math.most(found.position, found.market)
     if all_shares:
         return 0, min(shares, all_shares)
@@ -326,7 +327,7 @@ def _unmet(found: Found) -> Reason:
     venues = [*found.agreed, ""]
     refusals = [_closed(found, venue, *_order(found, venue, debt)) for venue in venues]
     told = [each for each in refusals if isinstance(each, Unmet)]
-    healthy = {Unmet.PRE_INCONSISTENT, Unmet.PRE_HEALTHY, Unmet.HEALTHY}
+    healthy = {Unmet.PRE_HEALTHY, Unmet.HEALTHY}
     return _reason(next((each for each in told if each not in healthy), Unmet.HEALTHY))
 
 

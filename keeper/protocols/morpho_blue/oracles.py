@@ -1,7 +1,7 @@
 """What a market's price is made of: the feeds of its oracle, and the same price at fast quotes.
 
-Of an oracle nothing is modelled but the feeds that it multiplies and divides by; rates of vaults, decimals and
-scales stay in its own price.
+Of an oracle nothing is modelled but the feeds that it multiplies and divides by; rates of vaults, decimals
+and scales stay in its own price.
 """
 
 from __future__ import annotations

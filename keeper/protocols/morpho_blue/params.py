@@ -218,12 +218,11 @@ def _with_oracles(chosen: Chosen, markets: tuple[Listed, ...]) -> Generator[list
 
 def _market(name: str, params: Answers) -> Listed:
     """Read MarketParams; all of them are zero where there is no such market."""
-    loan, collateral, oracle, irm, lltv_wad = params[0] if params else ("",) * 5
-    if not lltv_wad:
+    if not params or not params[0][-1]:
         raise ChainFault(f"expected a market {name}, found none")
-    return Listed(
-        bytes.fromhex(name[2:]), loan.lower(), collateral.lower(), oracle.lower(), irm.lower(), lltv_wad
-    )
+    [(*addresses, lltv_wad)] = params
+    loan, collateral, oracle, irm = map(str.lower, addresses)
+    return Listed(bytes.fromhex(name[2:]), loan, collateral, oracle, irm, lltv_wad)
 
 
 def _add_pre(chosen: Chosen, markets: list[Listed], address: str, answers: Sequence[Answers]) -> None:
