@@ -240,5 +240,8 @@ def revert_name(data: bytes) -> str:
     error = _ERRORS.get(data[:4])
     if error is None:
         return f"unknown error 0x{data.hex()}"
-    values = error.decode(data[4:])
+    try:
+        values = error.decode(data[4:])
+    except ChainFault:
+        return f"{error.name}, unreadable: 0x{data.hex()}"
     return str(values[0]) if error.name == "Error" else f"{error.name}({', '.join(map(str, values))})"

@@ -108,9 +108,9 @@ def fast_price(
     return mul_div_down(price, times, over)
 
 
-def answer_of(feed: Feed, told: int | None, updated_at_s: UnixS | None) -> Answer | None:
-    """Return what a feed said, in WAD; None where it said nothing that is a price."""
-    if told is None or updated_at_s is None or not 0 < told < 2**255:
+def answer_of(feed: Feed, told: int, updated_at_s: UnixS) -> Answer | None:
+    """Return what a feed said, in WAD; None where it is no price above zero, or of no time."""
+    if not 0 < told < 2**255 or updated_at_s >= 2**64:
         return None
     return Answer(mul_div_down(told, WAD, 10**feed.decimals), updated_at_s)
 
