@@ -240,7 +240,7 @@ def _threshold_bps(loan: Loan, world: World, reserve: int) -> Bps:
     return category.threshold_bps if category else world.reserves[reserve].threshold_bps
 
 
-def _bonus_bps(loan: Loan, world: World, reserve: int) -> Bps:
+def bonus_bps(loan: Loan, world: World, reserve: int) -> Bps:
     category = _category(loan, world, reserve)
     return category.bonus_bps if category else world.reserves[reserve].bonus_bps
 
@@ -387,7 +387,7 @@ def _pair(loan: Loan, collateral: int, debt: int, world: World) -> _Pair:
         health=health(loan, world),
         held=supplied(world, collateral, loan.collateral.get(collateral, 0)),
         owed=owed(world, debt, loan.debt.get(debt, 0)),
-        bonus_bps=_bonus_bps(loan, world, collateral),
+        bonus_bps=bonus_bps(loan, world, collateral),
     )
 
 
