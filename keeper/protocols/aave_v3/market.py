@@ -209,11 +209,8 @@ class AaveMarket:
         if _lacking(loan, world):
             return ()
         known = loan.loan
-        accepted = [
-            self._way(known, collateral, debt, world)
-            for collateral, debt in _pairs_of(known)
-            if math.unmet(known, collateral, debt, world.now) is None
-        ]
+        pairs = math.unmet_by_pair(known, world.now)
+        accepted = [self._way(known, *pair, world) for pair, unmet in pairs.items() if unmet is None]
         return tuple(sorted(accepted, key=lambda way: way.bonus_wad))
 
     def _way(self, loan: Loan, collateral: int, debt: int, world: AaveWorld) -> Way:
@@ -237,13 +234,13 @@ class AaveMarket:
         if lacking:
             return Refuse(Reason("oracle.unknown", f"{lacking.what}: {lacking.why}", "a price"))
         collateral, debt = _numbers(way, world)
-        done = math.close(loan.loan, collateral, debt, amount, world.now)
+        asked, done = math.close_at_most(loan.loan, collateral, debt, amount, world.now)
         if isinstance(done, Unmet):
             return Refuse(_reason(done, world.now))
         after = math.health(done.after, world.now)
         return Close(
             by=By.REPAID,
-            asked=amount,
+            asked=asked,
             repaid=done.repaid,
             seized=done.seized,
             health_after_wad=after.factor_wad if after.debt else None,
@@ -299,13 +296,9 @@ def _lacking(loan: AaveRow, world: AaveWorld) -> Unknown | None:
     return None
 
 
-def _pairs_of(loan: Loan) -> Iterator[tuple[int, int]]:
-    return ((collateral, debt) for collateral in loan.collateral for debt in loan.debt)
-
-
 def _unmet(loan: Loan, world: math.World) -> Reason | None:
     """Return why no pair is accepted: what stands against the one that gets furthest in the pool's order."""
-    order, found = list(Unmet), [math.unmet(loan, *pair, world) for pair in _pairs_of(loan)]
+    order, found = list(Unmet), math.unmet_by_pair(loan, world).values()
     refused = [each for each in found if each is not None]
     if len(refused) < len(found):
         return None

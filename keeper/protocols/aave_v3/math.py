@@ -301,22 +301,32 @@ class _Pair:
 
 def unmet(loan: Loan, collateral: int, debt: int, world: World) -> Unmet | None:
     """Return why the pool refuses this pair now, in its order (ValidationLogic.validateLiquidationCall)."""
-    pair = _pair(loan, collateral, debt, world)
+    return _unmet(loan, collateral, debt, world, health(loan, world).factor_wad)
+
+
+def unmet_by_pair(loan: Loan, world: World) -> Mapping[tuple[int, int], Unmet | None]:
+    """Return the same of every collateral and debt of an account."""
+    factor_wad = health(loan, world).factor_wad
+    pairs = [(collateral, debt) for collateral in loan.collateral for debt in loan.debt]
+    return {pair: _unmet(loan, *pair, world, factor_wad) for pair in pairs}
+
+
+def _unmet(loan: Loan, collateral: int, debt: int, world: World, factor_wad: Wad) -> Unmet | None:
     reserves = (world.reserves[collateral], world.reserves[debt])
     if not all(reserve.is_active for reserve in reserves):
         return Unmet.INACTIVE
     if any(reserve.is_paused for reserve in reserves):
         return Unmet.PAUSED
-    if pair.health.factor_wad >= CLOSE_HALF_ABOVE_WAD and not world.sentinel_allows:
+    if factor_wad >= CLOSE_HALF_ABOVE_WAD and not world.sentinel_allows:
         return Unmet.SENTINEL
     if any(reserve.grace_until_s >= world.at_s for reserve in reserves):
         return Unmet.GRACE
-    if pair.health.factor_wad >= HEALTHY_WAD:
+    if factor_wad >= HEALTHY_WAD:
         return Unmet.HEALTHY
     counts = world.rules is Rules.V3_6 or reserves[0].threshold_bps
     if collateral not in loan.collateral or not counts:
         return Unmet.NOT_COLLATERAL
-    return None if pair.owed else Unmet.NOT_BORROWED
+    return None if owed(world, debt, loan.debt.get(debt, 0)) else Unmet.NOT_BORROWED
 
 
 def close(loan: Loan, collateral: int, debt: int, amount: int, world: World) -> Close | Unmet:
@@ -355,6 +365,23 @@ def close(loan: Loan, collateral: int, debt: int, amount: int, world: World) -> 
         del holdings[collateral]
     written_off = {reserve: debt_left for reserve, debt_left in deficit.items() if debt_left}
     return Close(repaid, seized, fee, written_off, Loan(loan.category, holdings, debts))
+
+
+def close_at_most(
+    loan: Loan, collateral: int, debt: int, amount: int, world: World
+) -> tuple[int, Close | Unmet]:
+    """Return what to ask for so that no more than an amount is repaid, and what asking for it does.
+
+    What all of the collateral costs, asked for to the unit, may leave a last unit of it, which is dust. Then
+    a little more is asked, and the pool cuts that to the same amount.
+    """
+    done = close(loan, collateral, debt, amount, world)
+    if done is Unmet.DUST:
+        more = amount + _pair(loan, collateral, debt, world).cost(2) + 1
+        cut = close(loan, collateral, debt, more, world)
+        if isinstance(cut, Close) and cut.repaid <= amount:
+            return more, cut
+    return amount, done
 
 
 def most(loan: Loan, collateral: int, debt: int, world: World) -> int:
