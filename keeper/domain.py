@@ -508,6 +508,17 @@ HybridAct: TypeAlias = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """Take over a part of an account's position, into the account of the keeper's wallet."""
+
+    account: AccountKey
+    market: str
+    """Its virtual token, in lower case."""
+    size_wad: Wad
+    """With the sign of the position."""
+
+
 class Act(Protocol):
     """What a keeper may do: a frozen dataclass of one of the protocols."""
 

@@ -64,7 +64,7 @@ log = structlog.get_logger()
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 
 PAGE = 200
-"""Accounts per bulk read."""
+"""Accounts per bulk read, where nothing else is said."""
 GROUP = 16
 """Bulk reads that are folded in before the next ones are asked for: so much a first read holds at a time."""
 SETTLED = 64
@@ -82,6 +82,8 @@ class Params:
 
     block_time_s: int = 12
     dry_run: bool = False
+    page: int = PAGE
+    """Accounts per bulk read: fewer where a row takes the protocol much gas to tell."""
     check_blocks: Block = 10
     """How often accounts are read again to check the mirror."""
     check_rows: int = PAGE
@@ -295,7 +297,7 @@ class Pipeline(Generic[MarketT]):
         return keys
 
     async def _pages(self, accounts: Sequence[AccountKey], head: Head) -> list[bytes]:
-        _, rows = await self._call([], _paged(accounts), head)
+        _, rows = await self._call([], self._paged(accounts), head)
         return rows
 
     async def _call(
@@ -446,7 +448,9 @@ class Pipeline(Generic[MarketT]):
         if log_.topics and log_.topics[0] == UPGRADED.topic:
             [code] = UPGRADED.values(log_.topics, log_.data)
             found = f"{log_.address} has the code of {code} since block {log_.block_number}"
-            self._halted = Refuse(Reason("code.changed", found, "the code at the start; look, and start anew"))
+            self._halted = Refuse(
+                Reason("code.changed", found, "the code at the start; look, and start anew")
+            )
             log.error("code.changed", contract=log_.address, code=code, block=log_.block_number)
 
     async def _hear_again(self, garbled: Log) -> None:
@@ -523,7 +527,7 @@ class Pipeline(Generic[MarketT]):
         self, dirty: Sequence[AccountKey], sample: Sequence[AccountKey], head: Head
     ) -> tuple[World, list[bytes], list[bytes], list[bytes]]:
         """Ask for prices, means, dirty rows and a sample, once more without the sample where that fails."""
-        pages, checks = _paged(dirty), _paged(sample)
+        pages, checks = self._paged(dirty), self._paged(sample)
         calls = [self._market.prices_call(), *self._desk.calls(self._market)]
         try:
             (prices, *funds), rows = await self._call(calls, [*pages, *checks], head)
@@ -533,6 +537,11 @@ class Pipeline(Generic[MarketT]):
             self._leave_unchecked(fault, head)
             (prices, *funds), rows = await self._call(calls, pages, head)
         return self._market.decode_prices(prices), funds, rows[: len(pages)], rows[len(pages) :]
+
+    def _paged(self, accounts: Sequence[AccountKey]) -> list[Sequence[AccountKey]]:
+        """Cut accounts into bulk reads."""
+        page = self._params.page
+        return [accounts[first : first + page] for first in range(0, len(accounts), page)]
 
     async def _relist(self, head: Head) -> None:
         """Read the listing and its terms anew, and give the book a column for every instrument."""
@@ -778,11 +787,6 @@ def _doubt_left(journal: Journal) -> str | None:
     """Say what put the mirror in doubt before a restart, where no whole round was clean since."""
     found = journal.unhealed()
     return f"{found} differences before the start, and no clean round since" if found else None
-
-
-def _paged(accounts: Sequence[AccountKey]) -> list[Sequence[AccountKey]]:
-    """Cut accounts into bulk reads."""
-    return [accounts[first : first + PAGE] for first in range(0, len(accounts), PAGE)]
 
 
 def _unknown(unknown: Unknown) -> Reason:

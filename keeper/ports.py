@@ -35,7 +35,7 @@ from keeper.domain import (
 from keeper.lending.words import Close, Sight, Standing, Sweep, Way
 from keeper.lifecycle import Status
 from keeper.risk.marks import Marks
-from keeper.units import AccountKey, Block, FeedId, UnixS, Wad, Wei
+from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad, Wei
 
 Found = TypeVar("Found")
 
@@ -261,6 +261,80 @@ class LendingMarket(Market[RowT_co, WorldT], Protocol):
     def worth_wad(self, token: str, amount: int, world: WorldT) -> Wad | Unknown:
         """Return what an amount of a token is worth in quote, rounded down."""
         ...
+
+
+class PerpMarket(Market[RowT_co, WorldT], Protocol):
+    """What the desk of Perpetual asks besides, in the contract's own integers.
+
+    An account is a row of its book. A world is what every answer belongs to.
+    """
+
+    def fast(self, world: WorldT, quotes: Mapping[FeedId, Quote | Unknown]) -> WorldT:
+        """Return the world with every mark as it would be were the index at the fast price."""
+        ...
+
+    def sights(
+        self, account: Any, world: WorldT, quotes: Mapping[FeedId, Quote | Unknown]
+    ) -> tuple[Sight, ...]:
+        """Return what both clocks say of the feeds that an account hangs on, as far as they are known."""
+        ...
+
+    def index_wad(self, feed: FeedId, world: WorldT) -> Wad | None:
+        """Return the price of a feed as the protocol has it; None where no market has one now."""
+        ...
+
+    def stand(self, account: Any, world: WorldT) -> Margin | Unknown:
+        """Return how an account stands, equal to the contract's own view of the same block."""
+        ...
+
+    def free_wad(self, account: Any, world: WorldT) -> Wad | Unknown:
+        """Return what an account has beyond its initial margin; below 0 it may take nothing over."""
+        ...
+
+    def offers(self, account: Any, world: WorldT) -> tuple[Offer, ...]:
+        """Return what may be taken over of each position now, the largest worth first."""
+        ...
+
+    def take_over(self, account: Any, offer: Offer, size_wad: Wad, world: WorldT) -> Takeover | Refuse:
+        """Return what taking over a size does, 0 meaning the most, or the contract's own refusal."""
+        ...
+
+    def taken(self, taker: Any, takeover: Takeover) -> Any:
+        """Return the account of whoever takes over, as it is afterwards."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """What an account is worth, and what it must be worth at least."""
+
+    value_wad: Wad
+    required_wad: Wad
+
+    def covers(self, level_wad: Wad = WAD) -> bool:
+        """Tell whether value >= level x requirement, exactly."""
+        return self.value_wad * WAD >= level_wad * self.required_wad
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A position that may be taken over, and how much of it at once, with its sign."""
+
+    market: str
+    most_wad: Wad
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """What one takeover moves, at the mark, and how it leaves the account."""
+
+    market: str
+    size_wad: Wad
+    notional_wad: Wad
+    """With the sign of the size."""
+    reward_wad: Wad
+    """What the taker pays less than that."""
+    margin: Margin
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from typing import Any
 
 from keeper.confirm import clocks
 from keeper.desk.port import Judgement, Tried
-from keeper.domain import Agree, Call, ChainTime, Quote, Refuse, Step, Unknown
+from keeper.domain import Agree, Call, ChainTime, Quote, Refuse, Step, Unknown, Verdict, Wait
 from keeper.errors import ChainFault
 from keeper.lending import flash, tokens
-from keeper.lending.words import Repay
+from keeper.lending.words import Repay, Standing
 from keeper.plan import lending as plan
 from keeper.plan.lending import Means, Purse
 from keeper.ports import LendingMarket
@@ -123,8 +123,7 @@ class LendingDesk:
             return chain
         if isinstance(fast, Unknown):
             return fast
-        sights = sitting.market.sights(loan, sitting.chain, sitting.quotes)
-        verdict = clocks.confirm(fast, chain, sights, sitting.at, self.params.confirm)
+        verdict = self._verdict(sitting, loan, chain, fast)
         found = Judgement(
             phase="breached" if chain.is_breached else "warned" if fast.is_breached else "healthy",
             health=None if chain.health_wad is None else chain.health_wad / WAD,
@@ -141,6 +140,21 @@ class LendingDesk:
         )
         decision = plan.plan_close(case, sitting.means, self.roads, self.params.plan)
         return replace(found, decision=decision, left=_after(sitting, decision))
+
+    def _verdict(self, sitting: Sitting, loan: Any, chain: Standing, fast: Standing) -> Verdict | None:
+        """Ask both clocks, and what the protocol has against it; None where neither clock shows a breach."""
+        if not (chain.is_breached or fast.is_breached):
+            return None
+        if chain.is_breached and chain.unmet is not None:
+            return Wait(sitting.at.block + 1, chain.unmet)
+        return clocks.confirm(
+            chain=chain.is_breached,
+            fast=fast.is_breached,
+            found=f"health {_of(chain)} at the oracle's price, {_of(fast)} at the fast one",
+            sights=sitting.market.sights(loan, sitting.chain, sitting.quotes),
+            at=sitting.at,
+            params=self.params.confirm,
+        )
 
     def pick(self, sitting: Sitting, tried: Sequence[Tried]) -> Tried:
         """Choose by the profit that each step brought; where none went through, tell why not the first."""
@@ -165,6 +179,10 @@ class LendingDesk:
         market, worlds = sitting.market, (sitting.chain, sitting.fast)
         profit = flash.profit(result)
         return plan.with_profit(step, act.way, act.flash.route, profit, market, worlds, sitting.means)
+
+
+def _of(standing: Standing) -> str:
+    return "endless" if standing.health_wad is None else f"{standing.health_wad / WAD:.6f}"
 
 
 def _after(sitting: Sitting, decision: tuple[Step, ...] | Refuse) -> Sitting:

@@ -3,7 +3,7 @@
 Each function names the one of the contracts that it mirrors, rounding by rounding. Money, sizes and prices
 are times 1e18, whatever the settlement token's decimals; ratios are in millionths. The mark and the funding
 that is due are the contract's own at one block: both move with every second, and are read, not carried. Not
-modelled: collateral beside the settlement token, and whether the liquidator's own margin suffices afterwards.
+modelled: collateral beside the settlement token.
 """
 
 from __future__ import annotations
@@ -161,16 +161,61 @@ def close(
     return Close(size_wad, notional_wad, penalty_wad, reward_wad, left)
 
 
+def mark_wad(spot_wad: Wad, twap_wad: Wad, index_wad: Wad, premium_wad: Wad) -> Wad:
+    """Return the mark of an open market (AccountBalance._getMarkPrice).
+
+    Of the pool's price and its mean, and of the index with what the pool was above it, the one in the middle.
+    """
+    return sorted((spot_wad, twap_wad, index_wad + premium_wad))[1]
+
+
+def taken(taker: Trader, market: int, size_wad: Wad, paid_wad: Wad) -> Trader:
+    """Return the account that a takeover goes to (ClearingHouse._modifyPositionAndRealizePnl).
+
+    ``paid_wad`` is the reward less the notional. What reduces a position there realises profit.
+    """
+    held = taker.positions.get(market, Position(0, 0, 0))
+    profit_wad = 0
+    if held.size_wad * size_wad < 0:
+        share_wad = abs(size_wad) * WAD // abs(held.size_wad)
+        if share_wad <= WAD:
+            profit_wad = paid_wad + mul_div_trunc(held.notional_wad, share_wad, WAD)
+        else:
+            profit_wad = held.notional_wad + mul_div_trunc(paid_wad, WAD, share_wad)
+    after = Position(held.size_wad + size_wad, held.notional_wad + paid_wad - profit_wad, 0)
+    return _with(taker, market, after, taker.cash_wad + profit_wad - held.funding_wad)
+
+
+def free_wad(trader: Trader, markets: Mapping[int, Market], initial: int) -> Wad:
+    """Return Vault.getFreeCollateralByRatio at the initial margin's ratio, not rounded to the token's units.
+
+    That is what counts: profit that is not realised frees nothing, and debt is what was borrowed to open.
+    """
+    settled_wad = trader.cash_wad - sum(each.funding_wad for each in trader.positions.values())
+    notional_wad = sum(each.notional_wad for each in trader.positions.values())
+    worth_wad = sum(_worth_wad(each, markets[number]) for number, each in trader.positions.items())
+    owed_wad = sum(
+        min(0, mul_div_trunc(each.size_wad, markets[number].mark_wad, WAD))
+        for number, each in trader.positions.items()
+    )
+    required_wad = abs(min(0, notional_wad) + owed_wad) * initial // MILLION
+    return min(settled_wad, settled_wad + worth_wad + notional_wad) - required_wad
+
+
 def _reduced(trader: Trader, market: int, size_wad: Wad, notional_wad: Wad, penalty_wad: Wad) -> Trader:
     """Return the account after it gave a size away at the mark (Exchange.getPnlToBeRealized, and after)."""
     position = trader.positions[market]
     share_wad = abs(size_wad) * WAD // abs(position.size_wad)
     profit_wad = notional_wad + mul_div_trunc(position.notional_wad, share_wad, WAD)
     left = Position(position.size_wad - size_wad, position.notional_wad + notional_wad - profit_wad, 0)
-    positions = {**trader.positions, market: left}
-    if max(abs(left.size_wad), abs(left.notional_wad)) < DUST:
+    return _with(trader, market, left, trader.cash_wad + profit_wad - position.funding_wad - penalty_wad)
+
+
+def _with(trader: Trader, market: int, position: Position, cash_wad: Wad) -> Trader:
+    """Return an account with other money, and another position; with none where only dust is left of it."""
+    positions = {**trader.positions, market: position}
+    if max(abs(position.size_wad), abs(position.notional_wad)) < DUST:
         del positions[market]
-    cash_wad = trader.cash_wad + profit_wad - position.funding_wad - penalty_wad
     return replace(trader, cash_wad=cash_wad, positions=positions)
 
 

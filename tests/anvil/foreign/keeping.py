@@ -17,14 +17,14 @@ from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader, Params
 from keeper.chain.wire import head_of
 from keeper.desk.port import Desk
-from keeper.domain import CaseEvent, EventKind, Head, Quote, Unknown
+from keeper.domain import Call, CaseEvent, EventKind, Head, Quote, Unknown
 from keeper.execute.sender import ChainSender
 from keeper.journal.guard import Limits
 from keeper.journal.reader import JournalReader
 from keeper.journal.store import SqliteJournal
 from keeper.lab.anvil import Node
 from keeper.pipeline import Pipeline
-from keeper.ports import Feed, Market, read_through
+from keeper.ports import Feed, Market
 from keeper.state.book import Book
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad
 from tests.unit.pipeline.desk import SIGNER
@@ -139,15 +139,24 @@ async def keeping(
             journal.close()
 
 
-async def read(
-    node: Node, rounds: Generator[list[Any], list[bytes], Found], lent: Lent | None = None
-) -> Found:
+def read(node: Node, rounds: Generator[list[Call], list[bytes], Found], lent: Lent | None = None) -> Found:
     """Carry out a reading of several rounds at the newest block, as it is done before a keeper starts."""
-    async with Pool([node.http_url]) as pool:
-        reader = ChainReader(pool, [], [])
-        for address, creation in (lent or {}).items():
-            await reader.lend(address, creation)
-        return await read_through(reader, rounds, (await _tip(pool)).hash)
+    try:
+        calls = next(rounds)
+        while True:
+            calls = rounds.send([ask(node, call, lent) for call in calls])
+    except StopIteration as found:
+        result: Found = found.value
+        return result
+
+
+def ask(node: Node, call: Call, lent: Lent | None = None) -> bytes:
+    """Make one call at the newest block, to a contract that may be lent."""
+    asked = [{"to": call.to, "data": "0x" + call.data.hex()}, "latest"]
+    if creation := (lent or {}).get(call.to):
+        code = node.rpc("eth_call", {"data": "0x" + creation.hex()}, "latest")
+        asked.append({call.to: {"code": code}})
+    return bytes.fromhex(node.rpc("eth_call", *asked)[2:])
 
 
 async def _tip(pool: Pool) -> Head:

@@ -91,6 +91,12 @@ def test_an_account_below_its_limit_at_the_fast_price_only_has_a_case_and_waits(
     assert found.decision.reason.rule == "confirm.oracle_lags"
 
 
+def test_what_the_protocol_refuses_now_is_waited_for_in_its_own_words() -> None:
+    paused = Reason("protocol.ReservePaused", "paused", "open")
+    found = judged(sitting(refusing=paused))
+    assert (found.cared, found.decision, found.agreed) == (True, Wait(AT.block + 1, paused), None)
+
+
 def test_a_suspicion_that_neither_clock_bears_out_opens_no_case() -> None:
     found = judged(sitting(fast=102 * WAD // 100, chain=102 * WAD // 100))
     assert (found.phase, found.cared, found.decision) == ("healthy", False, None)

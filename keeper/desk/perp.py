@@ -1,0 +1,182 @@
+"""Perpetual's rules in their order: whom to look at, what both clocks say of them, and what to take over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from keeper.confirm import clocks
+from keeper.desk.port import Judgement, Tried
+from keeper.domain import Call, ChainTime, Quote, Refuse, Unknown, Wait
+from keeper.errors import ChainFault, ConfigError
+from keeper.plan import perp as plan
+from keeper.plan.perp import Case, Means
+from keeper.ports import Margin, PerpMarket
+from keeper.state.book import Book, Snapshot
+from keeper.units import WAD, AccountKey, FeedId, Wei
+
+ROUND = 100
+"""Blocks within which every account with a position is read again: funding accrues, and no event says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """By which feed gas is valued, and the parameters of both stages."""
+
+    native_feed: FeedId
+    clocks: clocks.Params = field(default_factory=clocks.Params)
+    plan: plan.Params = field(default_factory=plan.Params)
+
+
+@dataclass(frozen=True, slots=True)
+class Sitting:
+    """One head: market and book, the world at both clocks, and the keeper's means as the steps leave them."""
+
+    market: PerpMarket[Any, Any]
+    book: Book[Any]
+    world: Any
+    fast: Any
+    quotes: Mapping[FeedId, Quote | Unknown]
+    means: Means
+    at: ChainTime
+
+
+@dataclass(frozen=True, slots=True)
+class PerpDesk:
+    """Implements ``desk.port.Desk``: takes positions over into the account of a wallet.
+
+    What decides is the contract's own view of the head; the fast clock makes ready, and may ask to wait.
+    """
+
+    wallet: str
+    """Its address in lower case."""
+    params: Params
+
+    @property
+    def taker(self) -> AccountKey:
+        """The wallet's account."""
+        return bytes.fromhex(self.wallet[2:]) + bytes(12)
+
+    @property
+    def own(self) -> Sequence[AccountKey]:
+        """The account that takes positions over."""
+        return (self.taker,)
+
+    def expect(self, market: PerpMarket[Any, Any]) -> None:
+        """Raise ConfigError where the feed that values gas is none of the deployment's."""
+        feed = self.params.native_feed
+        if feed not in market.feeds:
+            known = ", ".join(sorted(market.feeds))
+            raise ConfigError(f"economics.native_feed {feed} is not a feed of the deployment: {known}")
+
+    def calls(self, market: PerpMarket[Any, Any]) -> list[Call]:
+        """Ask for nothing: its account says all that the wallet has to act with."""
+        del market
+        return []
+
+    def decode(self, answers: Sequence[bytes]) -> None:
+        """Read nothing."""
+        del answers
+
+    def lacking(self, book: Book[Any], funds: None) -> list[str]:
+        """Name what the keeper has nothing of."""
+        del funds
+        taker = book.exact(self.taker)
+        is_funded = not isinstance(taker, Unknown) and taker.trader.cash_wad > 0
+        return [] if is_funded else ["a deposit in Perpetual's Vault"]
+
+    def sit(
+        self,
+        market: PerpMarket[Any, Any],
+        book: Book[Any],
+        world: Any,
+        funds: None,
+        *,
+        quotes: Mapping[FeedId, Quote | Unknown],
+        gas_price_wei: Wei,
+        at: ChainTime,
+    ) -> Sitting:
+        """Put together what decisions rest on; without its own account or a price of gas there are none."""
+        del funds
+        feed, taker = self.params.native_feed, book.exact(self.taker)
+        if isinstance(taker, Unknown):
+            raise ChainFault(f"the keeper's own account cannot be read: {taker.why}")
+        quote = quotes.get(feed)
+        native_price_wad = quote.price_wad if isinstance(quote, Quote) else market.index_wad(feed, world)
+        if native_price_wad is None:
+            raise ChainFault(f"{feed} has no price, so that gas cannot be valued")
+        means = Means(taker, gas_price_wei, native_price_wad)
+        return Sitting(market, book, world, market.fast(world, quotes), quotes, means, at)
+
+    def under_care(
+        self,
+        sitting: Sitting,
+        snapshot: Snapshot,
+        suspects: Mapping[AccountKey, str],
+        cases: Iterable[AccountKey],
+    ) -> Sequence[AccountKey]:
+        """List suspects, worst first, then who has an open case, and those whose turn it is to be read."""
+        holders = np.flatnonzero(snapshot.positions.any(axis=1))
+        turn = [snapshot.key(int(row)) for row in holders[sitting.at.block % ROUND :: ROUND]]
+        return [key for key in dict.fromkeys((*suspects, *cases, *turn)) if key != self.taker]
+
+    def judge(
+        self, sitting: Sitting, account: AccountKey, case_id: str, suspicion: str | None
+    ) -> Judgement[Sitting] | Unknown:
+        """Judge one account by the contract's own integers at both clocks, and plan what is due."""
+        del suspicion
+        exact = sitting.book.exact(account)
+        if isinstance(exact, Unknown):
+            return exact
+        chain = sitting.market.stand(exact, sitting.world)
+        fast = sitting.market.stand(exact, sitting.fast)
+        if isinstance(chain, Unknown):
+            return chain
+        if isinstance(fast, Unknown):
+            return fast
+        breached = [name for name, margin in (("chain", chain), ("fast", fast)) if not margin.covers()]
+        found = Judgement(
+            phase=f"breached at {' and '.join(breached)}" if breached else "healthy",
+            health=fast.value_wad / fast.required_wad if fast.required_wad else None,
+            cared=bool(breached),
+            state=",".join(str(each.size_wad) for each in exact.trader.positions.values()),
+            decision=None,
+            agreed=None,
+            left=sitting,
+        )
+        return self._decide(found, case_id, exact, chain=chain, fast=fast) if breached else found
+
+    def pick(self, sitting: Sitting, tried: Sequence[Tried]) -> Tried:
+        """Take the only step: what a takeover brings is known before."""
+        del sitting
+        [only] = tried
+        return only
+
+    def _decide(
+        self, found: Judgement[Sitting], case_id: str, account: Any, *, chain: Margin, fast: Margin
+    ) -> Judgement[Sitting]:
+        """Add the decision to what was found, and what is taken over to the keeper's account."""
+        sitting = found.left
+        verdict = clocks.confirm(
+            chain=not chain.covers(),
+            fast=not fast.covers(),
+            found=f"chain {_told(chain)}, fast {_told(fast)}",
+            sights=sitting.market.sights(account, sitting.world, sitting.quotes),
+            at=sitting.at,
+            params=self.params.clocks,
+        )
+        if isinstance(verdict, Wait | Refuse):
+            return replace(found, decision=verdict)
+        case = Case(case_id, account, sitting.market, sitting.world, sitting.means, sitting.at)
+        planned = plan.plan_takeover(case, self.params.plan)
+        if isinstance(planned, Refuse):
+            return replace(found, decision=planned)
+        means = replace(sitting.means, taker=planned.taker)
+        return replace(found, decision=(planned.step,), agreed=verdict, left=replace(sitting, means=means))
+
+
+def _told(margin: Margin) -> str:
+    return f"{margin.value_wad / WAD:.2f} of {margin.required_wad / WAD:.2f}"

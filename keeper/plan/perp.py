@@ -1,0 +1,161 @@
+"""Planning takeovers of Perpetual: of which position, how much, and whether it is worth its gas.
+
+Pure functions of the account, the keeper's own one, and the contract's exact mathematics. What is counted is
+the reward, half of the penalty, less gas; what is taken over is inventory at the mark, and nothing is said of
+what closing it in the pool would cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from keeper.domain import ChainTime, Reason, Refuse, Step, TakeOver, Unknown
+from keeper.plan.common import Gas, step, unprofitable
+from keeper.ports import Offer, PerpMarket, Takeover
+from keeper.units import WAD, Wad, Wei, mul_div_trunc
+
+BISECTIONS = 32
+"""Steps of a search between nothing and the most: to less than a billionth of it."""
+
+
+class Policy(StrEnum):
+    """How much is taken over at once."""
+
+    RESTORE = "restore"
+    """The least that brings the account back above its target: the owner keeps what need not go."""
+    MAX = "max"
+    """The most that the contract allows: the keeper earns more at once, and the owner pays it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """What makes a takeover worth sending. Quote amounts in WAD."""
+
+    policy: Policy = Policy.RESTORE
+    target_wad: Wad = 105 * WAD // 100
+    """Value over requirement that ``restore`` leaves an account with."""
+    min_profit_wad: Wad = 0
+    """Smallest reward less gas."""
+    free_margin_share_wad: Wad = 9 * WAD // 10
+    """How much of a takeover that the keeper's own margin bounds is asked for: marks move until inclusion."""
+    validity_blocks: int = 3
+    gas: Gas = field(default_factory=lambda: Gas(1_000_000, 200_000))
+    """By position of the account and of the keeper: each is valued several times over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What the keeper has to act with at this head."""
+
+    taker: Any
+    """Its own account, with what it takes over in this block already added."""
+    gas_price_wei: Wei
+    native_price_wad: Wad
+    """Quote per unit of the native currency."""
+
+    def gas_cost_wad(self, gas: int) -> Wad:
+        """Return the cost of ``gas`` in quote, rounded up."""
+        return -(-gas * self.gas_price_wei * self.native_price_wad // WAD)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One account that the contract would let anybody take over, and all that a takeover of it depends on."""
+
+    case_id: str
+    account: Any
+    market: PerpMarket[Any, Any]
+    world: Any
+    means: Means
+    at: ChainTime
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A takeover worth sending: the step, and the keeper's account after it."""
+
+    step: Step
+    taker: Any
+
+
+def plan_takeover(case: Case, params: Params) -> Planned | Refuse:
+    """Plan the takeover that is due of an account, of one of its positions."""
+    sized = [_sized(case, offer, params) for offer in case.market.offers(case.account, case.world)]
+    found = [each for each in sized if isinstance(each, Takeover)]
+    if not found:
+        none = Refuse(Reason("takeover.none", "no position in an open market", "one"))
+        return next((each for each in sized if isinstance(each, Refuse)), none)
+    chosen = _chosen(found, params)
+    gas = params.gas.typical(len(case.account.trader.positions) + len(case.means.taker.trader.positions))
+    profit_wad = chosen.reward_wad - case.means.gas_cost_wad(gas)
+    if profit_wad < params.min_profit_wad:
+        return unprofitable("takeover.unprofitable", profit_wad, params.min_profit_wad)
+    planned = step(
+        case.case_id,
+        TakeOver(case.account.key, chosen.market, chosen.size_wad),
+        case.at,
+        validity_blocks=params.validity_blocks,
+        gas=gas,
+        profit_wad=profit_wad,
+        notional_wad=abs(chosen.notional_wad),
+    )
+    return Planned(planned, case.market.taken(case.means.taker, chosen))
+
+
+def _chosen(found: Sequence[Takeover], params: Params) -> Takeover:
+    """Choose among the positions: where one is enough, the least; else the one that brings the most."""
+    enough = [each for each in found if each.margin.covers(params.target_wad)]
+    if params.policy is Policy.RESTORE and enough:
+        return min(enough, key=lambda each: abs(each.notional_wad))
+    return max(found, key=lambda each: each.reward_wad)
+
+
+def _sized(case: Case, offer: Offer, params: Params) -> Takeover | Refuse:
+    """Return the takeover of one position that the policy wants, as far as the keeper's margin bears it."""
+
+    def restores(found: Takeover | Refuse) -> bool:
+        return isinstance(found, Takeover) and found.margin.covers(params.target_wad)
+
+    def take(size_wad: Wad) -> Takeover | Refuse:
+        return case.market.take_over(case.account, offer, size_wad, case.world)
+
+    found = take(offer.most_wad)
+    if params.policy is Policy.RESTORE and restores(found):
+        found = take(_least(offer.most_wad, lambda size_wad: restores(take(size_wad))))
+    if isinstance(found, Refuse) or _bears(case, found):
+        return found
+    too_much_wad = _least(found.size_wad, lambda size_wad: not _bears(case, take(size_wad)))
+    size_wad = mul_div_trunc(too_much_wad, params.free_margin_share_wad, WAD)
+    borne = take(size_wad) if size_wad else found
+    return borne if _bears(case, borne) else _no_margin(case)
+
+
+def _bears(case: Case, found: Takeover | Refuse) -> bool:
+    """Tell whether the keeper's account passes afterwards; where that cannot be told, the simulation will."""
+    if isinstance(found, Refuse):
+        return False
+    free_wad = case.market.free_wad(case.market.taken(case.means.taker, found), case.world)
+    return isinstance(free_wad, Unknown) or free_wad >= 0
+
+
+def _no_margin(case: Case) -> Refuse:
+    free_wad = case.market.free_wad(case.means.taker, case.world)
+    found = free_wad.why if isinstance(free_wad, Unknown) else f"{free_wad / WAD:.2f} beyond its margin"
+    return Refuse(
+        Reason("taker.no_margin", f"the keeper's account has {found}", "a takeover's initial margin")
+    )
+
+
+def _least(most_wad: Wad, holds: Callable[[Wad], bool]) -> Wad:
+    """Return the least size, with the sign of ``most_wad``, from which on something holds up to that."""
+    low, high = 0, abs(most_wad)
+    sign = 1 if most_wad > 0 else -1
+    for _ in range(BISECTIONS):
+        if high - low <= 1:
+            break
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(sign * middle) else (middle, high)
+    return sign * high
