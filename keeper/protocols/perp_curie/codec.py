@@ -45,7 +45,6 @@ _VAULT: Final = (
     ),
     event("BadDebtSettled(address indexed trader, uint256 amount)"),
 )
-_ACCOUNT_BALANCE: Final = (event("PnlRealized(address indexed trader, int256 amount)"),)
 _ACCOUNTS: Final = ("trader", "maker", "liquidator")
 """The parameters that name an account."""
 
@@ -106,7 +105,6 @@ def decode(log: Log, deployment: Deployment) -> Fact | None:
     contracts: Mapping[str, Sequence[Event]] = {
         deployment.clearing_house: _CLEARING_HOUSE,
         deployment.vault: _VAULT,
-        deployment.account_balance: _ACCOUNT_BALANCE,
     }
     known = contracts.get(log.address.lower(), ())
     shape = next((each for each in known if log.topics and each.topic == log.topics[0]), None)

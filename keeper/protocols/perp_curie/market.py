@@ -43,8 +43,7 @@ class PerpCurieMarket:
     @property
     def addresses(self) -> tuple[str, ...]:
         """The contracts whose logs ``decode`` understands."""
-        at = self.deployment
-        return (at.clearing_house, at.vault, at.account_balance)
+        return (self.deployment.clearing_house, self.deployment.vault)
 
     @property
     def feeds(self) -> tuple[FeedId, ...]:

@@ -27,7 +27,6 @@ class Deployment:
 
     clearing_house: str
     vault: str
-    account_balance: str
     reader: str
     named: Mapping[str, FeedId]
     """By virtual token, the feed that moves as the market's index does; empty where its own feed names it."""
@@ -60,13 +59,13 @@ def read_deployment(
     Raises ConfigError where the reader is of another deployment.
     """
     functions = load("PerpReader").functions
-    names = ("clearingHouse", "vault", "accountBalance")
+    names = ("clearingHouse", "vault")
     answers = yield [functions[name].call(reader) for name in names]
-    found = [functions[name].result(answer)[0] for name, answer in zip(names, answers, strict=True)]
-    if found[0] != clearing_house.lower():
-        raise ConfigError(f"the reader {reader} reads {found[0]}, not {clearing_house}")
+    house, vault = (functions[name].result(each)[0] for name, each in zip(names, answers, strict=True))
+    if house != clearing_house.lower():
+        raise ConfigError(f"the reader {reader} reads {house}, not {clearing_house}")
     named = {base.lower(): feed for base, feed in markets.items()}
-    return (yield from read_feeds(Deployment(found[0], found[1], found[2], reader, named)))
+    return (yield from read_feeds(Deployment(house, vault, reader, named)))
 
 
 def read_feeds(deployment: Deployment) -> Generator[list[Call], list[bytes], Deployment]:

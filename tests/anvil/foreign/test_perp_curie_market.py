@@ -171,19 +171,17 @@ def test_a_takeover_leaves_both_accounts_as_predicted(populated: Read) -> None:
                 if not isinstance(found, Takeover):
                     continue
                 expected = market.taken(taker, found)
-                assert market.free_wad(expected, world) >= 0
+                free_wad = market.free_wad(expected, world)
+                assert isinstance(free_wad, int)
+                assert free_wad >= 0
                 close = perp.close(LIQUIDATOR, symbols[offer.market], account.owner, found.size_wad)
                 (receipt,) = perp.lab.include([close], after_s=0)
                 assert receipt["status"] == "0x1"
                 (left, after) = populated.accounts([LIQUIDATOR, account.owner])
                 assert left == expected
                 assert market.stand(after, world) == found.margin
-                free = perp.lab.ask(
-                    "Vault", perp.at["Vault"], "getFreeCollateralByRatio", LIQUIDATOR, world.initial
-                )
-                told = market.free_wad(left, world)
-                assert isinstance(told, int)
-                assert told // 10**12 == free
+                asked = ("Vault", perp.at["Vault"], "getFreeCollateralByRatio", LIQUIDATOR, world.initial)
+                assert perp.lab.ask(*asked) == free_wad // 10**12
                 same = [
                     each
                     for number, each in taker.trader.positions.items()
