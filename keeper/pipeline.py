@@ -64,7 +64,7 @@ log = structlog.get_logger()
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 
 PAGE = 200
-"""Accounts per bulk read, where nothing else is said."""
+"""Accounts per bulk read, at most."""
 GROUP = 16
 """Bulk reads that are folded in before the next ones are asked for: so much a first read holds at a time."""
 SETTLED = 64
@@ -83,7 +83,7 @@ class Params:
     block_time_s: int = 12
     dry_run: bool = False
     page: int = PAGE
-    """Accounts per bulk read: fewer where a row takes the protocol much gas to tell."""
+    """Accounts per bulk read, where a row takes too much gas for ``PAGE`` of them."""
     check_blocks: Block = 10
     """How often accounts are read again to check the mirror."""
     check_rows: int = PAGE
@@ -540,7 +540,7 @@ class Pipeline(Generic[MarketT]):
 
     def _paged(self, accounts: Sequence[AccountKey]) -> list[Sequence[AccountKey]]:
         """Cut accounts into bulk reads."""
-        page = self._params.page
+        page = min(PAGE, self._params.page)
         return [accounts[first : first + page] for first in range(0, len(accounts), page)]
 
     async def _relist(self, head: Head) -> None:

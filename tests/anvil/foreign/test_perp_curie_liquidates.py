@@ -22,8 +22,8 @@ from tests.unit.pipeline.desk import SIGNER
 pytestmark = [pytest.mark.anvil, pytest.mark.timeout(120)]
 
 GENESIS_S = 1_700_000_000
-HALF_AN_HOUR = 160
-"""In blocks, and a little more."""
+HALF_AN_HOUR = 80
+"""In heads, of two blocks each, and a little more."""
 OWNER, CALM = "0x" + "b1" * 20, "0x" + "c2" * 20
 
 
@@ -78,7 +78,7 @@ async def test_the_keeper_sees_a_fall_waits_for_the_mark_and_takes_over_in_steps
         perp.index({"ETH": 0.86})
         lowest_wad = WAD
         for _ in range(HALF_AN_HOUR):
-            await kept.head()
+            await kept.head(24)
             now = margin(perp, OWNER)
             lowest_wad = min(lowest_wad, now.value_wad * WAD // now.required_wad)
         told = kept.told(owner)
