@@ -83,8 +83,8 @@ class PerpRows:
             raise _cut_off(len(heads), len(entries), f"{count.sum(dtype=np.intp)} positions")
         first, second = wide.halves(entries[:, 0]), wide.halves(entries[:, 1])
         market = second["lo"][:, 1]
-        if market.max(initial=0) >= max(1, len(self.bases)):
-            raise ChainFault(f"expected a market below {len(self.bases)}, found {market.max()}")
+        if second["hi"][:, 1].any() or market.max(initial=0) >= max(1, len(self.bases)):
+            raise ChainFault(f"expected markets below {len(self.bases)} in a page of rows, found others")
         if flags.max(initial=0) >= FLAGS or names[:, ADDRESS:30].any():
             raise ChainFault(f"expected flags below {FLAGS} in a page of rows, found others")
         keys = np.zeros((len(heads), 32), np.uint8)

@@ -23,6 +23,7 @@ from keeper.journal.guard import Limits
 from keeper.journal.reader import JournalReader
 from keeper.journal.store import SqliteJournal
 from keeper.lab.anvil import Node
+from keeper.pipeline import Params as PipelineParams
 from keeper.pipeline import Pipeline
 from keeper.ports import Feed, Market
 from keeper.state.book import Book
@@ -118,6 +119,7 @@ async def keeping(
     *,
     lent: Lent | None = None,
     limits: Limits = LIMITS,
+    params: PipelineParams | None = None,
 ) -> AsyncIterator[Keeping]:
     """Run a keeper, with the wallet of ``SIGNER``, that has found every account and seen the newest block."""
     node.fund([SIGNER.address])
@@ -128,7 +130,13 @@ async def keeping(
         journal = SqliteJournal(folder / "journal", identity={"of": "a test"}, limits=limits)
         sender = ChainSender(pool, journal, SIGNER, chain_id=node.chain_id)
         pipeline = Pipeline(
-            reader=reader, market=market, desk=desk, feed=feed, journal=journal, sender=sender
+            reader=reader,
+            market=market,
+            desk=desk,
+            feed=feed,
+            journal=journal,
+            sender=sender,
+            params=params,
         )
         kept = Keeping(node, pool, reader, pipeline, journal)
         try:

@@ -10,6 +10,7 @@ import pytest
 from keeper.desk.perp import Params, PerpDesk
 from keeper.lab.anvil import Node, anvil
 from keeper.lab.foreign.perp_curie import Perp, deploy
+from keeper.pipeline import Params as PipelineParams
 from keeper.ports import Margin
 from keeper.protocols.perp_curie.codec import key_of
 from keeper.protocols.perp_curie.market import PerpCurieMarket
@@ -66,7 +67,8 @@ async def test_the_keeper_sees_a_fall_waits_for_the_mark_and_takes_over_in_steps
     feed = Spoken({"ETH/USD": 2_000 * WAD, "BTC/USD": 40_000 * WAD})
     desk = PerpDesk(SIGNER.address, Params("ETH/USD"))
     lent = {LENT_READER: reader_creation(perp.at["ClearingHouse"])}
-    async with keeping(node, market_of(perp, node), desk, feed, tmp_path, lent=lent) as kept:
+    market, few = market_of(perp, node), PipelineParams(page=2)
+    async with keeping(node, market, desk, feed, tmp_path, lent=lent, params=few) as kept:
         await kept.head()
         assert kept.told(owner) == []
         for _ in range(5):
