@@ -1,0 +1,177 @@
+"""Whom Perpetual's desk looks at, what it waits for, and what one takeover leaves for the next."""
+
+from dataclasses import replace
+
+import pytest
+
+from keeper.desk.perp import ROUND, Params, PerpDesk, Sitting
+from keeper.desk.port import Judgement, Tried
+from keeper.domain import Agree, Call, ChainTime, Quote, Refuse, Step, TakeOver, Unknown, Wait
+from keeper.errors import ChainFault, ConfigError
+from keeper.protocols.perp_curie.codec import PerpWorld
+from keeper.protocols.perp_curie.rows import Account
+from keeper.units import WAD, FeedId
+from tests.unit.protocols.perp_curie.perps import MARKET, NOW_S, account, book_of, key, view, world
+
+WALLET = "0x" + "00" * 19 + "09"
+DESK = PerpDesk(WALLET, Params("ETH/USD"))
+RICH = account(9, 50_000, {})
+LONG = account(1, 1_000, {0: (10, -20_000)})
+LAGGING = replace(view(2_100), spot_wad=1_950 * WAD, twap_wad=2_100 * WAD)
+"""The pool has fallen, its mean and the index have not."""
+
+
+def said(eth: int | None) -> dict[FeedId, Quote | Unknown]:
+    quote = Quote("ETH/USD", eth * WAD, NOW_S) if eth else Unknown("ETH/USD", "silent")
+    return {"ETH/USD": quote}
+
+
+def sitting(
+    seen: PerpWorld,
+    *accounts: Account,
+    fast: int | None = None,
+    taker: Account = RICH,
+    at_s: int = NOW_S + 12,
+) -> Sitting:
+    return DESK.sit(
+        MARKET,
+        book_of(taker, *accounts),
+        seen,
+        None,
+        quotes=said(fast),
+        gas_price_wei=10**8,
+        at=ChainTime(1_000, at_s),
+    )
+
+
+def judged(at: Sitting, number: int = 1) -> Judgement[Sitting]:
+    found = DESK.judge(at, key(number), "case", "E 1, M 2")
+    assert isinstance(found, Judgement)
+    return found
+
+
+def size_of(found: Judgement[Sitting]) -> int:
+    assert isinstance(found.decision, tuple)
+    (step,) = found.decision
+    assert isinstance(step, Step)
+    assert isinstance(step.act, TakeOver)
+    return step.act.size_wad
+
+
+# --- one account ---------------------------------------------------------------------------------
+
+
+def test_a_healthy_account_needs_no_case_however_suspect() -> None:
+    found = judged(sitting(world(2_100), LONG, fast=2_100))
+    assert (found.cared, found.phase, found.decision) == (False, "healthy", None)
+    assert found.health == pytest.approx(2_000 / 1_312.5)
+
+
+def test_where_only_the_fast_mark_breaches_the_contract_is_waited_for() -> None:
+    found = judged(sitting(world(LAGGING), LONG, fast=1_900))
+    assert isinstance(found.decision, Wait)
+    assert found.decision.reason.rule == "confirm.oracle_lags"
+    assert found.decision.reason.evidence == "chain 2000.00 of 1312.50, fast 500.00 of 1218.75"
+    assert (found.cared, found.phase) == (True, "breached at fast")
+
+
+def test_a_breach_at_both_clocks_is_acted_on_and_says_what_both_said() -> None:
+    found = judged(sitting(world(1_980), LONG, fast=1_980))
+    assert size_of(found) == 5 * WAD
+    assert found.agreed == Agree("chain 800.00 of 1237.50, fast 800.00 of 1237.50")
+    assert found.phase == "breached at chain and fast"
+    assert found.left.means.taker.trader.positions[0].size_wad == 5 * WAD
+
+
+def test_a_fast_price_that_clears_the_account_is_waited_for_and_not_for_long() -> None:
+    falling = world(replace(view(1_980), twap_wad=2_100 * WAD))
+    found = judged(sitting(falling, LONG, fast=2_100))
+    assert isinstance(found.decision, Wait)
+    assert (found.decision.reason.rule, found.decision.until_block) == ("confirm.fast_disagrees", 1_001)
+    later = judged(sitting(falling, LONG, fast=2_100, at_s=NOW_S + 24))
+    assert size_of(later) == 5 * WAD
+
+
+def test_without_a_fast_price_the_chain_decides_alone() -> None:
+    assert size_of(judged(sitting(world(1_980), LONG))) == 5 * WAD
+
+
+def test_prices_too_far_apart_are_not_acted_on() -> None:
+    found = judged(sitting(world(1_980), LONG, fast=1_300))
+    assert isinstance(found.decision, Refuse)
+    assert found.decision.reason.rule == "oracle.divergent"
+
+
+def test_what_cannot_be_judged_is_unknown_and_says_why() -> None:
+    maker = account(1, 0, {0: (10, -20_000)}, barred=1)
+    found = DESK.judge(sitting(world(1_980), maker), key(1), "case", None)
+    assert isinstance(found, Unknown)
+    assert found.why == "has orders, and makers are not judged"
+    assert isinstance(DESK.judge(sitting(world(1_980)), key(1), "case", None), Unknown)
+
+
+def test_the_next_takeover_of_a_block_finds_the_margin_that_the_first_one_leaves() -> None:
+    other = account(2, 1_000, {0: (10, -20_000)})
+    small = account(9, 1_000, {})
+    first = judged(sitting(world(1_980), LONG, other, taker=small))
+    second = judged(first.left, 2)
+    assert size_of(first) == 5 * WAD
+    assert isinstance(second.decision, Refuse) or size_of(second) < WAD // 4
+    assert judged(sitting(world(1_980), LONG, other, taker=small), 2).decision is not None
+
+
+def test_another_size_of_the_positions_is_another_state() -> None:
+    less = account(1, 1_000, {0: (9, -18_000)})
+    states = {judged(sitting(world(1_950), each)).state for each in (LONG, less)}
+    assert len(states) == 2
+
+
+def test_the_only_step_is_picked() -> None:
+    found = judged(sitting(world(1_980), LONG))
+    assert isinstance(found.decision, tuple)
+    tried = Tried(found.decision[0], Call("0x", b""), b"")
+    assert DESK.pick(found.left, [tried]) is tried
+
+
+# --- all of them ---------------------------------------------------------------------------------
+
+
+def test_suspects_come_first_then_cases_then_whose_turn_it_is_and_never_the_keeper() -> None:
+    many = [account(number, 10, {0: (1, -2_000)}) for number in range(20, 20 + 2 * ROUND)]
+    bare = account(5, 10, {})
+    at = sitting(world(2_000), LONG, bare, *many, taker=account(9, 10, {0: (1, -2_000)}))
+    snapshot = at.book.freeze()
+    found = DESK.under_care(at, snapshot, {key(9): "", key(30): ""}, [key(5), key(30)])
+    assert found[:2] == [key(30), key(5)]
+    seen = set[bytes]()
+    for block in range(ROUND):
+        turn = DESK.under_care(replace(at, at=ChainTime(block, 0)), snapshot, {}, [])
+        assert len(turn) <= 3
+        seen.update(turn)
+    assert seen == {each.key for each in (LONG, *many)}
+
+
+def test_the_feed_that_values_gas_must_be_one_of_the_markets() -> None:
+    DESK.expect(MARKET)
+    with pytest.raises(ConfigError, match="DOGE/USD is not a feed of the deployment: BTC/USD, ETH/USD"):
+        PerpDesk(WALLET, Params("DOGE/USD")).expect(MARKET)
+
+
+def test_gas_is_valued_by_the_fast_price_else_by_the_index() -> None:
+    assert sitting(world(2_000), fast=1_900).means.native_price_wad == 1_900 * WAD
+    assert sitting(world(2_000)).means.native_price_wad == 2_000 * WAD
+    with pytest.raises(ChainFault, match="ETH/USD has no price"):
+        sitting(world(replace(view(2_000), index_wad=0)))
+
+
+def test_nothing_is_decided_without_the_keepers_own_account() -> None:
+    assert DESK.own == (key(9),)
+    with pytest.raises(ChainFault, match="own account cannot be read"):
+        sitting(world(2_000), taker=LONG)
+
+
+def test_a_wallet_without_a_deposit_lacks_one() -> None:
+    assert DESK.calls(MARKET) == []
+    assert DESK.lacking(book_of(RICH), None) == []
+    for book in (book_of(account(9, 0, {})), book_of(LONG)):
+        assert DESK.lacking(book, None) == ["a deposit in Perpetual's Vault"]
