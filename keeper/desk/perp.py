@@ -77,9 +77,9 @@ class PerpDesk:
         del market
         return []
 
-    def decode(self, answers: Sequence[bytes]) -> None:
+    def decode(self, market: PerpMarket[Any, Any], answers: Sequence[bytes]) -> None:
         """Read nothing."""
-        del answers
+        del market, answers
 
     def lacking(self, book: Book[Any], funds: None) -> list[str]:
         """Name what the keeper has nothing of."""
