@@ -18,8 +18,11 @@ from keeper.ports import Margin, PerpMarket
 from keeper.state.book import Book, Snapshot
 from keeper.units import WAD, AccountKey, FeedId, Wei
 
-ROUND = 100
-"""Blocks within which every account with a position is read again: funding accrues, and no event says so."""
+ROUND = 101
+"""Heads within which every account with a position is read again: funding accrues, and no event says so.
+
+A prime: whoever sees only every other block comes round too.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ def test_max_takes_the_position_that_brings_the_most() -> None:
 def test_what_the_step_says_is_reward_less_gas_and_the_notional() -> None:
     planned = plan_takeover(case(LONG, world(1_980)), Params())
     assert isinstance(planned, Planned)
-    gas = 1_000_000 + 200_000
+    gas = 1_200_000 + 200_000
     assert planned.step.expected_profit_wad == 123 * WAD + 3 * WAD // 4 - gas * GWEI // 10 * 2_000
     assert planned.step.notional_wad == 9_900 * WAD
     assert planned.step.valid_until_block == 102
