@@ -4,9 +4,8 @@ import pytest
 from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
-from keeper.domain import Log, Reason, Refuse, TakeOver
+from keeper.domain import Log, Poke, Reason, Refuse, TakeOver
 from keeper.errors import ChainFault, ConfigError, InvariantBroken
-from keeper.plan.common import Gas
 from keeper.protocols.perp_curie import codec
 from keeper.protocols.perp_curie.math import Terms
 from keeper.protocols.perp_curie.params import Deployment, load, read_deployment, version_of
@@ -68,8 +67,8 @@ def test_a_takeover_names_trader_market_and_signed_size() -> None:
 
 
 def test_no_other_act_is_known() -> None:
-    with pytest.raises(InvariantBroken, match="Perpetual knows no Gas"):
-        MARKET.encode(Gas(1, 1))  # type: ignore[arg-type]
+    with pytest.raises(InvariantBroken, match="Perpetual knows no Poke"):
+        MARKET.encode(Poke(key(5)))
 
 
 def error(words: str) -> str:
