@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.anvil, pytest.mark.timeout(120)]
 SEED = 20230307
 ACCOUNTS = 160
 GENESIS_S = 1_700_000_000
-LIQUIDATOR = "0x" + "1f" * 20
+LIQUIDATOR, POOR = "0x" + "1f" * 20, "0x" + "2f" * 20
 
 
 @dataclass
@@ -85,8 +85,8 @@ def populated() -> Iterator[Read]:
     with anvil(timestamp_s=GENESIS_S) as node:
         perp = deploy(node)
         owners = populate(perp, ACCOUNTS, SEED)
-        node.fund([LIQUIDATOR])
-        perp.lab.run(perp.deposit(LIQUIDATOR, 10**6))
+        node.fund([LIQUIDATOR, POOR])
+        perp.lab.run([*perp.deposit(LIQUIDATOR, 10**6), *perp.deposit(POOR, 60)])
         house = perp.at["ClearingHouse"]
         lent = {LENT_READER: reader_creation(house)}
         markets = {base: f"{symbol}/USD" for symbol, base in perp.bases.items()}
@@ -189,6 +189,29 @@ def test_a_takeover_leaves_both_accounts_as_predicted(populated: Read) -> None:
                 ]
                 seen["reducing" if same and same[0].size_wad * found.size_wad < 0 else "adding"] += 1
     assert min(seen["reducing"], seen["adding"]) > 3, seen
+
+
+def test_whether_the_takers_own_margin_suffices_is_foreseen(populated: Read) -> None:
+    rng, perp, market = random.Random(SEED + 2), populated.perp, populated.market
+    symbols = {base: symbol for symbol, base in perp.bases.items()}
+    with perp.lab.undone():
+        for step in range(5):
+            move(perp, rng, step)
+        world, (poor,) = populated.world(), populated.accounts([POOR])
+        txs, predicted = [], []
+        for account in populated.accounts(populated.owners):
+            for offer in market.offers(account, world):
+                found = market.take_over(
+                    account, offer, offer.most_wad * rng.randint(1, 1_000) // 1_000, world
+                )
+                if isinstance(found, Takeover):
+                    free_wad = market.free_wad(market.taken(poor, found), world)
+                    assert isinstance(free_wad, int)
+                    predicted.append("CH_NEFCI" if free_wad < 0 else "")
+                    txs.append(perp.close(POOR, symbols[offer.market], account.owner, found.size_wad))
+        assert [outcome.error for outcome in perp.lab.outcomes(txs)] == predicted
+    assert min(Counter(predicted).values()) > 5
+    assert len(set(predicted)) == 2
 
 
 def test_makers_are_refused_by_name(populated: Read) -> None:
