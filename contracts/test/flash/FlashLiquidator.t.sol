@@ -422,10 +422,7 @@ contract FlashLiquidatorTest is FlashWorld {
         rogue.arm();
         (made.lender, made.token, made.minProfit) = (Lender.Aave, address(rogue), 0);
         made.jobs = new Job[](0);
-        vm.expectRevert();
-        vm.prank(OPERATOR);
-        flash.run(made);
-        assertEq(usd.balanceOf(address(flash)), KEPT);
+        refuse(made, unprofitable(-int256(LENT / 2000), 0));
     }
 
     // --- a stolen operator's key ---
