@@ -67,6 +67,7 @@ struct Job {
 /// @param pool the pool that lends where `lender` is Uniswap v3; it is locked until it is repaid, and so in no route
 /// @param token what is lent, and what every account owes
 /// @param amount what is lent, in its units
+/// @param jobs all of them are done, or none
 /// @param minProfit in its units; with less it reverts. There is no deadline beside it: late, or at another
 /// price, it either pays as much or does not happen
 struct Plan {
@@ -90,7 +91,7 @@ struct Plan {
 /// - it sells in pools alone that the factories know. Their code is known: it asks for the token that is sold and
 ///   no more of it than was said, whoever made the pool and whatever the other token does;
 /// - the lenders and the pools call back once, when they are expected to, and nobody else ever;
-/// - whoever is called on the way finds no function open: `run` is not reentrant, and neither is it theirs.
+/// - whoever is called on the way finds no function open: a run within a run is refused as well.
 /// A token that lies about its balances can spoil only what is reckoned in that token.
 contract FlashLiquidator is Ownable2Step, ReentrancyGuardTransient {
     using SafeCast for uint256;
@@ -119,7 +120,9 @@ contract FlashLiquidator is Ownable2Step, ReentrancyGuardTransient {
     error Unprofitable(int256 got, uint256 wanted);
     error NotOperator(address caller);
     error NotExpected(address caller);
+    /// @param fee 0 for a pair of Uniswap v2
     error NoPool(address sells, address buys, uint24 fee);
+    /// @param code what a market of Compound v2 returned in place of reverting
     error Refused(address venue, uint256 code);
 
     /// @notice A lender or factory that the chain does not have is the zero address: a plan that wants it reverts.
