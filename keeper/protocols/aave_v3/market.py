@@ -21,8 +21,9 @@ from keeper.risk.marks import Marks
 from keeper.units import BPS, WAD, AccountKey, FeedId, UnixS, Wad, mul_div_down, mul_div_up
 
 BASE_WAD: Final = WAD // BASE_UNIT
-GAS: Final = 450_000
-"""Of a liquidation, typically."""
+GAS: Final = 280_000
+GAS_OF_RESERVE: Final = 40_000
+"""What a liquidation uses, and what each reserve of the account adds, of which the pool asks the price."""
 
 
 class AaveMarket:
@@ -219,7 +220,7 @@ class AaveMarket:
             debt=world.tokens[debt],
             collateral=world.tokens[collateral],
             bonus_wad=(math.bonus_bps(loan, world.now, collateral) - BPS) * WAD // BPS,
-            gas=GAS,
+            gas=GAS + GAS_OF_RESERVE * (len(loan.collateral) + len(loan.debt)),
         )
 
     def most(self, loan: AaveRow, way: Way, world: AaveWorld) -> int:
@@ -244,7 +245,7 @@ class AaveMarket:
             repaid=done.repaid,
             seized=done.seized,
             health_after_wad=after.factor_wad if after.debt else None,
-            is_whole=debt not in done.after.debt or collateral not in done.after.collateral,
+            is_whole=done.takes_all_of(collateral, debt),
             bad_debt=_bad_debt(done, debt, world.now),
         )
 

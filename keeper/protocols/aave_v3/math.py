@@ -31,6 +31,9 @@ SMALL_VALUE: Final = 2_000 * 10**8
 LEFTOVER_VALUE: Final = 1_000 * 10**8
 """3.6: of both, at least so much stays, or one of them is taken whole."""
 
+MARGIN: Final = 100_000
+"""A part of this, more than ten minutes of interest at 50% a year, is asked for beyond what is there."""
+
 
 class Rules(Enum):
     """Which contracts judge; told by POOL_REVISION."""
@@ -141,6 +144,10 @@ class Close:
     deficit: Mapping[int, int]
     """Debt by reserve that no collateral is left for, and that the reserve writes off (3.6)."""
     after: Loan
+
+    def takes_all_of(self, collateral: int, debt: int) -> bool:
+        """Tell whether nothing is left of one of the two."""
+        return collateral not in self.after.collateral or debt not in self.after.debt
 
 
 # --- interest ------------------------------------------------------------------------------------
@@ -372,12 +379,13 @@ def close_at_most(
 ) -> tuple[int, Close | Unmet]:
     """Return what to ask for so that no more than an amount is repaid, and what asking for it does.
 
-    What all of the collateral costs, asked for to the unit, may leave a last unit of it, which is dust. Then
-    a little more is asked, and the pool cuts that to the same amount.
+    What all of a debt or of a collateral takes, asked for to the unit, leaves a last unit of it: by rounding,
+    or by the interest until a later block. 3.6 refuses that as dust. Then a little more is asked, which the
+    pool cuts to what there is.
     """
     done = close(loan, collateral, debt, amount, world)
-    if done is Unmet.DUST:
-        more = amount + _pair(loan, collateral, debt, world).cost(2) + 1
+    if done is Unmet.DUST or (isinstance(done, Close) and done.takes_all_of(collateral, debt)):
+        more = amount + amount // MARGIN + _pair(loan, collateral, debt, world).cost(2) + 1
         cut = close(loan, collateral, debt, more, world)
         if isinstance(cut, Close) and cut.repaid <= amount:
             return more, cut

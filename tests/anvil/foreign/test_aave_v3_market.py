@@ -262,41 +262,52 @@ def test_logs_touch_exactly_the_accounts_whose_rows_change(kept: Kept) -> None:
     assert touched - changed <= idle | {key_of(TREASURY)}
 
 
+def closes(kept: Kept, world: AaveWorld) -> list[tuple[AaveRow, Close, Tx]]:
+    """Close as many accounts as go into a block, each as far as one call can by its first way."""
+    found = []
+    for row in kept.rows():
+        ways = kept.market.ways(row, world)
+        assert list(ways) == sorted(ways, key=lambda way: way.bonus_wad)
+        for way in ways[:1]:
+            most = kept.market.most(row, way, world)
+            done = kept.market.close(row, way, most, world)
+            if isinstance(done, Refuse):
+                assert most == 0
+                continue
+            assert done.repaid == most <= done.asked
+            call = kept.market.encode(Repay(row.key, way, By.REPAID, done.asked, done.repaid))
+            found.append((row, done, Tx(LIQUIDATOR, call.to, call.data, 3 * way.gas)))
+    return found[:BLOCK_TXS]
+
+
 def test_a_close_goes_through_as_predicted_in_the_block_foreseen(kept: Kept) -> None:
-    aave, market, seen = kept.aave, kept.market, 0
+    aave, market = kept.aave, kept.market
     with aave.lab.undone():
         aave.price(CRASH)
-        at = ChainTime(0, aave.lab.now_s + BLOCK_S)
-        world = market.carried(kept.world(), at)
-        txs, foreseen = list[Tx](), list[tuple[AaveRow, Close]]()
-        for row in kept.rows():
-            ways = market.ways(row, world)
-            assert list(ways) == sorted(ways, key=lambda way: way.bonus_wad)
-            for way in ways[:1]:
-                asked = market.most(row, way, world)
-                if not asked:
-                    assert isinstance(market.close(row, way, asked, world), Refuse)
-                    continue
-                done = market.close(row, way, asked, world)
-                assert isinstance(done, Close), done
-                assert done.repaid == asked
-                act = Repay(row.key, way, By.REPAID, done.asked, done.repaid)
-                call = market.encode(act)
-                txs.append(Tx(LIQUIDATOR, call.to, call.data, 5_000_000))
-                foreseen.append((row, done))
-        txs, foreseen = txs[:BLOCK_TXS], foreseen[:BLOCK_TXS]
-        receipts = aave.lab.include(txs, after_s=BLOCK_S)
-        closed = [fact for fact in kept.facts(aave.lab.node.block_number()) if fact.act == "LiquidationCall"]
-        for (row, done), receipt, fact in zip(foreseen, receipts, closed, strict=True):
+        foreseen = closes(kept, market.carried(kept.world(), ChainTime(0, aave.lab.now_s + BLOCK_S)))
+        receipts = aave.lab.include([tx for *_, tx in foreseen], after_s=BLOCK_S)
+        happened = [
+            fact for fact in kept.facts(aave.lab.node.block_number()) if fact.act == "LiquidationCall"
+        ]
+        world, left = kept.world(), kept.read(["0x" + row.key[:20].hex() for row, *_ in foreseen])
+        for (row, done, _), receipt, fact, after in zip(foreseen, receipts, happened, left, strict=True):
             assert receipt["status"] == "0x1"
             assert (fact.args["repaid"], fact.args["seized"]) == (done.repaid, done.seized)
             assert fact.touched == (row.key,)
-            (after,) = kept.read(["0x" + row.key[:20].hex()])
-            stand = market.stand(after, kept.world())
+            stand = market.stand(after, world)
             assert not isinstance(stand, Unknown)
             assert stand.health_wad == done.health_after_wad
-            seen += 1
-    assert seen > 40
+    assert len(foreseen) > 40
+    assert sum(done.is_whole for _, done, _ in foreseen) > 10
+
+
+def test_a_close_goes_through_some_blocks_later_as_well(kept: Kept) -> None:
+    aave = kept.aave
+    with aave.lab.undone():
+        aave.price(CRASH)
+        foreseen = closes(kept, kept.world())
+        receipts = aave.lab.include([tx for *_, tx in foreseen], after_s=10 * BLOCK_S)
+    assert {receipt["status"] for receipt in receipts} == {"0x1"}
 
 
 def test_a_refusal_is_predicted_and_explained_by_the_same_name(kept: Kept) -> None:
