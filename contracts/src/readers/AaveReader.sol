@@ -156,8 +156,8 @@ contract AaveReader {
         for (uint256 i; i < feeds.length; ++i) {
             bytes memory answer = _tried(feeds[i], abi.encodeCall(IAnswers.latestRoundData, ()));
             if (answer.length == 160) {
-                (, int256 newest,, uint256 updatedAt,) = abi.decode(answer, (uint256, int256, uint256, uint256, uint256));
-                (answers[2 * i], answers[2 * i + 1]) = newest > 0 ? (uint256(newest), updatedAt) : (0, 0);
+                (, int256 newest,, uint256 time,) = abi.decode(answer, (uint256, int256, uint256, uint256, uint256));
+                (answers[2 * i], answers[2 * i + 1]) = newest > 0 ? (uint256(newest), time) : (0, 0);
             }
         }
     }
@@ -234,7 +234,9 @@ contract AaveReader {
             IAavePool.ReserveData memory data = pool.getReserveData(asset);
             bool isNew = revision >= FIRST_REVISION_OF_3_6;
             uint256 grace = isNew ? pool.getLiquidationGracePeriod(asset) : 0;
-            uint256 liquid = isNew ? pool.getVirtualUnderlyingBalance(asset) : IAaveToken(asset).balanceOf(data.aToken);
+            uint256 liquid = isNew
+                ? pool.getVirtualUnderlyingBalance(asset)
+                : _word(asset, abi.encodeCall(IAaveToken.balanceOf, (data.aToken)));
             uint256 at = RESERVE_WORDS * i;
             words[at] = uint256(data.id) << 240 | grace << 200 | uint256(data.updatedAt) << 160 | uint160(asset);
             words[at + 1] = data.configuration;
@@ -307,8 +309,9 @@ contract AaveReader {
         }
     }
 
+    /// @dev A sentinel that reverts has the pool revert as well.
     function _allows(address sentinel) private view returns (bool) {
-        return sentinel == address(0) || IAaveSentinel(sentinel).isLiquidationAllowed();
+        return sentinel == address(0) || _word(sentinel, abi.encodeCall(IAaveSentinel.isLiquidationAllowed, ())) == 1;
     }
 
     /// @dev 0 where the oracle reverts, or says what is no price.

@@ -107,6 +107,18 @@ class Aave:
         """Change a setting as the admin."""
         self.lab.do(self.names.configurator, self.configurator, function, *arguments)
 
+    def add_reserve(self, token: str, decimals: int) -> None:
+        """List a token as the admin, as yet without any use."""
+        there = self.lab.libraries
+        if self.names is V3_6:
+            held = [there[name] for name in (V3_6.atoken, V3_6.debt_token)]
+            params = encode(["uint16", "uint32", "uint32", "uint32"], RATES)
+            self.configure("initReserves", [(*held, token, "a", "a", "v", "v", b"", params)])
+        else:
+            held = [there[name] for name in (V3_0.atoken, "StableDebtToken", V3_0.debt_token)]
+            terms = (decimals, there[V3_0.rates], token, TREASURY, NOBODY)
+            self.configure("initReserves", [(*held, *terms, "a", "a", "v", "v", "s", "s", b"")])
+
     def price(self, factors: Mapping[str, float], *, after_s: int = 1) -> None:
         """Set prices to multiples of those at the start, all in one block."""
         changes = {symbol: int(ASSETS[symbol].cents * CENT * factor) for symbol, factor in factors.items()}
@@ -139,13 +151,10 @@ def deploy(node: Node) -> Aave:
     rates = lab.create(V3_6.rates, provider)
     lab.do("PoolAddressesProvider", provider, "setPoolImpl", lab.create(V3_6.pool, provider, rates))
     aave = _around(lab, V3_6, provider)
-    held = (
-        lab.create(V3_6.atoken, aave.pool, NOBODY, TREASURY),
-        lab.create(V3_6.debt_token, aave.pool, NOBODY),
-    )
-    params = encode(["uint16", "uint32", "uint32", "uint32"], RATES)
+    lab.create(V3_6.atoken, aave.pool, NOBODY, TREASURY)
+    lab.create(V3_6.debt_token, aave.pool, NOBODY)
     for symbol, token in aave.tokens.items():
-        aave.configure("initReserves", [(*held, token, symbol, symbol, symbol, symbol, b"", params)])
+        aave.add_reserve(token, ASSETS[symbol].decimals)
     _list(aave)
     for symbol, asset in ASSETS.items():
         aave.configure("setReserveFlashLoaning", aave.tokens[symbol], True)
@@ -172,14 +181,13 @@ def deploy_v3_0(node: Node) -> Aave:
         "setPoolDataProvider",
         lab.create("AaveProtocolDataProvider", provider),
     )
-    held = [lab.create(name, aave.pool) for name in (V3_0.atoken, "StableDebtToken", V3_0.debt_token)]
+    for name in (V3_0.atoken, "StableDebtToken", V3_0.debt_token):
+        lab.create(name, aave.pool)
     best, *paid = (each * RAY // 10_000 for each in RATES)
     stable = (RAY // 200, RAY, RAY // 50, RAY // 20, RAY // 5)
-    rates = lab.create(V3_0.rates, provider, best, *paid, *stable)
-    names = ("a", "a", "v", "v", "s", "s", b"")
+    lab.create(V3_0.rates, provider, best, *paid, *stable)
     for symbol, token in aave.tokens.items():
-        decimals = ASSETS[symbol].decimals
-        aave.configure("initReserves", [(*held, decimals, rates, token, TREASURY, NOBODY, *names)])
+        aave.add_reserve(token, ASSETS[symbol].decimals)
     _list(aave)
     for symbol, asset in ASSETS.items():
         if asset.emode:

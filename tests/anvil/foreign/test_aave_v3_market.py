@@ -20,6 +20,7 @@ from keeper.lab.foreign.aave_v3 import (
     ASSETS,
     CENT,
     EMODE,
+    EMODE_BPS,
     TREASURY,
     V3_6,
     VARIABLE,
@@ -357,15 +358,45 @@ def test_a_price_that_is_gone_makes_its_holders_unknown_and_nobody_else(kept: Ke
 
 
 def test_a_new_reserve_and_another_source_make_the_listing_out_of_date(kept: Kept) -> None:
-    aave, market = kept.aave, kept.market
+    aave, lab, market = kept.aave, kept.aave.lab, kept.market
     assert kept.world().version == market.version
-    with aave.lab.undone():
-        source = aave.lab.create("PriceSource", 8, 10**8)
-        aave.lab.do("AaveOracle", aave.oracle, "setAssetSources", [aave.tokens["WETH"]], [source])
+    with lab.undone():
+        source = lab.create("PriceSource", 8, 10**8)
+        lab.do("AaveOracle", aave.oracle, "setAssetSources", [aave.tokens["WETH"]], [source])
+        assert kept.world().version != market.version
+        assert kept.world().version == through(aave, market.refresh()).version
+    with lab.undone():
+        token = lab.create("TestToken", "new", "new", 18)
+        aave.add_reserve(token, 18)
         assert kept.world().version != market.version
         anew = through(aave, market.refresh())
-        assert kept.world().version == anew.version
-        assert anew.shape == market.shape
+        assert (anew.version, anew.untraced) == (kept.world().version, (token.lower(),))
+        assert anew.shape.reserves == market.shape.reserves + 1
+        kept.book.relist(anew.shape)
+        assert [row.loan for row in kept.rows()] == loans(aave, kept.owners)
+        kept.book.relist(market.shape)
+        aave.configure("dropReserve", token)
+        assert kept.world().version == market.version
+
+
+def test_a_number_that_became_free_is_nobodys_until_it_is_given_away_again(kept: Kept) -> None:
+    aave, lab, market = kept.aave, kept.aave.lab, kept.market
+    with lab.undone():
+        first, second = (lab.create("TestToken", name, name, 18) for name in ("first", "second"))
+        aave.add_reserve(first, 18)
+        aave.add_reserve(second, 18)
+        number = market.shape.reserves
+        aave.configure("dropReserve", first)
+        world = kept.world()
+        assert [*world.tokens][-1] == number + 1
+        assert number not in world.tokens
+        assert len(world.now.reserves) == number + 2
+        told = [each.factor_wad for each in told_healths(aave, kept.owners)]
+        stands = [kept.market.stand(row, world) for row in kept.rows()]
+        assert [each.health_wad for each in stands if not isinstance(each, Unknown)] == told
+        third = lab.create("TestToken", "third", "third", 18)
+        aave.add_reserve(third, 18)
+        assert kept.world().tokens[number] == third.lower()
 
 
 def test_what_is_not_traced_is_named_and_keeps_the_chains_price(kept: Kept) -> None:
@@ -380,6 +411,29 @@ def test_what_is_not_traced_is_named_and_keeps_the_chains_price(kept: Kept) -> N
     row = next(each for each in kept.rows() if 0 in dict(each.collateral))
     [sight] = market.sights(row, world, {})
     assert (sight.feed, sight.fast_wad, sight.chain_wad) == ("ETH/USD", None, 2_000 * WAD)
+
+
+def test_a_category_may_have_a_price_of_its_own_in_3_0_alone(kept: Kept) -> None:
+    aave, lab = kept.aave, kept.aave.lab
+    if aave.names is V3_6:
+        assert all(each.price == 0 for each in kept.world().now.categories.values())
+        return
+    with lab.undone():
+        asset, source = "0x" + "ca" * 20, lab.create("PriceSource", 8, 1_500 * 10**8)
+        lab.do("AaveOracle", aave.oracle, "setAssetSources", [asset], [source])
+        aave.configure("setEModeCategory", EMODE, *EMODE_BPS, asset, "at one price")
+        world, told = kept.world(), [each.factor_wad for each in told_healths(aave, kept.owners)]
+        assert world.now.categories[EMODE].price == 1_500 * 10**8
+        stands = [kept.market.stand(row, world) for row in kept.rows()]
+        assert [each.health_wad for each in stands if not isinstance(each, Unknown)] == told
+        low = {row.key for row, health in zip(kept.rows(), told, strict=True) if health < WAD}
+        assert low <= kept.suspects(world, {})
+        lab.do("PriceSource", source, "set", 0)
+        world = kept.world()
+        assert world.silent == {EMODE}
+        stands = [kept.market.stand(row, world) for row in kept.rows()]
+        unknown = [isinstance(each, Unknown) for each in stands]
+        assert unknown == [row.category == EMODE for row in kept.rows()]
 
 
 def test_e_mode_and_both_rules_are_in_the_crowd(kept: Kept) -> None:
