@@ -554,6 +554,8 @@ class Call:
 
     to: str
     data: bytes
+    codes: tuple[tuple[str, str], ...] = ()
+    """Addresses that have another code while it is only run, each with that in hexadecimal."""
 
 
 @dataclass(frozen=True, slots=True)

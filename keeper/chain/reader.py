@@ -361,8 +361,11 @@ class ChainReader:
 
     def _pinned(self, call: Call, at_hash: str) -> tuple[str, list[Any]]:
         params: list[Any] = [{"to": call.to, "data": "0x" + call.data.hex()}, {"blockHash": at_hash}]
+        codes = dict(call.codes)
         if code := self.lent.get(call.to.lower()):
-            params.append({call.to: {"code": code}})
+            codes[call.to] = code
+        if codes:
+            params.append({address: {"code": code} for address, code in codes.items()})
         return "eth_call", params
 
     async def simulate(self, sender: str, call: Call, at: ChainTime, gas_limit: int) -> bytes | Refuse:

@@ -9,8 +9,8 @@ from keeper.abi import Error, Event, artifact, event, function, load
 from keeper.domain import Call, ChainTime, Fact, Log
 from keeper.errors import ChainFault, InvariantBroken
 from keeper.lending.words import Approve, By, Repay
-from keeper.protocols.morpho_blue import math, oracles
-from keeper.protocols.morpho_blue.params import Listed, Listing, Stored, World
+from keeper.protocols.morpho_blue import math
+from keeper.protocols.morpho_blue.params import READER, Listed, Listing, Stored, World
 from keeper.units import AccountKey
 
 MARKET_WORDS: Final = 5
@@ -154,7 +154,7 @@ def approve_call(act: Approve) -> Call:
 
 def reader_creation() -> bytes:
     """Return what creates the reader."""
-    return bytes.fromhex(artifact("readers", "MorphoReader")["bytecode"][2:])
+    return bytes.fromhex(artifact("readers", READER)["bytecode"][2:])
 
 
 def rows_call(keys: Sequence[AccountKey], listing: Listing) -> Call:
@@ -163,20 +163,20 @@ def rows_call(keys: Sequence[AccountKey], listing: Listing) -> Call:
     markets = {number: listing.markets[number] for number in numbers if number is not None}
     ids = [bytes(32) if number is None else markets[number].id for number in numbers]
     pres = [key_of(pre.address, market.id) for market in markets.values() for pre in market.pres]
-    rows = load("readers", "MorphoReader").functions["rows"]
+    rows = load("readers", READER).functions["rows"]
     return rows.call(listing.chosen.reader, listing.chosen.morpho, list(keys), ids, pres)
 
 
 def world_call(listing: Listing) -> Call:
     """Ask for the state of every market, the price of every oracle and the answer of every feed."""
-    world = load("readers", "MorphoReader").functions["world"]
+    world = load("readers", READER).functions["world"]
     ids, feeds = [market.id for market in listing.markets], [feed.address for feed in listing.feeds]
     return world.call(listing.chosen.reader, listing.chosen.morpho, ids, [*listing.paths], feeds)
 
 
 def decode_world(answer: bytes, listing: Listing) -> World:
     """Read its answer; raise ChainFault where it is not one."""
-    [words] = load("readers", "MorphoReader").functions["world"].result(answer)
+    [words] = load("readers", READER).functions["world"].result(answer)
     states, sources, rounds = MARKET_WORDS * len(listing.markets), len(listing.paths), 2 * len(listing.feeds)
     if len(words) != 2 + states + sources + rounds:
         expected = f"{2 + states + sources + rounds} words of {len(listing.markets)} markets"
@@ -194,8 +194,8 @@ def decode_world(answer: bytes, listing: Listing) -> World:
                 prices.get(feed.address, NONE),
                 at_s if updated_at_s == NONE else updated_at_s,
             )
-        if answer_ := oracles.answer_of(feed, price, updated_at_s):
-            heard[feed.address] = answer_
+        if told_ := feed.answer(price, updated_at_s):
+            heard[feed.address] = told_
     return World(ChainTime(block, at_s), stored, prices, heard)
 
 

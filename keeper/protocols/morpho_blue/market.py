@@ -10,6 +10,7 @@ import numpy as np
 
 from keeper.domain import Act, Call, ChainTime, Fact, Log, Quote, Reason, Refuse, Unknown
 from keeper.errors import InvariantBroken
+from keeper.lending.feeds import fast_prices
 from keeper.lending.words import Approve, By, Close, Repay, Sight, Standing, Sweep, Way
 from keeper.protocols.morpho_blue import codec, math, oracles
 from keeper.protocols.morpho_blue.math import PreTerms, Unmet
@@ -126,11 +127,7 @@ class MorphoMarket:
 
     def fast(self, world: World, quotes: Mapping[FeedId, Quote | Unknown]) -> World:
         """Return the world at the fast prices, as far as its oracles are traced."""
-        fast = {
-            feed: quote.price_wad
-            for feed, quote in quotes.items()
-            if isinstance(quote, Quote) and quote.price_wad > 0
-        }
+        fast = fast_prices(quotes)
         named, paths = self.listing.named, self.listing.paths
         prices = {
             oracle: oracles.fast_price(price, paths[oracle], named, world.heard, fast)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from keeper.abi import function
-from keeper.units import WAD, FeedId, UnixS, Wad, mul_div_down
+from keeper.lending.feeds import Answer, Answers, Feed
+from keeper.units import FeedId, Wad, mul_div_down
 
 QUOTE: Final[FeedId] = "USD"
 """In the place of a feed: a token that is worth one of quote."""
@@ -19,23 +20,7 @@ GETTERS: Final = tuple(
     function(f"{side}_FEED_{number}()", "address") for side in ("BASE", "QUOTE") for number in (1, 2)
 )
 """Of MorphoChainlinkOracleV2, which most markets use."""
-DESCRIPTION: Final = function("description()", "string")
-DECIMALS: Final = function("decimals()", "uint8")
 NOBODY: Final = "0x" + "00" * 20
-
-Answers = tuple[Any, ...]
-"""What a question was answered with; empty where it was not."""
-
-
-@dataclass(frozen=True, slots=True)
-class Feed:
-    """A feed on chain, by the name that the source of fast prices has for it."""
-
-    address: str
-    feed: FeedId
-    decimals: int
-    is_oracle: bool = False
-    """Whether it is an oracle that is taken for one feed, and so is asked for its price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +36,6 @@ class Path:
         return self.base + self.quote
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The newest answer of a feed."""
-
-    price_wad: Wad
-    answered_at_s: UnixS
-
-
 def path_of(oracle: str, answers: Sequence[Answers], names: Mapping[str, FeedId]) -> Path:
     """Return the feeds of an oracle from what it answers to ``GETTERS``; of one that is named, itself."""
     if oracle in names:
@@ -67,27 +44,6 @@ def path_of(oracle: str, answers: Sequence[Answers], names: Mapping[str, FeedId]
         return Path()
     base1, base2, *quotes = (address for (address,) in answers)
     return Path(_set([base1, base2]), _set(quotes))
-
-
-def feeds_of(
-    told: Mapping[str, tuple[Answers, Answers]], names: Mapping[str, FeedId]
-) -> tuple[tuple[Feed, ...], tuple[str, ...]]:
-    """Return the feeds that have a name, and say why the others have none.
-
-    ``told`` is the answers of each feed to ``DESCRIPTION`` and ``DECIMALS``.
-    """
-    feeds, untraced = [], []
-    for address, (description, decimals) in told.items():
-        name = names.get(address, _pair(description))
-        if not name:
-            untraced.append(
-                f"feed {address}: {'no pair in its description' if name is None else 'named none'}"
-            )
-        elif not decimals:
-            untraced.append(f"feed {address}: it tells no decimals")
-        else:
-            feeds.append(Feed(address, name, *decimals))
-    return tuple(feeds), tuple(untraced)
 
 
 def fast_price(
@@ -108,18 +64,5 @@ def fast_price(
     return mul_div_down(price, times, over)
 
 
-def answer_of(feed: Feed, told: int, updated_at_s: UnixS) -> Answer | None:
-    """Return what a feed said, in WAD; None where it is no price above zero, or of no time."""
-    if not 0 < told < 2**255 or updated_at_s >= 2**64:
-        return None
-    return Answer(mul_div_down(told, WAD, 10**feed.decimals), updated_at_s)
-
-
 def _set(addresses: Iterable[str]) -> tuple[str, ...]:
     return tuple(each.lower() for each in addresses if each != NOBODY)
-
-
-def _pair(description: Answers) -> FeedId | None:
-    """Read the name of a feed in what it says of itself, such as ``ETH / USD``."""
-    sides = [side.strip() for side in description[0].split(" / ")] if description else []
-    return "/".join(sides) if len(sides) == 2 and all(sides) and not any(" " in s for s in sides) else None

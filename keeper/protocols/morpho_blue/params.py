@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 from zlib import crc32
 
-from keeper.abi import Function, function, load
+from keeper.abi import function
 from keeper.domain import Call, ChainTime
 from keeper.errors import ChainFault, ConfigError
+from keeper.lending.feeds import DECIMALS, DESCRIPTION, Answer, Answers, Feed, named
+from keeper.lending.trying import tried
 from keeper.protocols.morpho_blue import math, oracles
-from keeper.protocols.morpho_blue.oracles import Answer, Answers, Feed, Path
+from keeper.protocols.morpho_blue.oracles import Path
 from keeper.units import FeedId, UnixS, Wad
 
 _PARAMS: Final = function("idToMarketParams(bytes32)", "(address,address,address,address,uint256)")
@@ -20,7 +22,8 @@ _MORPHO: Final = function("MORPHO()", "address")
 _ID: Final = function("ID()", "bytes32")
 _TERMS: Final = function("preLiquidationParams()", "(uint256,uint256,uint256,uint256,uint256,address)")
 
-LENT_READER: Final = f"0x{b'MorphoReader'.hex():0>40}"
+READER: Final = "MorphoReader"
+LENT_READER: Final = f"0x{READER.encode().hex():0>40}"
 """Where a reader that is not deployed is called: nobody has the key to this address, or code there."""
 MOST_PRES: Final = 64
 """Pre-liquidation contracts of one market: a row has so many bits."""
@@ -170,8 +173,9 @@ def read_listing(chosen: Chosen) -> Generator[list[Call], list[bytes], Listing]:
 
     Raises ChainFault where one of them is not there, or a pre-liquidation contract is of none of them.
     """
-    answers = yield from _try(
-        chosen,
+    answers = yield from tried(
+        chosen.reader,
+        READER,
         *((chosen.morpho, _PARAMS, bytes.fromhex(each[2:])) for each in chosen.markets),
         *((each, getter) for each in chosen.pres for getter in (_MORPHO, _ID, _TERMS)),
     )
@@ -188,9 +192,10 @@ def _with_oracles(chosen: Chosen, markets: tuple[Listed, ...]) -> Generator[list
         oracle: market for market in markets for oracle in (market.oracle, *(p.oracle for p in market.pres))
     }
     tokens = tuple(dict.fromkeys((*(t for m in markets for t in (m.loan, m.collateral)), *chosen.tokens)))
-    answers = yield from _try(
-        chosen,
-        *((token, oracles.DECIMALS) for token in tokens),
+    answers = yield from tried(
+        chosen.reader,
+        READER,
+        *((token, DECIMALS) for token in tokens),
         *((oracle, getter) for oracle in priced for getter in oracles.GETTERS),
     )
     decimals = {token: found[0] for token, found in zip(tokens, answers, strict=False) if found}
@@ -202,11 +207,11 @@ def _with_oracles(chosen: Chosen, markets: tuple[Listed, ...]) -> Generator[list
     }
     met = dict.fromkeys((*(feed for path in paths.values() for feed in path.feeds), *chosen.feeds))
     asked = [feed for feed in met if feed not in paths]
-    answers = yield from _try(
-        chosen, *((feed, getter) for feed in asked for getter in (oracles.DESCRIPTION, oracles.DECIMALS))
+    answers = yield from tried(
+        chosen.reader, READER, *((feed, getter) for feed in asked for getter in (DESCRIPTION, DECIMALS))
     )
     told = dict(zip(asked, zip(answers[::2], answers[1::2], strict=True), strict=True))
-    feeds, unnamed = oracles.feeds_of(told, chosen.feeds)
+    feeds, unnamed = named(told, chosen.feeds)
     whole = [
         Feed(oracle, chosen.feeds[oracle], 36 + decimals[market.loan] - decimals[market.collateral], True)
         for oracle, market in priced.items()
@@ -240,21 +245,3 @@ def _add_pre(chosen: Chosen, markets: list[Listed], address: str, answers: Seque
     markets[of[0]] = replace(market, pres=(*market.pres, pre))
     if len(market.pres) >= MOST_PRES:
         raise ChainFault(f"market {market.name} has more than {MOST_PRES} pre-liquidation contracts")
-
-
-def _try(chosen: Chosen, *questions: Any) -> Generator[list[Call], list[bytes], list[Answers]]:
-    """Ask (address, function, arguments...); what is not answered, or in another form, comes back empty."""
-    asked = [(address, each, each.call(address, *arguments)) for address, each, *arguments in questions]
-    tried = load("readers", "MorphoReader").functions["tried"]
-    [page] = yield [tried.call(chosen.reader, [to for to, *_ in asked], [call.data for *_, call in asked])]
-    [answers] = tried.result(page)
-    if len(answers) != len(asked):
-        raise ChainFault(f"expected {len(asked)} answers, found {len(answers)}")
-    return [_read(each, answer) for (_, each, _), answer in zip(asked, answers, strict=True)]
-
-
-def _read(asked: Function, answer: bytes) -> Answers:
-    try:
-        return asked.result(answer)
-    except ChainFault:
-        return ()

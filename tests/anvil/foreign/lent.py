@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from keeper.domain import Call
 from keeper.lab.anvil import Node
@@ -26,8 +26,9 @@ class Lent:
 
     def call(self, call: Call) -> bytes:
         to = {"to": call.to, "data": "0x" + call.data.hex()}
-        lent: dict[str, Any] = {self.address: {"code": self.code}} if call.to == self.address else {}
-        return bytes.fromhex(self.node.rpc("eth_call", to, "latest", lent)[2:])
+        lent = {self.address: self.code} if call.to == self.address else {}
+        codes = {address: {"code": code} for address, code in {**lent, **dict(call.codes)}.items()}
+        return bytes.fromhex(self.node.rpc("eth_call", to, "latest", codes)[2:])
 
     def read(self, rounds: Generator[list[Call], list[bytes], Found]) -> Found:
         """Carry out a reading of several rounds."""

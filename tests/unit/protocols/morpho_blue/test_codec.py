@@ -11,10 +11,11 @@ from eth_utils.crypto import keccak
 from keeper.abi import load
 from keeper.domain import Call, Log, Reason, Refuse
 from keeper.errors import ChainFault, ConfigError, InvariantBroken
+from keeper.lending.feeds import Feed
 from keeper.lending.words import Approve, By, Flash, Heal, Lender, Repay, Way
 from keeper.protocols.morpho_blue import codec, math
 from keeper.protocols.morpho_blue.market import MorphoMarket
-from keeper.protocols.morpho_blue.oracles import Feed, Path
+from keeper.protocols.morpho_blue.oracles import Path
 from keeper.protocols.morpho_blue.params import Chosen, Listing, read_listing
 from keeper.units import WAD
 from tests.unit.protocols.morpho_blue.made import (
