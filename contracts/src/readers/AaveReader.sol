@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.28;
 
+import {GuardedCall} from "../slow/GuardedCall.sol";
+
 /// @dev What a pool of Aave v3 is asked, in the words that 3.0 and 3.6 share. Structs of one word are words.
 interface IAavePool {
     struct ReserveData {
@@ -154,9 +156,9 @@ contract AaveReader {
         categories = all[1] < FIRST_REVISION_OF_3_6 ? _oldCategories(pool, oracle, reserves) : _categories(pool);
         answers = new uint256[](2 * feeds.length);
         for (uint256 i; i < feeds.length; ++i) {
-            bytes memory answer = _tried(feeds[i], abi.encodeCall(IAnswers.latestRoundData, ()));
-            if (answer.length == 160) {
-                (, int256 newest,, uint256 time,) = abi.decode(answer, (uint256, int256, uint256, uint256, uint256));
+            bytes memory told = GuardedCall.ask(feeds[i], abi.encodeCall(IAnswers.latestRoundData, ()), TRIED_GAS, 160);
+            if (told.length != 0) {
+                (, int256 newest,, uint256 time,) = abi.decode(told, (uint256, int256, uint256, uint256, uint256));
                 (answers[2 * i], answers[2 * i + 1]) = newest > 0 ? (uint256(newest), time) : (0, 0);
             }
         }
@@ -186,7 +188,8 @@ contract AaveReader {
     function tried(address[] calldata targets, bytes[] calldata calls) external view returns (bytes[] memory answers) {
         answers = new bytes[](targets.length);
         for (uint256 i; i < targets.length; ++i) {
-            answers[i] = _tried(targets[i], calls[i]);
+            (bool ok, bytes memory answer) = targets[i].staticcall{gas: TRIED_GAS}(calls[i]);
+            answers[i] = ok ? answer : bytes("");
         }
     }
 
@@ -320,14 +323,9 @@ contract AaveReader {
         return price <= type(uint128).max ? price : 0;
     }
 
-    function _word(address target, bytes memory data) private view returns (uint256) {
-        bytes memory answer = _tried(target, data);
-        return answer.length == 32 ? abi.decode(answer, (uint256)) : 0;
-    }
-
-    function _tried(address target, bytes memory data) private view returns (bytes memory) {
-        (bool ok, bytes memory answer) = target.staticcall{gas: TRIED_GAS}(data);
-        return ok ? answer : bytes("");
+    function _word(address target, bytes memory question) private view returns (uint256) {
+        bytes memory answer = GuardedCall.ask(target, question, TRIED_GAS, 32);
+        return answer.length == 0 ? 0 : abi.decode(answer, (uint256));
     }
 
     function _cut(uint256[] memory words, uint256 used) private pure {

@@ -43,7 +43,7 @@ from tests.anvil.foreign.aave_reads import loans, told_healths
 pytestmark = [pytest.mark.anvil, pytest.mark.timeout(120)]
 
 SEED: Final = 20201203
-ACCOUNTS: Final = 220
+ACCOUNTS: Final = 200
 BLOCK_S: Final = 12
 LIQUIDATOR: Final = "0x" + "1f" * 20
 CODE: Final = artifact("readers", "AaveReader")["deployedBytecode"]
