@@ -221,6 +221,7 @@ contract AaveReader {
         return used;
     }
 
+    /// @param amount in 128 bits, as Aave's tokens keep it
     function _entry(uint256 kind, uint256 id, uint256 amount) private pure returns (uint256) {
         return kind << 136 | id << 128 | uint128(amount);
     }

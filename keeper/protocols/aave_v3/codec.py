@@ -16,7 +16,7 @@ from keeper.protocols.aave_v3 import math
 from keeper.protocols.aave_v3.abi import APPROVE, LIQUIDATE, POOL_EVENTS, READER, TRANSFERRED, address
 from keeper.protocols.aave_v3.math import Category, Reserve, Rules, Unmet
 from keeper.protocols.aave_v3.params import CATEGORIES, MAX_RESERVES, RULES, Deployment, version_of
-from keeper.units import AccountKey, UnixS, Wad
+from keeper.units import WAD, AccountKey, UnixS, Wad
 
 NO_SUB_ACCOUNT: Final = bytes(12)
 NOWHERE: Final = address(0)
@@ -227,8 +227,8 @@ def _category(row: Sequence[int]) -> Category:
 def _answered(words: Sequence[int], deployment: Deployment) -> Iterator[tuple[str, Answer]]:
     decimals = {each.feed_address: each.decimals for found in deployment.traces.values() for each in found}
     for feed, (price, at_s) in zip(deployment.feeds, _rows(words, _ANSWER_WORDS), strict=True):
-        if price:
-            yield feed, Answer(price * 10**18 // 10 ** decimals[feed], at_s)
+        if price_wad := price * WAD // 10 ** decimals[feed]:
+            yield feed, Answer(price_wad, at_s)
 
 
 def _priced(world: math.World, prices: Mapping[int, int]) -> math.World:

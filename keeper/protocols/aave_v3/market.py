@@ -18,7 +18,7 @@ from keeper.protocols.aave_v3.oracles import Trace
 from keeper.protocols.aave_v3.params import BASE_UNIT, CATEGORIES, Deployment, read_deployment
 from keeper.protocols.aave_v3.rows import AaveRow, AaveRows
 from keeper.risk.marks import Marks
-from keeper.units import BPS, WAD, AccountKey, FeedId, UnixS, Wad, mul_div_down, mul_div_up
+from keeper.units import BPS, WAD, AccountKey, Bps, FeedId, UnixS, Wad, mul_div_down, mul_div_up
 
 BASE_WAD: Final = WAD // BASE_UNIT
 GAS: Final = 280_000
@@ -123,13 +123,13 @@ class AaveMarket:
         units = _column(each.unit * BASE_UNIT for each in now.reserves)
         held = _column(each.income_ray for each in now.reserves) / RAY / units
         owed = _column(each.debt_ray for each in now.reserves) / RAY / units
-        thresholds = _column(each.threshold_bps for each in now.reserves) / BPS
+        weights = _column(_weight(each.threshold_bps, now.rules) for each in now.reserves)
         value, gross = np.zeros((2, CATEGORIES, 2 * count))
-        value[:, :count], gross[:, count:] = lower * thresholds * held, higher * owed
+        value[:, :count], gross[:, count:] = lower * weights * held, higher * owed
         for number, category in now.categories.items():
             inside = [reserve for reserve in range(count) if category.holds(reserve)]
             low, high = (category.price,) * 2 if category.price else (lower[inside], higher[inside])
-            value[number, inside] = low * held[inside] * (category.threshold_bps / BPS)
+            value[number, inside] = low * held[inside] * _weight(category.threshold_bps, now.rules)
             gross[number, count:][inside] = high * owed[inside]
         value[list(world.silent)] = np.nan
         return Marks(
@@ -138,7 +138,6 @@ class AaveMarket:
             nets=np.zeros(2 * count, np.bool_),
             underlyings=(),
             levels=np.ones(CATEGORIES),
-            relative=1e-9 + _mean_rounding(now),
             absolute=2 * float(np.nansum(higher / units + 1 / BASE_UNIT)),
         )
 
@@ -269,13 +268,9 @@ def _column(numbers: Iterable[float]) -> Floats:
     return np.fromiter(map(float, numbers), np.float64)
 
 
-def _mean_rounding(world: math.World) -> float:
-    """Return how much of weighed collateral 3.0 may lose, whose mean threshold is in whole basis points."""
-    if world.rules is Rules.V3_6:
-        return 0.0
-    thresholds = [each.threshold_bps for each in world.reserves]
-    thresholds += [each.threshold_bps for each in world.categories.values()]
-    return 1 / min((bps for bps in thresholds if bps), default=BPS)
+def _weight(threshold_bps: Bps, rules: Rules) -> float:
+    """Return what a threshold weighs at least: 3.0 rounds the mean of an account's down to a basis point."""
+    return (threshold_bps if rules is Rules.V3_6 else max(0, threshold_bps - 1)) / BPS
 
 
 def _reserves(loan: AaveRow) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from keeper.errors import ChainFault, ConfigError
 from keeper.protocols.aave_v3 import codec
 from keeper.protocols.aave_v3.abi import POOL_EVENTS, READER, TRANSFERRED
 from keeper.protocols.aave_v3.math import RAY, Category, Rules, Unmet
+from keeper.protocols.aave_v3.oracles import Trace
 from keeper.protocols.aave_v3.params import BASE_UNIT, decode_listing, read_deployment
 from tests.unit.protocols.aave_v3.pools import (
     LINK,
@@ -139,6 +140,11 @@ def test_indices_are_carried_from_where_they_are_stored() -> None:
 def test_a_feed_that_gives_no_answer_has_none() -> None:
     world = codec.decode_world(world_answer(answers=((0, 0), (10 * BASE_UNIT, NOW_S))), HERE)
     assert world.answers.keys() == {at(0xCE, LINK)}
+
+
+def test_an_answer_too_small_to_count_is_none() -> None:
+    fine = replace(HERE, traces={WETH: (Trace("ETH/USD", at(0xCE, WETH), 36),)})
+    assert codec.decode_world(world_answer(answers=((9, NOW_S),)), fine).answers == {}
 
 
 def test_e_mode_categories_of_both_versions_are_read() -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from keeper import trigger
 from keeper.domain import ChainTime, Cure, Quote, Reason, Refuse, Unknown
@@ -191,6 +193,42 @@ def test_3_0_rounds_the_mean_threshold_and_is_suspected_for_it() -> None:
     assert found.is_breached
     assert suspected([mixed], here, {}, old)[0] == {mixed.key}
     assert suspected([mixed], world(), {}, market())[0] == set()
+
+
+amounts = st.one_of(st.just(0), st.integers(1, 1_000), st.integers(1, 10**22))
+holdings = st.dictionaries(st.sampled_from((WETH, USDC, LINK)), amounts, max_size=3)
+prices = st.integers(1, 10**13)
+indices = st.integers(RAY, 3 * RAY)
+
+
+@given(
+    st.sampled_from(Rules),
+    st.lists(st.tuples(holdings, holdings, st.integers(0, 1)), min_size=1, max_size=4),
+    st.lists(st.tuples(prices, indices, indices, st.sampled_from((0, 1, 7_777))), min_size=3, max_size=3),
+    st.tuples(prices, prices),
+)
+def test_whoever_is_below_one_at_either_clock_is_suspected(
+    rules: Rules,
+    drawn: Sequence[tuple[Mapping[int, int], Mapping[int, int], int]],
+    terms: Sequence[tuple[int, int, int, int]],
+    fast: tuple[int, int],
+) -> None:
+    pooled = {
+        number: replace(POOLED[number], price=price, income_ray=income, debt_ray=debt, threshold_bps=bps)
+        for number, (price, income, debt, bps) in zip(POOLED, terms, strict=True)
+    }
+    of = market(rules)
+    here = world(rules, pooled, categories=[(1, 9_333, 10_100, 1 << WETH | 1 << LINK, 0)])
+    known = quotes(ETH=fast[0] / BASE_UNIT, LINK=fast[1] / BASE_UNIT)
+    rows = [row(number, *each) for number, each in enumerate(drawn)]
+    low = {
+        each.key
+        for each in rows
+        for seen in (here, of.fast(here, known))
+        for found in [of.stand(each, seen)]
+        if isinstance(found, Standing) and found.is_breached
+    }
+    assert low <= suspected(rows, here, known, of)[0]
 
 
 def test_interest_is_in_the_marks() -> None:
