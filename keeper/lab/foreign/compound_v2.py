@@ -14,6 +14,7 @@ from eth_utils.crypto import keccak
 
 from keeper.lab.anvil import Node, Tx
 from keeper.lab.foreign.base import ENDLESS, NOBODY, Lab, minted
+from keeper.protocols.compound_v2.params import DEBTS_SLOT, Chosen
 from keeper.units import WAD, Wad
 
 LENDER = "0x" + "11" * 20
@@ -27,8 +28,6 @@ BLOCKS_A_YEAR = 10_000
 """So few, because every block takes Anvil time: interest then comes to something in a handful."""
 MOST_RATE_WAD: Wad = 10**15
 LOOPS = 100
-ACCOUNT_BORROWS = 217
-"""The storage slot of a VToken's debts by account: principal and index, of which no view tells both."""
 PERMITTED = (
     "setCloseFactor(uint256)",
     "setLiquidationIncentive(uint256)",
@@ -78,6 +77,11 @@ class Venus:
     tokens: Mapping[str, str]
     vtokens: Mapping[str, str]
 
+    @property
+    def chosen(self) -> Chosen:
+        """Return what a keeper of it is told. Each token's price is taken for one feed, such as WETH/USD."""
+        return Chosen(self.comptroller, {token: f"{symbol}/USD" for symbol, token in self.tokens.items()})
+
     def act(self, who: str, symbol: str, function: str, *arguments: object) -> Tx:
         """Build a call of one market."""
         return self.lab.tx("VToken", self.vtokens[symbol], function, *arguments, sender=who)
@@ -107,7 +111,7 @@ class Venus:
     def debts(self, owners: Sequence[str]) -> list[tuple[int, int]]:
         """Read principal and index of each owner's debt in every market, zeros where there is none."""
         places = [
-            int.from_bytes(keccak(bytes(12) + bytes.fromhex(who[2:]) + ACCOUNT_BORROWS.to_bytes(32, "big")))
+            int.from_bytes(keccak(bytes(12) + bytes.fromhex(who[2:]) + DEBTS_SLOT.to_bytes(32, "big")))
             for who in owners
         ]
         words = [

@@ -45,5 +45,9 @@ def test_an_answer_that_is_no_price_is_none() -> None:
 
 
 def test_a_fast_price_is_one_that_is_known_and_above_zero() -> None:
-    quotes: dict[str, Quote | Unknown] = {"A": Quote("A", 5, 1), "B": Unknown("B", "silent"), "C": Quote("C", 0, 1)}
+    quotes: dict[str, Quote | Unknown] = {
+        "A": Quote("A", 5, 1),
+        "B": Unknown("B", "silent"),
+        "C": Quote("C", 0, 1),
+    }
     assert fast_prices(quotes) == {"A": 5}
