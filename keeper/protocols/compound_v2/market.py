@@ -35,7 +35,7 @@ from keeper.risk.marks import Marks
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad, mul_div_down
 
 CLOSE_GAS: Final = 600_000
-SWEEP_GAS: Final = 300_000
+SWEEP_GAS: Final = 240_000
 """Closing a small account, and so much again for each order or market of it."""
 
 

@@ -271,7 +271,9 @@ def test_the_facts_of_a_block_name_just_the_accounts_that_changed(kept: Kept) ->
         facts = [fact for fact in map(kept.market.decode, logs_of(kept)) if fact]
         touched = {key for fact in facts for key in fact.touched}
         changed = {each.key for each in kept.loans() if each != before[each.key]}
-        assert changed == touched & set(kept.keys)
+        # Who entered a market and left it again in the same block is as before.
+        back = {key for fact in facts if fact.act == "MarketExited" for key in fact.touched}
+        assert changed == touched & set(kept.keys) - back
         assert touched - set(kept.keys) <= {codec.key_of(LIQUIDATOR), codec.key_of("0x" + "5e" * 20)}
         named = {fact.act for fact in facts}
     assert named == {
@@ -294,7 +296,7 @@ def done_by(who: str, loan: Loan, venus: Venus, number: int) -> list[Tx]:
         return [*venus.fund(who, [owed])[1:], venus.act(who, owed, "repayBorrow", 10**4)]
     if kind in {1, 2}:
         supplied = venus.act(who, held, "mint", ASSETS[held].units(10**6))
-        wanted = venus.act(who, owed, "borrow", 1) if kind == 1 else venus.act(who, held, "redeem", 1)
+        wanted = venus.act(who, owed, "borrow", 1) if kind == 1 else venus.act(who, held, "redeem", 10**4)
         return [*venus.fund(who, [held])[1:], supplied, wanted]
     other = [symbol for at, symbol in enumerate(SYMBOLS) if at not in loan.state.entered]
     entered = [venus.pool(who, "enterMarkets", [venus.vtokens[each]]) for each in other[:1]]
