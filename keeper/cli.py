@@ -23,9 +23,12 @@ from keeper.chain.reader import ChainReader
 from keeper.chain.stream import expect_chain
 from keeper.chain.wire import head_of
 from keeper.config import Config, load
+from keeper.deployments import ForeignDeployment
 from keeper.desk.hybrid import HybridDesk
+from keeper.desk.lending import LendingDesk
+from keeper.desk.perp import PerpDesk
 from keeper.desk.port import Desk
-from keeper.doctor import hybrid
+from keeper.doctor import foreign, hybrid
 from keeper.doctor.examine import examine
 from keeper.doctor.finding import Mark, table_of
 from keeper.domain import Head
@@ -35,8 +38,9 @@ from keeper.execute.plain import PlainSender
 from keeper.execute.sender import ChainSender
 from keeper.journal.lock import alone
 from keeper.journal.store import SqliteJournal
-from keeper.pipeline import Pipeline
-from keeper.ports import Market
+from keeper.lending.routes import Pools
+from keeper.pipeline import PAGE, Pipeline
+from keeper.ports import LendingMarket, Market, PerpMarket
 from keeper.protocols.hybrid.abi import load as load_abi
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.reporter import Reporter
@@ -49,6 +53,8 @@ MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 PLAIN_WIDTH = 160
 """Where there is no terminal: addresses and endpoints stay whole."""
 
+PERP_PAGE = 50
+"""A row of Perpetual takes some 200,000 gas to read: nodes bound a call by 50 million or so."""
 REPORT_GAS = 1_500_000
 """Gas limit of a transaction that posts bundles of several feeds."""
 ARRAY_GAS = 180_000
@@ -172,16 +178,37 @@ class Kind(Generic[MarketT]):
     """What it takes to keep one kind of protocol: how its deployment is found, and who decides."""
 
     find: Find[MarketT]
-    desk: Callable[[Config, str], Desk[MarketT, Any]]
-    """Of a configuration, for a wallet."""
+    desk: Callable[[Parts[MarketT], str], Awaitable[Desk[MarketT, Any]]]
+    """For a wallet."""
+    page: int = PAGE
+    """Accounts per bulk read."""
 
 
-def _hybrid_desk(config: Config, wallet: str) -> HybridDesk:
+async def _hybrid_desk(parts: Parts[HybridMarket], wallet: str) -> HybridDesk:
+    config = parts.config
     taker: AccountKey = bytes.fromhex(wallet[2:]) + config.wallet.sub_account.to_bytes(12)
     return HybridDesk(wallet, taker, config.desk_params())
 
 
-PROTOCOLS: Mapping[str, Kind[Any]] = {"hybrid": Kind(hybrid.find, _hybrid_desk)}
+async def _lending_desk(parts: Parts[LendingMarket[Any, Any]], wallet: str) -> LendingDesk:
+    config, pools = parts.config, Pools({}, ())
+    if config.closing.liquidator is not None:
+        await foreign.expect_operator(parts.reader, config, wallet, parts.head)
+        pools = await foreign.read_pools(parts.reader, config, parts.market, parts.head)
+    return LendingDesk(wallet, config.lending_params(), pools)
+
+
+async def _perp_desk(parts: Parts[PerpMarket[Any, Any]], wallet: str) -> PerpDesk:
+    return PerpDesk(wallet, parts.config.perp_params())
+
+
+PROTOCOLS: Mapping[str, Kind[Any]] = {
+    "hybrid": Kind(hybrid.find, _hybrid_desk),
+    "aave_v3": Kind(foreign.find_aave, _lending_desk),
+    "morpho_blue": Kind(foreign.find_morpho, _lending_desk),
+    "compound_v2": Kind(foreign.find_venus, _lending_desk),
+    "perp_curie": Kind(foreign.find_perp, _perp_desk, page=PERP_PAGE),
+}
 """By ``deployment.protocol``."""
 
 
@@ -196,6 +223,8 @@ async def _connected(config: Config, find: Find[MarketT]) -> AsyncIterator[Parts
         if config.deployment.from_block > head.number:
             bound = f"the chain's head is block {head.number}"
             raise ConfigError(f"deployment.from_block is {config.deployment.from_block}, but {bound}")
+        if isinstance(config.deployment, ForeignDeployment):
+            await foreign.expect_code(rpc, config.deployment)
         market = await find(scout, config, head)
         reader = ChainReader(rpc, config.chain.ws, market.addresses, config.reader_params(), lent=scout.lent)
         yield Parts(config, rpc, reader, market, head)
@@ -227,11 +256,11 @@ async def _run(config_path: Path, *, snapshot: Path | None, dry_run: bool) -> No
             pipeline = Pipeline(
                 reader=reader,
                 market=market,
-                desk=kind.desk(config, sender.address),
+                desk=await kind.desk(parts, sender.address),
                 feed=config.open_feed(),
                 journal=journal,
                 sender=sender,
-                params=config.pipeline_params(dry_run=dry_run),
+                params=config.pipeline_params(dry_run=dry_run, page=kind.page),
                 shelf=config.shelf(dry_run=dry_run),
             )
             read, block_time_s = partial(_reading, parts, pipeline), config.chain.block_time_s

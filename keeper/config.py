@@ -7,17 +7,14 @@ silently leave a default in force.
 
 from __future__ import annotations
 
-import re
 import tomllib
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     model_validator,
@@ -33,33 +30,27 @@ from pydantic_settings import (
 from keeper import pipeline
 from keeper.chain.pool import Params as PoolParams
 from keeper.chain.reader import Params as ReaderParams
+from keeper.confirm import clocks
 from keeper.confirm import hybrid as confirm
+from keeper.deployments import Address, Deployment, Section
 from keeper.desk.hybrid import Params as DeskParams
+from keeper.desk.lending import Params as LendingDeskParams
+from keeper.desk.perp import Params as PerpDeskParams
 from keeper.errors import ConfigError
 from keeper.execute.fees import GWEI, FeeParams
 from keeper.execute.keys import KeyParams
 from keeper.execute.sender import Params as SenderParams
 from keeper.feeds import RecordedFeed
 from keeper.journal.guard import Limits
+from keeper.lending.words import Lender
 from keeper.plan import hybrid as plan
+from keeper.plan import lending, perp
+from keeper.plan.common import Policy
 from keeper.ports import Feed
 from keeper.reporter import Params as ReporterParams
 from keeper.steward import EwmaVols, FixedVols, Vols
 from keeper.steward import Params as StewardParams
 from keeper.units import WAD, FeedId
-
-
-def _hex_address(text: str) -> str:
-    if re.fullmatch(r"0x[0-9a-fA-F]{40}", text) is None:
-        raise ValueError("expected an address: 0x and 40 hexadecimal digits")
-    return text.lower()
-
-
-Address = Annotated[str, AfterValidator(_hex_address)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _as_list(value: object) -> object:
@@ -73,7 +64,7 @@ HttpUrl: TypeAlias = Annotated[str, Field(pattern=r"^https?://")]
 WsUrl: TypeAlias = Annotated[str, Field(pattern=r"^wss?://")]
 
 
-class Chain(_Section):
+class Chain(Section):
     """The nodes: calls go over HTTP, heads and logs come over a websocket; each one URL, or a list."""
 
     http: Urls[HttpUrl]
@@ -88,41 +79,7 @@ class Chain(_Section):
     """Hand each signed transaction to every endpoint."""
 
 
-class HybridDeployment(_Section):
-    """Which HybridMargin to keep: its MarginReader, or its Clearing where it has none.
-
-    All else is read from the chain.
-    """
-
-    protocol: Literal["hybrid"] = "hybrid"
-    reader: Address | None = None
-    clearing: Address | None = None
-    from_block: int = Field(default=0, ge=0)
-
-    @model_validator(mode="after")
-    def _is_named_once(self) -> Self:
-        if (self.reader is None) == (self.clearing is None):
-            raise ValueError("expected either reader, or clearing where no reader is deployed")
-        return self
-
-    @property
-    def setting(self) -> str:
-        """Return which of the two it is named by."""
-        return "deployment.reader" if self.reader else "deployment.clearing"
-
-    @property
-    def address(self) -> str:
-        """Return the address given, by which the journal and the book on disk know the deployment."""
-        address = self.reader or self.clearing
-        assert address is not None
-        return address
-
-
-Deployment: TypeAlias = HybridDeployment
-"""Of which protocol it is, and where: ``protocol`` tells them apart."""
-
-
-class Wallet(_Section):
+class Wallet(Section):
     """Where the key is (or in KEEPER_PRIVATE_KEY), and which sub-account takes positions over."""
 
     keystore: Path | None = None
@@ -130,7 +87,7 @@ class Wallet(_Section):
     sub_account: int = Field(default=0, ge=0, lt=2**96)
 
 
-class FeedSource(_Section):
+class FeedSource(Section):
     """The fast prices. ``recorded`` reads a CSV file of ``timestamp_s,feed,price`` by chain time."""
 
     kind: Literal["recorded"] = "recorded"
@@ -138,13 +95,13 @@ class FeedSource(_Section):
     max_age_s: int = Field(default=15, gt=0)
 
 
-class JournalFile(_Section):
+class JournalFile(Section):
     """The SQLite file that holds the case history."""
 
     path: Path = Path("journal.sqlite")
 
 
-class Mirror(_Section):
+class Mirror(Section):
     """The book of accounts: where it lies on disk, so that a start reads little, and how it is checked."""
 
     snapshot: Path = Path("book.snapshot")
@@ -155,13 +112,13 @@ class Mirror(_Section):
     check_rows: int = Field(default=200, gt=0, le=3200)
 
 
-class Health(_Section):
+class Health(Section):
     """Where /metrics and /healthz of ``keeper run`` are served: on 127.0.0.1, and nowhere without a port."""
 
     port: int | None = Field(default=None, ge=0, lt=65_536)
 
 
-class Spending(_Section):
+class Spending(Section):
     """The limits that every Permit is checked against."""
 
     halted: bool = False
@@ -172,7 +129,30 @@ class Spending(_Section):
     max_fee_gwei: Decimal = Field(default=Decimal(500), ge=Decimal("0.001"), le=1_000_000)
 
 
-class Economics(_Section):
+class Closing(Section):
+    """How loans of lending protocols are closed, and what with."""
+
+    policy: Policy = Policy.RESTORE
+    """``restore``: the least that brings an account up to ``target_health``; ``max``: all that is allowed."""
+    target_health: Decimal = Field(default=Decimal("1.05"), gt=1, le=2)
+    slippage: Decimal = Field(default=Decimal("0.01"), ge=0, lt=1)
+    """How far below its price what is seized may sell."""
+    liquidator: Address | None = None
+    """A FlashLiquidator that the wallet operates; without it the wallet pays, and keeps what it seizes."""
+    lender: Lender = Lender.MORPHO
+    """Who lends to it."""
+
+
+class Exchange(Section):
+    """Where a FlashLiquidator sells what it seizes: every pool that these factories made of listed tokens."""
+
+    uniswap_v3: Address | None = None
+    uniswap_v2: Address | None = None
+    bridges: tuple[Address, ...] = ()
+    """Tokens over which two others are exchanged that have no pool of their own."""
+
+
+class Economics(Section):
     """What makes an act worth its gas; quote amounts."""
 
     min_profit: Decimal = Decimal(0)
@@ -181,14 +161,18 @@ class Economics(_Section):
     """The feed whose price values gas."""
 
 
-class Confirmation(_Section):
+class Confirmation(Section):
     """What the keeper asks of the slow evidence, beyond what the contract asks."""
 
     max_divergence: Decimal = Field(default=Decimal("0.3"), gt=0, le=Decimal("0.3"))
     min_blocks: int = Field(default=2, ge=2, le=100)
+    trust_chain_after_s: int = Field(default=24, ge=0)
+    """Lending: how long an oracle's answer must stand before it outweighs a fast price that clears."""
+    max_oracle_age_s: int = Field(default=90_000, gt=0)
+    """Lending: the oldest answer that is evidence."""
 
 
-class Reporter(_Section):
+class Reporter(Section):
     """When ``keeper report-prices`` posts; its keys are in KEEPER_REPORTER_KEYS."""
 
     deviation_bps: int = Field(default=10, ge=0, le=10_000)
@@ -199,7 +183,7 @@ class Reporter(_Section):
     confidence_bps: int = Field(default=10, ge=0, le=100)
 
 
-class Steward(_Section):
+class Steward(Section):
     """When ``keeper report-options`` posts, and at which volatilities; its keys are the reporters' own."""
 
     deviation_bps: int = Field(default=100, ge=1, le=200)
@@ -208,7 +192,7 @@ class Steward(_Section):
     validity_s: int = Field(default=60, gt=0)
     most_arrays: int = Field(default=16, gt=0)
     """In one transaction."""
-    vols: dict[FeedId, Annotated[float, Field(gt=0, le=5)]] = {}
+    vols: dict[FeedId, Annotated[float, Field(gt=0, le=5)]] = Field(default={})
     """Annualised, by feed: one volatility for all its options, or what the estimate starts from."""
     half_life_s: float | None = Field(default=None, gt=0)
     """Of an estimate from the feed's own returns; without it the volatilities stay as they are."""
@@ -230,9 +214,18 @@ class Config(BaseSettings):
     health: Health = Health()
     limits: Spending = Spending()
     economics: Economics = Economics()
+    closing: Closing = Closing()
+    exchange: Exchange = Exchange()
     confirmation: Confirmation = Confirmation()
     reporter: Reporter = Reporter()
     steward: Steward = Steward()
+
+    @model_validator(mode="after")
+    def _is_of_one_chain(self) -> Self:
+        preset = self.deployment.chain_id
+        if preset is not None and preset != self.chain.chain_id:
+            raise ValueError(f"the preset is of chain {preset}, chain.chain_id is {self.chain.chain_id}")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -301,11 +294,12 @@ class Config(BaseSettings):
         """Open the source of fast prices."""
         return RecordedFeed(self.feed.path, max_age_s=self.feed.max_age_s)
 
-    def pipeline_params(self, *, dry_run: bool) -> pipeline.Params:
+    def pipeline_params(self, *, dry_run: bool, page: int = pipeline.PAGE) -> pipeline.Params:
         """Return the parameters of the loop."""
         return pipeline.Params(
             block_time_s=self.chain.block_time_s,
             dry_run=dry_run,
+            page=page,
             check_blocks=self.mirror.check_blocks,
             check_rows=self.mirror.check_rows,
         )
@@ -323,6 +317,44 @@ class Config(BaseSettings):
                 min_profit_wad=int(self.economics.min_profit * WAD),
                 upkeep=self.economics.upkeep,
                 block_time_s=self.chain.block_time_s,
+            ),
+        )
+
+    def clocks_params(self) -> clocks.Params:
+        """Return what is asked of the two clocks of a protocol that has one oracle."""
+        return clocks.Params(
+            max_divergence_wad=int(self.confirmation.max_divergence * WAD),
+            trust_chain_after_s=self.confirmation.trust_chain_after_s,
+            max_age_s=self.confirmation.max_oracle_age_s,
+            block_time_s=self.chain.block_time_s,
+        )
+
+    def lending_params(self) -> LendingDeskParams:
+        """Return the parameters of what decides about loans."""
+        closing = self.closing
+        flash = closing.liquidator and lending.FlashParams(closing.liquidator, closing.lender)
+        return LendingDeskParams(
+            native_feed=self.economics.native_feed,
+            confirm=self.clocks_params(),
+            plan=lending.Params(
+                policy=closing.policy,
+                target_health_wad=int(closing.target_health * WAD),
+                slippage_wad=int(closing.slippage * WAD),
+                min_profit_wad=int(self.economics.min_profit * WAD),
+                flash=flash or None,
+            ),
+        )
+
+    def perp_params(self) -> PerpDeskParams:
+        """Return the parameters of what decides about Perpetual v2."""
+        closing = self.closing
+        return PerpDeskParams(
+            native_feed=self.economics.native_feed,
+            clocks=self.clocks_params(),
+            plan=perp.Params(
+                policy=closing.policy,
+                target_wad=int(closing.target_health * WAD),
+                min_profit_wad=int(self.economics.min_profit * WAD),
             ),
         )
 
@@ -396,7 +428,14 @@ def _resolve(raw: dict[str, Any], folder: Path) -> None:
             values[key] = folder / values[key]
 
 
+def _place(parts: Sequence[object]) -> str:
+    """Name a place as it is in the file, where the section of a deployment does not carry its protocol."""
+    if parts[:1] == ("deployment",):
+        parts = (parts[0], *parts[2:])
+    return "".join(f"{part}." for part in parts)[:-1] or "as a whole"
+
+
 def _explain(path: Path, error: ValidationError) -> str:
     """Name each place and what is wrong with it; never the value, which may hold a secret."""
-    places = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
+    places = [f"{_place(item['loc'])}: {item['msg']}" for item in error.errors()]
     return f"the configuration {path} cannot be used: " + "; ".join(places)

@@ -540,7 +540,7 @@ class Pipeline(Generic[MarketT]):
 
     def _paged(self, accounts: Sequence[AccountKey]) -> list[Sequence[AccountKey]]:
         """Cut accounts into bulk reads."""
-        page = min(PAGE, self._params.page)
+        page = self._params.page
         return [accounts[first : first + page] for first in range(0, len(accounts), page)]
 
     async def _relist(self, head: Head) -> None:

@@ -219,6 +219,16 @@ class LendingMarket(Market[RowT_co, WorldT], Protocol):
     """
 
     @property
+    def untraced(self) -> tuple[str, ...]:
+        """Return the prices without a feed, each with the reason: the chain's stands at both clocks."""
+        ...
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Return every token that may be repaid or seized."""
+        ...
+
+    @property
     def spending(self) -> tuple[tuple[str, str], ...]:
         """Return every token that may be repaid, with whoever takes it from the caller."""
         ...

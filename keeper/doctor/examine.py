@@ -20,7 +20,7 @@ from keeper.chain.rpc import without_secrets
 from keeper.chain.stream import expect_chain
 from keeper.chain.wire import head_of
 from keeper.config import Config
-from keeper.doctor import hybrid
+from keeper.doctor import foreign, hybrid
 from keeper.doctor.finding import Finding, Mark, NoDeployment, amount
 from keeper.domain import Head, Unknown
 from keeper.errors import ChainFault, ConfigError, KeeperError
@@ -46,7 +46,13 @@ class Looks(Generic[MarketT]):
     look_at_means: Callable[[MarketT, Config, str, ChainReader, Head], AsyncIterator[Finding]]
 
 
-LOOKS: Mapping[str, Looks[Any]] = {"hybrid": Looks(hybrid.find, hybrid.look, hybrid.look_at_means)}
+LOOKS: Mapping[str, Looks[Any]] = {
+    "hybrid": Looks(hybrid.find, hybrid.look, hybrid.look_at_means),
+    "aave_v3": Looks(foreign.find_aave, foreign.look, foreign.look_at_purse),
+    "morpho_blue": Looks(foreign.find_morpho, foreign.look, foreign.look_at_purse),
+    "compound_v2": Looks(foreign.find_venus, foreign.look, foreign.look_at_purse),
+    "perp_curie": Looks(foreign.find_perp, foreign.look, foreign.look_at_deposit),
+}
 """By ``deployment.protocol``."""
 
 

@@ -9,6 +9,7 @@ from keeper.chain.reader import ChainReader
 from keeper.chain.rpc import Unreachable
 from keeper.chain.wire import data
 from keeper.config import Config
+from keeper.deployments import HybridDeployment
 from keeper.doctor.finding import Finding, Mark, NoDeployment, amount
 from keeper.domain import FeedView, Head, OracleView
 from keeper.errors import ChainFault, ConfigError
@@ -29,6 +30,7 @@ async def find(reader: ChainReader, config: Config, head: Head) -> HybridMarket:
     Raises NoDeployment where that is not to be had, and Unreachable where no node answers.
     """
     named = config.deployment
+    assert isinstance(named, HybridDeployment)
     address, contract = named.reader or LENT_READER, "MarginReader" if named.reader else "Clearing"
     try:
         if named.clearing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TypeAlias
 
 from keeper.domain import Act, ChainTime, Reason, Refuse, Step, Wait
@@ -10,6 +11,16 @@ from keeper.units import WAD, Wad
 
 GAS_RESERVE = 300_000
 """Gas allowed beyond twice the typical: an act may do more than one thing in one call."""
+
+
+class Policy(StrEnum):
+    """How much of an account is closed at once, where the protocol knows only a cliff."""
+
+    RESTORE = "restore"
+    """The least that brings it back above a target: the owner keeps what need not go."""
+    MAX = "max"
+    """The most that the contract allows: the keeper earns more at once, and the owner pays it."""
+
 
 Decision: TypeAlias = Step | Wait | Refuse
 

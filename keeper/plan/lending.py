@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any, Protocol
 
 from keeper.domain import ChainTime, Reason, Refuse, Step, Unknown
 from keeper.lending.routes import Route
 from keeper.lending.words import Approve, Close, Flash, Lender, Repay, Standing, Sweep, Way
-from keeper.plan.common import step, unprofitable
+from keeper.plan.common import Policy, step, unprofitable
 from keeper.ports import LendingMarket
 from keeper.units import WAD, AccountKey, Wad, Wei, mul_div_up
 
@@ -40,13 +39,6 @@ class Roads(Protocol):
     def routes(self, sell: str, buy: str) -> Sequence[Route]:
         """Return the routes to be tried, the deepest first; an empty one where both are the same token."""
         ...
-
-
-class Policy(StrEnum):
-    """How much is closed at a time."""
-
-    RESTORE = "restore"
-    MAX = "max"
 
 
 @dataclass(frozen=True, slots=True)

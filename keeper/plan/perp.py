@@ -9,25 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from keeper.domain import ChainTime, Reason, Refuse, Step, TakeOver, Unknown
-from keeper.plan.common import Gas, step, unprofitable
+from keeper.plan.common import Gas, Policy, step, unprofitable
 from keeper.ports import Offer, PerpMarket, Takeover
 from keeper.units import WAD, Wad, Wei, mul_div_trunc
 
 BISECTIONS = 32
 """Steps of a search between nothing and the most: to less than a billionth of it."""
-
-
-class Policy(StrEnum):
-    """How much is taken over at once."""
-
-    RESTORE = "restore"
-    """The least that brings the account back above its target: the owner keeps what need not go."""
-    MAX = "max"
-    """The most that the contract allows: the keeper earns more at once, and the owner pays it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from keeper.abi import Event, Function, artifact, event, function, load
 READER: Final[Mapping[str, Function]] = load("readers", "AaveReader").functions
 
 LIQUIDATE: Final = function("liquidationCall(address,address,address,uint256,bool)")
-APPROVE: Final = function("approve(address,uint256)", "bool")
 DESCRIPTION: Final = function("description()", "string")
 DECIMALS: Final = function("decimals()", "uint8")
 NEWEST: Final = function("latestRoundData()", "uint80,int256,uint256,uint256,uint80")

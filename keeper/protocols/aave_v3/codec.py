@@ -11,9 +11,9 @@ from eth_utils.crypto import keccak
 from keeper.abi import Error, Event
 from keeper.domain import Call, Fact, Log
 from keeper.errors import ChainFault
-from keeper.lending.words import Approve, Repay
+from keeper.lending.words import Repay
 from keeper.protocols.aave_v3 import math
-from keeper.protocols.aave_v3.abi import APPROVE, LIQUIDATE, POOL_EVENTS, READER, TRANSFERRED, address
+from keeper.protocols.aave_v3.abi import LIQUIDATE, POOL_EVENTS, READER, TRANSFERRED, address
 from keeper.protocols.aave_v3.math import Category, Reserve, Rules, Unmet
 from keeper.protocols.aave_v3.params import CATEGORIES, MAX_RESERVES, RULES, Deployment, version_of
 from keeper.units import WAD, AccountKey, UnixS, Wad
@@ -82,11 +82,6 @@ def repay_call(act: Repay) -> Call:
     """Repay from the wallet exactly so much, and take the collateral itself rather than receipts."""
     way, user = act.way, owner_of(act.account)
     return LIQUIDATE.call(way.venue, way.collateral, way.debt, user, act.asked, False)
-
-
-def approve_call(act: Approve) -> Call:
-    """Let somebody take so many tokens of the wallet."""
-    return APPROVE.call(act.token, act.spender, act.amount)
 
 
 # --- reads ---------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ import numpy as np
 from keeper.columns.shape import Floats
 from keeper.domain import Act, Call, ChainTime, Fact, Log, Quote, Reason, Refuse, Unknown
 from keeper.errors import InvariantBroken
+from keeper.lending import flash, tokens
+from keeper.lending.flash import Kind
 from keeper.lending.words import Approve, By, Close, Repay, Sight, Standing, Sweep, Way
 from keeper.protocols.aave_v3 import codec, math
 from keeper.protocols.aave_v3.codec import AaveWorld
@@ -47,10 +49,14 @@ class AaveMarket:
         return (self.deployment.pool, *(each.atoken for each in self.deployment.reserves.values()))
 
     @property
-    def proxies(self) -> tuple[str, ...]:
-        """The contracts whose code can be replaced behind their address."""
-        debts = (each.debt_token for each in self.deployment.reserves.values())
-        return (*self.addresses, *debts)
+    def tokens(self) -> tuple[str, ...]:
+        """The token of every reserve."""
+        return tuple(each.token for each in self.deployment.reserves.values())
+
+    @property
+    def spending(self) -> tuple[tuple[str, str], ...]:
+        """The token of every reserve, with the pool that takes it."""
+        return tuple((token, self.deployment.pool) for token in self.tokens)
 
     @property
     def feeds(self) -> tuple[FeedId, ...]:
@@ -94,10 +100,10 @@ class AaveMarket:
 
     def encode(self, act: Act) -> Call:
         """Build the calldata of an act."""
-        if isinstance(act, Repay) and act.flash is None and act.by is By.REPAID:
-            return codec.repay_call(act)
+        if isinstance(act, Repay) and act.by is By.REPAID:
+            return flash.flash_call(act, Kind.AAVE_V3) if act.flash else codec.repay_call(act)
         if isinstance(act, Approve):
-            return codec.approve_call(act)
+            return tokens.approve_call(act)
         raise InvariantBroken(f"Aave v3 knows no such {type(act).__name__}: {act}")
 
     def explain(self, reverted: Refuse) -> Refuse:
@@ -105,7 +111,8 @@ class AaveMarket:
         reason = reverted.reason
         if not reason.evidence.startswith("0x"):
             return reverted
-        words = codec.revert_name(bytes.fromhex(reason.evidence[2:]))
+        data = bytes.fromhex(reason.evidence[2:])
+        words = flash.revert_name(data) or codec.revert_name(data)
         return Refuse(Reason(reason.rule, words, reason.bound))
 
     # --- the trigger's marks ---

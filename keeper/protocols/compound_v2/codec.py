@@ -8,7 +8,7 @@ from typing import Any, Final
 from keeper.abi import Error, Event, artifact, event, function, load
 from keeper.domain import Call, ChainTime, Fact, Log
 from keeper.errors import ChainFault, InvariantBroken
-from keeper.lending.words import Approve, By, Heal, Redeem, Repay, RepayAll
+from keeper.lending.words import By, Heal, Repay, RepayAll
 from keeper.protocols.compound_v2.math import Action, Market, Pool
 from keeper.protocols.compound_v2.oracles import NOBODY
 from keeper.protocols.compound_v2.params import READER, Listed, Listing, World
@@ -92,27 +92,21 @@ def decode(log: Log, listing: Listing) -> Fact | None:
 _LIQUIDATE: Final = function("liquidateBorrow(address,uint256,address)", "uint256")
 _LIQUIDATE_ALL: Final = function("liquidateAccount(address,(address,address,uint256)[])")
 _HEAL: Final = function("healAccount(address)")
-_REDEEM: Final = function("redeem(uint256)", "uint256")
-_APPROVE: Final = function("approve(address,uint256)", "bool")
 
 
-def encode(act: Approve | Heal | Redeem | Repay | RepayAll, listing: Listing) -> Call:
+def encode(act: Heal | Repay | RepayAll, listing: Listing) -> Call:
     """Build the calldata of an act from the caller's own tokens."""
     owner, comptroller = "0x" + act.account[:20].hex(), listing.chosen.comptroller
     match act:
         case Repay():
-            if act.flash is not None or act.by is not By.REPAID:
-                raise InvariantBroken(f"Venus takes an own amount {By.REPAID}, found {act}")
+            if act.by is not By.REPAID:
+                raise InvariantBroken(f"Venus takes an amount {By.REPAID}, found {act}")
             return _LIQUIDATE.call(act.way.venue, owner, act.asked, act.way.market)
         case RepayAll():
             orders = [(each.collateral, each.debt, each.amount) for each in act.orders]
             return _LIQUIDATE_ALL.call(comptroller, owner, orders)
         case Heal():
             return _HEAL.call(comptroller, owner)
-        case Redeem():
-            return _REDEEM.call(act.receipt, act.amount)
-        case Approve():
-            return _APPROVE.call(act.token, act.spender, act.amount)
 
 
 # --- answers -------------------------------------------------------------------------------------

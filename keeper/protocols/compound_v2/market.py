@@ -11,15 +11,17 @@ import numpy as np
 
 from keeper.domain import Act, Call, ChainTime, Fact, Log, Quote, Reason, Refuse, Unknown
 from keeper.errors import InvariantBroken
+from keeper.lending import flash, tokens
 from keeper.lending.feeds import fast_prices
+from keeper.lending.flash import Kind
 from keeper.lending.words import (
     Approve,
     By,
     Close,
     Due,
+    Flash,
     Heal,
     Order,
-    Redeem,
     Repay,
     RepayAll,
     Sight,
@@ -62,6 +64,21 @@ class VenusMarket:
         return (self.listing.chosen.comptroller, *self.listing.numbers)
 
     @property
+    def tokens(self) -> tuple[str, ...]:
+        """The token of every market, each once."""
+        return tuple(dict.fromkeys(market.token for market in self.listing.markets))
+
+    @property
+    def spending(self) -> tuple[tuple[str, str], ...]:
+        """The token of every market, with the vToken that takes it."""
+        return tuple((market.token, market.vtoken) for market in self.listing.markets)
+
+    @property
+    def untraced(self) -> tuple[str, ...]:
+        """The tokens and feeds whose own price stands at both clocks, each with the reason."""
+        return self.listing.untraced
+
+    @property
     def feeds(self) -> tuple[FeedId, ...]:
         """Every feed of a price that is traced."""
         return tuple(dict.fromkeys(feed.feed for feed in self.listing.feeds))
@@ -95,16 +112,22 @@ class VenusMarket:
 
     def encode(self, act: Act) -> Call:
         """Build the calldata of an act."""
-        if not isinstance(act, Approve | Heal | Redeem | Repay | RepayAll):
-            raise InvariantBroken(f"Venus knows no {type(act).__name__}")
-        return codec.encode(act, self.listing)
+        match act:
+            case Approve():
+                return tokens.approve_call(act)
+            case Repay(flash=Flash()) if act.by is By.REPAID:
+                return flash.flash_call(act, Kind.COMPOUND_V2)
+            case Repay() | RepayAll() | Heal():
+                return codec.encode(act, self.listing)
+        raise InvariantBroken(f"Venus knows no {type(act).__name__}")
 
     def explain(self, reverted: Refuse) -> Refuse:
         """Put the contract's own words in the place of raw revert data."""
         reason = reverted.reason
         if not reason.evidence.startswith("0x"):
             return reverted
-        words = codec.revert_name(bytes.fromhex(reason.evidence[2:]))
+        data = bytes.fromhex(reason.evidence[2:])
+        words = flash.revert_name(data) or codec.revert_name(data)
         return Refuse(Reason(reason.rule, words, reason.bound))
 
     # --- both clocks ---

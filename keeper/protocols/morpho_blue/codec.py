@@ -8,7 +8,7 @@ from typing import Any, Final
 from keeper.abi import Error, Event, artifact, event, function, load
 from keeper.domain import Call, ChainTime, Fact, Log
 from keeper.errors import ChainFault, InvariantBroken
-from keeper.lending.words import Approve, By, Repay
+from keeper.lending.words import By, Repay
 from keeper.protocols.morpho_blue import math
 from keeper.protocols.morpho_blue.params import READER, Listed, Listing, Stored, World
 from keeper.units import AccountKey
@@ -127,7 +127,6 @@ _LIQUIDATE: Final = function(
     "liquidate((address,address,address,address,uint256),address,uint256,uint256,bytes)", "uint256, uint256"
 )
 _PRE_LIQUIDATE: Final = function("preLiquidate(address,uint256,uint256,bytes)", "uint256, uint256")
-_APPROVE: Final = function("approve(address,uint256)", "bool")
 
 
 def repay_call(act: Repay, listing: Listing) -> Call:
@@ -142,11 +141,6 @@ def repay_call(act: Repay, listing: Listing) -> Call:
     if market is None:
         raise InvariantBroken(f"market {act.way.market} is not listed")
     return _LIQUIDATE.call(listing.chosen.morpho, market.params, owner, *sizes, b"")
-
-
-def approve_call(act: Approve) -> Call:
-    """Let a spender take so many of a token."""
-    return _APPROVE.call(act.token, act.spender, act.amount)
 
 
 # --- answers -------------------------------------------------------------------------------------

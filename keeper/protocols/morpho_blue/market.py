@@ -10,7 +10,9 @@ import numpy as np
 
 from keeper.domain import Act, Call, ChainTime, Fact, Log, Quote, Reason, Refuse, Unknown
 from keeper.errors import InvariantBroken
+from keeper.lending import flash, tokens
 from keeper.lending.feeds import fast_prices
+from keeper.lending.flash import Kind
 from keeper.lending.words import Approve, By, Close, Repay, Sight, Standing, Sweep, Way
 from keeper.protocols.morpho_blue import codec, math, oracles
 from keeper.protocols.morpho_blue.math import PreTerms, Unmet
@@ -73,6 +75,29 @@ class MorphoMarket:
         return (self.listing.chosen.morpho, *self.listing.pres)
 
     @property
+    def tokens(self) -> tuple[str, ...]:
+        """What is lent and what is taken as collateral, each once."""
+        markets = self.listing.markets
+        return tuple(dict.fromkeys(token for each in markets for token in (each.loan, each.collateral)))
+
+    @property
+    def spending(self) -> tuple[tuple[str, str], ...]:
+        """Every token that is lent, with Morpho and each pre-liquidation contract that takes it."""
+        morpho = self.listing.chosen.morpho
+        return tuple(
+            dict.fromkeys(
+                (each.loan, taker)
+                for each in self.listing.markets
+                for taker in (morpho, *(pre.address for pre in each.pres))
+            )
+        )
+
+    @property
+    def untraced(self) -> tuple[str, ...]:
+        """The oracles and feeds whose own price stands at both clocks, each with the reason."""
+        return self.listing.untraced
+
+    @property
     def feeds(self) -> tuple[FeedId, ...]:
         """Every feed of an oracle that is traced, and what values loan tokens."""
         named = (*(feed.feed for feed in self.listing.feeds), *self.listing.chosen.tokens.values())
@@ -106,17 +131,21 @@ class MorphoMarket:
     def encode(self, act: Act) -> Call:
         """Build the calldata of an act."""
         if isinstance(act, Approve):
-            return codec.approve_call(act)
+            return tokens.approve_call(act)
         if not isinstance(act, Repay):
             raise InvariantBroken(f"Morpho Blue knows no {type(act).__name__}")
-        return codec.repay_call(act, self.listing)
+        if act.flash is None:
+            return codec.repay_call(act, self.listing)
+        is_plain = act.way.venue == self.listing.chosen.morpho
+        return flash.flash_call(act, Kind.MORPHO_BLUE if is_plain else Kind.PRE_LIQUIDATION)
 
     def explain(self, reverted: Refuse) -> Refuse:
         """Put the contract's own words in the place of raw revert data."""
         reason = reverted.reason
         if not reason.evidence.startswith("0x"):
             return reverted
-        words = codec.revert_name(bytes.fromhex(reason.evidence[2:]))
+        data = bytes.fromhex(reason.evidence[2:])
+        words = flash.revert_name(data) or codec.revert_name(data)
         return Refuse(Reason(reason.rule, words, reason.bound))
 
     # --- both clocks ---

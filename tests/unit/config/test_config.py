@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -14,6 +14,15 @@ from keeper import pipeline
 from keeper.chain.pool import Params as PoolParams
 from keeper.config import Config, load
 from keeper.confirm import hybrid as confirm
+from keeper.deployments import (
+    AaveDeployment,
+    HybridDeployment,
+    MorphoDeployment,
+    PerpDeployment,
+    Section,
+    VenusDeployment,
+    presets,
+)
 from keeper.desk.hybrid import Params as DeskParams
 from keeper.domain import Kind, Quote, Unknown
 from keeper.errors import ConfigError
@@ -43,7 +52,10 @@ reader = "{READER}"
 [feed]
 path = "prices.csv"
 """
+READER_LINE = f'reader = "{READER}"\n'
 DOCUMENTED = Path(__file__).parents[3] / "docs" / "configuration.md"
+BLOCKS = re.findall(r"```toml\n(.*?)```", DOCUMENTED.read_text(), re.DOTALL)
+"""The whole file, then a section [deployment] for each of the other protocols."""
 
 
 @pytest.fixture(autouse=True)
@@ -112,9 +124,9 @@ def test_relative_paths_are_taken_from_the_folder_of_the_file(
 
 
 def test_every_setting_is_documented_with_its_default(path: Path) -> None:
-    (block,) = re.findall(r"```toml\n(.*?)```", DOCUMENTED.read_text(), re.DOTALL)
+    block, *_ = BLOCKS
     documented = tomllib.loads(block)
-    settings = {
+    settings = {"deployment": set(HybridDeployment.model_fields)} | {
         section: set(field.annotation.model_fields)
         for section, field in Config.model_fields.items()
         if field.annotation is not None and hasattr(field.annotation, "model_fields")
@@ -122,6 +134,8 @@ def test_every_setting_is_documented_with_its_default(path: Path) -> None:
     optional = {
         "chain": {"requests_s"},
         "deployment": {"clearing"},
+        "closing": {"liquidator"},
+        "exchange": {"uniswap_v3", "uniswap_v2"},
         "health": {"port"},
         "wallet": {"keystore", "passphrase_file"},
         "steward": {"half_life_s"},
@@ -131,6 +145,61 @@ def test_every_setting_is_documented_with_its_default(path: Path) -> None:
     found, least = loaded(path, block), loaded(path)
     for section in settings.keys() - {"chain", "deployment"}:
         assert getattr(found, section) == getattr(least, section)
+
+
+FOREIGN = (AaveDeployment, MorphoDeployment, VenusDeployment, PerpDeployment)
+POOL = "0x" + "50" * 20
+
+
+def of_protocol(deployment: str, chain_id: int = 31337) -> str:
+    """Return the least file, with another deployment."""
+    text = LEAST.replace("31337", str(chain_id))
+    return text.replace(f'reader = "{READER}"', deployment)
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_every_other_protocol_has_a_section_that_names_all_its_settings(
+    path: Path, kind: type[Section]
+) -> None:
+    [protocol] = get_args(kind.model_fields["protocol"].annotation)
+    [block] = [block for block in BLOCKS[1:] if f'protocol = "{protocol}"' in block]
+    assert set(re.findall(r"^(?:# )?(\w+) = ", block, re.MULTILINE)) == {*kind.model_fields} - {"chain_id"}
+    assert isinstance(loaded(path, LEAST.replace("[deployment]\n" + READER_LINE, block)).deployment, kind)
+
+
+@pytest.mark.parametrize("protocol", ["aave_v3", "morpho_blue"])
+@pytest.mark.parametrize("chain", ["ethereum", "base", "arbitrum"])
+def test_a_preset_names_the_contracts_of_a_public_deployment(path: Path, protocol: str, chain: str) -> None:
+    markets = f'markets = ["0x{"01" * 32}"]' if protocol == "morpho_blue" else ""
+    known = presets(protocol)[chain]
+    text = of_protocol(f'protocol = "{protocol}"\npreset = "{chain}"\n{markets}', known["chain_id"])
+    deployment = loaded(path, text).deployment
+    assert {name: getattr(deployment, name) for name in known} == known
+    assert deployment.address == known["pool" if protocol == "aave_v3" else "morpho"]
+    assert deployment.setting in {"deployment.pool", "deployment.morpho"}
+
+
+def test_what_is_given_outranks_the_preset(path: Path) -> None:
+    text = of_protocol(f'protocol = "aave_v3"\npreset = "base"\npool = "{POOL}"', 8453)
+    assert loaded(path, text).deployment.address == POOL
+
+
+@pytest.mark.parametrize(
+    ("deployment", "why"),
+    [
+        ('protocol = "aave_v3"\npreset = "base"', "the preset is of chain 8453, chain.chain_id is 31337"),
+        ('protocol = "aave_v3"\npreset = "mars"', "one of the presets ethereum, base, arbitrum"),
+        ('protocol = "compound_v2"\npreset = "bnb"', "expected one of the presets none"),
+        ('protocol = "aave_v3"', "deployment.pool: Field required"),
+        ('protocol = "morpho_blue"\nmarkets = []', "deployment.markets: Tuple should have at least 1 item"),
+        ('protocol = "morpho_blue"\nmarkets = ["0x1"]', "deployment.markets.0: Value error, expected an id"),
+        ('protocol = "aave_v3"\ncliff = 1', "deployment.cliff: Extra inputs are not permitted"),
+    ],
+)
+def test_another_deployment_with_a_mistake_is_refused_with_its_place(
+    path: Path, deployment: str, why: str
+) -> None:
+    assert why in refusal(path, of_protocol(deployment))
 
 
 class NoFeed:
@@ -292,7 +361,7 @@ def test_a_file_that_is_no_toml_is_refused(path: Path, text: bytes) -> None:
         (f'reader = "{READER}"', "", "deployment: Value error, expected either reader, or clearing where no"),
         ("[feed]", f'clearing = "{READER}"\n[feed]', "deployment: Value error, expected either reader"),
         ("reader", "clearing_", "deployment.clearing_: Extra inputs"),
-        ("[feed]", 'protocol = "cliff"\n[feed]', "deployment.protocol: Input should be 'hybrid'"),
+        ("[feed]", 'protocol = "cliff"\n[feed]', "deployment: Input tag 'cliff' found"),
         ("[feed]\n", '[feed]\nkind = "live"\n', "feed.kind: Input should be 'recorded'"),
         ('path = "prices.csv"', "path = 7", "feed.path: "),
     ],

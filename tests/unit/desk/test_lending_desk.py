@@ -15,6 +15,7 @@ from keeper.errors import ChainFault
 from keeper.lending.routes import Hop, Pool, Route
 from keeper.lending.words import Lender, Repay
 from keeper.plan import lending as plan
+from keeper.plan.common import Policy
 from keeper.units import WAD, AccountKey, FeedId, Wad
 from tests.unit.toy_lending import AT, COLLATERAL, DEBT, FEED, ONE, OWNER, VENUE, Loan, market
 
@@ -163,7 +164,7 @@ def test_the_smallest_closing_that_paid_in_its_simulation_is_picked() -> None:
     picked = desk(FLASH).pick(found.left, simulated)
     assert picked.step.act is simulated[1].step.act
     assert picked.step.expected_profit_wad == 50 * WAD - (300_000 + 180_000 + 110_000) * 10**9
-    best = replace(FLASH, policy=plan.Policy.MAX)
+    best = replace(FLASH, policy=Policy.MAX)
     assert desk(best).pick(found.left, simulated).step.act is simulated[2].step.act
 
 

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from keeper.cli import PROTOCOLS
-from keeper.config import Config, Deployment, load
+from keeper.config import Config, load
+from keeper.deployments import KINDS
 from keeper.doctor.examine import LOOKS, Doctor, examine, look_at_clock, look_at_disk, without_silent
 from keeper.doctor.finding import Finding, Mark, table_of
 from keeper.doctor.hybrid import look_at_code, look_at_oracles
@@ -182,5 +183,5 @@ def test_one_silent_endpoint_of_several_is_no_reason_not_to_run() -> None:
 
 
 def test_every_protocol_that_can_be_configured_is_looked_at_and_kept() -> None:
-    named = get_args(Deployment.model_fields["protocol"].annotation)
-    assert {*LOOKS} == {*PROTOCOLS} == {*named}
+    named = {get_args(kind.model_fields["protocol"].annotation)[0] for kind in KINDS}
+    assert {*LOOKS} == {*PROTOCOLS} == named

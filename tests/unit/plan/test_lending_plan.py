@@ -20,12 +20,12 @@ from keeper.lending.words import (
     Sweep,
     Way,
 )
+from keeper.plan.common import Policy
 from keeper.plan.lending import (
     Case,
     FlashParams,
     Means,
     Params,
-    Policy,
     Purse,
     chosen,
     is_harmful,

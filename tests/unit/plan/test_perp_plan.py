@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from keeper.domain import ChainTime, Refuse, TakeOver
-from keeper.plan.perp import Case, Means, Params, Planned, Policy, plan_takeover
+from keeper.plan.common import Policy
+from keeper.plan.perp import Case, Means, Params, Planned, plan_takeover
 from keeper.ports import Offer, Takeover
 from keeper.protocols.perp_curie.codec import PerpWorld
 from keeper.protocols.perp_curie.rows import Account

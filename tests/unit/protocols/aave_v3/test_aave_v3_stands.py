@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from keeper import trigger
 from keeper.domain import ChainTime, Cure, Quote, Reason, Refuse, Unknown
 from keeper.errors import InvariantBroken
+from keeper.lending.flash import Kind, flash_call
+from keeper.lending.routes import Hop, Pool
 from keeper.lending.words import Approve, By, Close, Flash, Heal, Lender, Repay, Sight, Standing
 from keeper.protocols.aave_v3.abi import LIQUIDATE
 from keeper.protocols.aave_v3.codec import AaveWorld
@@ -122,7 +124,7 @@ def test_what_is_not_traced_is_named() -> None:
 
 def test_what_can_be_upgraded_is_named() -> None:
     assert market().addresses == (POOL, *(at(0xA7, each) for each in (WETH, USDC, LINK)))
-    assert market().proxies[len(market().addresses) :] == tuple(at(0xDE, each) for each in (WETH, USDC, LINK))
+    assert market().spending == tuple((token, POOL) for token in market().tokens)
 
 
 # --- the trigger ---------------------------------------------------------------------------------
@@ -416,16 +418,23 @@ def test_an_order_is_for_exactly_what_was_asked() -> None:
 
 def test_acts_that_the_pool_does_not_know_are_ours_to_mend() -> None:
     [way] = market().ways(BORROWER, eth_at(1_800))
-    flash = Flash(POOL, Lender.AAVE, "", (), 1)
     unknown = (
         Heal(BORROWER.key),
         Cure(BORROWER.key),
         Repay(BORROWER.key, way, By.SHARES, 8, 7),
-        Repay(BORROWER.key, way, By.REPAID, 8, 7, flash),
     )
     for act in unknown:
         with pytest.raises(InvariantBroken, match="Aave v3 knows no such"):
             market().encode(act)
+
+
+def test_a_loan_for_one_transaction_goes_to_our_own_contract() -> None:
+    [way] = market().ways(BORROWER, eth_at(1_800))
+    hop = Hop(Pool("0x" + "90" * 20, way.collateral, way.debt, 500), way.collateral)
+    ours = "0x" + "f1" * 20
+    act = Repay(BORROWER.key, way, By.REPAID, 8, 8, Flash(ours, Lender.AAVE, "", (hop,), 1))
+    assert market().encode(act) == flash_call(act, Kind.AAVE_V3)
+    assert market().encode(act).to == ours
 
 
 def test_what_was_not_revert_data_is_left_as_it_is() -> None:

@@ -12,6 +12,8 @@ from keeper.abi import load
 from keeper.domain import Call, Log, Reason, Refuse
 from keeper.errors import ChainFault, ConfigError, InvariantBroken
 from keeper.lending.feeds import Feed
+from keeper.lending.flash import Kind, flash_call
+from keeper.lending.routes import Hop, Pool
 from keeper.lending.words import Approve, By, Flash, Heal, Lender, Repay, Way
 from keeper.protocols.morpho_blue import codec, math
 from keeper.protocols.morpho_blue.market import MorphoMarket
@@ -151,12 +153,18 @@ def test_an_allowance_is_exact() -> None:
     )
 
 
+@pytest.mark.parametrize(("venue", "kind"), [(MORPHO, Kind.MORPHO_BLUE), (EARLY, Kind.PRE_LIQUIDATION)])
+def test_a_loan_for_one_transaction_goes_to_our_own_contract(venue: str, kind: Kind) -> None:
+    own = repay(venue, By.SHARES, 5)
+    hop = Hop(Pool("0x" + "90" * 20, own.way.collateral, own.way.debt, 500), own.way.collateral)
+    act = replace(own, flash=Flash("0x" + "f1" * 20, Lender.MORPHO, "", (hop,), 0))
+    assert MorphoMarket(LISTING).encode(act) == flash_call(act, kind)
+
+
 def test_an_act_that_morpho_does_not_know_is_a_mistake_of_ours() -> None:
     market, plain = MorphoMarket(LISTING), repay(MORPHO, By.SHARES, 5)
-    flash = Flash(EARLY, Lender.MORPHO, "", (), 0)
     other = replace(plain.way, market="0x" + "ff" * 32)
     wrong = (
-        replace(plain, flash=flash),
         replace(plain, by=By.REPAID),
         replace(plain, way=other),
         Heal(OWNER),

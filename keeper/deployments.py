@@ -1,0 +1,189 @@
+"""Which deployment of which protocol is kept; a preset fills in the addresses of a public one."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+
+from keeper.units import FeedId
+
+
+def _hex_address(text: str) -> str:
+    if re.fullmatch(r"0x[0-9a-fA-F]{40}", text) is None:
+        raise ValueError("expected an address: 0x and 40 hexadecimal digits")
+    return text.lower()
+
+
+def _hex_id(text: str) -> str:
+    if re.fullmatch(r"0x[0-9a-fA-F]{64}", text) is None:
+        raise ValueError("expected an identifier: 0x and 64 hexadecimal digits")
+    return text.lower()
+
+
+Address = Annotated[str, AfterValidator(_hex_address)]
+Id = Annotated[str, AfterValidator(_hex_id)]
+
+
+class Section(BaseModel):
+    """A section of the configuration; what it does not know is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HybridDeployment(Section):
+    """Which HybridMargin to keep: its MarginReader, or its Clearing where it has none.
+
+    All else is read from the chain.
+    """
+
+    protocol: Literal["hybrid"] = "hybrid"
+    reader: Address | None = None
+    clearing: Address | None = None
+    from_block: int = Field(default=0, ge=0)
+    chain_id: ClassVar[None] = None
+
+    @model_validator(mode="after")
+    def _is_named_once(self) -> Self:
+        if (self.reader is None) == (self.clearing is None):
+            raise ValueError("expected either reader, or clearing where no reader is deployed")
+        return self
+
+    @property
+    def setting(self) -> str:
+        """Return which of the two it is named by."""
+        return "deployment.reader" if self.reader else "deployment.clearing"
+
+    @property
+    def address(self) -> str:
+        """Return the address given, by which the journal and the book on disk know the deployment."""
+        address = self.reader or self.clearing
+        assert address is not None
+        return address
+
+
+class ForeignDeployment(Section):
+    """A deployment of somebody else's protocol, read through a contract of ours that is lent to the nodes."""
+
+    protocol: str
+    named_by: ClassVar[str]
+    """The field with the address by which it is known."""
+
+    preset: str | None = None
+    chain_id: int | None = None
+    """Of the preset, to be held against the chain's."""
+    reader: Address | None = None
+    """Where the reader is deployed, for nodes that cannot call what is not."""
+    feeds: dict[Address, FeedId] = {}
+    """Names for price feeds that do not tell their own: by the address of the feed, of an oracle that is
+    taken for one, or of a token where each has one price."""
+    implementation: Address | None = None
+    """The code behind the address that is trusted: with another one the keeper does not start."""
+    from_block: int = Field(default=0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_in(cls, raw: Any) -> Any:
+        """Take from the preset what is not given."""
+        if not (isinstance(raw, dict) and isinstance(raw.get("preset"), str)):
+            return raw
+        known = presets(str(raw["protocol"]))
+        if raw["preset"] not in known:
+            raise ValueError(f"expected one of the presets {', '.join(known) or 'none'}")
+        return {**known[raw["preset"]], **raw}
+
+    @property
+    def setting(self) -> str:
+        """Return the name of the setting that tells where it is."""
+        return f"deployment.{self.named_by}"
+
+    @property
+    def address(self) -> str:
+        """Return the address by which the journal and the book on disk know the deployment."""
+        address: str = getattr(self, self.named_by)
+        return address
+
+
+class AaveDeployment(ForeignDeployment):
+    """A pool of Aave v3."""
+
+    named_by = "pool"
+
+    protocol: Literal["aave_v3"]
+    pool: Address
+    provider: Address | None = None
+    """Its PoolAddressesProvider, for people: the pool names its own."""
+
+
+class MorphoDeployment(ForeignDeployment):
+    """Some markets of Morpho Blue."""
+
+    named_by = "morpho"
+
+    protocol: Literal["morpho_blue"]
+    morpho: Address
+    markets: tuple[Id, ...] = Field(min_length=1)
+    pre_liquidations: tuple[Address, ...] = ()
+    """Contracts by which owners of these markets may have agreed to earlier and smaller liquidations."""
+    pre_liquidation_factory: Address | None = None
+    """By which each of them is checked, where it is given."""
+    tokens: dict[Address, FeedId] = {}
+    """By token that is lent, the feed that values it in quote; "USD" where it is worth one of it."""
+
+
+class VenusDeployment(ForeignDeployment):
+    """An isolated pool of Venus: a Comptroller and its markets."""
+
+    named_by = "comptroller"
+
+    protocol: Literal["compound_v2"]
+    comptroller: Address
+
+
+class PerpDeployment(ForeignDeployment):
+    """Perpetual v2."""
+
+    named_by = "clearing_house"
+
+    protocol: Literal["perp_curie"]
+    clearing_house: Address
+    markets: dict[Address, FeedId] = Field(min_length=1)
+    """By virtual token, the feed that moves as the market's index does; "" where the index names its own."""
+
+
+KINDS = (HybridDeployment, AaveDeployment, MorphoDeployment, VenusDeployment, PerpDeployment)
+
+
+def _protocol(raw: Any) -> str:
+    """Tell the protocol of a section; HybridMargin where it names none."""
+    return str(raw.get("protocol", "hybrid") if isinstance(raw, dict) else raw.protocol)
+
+
+Deployment: TypeAlias = Annotated[
+    Annotated[HybridDeployment, Tag("hybrid")]
+    | Annotated[AaveDeployment, Tag("aave_v3")]
+    | Annotated[MorphoDeployment, Tag("morpho_blue")]
+    | Annotated[VenusDeployment, Tag("compound_v2")]
+    | Annotated[PerpDeployment, Tag("perp_curie")],
+    Discriminator(_protocol),
+]
+"""Of which protocol it is, and where: ``protocol`` tells them apart."""
+
+
+@cache
+def presets(protocol: str) -> dict[str, dict[str, Any]]:
+    """Return the presets of a protocol by name; scripts/presets writes them."""
+    file = files("keeper") / "presets" / f"{protocol}.toml"
+    return tomllib.loads(file.read_text()) if file.is_file() else {}

@@ -1,0 +1,163 @@
+"""A whole keeper on Aave v3: a false print, a fall that the oracle follows, and closings in small steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keeper.confirm import clocks
+from keeper.desk.lending import LendingDesk, Params
+from keeper.lab.anvil import anvil
+from keeper.lab.foreign.aave_v3 import ASSETS, Aave, deploy
+from keeper.lab.foreign.base import minted
+from keeper.lab.foreign.exchange import OWNER, Exchange, deploy_exchange
+from keeper.lending import tokens
+from keeper.lending.routes import Pools, find_pools
+from keeper.lending.words import Lender
+from keeper.plan import lending as plan
+from keeper.plan.common import Policy
+from keeper.protocols.aave_v3.abi import reader_creation
+from keeper.protocols.aave_v3.codec import key_of
+from keeper.protocols.aave_v3.market import AaveMarket
+from keeper.protocols.aave_v3.params import LENT_READER, read_deployment
+from keeper.units import WAD
+from tests.anvil.foreign.keeping import Keeping, Spoken, keeping, read
+from tests.unit.pipeline.desk import SIGNER
+
+pytestmark = [pytest.mark.anvil, pytest.mark.timeout(120)]
+
+GENESIS_S = 1_700_000_000
+ETHER, DOLLAR = 10**18, 10**6
+WEAK, CALM = "0x" + "b0" * 20, "0x" + "ca" * 20
+LENT = {LENT_READER: reader_creation(), tokens.LENT_READER: tokens.reader_creation()}
+FEED = "ETH/USD"
+AGREED = {"Observed Agreed", "Observed BalanceTransfer"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A pool with two accounts that have ether and owe dollars, and an exchange beside it."""
+
+    aave: Aave
+    exchange: Exchange
+    market: AaveMarket
+    pools: Pools
+
+    def factor(self, owner: str) -> float:
+        """Return an account's health by the pool's own view."""
+        asked = (self.aave.names.pool, self.aave.pool, "getUserAccountData", owner)
+        return int(self.aave.lab.ask(*asked)[5]) / WAD
+
+    def desk(self, policy: Policy, flash: plan.FlashParams | None = None) -> LendingDesk:
+        chosen = plan.Params(policy=policy, flash=flash)
+        return LendingDesk(SIGNER.address, Params(FEED, clocks.Params(), chosen), self.pools)
+
+    @property
+    def flash(self) -> plan.FlashParams:
+        return plan.FlashParams(self.exchange.liquidator, Lender.MORPHO)
+
+    def held(self, symbol: str, who: str) -> int:
+        found: int = self.aave.lab.ask("TestToken", self.aave.tokens[symbol], "balanceOf", who)
+        return found
+
+    def fall(self, factor: float) -> None:
+        """Let the oracle and the exchange follow to a part of the price at the start."""
+        self.aave.price({"WETH": factor})
+        self.exchange.price({self.aave.tokens["WETH"]: 2_000 * factor})
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    with anvil(timestamp_s=GENESIS_S) as node:
+        aave = deploy(node)
+        lab, ether, dollars = aave.lab, aave.tokens["WETH"], aave.tokens["USDC"]
+        exchange = deploy_exchange(lab, {ether: 2_000.0}, quote=dollars, aave=aave.pool)
+        node.fund([WEAK, CALM, SIGNER.address])
+        for who, owed in ((WEAK, 8_000), (CALM, 5_000)):
+            lab.run(aave.fund(who, ["WETH"]))
+            lab.run([aave.supply(who, "WETH", 5 * ETHER)])
+            lab.run([aave.borrow(who, "USDC", owed * DOLLAR)])
+        lab.do("FlashLiquidator", exchange.liquidator, "setOperator", SIGNER.address, sender=OWNER)
+        market = AaveMarket(read(node, read_deployment(aave.pool, {aave.sources["WETH"]: FEED}), LENT))
+        pools = read(node, find_pools([ether], [dollars], v3_factory=exchange.v3_factory))
+        yield Stage(aave, exchange, market, pools)
+
+
+def acts(kept: Keeping, owner: str) -> list[Any]:
+    """Return what was reserved for an account, oldest first."""
+    return [event.data["act"] for event in kept.history(key_of(owner)) if event.kind == "Reserved"]
+
+
+async def test_from_the_wallet_a_fall_is_closed_in_the_least_that_restores(
+    stage: Stage, tmp_path: Path
+) -> None:
+    lab = stage.aave.lab
+    lab.run(minted(lab, SIGNER.address, stage.aave.tokens["USDC"], "0x" + "01" * 20, 100_000 * DOLLAR))
+    feed, weak = Spoken({FEED: 2_000 * WAD}), key_of(WEAK)
+    desk = stage.desk(Policy.RESTORE)
+    async with keeping(lab.node, stage.market, desk, feed, tmp_path, lent=LENT) as kept:
+        assert kept.told(weak) == []
+
+        # A false print: the oracle does not follow, and nothing is sent.
+        feed.prices[FEED] = 1_700 * WAD
+        await kept.head()
+        feed.prices[FEED] = 2_000 * WAD
+        await kept.head()
+        assert kept.told(weak) == ["Suspected", "Waited confirm.oracle_lags", "Closed"]
+
+        feed.prices[FEED] = 1_900 * WAD
+        await kept.head()
+        stage.fall(0.95)
+        for _ in range(4):
+            await kept.head()
+        assert 1.05 <= stage.factor(WEAK) < 1.052
+        told = [each for each in kept.told(weak)[3:] if each not in AGREED]
+        assert told == [
+            *("Suspected", "Waited confirm.oracle_lags"),
+            *("Reserved approve", "Sent", "Included"),
+            *("Suspected", "Reserved repay", "Sent", "Included", "Observed LiquidationCall", "Closed"),
+        ]
+        assert kept.told(key_of(CALM)) == []
+        assert kept.violations() == []
+        [_, repay] = acts(kept, WEAK)
+        assert stage.held("USDC", SIGNER.address) == 100_000 * DOLLAR - repay["repaid"]
+        seized = stage.held("WETH", SIGNER.address) * 1_900 / ETHER
+        assert seized == pytest.approx(repay["repaid"] / DOLLAR * (1 + 0.05 * 0.9), rel=1e-4)
+
+
+async def test_with_borrowed_tokens_a_closing_pays_for_itself(stage: Stage, tmp_path: Path) -> None:
+    feed, weak = Spoken({FEED: 2_000 * WAD}), key_of(WEAK)
+    desk = stage.desk(Policy.RESTORE, stage.flash)
+    async with keeping(stage.aave.lab.node, stage.market, desk, feed, tmp_path, lent=LENT) as kept:
+        feed.prices[FEED] = 1_900 * WAD
+        await kept.head()
+        stage.fall(0.95)
+        for _ in range(3):
+            await kept.head()
+        assert "Included" in kept.told(weak)
+        assert stage.factor(WEAK) > 1.05
+        [repay] = acts(kept, WEAK)
+        profit = stage.held("USDC", stage.exchange.liquidator)
+        assert repay["flash"]["min_profit"] <= profit
+        assert stage.held("USDC", SIGNER.address) == stage.held("WETH", SIGNER.address) == 0
+        [expected] = [event.data for event in kept.history(weak) if event.kind == "Reserved"]
+        assert expected["expected_profit_wad"] < profit * WAD // DOLLAR
+        assert kept.violations() == []
+
+
+async def test_the_most_is_closed_where_that_is_the_policy(stage: Stage, tmp_path: Path) -> None:
+    feed = Spoken({FEED: 2_000 * WAD})
+    desk = stage.desk(Policy.MAX, stage.flash)
+    async with keeping(stage.aave.lab.node, stage.market, desk, feed, tmp_path, lent=LENT) as kept:
+        feed.prices[FEED] = 1_900 * WAD
+        stage.fall(0.95)
+        for _ in range(3):
+            await kept.head()
+        [repay] = acts(kept, WEAK)
+        # Close to half the debt above a health of 0.95, with what interest came to.
+        assert repay["repaid"] == pytest.approx(4_000 * DOLLAR, rel=1e-3) or repay["repaid"] > 7_999 * DOLLAR
+        assert stage.held("USDC", stage.exchange.liquidator) > ASSETS["USDC"].units(50)
