@@ -102,6 +102,11 @@ def test_a_log_that_is_cut_short_is_a_fault_of_the_chain() -> None:
 # --- the world -----------------------------------------------------------------------------------
 
 
+def test_accounts_are_asked_for_by_their_owners() -> None:
+    asked = codec.rows_call(HERE, [key(1), key(2)])
+    assert asked == READER["rows"].call(HERE.reader, POOL, [owner(1), owner(2)])
+
+
 def test_a_world_is_read_to_the_unit() -> None:
     weth = replace(POOLED[WETH], is_paused=True, grace_until_s=NOW_S + 9, liquid=77, category=5)
     world = codec.decode_world(world_answer({**POOLED, WETH: weth}, allows=False), HERE)
