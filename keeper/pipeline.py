@@ -83,7 +83,7 @@ class Params:
     block_time_s: int = 12
     dry_run: bool = False
     page: int = PAGE
-    """Accounts per bulk read, where a row takes too much gas for ``PAGE`` of them."""
+    """Accounts per bulk read: fewer where a row takes much gas."""
     check_blocks: Block = 10
     """How often accounts are read again to check the mirror."""
     check_rows: int = PAGE
@@ -153,9 +153,7 @@ class Pipeline(Generic[MarketT]):
         params: Params | None = None,
         shelf: Shelf | None = None,
     ) -> None:
-        desk.expect(market)
-        if unserved := sorted(set(market.feeds) - feed.latest(0).keys()):
-            raise ConfigError(f"the price source has no entry for {', '.join(unserved)}")
+        desk.expect(market, feed.latest(0).keys())
         self._reader = reader
         self._market = market
         self._feed = feed
@@ -262,7 +260,7 @@ class Pipeline(Generic[MarketT]):
             return
         try:
             if degraded:
-                sampled = await self._pages(self._audit.sample(self._book, PAGE * GROUP), head)
+                sampled = await self._pages(self._audit.sample(self._book, self._params.page * GROUP), head)
             found = [each for page in sampled for each in self._compare(page, head)]
             self._fold_rows(await self._pages(found, head), head)
         except ChainFault as fault:
@@ -503,7 +501,7 @@ class Pipeline(Generic[MarketT]):
         if self._orphaned:
             await self._relist(head)
         dirty = list(dict.fromkeys([*self._desk.own, *self._book.dirty()]))
-        group, sample = PAGE * GROUP, self._sample(head)
+        group, sample = self._params.page * GROUP, self._sample(head)
         world, funds, rows, sampled = await self._ask(dirty[:group], sample, head)
         if world.version != self._market.version:
             await self._relist(head)
@@ -547,6 +545,7 @@ class Pipeline(Generic[MarketT]):
         """Read the listing and its terms anew, and give the book a column for every instrument."""
         self._market = await read_through(self._reader, self._market.refresh(), head.hash)
         self._book.relist(self._market.shape)
+        self._reader.watch(self._market.addresses)
         log.info(
             "listing.read",
             block=head.number,

@@ -76,6 +76,10 @@ class Reader(Protocol):
         """Yield one update per new head, with missed heads filled and reorgs resolved by parent hash."""
         ...
 
+    def watch(self, addresses: Sequence[str]) -> None:
+        """Deliver the logs of these contracts from the next head on."""
+        ...
+
     def search(self, first: Block, last: Block) -> AsyncIterator[Range]:
         """Yield the logs of a range of blocks, both ends included, piece by piece and in order."""
         ...

@@ -110,6 +110,11 @@ class ChainReader:
         """How many announced logs wait for their cross-check."""
         return sum(map(len, self._stream.heard.values()))
 
+    def watch(self, addresses: Sequence[str]) -> None:
+        """Deliver the logs of these contracts from the next head on."""
+        self._addresses = [address.lower() for address in addresses]
+        self._stream.watch(addresses)
+
     # --- start and end ---
 
     async def verify(self, chain_id: int, contracts: Mapping[str, str]) -> None:

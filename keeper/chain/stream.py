@@ -155,6 +155,10 @@ class Stream:
             return str(error) if isinstance(error, ChainFault) else type(error).__name__
         return "closed by the node"
 
+    def watch(self, addresses: Sequence[str]) -> None:
+        """Have the logs of these contracts announced, from the next connection on: they are a cross-check."""
+        self._addresses = [address.lower() for address in addresses]
+
     async def _subscribe(self, socket: Socket) -> tuple[str, str | None]:
         heads = await _answer(socket, 1, "eth_subscribe", ["newHeads"])
         if not self._addresses:

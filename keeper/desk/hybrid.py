@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from keeper.confirm import hybrid as confirm
-from keeper.desk.port import Judgement, Tried
+from keeper.desk.port import Judgement, Tried, expect_all
 from keeper.domain import (
     Account,
     Act,
@@ -29,7 +29,7 @@ from keeper.domain import (
     Verdict,
     Wait,
 )
-from keeper.errors import ChainFault, ConfigError
+from keeper.errors import ChainFault
 from keeper.plan import hybrid as plan
 from keeper.plan.hybrid import Means, Slice
 from keeper.ports import SlopeMarket
@@ -75,12 +75,9 @@ class HybridDesk:
         """The account that takes positions over."""
         return (self.taker,)
 
-    def expect(self, market: SlopeMarket) -> None:
-        """Raise ConfigError where the feed that values gas is none of the deployment's."""
-        feed = self.params.native_feed
-        if feed not in market.feeds:
-            known = ", ".join(sorted(market.feeds))
-            raise ConfigError(f"economics.native_feed {feed} is not a feed of the deployment: {known}")
+    def expect(self, market: SlopeMarket, served: Collection[FeedId]) -> None:
+        """Raise ConfigError where one of its feeds has no price, or gas is valued by none of them."""
+        expect_all(market.feeds, self.params.native_feed, served)
 
     def calls(self, market: SlopeMarket) -> list[Call]:
         """Ask for the wallet's credit for bonds."""

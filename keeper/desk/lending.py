@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from keeper.confirm import clocks
 from keeper.desk.port import Judgement, Tried
 from keeper.domain import Agree, Call, ChainTime, Quote, Refuse, Step, Unknown, Verdict, Wait
-from keeper.errors import ChainFault
+from keeper.errors import ChainFault, ConfigError
 from keeper.lending import flash, tokens
 from keeper.lending.words import Repay, Standing
 from keeper.plan import lending as plan
@@ -55,8 +55,12 @@ class LendingDesk:
         """None: it acts with tokens."""
         return ()
 
-    def expect(self, market: LendingMarket[Any, Any]) -> None:
-        """Ask nothing of a deployment: what it lists may change at any block."""
+    def expect(self, market: LendingMarket[Any, Any], served: Collection[FeedId]) -> None:
+        """Raise ConfigError where gas cannot be valued; of other feeds the chain's price is good enough."""
+        del market
+        native = self.params.native_feed
+        if native not in served:
+            raise ConfigError(f"the price source has no entry for {native}, which values gas")
 
     def calls(self, market: LendingMarket[Any, Any]) -> list[Call]:
         """Ask for the wallet's balances, and for what it allows whom."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from keeper.confirm import clocks
-from keeper.desk.port import Judgement, Tried
+from keeper.desk.port import Judgement, Tried, expect_all
 from keeper.domain import Call, ChainTime, Quote, Refuse, Unknown, Wait
-from keeper.errors import ChainFault, ConfigError
+from keeper.errors import ChainFault
 from keeper.plan import perp as plan
 from keeper.plan.perp import Case, Means
 from keeper.ports import Margin, PerpMarket
@@ -68,12 +68,9 @@ class PerpDesk:
         """The account that takes positions over."""
         return (self.taker,)
 
-    def expect(self, market: PerpMarket[Any, Any]) -> None:
-        """Raise ConfigError where the feed that values gas is none of the deployment's."""
-        feed = self.params.native_feed
-        if feed not in market.feeds:
-            known = ", ".join(sorted(market.feeds))
-            raise ConfigError(f"economics.native_feed {feed} is not a feed of the deployment: {known}")
+    def expect(self, market: PerpMarket[Any, Any], served: Collection[FeedId]) -> None:
+        """Raise ConfigError where one of its feeds has no price, or gas is valued by none of them."""
+        expect_all(market.feeds, self.params.native_feed, served)
 
     def calls(self, market: PerpMarket[Any, Any]) -> list[Call]:
         """Ask for nothing: its account says all that the wallet has to act with."""

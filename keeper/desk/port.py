@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from keeper.domain import Agree, Call, ChainTime, Quote, Refuse, Step, Unknown, Wait
+from keeper.errors import ConfigError
 from keeper.ports import Market
 from keeper.state.book import Book, Snapshot
 from keeper.units import AccountKey, FeedId, Wei
@@ -44,6 +45,15 @@ class Tried:
     result: bytes | Wait | Refuse
 
 
+def expect_all(feeds: Collection[FeedId], native: FeedId, served: Collection[FeedId]) -> None:
+    """Raise ConfigError where gas is valued by none of some feeds, or one of them has no fast price."""
+    if native not in feeds:
+        known = ", ".join(sorted(feeds))
+        raise ConfigError(f"economics.native_feed {native} is not a feed of the deployment: {known}")
+    if unserved := sorted(set(feeds) - set(served)):
+        raise ConfigError(f"the price source has no entry for {', '.join(unserved)}")
+
+
 class Desk(Protocol[MarketT_contra, Sitting]):
     """Decides for the keeper on one deployment; the market it is given is the listing of the moment."""
 
@@ -52,8 +62,8 @@ class Desk(Protocol[MarketT_contra, Sitting]):
         """Return the accounts that it acts with; they are read at every head."""
         ...
 
-    def expect(self, market: MarketT_contra) -> None:
-        """Raise ConfigError where a deployment lacks what the desk was told to rely on."""
+    def expect(self, market: MarketT_contra, served: Collection[FeedId]) -> None:
+        """Raise ConfigError where deployment or source of prices lack what the desk relies on."""
         ...
 
     def calls(self, market: MarketT_contra) -> list[Call]:

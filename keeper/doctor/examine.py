@@ -44,13 +44,15 @@ class Looks(Generic[MarketT]):
     """Raises NoDeployment where there is none to look at."""
     look: Callable[[MarketT, Pool, ChainReader, Head], AsyncIterator[Finding]]
     look_at_means: Callable[[MarketT, Config, str, ChainReader, Head], AsyncIterator[Finding]]
+    needs_all_feeds: bool = True
+    """Whether a fast price is needed of each, or the chain's own does as well."""
 
 
 LOOKS: Mapping[str, Looks[Any]] = {
     "hybrid": Looks(hybrid.find, hybrid.look, hybrid.look_at_means),
-    "aave_v3": Looks(foreign.find_aave, foreign.look, foreign.look_at_purse),
-    "morpho_blue": Looks(foreign.find_morpho, foreign.look, foreign.look_at_purse),
-    "compound_v2": Looks(foreign.find_venus, foreign.look, foreign.look_at_purse),
+    "aave_v3": Looks(foreign.find_aave, foreign.look, foreign.look_at_purse, needs_all_feeds=False),
+    "morpho_blue": Looks(foreign.find_morpho, foreign.look, foreign.look_at_purse, needs_all_feeds=False),
+    "compound_v2": Looks(foreign.find_venus, foreign.look, foreign.look_at_purse, needs_all_feeds=False),
     "perp_curie": Looks(foreign.find_perp, foreign.look, foreign.look_at_deposit),
 }
 """By ``deployment.protocol``."""
@@ -178,8 +180,10 @@ class Doctor:
             yield Finding("price source", Mark.BAD, str(error), mend)
             return
         unserved = sorted(set(market.feeds) - quotes.keys())
+        needs_all = LOOKS[self.config.deployment.protocol].needs_all_feeds
         if unserved:
-            yield Finding("price source", Mark.BAD, f"it has no entry for {', '.join(unserved)}", mend)
+            mark = Mark.BAD if needs_all else Mark.WARN
+            yield Finding("price source", mark, f"it has no entry for {', '.join(unserved)}", mend)
         unknown = {feed: quotes[feed] for feed in market.feeds if isinstance(quotes.get(feed), Unknown)}
         for feed, why in unknown.items():
             assert isinstance(why, Unknown)
@@ -187,9 +191,11 @@ class Doctor:
         if not unserved and not unknown:
             yield Finding("price source", Mark.OK, f"{len(market.feeds)} feeds have a price")
         native = self.config.economics.native_feed
-        if native not in market.feeds:
+        if needs_all and native not in market.feeds:
             known = f"name one of {', '.join(sorted(market.feeds))} in economics.native_feed"
             yield Finding("native feed", Mark.BAD, f"{native} is not a feed of the deployment", known)
+        elif native not in quotes:
+            yield Finding("native feed", Mark.BAD, f"the price source has no entry for {native}", mend)
 
 
 # --- pure looks -----------------------------------------------------------------------------------

@@ -44,14 +44,14 @@ class Job:
 
 
 def flash_call(act: Repay, kind: Kind) -> Call:
-    """Build the closing of one account; what it repays is lent to the unit.
+    """Build the closing of one account; what it may take is lent.
 
     Raises ValueError for an act that is no flash loan, or whose route does not begin at the collateral.
     """
     if act.flash is None:
         raise ValueError(f"expected a flash loan for 0x{act.account.hex()}, found none")
     job = Job(kind, act.account, act.way, act.by, act.asked, act.flash.route)
-    return run_call(act.flash, [job], act.way.debt, act.repaid)
+    return run_call(act.flash, [job], act.way.debt, act.takes)
 
 
 def run_call(flash: Flash, jobs: Sequence[Job], token: str, amount: int) -> Call:

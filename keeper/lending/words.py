@@ -65,6 +65,10 @@ class Way:
     seized and can be redeemed for the collateral."""
 
 
+SPARE = 100_000
+"""One over the part of a debt that interest may add between planning and inclusion."""
+
+
 class By(StrEnum):
     """What an order counts in."""
 
@@ -93,6 +97,11 @@ class Close:
     """Whether it takes all of the debt, or all of the collateral."""
     bad_debt: int = 0
     """What the lenders lose by it, in units of the debt."""
+
+    @property
+    def takes(self) -> int:
+        """Return the most that the order may take: interest grows until it is carried out."""
+        return self.asked if self.by is By.REPAID else self.repaid + self.repaid // SPARE + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +158,8 @@ class Repay:
     way: Way
     by: By
     asked: int
-    repaid: int
-    """What that comes to in the block it is meant for."""
+    takes: int
+    """The most of the debt that it may take: what is lent, or has to be allowed."""
     flash: Flash | None = None
     """None: from the wallet, which keeps what is seized."""
 

@@ -236,11 +236,11 @@ def _own(case: Case, way: Way, sizes: Sequence[Close], means: Means, params: Par
         profit_wad = _profit_wad(got[0], paid[1], way.gas, means, params)
         profits_wad.append(profit_wad)
         if profit_wad >= params.min_profit_wad:
-            act = Repay(case.account, way, close.by, close.asked, close.repaid)
+            act = Repay(case.account, way, close.by, close.asked, close.takes)
             steps.append(_step(case, act, params, way.gas, profit_wad, paid[1]))
     if not steps:
         return unprofitable("close.unprofitable", max(profits_wad), params.min_profit_wad)
-    needed = max(each.act.repaid for each in steps if isinstance(each.act, Repay))
+    needed = max(each.act.takes for each in steps if isinstance(each.act, Repay))
     if means.purse.allowances.get((way.debt, way.venue), 0) < needed:
         return [_approval(case, way.debt, way.venue, needed, means, params)]
     return steps
@@ -267,7 +267,7 @@ def _flash(
     # Dust that is worth nothing is not repaid with borrowed tokens: more than itself would have to be left.
     min_profit = mul_div_up(needed_wad, close.repaid, paid[0]) if paid[0] else close.repaid + 1
     flash = Flash(params.flash.liquidator, params.flash.lender, "", route, min_profit)
-    act = Repay(case.account, way, close.by, close.asked, close.repaid, flash)
+    act = Repay(case.account, way, close.by, close.asked, close.takes, flash)
     return _step(case, act, params, gas, params.min_profit_wad, paid[1])
 
 
@@ -359,7 +359,7 @@ def spent(steps: Sequence[Step]) -> Mapping[str, int]:
     for each in steps:
         match each.act:
             case Repay(flash=None) as act:
-                most[act.way.debt] = max(most.get(act.way.debt, 0), act.repaid)
+                most[act.way.debt] = max(most.get(act.way.debt, 0), act.takes)
             case Approve() as act:
                 most[act.token] = max(most.get(act.token, 0), act.amount)
     return most

@@ -124,9 +124,10 @@ async def test_from_the_wallet_a_fall_is_closed_in_the_least_that_restores(
         assert kept.told(key_of(CALM)) == []
         assert kept.violations() == []
         [_, repay] = acts(kept, WEAK)
-        assert stage.held("USDC", SIGNER.address) == 100_000 * DOLLAR - repay["repaid"]
+        spent = 100_000 * DOLLAR - stage.held("USDC", SIGNER.address)
+        assert spent == repay["asked"]
         seized = stage.held("WETH", SIGNER.address) * 1_900 / ETHER
-        assert seized == pytest.approx(repay["repaid"] / DOLLAR * (1 + 0.05 * 0.9), rel=1e-4)
+        assert seized == pytest.approx(repay["takes"] / DOLLAR * (1 + 0.05 * 0.9), rel=1e-4)
 
 
 async def test_with_borrowed_tokens_a_closing_pays_for_itself(stage: Stage, tmp_path: Path) -> None:
@@ -159,5 +160,5 @@ async def test_the_most_is_closed_where_that_is_the_policy(stage: Stage, tmp_pat
             await kept.head()
         [repay] = acts(kept, WEAK)
         # Close to half the debt above a health of 0.95, with what interest came to.
-        assert repay["repaid"] == pytest.approx(4_000 * DOLLAR, rel=1e-3) or repay["repaid"] > 7_999 * DOLLAR
+        assert repay["takes"] == pytest.approx(4_000 * DOLLAR, rel=1e-3) or repay["takes"] > 7_999 * DOLLAR
         assert stage.held("USDC", stage.exchange.liquidator) > ASSETS["USDC"].units(50)

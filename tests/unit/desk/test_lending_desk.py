@@ -11,7 +11,7 @@ import pytest
 from keeper.desk.lending import LendingDesk, Params, Sitting
 from keeper.desk.port import Judgement, Tried
 from keeper.domain import Agree, Call, Quote, Reason, Refuse, Unknown, Wait
-from keeper.errors import ChainFault
+from keeper.errors import ChainFault, ConfigError
 from keeper.lending.routes import Hop, Pool, Route
 from keeper.lending.words import Lender, Repay
 from keeper.plan import lending as plan
@@ -122,7 +122,7 @@ def test_what_one_step_takes_of_the_wallet_the_next_one_of_the_block_does_not_fi
     first = judged(sitting(funds=purse))
     assert first.left.means.purse.balances == {DEBT: 90 * ONE}
     [second] = steps(judged(first.left))
-    assert second.act.repaid == 90 * ONE
+    assert second.act.takes == 90 * ONE
     refused = judged(sitting(funds=plan.Purse({}, {})))
     assert refused.left.means.purse.balances == {}
 
@@ -141,6 +141,13 @@ def test_without_a_price_of_gas_nothing_is_decided() -> None:
     for quotes in ({}, {"ETH/USD": Unknown("ETH/USD", "too old")}):
         with pytest.raises(ChainFault, match="ETH/USD has no price"):
             desk().sit(toy, Book(), WAD, RICH, quotes=quotes, gas_price_wei=1, at=AT)  # type: ignore[arg-type]
+
+
+def test_gas_must_be_valued_by_a_feed_that_is_served_and_no_other_need_be() -> None:
+    toy: Any = market()
+    desk().expect(toy, {"ETH/USD"})
+    with pytest.raises(ConfigError, match="no entry for ETH/USD, which values gas"):
+        desk().expect(toy, {"BTC/USD"})
 
 
 def test_a_wallet_that_pays_itself_is_told_that_it_has_nothing() -> None:

@@ -150,9 +150,11 @@ def test_suspects_come_first_then_cases_then_whose_turn_it_is_and_never_the_keep
 
 
 def test_the_feed_that_values_gas_must_be_one_of_the_markets() -> None:
-    DESK.expect(MARKET)
+    DESK.expect(MARKET, MARKET.feeds)
     with pytest.raises(ConfigError, match="DOGE/USD is not a feed of the deployment: BTC/USD, ETH/USD"):
-        PerpDesk(WALLET, Params("DOGE/USD")).expect(MARKET)
+        PerpDesk(WALLET, Params("DOGE/USD")).expect(MARKET, MARKET.feeds)
+    with pytest.raises(ConfigError, match="the price source has no entry for BTC/USD"):
+        DESK.expect(MARKET, {"ETH/USD"})
 
 
 def test_gas_is_valued_by_the_fast_price_else_by_the_index() -> None:

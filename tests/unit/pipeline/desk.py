@@ -106,6 +106,7 @@ class Chain:
     fork: str = "a"
     span: int = 1_000
     """Blocks in one range of a search."""
+    watched: tuple[str, ...] = ()
     searched: list[tuple[Block, Block]] = field(default_factory=list)
     """Every range asked for."""
 
@@ -209,6 +210,9 @@ class Chain:
 
     def _served(self, log: Log) -> Log:
         return replace(log, data=log.data[:-1]) if log.index in self.garbled else log
+
+    def watch(self, addresses: Sequence[str]) -> None:
+        self.watched = tuple(addresses)
 
     async def search(self, first: Block, last: Block) -> AsyncIterator[Range]:
         """One range after the other."""

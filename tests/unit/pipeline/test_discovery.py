@@ -195,7 +195,7 @@ async def test_a_published_book_that_is_damaged_is_refused(kept: Desk, shelf: Sh
 async def test_a_first_read_folds_each_group_before_it_asks_for_the_next(
     kept: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "PAGE", 2)
+    kept.pipeline._params = replace(kept.pipeline._params, page=2)
     monkeypatch.setattr(pipeline, "GROUP", 3)
     accounts = [replace(OLD, key=bytes([number]) * 20 + bytes(12)) for number in range(60, 90)]
     grow(kept, *accounts)
@@ -218,7 +218,7 @@ async def test_a_first_read_folds_each_group_before_it_asks_for_the_next(
 async def test_a_fault_between_two_groups_reads_only_the_rest_again(
     kept: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "PAGE", 2)
+    kept.pipeline._params = replace(kept.pipeline._params, page=2)
     monkeypatch.setattr(pipeline, "GROUP", 3)
     grow(kept, *[replace(OLD, key=bytes([number]) * 20 + bytes(12)) for number in range(60, 90)])
     call_many, asked = kept.chain.call_many, 0

@@ -11,7 +11,7 @@ from keeper.domain import Log, Unknown
 from keeper.pipeline import UPGRADED
 from keeper.plan.common import GAS_RESERVE
 from keeper.protocols.hybrid.market import HybridMarket
-from tests.unit.pipeline.desk import BREACHED, EMPTY, KEEPER, Desk, cured
+from tests.unit.pipeline.desk import BREACHED, EMPTY, KEEPER, MARKET, Desk, cured
 from tests.unit.protocols.hybrid.books import OWNER
 
 FLAGGED = ["Suspected", "Reserved flag", "Sent"]
@@ -81,3 +81,12 @@ async def test_nothing_more_is_sent_once_a_contract_has_other_code(desk: Desk) -
     assert desk.told() == ["Suspected", "Refused code.changed"]
     await desk.head()
     assert desk.chain.simulated == []
+
+
+async def test_contracts_that_a_new_listing_brings_are_watched(desk: Desk) -> None:
+    desk.start()
+    await desk.head()
+    desk.chain.watched = ()
+    desk.chain.relist()
+    await desk.head()
+    assert desk.chain.watched == MARKET.addresses

@@ -144,7 +144,7 @@ def test_the_wallet_repays_the_least_and_keeps_what_is_seized() -> None:
     assert isinstance(first.act, Repay)
     assert (first.act.flash, first.act.way.venue, first.kind) == (None, VENUE, "repay")
     assert (first.valid_until_block, first.gas_limit) == (103, 900_000)
-    repaid_wad = first.act.repaid * WAD // ONE
+    repaid_wad = first.act.takes * WAD // ONE
     gas_wad = 300_000 * 10**9 * 2_000
     seized_wad = repaid_wad * 105 // 100
     assert first.notional_wad == repaid_wad
@@ -162,7 +162,7 @@ def test_no_more_is_repaid_than_the_wallet_has() -> None:
     means = having(balances={DEBT: 50 * ONE})
     [only] = steps(plan_close(case(), means, Roads(), Params()))
     assert isinstance(only.act, Repay)
-    assert only.act.repaid == 50 * ONE
+    assert only.act.takes == 50 * ONE
     assert rule(plan_close(case(), having(balances={}), Roads(), Params())) == "means.no_tokens"
 
 
