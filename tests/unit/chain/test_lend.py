@@ -79,6 +79,18 @@ async def test_what_is_lent_goes_with_every_call_there_and_with_no_other() -> No
         assert (await rows_of(other, node)).hex() == ROWS[2:]
 
 
+async def test_a_call_takes_codes_of_its_own_along() -> None:
+    async with nodes(1, eth_call=evm) as (node,), pooled([node]) as pool:
+        reader, at = reader_of(pool), node.head.hash
+        assert (await reader.call(Call(NOWHERE, b"\x01", ((NOWHERE, CODE),)), at)).hex() == ROWS[2:]
+        other = "0x" + "4f" * 20
+        _, params = reader._pinned(Call(NOWHERE, b"\x01", ((other, CODE),)), at)
+        assert params[2:] == [{other: {"code": CODE}}]
+        reader.lent[NOWHERE] = CODE
+        _, params = reader._pinned(Call(NOWHERE, b"\x01", ((other, CODE),)), at)
+        assert params[2:] == [{other: {"code": CODE}, NOWHERE: {"code": CODE}}]
+
+
 @LACKS
 @pytest.mark.parametrize("count", [1, 2])
 async def test_a_node_that_cannot_is_named(how: Callable[..., str] | None, why: str, count: int) -> None:
