@@ -80,10 +80,9 @@ AAVE_ENTRIES = (
     "mocks/oracle/SequencerOracle",
     "helpers/LiquidationDataProvider",
 )
+SUBJECT_NAMES = ("PriceSource", "FeedOracle", "PreLiquidation", "PoolMaker")
 RECIPES: Mapping[str, Recipe] = {
-    "subjects": Recipe(
-        jobs=(Job(tuple(f"{SUBJECTS}{name}.sol" for name in ("PriceSource", "PreLiquidation", "PoolMaker"))),)
-    ),
+    "subjects": Recipe(jobs=(Job(tuple(f"{SUBJECTS}{name}.sol" for name in SUBJECT_NAMES)),)),
     "aave_v3.6": Recipe(
         jobs=(
             Job(

@@ -39,10 +39,6 @@ interface IPrice {
     function price() external view returns (uint256);
 }
 
-interface IFeed {
-    function latestRoundData() external view returns (uint80, int256, uint256, uint256, uint80);
-}
-
 /// @title Accounts of Morpho Blue, and the markets and prices that they are valued in, in one call each
 /// @notice Never deployed: its code comes with the calls. The words are for an array library; `NONE` stands for
 /// what reverted.
@@ -86,11 +82,10 @@ contract MorphoReader is Trying {
             at += MARKET_WORDS;
         }
         for (uint256 i; i < oracles.length; ++i) {
-            words[at++] = _word(_tried(oracles[i], abi.encodeCall(IPrice.price, ())), 0);
+            words[at++] = _tryWord(oracles[i], abi.encodeCall(IPrice.price, ()));
         }
         for (uint256 i; i < feeds.length; ++i) {
-            bytes memory round = _tried(feeds[i], abi.encodeCall(IFeed.latestRoundData, ()));
-            (words[at], words[at + 1]) = (_word(round, 1), _word(round, 3));
+            (words[at], words[at + 1]) = _tryFeed(feeds[i]);
             at += 2;
         }
     }
@@ -109,7 +104,7 @@ contract MorphoReader is Trying {
         words[at] = uint256(m.totalSupplyAssets) << 128 | m.totalSupplyShares;
         words[at + 1] = uint256(m.totalBorrowAssets) << 128 | m.totalBorrowShares;
         words[at + 2] = uint256(m.lastUpdate) << 128 | m.fee;
-        words[at + 3] = _word(_tried(p.irm, abi.encodeCall(IIrm.rateAtTarget, (id))), 0);
-        words[at + 4] = p.irm == address(0) ? 0 : _word(_tried(p.irm, abi.encodeCall(IIrm.borrowRateView, (p, m))), 0);
+        words[at + 3] = _tryWord(p.irm, abi.encodeCall(IIrm.rateAtTarget, (id)));
+        words[at + 4] = p.irm == address(0) ? 0 : _tryWord(p.irm, abi.encodeCall(IIrm.borrowRateView, (p, m)));
     }
 }

@@ -35,10 +35,6 @@ interface IOracle {
     function getUnderlyingPrice(address vToken) external view returns (uint256);
 }
 
-interface IFeed {
-    function latestRoundData() external view returns (uint80, int256, uint256, uint256, uint80);
-}
-
 interface IBeacon {
     function implementation() external view returns (address);
 }
@@ -144,8 +140,7 @@ contract VenusReader is Trying {
             at += MARKET_WORDS;
         }
         for (uint256 i; i < feeds.length; ++i) {
-            bytes memory round = _tried(feeds[i], abi.encodeCall(IFeed.latestRoundData, ()));
-            (words[at], words[at + 1]) = (_word(round, 1), _word(round, 3));
+            (words[at], words[at + 1]) = _tryFeed(feeds[i]);
             at += 2;
         }
     }
@@ -183,7 +178,7 @@ contract VenusReader is Trying {
         view
     {
         IVToken v = IVToken(vToken);
-        words[at] = _word(_tried(oracle, abi.encodeCall(IOracle.getUnderlyingPrice, (vToken))), 0);
+        words[at] = _tryWord(oracle, abi.encodeCall(IOracle.getUnderlyingPrice, (vToken)));
         (,, words[at + 1]) = comptroller.markets(vToken);
         (words[at + 2], words[at + 3], words[at + 4]) = (v.getCash(), v.totalBorrows(), v.badDebt());
         (words[at + 5], words[at + 6], words[at + 7]) = (v.totalReserves(), v.totalSupply(), v.exchangeRateStored());
@@ -193,9 +188,8 @@ contract VenusReader is Trying {
         for (uint8 action = REPAY; action <= LIQUIDATE; ++action) {
             if (comptroller.actionPaused(vToken, action)) words[at + 13] |= 1 << action;
         }
-        bytes memory forced = _tried(
-            address(comptroller), abi.encodeCall(IComptroller.isForcedLiquidationEnabled, (vToken))
-        );
-        if (_word(forced, 0) == 1) words[at + 14] = 1;
+        // Older Comptrollers know of no forced liquidation.
+        bytes memory forced = abi.encodeCall(IComptroller.isForcedLiquidationEnabled, (vToken));
+        if (_tryWord(address(comptroller), forced) == 1) words[at + 14] = 1;
     }
 }

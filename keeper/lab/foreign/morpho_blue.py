@@ -170,9 +170,11 @@ def deploy(node: Node) -> Morpho:
     return found
 
 
-def open_market(lab: Lab, morpho: str, irm: str, tokens: Mapping[str, str], spec: Spec) -> Market:
-    """Open a market, with its pre-liquidation contract where it is to have one."""
-    oracle = lab.create("PriceSource", 36, spec.price)
+def open_market(
+    lab: Lab, morpho: str, irm: str, tokens: Mapping[str, str], spec: Spec, oracle: str = ""
+) -> Market:
+    """Open a market at an oracle, or at a price of its own, with pre-liquidation where it is to have some."""
+    oracle = oracle or lab.create("PriceSource", 36, spec.price)
     params = (tokens[spec.loan], tokens[spec.collateral], oracle, irm, spec.lltv_wad)
     lab.do("Morpho", morpho, "enableLltv", spec.lltv_wad)
     lab.do("Morpho", morpho, "createMarket", params)

@@ -19,7 +19,7 @@ from keeper.lab.foreign.morpho_blue import Morpho, deploy, populate
 from keeper.lending.words import By, Close, Repay, Standing, Way
 from keeper.protocols.morpho_blue import codec
 from keeper.protocols.morpho_blue.market import MorphoMarket
-from keeper.protocols.morpho_blue.params import LENT_READER, World, read_listing
+from keeper.protocols.morpho_blue.params import LENT_READER, Chosen, World, read_listing
 from keeper.protocols.morpho_blue.rows import Loan
 from keeper.state.book import Book
 from keeper.units import AccountKey
@@ -363,3 +363,32 @@ def test_a_source_that_does_not_answer_leaves_its_own_market_unknown(kept: Kept)
         assert scores.unknown.tolist() == first
         unknown = [isinstance(kept.market.stand(loan, world), Unknown) for loan in loans]
         assert unknown == first
+
+
+def test_an_oracle_that_names_its_feeds_is_followed_to_them(kept: Kept) -> None:
+    morpho = kept.morpho
+    chain = morpho.lab
+    with chain.undone():
+        base = chain.create("NamedSource", "ETH / USD", 8, 2_000 * 10**8)
+        quote = chain.create("NamedSource", "USDC / USD", 8, 10**8)
+        oracle = chain.create("FeedOracle", base, quote, 10 ** (36 + 6 - 18))
+        spec = lab.Spec("WETH", "USDC", 62 * lab.PERCENT)
+        opened = lab.open_market(chain, morpho.morpho, morpho.irm, morpho.tokens, spec, oracle)
+        chosen = Chosen(morpho.morpho, ("0x" + opened.id.hex(),), tokens={morpho.tokens["USDC"]: "USDC/USD"})
+        market = MorphoMarket(kept.lent.read(read_listing(chosen)))
+        assert (market.feeds, market.listing.untraced) == (("ETH/USD", "USDC/USD"), ())
+        world = market.decode_prices(kept.lent.call(market.prices_call()))
+        assert world.prices == {oracle: spec.price}
+        moved = {"ETH/USD": 1_800 * 10**8, "USDC/USD": 99 * 10**6}
+        quotes = {feed: Quote(feed, price * 10**10, 0) for feed, price in moved.items()}
+        fast = market.fast(world, quotes)
+        chain.do("NamedSource", base, "set", moved["ETH/USD"])
+        chain.do("NamedSource", quote, "set", moved["USDC/USD"])
+        later = market.decode_prices(kept.lent.call(market.prices_call()))
+        assert fast.prices == later.prices
+        assert market.fast(later, quotes).prices == later.prices
+        sights = market.sights(Loan(codec.key_of(lab.LENDER, opened.id), 1, 1), later, quotes)
+        assert [(each.feed, each.fast_wad == each.chain_wad) for each in sights] == [
+            ("ETH/USD", True),
+            ("USDC/USD", True),
+        ]
