@@ -11,11 +11,14 @@ from typing import Final
 import pytest
 
 from keeper import trigger
+from keeper.chain.pool import Pool
+from keeper.chain.reader import ChainReader
 from keeper.domain import Act, ChainTime, Log, Quote, Reason, Refuse, Unknown
 from keeper.errors import ChainFault
 from keeper.lab.anvil import Tx, anvil
 from keeper.lab.foreign.compound_v2 import ASSETS, Venus, deploy, populate
 from keeper.lending.words import Approve, By, Close, Redeem, Repay, Standing, Way
+from keeper.ports import read_through
 from keeper.protocols.compound_v2 import codec, math
 from keeper.protocols.compound_v2.market import VenusMarket
 from keeper.protocols.compound_v2.params import LENT_READER, Chosen, World, read_listing
@@ -115,6 +118,19 @@ def held(kept: Kept, vtokens: Sequence[str]) -> list[list[int]]:
     ]
     found = kept.venus.lab.ask_many(questions)
     return [found[at : at + len(vtokens)] for at in range(0, len(found), len(vtokens))]
+
+
+async def test_the_keepers_own_reader_lends_the_code_that_this_takes(kept: Kept) -> None:
+    node = kept.venus.lab.node
+    async with Pool([node.http_url]) as pool:
+        reader = ChainReader(pool, [node.ws_url], [])
+        await reader.lend(LENT_READER, codec.reader_creation())
+        head = await pool.request("eth_getBlockByNumber", ["latest", False])
+        listed = await read_through(reader, read_listing(kept.venus.chosen), head["hash"])
+        calls = [kept.market.rows_call(kept.keys), kept.market.prices_call()]
+        rows, prices = await reader.call_many(calls, head["hash"])
+    assert listed == kept.market.listing
+    assert (rows, prices) == (kept.lent.call(calls[0]), kept.lent.call(calls[1]))
 
 
 def test_storage_that_is_laid_out_in_another_way_is_refused_by_name(kept: Kept) -> None:
