@@ -117,18 +117,11 @@ def read_listing(chosen: Chosen) -> Generator[list[Call], list[bytes], Listing]:
     clocks = {bool(told and told[0]) for told in answers[1::2]}
     if len(clocks) > 1:
         raise ChainFault(f"some markets of {chosen.comptroller} count blocks and others seconds")
-    sources, decimals, feeds, untraced = yield from _sources(
-        chosen, oracle[0], [*dict.fromkeys(tokens.values())]
-    )
-    whole = [
-        Feed(token, chosen.feeds[token], 36 - decimals[token], is_oracle=True)
-        for token in dict.fromkeys(tokens.values())
-        if chosen.feeds.get(token) and token in decimals
-    ]
+    sources, feeds, untraced = yield from _sources(chosen, oracle[0], [*dict.fromkeys(tokens.values())])
     return Listing(
         chosen=chosen,
         markets=tuple(Listed(vtoken, token, sources[token]) for vtoken, token in tokens.items()),
-        feeds=(*feeds, *whole),
+        feeds=feeds,
         untraced=untraced,
         version=version[0],
         is_timed=clocks.pop(),
@@ -137,12 +130,8 @@ def read_listing(chosen: Chosen) -> Generator[list[Call], list[bytes], Listing]:
 
 def _sources(
     chosen: Chosen, oracle: str, tokens: list[str]
-) -> Generator[
-    list[Call],
-    list[bytes],
-    tuple[Mapping[str, str], Mapping[str, int], tuple[Feed, ...], tuple[str, ...]],
-]:
-    """Walk from the oracle to feeds; return sources and decimals by token, feeds, and what has none."""
+) -> Generator[list[Call], list[bytes], tuple[Mapping[str, str], tuple[Feed, ...], tuple[str, ...]]]:
+    """Walk from the oracle to feeds; return sources by token, all feeds, and what has none."""
     answers = yield from tried(
         chosen.reader,
         READER,
@@ -166,10 +155,14 @@ def _sources(
     )
     told = dict(zip(met, zip(answers[::2], answers[1::2], strict=True), strict=True))
     feeds, unnamed = named(told, chosen.feeds)
-    unknown = tuple(
-        f"token {token}: its oracle names no feed" for token, source in sources.items() if not source
+    whole = tuple(
+        Feed(token, chosen.feeds[token], 36 - decimals[token], is_oracle=True)
+        for token in tokens
+        if chosen.feeds.get(token) and token in decimals
     )
-    return sources, decimals, feeds, (*unknown, *unnamed)
+    known = {feed.address for feed in (*feeds, *whole)}
+    untraced = (f"token {token}: no feed of it is known" for token in tokens if sources[token] not in known)
+    return sources, (*feeds, *whole), (*untraced, *unnamed)
 
 
 def _token(vtoken: str, answer: Answers) -> str:

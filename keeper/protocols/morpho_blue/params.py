@@ -217,8 +217,13 @@ def _with_oracles(chosen: Chosen, markets: tuple[Listed, ...]) -> Generator[list
         for oracle, market in priced.items()
         if chosen.feeds.get(oracle) and {market.loan, market.collateral} <= decimals.keys()
     ]
-    unwalked = [f"oracle {oracle}: it names no feeds" for oracle, path in paths.items() if not path.feeds]
-    return Listing(chosen, markets, decimals, paths, (*feeds, *whole), (*unwalked, *unnamed))
+    known = {feed.address for feed in (*feeds, *whole)}
+    untraced = [
+        f"oracle {oracle}: no feed of it is known"
+        for oracle, path in paths.items()
+        if known.isdisjoint(path.feeds)
+    ]
+    return Listing(chosen, markets, decimals, paths, (*feeds, *whole), (*untraced, *unnamed))
 
 
 def _market(name: str, params: Answers) -> Listed:

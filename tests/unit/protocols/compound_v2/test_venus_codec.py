@@ -290,7 +290,7 @@ def test_a_token_whose_price_is_named_follows_itself() -> None:
     found = listed(chain(), chosen)
     assert found.markets == (Listed(V_WETH, WETH, WETH), Listed(V_USDC, USDC, ""))
     assert found.feeds == (Feed(WETH, "WETH/USD", 18, is_oracle=True),)
-    assert found.untraced == (f"token {USDC}: its oracle names no feed",)
+    assert found.untraced == (f"token {USDC}: no feed of it is known",)
 
 
 def without(key: tuple[str, str]) -> Chain:
@@ -299,10 +299,15 @@ def without(key: tuple[str, str]) -> Chain:
 
 def test_what_cannot_be_traced_is_named_and_keeps_the_chains_price() -> None:
     bare = listed(without((ORACLE, f"getTokenConfig {WETH}")))
-    assert bare.untraced == (f"token {WETH}: its oracle names no feed",)
+    assert bare.untraced == (f"token {WETH}: no feed of it is known",)
     assert bare.markets[0].feed == ""
     nameless = listed(without((ETH_USD, "description")))
-    assert nameless.untraced == (f"feed {ETH_USD}: no pair in its description",)
+    assert nameless.untraced == (
+        f"token {WETH}: no feed of it is known",
+        f"feed {ETH_USD}: no pair in its description",
+    )
+    unscaled = listed(without((WETH, "decimals")), replace(CHOSEN, feeds={WETH: "WETH/USD"}))
+    assert unscaled.untraced == (f"token {WETH}: no feed of it is known",)
 
 
 @pytest.mark.parametrize(

@@ -286,7 +286,7 @@ def test_a_listing_is_read_with_terms_feeds_and_decimals() -> None:
     found = listed()
     assert found.markets == LISTING.markets
     assert (found.decimals, found.paths, found.feeds) == (LISTING.decimals, LISTING.paths, LISTING.feeds)
-    assert found.untraced == (f"oracle {OTHER_ORACLE}: it names no feeds",)
+    assert found.untraced == (f"oracle {OTHER_ORACLE}: no feed of it is known",)
     assert found.mark == LISTING.mark
 
 
