@@ -38,7 +38,6 @@ from keeper.execute.plain import PlainSender
 from keeper.execute.sender import ChainSender
 from keeper.journal.lock import alone
 from keeper.journal.store import SqliteJournal
-from keeper.lending.routes import Pools
 from keeper.pipeline import PAGE, Pipeline
 from keeper.ports import LendingMarket, Market, PerpMarket
 from keeper.protocols.hybrid.abi import load as load_abi
@@ -191,10 +190,10 @@ async def _hybrid_desk(parts: Parts[HybridMarket], wallet: str) -> HybridDesk:
 
 
 async def _lending_desk(parts: Parts[LendingMarket[Any, Any]], wallet: str) -> LendingDesk:
-    config, pools = parts.config, Pools({}, ())
+    config = parts.config
     if config.closing.liquidator is not None:
         await foreign.expect_operator(parts.reader, config, wallet, parts.head)
-        pools = await foreign.read_pools(parts.reader, config, parts.market, parts.head)
+    pools = await foreign.read_pools(parts.reader, config, parts.market, parts.head)
     return LendingDesk(wallet, config.lending_params(), pools)
 
 

@@ -141,6 +141,10 @@ class Closing(Section):
     """A FlashLiquidator that the wallet operates; without it the wallet pays, and keeps what it seizes."""
     lender: Lender = Lender.MORPHO
     """Who lends to it."""
+    seized: Literal["keep", "convert"] = "keep"
+    """What becomes of what the wallet itself seizes."""
+    into: Address | None = None
+    """The token that it is converted into; all others that the protocol lists are sold."""
 
 
 class Exchange(Section):
@@ -148,6 +152,8 @@ class Exchange(Section):
 
     uniswap_v3: Address | None = None
     uniswap_v2: Address | None = None
+    router: Address | None = None
+    """Uniswap's SwapRouter of v3, by which the wallet sells what it seized."""
     bridges: tuple[Address, ...] = ()
     """Tokens over which two others are exchanged that have no pool of their own."""
 
@@ -219,6 +225,15 @@ class Config(BaseSettings):
     confirmation: Confirmation = Confirmation()
     reporter: Reporter = Reporter()
     steward: Steward = Steward()
+
+    @model_validator(mode="after")
+    def _can_convert(self) -> Self:
+        needed = (self.closing.into, self.exchange.router, self.exchange.uniswap_v3)
+        if self.closing.seized == "convert" and None in needed:
+            raise ValueError(
+                'closing.seized = "convert" needs closing.into, exchange.router and exchange.uniswap_v3'
+            )
+        return self
 
     @model_validator(mode="after")
     def _is_of_one_chain(self) -> Self:
@@ -342,8 +357,15 @@ class Config(BaseSettings):
                 slippage_wad=int(closing.slippage * WAD),
                 min_profit_wad=int(self.economics.min_profit * WAD),
                 flash=flash or None,
+                convert=self._conversion(),
             ),
         )
+
+    def _conversion(self) -> lending.ConvertParams | None:
+        router, into = self.exchange.router, self.closing.into
+        if self.closing.seized == "keep" or router is None or into is None:
+            return None
+        return lending.ConvertParams(router, into)
 
     def perp_params(self) -> PerpDeskParams:
         """Return the parameters of what decides about Perpetual v2."""

@@ -233,6 +233,11 @@ class LendingMarket(Market[RowT_co, WorldT], Protocol):
         ...
 
     @property
+    def receipts(self) -> Mapping[str, str]:
+        """Return what is seized in the place of tokens, and the token that each is redeemed for."""
+        ...
+
+    @property
     def spending(self) -> tuple[tuple[str, str], ...]:
         """Return every token that may be repaid, with whoever takes it from the caller."""
         ...
@@ -273,7 +278,7 @@ class LendingMarket(Market[RowT_co, WorldT], Protocol):
         ...
 
     def worth_wad(self, token: str, amount: int, world: WorldT) -> Wad | Unknown:
-        """Return what an amount of a token is worth in quote, rounded down."""
+        """Return what an amount of a token, or of a receipt, is worth in quote, rounded down."""
         ...
 
 

@@ -12,6 +12,7 @@ from keeper.domain import Agree, Call, ChainTime, Quote, Refuse, Step, Unknown, 
 from keeper.errors import ChainFault, ConfigError
 from keeper.lending import flash, tokens
 from keeper.lending.words import Repay, Standing
+from keeper.plan import conversion
 from keeper.plan import lending as plan
 from keeper.plan.lending import Means, Purse
 from keeper.ports import LendingMarket
@@ -51,6 +52,11 @@ class LendingDesk:
     roads: plan.Roads
 
     @property
+    def account(self) -> AccountKey:
+        """What the wallet's own tokens are journaled under."""
+        return bytes.fromhex(self.wallet[2:]) + bytes(12)
+
+    @property
     def own(self) -> Sequence[AccountKey]:
         """None: it acts with tokens."""
         return ()
@@ -64,17 +70,17 @@ class LendingDesk:
 
     def calls(self, market: LendingMarket[Any, Any]) -> list[Call]:
         """Ask for the wallet's balances, and for what it allows whom."""
-        return [tokens.purse_call(self.wallet, market.spending)]
+        return [tokens.purse_call(self.wallet, conversion.pockets(market, self.params.plan))]
 
     def decode(self, market: LendingMarket[Any, Any], answers: Sequence[bytes]) -> Purse:
         """Read them."""
         [answer] = answers
-        found = tokens.purse(answer)
-        if len(found) != len(market.spending):
-            raise ChainFault(f"expected {len(market.spending)} balances, found {len(found)}")
+        asked, found = conversion.pockets(market, self.params.plan), tokens.purse(answer)
+        if len(found) != len(asked):
+            raise ChainFault(f"expected {len(asked)} balances, found {len(found)}")
         return Purse(
-            {token: balance for (token, _), (balance, _) in zip(market.spending, found, strict=True)},
-            {pocket: allowed for pocket, (_, allowed) in zip(market.spending, found, strict=True)},
+            {token: balance for (token, _), (balance, _) in zip(asked, found, strict=True)},
+            {pocket: allowed for pocket, (_, allowed) in zip(asked, found, strict=True)},
         )
 
     def lacking(self, book: Book[Any], funds: Purse) -> list[str]:
@@ -110,15 +116,19 @@ class LendingDesk:
         suspects: Mapping[AccountKey, str],
         cases: Iterable[AccountKey],
     ) -> Sequence[AccountKey]:
-        """List the suspects, worst first, then the accounts that were."""
+        """List the suspects, worst first, then the accounts that were, then what the wallet may sell."""
         del sitting, snapshot
-        return list(dict.fromkeys((*suspects, *cases)))
+        mine = [self.account] if self.params.plan.convert else []
+        others = [key for key in dict.fromkeys((*suspects, *cases)) if key != self.account]
+        return [*others, *mine]
 
     def judge(
         self, sitting: Sitting, account: AccountKey, case_id: str, suspicion: str | None
     ) -> Judgement[Sitting] | Unknown:
         """Judge one account at both prices by the contract's own integers, and plan its closing."""
         del suspicion
+        if account == self.account:
+            return self._convert(sitting, case_id)
         loan = sitting.book.exact(account)
         if isinstance(loan, Unknown):
             return loan
@@ -144,6 +154,23 @@ class LendingDesk:
         )
         decision = plan.plan_close(case, sitting.means, self.roads, self.params.plan)
         return replace(found, decision=decision, left=_after(sitting, decision))
+
+    def _convert(self, sitting: Sitting, case_id: str) -> Judgement[Sitting]:
+        """Plan to sell what the wallet seized; for loans of its own the keeper does nothing."""
+        nothing = Standing(None, 0, 0, None)
+        case = plan.Case(
+            case_id, self.account, None, nothing, sitting.market, sitting.chain, sitting.fast, sitting.at
+        )
+        decision = conversion.plan_conversion(case, sitting.means, self.roads, self.params.plan)
+        return Judgement(
+            phase="converting" if decision else "converted",
+            health=None,
+            cared=decision is not None,
+            state=str(sitting.means.purse),
+            decision=decision,
+            agreed=None,
+            left=sitting,
+        )
 
     def _verdict(self, sitting: Sitting, loan: Any, chain: Standing, fast: Standing) -> Verdict | None:
         """Ask both clocks, and what the protocol has against it; None where neither clock shows a breach."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from keeper import abi
-from keeper.domain import Call
+from keeper.domain import Act, Call
 from keeper.lending.routes import Hop
 from keeper.lending.words import Approve, Convert, Redeem
 
@@ -38,6 +38,18 @@ def convert_call(act: Convert) -> Call:
     path = _address(act.route[0].sells) + b"".join(map(_step, act.route))
     order = (path, act.account[:ADDRESS_BYTES], act.deadline_s, act.amount, act.min_out)
     return _EXACT_INPUT.call(act.router, order)
+
+
+def encode(act: Act) -> Call | None:
+    """Build what is done with tokens of the wallet, the same on every protocol; None for any other act."""
+    match act:
+        case Approve():
+            return approve_call(act)
+        case Redeem():
+            return redeem_call(act)
+        case Convert():
+            return convert_call(act)
+    return None
 
 
 def reader_creation() -> bytes:

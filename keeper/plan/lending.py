@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from keeper.domain import ChainTime, Reason, Refuse, Step, Unknown
+from keeper.domain import Act, ChainTime, Reason, Refuse, Step, Unknown
 from keeper.lending.routes import Route
-from keeper.lending.words import Approve, Close, Flash, Lender, Repay, Standing, Sweep, Way
+from keeper.lending.words import Approve, Close, Convert, Flash, Lender, Redeem, Repay, Standing, Sweep, Way
 from keeper.plan.common import Policy, step, unprofitable
 from keeper.ports import LendingMarket
 from keeper.units import WAD, AccountKey, Wad, Wei, mul_div_up
@@ -50,6 +50,14 @@ class FlashParams:
 
 
 @dataclass(frozen=True, slots=True)
+class ConvertParams:
+    """What the wallet turns everything into that it seized, and the router of Uniswap v3 by which."""
+
+    router: str
+    into: str
+
+
+@dataclass(frozen=True, slots=True)
 class Params:
     """What makes a closing worth sending. Quote amounts in WAD."""
 
@@ -60,7 +68,9 @@ class Params:
     """How far below its price what is seized may sell; bonuses count as so much less."""
     min_profit_wad: Wad = 0
     flash: FlashParams | None = None
-    """None: the wallet pays, and keeps what is seized."""
+    """None: the wallet pays."""
+    convert: ConvertParams | None = None
+    """None: the wallet keeps what it seized."""
     validity_blocks: int = 3
 
 
@@ -163,7 +173,7 @@ def _by_way(case: Case, way: Way, means: Means, pools: Roads, params: Params) ->
     for close in sizes:
         paid = case.worth_wad(way.debt, close.repaid)
         if isinstance(paid, Unknown):
-            return _unvalued(paid)
+            return unvalued(paid)
         steps += [_flash(case, way, close, paid, route, means, params) for route in routes]
     return steps
 
@@ -230,14 +240,14 @@ def _own(case: Case, way: Way, sizes: Sequence[Close], means: Means, params: Par
     for close in sizes:
         got, paid = case.worth_wad(way.collateral, close.seized), case.worth_wad(way.debt, close.repaid)
         if isinstance(got, Unknown):
-            return _unvalued(got)
+            return unvalued(got)
         if isinstance(paid, Unknown):
-            return _unvalued(paid)
+            return unvalued(paid)
         profit_wad = _profit_wad(got[0], paid[1], way.gas, means, params)
         profits_wad.append(profit_wad)
         if profit_wad >= params.min_profit_wad:
             act = Repay(case.account, way, close.by, close.asked, close.takes)
-            steps.append(_step(case, act, params, way.gas, profit_wad, paid[1]))
+            steps.append(step_of(case, act, params, way.gas, profit_wad, paid[1]))
     if not steps:
         return unprofitable("close.unprofitable", max(profits_wad), params.min_profit_wad)
     needed = max(each.act.takes for each in steps if isinstance(each.act, Repay))
@@ -248,7 +258,7 @@ def _own(case: Case, way: Way, sizes: Sequence[Close], means: Means, params: Par
 
 def _approval(case: Case, token: str, spender: str, amount: int, means: Means, params: Params) -> Step:
     act = Approve(case.account, token, spender, amount + amount // SPARE + 1)
-    return _step(case, act, params, APPROVE_GAS, -means.gas_cost_wad(APPROVE_GAS), 0)
+    return step_of(case, act, params, APPROVE_GAS, -means.gas_cost_wad(APPROVE_GAS), 0)
 
 
 def _flash(
@@ -268,7 +278,7 @@ def _flash(
     min_profit = mul_div_up(needed_wad, close.repaid, paid[0]) if paid[0] else close.repaid + 1
     flash = Flash(params.flash.liquidator, params.flash.lender, "", route, min_profit)
     act = Repay(case.account, way, close.by, close.asked, close.takes, flash)
-    return _step(case, act, params, gas, params.min_profit_wad, paid[1])
+    return step_of(case, act, params, gas, params.min_profit_wad, paid[1])
 
 
 def _swept(case: Case, sweep: Sweep, means: Means, params: Params) -> tuple[Step, ...] | Refuse:
@@ -277,7 +287,7 @@ def _swept(case: Case, sweep: Sweep, means: Means, params: Params) -> tuple[Step
     paid = [case.worth_wad(due.token, due.amount) for due in sweep.pays]
     unknown = next((each for each in (*got, *paid) if isinstance(each, Unknown)), None)
     if unknown is not None:
-        return _unvalued(unknown)
+        return unvalued(unknown)
     for due in sweep.pays:
         held = means.purse.balances.get(due.token, 0)
         if held < due.amount:
@@ -291,10 +301,10 @@ def _swept(case: Case, sweep: Sweep, means: Means, params: Params) -> tuple[Step
     for due in sweep.pays:
         if means.purse.allowances.get((due.token, due.spender), 0) < due.amount:
             return (_approval(case, due.token, due.spender, due.amount, means, params),)
-    return (_step(case, sweep.act, params, sweep.gas, profit_wad, paid_wad),)
+    return (step_of(case, sweep.act, params, sweep.gas, profit_wad, paid_wad),)
 
 
-def _step(case: Case, act: Any, params: Params, gas: int, profit_wad: Wad, notional_wad: Wad) -> Step:
+def step_of(case: Case, act: Act, params: Params, gas: int, profit_wad: Wad, notional_wad: Wad) -> Step:
     return step(
         case.case_id,
         act,
@@ -311,7 +321,7 @@ def _profit_wad(got_wad: Wad, paid_wad: Wad, gas: int, means: Means, params: Par
     return got_wad * (WAD - params.slippage_wad) // WAD - paid_wad - means.gas_cost_wad(gas)
 
 
-def _unvalued(unknown: Unknown) -> Refuse:
+def unvalued(unknown: Unknown) -> Refuse:
     found = f"{unknown.what}: {unknown.why}"
     return Refuse(Reason("value.unknown", found, "a price of what is repaid and of what is seized"))
 
@@ -337,14 +347,12 @@ def with_profit(
 def chosen(gone: Sequence[Step], params: Params) -> Step | Refuse:
     """Choose among steps that went through, each with the profit that it brought.
 
-    ``restore`` takes the smallest that pays, ``max`` the one that brings most. An approval brings nothing by
-    itself.
+    ``restore`` takes the smallest that pays, ``max`` the one that brings most. What is done with the wallet's
+    own tokens brings nothing by itself: of that, the first.
     """
-    paying = [
-        each
-        for each in gone
-        if isinstance(each.act, Approve) or each.expected_profit_wad >= params.min_profit_wad
-    ]
+    if isinstance(gone[0].act, Approve | Redeem | Convert):
+        return gone[0]
+    paying = [each for each in gone if each.expected_profit_wad >= params.min_profit_wad]
     if not paying:
         best_wad = max(each.expected_profit_wad for each in gone)
         return unprofitable("close.unprofitable", best_wad, params.min_profit_wad)

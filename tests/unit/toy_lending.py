@@ -12,6 +12,7 @@ from keeper.lending.words import By, Close, Due, Sight, Standing, Sweep, Way
 from keeper.units import WAD, AccountKey, FeedId, Wad
 
 DEBT, COLLATERAL, VENUE = "0x" + "d0" * 20, "0x" + "c0" * 20, "0x" + "ee" * 20
+RECEIPT = "0x" + "cc" * 20
 OWNER: AccountKey = b"\x0b" * 20 + bytes(12)
 AT = ChainTime(101, 1_000_012)
 FEED = "ETH/USD"
@@ -40,6 +41,8 @@ class Toy:
     refusing: Reason | None = None
     answered_at_s: int = 0
     spending: tuple[tuple[str, str], ...] = ((DEBT, VENUE),)
+    tokens: tuple[str, ...] = (DEBT, COLLATERAL)
+    receipts: Mapping[str, str] = field(default_factory=lambda: {RECEIPT: COLLATERAL})
     way: Way = field(default_factory=lambda: Way(VENUE, DEBT, COLLATERAL, 5 * WAD // 100, 300_000))
 
     def carried(self, world: Wad, at: ChainTime) -> Wad:
@@ -84,7 +87,7 @@ class Toy:
     def worth_wad(self, token: str, amount: int, world: Wad) -> Wad | Unknown:
         if token in self.worthless:
             return Unknown(token, "it has no price")
-        return amount * WAD // ONE * (world if token == COLLATERAL else WAD) // WAD
+        return amount * WAD // ONE * (world if token in {COLLATERAL, RECEIPT} else WAD) // WAD
 
 
 def market(**changes: Any) -> Any:

@@ -12,7 +12,7 @@ from keeper.domain import Act, Call, ChainTime, Fact, Log, Quote, Reason, Refuse
 from keeper.errors import InvariantBroken
 from keeper.lending import flash, tokens
 from keeper.lending.flash import Kind
-from keeper.lending.words import Approve, By, Close, Repay, Sight, Standing, Sweep, Way
+from keeper.lending.words import By, Close, Repay, Sight, Standing, Sweep, Way
 from keeper.protocols.aave_v3 import codec, math
 from keeper.protocols.aave_v3.codec import AaveWorld
 from keeper.protocols.aave_v3.math import RAY, Loan, Rules, Unmet
@@ -52,6 +52,11 @@ class AaveMarket:
     def tokens(self) -> tuple[str, ...]:
         """The token of every reserve."""
         return tuple(each.token for each in self.deployment.reserves.values())
+
+    @property
+    def receipts(self) -> Mapping[str, str]:
+        """None: tokens are seized themselves."""
+        return {}
 
     @property
     def spending(self) -> tuple[tuple[str, str], ...]:
@@ -100,10 +105,10 @@ class AaveMarket:
 
     def encode(self, act: Act) -> Call:
         """Build the calldata of an act."""
+        if (own := tokens.encode(act)) is not None:
+            return own
         if isinstance(act, Repay) and act.by is By.REPAID:
             return flash.flash_call(act, Kind.AAVE_V3) if act.flash else codec.repay_call(act)
-        if isinstance(act, Approve):
-            return tokens.approve_call(act)
         raise InvariantBroken(f"Aave v3 knows no such {type(act).__name__}: {act}")
 
     def explain(self, reverted: Refuse) -> Refuse:

@@ -15,7 +15,6 @@ from keeper.lending import flash, tokens
 from keeper.lending.feeds import fast_prices
 from keeper.lending.flash import Kind
 from keeper.lending.words import (
-    Approve,
     By,
     Close,
     Due,
@@ -74,6 +73,11 @@ class VenusMarket:
         return tuple((market.token, market.vtoken) for market in self.listing.markets)
 
     @property
+    def receipts(self) -> Mapping[str, str]:
+        """The token that each vToken is redeemed for."""
+        return {market.vtoken: market.token for market in self.listing.markets}
+
+    @property
     def untraced(self) -> tuple[str, ...]:
         """The tokens and feeds whose own price stands at both clocks, each with the reason."""
         return self.listing.untraced
@@ -112,9 +116,9 @@ class VenusMarket:
 
     def encode(self, act: Act) -> Call:
         """Build the calldata of an act."""
+        if (own := tokens.encode(act)) is not None:
+            return own
         match act:
-            case Approve():
-                return tokens.approve_call(act)
             case Repay(flash=Flash()) if act.by is By.REPAID:
                 return flash.flash_call(act, Kind.COMPOUND_V2)
             case Repay() | RepayAll() | Heal():
@@ -258,10 +262,14 @@ class VenusMarket:
         return None
 
     def worth_wad(self, token: str, amount: int, world: World) -> Wad | Unknown:
-        """Return what a token of the pool is worth at the pool's own price."""
+        """Return what a token of the pool, or a vToken, is worth at the pool's own price."""
         for number, listed in enumerate(self.listing.markets):
-            if listed.token == token and number not in world.unpriced:
-                return mul_div_down(amount, world.pool.markets[number].price, WAD)
+            market = world.pool.markets[number]
+            if number in world.unpriced or token not in {listed.token, listed.vtoken}:
+                continue
+            if token == listed.vtoken:
+                amount = mul_div_down(amount, market.exchange_rate_wad, WAD)
+            return mul_div_down(amount, market.price, WAD)
         return Unknown(f"token {token}", "no market of the pool has a price for it")
 
     def _unknown(self, loan: Loan, world: World) -> Unknown | None:

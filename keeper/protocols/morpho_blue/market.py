@@ -13,7 +13,7 @@ from keeper.errors import InvariantBroken
 from keeper.lending import flash, tokens
 from keeper.lending.feeds import fast_prices
 from keeper.lending.flash import Kind
-from keeper.lending.words import Approve, By, Close, Repay, Sight, Standing, Sweep, Way
+from keeper.lending.words import By, Close, Repay, Sight, Standing, Sweep, Way
 from keeper.protocols.morpho_blue import codec, math, oracles
 from keeper.protocols.morpho_blue.math import PreTerms, Unmet
 from keeper.protocols.morpho_blue.params import Listed, Listing, Pre, World, read_listing
@@ -81,6 +81,11 @@ class MorphoMarket:
         return tuple(dict.fromkeys(token for each in markets for token in (each.loan, each.collateral)))
 
     @property
+    def receipts(self) -> Mapping[str, str]:
+        """None: tokens are seized themselves."""
+        return {}
+
+    @property
     def spending(self) -> tuple[tuple[str, str], ...]:
         """Every token that is lent, with Morpho and each pre-liquidation contract that takes it."""
         morpho = self.listing.chosen.morpho
@@ -130,8 +135,8 @@ class MorphoMarket:
 
     def encode(self, act: Act) -> Call:
         """Build the calldata of an act."""
-        if isinstance(act, Approve):
-            return tokens.approve_call(act)
+        if (own := tokens.encode(act)) is not None:
+            return own
         if not isinstance(act, Repay):
             raise InvariantBroken(f"Morpho Blue knows no {type(act).__name__}")
         if act.flash is None:

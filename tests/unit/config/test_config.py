@@ -134,8 +134,8 @@ def test_every_setting_is_documented_with_its_default(path: Path) -> None:
     optional = {
         "chain": {"requests_s"},
         "deployment": {"clearing"},
-        "closing": {"liquidator"},
-        "exchange": {"uniswap_v3", "uniswap_v2"},
+        "closing": {"liquidator", "into"},
+        "exchange": {"uniswap_v3", "uniswap_v2", "router"},
         "health": {"port"},
         "wallet": {"keystore", "passphrase_file"},
         "steward": {"half_life_s"},

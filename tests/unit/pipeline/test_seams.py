@@ -83,10 +83,10 @@ async def test_nothing_more_is_sent_once_a_contract_has_other_code(desk: Desk) -
     assert desk.chain.simulated == []
 
 
-async def test_contracts_that_a_new_listing_brings_are_watched(desk: Desk) -> None:
-    desk.start()
-    await desk.head()
-    desk.chain.watched = ()
-    desk.chain.relist()
-    await desk.head()
-    assert desk.chain.watched == MARKET.addresses
+async def test_contracts_that_a_new_listing_brings_are_watched(kept: Desk) -> None:
+    kept.start()
+    await kept.head()
+    kept.chain.watched = ()
+    kept.chain.relist()
+    await kept.head()
+    assert kept.chain.watched == MARKET.addresses

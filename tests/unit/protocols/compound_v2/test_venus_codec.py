@@ -8,11 +8,12 @@ from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
 from keeper.abi import Function, artifact, function, load
-from keeper.domain import Call, Log, Reason, Refuse
+from keeper.domain import Call, Log, Reason, Refuse, TakeOver
 from keeper.errors import ChainFault, InvariantBroken
 from keeper.lending.feeds import Feed
+from keeper.lending.flash import Kind, flash_call
+from keeper.lending.routes import Hop, Pool
 from keeper.lending.words import Approve, By, Flash, Heal, Lender, Order, Redeem, Repay, RepayAll, Way
-from keeper.lending.words import Convert as Unfit
 from keeper.protocols.compound_v2 import codec
 from keeper.protocols.compound_v2.market import VenusMarket
 from keeper.protocols.compound_v2.math import Action
@@ -139,12 +140,17 @@ def test_each_act_is_the_call_that_it_means() -> None:
         assert VenusMarket(LISTING).encode(act) == expected  # type: ignore[arg-type]
 
 
+def test_a_loan_for_one_transaction_goes_to_our_own_contract() -> None:
+    hop = Hop(Pool("0x" + "90" * 20, WAY.collateral, WAY.debt, 500), WAY.collateral)
+    act = Repay(KEY, WAY, By.REPAID, 7, 7, Flash(OTHER, Lender.MORPHO, "", (hop,), 0))
+    assert VenusMarket(LISTING).encode(act) == flash_call(act, Kind.COMPOUND_V2)
+
+
 def test_an_act_that_a_pool_does_not_know_is_a_mistake_of_ours() -> None:
     plain = Repay(KEY, WAY, By.REPAID, 7, 7)
     wrong = (
-        replace(plain, flash=Flash(OTHER, Lender.MORPHO, "", (), 0)),
         replace(plain, by=By.SHARES),
-        Unfit(KEY, OTHER, (), 1, 1, 1),
+        TakeOver(KEY, "ETH", 1),
     )
     for act in wrong:
         with pytest.raises(InvariantBroken):

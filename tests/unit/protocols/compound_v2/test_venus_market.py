@@ -215,4 +215,6 @@ def test_a_small_account_is_repaid_whole_or_healed() -> None:
 def test_a_token_is_worth_the_pools_own_price() -> None:
     assert MARKET.worth_wad(WETH, WAD // 2, WORLD) == 1_000 * WAD
     assert MARKET.worth_wad(USDC, 3 * UNIT, WORLD) == 3 * WAD
-    assert isinstance(MARKET.worth_wad(V_WETH, 1, WORLD), Unknown)
+    rate_wad = WORLD.pool.markets[0].exchange_rate_wad
+    assert MARKET.worth_wad(V_WETH, 10**8, WORLD) == 10**8 * rate_wad // WAD * 2_000
+    assert isinstance(MARKET.worth_wad("0x" + "99" * 20, 1, WORLD), Unknown)
