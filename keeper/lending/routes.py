@@ -83,6 +83,13 @@ class Pools:
         found = [*direct, *self._bridged(sells, buys)]
         return tuple(route for _, route in sorted(found, key=lambda each: -each[0])[:MOST_ROUTES])
 
+    def lender(self, token: str, route: Route) -> Pool | None:
+        """Return the pool of v3 with most of a token, of those that no sale of a route goes through."""
+        taken = {hop.pool.address for hop in route}
+        depths = (each for pair, found in self.by_pair.items() if token in pair for each in found)
+        free = [each for each in depths if each.pool.fee and each.pool.address not in taken]
+        return max(free, key=lambda each: each.of(token)).pool if free else None
+
     def _bridged(self, sells: str, buys: str) -> Iterator[tuple[float, Route]]:
         """Yield routes of two hops with their depth: that of the one pool which would move as far."""
         for bridge in self.bridges:

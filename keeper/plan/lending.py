@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from keeper.domain import Act, ChainTime, Reason, Refuse, Step, Unknown
-from keeper.lending.routes import Route
+from keeper.lending.routes import Pool, Route
 from keeper.lending.words import Approve, Close, Convert, Flash, Lender, Redeem, Repay, Standing, Sweep, Way
 from keeper.plan.common import Policy, step, unprofitable
 from keeper.ports import LendingMarket
@@ -38,6 +38,10 @@ class Roads(Protocol):
 
     def routes(self, sell: str, buy: str) -> Sequence[Route]:
         """Return the routes to be tried, the deepest first; an empty one where both are the same token."""
+        ...
+
+    def lender(self, token: str, route: Route) -> Pool | None:
+        """Return a pool of Uniswap v3 that could lend a token beside a route."""
         ...
 
 
@@ -165,17 +169,44 @@ def _by_way(case: Case, way: Way, means: Means, pools: Roads, params: Params) ->
         return sizes
     if params.flash is None:
         return _own(case, way, sizes, means, params)
+    return _borrowed(case, way, sizes, means, pools, params, params.flash)
+
+
+def _borrowed(
+    case: Case,
+    way: Way,
+    sizes: Sequence[Close],
+    means: Means,
+    pools: Roads,
+    params: Params,
+    flash: FlashParams,
+) -> list[Step] | Refuse:
+    """Return steps that a FlashLiquidator pays for: every size along every route that has a lender."""
     routes = pools.routes(way.collateral, way.debt)
     if not routes:
         found = f"no pool sells {way.collateral} for {way.debt}"
         return Refuse(Reason("route.none", found, "a direct pool, or two over a bridge token"))
+    loans = [(route, pool) for route in routes for pool in _lending_pools(way, route, pools, flash)]
+    if not loans:
+        found = f"no pool of Uniswap v3 lends {way.debt} beside the routes"
+        return Refuse(Reason("route.no_lender", found, "another pool, or another closing.lender"))
     steps = []
     for close in sizes:
         paid = case.worth_wad(way.debt, close.repaid)
         if isinstance(paid, Unknown):
             return unvalued(paid)
-        steps += [_flash(case, way, close, paid, route, means, params) for route in routes]
+        for route, pool in loans:
+            loan = Flash(flash.liquidator, flash.lender, pool, route, 0)
+            steps.append(_flash(case, way, close, paid, loan, means, params))
     return steps
+
+
+def _lending_pools(way: Way, route: Route, pools: Roads, flash: FlashParams) -> Sequence[str]:
+    """Return the pool that lends, empty where another lender does; none where there is none."""
+    if flash.lender is not Lender.UNISWAP_V3:
+        return [""]
+    pool = pools.lender(way.debt, route)
+    return [pool.address] if pool else []
 
 
 # --- sizes ---------------------------------------------------------------------------------------
@@ -266,18 +297,17 @@ def _flash(
     way: Way,
     close: Close,
     paid: tuple[Wad, Wad],
-    route: Route,
+    loan: Flash,
     means: Means,
     params: Params,
 ) -> Step:
     """Return a step with borrowed tokens; it reverts where it brings less than gas and the least profit."""
-    assert params.flash is not None
-    gas = _flash_gas(way, route)
+    gas = _flash_gas(way, loan.route)
     needed_wad = means.gas_cost_wad(gas) + params.min_profit_wad
     # Dust that is worth nothing is not repaid with borrowed tokens: more than itself would have to be left.
     min_profit = mul_div_up(needed_wad, close.repaid, paid[0]) if paid[0] else close.repaid + 1
-    flash = Flash(params.flash.liquidator, params.flash.lender, "", route, min_profit)
-    act = Repay(case.account, way, close.by, close.asked, close.takes, flash)
+    loan = replace(loan, min_profit=min_profit)
+    act = Repay(case.account, way, close.by, close.asked, close.takes, loan)
     return step_of(case, act, params, gas, params.min_profit_wad, paid[1])
 
 

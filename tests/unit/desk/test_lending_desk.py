@@ -42,6 +42,9 @@ class Roads:
         assert (sell, buy) == (COLLATERAL, DEBT)
         return (ROUTE,)
 
+    def lender(self, token: str, route: Route) -> Pool | None:
+        raise NotImplementedError
+
 
 def desk(params: plan.Params | None = None) -> LendingDesk:
     return LendingDesk(WALLET, Params("ETH/USD", plan=params or plan.Params()), Roads())

@@ -80,6 +80,19 @@ def test_the_deepest_comes_first_whatever_its_version_and_three_at_most() -> Non
     assert [[hop.sells for hop in route] for route in back] == [[USD]] * 3
 
 
+def test_who_lends_beside_a_route_is_the_deepest_pool_of_v3_that_it_leaves_out() -> None:
+    chain = Chain()
+    for fee, depth in ((3_000, 10**21), (500, 10**20), (100, 10**18)):
+        chain.open(AAA, USD, fee, depth)
+    chain.open(BBB, USD, None, 10**22)
+    pools = chain.pools([AAA, BBB], [USD])
+    deepest, *_ = pools.routes(AAA, USD)
+    lender = pools.lender(USD, deepest)
+    assert lender is not None
+    assert lender.fee == 500
+    assert pools.lender(BBB, deepest) is None
+
+
 def test_a_bridge_is_taken_where_there_is_no_pool_or_only_a_shallower_one() -> None:
     chain = Chain()
     first, second = chain.open(AAA, USD, 500, 10**21, 2_000.0), chain.open(BBB, USD, 500, 10**21)

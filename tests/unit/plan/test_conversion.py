@@ -30,6 +30,9 @@ class Roads:
         assert (sell, buy) == (COLLATERAL, DEBT)
         return self.known
 
+    def lender(self, token: str, route: Route) -> Pool | None:
+        raise NotImplementedError
+
 
 def planned(
     balances: dict[str, int],

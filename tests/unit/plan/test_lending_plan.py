@@ -52,9 +52,14 @@ class Roads:
     """Pools that lead anywhere by some routes."""
 
     known: Sequence[Route] = (ROUTE,)
+    lends: Pool | None = None
 
     def routes(self, sell: str, buy: str) -> Sequence[Route]:
         return self.known if sell != buy else ((),)
+
+    def lender(self, token: str, route: Route) -> Pool | None:
+        assert (token, route) == (DEBT, ROUTE)
+        return self.lends
 
 
 def case(loan: Loan = LOAN, *, chain: Wad = WAD, fast: Wad = WAD, **changes: Any) -> Case:
@@ -209,6 +214,16 @@ def test_every_size_is_tried_along_every_route_with_a_least_profit_that_covers_g
         assert each is not None
         assert (each.liquidator, each.lender, len(each.route)) == ("0x" + "f1" * 20, Lender.MORPHO, hops)
         assert each.min_profit == -(-(gas_wad + 3 * WAD) * ONE // WAD)
+
+
+def test_a_pool_that_lends_is_another_than_those_that_are_sold_through() -> None:
+    params = replace(FLASH, flash=FlashParams("0x" + "f1" * 20, Lender.UNISWAP_V3))
+    other = Pool("0x" + "91" * 20, COLLATERAL, DEBT, 500)
+    [first, *_] = steps(plan_close(case(), RICH, Roads(lends=other), params))
+    assert isinstance(first.act, Repay)
+    assert first.act.flash is not None
+    assert first.act.flash.pool == other.address
+    assert rule(plan_close(case(), RICH, Roads(), params)) == "route.no_lender"
 
 
 def test_a_debt_of_the_collateral_itself_needs_no_route() -> None:
