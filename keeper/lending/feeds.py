@@ -29,9 +29,10 @@ class Feed:
 
     def answer(self, told: int, updated_at_s: UnixS) -> Answer | None:
         """Return what it said, in WAD; None where that is no price above zero, or of no time."""
-        if not 0 < told < 2**255 or updated_at_s >= 2**64:
+        price_wad = mul_div_down(told, WAD, 10**self.decimals)
+        if price_wad == 0 or told >= 2**255 or updated_at_s >= 2**64:
             return None
-        return Answer(mul_div_down(told, WAD, 10**self.decimals), updated_at_s)
+        return Answer(price_wad, updated_at_s)
 
 
 @dataclass(frozen=True, slots=True)

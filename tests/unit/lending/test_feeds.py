@@ -42,6 +42,7 @@ def test_an_answer_that_is_no_price_is_none() -> None:
     for told in (0, 2**256 - 1, 2**255):
         assert feed.answer(told, 7) is None
     assert feed.answer(2_000 * 10**8, 2**256 - 1) is None
+    assert Feed(BASE, "ETH/USD", 24).answer(1, 7) is None, "less than anything in WAD"
 
 
 def test_a_fast_price_is_one_that_is_known_and_above_zero() -> None:
