@@ -100,6 +100,10 @@ class Keeping:
         """Return them in short: each with its act, its rule, or the kind of its step."""
         return [_short(event) for event in self.history(account)]
 
+    def acts(self, account: AccountKey) -> list[Any]:
+        """Return what was reserved for an account, oldest first."""
+        return [event.data["act"] for event in self.history(account) if event.kind is EventKind.RESERVED]
+
     def violations(self) -> list[str]:
         """Return what is wrong with the journal, as an auditor in another process sees it."""
         reader = JournalReader(self.journal._path)
