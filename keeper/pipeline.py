@@ -179,6 +179,8 @@ class Pipeline(Generic[MarketT]):
         """Heads that were adopted and are not settled yet, oldest first."""
         self._first: Block = 0
         """Where the deployment's events begin."""
+        self._trusted_at: Block = 0
+        """The head at the start, whose code is the one that was looked at."""
         self._searched: Searched | None = None
         self._taken_up: Stamp | None = None
         """The block of the book that was taken up, until the first update shows whether it still stands."""
@@ -330,7 +332,7 @@ class Pipeline(Generic[MarketT]):
         """
         done = self._journal.last_head()
         self._told = done or replace(head, hash="")
-        self._checked_at = head.number
+        self._checked_at = self._trusted_at = head.number
         begin = await self._take_up_book(from_block, published)
         if done and self._journal.open_cases():
             begin = max(from_block, min(begin, done.number + 1))
@@ -443,7 +445,7 @@ class Pipeline(Generic[MarketT]):
 
     def _heed_upgrade(self, log_: Log) -> None:
         """Send nothing more where other code stands behind a contract: it was not what was trusted."""
-        if log_.topics and log_.topics[0] == UPGRADED.topic:
+        if log_.block_number > self._trusted_at and log_.topics and log_.topics[0] == UPGRADED.topic:
             [code] = UPGRADED.values(log_.topics, log_.data)
             found = f"{log_.address} has the code of {code} since block {log_.block_number}"
             self._halted = Refuse(
