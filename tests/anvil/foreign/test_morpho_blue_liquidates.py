@@ -102,7 +102,7 @@ class Stage:
         """Return what the rest of the ether allows over what is owed, interest of the last seconds apart."""
         shares, collateral = self.position()
         _, _, owed, of, *_ = self.morpho.lab.ask("Morpho", self.morpho.morpho, "market", self.ether.id)
-        return collateral / ETHER * price * 0.86 / (shares * owed / of / DOLLAR)
+        return float(collateral / ETHER * price * 0.86 * DOLLAR * of / (shares * owed))
 
     def held(self, symbol: str, who: str) -> int:
         found: int = self.morpho.lab.ask("TestToken", self.morpho.tokens[symbol], "balanceOf", who)
