@@ -283,13 +283,18 @@ def _own(case: Case, way: Way, sizes: Sequence[Close], means: Means, params: Par
         return unprofitable("close.unprofitable", max(profits_wad), params.min_profit_wad)
     needed = max(each.act.takes for each in steps if isinstance(each.act, Repay))
     if means.purse.allowances.get((way.debt, way.venue), 0) < needed:
-        return [_approval(case, way.debt, way.venue, needed, means, params)]
+        return _approvals(case, way.debt, way.venue, needed, means, params)
     return steps
 
 
-def _approval(case: Case, token: str, spender: str, amount: int, means: Means, params: Params) -> Step:
-    act = Approve(case.account, token, spender, amount + amount // SPARE + 1)
-    return step_of(case, act, params, APPROVE_GAS, -means.gas_cost_wad(APPROVE_GAS), 0)
+def _approvals(case: Case, token: str, spender: str, amount: int, means: Means, params: Params) -> list[Step]:
+    """Return the approval, and the one of nothing for tokens that change an allowance from zero only."""
+    amounts = [amount + amount // SPARE + 1]
+    if means.purse.allowances.get((token, spender), 0):
+        amounts.append(0)
+    cost_wad = means.gas_cost_wad(APPROVE_GAS)
+    acts = [Approve(case.account, token, spender, each) for each in amounts]
+    return [step_of(case, act, params, APPROVE_GAS, -cost_wad, 0) for act in acts]
 
 
 def _flash(
@@ -330,7 +335,7 @@ def _swept(case: Case, sweep: Sweep, means: Means, params: Params) -> tuple[Step
         return unprofitable("close.unprofitable", profit_wad, params.min_profit_wad)
     for due in sweep.pays:
         if means.purse.allowances.get((due.token, due.spender), 0) < due.amount:
-            return (_approval(case, due.token, due.spender, due.amount, means, params),)
+            return tuple(_approvals(case, due.token, due.spender, due.amount, means, params))
     return (step_of(case, sweep.act, params, sweep.gas, profit_wad, paid_wad),)
 
 

@@ -172,10 +172,20 @@ def test_no_more_is_repaid_than_the_wallet_has() -> None:
 
 
 def test_an_approval_of_what_is_needed_comes_first() -> None:
-    [only] = steps(plan_close(case(), having(allowances={(DEBT, VENUE): ONE}), Roads(), Params()))
+    [only] = steps(plan_close(case(), having(allowances={}), Roads(), Params()))
     assert only.act == Approve(OWNER, DEBT, VENUE, 810 * ONE + 810 * ONE // 1_000 + 1)
     assert only.expected_profit_wad < 0
     assert chosen([only], Params()) is only
+
+
+@pytest.mark.parametrize("policy", Policy)
+def test_where_an_allowance_is_left_it_is_raised_or_else_taken_back(policy: Policy) -> None:
+    params = Params(policy=policy)
+    raised, none = steps(plan_close(case(), having(allowances={(DEBT, VENUE): ONE}), Roads(), params))
+    assert isinstance(raised.act, Approve)
+    assert none.act == replace(raised.act, amount=0)
+    assert chosen([raised, none], params) is raised
+    assert chosen([none], params) is none
 
 
 def test_what_brings_less_than_its_gas_is_refused() -> None:
