@@ -383,13 +383,15 @@ def chosen(gone: Sequence[Step], params: Params) -> Step | Refuse:
     """Choose among steps that went through, each with the profit that it brought.
 
     ``restore`` takes the smallest that pays, ``max`` the one that brings most. What is done with the wallet's
-    own tokens brings nothing by itself: of that, the first.
+    own tokens brings nothing by itself: it comes where nothing else went through.
     """
-    if isinstance(gone[0].act, Approve | Redeem | Convert):
-        return gone[0]
-    paying = [each for each in gone if each.expected_profit_wad >= params.min_profit_wad]
+    own = [each for each in gone if isinstance(each.act, Approve | Redeem | Convert)]
+    closings = [each for each in gone if each not in own]
+    paying = [each for each in closings if each.expected_profit_wad >= params.min_profit_wad]
     if not paying:
-        best_wad = max(each.expected_profit_wad for each in gone)
+        if own:
+            return own[0]
+        best_wad = max(each.expected_profit_wad for each in closings)
         return unprofitable("close.unprofitable", best_wad, params.min_profit_wad)
     if params.policy is Policy.MAX:
         return max(paying, key=lambda each: each.expected_profit_wad)

@@ -188,6 +188,15 @@ def test_where_an_allowance_is_left_it_is_raised_or_else_taken_back(policy: Poli
     assert chosen([none], params) is none
 
 
+@pytest.mark.parametrize("policy", Policy)
+def test_what_is_ready_comes_before_an_approval(policy: Policy) -> None:
+    params = Params(policy=policy)
+    [approval] = steps(plan_close(case(), having(allowances={}), Roads(), params))
+    ready = steps(plan_close(case(), RICH, Roads(), params))
+    assert isinstance(chosen([approval, *ready], params), Step)
+    assert chosen([approval, *ready], params) == chosen(ready, params)
+
+
 def test_what_brings_less_than_its_gas_is_refused() -> None:
     dear = replace(RICH, gas_price_wei=10**12)
     refused = plan_close(case(), dear, Roads(), Params())
