@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -192,6 +192,8 @@ class Pipeline(Generic[MarketT]):
         self._audit = Audit(random.randrange(2**31), _doubt_left(journal))
         self._checked_at: Block = 0
         self._unpriced: dict[FeedId, str] = {}
+        self._unjudged: set[str] = set()
+        """Why some of those under care cannot be judged."""
         self._simulations = asyncio.Semaphore(SIMULATIONS)
         self._halted: Refuse | None = None
         """Why nothing more is sent before a restart."""
@@ -611,6 +613,7 @@ class Pipeline(Generic[MarketT]):
             self._fold_rows(await self._pages(cared, head), head)
         planned: list[Planned] = []
         events: list[CaseEvent] = []
+        unjudged = Counter[str]()
         for account in cared:
             case = self._cases.get(account)
             if case is not None and case.status in {Status.RESERVED, Status.IN_FLIGHT}:
@@ -619,6 +622,7 @@ class Pipeline(Generic[MarketT]):
             case_id = case.case_id if case else f"0x{account.hex()}@{head.number}-{head.hash[2:10]}"
             judged = self._desk.judge(sitting, account, case_id, suspects.get(account))
             if isinstance(judged, Unknown):
+                unjudged[f"{judged.what}: {judged.why}"] += 1
                 events += self._say(case, account, Wait(at.block, _unknown(judged)), head)
                 continue
             case = case or Case(case_id)
@@ -629,7 +633,14 @@ class Pipeline(Generic[MarketT]):
             elif decision is not None:
                 events += self._say(case, account, decision, head)
         self._journal.record(events)
+        self._warn_of_unjudged(unjudged, head)
         return planned
+
+    def _warn_of_unjudged(self, unjudged: Mapping[str, int], head: Head) -> None:
+        """Say aloud why some cannot be judged, whenever that changes: without a case no journal tells it."""
+        if unjudged.keys() != self._unjudged:
+            log.warning("accounts.unjudged", block=head.number, accounts=dict(unjudged))
+        self._unjudged = set(unjudged)
 
     def _under_care(
         self, sitting: Any, quotes: Mapping[FeedId, Quote | Unknown], head: Head, at: ChainTime
