@@ -80,7 +80,7 @@ AAVE_ENTRIES = (
     "mocks/oracle/SequencerOracle",
     "helpers/LiquidationDataProvider",
 )
-SUBJECT_NAMES = ("PriceSource", "FeedOracle", "PreLiquidation", "PoolMaker")
+SUBJECT_NAMES = ("PriceSource", "FeedOracle", "PreLiquidation", "PoolMaker", "OddToken")
 RECIPES: Mapping[str, Recipe] = {
     "subjects": Recipe(jobs=(Job(tuple(f"{SUBJECTS}{name}.sol" for name in SUBJECT_NAMES)),)),
     "aave_v3.6": Recipe(
