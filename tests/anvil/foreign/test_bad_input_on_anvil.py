@@ -274,7 +274,7 @@ async def test_a_debt_whose_transfers_lose_a_part_is_repaid_to_the_unit(stage: S
         await fall(stage, kept, feed, 6)
         assert told(kept) == ["Suspected", *APPROVED, "Suspected", *APPROVED, *CLOSED]
         assert [act["amount"] == 0 for act in kept.acts(key_of(WEAK))[:2]] == [True, False]
-        assert stage.held(ODD) == RICH * ETHER - kept.acts(key_of(WEAK))[-1]["repaid"]
+        assert stage.held(ODD) == RICH * ETHER - kept.acts(key_of(WEAK))[-1]["takes"]
         assert stage.factor(WEAK) > 1.05
         assert kept.violations() == []
 

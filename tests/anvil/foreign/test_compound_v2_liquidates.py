@@ -136,7 +136,7 @@ async def test_from_the_wallet_the_least_that_restores_is_repaid(stage: Stage, t
         assert stage.worth(WHO) * 0.8 / stage.owed() == pytest.approx(1.05, rel=2e-3)
         [_, repay] = kept.acts(WEAK)
         paid = RICH - stage.held("USDC", SIGNER.address)
-        assert paid == repay["repaid"]
+        assert paid == repay["takes"]
         # The protocol keeps five points of the hundred and ten.
         assert stage.worth(SIGNER.address) == pytest.approx(paid / DOLLAR * 1.05, rel=1e-3)
         assert kept.violations() == []
