@@ -7,7 +7,7 @@ used. Calldata is made by eth_abi alone: a contract object of web3 costs some fo
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -17,7 +17,7 @@ from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
 from eth_utils.crypto import keccak
 
-from keeper.domain import Call
+from keeper.domain import Call, Reason, Refuse
 from keeper.errors import ChainFault
 
 
@@ -115,6 +115,34 @@ def event(signature: str) -> Event:
         (words[-1], words[0], words[1] == "indexed") for each in declared for words in [each.split()]
     )
     return Event(name, keccak(text=f"{name}({','.join(kind for _, kind, _ in parameters)})"), parameters)
+
+
+def errors(*signatures: str) -> Mapping[bytes, Error]:
+    """Write down errors by their selectors, the two that Solidity has of its own among them."""
+    written = map(function, (*signatures, "Error(string)", "Panic(uint256)"))
+    return {each.selector: Error(each.name, each.selector, each.inputs, each.inputs) for each in written}
+
+
+def revert_name(data: bytes, known: Mapping[bytes, Error]) -> str:
+    """Say why a call reverted, such as ``TooMuchRepay()``."""
+    if not data:
+        return "reverted without a reason"
+    error = known.get(data[:4])
+    if error is None:
+        return f"unknown error 0x{data.hex()}"
+    try:
+        values = error.decode(data[4:])
+    except ChainFault:
+        return f"{error.name}, unreadable: 0x{data.hex()}"
+    return str(values[0]) if error.name == "Error" else f"{error.name}({', '.join(map(str, values))})"
+
+
+def explained(reverted: Refuse, name: Callable[[bytes], str]) -> Refuse:
+    """Put a name in the place of the revert data of a refusal; one of another kind stays as it is."""
+    reason = reverted.reason
+    if not reason.evidence.startswith("0x"):
+        return reverted
+    return Refuse(Reason(reason.rule, name(bytes.fromhex(reason.evidence[2:])), reason.bound))
 
 
 def _parted(signature: str) -> tuple[str, list[str]]:

@@ -5,7 +5,7 @@ What it returns is the profit, so that a simulation of the very transaction says
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -84,6 +84,11 @@ def revert_name(data: bytes) -> str | None:
             values = zip(error.names, error.decode(data[4:]), strict=True)
             return f"{error.name}({', '.join(f'{name}={value}' for name, value in values)})"
     return None
+
+
+def named(others: Callable[[bytes], str]) -> Callable[[bytes], str]:
+    """Return what names the errors of a run: its own, or those of the protocol that it closes on."""
+    return lambda data: revert_name(data) or others(data)
 
 
 def _fields(job: Job) -> tuple[object, ...]:

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from keeper import abi
 from keeper.columns.shape import Floats
 from keeper.domain import Act, Call, ChainTime, Fact, Log, Quote, Reason, Refuse, Unknown
 from keeper.errors import InvariantBroken
@@ -113,12 +114,7 @@ class AaveMarket:
 
     def explain(self, reverted: Refuse) -> Refuse:
         """Put the pool's own words in the place of a refusal's revert data."""
-        reason = reverted.reason
-        if not reason.evidence.startswith("0x"):
-            return reverted
-        data = bytes.fromhex(reason.evidence[2:])
-        words = flash.revert_name(data) or codec.revert_name(data)
-        return Refuse(Reason(reason.rule, words, reason.bound))
+        return abi.explained(reverted, flash.named(codec.revert_name))
 
     # --- the trigger's marks ---
 

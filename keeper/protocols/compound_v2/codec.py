@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from keeper.abi import Error, Event, artifact, event, function, load
+from keeper import abi
+from keeper.abi import Event, artifact, errors, event, function, load
 from keeper.domain import Call, ChainTime, Fact, Log
 from keeper.errors import ChainFault, InvariantBroken
 from keeper.lending.words import By, Heal, Repay, RepayAll
@@ -189,44 +190,27 @@ def _market(listed: Listed, words: Sequence[int]) -> Market:
 
 # --- refusals ------------------------------------------------------------------------------------
 
-_ERRORS: Final = {
-    each.selector: Error(each.name, each.selector, each.inputs, each.inputs)
-    for each in map(
-        function,
-        (
-            "ActionPaused(address,uint8)",
-            "CollateralExceedsThreshold(uint256,uint256)",
-            "ForceLiquidateBorrowUnauthorized()",
-            "HealBorrowUnauthorized()",
-            "InsufficientCollateral(uint256,uint256)",
-            "InsufficientShortfall()",
-            "LiquidateCloseAmountIsUintMax()",
-            "LiquidateCloseAmountIsZero()",
-            "LiquidateLiquidatorIsBorrower()",
-            "MarketNotCollateral(address,address)",
-            "MarketNotListed(address)",
-            "MinimalCollateralViolated(uint256,uint256)",
-            "Misplaced(address,address)",
-            "PriceError(address)",
-            "RedeemTransferOutNotPossible()",
-            "SnapshotError(address,address)",
-            "TooMuchRepay()",
-            "Error(string)",
-            "Panic(uint256)",
-        ),
-    )
-}
+_ERRORS: Final = errors(
+    "ActionPaused(address,uint8)",
+    "CollateralExceedsThreshold(uint256,uint256)",
+    "ForceLiquidateBorrowUnauthorized()",
+    "HealBorrowUnauthorized()",
+    "InsufficientCollateral(uint256,uint256)",
+    "InsufficientShortfall()",
+    "LiquidateCloseAmountIsUintMax()",
+    "LiquidateCloseAmountIsZero()",
+    "LiquidateLiquidatorIsBorrower()",
+    "MarketNotCollateral(address,address)",
+    "MarketNotListed(address)",
+    "MinimalCollateralViolated(uint256,uint256)",
+    "Misplaced(address,address)",
+    "PriceError(address)",
+    "RedeemTransferOutNotPossible()",
+    "SnapshotError(address,address)",
+    "TooMuchRepay()",
+)
 
 
 def revert_name(data: bytes) -> str:
     """Say why a call reverted, such as ``TooMuchRepay()``."""
-    if not data:
-        return "reverted without a reason"
-    error = _ERRORS.get(data[:4])
-    if error is None:
-        return f"unknown error 0x{data.hex()}"
-    try:
-        values = error.decode(data[4:])
-    except ChainFault:
-        return f"{error.name}, unreadable: 0x{data.hex()}"
-    return str(values[0]) if error.name == "Error" else f"{error.name}({', '.join(map(str, values))})"
+    return abi.revert_name(data, _ERRORS)

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from keeper import abi
 from keeper.domain import Act, Call, ChainTime, Fact, Log, Quote, Reason, Refuse, Unknown
 from keeper.errors import InvariantBroken
 from keeper.lending import flash, tokens
@@ -127,12 +128,7 @@ class VenusMarket:
 
     def explain(self, reverted: Refuse) -> Refuse:
         """Put the contract's own words in the place of raw revert data."""
-        reason = reverted.reason
-        if not reason.evidence.startswith("0x"):
-            return reverted
-        data = bytes.fromhex(reason.evidence[2:])
-        words = flash.revert_name(data) or codec.revert_name(data)
-        return Refuse(Reason(reason.rule, words, reason.bound))
+        return abi.explained(reverted, flash.named(codec.revert_name))
 
     # --- both clocks ---
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from typing import Final
 
+from keeper import abi
 from keeper.domain import (
     Account,
     Act,
@@ -162,11 +163,7 @@ class HybridMarket:
 
     def explain(self, refusal: Refuse) -> Refuse:
         """Put the contract's own words in the place of a refusal's revert data."""
-        reason = refusal.reason
-        if not reason.evidence.startswith("0x"):
-            return refusal
-        words = codec.revert_name(bytes.fromhex(reason.evidence[2:]))
-        return Refuse(Reason(reason.rule, words, reason.bound))
+        return abi.explained(refusal, codec.revert_name)
 
     def assess(self, account: Account, oracles: OracleView, at: ChainTime) -> Assessment | Unknown:
         """Judge one account as the contract would in block ``at``.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from keeper.abi import Error, Event, artifact, event, function, load
+from keeper import abi
+from keeper.abi import Event, artifact, errors, event, function, load
 from keeper.domain import Call, ChainTime, Fact, Log
 from keeper.errors import ChainFault, InvariantBroken
 from keeper.lending.words import By, Repay
@@ -210,32 +211,15 @@ def _stored(listed: Listed, words: Sequence[int], at_s: int) -> Stored:
 
 # --- refusals ------------------------------------------------------------------------------------
 
-_ERRORS: Final = {
-    each.selector: Error(each.name, each.selector, each.inputs, each.inputs)
-    for each in map(
-        function,
-        (
-            "InconsistentInput()",
-            "LiquidatablePosition()",
-            "NotPreLiquidatablePosition()",
-            "PreLiquidationTooLarge(uint256,uint256)",
-            "NotMorpho()",
-            "Error(string)",
-            "Panic(uint256)",
-        ),
-    )
-}
+_ERRORS: Final = errors(
+    "InconsistentInput()",
+    "LiquidatablePosition()",
+    "NotPreLiquidatablePosition()",
+    "PreLiquidationTooLarge(uint256,uint256)",
+    "NotMorpho()",
+)
 
 
 def revert_name(data: bytes) -> str:
     """Say why a call reverted: Morpho in words, pre-liquidation by the name of an error."""
-    if not data:
-        return "reverted without a reason"
-    error = _ERRORS.get(data[:4])
-    if error is None:
-        return f"unknown error 0x{data.hex()}"
-    try:
-        values = error.decode(data[4:])
-    except ChainFault:
-        return f"{error.name}, unreadable: 0x{data.hex()}"
-    return str(values[0]) if error.name == "Error" else f"{error.name}({', '.join(map(str, values))})"
+    return abi.revert_name(data, _ERRORS)
