@@ -138,7 +138,7 @@ class MorphoDeployment(ForeignDeployment):
     pre_liquidations: tuple[Address, ...] = ()
     """Contracts by which owners of these markets may have agreed to earlier and smaller liquidations."""
     pre_liquidation_factory: Address | None = None
-    """By which each of them is checked, where it is given."""
+    """Where each of them must come from, where it is given."""
     tokens: dict[Address, FeedId] = {}
     """By token that is lent, the feed that values it in quote; "USD" where it is worth one of it."""
 

@@ -41,12 +41,15 @@ from keeper.units import AccountKey
 
 IMPLEMENTATION_SLOT = "0x360894a13ba1a3210667c828492db98dca3e2076cc3735a920a3ca505d382bbc"
 """Where a proxy by ERC-1967 keeps the address of its code."""
+IS_PRE_LIQUIDATION = abi.function("isPreLiquidation(address)", "bool")
+"""Of Morpho's factory of pre-liquidation contracts."""
 LENDERS = {Lender.MORPHO: "morpho", Lender.AAVE: "aave", Lender.UNISWAP_V3: "v3Factory"}
 """What a FlashLiquidator knows each of its lenders by."""
 NAMED = TypeVar("NAMED", bound=ForeignDeployment)
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 MarketT_co = TypeVar("MarketT_co", covariant=True)
-Rounds = Generator[list[Call], list[bytes], MarketT]
+Found = TypeVar("Found")
+Rounds = Generator[list[Call], list[bytes], Found]
 
 
 class Finder(Protocol[MarketT_co]):
@@ -98,7 +101,19 @@ def _morpho(named: MorphoDeployment, reader: str) -> Rounds[MorphoMarket]:
         tokens=named.tokens,
         reader=reader,
     )
+    yield from expect_made(named)
     return MorphoMarket((yield from morpho.read_listing(chosen)))
+
+
+def expect_made(named: MorphoDeployment) -> Rounds[None]:
+    """Raise ConfigError where a pre-liquidation contract does not come from the factory that is named."""
+    factory, pres = named.pre_liquidation_factory, named.pre_liquidations
+    if factory is None or not pres:
+        return
+    answers = yield [IS_PRE_LIQUIDATION.call(factory, each) for each in pres]
+    for pre, answer in zip(pres, answers, strict=True):
+        if not IS_PRE_LIQUIDATION.result(answer)[0]:
+            raise ConfigError(f"deployment.pre_liquidations: {pre} was not made by the factory {factory}")
 
 
 find_aave = finder(AaveDeployment, aave.LENT_READER, lambda _: aave_abi.reader_creation(), _aave)
