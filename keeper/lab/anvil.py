@@ -205,16 +205,24 @@ def find_anvil() -> Path:
 
 
 @contextmanager
-def anvil(*, timestamp_s: UnixS, gas_limit: int = GAS_LIMIT, code_size_limit: bool = True) -> Iterator[Node]:
+def anvil(
+    *,
+    timestamp_s: UnixS,
+    gas_limit: int = GAS_LIMIT,
+    code_size_limit: bool = True,
+    fork_url: str | None = None,
+) -> Iterator[Node]:
     """Start an Anvil that mines on demand and impersonates any sender; stop it however the block is left.
 
     The chain id is random and checked before anything is written, so that nothing else on this machine is
-    ever taken for it. Without ``code_size_limit`` contracts may be larger than 24,576 bytes.
+    ever taken for it. Without ``code_size_limit`` contracts may be larger than 24,576 bytes. With a
+    ``fork_url`` it goes on from the newest block of another node, which is only read.
     """
     program = find_anvil()
+    options = [] if code_size_limit else ["--disable-code-size-limit"]
+    options += ["--fork-url", fork_url, "--no-storage-caching"] if fork_url else []
     with tempfile.TemporaryDirectory(prefix="keeper-anvil-") as folder, tempfile.TemporaryFile() as output:
         for attempt in range(3):
-            options = () if code_size_limit else ("--disable-code-size-limit",)
             process, node = _start(program, timestamp_s, gas_limit, Path(folder), output, options)
             try:
                 # Another program may have taken the free port in between: then try a new one.
