@@ -20,6 +20,7 @@ from keeper.chain.rpc import without_secrets
 from keeper.chain.stream import expect_chain
 from keeper.chain.wire import head_of
 from keeper.config import Config
+from keeper.deployments import ForeignDeployment
 from keeper.doctor import foreign, hybrid
 from keeper.doctor.finding import Finding, Mark, NoDeployment, amount
 from keeper.domain import Head, Unknown
@@ -156,6 +157,9 @@ class Doctor:
         if config.deployment.from_block > head.number:
             found = f"from_block {config.deployment.from_block} is above the head, block {head.number}"
             yield Finding("deployment", Mark.BAD, found, "correct deployment.from_block")
+        if isinstance(config.deployment, ForeignDeployment):
+            async for finding in foreign.look_at_code(rpc, config.deployment):
+                yield finding
         looks = LOOKS[config.deployment.protocol]
         try:
             market = await looks.find(reader, config, head)

@@ -159,6 +159,14 @@ async def expect_code(rpc: Pool, named: ForeignDeployment) -> None:
 # --- looks ----------------------------------------------------------------------------------------
 
 
+async def look_at_code(rpc: Pool, named: ForeignDeployment) -> AsyncIterator[Finding]:
+    """Yield that other code stands behind a deployment than the one that is trusted, where it does."""
+    try:
+        await expect_code(rpc, named)
+    except ConfigError as error:
+        yield Finding("code", Mark.BAD, str(error), "look at what changed, then at deployment.implementation")
+
+
 async def look(
     market: LendingMarket[Any, Any], rpc: Pool, reader: ChainReader, head: Head
 ) -> AsyncIterator[Finding]:
