@@ -148,14 +148,14 @@ class Closing(Section):
 
 
 class Exchange(Section):
-    """Where a FlashLiquidator sells what it seizes: every pool that these factories made of listed tokens."""
+    """Where what is seized is sold: every pool that these factories made of a listed token and a bridge."""
 
     uniswap_v3: Address | None = None
     uniswap_v2: Address | None = None
     router: Address | None = None
     """Uniswap's SwapRouter of v3, by which the wallet sells what it seized."""
     bridges: tuple[Address, ...] = ()
-    """Tokens over which two others are exchanged that have no pool of their own."""
+    """Tokens whose pools with every other are looked up, and over which two others are exchanged."""
 
 
 class Economics(Section):
