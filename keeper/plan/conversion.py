@@ -63,9 +63,12 @@ def plan_conversion(
     if not routes:
         found_none = f"no pool of Uniswap v3 sells {token} for {convert.into}"
         return Refuse(Reason("route.none", found_none, "a direct pool, or two over a bridge token"))
-    if means.purse.allowances.get((token, convert.router), 0) < amount:
-        act: Act = Approve(case.account, token, convert.router, amount)
-        return (_own_step(case, act, params, APPROVE_GAS, means),)
+    allowed = means.purse.allowances.get((token, convert.router), 0)
+    if allowed < amount:
+        # Where an allowance is left, some tokens let it be taken back only.
+        amounts = (amount, 0) if allowed else (amount,)
+        acts = [Approve(case.account, token, convert.router, each) for each in amounts]
+        return tuple(_own_step(case, act, params, APPROVE_GAS, means) for act in acts)
     least = _least_out(case, token, amount, convert.into, params)
     if isinstance(least, Unknown):
         return unvalued(least)

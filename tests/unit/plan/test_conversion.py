@@ -67,6 +67,8 @@ def test_a_wallet_that_keeps_what_it_seized_sells_nothing_and_is_asked_nothing_m
 def test_what_was_seized_is_approved_for_the_router_and_then_sold_for_no_less_than_its_price() -> None:
     [approval] = steps(planned({COLLATERAL: 500 * ONE, DEBT: 7 * ONE}))
     assert approval.act == Approve(WALLET, COLLATERAL, ROUTER, 500 * ONE)
+    raised, none = steps(planned({COLLATERAL: 500 * ONE}, 499 * ONE))
+    assert (raised.act, none.act) == (approval.act, Approve(WALLET, COLLATERAL, ROUTER, 0))
     [sale] = steps(planned({COLLATERAL: 500 * ONE}, 500 * ONE))
     least = 500 * ONE * 19 // 10 * 99 // 100
     assert sale.act == Convert(WALLET, ROUTER, V3, 500 * ONE, least, AT.timestamp_s + 120)
