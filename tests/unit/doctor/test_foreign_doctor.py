@@ -1,44 +1,183 @@
-"""What is asked of other protocols' deployments before they are kept."""
+"""What is asked of somebody else's deployment before a keeper runs, and what each answer is called."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pytest
+from eth_abi.abi import encode
 
-from keeper.deployments import MorphoDeployment
-from keeper.doctor.foreign import IS_PRE_LIQUIDATION, expect_made
-from keeper.errors import ConfigError
+from keeper import abi
+from keeper.chain.rpc import Unreachable
+from keeper.config import Config, load
+from keeper.deployments import AaveDeployment
+from keeper.doctor import foreign
+from keeper.doctor.finding import Finding, Mark, NoDeployment
+from keeper.domain import Call, Head
+from keeper.errors import ChainFault, ConfigError
+from keeper.lending import flash, tokens
 
-MORPHO, FACTORY, OURS, THEIRS = (f"0x{each * 20}" for each in ("b0", "fa", "0a", "0b"))
-
-
-def deployment(*pres: str, factory: str | None = FACTORY) -> MorphoDeployment:
-    return MorphoDeployment(
-        protocol="morpho_blue",
-        morpho=MORPHO,
-        markets=("0x" + "01" * 32,),
-        pre_liquidations=pres,
-        pre_liquidation_factory=factory,
-    )
-
-
-def carry_out(named: MorphoDeployment) -> int:
-    """Answer that only one contract was made by the factory; return how many were asked about."""
-    rounds, asked = expect_made(named), 0
-    try:
-        calls = next(rounds)
-        while True:
-            asked += len(calls)
-            assert {call.to for call in calls} == {FACTORY}
-            known = IS_PRE_LIQUIDATION.call(FACTORY, OURS)
-            calls = rounds.send([int(call == known).to_bytes(32) for call in calls])
-    except StopIteration:
-        return asked
+POOL, OURS, LENDER, WALLET, OTHER = ("0x" + each * 20 for each in ("11", "22", "33", "44", "55"))
+NOBODY = "0x" + "00" * 20
+CODE = "0x" + "66" * 20
+HEAD = Head(7, "0x" + "77" * 32, "0x" + "88" * 32, 1_700_000_000, 10**9)
+FUNCTIONS = abi.load(*flash.CONTRACT).functions
 
 
-def test_a_pre_liquidation_contract_must_come_from_the_factory_that_is_named() -> None:
-    assert carry_out(deployment(OURS)) == 1
-    with pytest.raises(ConfigError, match=f"{THEIRS} was not made by the factory {FACTORY}"):
-        carry_out(deployment(OURS, THEIRS))
+@dataclass
+class Node:
+    """Answers calls by contract and selector, storage by address; whatever is an exception it raises."""
+
+    answers: dict[tuple[str, bytes], bytes | Exception] = field(default_factory=dict)
+    code: str = NOBODY
+
+    def tell(self, function: abi.Function, *values: object) -> None:
+        self.answers[OURS, function.selector] = encode(function.outputs, values)
+
+    async def call(self, call: Call, at_hash: str) -> bytes:
+        assert at_hash == HEAD.hash
+        answer = self.answers.get((call.to, call.data[:4]), ChainFault("execution reverted"))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def call_many(self, calls: Sequence[Call], at_hash: str) -> list[bytes]:
+        return [await self.call(each, at_hash) for each in calls]
+
+    async def lend(self, address: str, creation: bytes) -> None:
+        pass
+
+    async def request(self, method: str, params: Sequence[object]) -> str:
+        assert (method, params[:2]) == ("eth_getStorageAt", [POOL, foreign.IMPLEMENTATION_SLOT])
+        return "0x" + self.code[2:].rjust(64, "0")
 
 
-def test_without_a_factory_or_without_such_contracts_nothing_is_asked() -> None:
-    assert carry_out(deployment(THEIRS, factory=None)) == 0
-    assert carry_out(deployment()) == 0
+@dataclass
+class Market:
+    """Some tokens, each with who takes it."""
+
+    spending: tuple[tuple[str, str], ...] = ((OTHER, POOL), (LENDER, POOL))
+    tokens: tuple[str, ...] = (OTHER, LENDER)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    lines = [
+        *("[chain]", 'http = "http://127.0.0.1:1"', 'ws = "ws://127.0.0.1:1"', "chain_id = 1"),
+        *("[deployment]", 'protocol = "aave_v3"', f'pool = "{POOL}"', f'implementation = "{CODE}"'),
+        *("[feed]", 'path = "prices.csv"', "[closing]", f'liquidator = "{OURS}"'),
+    ]
+    (tmp_path / "keeper.toml").write_text("\n".join(lines))
+    return load(tmp_path / "keeper.toml")
+
+
+@pytest.fixture
+def node() -> Node:
+    """A FlashLiquidator that the wallet operates, and that borrows from Morpho."""
+    found = Node()
+    found.tell(FUNCTIONS["operator"], WALLET)
+    found.tell(FUNCTIONS["morpho"], LENDER)
+    return found
+
+
+async def listed(findings: AsyncIterator[Finding]) -> dict[str, Finding]:
+    return {each.what: each async for each in findings}
+
+
+# --- the deployment -------------------------------------------------------------------------------
+
+
+def asking(answer: Exception | None) -> foreign.Finder[Any]:
+    def rounds(named: AaveDeployment, reader: str) -> Generator[list[Call], list[bytes], Any]:
+        assert reader == OURS
+        yield [Call(named.pool, b"pool")]
+        if answer:
+            raise answer
+        return Market()
+
+    return foreign.finder(AaveDeployment, OURS, lambda _: b"", rounds)
+
+
+async def test_what_does_not_answer_as_it_should_is_no_deployment(config: Config) -> None:
+    node: Any = Node({(POOL, b"pool"): b""})
+    assert await asking(None)(node, config, HEAD) == Market()
+    with pytest.raises(NoDeployment, match="expected another revision") as other:
+        await asking(ConfigError("expected another revision"))(node, config, HEAD)
+    assert other.value.mend == "correct [deployment], or use another node"
+    with pytest.raises(NoDeployment) as none:
+        await asking(ChainFault("no pool"))(node, config, HEAD)
+    told = f"deployment.pool {POOL} does not answer as one of aave_v3: no pool"
+    assert (none.value.found, none.value.mend) == (told, "correct deployment.pool, or chain.chain_id")
+    with pytest.raises(Unreachable):
+        await asking(Unreachable("timed out"))(node, config, HEAD)
+
+
+@pytest.mark.parametrize(("code", "bad"), [(CODE, False), (OTHER, True), (NOBODY, True)])
+async def test_other_code_than_what_is_trusted_is_bad(config: Config, code: str, *, bad: bool) -> None:
+    node: Any = Node(code=code)
+    assert isinstance(config.deployment, AaveDeployment)
+    found = await listed(foreign.look_at_code(node, config.deployment))
+    assert [each.mark for each in found.values()] == [Mark.BAD] * bad
+    trusting_none = config.deployment.model_copy(update={"implementation": None})
+    assert await listed(foreign.look_at_code(node, trusting_none)) == {}
+
+
+# --- what there is to act with --------------------------------------------------------------------
+
+
+async def expected(node: Any, config: Config) -> None:
+    await foreign.expect_operator(node, config, WALLET, HEAD)
+
+
+async def test_a_flash_liquidator_is_operated_by_the_wallet_and_can_borrow(
+    node: Node, config: Config
+) -> None:
+    await expected(node, config)
+    node.tell(FUNCTIONS["operator"], OTHER)
+    with pytest.raises(ConfigError, match=f"is operated by {OTHER}, not by {WALLET}"):
+        await expected(node, config)
+    node.tell(FUNCTIONS["operator"], WALLET)
+    node.tell(FUNCTIONS["morpho"], NOBODY)
+    with pytest.raises(ConfigError, match="knows no lender morpho"):
+        await expected(node, config)
+    for answer in (b"", ChainFault("execution reverted")):
+        node.answers[OURS, FUNCTIONS["morpho"].selector] = answer
+        with pytest.raises(ConfigError, match="does not answer as a FlashLiquidator"):
+            await expected(node, config)
+    node.answers[OURS, FUNCTIONS["morpho"].selector] = Unreachable("timed out")
+    with pytest.raises(Unreachable):
+        await expected(node, config)
+
+
+async def looked_at(node: Any, config: Config) -> dict[str, Finding]:
+    market: Any = Market()
+    return await listed(foreign.look_at_purse(market, config, WALLET, node, HEAD))
+
+
+async def test_where_nothing_that_is_seized_can_be_sold_the_doctor_warns(node: Node, config: Config) -> None:
+    found = await looked_at(node, config)
+    assert {what: each.mark for what, each in found.items()} == {
+        "FlashLiquidator": Mark.OK,
+        "exchange": Mark.WARN,
+    }
+    assert found["exchange"].mend == "name exchange.uniswap_v3 and exchange.bridges"
+    node.tell(FUNCTIONS["operator"], OTHER)
+    found = await looked_at(node, config)
+    assert {what: each.mark for what, each in found.items()} == {"FlashLiquidator": Mark.BAD}
+
+
+@pytest.mark.parametrize(("balance", "mark"), [(0, Mark.WARN), (1, Mark.OK)])
+async def test_a_wallet_that_pays_needs_something_to_pay_with(
+    config: Config, balance: int, mark: Mark
+) -> None:
+    paying = config.model_copy(update={"closing": config.closing.model_copy(update={"liquidator": None})})
+    call = tokens.purse_call(WALLET, Market().spending)
+    reader = abi.load("readers", "PurseReader").functions
+    [purse] = [each for each in reader.values() if each.selector == call.data[:4]]
+    node = Node({(call.to, purse.selector): encode(purse.outputs, ([[0, 0], [balance, 0]],))})
+    [found] = (await looked_at(node, paying)).values()
+    assert (found.what, found.mark) == ("purse", mark)
+    assert found.found == f"{balance} of 2 tokens that may be owed"
