@@ -153,7 +153,7 @@ class LendingDesk:
             case_id, account, loan, chain, sitting.market, sitting.chain, sitting.fast, sitting.at
         )
         decision = plan.plan_close(case, sitting.means, self.roads, self.params.plan)
-        return replace(found, decision=decision, left=_after(sitting, decision))
+        return replace(found, decision=decision, left=_after(sitting, case, decision))
 
     def _convert(self, sitting: Sitting, case_id: str) -> Judgement[Sitting]:
         """Plan to sell what the wallet seized; for loans of its own the keeper does nothing."""
@@ -216,11 +216,9 @@ def _of(standing: Standing) -> str:
     return "endless" if standing.health_wad is None else f"{standing.health_wad / WAD:.6f}"
 
 
-def _after(sitting: Sitting, decision: tuple[Step, ...] | Refuse) -> Sitting:
+def _after(sitting: Sitting, case: plan.Case, decision: tuple[Step, ...] | Refuse) -> Sitting:
     """Return what other steps of the same block find: this one may spend the largest of its sizes."""
     if isinstance(decision, Refuse):
         return sitting
-    purse = sitting.means.purse
-    for token, amount in plan.spent(decision).items():
-        purse = purse.without(token, amount)
+    purse = plan.left(sitting.means.purse, decision, case.market.sweep(case.loan, case.chain))
     return replace(sitting, means=replace(sitting.means, purse=purse))

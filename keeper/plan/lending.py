@@ -11,12 +11,25 @@ pool is tried and not modelled; ``chosen`` then takes one by what the contract r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from keeper.domain import Act, ChainTime, Reason, Refuse, Step, Unknown
 from keeper.lending.routes import Pool, Route
-from keeper.lending.words import Approve, Close, Convert, Flash, Lender, Redeem, Repay, Standing, Sweep, Way
+from keeper.lending.words import (
+    Approve,
+    Close,
+    Convert,
+    Flash,
+    Heal,
+    Lender,
+    Redeem,
+    Repay,
+    RepayAll,
+    Standing,
+    Sweep,
+    Way,
+)
 from keeper.plan.common import Policy, step, unprofitable
 from keeper.ports import LendingMarket
 from keeper.units import WAD, AccountKey, Wad, Wei, mul_div_up
@@ -86,11 +99,13 @@ class Purse:
     """By token."""
     allowances: Mapping[tuple[str, str], int]
     """By token and spender."""
+    promised: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """What approvals of this block are for. A later one takes their place, and so covers them as well."""
 
-    def without(self, token: str, amount: int) -> Purse:
-        """Return what is left when an amount of a token is gone."""
-        left = self.balances.get(token, 0) - amount
-        return replace(self, balances={**self.balances, token: max(0, left)})
+    def lacks(self, token: str, spender: str, amount: int) -> bool:
+        """Tell whether an approval has to come before so much is taken."""
+        pocket = (token, spender)
+        return pocket in self.promised or self.allowances.get(pocket, 0) < amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,15 +297,16 @@ def _own(case: Case, way: Way, sizes: Sequence[Close], means: Means, params: Par
     if not steps:
         return unprofitable("close.unprofitable", max(profits_wad), params.min_profit_wad)
     needed = max(each.act.takes for each in steps if isinstance(each.act, Repay))
-    if means.purse.allowances.get((way.debt, way.venue), 0) < needed:
+    if means.purse.lacks(way.debt, way.venue, needed):
         return _approvals(case, way.debt, way.venue, needed, means, params)
     return steps
 
 
 def _approvals(case: Case, token: str, spender: str, amount: int, means: Means, params: Params) -> list[Step]:
     """Return the approval, and the one of nothing for tokens that change an allowance from zero only."""
-    amounts = [amount + amount // SPARE + 1]
-    if means.purse.allowances.get((token, spender), 0):
+    purse, pocket = means.purse, (token, spender)
+    amounts = [purse.promised.get(pocket, 0) + amount + amount // SPARE + 1]
+    if purse.allowances.get(pocket, 0) and pocket not in purse.promised:
         amounts.append(0)
     cost_wad = means.gas_cost_wad(APPROVE_GAS)
     acts = [Approve(case.account, token, spender, each) for each in amounts]
@@ -334,7 +350,7 @@ def _swept(case: Case, sweep: Sweep, means: Means, params: Params) -> tuple[Step
     if profit_wad < params.min_profit_wad:
         return unprofitable("close.unprofitable", profit_wad, params.min_profit_wad)
     for due in sweep.pays:
-        if means.purse.allowances.get((due.token, due.spender), 0) < due.amount:
+        if means.purse.lacks(due.token, due.spender, due.amount):
             return tuple(_approvals(case, due.token, due.spender, due.amount, means, params))
     return (step_of(case, sweep.act, params, sweep.gas, profit_wad, paid_wad),)
 
@@ -398,16 +414,39 @@ def chosen(gone: Sequence[Step], params: Params) -> Step | Refuse:
     return min(paying, key=lambda each: (each.notional_wad, -each.expected_profit_wad))
 
 
-def spent(steps: Sequence[Step]) -> Mapping[str, int]:
-    """Return the most that one of some steps takes of the wallet, by token."""
-    most: dict[str, int] = {}
+def left(purse: Purse, steps: Sequence[Step], sweep: Sweep | None) -> Purse:
+    """Return what other steps of the same block find, where one of these takes the most that any does.
+
+    ``sweep`` is that of the account.
+    """
+    taken: dict[tuple[str, str], int] = {}
+    approved = set()
     for each in steps:
-        match each.act:
-            case Repay(flash=None) as act:
-                most[act.way.debt] = max(most.get(act.way.debt, 0), act.takes)
-            case Approve() as act:
-                most[act.token] = max(most.get(act.token, 0), act.amount)
-    return most
+        for pocket, amount in _takes(each.act, purse, sweep).items():
+            taken[pocket] = max(taken.get(pocket, 0), amount)
+            if isinstance(each.act, Approve):
+                approved.add(pocket)
+    balances, allowances, promised = dict(purse.balances), dict(purse.allowances), dict(purse.promised)
+    for pocket, amount in taken.items():
+        balances[pocket[0]] = max(0, balances.get(pocket[0], 0) - amount)
+        if pocket in approved:
+            promised[pocket] = promised.get(pocket, 0) + amount
+        else:
+            allowances[pocket] = max(0, allowances.get(pocket, 0) - amount)
+    return Purse(balances, allowances, promised)
+
+
+def _takes(act: Act, purse: Purse, sweep: Sweep | None) -> Mapping[tuple[str, str], int]:
+    """Return what an act takes of the wallet, or is to allow, by token and spender."""
+    match act:
+        case Repay(flash=None):
+            return {(act.way.debt, act.way.venue): act.takes}
+        case Approve():
+            pocket = (act.token, act.spender)
+            return {pocket: act.amount - purse.promised.get(pocket, 0)}
+        case RepayAll() | Heal() if sweep:
+            return {(due.token, due.spender): due.amount for due in sweep.pays}
+    return {}
 
 
 def _flash_gas(way: Way, route: Route) -> int:

@@ -187,3 +187,29 @@ async def test_by_the_rules_of_3_0_from_the_wallet(older: Stage, tmp_path: Path)
         assert 1.05 <= older.factor(WEAK) < 1.052
         assert kept.told(key_of(CALM)) == []
         assert kept.violations() == []
+
+
+async def test_several_at_once_are_approved_and_closed_with_none_in_vain(
+    stage: Stage, tmp_path: Path
+) -> None:
+    """One wallet pays for all, so that what it allows is to be enough for all together."""
+    aave, lab = stage.aave, stage.aave.lab
+    others = ["0x" + f"{number:02x}" * 20 for number in range(0xD1, 0xD5)]
+    lab.node.fund(others)
+    for who in others:
+        opened = [aave.supply(who, "WETH", 5 * ETHER), aave.borrow(who, "USDC", 7_950 * DOLLAR)]
+        lab.run([*aave.fund(who, ["WETH"]), *opened])
+    lab.run([lab.tx("TestToken", aave.tokens["USDC"], "mint", SIGNER.address, 100_000 * DOLLAR)])
+    feed, desk = Spoken({FEED: 2_000 * WAD}), stage.desk(Policy.RESTORE)
+    async with keeping(lab.node, stage.market, desk, feed, tmp_path, lent=LENT) as kept:
+        feed.prices[FEED] = 1_900 * WAD
+        stage.fall(0.95)
+        for _ in range(4):
+            await kept.head()
+        for who in (WEAK, *others):
+            told = [each for each in kept.told(key_of(who)) if each not in AGREED]
+            assert told == [
+                *("Suspected", "Reserved approve", "Sent", "Included"),
+                *("Suspected", "Reserved repay", "Sent", "Included", "Observed LiquidationCall", "Closed"),
+            ]
+        assert kept.violations() == []

@@ -29,9 +29,9 @@ from keeper.plan.lending import (
     Purse,
     chosen,
     is_harmful,
+    left,
     plan_close,
     sizes_of,
-    spent,
     with_profit,
 )
 from keeper.units import WAD, Wad
@@ -318,10 +318,24 @@ def test_of_one_size_the_route_that_brings_more_is_taken() -> None:
 
 def test_one_act_spends_the_largest_of_its_sizes() -> None:
     found = steps(plan_close(case(), RICH, Roads(), Params()))
-    assert spent(found) == {DEBT: 810 * ONE}
-    assert spent(steps(plan_close(case(), RICH, Roads(), FLASH))) == {}
-    assert PURSE.without(DEBT, 5).balances == {DEBT: ENDLESS - 5}
-    assert Purse({}, {}).without(DEBT, 5).balances == {DEBT: 0}
+    less = ENDLESS - 810 * ONE
+    assert left(PURSE, found, None) == Purse({DEBT: less}, {(DEBT, VENUE): less})
+    assert left(PURSE, steps(plan_close(case(), RICH, Roads(), FLASH)), None) == PURSE
+    assert left(Purse({}, {}), found, None) == Purse({DEBT: 0}, {(DEBT, VENUE): 0})
+    whole = swept(110 * ONE, 100 * ONE)
+    found = steps(plan_close(case(sweeps=whole), RICH, Roads(), Params()))
+    assert left(PURSE, found, whole).balances == {DEBT: ENDLESS - 100 * ONE}
+
+
+def test_approvals_of_one_block_add_up_for_each_takes_the_place_of_the_one_before() -> None:
+    means, spare = having(allowances={(DEBT, VENUE): ONE}), 810 * ONE // 1_000 + 1
+    first = steps(plan_close(case(), means, Roads(), Params()))
+    means = replace(means, purse=left(means.purse, first, None))
+    [second] = steps(plan_close(case(), means, Roads(), Params()))
+    assert second.act == Approve(OWNER, DEBT, VENUE, 2 * (810 * ONE + spare))
+    third = left(means.purse, [second], None)
+    assert third.promised == {(DEBT, VENUE): 2 * (810 * ONE + spare)}
+    assert third.balances == {DEBT: ENDLESS - 2 * (810 * ONE + spare)}
 
 
 def test_an_unknown_worth_brings_nothing() -> None:
