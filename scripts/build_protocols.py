@@ -1,11 +1,11 @@
-"""Gather the contracts of other protocols for the tests: ``.cache/protocols/NAME.json``.
+"""Gather the contracts of other protocols for the tests and the demo: ``.cache/protocols/NAME.json``.
 
     .venv/bin/python scripts/build_protocols.py [NAME ...]
 
 What a package of ``tools/packages.toml`` brings as source is compiled by one call of ``tools/solc.js``; what
 it brings compiled is taken as it is. A file holds ABI, creation code and places of libraries by contract, and
-the hash of what it was made from: a second run takes a second. Needs scripts/setup --dev, and nothing of the
-network.
+the hash of what it was made from: a second run takes a second. Needs scripts/setup --protocols, and nothing
+of the network.
 """
 
 import json
@@ -127,7 +127,7 @@ def read(unit: str) -> str:
     try:
         return (ROOT / unit).read_text()
     except FileNotFoundError:
-        raise BuildError(f"expected the file {unit}; run scripts/setup --dev") from None
+        raise BuildError(f"expected the file {unit}; run scripts/setup --protocols") from None
 
 
 def sources(job: Job) -> dict[str, str]:
@@ -191,7 +191,7 @@ def shipped(folder: str) -> Iterator[tuple[str, str]]:
     """Yield name and text of each artifact of a package."""
     files = sorted(path for path in (ROOT / folder).rglob("*.json") if not path.name.endswith(".dbg.json"))
     if not files:
-        raise BuildError(f"expected artifacts in {folder}; run scripts/setup --dev")
+        raise BuildError(f"expected artifacts in {folder}; run scripts/setup --protocols")
     for path in files:
         yield path.stem, path.read_text()
 

@@ -20,7 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / "tools"
 PROGRAMS = TOOLS / "bin"
 LIST = TOOLS / "packages.toml"
-LEVELS = {"demo": {"demo"}, "dev": {"demo", "dev", "protocols"}}
+LEVELS = {
+    "demo": {"demo"},
+    "protocols": {"demo", "protocols"},
+    "dev": {"demo", "dev", "protocols"},
+}
 """Which packages of the list are fetched for what the set-up is asked for."""
 SOLC = """#!/bin/sh
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
