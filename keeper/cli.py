@@ -52,6 +52,8 @@ MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 PLAIN_WIDTH = 160
 """Where there is no terminal: addresses and endpoints stay whole."""
 
+FOREIGN = ("aave_v3", "morpho_blue", "compound_v2", "perp_curie")
+"""Protocols that are not our own, and have a demo too."""
 PERP_PAGE = 50
 """A row of Perpetual takes some 200,000 gas to read: nodes bound a call by 50 million or so."""
 REPORT_GAS = 1_500_000
@@ -123,7 +125,11 @@ def see_doctor(config: ConfigOption) -> None:
 
 @app.command()
 def demo(
+    context: typer.Context,
     *,
+    protocol: Annotated[
+        str, typer.Option(help="hybrid, or whose real contracts to play on: " + ", ".join(FOREIGN) + ".")
+    ] = "hybrid",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of accounts, price paths and owners.")] = 1,
     accounts: Annotated[int, typer.Option(min=20, max=500, help="How many accounts.")] = 200,
@@ -134,7 +140,9 @@ def demo(
     kills: Annotated[int, typer.Option(min=0, help="Kill the keeper this often, at random moments.")] = 0,
     keep: Annotated[Path | None, typer.Option(help="Keep journal, configuration and prices here.")] = None,
 ) -> None:
-    """Deploy HybridMargin on a local Anvil and walk a crash through it, block by block."""
+    """Deploy a protocol on a local Anvil and walk a crash through it, block by block."""
+    if protocol != "hybrid":
+        raise typer.Exit(_foreign_demo(context, protocol, seed=seed, json_file=json_file))
     from keeper.lab.demo import run_demo
 
     code = run_demo(
@@ -147,6 +155,19 @@ def demo(
         keep_dir=keep,
     )
     raise typer.Exit(code)
+
+
+def _foreign_demo(context: typer.Context, protocol: str, *, seed: int, json_file: Path | None) -> int:
+    """Run the demo of another protocol, which has no other options than these."""
+    if protocol not in FOREIGN:
+        raise ConfigError(f"--protocol: expected one of hybrid, {', '.join(FOREIGN)}, found {protocol}")
+    for name in ("accounts", "fast", "options", "kills", "keep"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise ConfigError(f"--{name} belongs to the demo of hybrid; with --protocol leave it out")
+    from keeper.lab.foreign.show import run_show
+
+    return run_show(protocol, seed=seed, json_path=json_file)
 
 
 @app.command()

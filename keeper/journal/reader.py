@@ -16,7 +16,7 @@ from keeper.journal import rows
 from keeper.journal.store import MOVES
 from keeper.lifecycle import fold
 from keeper.ports import LIVE, StepState
-from keeper.units import Block
+from keeper.units import AccountKey, Block
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,14 @@ class JournalReader:
                 steps=self._counts("SELECT state, count(*) FROM steps GROUP BY state"),
                 reasons=self._reasons(),
             )
+
+    def last_rules(self) -> dict[AccountKey, str]:
+        """Return, for each account that something was decided about, the rule of the newest reason."""
+        query = (
+            "SELECT account, json_extract(data, '$.rule') AS rule FROM events JOIN cases USING (case_id)"
+            " WHERE rule IS NOT NULL ORDER BY seq"
+        )
+        return {bytes(account): rule for account, rule in self._db.execute(query)}
 
     def tick_to_tx_ms(self) -> list[float]:
         """Return, in the order of sending, the time from each tick to the node's answer."""

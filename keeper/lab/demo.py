@@ -88,6 +88,11 @@ def _check(seed: int, accounts: int, kills: int, json_path: Path | None) -> None
         raise ConfigError(f"--seed must not be negative, found {seed}")
     if kills < 0:
         raise ConfigError(f"--kills must not be negative, found {kills}")
+    expect_writable(json_path)
+
+
+def expect_writable(json_path: Path | None) -> None:
+    """Raise ConfigError where the figures could not be written in the end."""
     if json_path is not None:
         try:
             json_path.open("a").close()

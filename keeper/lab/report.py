@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
@@ -138,22 +138,31 @@ def summarise(console: Console, report: Report) -> None:
     """Print what a drill came to, for people."""
     figures = report.figures
     for title, rows in _sections(figures):
-        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, title=title, title_justify="left")
-        table.add_column(width=32)
-        table.add_column(justify="right", width=15)
-        table.add_column(style="dim", overflow="fold")
-        for name, value, remark in rows:
-            table.add_row(name, value, remark)
         console.print()
-        console.print(table)
+        console.print(section(title, rows))
     if figures["hedges"]:
         console.print()
         console.print(_hedges(figures))
+    verdict(console, report.violations)
+
+
+def section(title: str, rows: Rows) -> Table:
+    """Return one part of a report."""
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, title=title, title_justify="left")
+    table.add_column(width=32)
+    table.add_column(justify="right", width=15)
+    table.add_column(style="dim", overflow="fold")
+    for name, value, remark in rows:
+        table.add_row(name, value, remark)
+    return table
+
+
+def verdict(console: Console, violations: Sequence[str]) -> None:
+    """Say what was broken, or that nothing was."""
     console.print()
-    if report.violations:
-        for line in report.violations:
-            console.print(f"BROKEN: {line}", style="bold red", soft_wrap=True, highlight=False)
-    else:
+    for line in violations:
+        console.print(f"BROKEN: {line}", style="bold red", soft_wrap=True, highlight=False)
+    if not violations:
         console.print("Every invariant held.", style="green")
 
 
@@ -204,9 +213,9 @@ def _hedges(f: Mapping[str, Any]) -> Table:
             _health(row["lowest_health_fast"]),
             _health(row["lowest_health_both"]),
             *map(_count, counts),
-            _usd(row["gain"]),
+            usd(row["gain"]),
             *map(_count, apart),
-            _usd(row["legs_reduced_gain"]),
+            usd(row["legs_reduced_gain"]),
         )
     posted = f"{f['risk_arrays']:,} risk arrays accepted, {f['options_settled']:,} options paid out"
     health = "lowest health (equity / requirement) at the fast price, and that both oracles agreed on"
@@ -239,10 +248,10 @@ def _closings(f: Mapping[str, Any]) -> Rows:
     highest = _health(f["max_health_after_slice"])
     return [
         ("slices", _count(f["tranches"]), f"{f['dust_slices']} of them dust"),
-        ("notional closed, slope", _usd(f["notional_closed"]), f"{share:+.0%} against the cliff"),
-        ("notional closed, cliff", _usd(cliff), f"{f['cliff_accounts']} accounts, all at once"),
+        ("notional closed, slope", usd(f["notional_closed"]), f"{share:+.0%} against the cliff"),
+        ("notional closed, cliff", usd(cliff), f"{f['cliff_accounts']} accounts, all at once"),
         ("cured", _count(f["cured"]), f"owners who topped up: {f['owners_topped_up']}"),
-        ("closed, written off", _count(f["closed"]), f"bad debt {_usd(f['bad_debt'])}"),
+        ("closed, written off", _count(f["closed"]), f"bad debt {usd(f['bad_debt'])}"),
         ("lowest health after a slice", _health(f["min_health_after_slice"]), "equity / requirement"),
         ("highest health after a slice", highest, "at most 1.15, dust apart"),
         ("least health gained by a slice", _health(f["min_health_gain"]), "must not be negative"),
@@ -255,18 +264,18 @@ def _keeper(f: Mapping[str, Any]) -> Rows:
     return [
         (
             "fees of slices",
-            _usd(f["keeper_fees"]),
-            f"owners paid {_usd(f['owner_fees'])}, a fifth to insurance",
+            usd(f["keeper_fees"]),
+            f"owners paid {usd(f['owner_fees'])}, a fifth to insurance",
         ),
-        ("rewards for alarms", _usd(f["keeper_rewards"]), ""),
-        ("bonds slashed", _usd(-f["keeper_bonds_slashed"]), ""),
-        ("gas", _usd(-f["keeper_gas"]), sent),
+        ("rewards for alarms", usd(f["keeper_rewards"]), ""),
+        ("bonds slashed", usd(-f["keeper_bonds_slashed"]), ""),
+        ("gas", usd(-f["keeper_gas"]), sent),
         (
             "profit on inventory",
-            _usd(f["keeper_inventory_pnl"]),
-            f"on a margin of {_usd(f['keeper_margin'])}",
+            usd(f["keeper_inventory_pnl"]),
+            f"on a margin of {usd(f['keeper_margin'])}",
         ),
-        ("in all", _usd(_in_all(f)), "positions are sold at the fast price"),
+        ("in all", usd(_in_all(f)), "positions are sold at the fast price"),
     ]
 
 
@@ -307,7 +316,8 @@ def _count(value: int) -> str:
     return f"{value:,}"
 
 
-def _usd(value: float) -> str:
+def usd(value: float) -> str:
+    """Write whole dollars."""
     return f"{'-' if value < 0 else ''}${abs(value):,.0f}"
 
 

@@ -47,7 +47,8 @@ def gathered(name: str) -> Contracts:
         contracts: Contracts = json.loads((BUILT / f"{name}.json").read_text())["contracts"]
     except FileNotFoundError:
         raise ConfigError(
-            f"no contracts of {name} in {BUILT}: run scripts/build_protocols.py {name}"
+            f"no contracts of {name} in {BUILT}: in a copy of the project's repository,"
+            f" scripts/setup --protocols fetches them, and scripts/build_protocols.py {name} compiles them"
         ) from None
     return contracts
 

@@ -38,9 +38,10 @@ class Exchange:
 
     def price(self, prices: Mapping[str, float]) -> None:
         """Trade the pools to other prices, in whole tokens of the quote; the pairs stay where they are."""
-        self.lab.run([self._moved(token, price) for token, price in prices.items()])
+        self.lab.run([self.moved(token, price) for token, price in prices.items()])
 
-    def _moved(self, token: str, price: float) -> Tx:
+    def moved(self, token: str, price: float) -> Tx:
+        """Build the trade that brings one pool to a price."""
         pool = self.pools[token]
         root = _root(*(units for _, units in _worths(self.lab, token, self.quote, price)))
         return self.lab.tx("PoolMaker", self.maker, "moveTo", pool, root)

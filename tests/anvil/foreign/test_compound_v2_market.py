@@ -17,6 +17,7 @@ from keeper.domain import Act, ChainTime, Log, Quote, Reason, Refuse, Unknown
 from keeper.errors import ChainFault
 from keeper.lab.anvil import Tx, anvil
 from keeper.lab.foreign.compound_v2 import ASSETS, Venus, deploy, populate
+from keeper.lab.foreign.lent import Lent
 from keeper.lending.words import Approve, By, Close, Redeem, Repay, Standing, Way
 from keeper.ports import read_through
 from keeper.protocols.compound_v2 import codec, math
@@ -25,7 +26,6 @@ from keeper.protocols.compound_v2.params import LENT_READER, Chosen, World, read
 from keeper.protocols.compound_v2.rows import Loan
 from keeper.state.book import Book
 from keeper.units import WAD, AccountKey
-from tests.anvil.foreign.lent import Lent
 
 pytestmark = [pytest.mark.anvil, pytest.mark.timeout(120)]
 

@@ -15,6 +15,7 @@ from keeper import trigger
 from keeper.domain import ChainTime, Log, Quote, Reason, Refuse, Unknown
 from keeper.lab.anvil import Tx, anvil
 from keeper.lab.foreign import morpho_blue as lab
+from keeper.lab.foreign.lent import Lent
 from keeper.lab.foreign.morpho_blue import Morpho, deploy, populate
 from keeper.lending.words import By, Close, Repay, Standing, Way
 from keeper.protocols.morpho_blue import codec
@@ -23,7 +24,6 @@ from keeper.protocols.morpho_blue.params import LENT_READER, Chosen, World, read
 from keeper.protocols.morpho_blue.rows import Loan
 from keeper.state.book import Book
 from keeper.units import AccountKey
-from tests.anvil.foreign.lent import Lent
 
 pytestmark = [pytest.mark.anvil, pytest.mark.timeout(120)]
 

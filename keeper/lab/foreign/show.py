@@ -1,0 +1,436 @@
+"""The demo of another protocol: its real contracts, a false print, a fall, and the real keeper beside it.
+
+Told in lock-step like the drill: a block is mined when the keeper has journaled that it is done with the one
+before. What happened is read from the chain, block by block; only reasons come from the keeper's journal.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import exp, log
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from rich.console import Console
+
+from keeper.domain import ChainTime
+from keeper.errors import ConfigError
+from keeper.feeds.recorded import HEADER
+from keeper.journal.reader import JournalReader, Summary
+from keeper.lab import report
+from keeper.lab.anvil import anvil
+from keeper.lab.audit import Report
+from keeper.lab.demo import PLAIN_WIDTH, expect_writable
+from keeper.lab.drill import POLL_S, START_S, DrillFailed, Ears, Process, ended_by_signal
+from keeper.lab.foreign.base import gathered
+from keeper.lab.foreign.stages import KINDS, Cut, Stage, price_of, read
+from keeper.lab.report import Rows
+from keeper.lab.world import Person, person
+from keeper.ports import LIVE, StepState
+from keeper.units import WAD, AccountKey, FeedId, UnixS
+
+GENESIS_S: Final = 1_700_000_000
+NATIVE_FEED: Final[FeedId] = "ETH/USD"
+ACCOUNTS: Final = 48
+DEVIATION: Final = 0.005
+"""How far a price must have moved before an oracle tells it: that of Chainlink's feeds for large assets."""
+NOISE: Final = 0.0003
+PATIENCE_S: Final = 20.0
+"""How long the chain waits for the keeper at each block."""
+LINES: Final = 10
+BEYOND_REPAIR: Final = "size.harms"
+"""The refusal that names a debt which closing a part of makes worse."""
+CONFIG: Final = """\
+[chain]
+http = "{http}"
+ws = "{ws}"
+chain_id = {chain_id}
+block_time_s = {block_s}
+
+{settings}
+[feed]
+path = "prices.csv"
+
+[limits]
+spend_day_native = "100"
+priority_fee_gwei = "0.5"
+"""
+"""The oracle's transactions bid a gwei: in one block with the keeper's they come first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """How prices go, in blocks: calm, in it a false print, then the fall; calm again until all is well."""
+
+    calm: int = 8
+    false_at: int = 4
+    fall: int = 20
+    depth: float = 0.14
+    false_depth: float = 0.15
+    most_after: int = 40
+    """So many blocks of calm beyond those of the stage there are at most, while somebody is below."""
+
+    def moves(self, seed: int, after: int) -> list[float]:
+        """Return how far ether has truly moved by each block, and a little noise; block 0 is the start."""
+        rng = random.Random(f"{seed} path")
+        ends = self.calm + self.fall
+        fallen = (
+            min(max(block - self.calm, 0), self.fall) for block in range(ends + after + self.most_after)
+        )
+        return [
+            exp(log(1 - self.depth) * blocks / self.fall + rng.gauss(0, NOISE)) if number else 1.0
+            for number, blocks in enumerate(fallen)
+        ]
+
+
+@dataclass(slots=True)
+class Tale:
+    """What the chain says of the accounts and of the keeper's wallet."""
+
+    owed: float = 0.0
+    breached: set[AccountKey] = field(default_factory=set)
+    below: int = 0
+    """Accounts below their limit at the newest block."""
+    closings: list[tuple[AccountKey, Cut]] = field(default_factory=list)
+    cliff: list[Cut] = field(default_factory=list)
+    lowest: float = float("inf")
+    statuses: Counter[str] = field(default_factory=Counter)
+    """Of the wallet's transactions, as their receipts have it."""
+    gas: float = 0.0
+
+
+def run_show(protocol: str, *, seed: int = 1, json_path: Path | None = None) -> int:
+    """Run the demo of one protocol; return 0 where every invariant held, 1 where one did not.
+
+    Raises ConfigError where it cannot begin, and KeeperError where it cannot be carried through.
+    """
+    if seed < 0:
+        raise ConfigError(f"--seed must not be negative, found {seed}")
+    expect_writable(json_path)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_WIDTH)
+    with ended_by_signal(), tempfile.TemporaryDirectory(prefix="keeper-demo-") as folder:
+        found = rehearse(protocol, Path(folder), console=console, seed=seed)
+    summarise(console, found)
+    if json_path is not None:
+        json_path.write_text(json.dumps(found.figures, indent=2) + "\n")
+        console.print(f"The same figures for machines: {json_path}", soft_wrap=True, highlight=False)
+    return 1 if found.violations else 0
+
+
+def rehearse(
+    protocol: str,
+    folder: Path,
+    *,
+    console: Console,
+    seed: int = 1,
+    accounts: int = ACCOUNTS,
+    script: Script | None = None,
+) -> Report:
+    """Set the stage on a chain of our own, play the script on it, and judge what came of it."""
+    kind, keeper = KINDS[protocol], person(seed, "keeper")
+    for name in kind.gathered:
+        gathered(name)
+    with anvil(timestamp_s=GENESIS_S, code_size_limit=kind.code_size_limit) as node:
+        node.fund([keeper.address])
+        said = f"{kind.title} on a local Anvil, its real contracts: {accounts} accounts, seed {seed}."
+        console.print(said, soft_wrap=True, highlight=False)
+        stage = kind.build(node, keeper.address, accounts, seed)
+        play = Play(protocol, stage, keeper, folder, script or Script(), seed)
+        return play.run(console)
+
+
+class Play:
+    """One run, block by block."""
+
+    def __init__(
+        self, protocol: str, stage: Stage, keeper: Person, folder: Path, script: Script, seed: int
+    ) -> None:
+        self._protocol = protocol
+        self._stage = stage
+        self._node = stage.lab.node
+        self._keeper = keeper
+        self._folder = folder
+        self._script = script
+        self._seed = seed
+        self._moves = script.moves(seed, stage.after)
+        self._feeds = tuple(dict.fromkeys((*stage.market.feeds, NATIVE_FEED)))
+        self._answers = {feed: price_of(feed, 1.0) for feed in stage.market.feeds}
+        self._tale = Tale()
+        self._process = Process("run", folder, {"KEEPER_PRIVATE_KEY": "0x" + keeper.key.hex()})
+        self._journal = folder / "journal.sqlite"
+        self._rows: tuple[Any, ...] = ()
+
+    def run(self, console: Console) -> Report:
+        """Play all of it; raise DrillFailed where that cannot be done."""
+        first, start_s = self._node.block_number(), self._node.timestamp_s()
+        self._write_files(start_s)
+        script, least = self._script, self._script.calm + self._script.fall + self._stage.after
+        began = time.monotonic()
+        with self._process_of_its_own() as ears:
+            self._wait(ears, first, START_S)
+            _, self._rows = read(self._stage)
+            suspected = sent = 0
+            for block in range(1, len(self._moves)):
+                self._one_block(ears, block, first + block, start_s + block * self._stage.block_s)
+                if block == script.false_at + 1:
+                    told = self._summary()
+                    suspected, sent = sum(told.cases.values()), sum(told.steps.values())
+                if block % max(1, least // LINES) == 0:
+                    self._show(console, block, least)
+                if block >= least and not self._tale.below and not self._is_acting():
+                    break
+        return self._judge(block, suspected, sent, time.monotonic() - began)
+
+    # --- the way there ---
+
+    def _write_files(self, start_s: UnixS) -> None:
+        node, stage = self._node, self._stage
+        text = CONFIG.format(
+            http=node.http_url,
+            ws=node.ws_url,
+            chain_id=node.chain_id,
+            block_s=stage.block_s,
+            settings=stage.settings,
+        )
+        (self._folder / "keeper.toml").write_text(text)
+        lines = [
+            f"{start_s + block * stage.block_s},{feed},{price_of(feed, self._fast(block)):.12f}"
+            for block in range(len(self._moves))
+            for feed in self._feeds
+        ]
+        (self._folder / "prices.csv").write_text("\n".join([HEADER, *lines, ""]))
+
+    def _fast(self, block: int) -> float:
+        """Return how far ether seems to have moved, to whoever reads the fast price."""
+        seen = 1 - self._script.false_depth if block == self._script.false_at else 1.0
+        return self._moves[block] * seen
+
+    @contextmanager
+    def _process_of_its_own(self) -> Iterator[Ears]:
+        ears = Ears(self._journal)
+        try:
+            self._process.start()
+            yield ears
+        finally:
+            self._process.stop()
+            ears.close()
+
+    def _wait(self, ears: Ears, number: int, patience_s: float) -> None:
+        """Wait until the keeper is done with a block; raise DrillFailed where it never is."""
+        deadline = time.monotonic() + patience_s
+        while not ears.done_with(number):
+            self._process.check()
+            if time.monotonic() > deadline:
+                raise DrillFailed(f"keeper run is not done with block {number}\n{self._process.last_words()}")
+            time.sleep(POLL_S)
+
+    def _one_block(self, ears: Ears, block: int, number: int, at_s: UnixS) -> None:
+        """Let the oracles follow, mine, and look at everybody while the keeper works."""
+        self._node.send(self._stage.follow(self._told(block)))
+        self._node.rpc("anvil_setNextBlockBaseFeePerGas", hex(self._stage.base_fee_wei))
+        self._node.mine(at_s)
+        self._look(block, ChainTime(number + 1, at_s + self._stage.block_s))
+        self._wait(ears, number, PATIENCE_S)
+
+    def _told(self, block: int) -> dict[FeedId, float]:
+        """Return what oracles tell anew: the price of a block before, where it has moved far enough."""
+        now = {feed: price_of(feed, self._moves[block - 1]) for feed in self._answers}
+        told = {
+            feed: price for feed, price in now.items() if abs(price / self._answers[feed] - 1) >= DEVIATION
+        }
+        self._answers |= told
+        return told
+
+    def _look(self, block: int, at: ChainTime) -> None:
+        """Read what the block did to the accounts and to the keeper's wallet."""
+        tale, stage = self._tale, self._stage
+        world, rows = read(stage)
+        views = [stage.view(row, world, at) for row in rows]
+        tale.owed = tale.owed or sum(view.owed_wad for view in views) / WAD
+        tale.below = sum(view.health < 1 for view in views)
+        tale.lowest = min(tale.lowest, *(view.health for view in views))
+        for key, row, before, view in zip(stage.keys, rows, self._rows, views, strict=True):
+            if row != before:
+                was = stage.view(before, world, at)
+                cut = Cut(was.owed_wad - view.owed_wad, was.equity_wad - view.equity_wad)
+                tale.closings += [(key, cut)] if cut.closed_wad > 0 else []
+            if view.health < 1 and key not in tale.breached:
+                tale.breached.add(key)
+                tale.cliff.append(stage.most(row, world, at))
+        self._rows = rows
+        ether = price_of(NATIVE_FEED, self._moves[block])
+        for receipt in self._node.receipts().values():
+            if receipt["from"] == self._keeper.address:
+                tale.statuses[receipt["status"]] += 1
+                spent_wei = int(receipt["gasUsed"], 16) * int(receipt["effectiveGasPrice"], 16)
+                tale.gas += spent_wei / WAD * ether
+
+    def _show(self, console: Console, block: int, blocks: int) -> None:
+        tale, ether = self._tale, price_of(NATIVE_FEED, self._fast(block))
+        said = f"{tale.below} below their limit, {len(tale.closings)} closings so far"
+        console.print(f"block {block}/{blocks}: ETH {ether:,.0f}; {said}", soft_wrap=True, highlight=False)
+
+    def _summary(self) -> Summary:
+        reader = JournalReader(self._journal)
+        try:
+            return reader.summary()
+        finally:
+            reader.close()
+
+    def _is_acting(self) -> bool:
+        """Tell whether a transaction of the keeper is on its way."""
+        return any(self._summary().steps.get(state) for state in LIVE)
+
+    # --- what came of it ---
+
+    def _judge(self, blocks: int, suspected: int, sent: int, wall_s: float) -> Report:
+        tale, stage = self._tale, self._stage
+        reader = JournalReader(self._journal)
+        try:
+            summary, broken = reader.summary(), reader.verify()
+            reasons = reader.last_rules()
+        finally:
+            reader.close()
+        left = {key: reasons.get(key, "no reason given") for key in stage.below()}
+        strangers = {key for key, _ in tale.closings} - tale.breached
+        transactions = tale.statuses.total()
+        violations = [
+            *([f"{sent} steps were taken at the false print"] if sent else []),
+            *(
+                f"account 0x{key[:20].hex()} is below its limit at the end: {rule}"
+                for key, rule in left.items()
+                if rule != BEYOND_REPAIR
+            ),
+            *(f"account 0x{key[:20].hex()} was closed and never below its limit" for key in strangers),
+            *_unlike(tale.statuses, summary),
+            *(f"journal: {line}" for line in broken),
+        ]
+        world, _ = read(stage)
+        earned = stage.earned_wad(world) / WAD
+        sizes = [cut.closed_wad / WAD for _, cut in tale.closings]
+        figures = {
+            "mode": "lockstep",
+            "protocol": self._protocol,
+            "seed": self._seed,
+            "accounts": len(stage.keys),
+            "owed_at_start": round(tale.owed, 2),
+            "blocks": blocks,
+            "false_print": {"depth": self._script.false_depth, "suspected": suspected, "closed": sent},
+            "breached": len(tale.breached),
+            "closings": len(sizes),
+            "closing_median": round(median(sizes), 2) if sizes else 0.0,
+            "closing_largest": round(max(sizes, default=0.0), 2),
+            "closed": round(sum(sizes), 2),
+            "paid": round(sum(cut.paid_wad for _, cut in tale.closings) / WAD, 2),
+            "cliff_accounts": len(tale.cliff),
+            "cliff_closed": round(sum(cut.closed_wad for cut in tale.cliff) / WAD, 2),
+            "cliff_paid": round(sum(cut.paid_wad for cut in tale.cliff) / WAD, 2),
+            "keeper_earned": round(earned, 2),
+            "keeper_gas": round(tale.gas, 2),
+            "keeper_profit": round(earned - tale.gas, 2),
+            "keeper_transactions": transactions,
+            "keeper_reverted": transactions - tale.statuses["0x1"],
+            "waits": dict(summary.reasons.get("Waited", {})),
+            "refusals": dict(summary.reasons.get("Refused", {})),
+            "abandoned": dict(summary.reasons.get("Abandoned", {})),
+            "steps": dict(summary.steps),
+            "lowest_health": round(tale.lowest, 6),
+            "beyond_repair": sum(rule == BEYOND_REPAIR for rule in left.values()),
+            "wall_seconds": round(wall_s, 1),
+            "violations": violations,
+        }
+        return Report(figures, tuple(violations))
+
+
+def _unlike(statuses: Counter[str], summary: Summary) -> Iterator[str]:
+    """Yield where not every transaction that the journal knows of was included, and did what it was for."""
+    included = summary.steps.get(StepState.INCLUDED, 0)
+    if statuses["0x1"] != included or statuses.total() != included:
+        found = f"{statuses.total()} transactions of the wallet are on chain, {statuses['0x1']} successful"
+        yield f"{found}; the journal has {included}"
+    for state in (*LIVE, StepState.REVERTED, StepState.DISPLACED):
+        if count := summary.steps.get(state):
+            yield f"{count} steps ended as {state}"
+
+
+# --- for people ----------------------------------------------------------------------------------
+
+
+def summarise(console: Console, found: Report) -> None:
+    """Print what a run came to."""
+    for title, rows in _sections(found.figures):
+        console.print()
+        console.print(report.section(title, rows))
+    report.verdict(console, found.violations)
+
+
+def _sections(f: Mapping[str, Any]) -> Iterator[tuple[str, Rows]]:
+    false = f["false_print"]
+    print_ = f"fast prices {-false['depth']:.0%} for a block; the oracle did not follow"
+    is_perp = f["protocol"] == "perp_curie"
+    owed = "in positions" if is_perp else "of debt"
+    yield (
+        "Alarms",
+        [
+            ("accounts on stage", f"{f['accounts']:,}", f"{report.usd(f['owed_at_start'])} {owed}"),
+            ("suspected at the false print", f"{false['suspected']:,}", print_),
+            ("closed at the false print", f"{false['closed']:,}", "must be 0"),
+            ("below their limit later", f"{f['breached']:,}", "by the contract's own prices"),
+            ("lowest health", f"{f['lowest_health']:.4f}", "at the contract's own prices"),
+        ],
+    )
+    yield "Slope against cliff", _closings(f, is_perp=is_perp)
+    yield (
+        "Keeper",
+        [
+            ("earned", report.usd(f["keeper_earned"]), _earned(is_perp=is_perp)),
+            ("gas", report.usd(-f["keeper_gas"]), _sent(f)),
+            ("profit", report.usd(f["keeper_profit"]), ""),
+        ],
+    )
+    reasons = [
+        (rule, f"{count:,}", kind)
+        for kind, rules in (("waited", "waits"), ("refused", "refusals"), ("abandoned", "abandoned"))
+        for rule, count in sorted(f[rules].items(), key=lambda item: -item[1])
+    ]
+    if reasons:
+        yield "Why it waited, refused, or gave up", reasons
+
+
+def _closings(f: Mapping[str, Any], *, is_perp: bool) -> Rows:
+    share = f["closed"] / f["cliff_closed"] - 1 if f["cliff_closed"] else 0.0
+    less = f["paid"] / f["cliff_paid"] - 1 if f["cliff_paid"] else 0.0
+    sizes = f"median {report.usd(f['closing_median'])}, largest {report.usd(f['closing_largest'])}"
+    once = f"{f['cliff_accounts']} accounts, the most allowed, once, at the first breach"
+    taken = "positions taken over" if is_perp else "debt repaid"
+    price = "penalties paid by owners" if is_perp else "bonus paid by owners"
+    seized = [] if is_perp else [("collateral seized", report.usd(f["closed"] + f["paid"]), "")]
+    return [
+        ("closings", f"{f['closings']:,}", sizes),
+        (taken, report.usd(f["closed"]), f"{share:+.0%} against the cliff"),
+        *seized,
+        (price, report.usd(f["paid"]), f"{less:+.0%} against the cliff"),
+        (f"{taken}, cliff", report.usd(f["cliff_closed"]), once),
+        (f"{price}, cliff", report.usd(f["cliff_paid"]), ""),
+        ("beyond repair", f"{f['beyond_repair']:,}", "below their limit at the end, named by the journal"),
+    ]
+
+
+def _earned(*, is_perp: bool) -> str:
+    if is_perp:
+        return "half of the penalties, and what the positions taken over have gained or lost at the mark"
+    return "left in the FlashLiquidator, once it had paid back what it borrowed"
+
+
+def _sent(f: Mapping[str, Any]) -> str:
+    return f"{f['keeper_transactions']} transactions, {f['keeper_reverted']} reverted"
