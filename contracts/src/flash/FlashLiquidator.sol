@@ -9,6 +9,9 @@ import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {
     IAavePool,
     IMorpho,
+    IPerpAccounts,
+    IPerpHouse,
+    IPerpVault,
     IPreLiquidation,
     IUniswapV2Factory,
     IUniswapV2Pair,
@@ -29,10 +32,12 @@ enum Kind {
     AaveV3,
     MorphoBlue,
     PreLiquidation,
-    CompoundV2
+    CompoundV2,
+    PerpCurie
 }
 
-/// @notice What an order counts in. Aave and Compound know units of the debt, Morpho the other two.
+/// @notice What an order counts in. Aave and Compound know units of the debt, Morpho the other two; on Perpetual
+/// it is always the size of a position.
 enum By {
     Repaid,
     Shares,
@@ -47,10 +52,13 @@ struct Hop {
 }
 
 /// @notice One account to be closed.
-/// @param venue who is called: Aave's pool, Morpho, a pre-liquidation contract, the vToken of the debt
-/// @param market the id of Morpho's market, or the vToken that is seized, as a number; else nothing
-/// @param collateral what is seized, or what the seized vToken is redeemed for
-/// @param asked in units of the debt, shares of it, or units of the collateral, as `by` says
+/// @param venue who is called: Aave's pool, Morpho, a pre-liquidation contract, the vToken of the debt, Perpetual's
+/// ClearingHouse
+/// @param market the id of Morpho's market, or the vToken that is seized, or the base token of the position, as a
+/// number; else nothing
+/// @param collateral what is seized, or what the seized vToken is redeemed for; on Perpetual the token that was lent
+/// @param asked in units of the debt, shares of it, or units of the collateral, as `by` says; on Perpetual the size
+/// that is taken over, in two's complement with the sign of the position
 /// @param route from the collateral to the token that was lent; empty where they are the same
 struct Job {
     Kind kind;
@@ -65,7 +73,7 @@ struct Job {
 
 /// @notice All that is done in one transaction.
 /// @param pool the pool that lends where `lender` is Uniswap v3; it is locked until it is repaid, and so in no route
-/// @param token what is lent, and what every account owes
+/// @param token what is lent, and what every account owes, or what Perpetual settles in
 /// @param amount what is lent, in its units
 /// @param jobs all of them are done, or none
 /// @param minProfit in its units; with less it reverts. There is no deadline beside it: late, or at another
@@ -85,9 +93,11 @@ struct Plan {
 /// trading badly, and nothing else: what the contract held before a run it holds after it. For
 /// - calls are typed. A run calls what the plan names by the functions of Venues.sol alone, and none of these
 ///   moves a token of the caller that it did not approve;
-/// - only the token that was lent is ever approved, to one venue at a time and no more than was lent, and the run
-///   reverts unless the contract has as much of it in the end as before, and the profit wanted besides;
+/// - only the token that was lent is ever approved, to one venue (or the vault that it names) at a time and no more
+///   than was lent, and the run reverts unless the contract has as much of it in the end as before, and the profit
+///   wanted besides;
 /// - of any other token a run sells, or redeems, only what it received itself, by the difference of two balances;
+/// - a position that it takes over does not outlast the run: where the pool does not take all of it, it reverts;
 /// - it sells in pools alone that the factories know. Their code is known: it asks for the token that is sold and
 ///   no more of it than was said, whoever made the pool and whatever the other token does;
 /// - the lenders and the pools call back once, when they are expected to, and nobody else ever;
@@ -124,6 +134,8 @@ contract FlashLiquidator is Ownable2Step, ReentrancyGuardTransient {
     error NoPool(address sells, address buys, uint24 fee);
     /// @param code what a market of Compound v2 returned in place of reverting
     error Refused(address venue, uint256 code);
+    /// @param size what is left of a position after it was closed as far as the pool takes it in one block
+    error StillOpen(address baseToken, int256 size);
 
     /// @notice A lender or factory that the chain does not have is the zero address: a plan that wants it reverts.
     constructor(
@@ -225,9 +237,11 @@ contract FlashLiquidator is Ownable2Step, ReentrancyGuardTransient {
         for (uint256 i; i < plan.jobs.length; ++i) {
             Job memory job = plan.jobs[i];
             uint256 held = _balance(job.collateral);
-            token.forceApprove(job.venue, plan.amount);
-            _close(job, plan.token);
-            token.forceApprove(job.venue, 0);
+            address spender = job.kind == Kind.PerpCurie ? IPerpHouse(job.venue).getVault() : job.venue;
+            token.forceApprove(spender, plan.amount);
+            if (job.kind == Kind.PerpCurie) _takeOver(job, IPerpVault(spender), plan.token, plan.amount);
+            else _close(job, plan.token);
+            token.forceApprove(spender, 0);
             if (job.route.length > 0) _sell(job.collateral, _balance(job.collateral) - held, job.route);
         }
         _gained(plan.token, before + owed, plan.minProfit);
@@ -257,6 +271,18 @@ contract FlashLiquidator is Ownable2Step, ReentrancyGuardTransient {
         if (code != 0) revert Refused(job.venue, code);
         code = receipt.redeem(receipt.balanceOf(address(this)) - held);
         if (code != 0) revert Refused(address(receipt), code);
+    }
+
+    /// @dev What was lent is the margin, for as long as the position is open.
+    function _takeOver(Job memory job, IPerpVault vault, address token, uint256 margin) private {
+        IPerpHouse house = IPerpHouse(job.venue);
+        address base = address(uint160(uint256(job.market)));
+        vault.deposit(token, margin);
+        house.liquidate(job.borrower, base, int256(job.asked));
+        house.closePosition(IPerpHouse.ClosePositionParams(base, 0, 0, type(uint256).max, 0));
+        int256 size = IPerpAccounts(house.getAccountBalance()).getTotalPositionSize(address(this), base);
+        if (size != 0) revert StillOpen(base, size);
+        vault.withdrawAll(token);
     }
 
     // --- selling ---

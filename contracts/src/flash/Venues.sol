@@ -51,6 +51,31 @@ interface IVToken {
     function redeem(uint256 vTokens) external returns (uint256 code);
 }
 
+/// @notice Of Perpetual v2 (Curie), by whose rules a position is taken over into the account of the caller.
+interface IPerpHouse {
+    struct ClosePositionParams {
+        address baseToken;
+        uint160 sqrtPriceLimitX96;
+        uint256 oppositeAmountBound;
+        uint256 deadline;
+        bytes32 referralCode;
+    }
+
+    function getVault() external view returns (address);
+    function getAccountBalance() external view returns (address);
+    function liquidate(address trader, address baseToken, int256 positionSize) external;
+    function closePosition(ClosePositionParams calldata params) external returns (uint256 base, uint256 quote);
+}
+
+interface IPerpVault {
+    function deposit(address token, uint256 amount) external;
+    function withdrawAll(address token) external returns (uint256 amount);
+}
+
+interface IPerpAccounts {
+    function getTotalPositionSize(address trader, address baseToken) external view returns (int256);
+}
+
 interface IUniswapV3Factory {
     function getPool(address a, address b, uint24 fee) external view returns (address);
 }

@@ -15,7 +15,7 @@ import {
     IUniswapV3Pool
 } from "../../src/flash/Venues.sol";
 import {IFactory, IPool, Trader} from "../UniV3Twap.t.sol";
-import {Accomplice, RogueToken, RogueVenue} from "./Rogues.sol";
+import {Accomplice, RoguePerp, RogueToken, RogueVenue} from "./Rogues.sol";
 import {
     FeeToken,
     SilentToken,
@@ -23,6 +23,7 @@ import {
     StubMorpho,
     StubPair,
     StubPairFactory,
+    StubPerp,
     StubPreLiquidation,
     StubVenue,
     StubVToken
@@ -33,6 +34,7 @@ import {
 abstract contract FlashWorld is Test {
     string private constant ARTIFACTS = "lib/uniswap-v3-core/artifacts/contracts/";
     bytes32 internal constant ID = "market";
+    address internal constant BASE = address(0xba5e);
     address internal constant OWNER = address(0x0e);
     address internal constant OPERATOR = address(0x09);
     address internal constant BORROWER = address(0xb0);
@@ -54,6 +56,7 @@ abstract contract FlashWorld is Test {
     StubPreLiquidation internal pre = new StubPreLiquidation(address(usd), address(weth));
     StubVToken internal vUsd = new StubVToken(address(usd));
     StubVToken internal vWeth = new StubVToken(address(weth));
+    StubPerp internal perp = new StubPerp();
     FlashLiquidator internal flash;
     IPool internal pool;
     IPool internal bank;
@@ -63,8 +66,15 @@ abstract contract FlashWorld is Test {
         pool = open(address(usd), address(weth), FEE);
         bank = open(address(usd), address(dai), FEE);
         morpho.open(ID, address(usd), address(weth));
-        address[7] memory rich = [
-            address(morpho), address(aave), address(pre), address(vUsd), address(vWeth), address(trader), address(this)
+        address[8] memory rich = [
+            address(morpho),
+            address(aave),
+            address(pre),
+            address(vUsd),
+            address(vWeth),
+            address(perp.getVault()),
+            address(trader),
+            address(this)
         ];
         for (uint256 i; i < rich.length; ++i) {
             usd.mint(rich[i], 1e30);
@@ -128,9 +138,12 @@ abstract contract FlashWorld is Test {
             (made.venue, made.market, made.by, made.asked) = (address(morpho), ID, By.Shares, 2 * LENT);
         } else if (kind == Kind.PreLiquidation) {
             (made.venue, made.by, made.asked) = (address(pre), By.Seized, LENT * 11 / 10);
-        } else {
+        } else if (kind == Kind.CompoundV2) {
             made.venue = address(vUsd);
             made.market = bytes32(uint256(uint160(address(vWeth))));
+        } else {
+            (made.venue, made.market) = (address(perp), bytes32(uint256(uint160(BASE))));
+            (made.collateral, made.route) = (address(usd), new Hop[](0));
         }
     }
 
@@ -146,6 +159,7 @@ abstract contract FlashWorld is Test {
         IERC20 token = IERC20(made.token);
         assertEq(token.allowance(address(flash), address(morpho)), 0);
         assertEq(token.allowance(address(flash), address(aave)), 0);
+        assertEq(token.allowance(address(flash), address(perp.getVault())), 0);
         for (uint256 i; i < made.jobs.length; ++i) {
             assertEq(token.allowance(address(flash), made.jobs[i].venue), 0);
         }
@@ -183,7 +197,7 @@ contract FlashLiquidatorTest is FlashWorld {
     function test_whoever_lends_and_by_whatever_rules_an_account_is_closed_with_profit() public {
         uint256 total;
         for (uint256 lender; lender < 3; ++lender) {
-            for (uint256 kind; kind < 4; ++kind) {
+            for (uint256 kind; kind < 5; ++kind) {
                 uint256 state = vm.snapshotState();
                 total += checkOne(Lender(lender), Kind(kind));
                 vm.revertToState(state);
@@ -198,8 +212,9 @@ contract FlashLiquidatorTest is FlashWorld {
         uint256 fee = lender == Lender.Morpho ? 0 : lender == Lender.Aave ? LENT / 2000 : LENT * 3 / 1000;
         // A receipt is worth two.
         uint256 seized = LENT * 11 / 10 * (kind == Kind.CompoundV2 ? 2 : 1);
+        uint256 brings = kind == Kind.PerpCurie ? seized : sold(seized);
         profit = run(made);
-        assertApproxEqAbs(profit, sold(seized) - LENT - fee, 2);
+        assertApproxEqAbs(profit, brings - LENT - fee, 2);
         assertEq(usd.balanceOf(address(flash)), KEPT + profit);
         assertEq(weth.balanceOf(address(flash)), KEPT);
         assertEq(vWeth.balanceOf(address(flash)), 0);
@@ -243,6 +258,35 @@ contract FlashLiquidatorTest is FlashWorld {
         Job memory only = job(Kind.AaveV3);
         (only.collateral, only.route) = (address(usd), new Hop[](0));
         assertEq(run(plan(only)), LENT / 10);
+    }
+
+    function test_a_long_and_a_short_are_taken_over_by_their_sign_with_the_loan_as_margin() public {
+        int256[2] memory sizes = [int256(3e18), -3e18];
+        for (uint256 i; i < 2; ++i) {
+            Job memory only = job(Kind.PerpCurie);
+            only.asked = uint256(sizes[i]);
+            vm.expectCall(address(perp), abi.encodeCall(perp.liquidate, (BORROWER, BASE, sizes[i])), 1);
+            vm.expectCall(address(perp.getVault()), abi.encodeCall(perp.getVault().deposit, (address(usd), LENT)));
+            assertEq(run(plan(only)), LENT / 10);
+        }
+    }
+
+    function test_a_position_that_the_pool_does_not_take_whole_is_not_taken_over() public {
+        // However much the run would gain.
+        perp.set(10e18);
+        int256[2] memory sizes = [int256(1), -1];
+        for (uint256 i; i < 2; ++i) {
+            perp.leave(sizes[i]);
+            refuse(
+                plan(job(Kind.PerpCurie)),
+                abi.encodeWithSelector(FlashLiquidator.StillOpen.selector, BASE, sizes[i])
+            );
+        }
+    }
+
+    function test_a_position_that_sells_for_less_than_its_reward_is_not_taken_over() public {
+        perp.set(0.99e18);
+        refuse(plan(job(Kind.PerpCurie)), unprofitable(-int256(LENT / 100), 1));
     }
 
     function test_several_accounts_are_closed_in_one_transaction() public {
@@ -448,8 +492,8 @@ contract FlashLiquidatorTest is FlashWorld {
     }
 
     function test_a_venue_that_takes_all_it_may_gets_nothing() public {
-        RogueVenue rogue = new RogueVenue(address(usd));
-        for (uint256 kind; kind < 4; ++kind) {
+        RogueVenue rogue = new RoguePerp(address(usd));
+        for (uint256 kind; kind < 5; ++kind) {
             Plan memory made = plan(job(Kind(kind)));
             (made.jobs[0].venue, made.minProfit) = (address(rogue), 0);
             made.jobs[0].market = bytes32(uint256(uint160(address(rogue))));
@@ -458,16 +502,22 @@ contract FlashLiquidatorTest is FlashWorld {
     }
 
     function test_nobody_on_the_way_finds_a_function_open() public {
+        checkClosed(Kind.AaveV3, 1);
+        // Paid in, taken over, closed and withdrawn.
+        checkClosed(Kind.PerpCurie, 4);
+    }
+
+    function checkClosed(Kind kind, uint256 times) private {
         // It takes dai, of which nothing is allowed, and so the run goes through.
-        RogueVenue rogue = new RogueVenue(address(dai));
+        RogueVenue rogue = new RoguePerp(address(dai));
         flash = deploy(address(rogue));
         keep();
-        Plan memory made = plan(job(Kind.AaveV3));
+        Plan memory made = plan(job(kind));
         (made.jobs[0].venue, made.minProfit) = (address(rogue), 0);
         plotted(rogue, made);
         vm.prank(address(rogue));
         assertEq(flash.run(made), 0);
-        assertEq(rogue.tried(), 9);
+        assertEq(rogue.tried(), 9 * times);
         assertEq(rogue.passed(), 0);
         checkKept();
     }
@@ -560,21 +610,21 @@ contract FlashLiquidatorTest is FlashWorld {
     /// @dev Whatever a plan of these pieces does, nothing of what was there before is gone.
     function testFuzz_what_was_there_before_a_run_is_there_after_it(uint256 seed) public {
         address[3] memory tokens = [address(usd), address(weth), address(dai)];
-        RogueVenue rogue = new RogueVenue(tokens[pick(seed, 0, 3)]);
-        address[6] memory venues =
-            [address(rogue), address(morpho), address(aave), address(pre), address(vUsd), address(flash)];
+        RogueVenue rogue = new RoguePerp(tokens[pick(seed, 0, 3)]);
+        address[7] memory venues =
+            [address(rogue), address(morpho), address(aave), address(pre), address(vUsd), address(perp), address(flash)];
         open(address(weth), address(dai), FEE);
         fund(address(dai), address(usd));
         dai.mint(address(aave), 1e30);
         dai.mint(address(morpho), 1e30);
-        Plan memory made = plan(job(Kind(pick(seed, 1, 4))));
+        Plan memory made = plan(job(Kind(pick(seed, 1, 5))));
         (made.lender, made.pool) = (Lender(pick(seed, 2, 3)), address(bank));
         made.token = tokens[pick(seed, 3, 3)];
         (made.amount, made.minProfit) = (pick(seed, 4, 1e24), 0);
         made.jobs = new Job[](1 + pick(seed, 5, 2));
         for (uint256 i; i < made.jobs.length; ++i) {
-            Job memory each = job(Kind(pick(seed, 6 + i, 4)));
-            if (pick(seed, 8 + i, 2) == 0) each.venue = venues[pick(seed, 10 + i, 6)];
+            Job memory each = job(Kind(pick(seed, 6 + i, 5)));
+            if (pick(seed, 8 + i, 2) == 0) each.venue = venues[pick(seed, 10 + i, 7)];
             (each.collateral, each.asked) = (tokens[pick(seed, 12 + i, 3)], pick(seed, 14 + i, 1e24));
             each.route = new Hop[](pick(seed, 16 + i, 3));
             for (uint256 j; j < each.route.length; ++j) {

@@ -3,7 +3,7 @@ pragma solidity 0.8.28;
 
 import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
-import {MarketParams} from "../../src/flash/Venues.sol";
+import {IPerpHouse, MarketParams} from "../../src/flash/Venues.sol";
 
 /// @dev Carries out calls that it was told beforehand, and notes how each ended.
 contract Accomplice {
@@ -35,7 +35,7 @@ contract RogueVenue is Accomplice {
         loot = loot_;
     }
 
-    function rob() private {
+    function rob() internal {
         IERC20 token = IERC20(loot);
         uint256 allowed = token.allowance(msg.sender, address(this));
         if (allowed > 0) token.transferFrom(msg.sender, address(this), allowed);
@@ -73,6 +73,41 @@ contract RogueVenue is Accomplice {
     }
 
     function redeem(uint256) external returns (uint256) {
+        rob();
+        return 0;
+    }
+}
+
+/// @dev The same as clearing house, vault and account balance of Perpetual.
+contract RoguePerp is RogueVenue {
+    constructor(address loot_) RogueVenue(loot_) {}
+
+    function getVault() external view returns (address) {
+        return address(this);
+    }
+
+    function getAccountBalance() external view returns (address) {
+        return address(this);
+    }
+
+    function getTotalPositionSize(address, address) external pure returns (int256) {
+        return 0;
+    }
+
+    function deposit(address, uint256) external {
+        rob();
+    }
+
+    function liquidate(address, address, int256) external {
+        rob();
+    }
+
+    function closePosition(IPerpHouse.ClosePositionParams calldata) external returns (uint256, uint256) {
+        rob();
+        return (0, 0);
+    }
+
+    function withdrawAll(address) external returns (uint256) {
         rob();
         return 0;
     }

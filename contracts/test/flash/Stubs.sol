@@ -5,7 +5,7 @@ import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {FlashLiquidator} from "../../src/flash/FlashLiquidator.sol";
-import {MarketParams} from "../../src/flash/Venues.sol";
+import {IPerpHouse, MarketParams} from "../../src/flash/Venues.sol";
 
 /// @dev Takes a debt and pays for it in collateral at a rate that the test sets; remembers what it was asked.
 abstract contract StubVenue {
@@ -130,6 +130,57 @@ contract StubVToken is ERC20("Receipt", "vTKN"), StubVenue {
             IERC20(underlying).safeTransfer(msg.sender, receipts * 2);
         }
         return redeemCode;
+    }
+}
+
+/// @dev Clearing house and account balance of Perpetual in one; the vault pays what is in it at the rate.
+contract StubPerp is StubVenue {
+    StubPerpVault public immutable getVault = new StubPerpVault();
+    address private _base;
+    int256 private _size;
+    int256 private _left;
+
+    /// @notice Let so much of a position stay open.
+    function leave(int256 size) external {
+        _left = size;
+    }
+
+    function getAccountBalance() external view returns (address) {
+        return address(this);
+    }
+
+    function liquidate(address who, address base, int256 size) external {
+        require(getVault.held(msg.sender) > 0, "no margin");
+        (borrower, asked, _base, _size) = (who, uint256(size), base, size);
+    }
+
+    function closePosition(IPerpHouse.ClosePositionParams calldata params) external returns (uint256, uint256) {
+        require(params.baseToken == _base && params.deadline >= block.timestamp);
+        require(params.sqrtPriceLimitX96 == 0 && params.oppositeAmountBound == 0);
+        _size = _left;
+        return (0, 0);
+    }
+
+    function getTotalPositionSize(address, address base) external view returns (int256) {
+        return base == _base ? _size : int256(0);
+    }
+}
+
+contract StubPerpVault {
+    using SafeERC20 for IERC20;
+
+    StubPerp private immutable _house = StubPerp(msg.sender);
+    mapping(address => uint256) public held;
+
+    function deposit(address token, uint256 amount) external {
+        IERC20(token).safeTransferFrom(msg.sender, address(this), amount);
+        held[msg.sender] += amount;
+    }
+
+    function withdrawAll(address token) external returns (uint256 amount) {
+        amount = held[msg.sender] * _house.rate() / 1e18;
+        held[msg.sender] = 0;
+        IERC20(token).safeTransfer(msg.sender, amount);
     }
 }
 
