@@ -219,7 +219,10 @@ async def _lending_desk(parts: Parts[LendingMarket[Any, Any]], wallet: str) -> L
 
 
 async def _perp_desk(parts: Parts[PerpMarket[Any, Any]], wallet: str) -> PerpDesk:
-    return PerpDesk(wallet, parts.config.perp_params())
+    config = parts.config
+    if config.closing.liquidator is not None:
+        await foreign.expect_operator(parts.reader, config, wallet, parts.head)
+    return PerpDesk(wallet, config.perp_params())
 
 
 PROTOCOLS: Mapping[str, Kind[Any]] = {

@@ -236,6 +236,13 @@ class Config(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _can_borrow(self) -> Self:
+        lends = self.closing.liquidator is None or self.closing.lender is not Lender.UNISWAP_V3
+        if self.deployment.protocol == "perp_curie" and not lends:
+            raise ValueError('on Perpetual closing.lender is "morpho" or "aave": no pool is looked up there')
+        return self
+
+    @model_validator(mode="after")
     def _is_of_one_chain(self) -> Self:
         preset = self.deployment.chain_id
         if preset is not None and preset != self.chain.chain_id:
@@ -347,7 +354,6 @@ class Config(BaseSettings):
     def lending_params(self) -> LendingDeskParams:
         """Return the parameters of what decides about loans."""
         closing = self.closing
-        flash = closing.liquidator and lending.FlashParams(closing.liquidator, closing.lender)
         return LendingDeskParams(
             native_feed=self.economics.native_feed,
             confirm=self.clocks_params(),
@@ -356,10 +362,14 @@ class Config(BaseSettings):
                 target_health_wad=int(closing.target_health * WAD),
                 slippage_wad=int(closing.slippage * WAD),
                 min_profit_wad=int(self.economics.min_profit * WAD),
-                flash=flash or None,
+                flash=self._flash(),
                 convert=self._conversion(),
             ),
         )
+
+    def _flash(self) -> lending.FlashParams | None:
+        at = self.closing.liquidator
+        return None if at is None else lending.FlashParams(at, self.closing.lender)
 
     def _conversion(self) -> lending.ConvertParams | None:
         router, into = self.exchange.router, self.closing.into
@@ -377,6 +387,7 @@ class Config(BaseSettings):
                 policy=closing.policy,
                 target_wad=int(closing.target_health * WAD),
                 min_profit_wad=int(self.economics.min_profit * WAD),
+                flash=self._flash(),
             ),
         )
 

@@ -322,6 +322,14 @@ class PerpMarket(Market[RowT_co, WorldT], Protocol):
         """Return the account of whoever takes over, as it is afterwards."""
         ...
 
+    def margin_wad(self, takeover: Takeover, world: WorldT) -> Wad:
+        """Return what an empty account has to deposit so that it may take over."""
+        ...
+
+    def unit_wad(self, world: WorldT) -> Wad:
+        """Return the worth of a unit of the token that deposits are made in."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Margin:

@@ -10,8 +10,9 @@ import numpy as np
 
 from keeper.confirm import clocks
 from keeper.desk.port import Judgement, Tried, expect_all
-from keeper.domain import Call, ChainTime, Quote, Refuse, Unknown, Wait
+from keeper.domain import Call, ChainTime, Quote, Refuse, Step, Unknown, Wait
 from keeper.errors import ChainFault
+from keeper.lending import flash
 from keeper.plan import perp as plan
 from keeper.plan.perp import Case, Means
 from keeper.ports import Margin, PerpMarket
@@ -49,7 +50,7 @@ class Sitting:
 
 @dataclass(frozen=True, slots=True)
 class PerpDesk:
-    """Implements ``desk.port.Desk``: takes positions over into the account of a wallet.
+    """Implements ``desk.port.Desk``: takes positions over into the account of a wallet, or by flash loans.
 
     What decides is the contract's own view of the head; the fast clock makes ready, and may ask to wait.
     """
@@ -82,8 +83,10 @@ class PerpDesk:
         del market, answers
 
     def lacking(self, book: Book[Any], funds: None) -> list[str]:
-        """Name what the keeper has nothing of."""
+        """Name what the keeper has nothing of, where its own account takes over."""
         del funds
+        if self.params.plan.flash is not None:
+            return []
         taker = book.exact(self.taker)
         is_funded = not isinstance(taker, Unknown) and taker.trader.cash_wad > 0
         return [] if is_funded else ["a deposit in Perpetual's Vault"]
@@ -150,10 +153,27 @@ class PerpDesk:
         return self._decide(found, case_id, exact, chain=chain, fast=fast) if breached else found
 
     def pick(self, sitting: Sitting, tried: Sequence[Tried]) -> Tried:
-        """Take the only step: what a takeover brings is known before."""
-        del sitting
-        [only] = tried
-        return only
+        """Take the only step of its own account; of those with borrowed margin, by what each brought."""
+        if self.params.plan.flash is None:
+            [only] = tried
+            return only
+        went = [each for each in tried if isinstance(each.result, bytes)]
+        if not went:
+            return tried[0]
+        account = sitting.book.exact(went[0].step.act.account)
+        case = _case(went[0].step.case_id, account, sitting)
+        went = [replace(each, step=self._brought(each, case)) for each in went]
+        step = plan.chosen(case, [each.step for each in went], self.params.plan)
+        if isinstance(step, Refuse):
+            return replace(went[0], result=step)
+        return next(each for each in went if each.step is step)
+
+    def _brought(self, tried: Tried, case: Case) -> Step:
+        """Return a step with the profit that it brought in its simulation, less gas."""
+        assert isinstance(tried.result, bytes)
+        brought_wad = flash.profit(tried.result) * case.market.unit_wad(case.world)
+        cost_wad = case.means.gas_cost_wad(plan.flash_gas(case.account, self.params.plan))
+        return replace(tried.step, expected_profit_wad=brought_wad - cost_wad)
 
     def _decide(
         self, found: Judgement[Sitting], case_id: str, account: Any, *, chain: Margin, fast: Margin
@@ -170,12 +190,19 @@ class PerpDesk:
         )
         if isinstance(verdict, Wait | Refuse):
             return replace(found, decision=verdict)
-        case = Case(case_id, account, sitting.market, sitting.world, sitting.means, sitting.at)
+        case = _case(case_id, account, sitting)
+        if self.params.plan.flash is not None:
+            steps = plan.plan_flash(case, self.params.plan, self.params.plan.flash)
+            return replace(found, decision=steps, agreed=verdict)
         planned = plan.plan_takeover(case, self.params.plan)
         if isinstance(planned, Refuse):
             return replace(found, decision=planned)
         means = replace(sitting.means, taker=planned.taker)
         return replace(found, decision=(planned.step,), agreed=verdict, left=replace(sitting, means=means))
+
+
+def _case(case_id: str, account: Any, sitting: Sitting) -> Case:
+    return Case(case_id, account, sitting.market, sitting.world, sitting.means, sitting.at)
 
 
 def _told(margin: Margin) -> str:

@@ -198,13 +198,10 @@ async def look_at_purse(
         mend = "" if held else f"send tokens to repay with to {wallet}, or name closing.liquidator"
         yield Finding("purse", Mark.OK if held else Mark.WARN, found, mend)
         return
-    try:
-        await expect_operator(reader, config, wallet, head)
-    except ConfigError as error:
-        mend = "correct closing.liquidator, or have its owner set the operator"
-        yield Finding("FlashLiquidator", Mark.BAD, str(error), mend)
+    operated = await _look_at_operator(config, wallet, reader, head)
+    yield operated
+    if operated.mark is Mark.BAD:
         return
-    yield Finding("FlashLiquidator", Mark.OK, f"{at}, operated by this wallet")
     pools = await read_pools(reader, config, market, head)
     count = sum(map(len, pools.by_pair.values()))
     mend = "" if count else "name exchange.uniswap_v3 and exchange.bridges"
@@ -215,13 +212,24 @@ async def look_at_purse(
 async def look_at_deposit(
     market: PerpMarket[Any, Any], config: Config, wallet: str, reader: ChainReader, head: Head
 ) -> AsyncIterator[Finding]:
-    """Yield what the wallet's account has to take positions over with."""
-    del config
+    """Yield what positions are taken over with: a FlashLiquidator, or the deposit of the wallet's account."""
+    if config.closing.liquidator is not None:
+        yield await _look_at_operator(config, wallet, reader, head)
+        return
     taker: AccountKey = bytes.fromhex(wallet[2:]) + bytes(12)
     page = await reader.call(market.rows_call([taker]), head.hash)
     market.shape.check_names(page, [taker])
     [row] = rows_of(market.shape, page)
     yield amount("deposit", max(0, row.trader.cash_wad), f"deposit into Perpetual's Vault for {wallet}")
+
+
+async def _look_at_operator(config: Config, wallet: str, reader: ChainReader, head: Head) -> Finding:
+    try:
+        await expect_operator(reader, config, wallet, head)
+    except ConfigError as error:
+        mend = "correct closing.liquidator, or have its owner set the operator"
+        return Finding("FlashLiquidator", Mark.BAD, str(error), mend)
+    return Finding("FlashLiquidator", Mark.OK, f"{config.closing.liquidator}, operated by this wallet")
 
 
 async def expect_operator(reader: ChainReader, config: Config, wallet: str, head: Head) -> None:

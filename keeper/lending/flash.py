@@ -13,7 +13,7 @@ from typing import Final
 from keeper import abi
 from keeper.domain import Call
 from keeper.lending.routes import NOBODY, Route
-from keeper.lending.words import By, Flash, Lender, Repay, Way
+from keeper.lending.words import By, Flash, FlashTakeOver, Lender, Repay, Way
 from keeper.units import AccountKey
 
 CONTRACT: Final = ("flash", "FlashLiquidator")
@@ -29,6 +29,7 @@ class Kind(IntEnum):
     MORPHO_BLUE = 1
     PRE_LIQUIDATION = 2
     COMPOUND_V2 = 3
+    PERP_CURIE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,13 @@ def flash_call(act: Repay, kind: Kind) -> Call:
         raise ValueError(f"expected a flash loan for 0x{act.account.hex()}, found none")
     job = Job(kind, act.account, act.way, act.by, act.asked, act.flash.route)
     return run_call(act.flash, [job], act.way.debt, act.takes)
+
+
+def takeover_call(act: FlashTakeOver, house: str, token: str) -> Call:
+    """Build a takeover at a clearing house of Perpetual that settles in a token; its margin is lent."""
+    way = Way(house, token, token, 0, 0, act.market)
+    job = Job(Kind.PERP_CURIE, act.account, way, By.REPAID, act.size_wad % 2**256, act.flash.route)
+    return run_call(act.flash, [job], token, act.lent)
 
 
 def run_call(flash: Flash, jobs: Sequence[Job], token: str, amount: int) -> Call:

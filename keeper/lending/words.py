@@ -165,6 +165,21 @@ class Repay:
 
 
 @dataclass(frozen=True, slots=True)
+class FlashTakeOver:
+    """Take over a part of a position of Perpetual, with margin that is lent, and close it in the pool."""
+
+    account: AccountKey
+    market: str
+    """Its virtual token, in lower case."""
+    size_wad: Wad
+    """With the sign of the position."""
+    lent: int
+    """In units of the settlement token: the margin that holds the position until it is closed."""
+    flash: Flash
+    """Its route is empty: what comes back is the token that was lent."""
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """A debt and a collateral, by the contracts that keep them, and how much of the debt is repaid."""
 

@@ -3,6 +3,9 @@
 Pure functions of the account, the keeper's own one, and the contract's exact mathematics. What is counted is
 the reward, half of the penalty, less gas; what is taken over is inventory at the mark, and nothing is said of
 what closing it in the pool would cost.
+
+With borrowed margin it is closed in the same transaction. Then sizes are candidates: each is simulated, which
+says what the pool gives, and ``chosen`` takes one by the profit that it brought.
 """
 
 from __future__ import annotations
@@ -12,12 +15,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keeper.domain import ChainTime, Reason, Refuse, Step, TakeOver, Unknown
+from keeper.lending.words import Flash, FlashTakeOver
 from keeper.plan.common import Gas, Policy, step, unprofitable
+from keeper.plan.lending import FlashParams
 from keeper.ports import Offer, PerpMarket, Takeover
-from keeper.units import WAD, Wad, Wei, mul_div_trunc
+from keeper.units import WAD, Wad, Wei, mul_div_trunc, mul_div_up
 
 BISECTIONS = 32
 """Steps of a search between nothing and the most: to less than a billionth of it."""
+OFFERS = 2
+"""Positions of an account that are tried with borrowed margin."""
+PARTS = 4
+"""Into which the most is divided for candidates."""
+LOAN_SPARE = 5
+"""One over the part of the margin that is borrowed beyond it: marks move until inclusion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,10 @@ class Params:
     gas: Gas = field(default_factory=lambda: Gas(1_200_000, 200_000))
     """By position of the account and of the keeper, each of which is valued several times over: 1.07 to 1.42
     million were measured for the first one."""
+    flash: FlashParams | None = None
+    """None: the keeper's own account takes over, and keeps what it took."""
+    flash_gas: Gas = field(default_factory=lambda: Gas(1_600_000, 200_000))
+    """By position of the account: 1.70 to 1.82 million were measured for the first one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +92,7 @@ def plan_takeover(case: Case, params: Params) -> Planned | Refuse:
     sized = [_sized(case, offer, params) for offer in case.market.offers(case.account, case.world)]
     found = [each for each in sized if isinstance(each, Takeover)]
     if not found:
-        none = Refuse(Reason("takeover.none", "no position in an open market", "one"))
-        return next((each for each in sized if isinstance(each, Refuse)), none)
+        return _first_refusal(sized)
     chosen = _chosen(found, params)
     gas = params.gas.typical(len(case.account.trader.positions) + len(case.means.taker.trader.positions))
     profit_wad = chosen.reward_wad - case.means.gas_cost_wad(gas)
@@ -96,6 +110,11 @@ def plan_takeover(case: Case, params: Params) -> Planned | Refuse:
     return Planned(planned, case.market.taken(case.means.taker, chosen))
 
 
+def _first_refusal(sized: Sequence[Takeover | Refuse]) -> Refuse:
+    none = Refuse(Reason("takeover.none", "no position in an open market", "one"))
+    return next((each for each in sized if isinstance(each, Refuse)), none)
+
+
 def _chosen(found: Sequence[Takeover], params: Params) -> Takeover:
     """Choose among the positions: where one is enough, the least; else the one that brings the most."""
     enough = [each for each in found if each.margin.covers(params.target_wad)]
@@ -107,21 +126,28 @@ def _chosen(found: Sequence[Takeover], params: Params) -> Takeover:
 def _sized(case: Case, offer: Offer, params: Params) -> Takeover | Refuse:
     """Return the takeover of one position that the policy wants, as far as the keeper's margin bears it."""
 
-    def restores(found: Takeover | Refuse) -> bool:
-        return isinstance(found, Takeover) and found.margin.covers(params.target_wad)
-
     def take(size_wad: Wad) -> Takeover | Refuse:
         return case.market.take_over(case.account, offer, size_wad, case.world)
 
-    found = take(offer.most_wad)
-    if params.policy is Policy.RESTORE and restores(found):
-        found = take(_least(offer.most_wad, lambda size_wad: restores(take(size_wad))))
+    found = take(_wanted_wad(case, offer, params))
     if isinstance(found, Refuse) or _bears(case, found):
         return found
     too_much_wad = _least(found.size_wad, lambda size_wad: not _bears(case, take(size_wad)))
     size_wad = mul_div_trunc(too_much_wad, params.free_margin_share_wad, WAD)
     borne = take(size_wad) if size_wad else found
     return borne if _bears(case, borne) else _no_margin(case)
+
+
+def _wanted_wad(case: Case, offer: Offer, params: Params) -> Wad:
+    """Return the size that the policy wants of one position."""
+    if params.policy is Policy.MAX or not _restores(case, offer, offer.most_wad, params):
+        return offer.most_wad
+    return _least(offer.most_wad, lambda size_wad: _restores(case, offer, size_wad, params))
+
+
+def _restores(case: Case, offer: Offer, size_wad: Wad, params: Params) -> bool:
+    found = case.market.take_over(case.account, offer, size_wad, case.world)
+    return isinstance(found, Takeover) and found.margin.covers(params.target_wad)
 
 
 def _bears(case: Case, found: Takeover | Refuse) -> bool:
@@ -150,3 +176,68 @@ def _least(most_wad: Wad, holds: Callable[[Wad], bool]) -> Wad:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(sign * middle) else (middle, high)
     return sign * high
+
+
+# --- with borrowed margin ------------------------------------------------------------------------
+
+
+def plan_flash(case: Case, params: Params, flash: FlashParams) -> tuple[Step, ...] | Refuse:
+    """Plan takeovers that a FlashLiquidator pays for: sizes of the positions that are worth the most."""
+    found = [
+        case.market.take_over(case.account, offer, size_wad, case.world)
+        for offer in case.market.offers(case.account, case.world)[:OFFERS]
+        for size_wad in _sizes(case, offer, params)
+    ]
+    steps = [_flash(case, each, params, flash) for each in found if isinstance(each, Takeover)]
+    return tuple(steps) or _first_refusal(found)
+
+
+def _sizes(case: Case, offer: Offer, params: Params) -> Sequence[Wad]:
+    """Return the size that the policy wants, and parts of the most: the pool may pay for a small one."""
+    parts = [mul_div_trunc(offer.most_wad, part, PARTS) for part in range(1, PARTS + 1)]
+    return list(dict.fromkeys(size for size in (_wanted_wad(case, offer, params), *parts) if size))
+
+
+def _flash(case: Case, found: Takeover, params: Params, flash: FlashParams) -> Step:
+    """Return a step with borrowed margin; it reverts where it brings less than gas and the least profit."""
+    unit_wad, gas = case.market.unit_wad(case.world), flash_gas(case.account, params)
+    margin_wad = case.market.margin_wad(found, case.world)
+    needed_wad = case.means.gas_cost_wad(gas) + params.min_profit_wad
+    loan = Flash(flash.liquidator, flash.lender, "", (), mul_div_up(needed_wad, 1, unit_wad))
+    lent = mul_div_up(margin_wad, LOAN_SPARE + 1, LOAN_SPARE * unit_wad)
+    return step(
+        case.case_id,
+        FlashTakeOver(case.account.key, found.market, found.size_wad, lent, loan),
+        case.at,
+        validity_blocks=params.validity_blocks,
+        gas=gas,
+        profit_wad=params.min_profit_wad,
+        notional_wad=abs(found.notional_wad),
+    )
+
+
+def flash_gas(account: Any, params: Params) -> int:
+    """Return what taking over a position of an account with borrowed margin typically uses."""
+    return params.flash_gas.typical(len(account.trader.positions))
+
+
+def chosen(case: Case, gone: Sequence[Step], params: Params) -> Step | Refuse:
+    """Choose among steps with borrowed margin that went through, each with the profit that it brought.
+
+    ``restore`` takes the smallest that is enough and pays; ``max``, and where none is enough, the one that
+    brings the most.
+    """
+    paying = [each for each in gone if each.expected_profit_wad >= params.min_profit_wad]
+    if not paying:
+        best_wad = max(each.expected_profit_wad for each in gone)
+        return unprofitable("takeover.unprofitable", best_wad, params.min_profit_wad)
+    enough = [each for each in paying if _is_enough(case, each, params)]
+    if params.policy is Policy.RESTORE and enough:
+        return min(enough, key=lambda each: each.notional_wad)
+    return max(paying, key=lambda each: each.expected_profit_wad)
+
+
+def _is_enough(case: Case, step_: Step, params: Params) -> bool:
+    act = step_.act
+    assert isinstance(act, FlashTakeOver)
+    return _restores(case, Offer(act.market, act.size_wad), act.size_wad, params)

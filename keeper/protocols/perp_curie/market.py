@@ -10,11 +10,12 @@ import numpy as np
 
 from keeper.domain import Act, Call, Fact, Log, Quote, Reason, Refuse, TakeOver, Unknown
 from keeper.errors import InvariantBroken
-from keeper.lending.words import Sight
+from keeper.lending import flash
+from keeper.lending.words import FlashTakeOver, Sight
 from keeper.ports import Margin, Offer, Takeover
 from keeper.protocols.perp_curie import codec, math
 from keeper.protocols.perp_curie.codec import MarketView, PerpWorld
-from keeper.protocols.perp_curie.math import MILLION, Market, Unmet
+from keeper.protocols.perp_curie.math import MILLION, Market, Trader, Unmet
 from keeper.protocols.perp_curie.params import Deployment, read_feeds
 from keeper.protocols.perp_curie.rows import FLAGS, Account, PerpRows, why_barred
 from keeper.risk.marks import Marks
@@ -101,6 +102,8 @@ class PerpCurieMarket:
 
     def encode(self, act: Act) -> Call:
         """Build the calldata of a takeover."""
+        if isinstance(act, FlashTakeOver):
+            return flash.takeover_call(act, self.deployment.clearing_house, self.deployment.token)
         if not isinstance(act, TakeOver):
             raise InvariantBroken(f"Perpetual knows no {type(act).__name__}")
         return codec.encode(act, self.deployment)
@@ -110,7 +113,8 @@ class PerpCurieMarket:
         reason = reverted.reason
         if not reason.evidence.startswith("0x"):
             return reverted
-        words = codec.revert_words(bytes.fromhex(reason.evidence[2:]))
+        data = bytes.fromhex(reason.evidence[2:])
+        words = flash.revert_name(data) or codec.revert_words(data)
         return Refuse(Reason(reason.rule, words, reason.bound))
 
     # --- what its desk asks besides ---
@@ -185,6 +189,15 @@ class PerpCurieMarket:
         number = self.deployment.bases.index(takeover.market)
         paid_wad = takeover.reward_wad - takeover.notional_wad
         return replace(taker, trader=math.taken(taker.trader, number, takeover.size_wad, paid_wad))
+
+    def margin_wad(self, takeover: Takeover, world: PerpWorld) -> Wad:
+        """Return what an empty account has to deposit for a takeover: its initial margin, less its reward."""
+        after = self.taken(Account(bytes(32), Trader(0, {})), takeover).trader
+        return -min(0, math.free_wad(after, _markets(world), world.initial))
+
+    def unit_wad(self, world: PerpWorld) -> Wad:
+        """Return the worth of a unit of the settlement token, in quote."""
+        return world.terms.unit_wad
 
     def _lacking(self, account: Account, world: PerpWorld) -> Unknown | None:
         """Name what an account is not judged for, or the market of it that has no mark."""

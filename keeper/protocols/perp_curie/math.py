@@ -47,6 +47,12 @@ class Terms:
     insurance_wad: Wad
     """What the insurance fund has, in its account and in its wallet."""
 
+    @property
+    def unit_wad(self) -> Wad:
+        """One unit of the settlement token."""
+        found: Wad = 10 ** (18 - self.decimals)
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Market:
@@ -230,5 +236,4 @@ def _worth_wad(position: Position, market: Market) -> Wad:
 
 def _settled_wad(value_wad: Wad, terms: Terms) -> Wad:
     """Return a value in whole units of the settlement token, rounded down."""
-    unit_wad: Wad = 10 ** (18 - terms.decimals)
-    return value_wad // unit_wad * unit_wad
+    return value_wad // terms.unit_wad * terms.unit_wad

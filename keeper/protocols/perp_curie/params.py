@@ -19,6 +19,7 @@ LENT_READER: Final = f"0x{b'PerpReader'.hex():0>40}"
 """Where calls find the reader that is not deployed."""
 
 load: Final = partial(abi.load, "readers")
+_SETTLEMENT_TOKEN: Final = abi.function("getSettlementToken()", returns="address")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Deployment:
 
     clearing_house: str
     vault: str
+    token: str
+    """What it settles in."""
     reader: str
     named: Mapping[str, FeedId]
     """By virtual token, the feed that moves as the market's index does; empty where its own feed names it."""
@@ -64,8 +67,10 @@ def read_deployment(
     house, vault = (functions[name].result(each)[0] for name, each in zip(names, answers, strict=True))
     if house != clearing_house.lower():
         raise ConfigError(f"the reader {reader} reads {house}, not {clearing_house}")
+    (answer,) = yield [_SETTLEMENT_TOKEN.call(vault)]
+    (token,) = _SETTLEMENT_TOKEN.result(answer)
     named = {base.lower(): feed for base, feed in markets.items()}
-    return (yield from read_feeds(Deployment(house, vault, reader, named)))
+    return (yield from read_feeds(Deployment(house, vault, token, reader, named)))
 
 
 def read_feeds(deployment: Deployment) -> Generator[list[Call], list[bytes], Deployment]:

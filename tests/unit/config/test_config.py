@@ -30,7 +30,9 @@ from keeper.execute.fees import FeeParams
 from keeper.execute.keys import KeyParams
 from keeper.execute.sender import Params as SenderParams
 from keeper.journal.guard import Limits
+from keeper.lending.words import Lender
 from keeper.plan import hybrid as plan
+from keeper.plan.lending import FlashParams
 from keeper.reporter import Params as ReporterParams
 from keeper.risk.scenarios import Option
 from keeper.steward import EwmaVols, FixedVols
@@ -177,6 +179,17 @@ def test_a_preset_names_the_contracts_of_a_public_deployment(path: Path, protoco
     assert {name: getattr(deployment, name) for name in known} == known
     assert deployment.address == known["pool" if protocol == "aave_v3" else "morpho"]
     assert deployment.setting in {"deployment.pool", "deployment.morpho"}
+
+
+def test_perpetual_takes_over_with_borrowed_margin_where_a_liquidator_is_named(path: Path) -> None:
+    named = of_protocol(
+        f'protocol = "perp_curie"\nclearing_house = "{POOL}"\n[deployment.markets]\n"{POOL}" = ""'
+    )
+    closing = f'[closing]\nliquidator = "{POOL}"\nlender = "aave"\n'
+    assert loaded(path, named).perp_params().plan.flash is None
+    assert loaded(path, named + closing).perp_params().plan.flash == FlashParams(POOL, Lender.AAVE)
+    with pytest.raises(ConfigError, match=r'on Perpetual closing\.lender is "morpho" or "aave"'):
+        loaded(path, named + closing.replace("aave", "uniswap_v3"))
 
 
 def test_what_is_given_outranks_the_preset(path: Path) -> None:

@@ -3,11 +3,15 @@
 from dataclasses import replace
 
 import pytest
+from eth_abi.abi import encode
 
 from keeper.desk.perp import ROUND, Params, PerpDesk, Sitting
 from keeper.desk.port import Judgement, Tried
-from keeper.domain import Agree, Call, ChainTime, Quote, Refuse, Step, TakeOver, Unknown, Wait
+from keeper.domain import Agree, Call, ChainTime, Quote, Reason, Refuse, Step, TakeOver, Unknown, Wait
 from keeper.errors import ChainFault, ConfigError
+from keeper.lending.words import FlashTakeOver, Lender
+from keeper.plan import perp as plan
+from keeper.plan.lending import FlashParams
 from keeper.protocols.perp_curie.codec import PerpWorld
 from keeper.protocols.perp_curie.rows import Account
 from keeper.units import WAD, FeedId
@@ -175,3 +179,46 @@ def test_a_wallet_without_a_deposit_lacks_one() -> None:
     assert DESK.lacking(book_of(RICH), None) == []
     for book in (book_of(account(9, 0, {})), book_of(LONG)):
         assert DESK.lacking(book, None) == ["a deposit in Perpetual's Vault"]
+
+
+# --- with borrowed margin ------------------------------------------------------------------------
+
+BORROWING = PerpDesk(
+    WALLET, Params("ETH/USD", plan=plan.Params(flash=FlashParams(MARKET.addresses[0], Lender.MORPHO)))
+)
+
+
+def test_with_borrowed_margin_no_deposit_is_lacking_and_none_is_used() -> None:
+    poor = account(9, 0, {})
+    assert BORROWING.lacking(book_of(poor), None) == []
+    at = sitting(world(1_980), LONG, taker=poor)
+    found = BORROWING.judge(at, key(1), "case", None)
+    assert isinstance(found, Judgement)
+    assert isinstance(found.decision, tuple)
+    assert {type(each.act) for each in found.decision} == {FlashTakeOver}
+    assert found.agreed is not None
+    assert found.left is at
+
+
+def test_of_simulated_takeovers_one_is_picked_with_the_profit_that_it_brought() -> None:
+    at = sitting(world(1_980), LONG)
+    found = BORROWING.judge(at, key(1), "case", None)
+    assert isinstance(found, Judgement)
+    assert isinstance(found.decision, tuple)
+    refused = Refuse(Reason("simulation.reverted", "Unprofitable", "must not revert"))
+    tried = [Tried(each, Call("0x", b""), refused) for each in found.decision]
+    assert BORROWING.pick(at, tried) is tried[0]
+    went = [
+        *tried[:2],
+        *(
+            replace(each, result=encode(["uint256"], [dollars * 10**6]))
+            for dollars, each in zip((9, 8), tried[2:], strict=True)
+        ),
+    ]
+    picked = BORROWING.pick(at, went)
+    assert picked.step.act == went[2].step.act
+    assert picked.step.expected_profit_wad == 9 * WAD - 1_800_000 * 10**8 * 1_980
+    little = [replace(tried[0], result=encode(["uint256"], [1]))]
+    found_little = BORROWING.pick(at, little).result
+    assert isinstance(found_little, Refuse)
+    assert found_little.reason.rule == "takeover.unprofitable"

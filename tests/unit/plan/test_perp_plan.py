@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from keeper.domain import ChainTime, Refuse, TakeOver
+from keeper.domain import ChainTime, Reason, Refuse, Step, TakeOver
+from keeper.lending.words import Flash, FlashTakeOver, Lender
 from keeper.plan.common import Policy
-from keeper.plan.perp import Case, Means, Params, Planned, plan_takeover
+from keeper.plan.lending import FlashParams
+from keeper.plan.perp import Case, Means, Params, Planned, chosen, plan_flash, plan_takeover
 from keeper.ports import Offer, Takeover
 from keeper.protocols.perp_curie.codec import PerpWorld
 from keeper.protocols.perp_curie.rows import Account
@@ -124,3 +126,82 @@ def test_nothing_is_planned_where_no_market_is_open() -> None:
     found = plan_takeover(case(LONG, world(view(1_980, is_open=False))), Params())
     assert isinstance(found, Refuse)
     assert found.reason.rule == "takeover.none"
+
+
+# --- with borrowed margin ------------------------------------------------------------------------
+
+FLASH = FlashParams("0x" + "0f" * 20, Lender.MORPHO)
+LOW = replace(LONG, trader=replace(LONG.trader, cash_wad=1_300 * WAD))
+"""One that a part of the most restores."""
+
+
+def borrowed(one: Account, at: PerpWorld, params: Params) -> tuple[Step, ...]:
+    steps = plan_flash(case(one, at, account(9, 0, {})), params, FLASH)
+    assert isinstance(steps, tuple)
+    return steps
+
+
+def act_of(step: Step) -> FlashTakeOver:
+    assert isinstance(step.act, FlashTakeOver)
+    return step.act
+
+
+def brought(step: Step, dollars: int) -> Step:
+    return replace(step, expected_profit_wad=dollars * WAD)
+
+
+def test_candidates_are_what_the_policy_wants_and_parts_of_the_most() -> None:
+    parts = [each * WAD * 5 // 4 for each in (1, 2, 3, 4)]
+    assert [act_of(each).size_wad for each in borrowed(LOW, world(1_990), MAX)] == [parts[3], *parts[:3]]
+    least = taken(plan_takeover(case(LOW, world(1_990)), Params()))[1]
+    assert [act_of(each).size_wad for each in borrowed(LOW, world(1_990), Params())] == [least, *parts]
+
+
+def test_the_margin_is_lent_with_something_to_spare_and_gas_and_profit_are_the_least_wanted() -> None:
+    wanted = Params(policy=Policy.MAX, min_profit_wad=3 * WAD)
+    step = borrowed(LONG, world(1_980), wanted)[0]
+    act = act_of(step)
+    margin_wad = MARKET.margin_wad(after(LONG, world(1_980), ETH, act.size_wad), world(1_980))
+    assert act.lent == -(-margin_wad * 6 // (5 * 10**12))
+    gas = 1_600_000 + 200_000
+    cost = gas * GWEI // 10 * 2_000 // 10**12
+    assert act.flash == Flash(FLASH.liquidator, Lender.MORPHO, "", (), 3 * 10**6 + cost)
+    assert step.gas_limit == 2 * gas + 300_000
+    assert (step.kind, step.notional_wad) == ("flashtakeover", 9_900 * WAD)
+
+
+def test_positions_that_are_worth_the_most_are_tried() -> None:
+    both = account(1, 600, {0: (1, -2_000), 1: (1, -40_000)})
+    assert [act_of(each).market for each in borrowed(both, world(1_990), MAX)] == [BTC] * 4 + [ETH] * 4
+
+
+def test_restore_chooses_the_smallest_that_is_enough_and_pays() -> None:
+    at = case(LOW, world(1_990))
+    least, quarter, half, *more = borrowed(LOW, world(1_990), Params())
+    gone = [brought(least, -1), brought(quarter, 5), brought(half, 1), *(brought(each, 9) for each in more)]
+    assert act_of(least).size_wad > act_of(quarter).size_wad
+    assert chosen(at, gone, Params()) is gone[2]
+    # Where none is enough, the one that brings the most goes on.
+    assert chosen(at, gone[:2], Params()) is gone[1]
+
+
+def test_max_chooses_what_brings_the_most() -> None:
+    gone = [brought(each, number) for number, each in enumerate(borrowed(LONG, world(1_980), MAX))]
+    assert chosen(case(LONG, world(1_980)), gone, MAX) is gone[-1]
+
+
+def test_none_is_chosen_where_the_pool_pays_too_little() -> None:
+    gone = [brought(each, -1) for each in borrowed(LONG, world(1_980), MAX)]
+    found = chosen(case(LONG, world(1_980)), gone, MAX)
+    assert isinstance(found, Refuse)
+    assert found.reason == Reason("takeover.unprofitable", "expected -1.0000 after gas", ">= 0.0000")
+
+
+def test_with_borrowed_margin_the_contracts_refusals_are_told_too() -> None:
+    for at, rule in (
+        (world(1_700), "takeover.refused"),
+        (world(view(1_980, is_open=False)), "takeover.none"),
+    ):
+        found = plan_flash(case(LONG, at), Params(), FLASH)
+        assert isinstance(found, Refuse)
+        assert found.reason.rule == rule

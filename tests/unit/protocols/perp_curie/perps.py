@@ -17,7 +17,10 @@ from keeper.units import WAD, AccountKey, Wad
 
 ETH, BTC = "0x" + "e0" * 20, "0x" + "b0" * 20
 HOUSE, VAULT, READER = "0x" + "c1" * 20, "0x" + "c2" * 20, "0x" + "c3" * 20
-DEPLOYMENT = Deployment(HOUSE, VAULT, READER, {ETH: "ETH/USD", BTC: "BTC/USD"}, ("ETH/USD", "BTC/USD"), 7)
+USDC = "0x" + "c4" * 20
+DEPLOYMENT = Deployment(
+    HOUSE, VAULT, USDC, READER, {ETH: "ETH/USD", BTC: "BTC/USD"}, ("ETH/USD", "BTC/USD"), 7
+)
 MARKET = PerpCurieMarket(DEPLOYMENT)
 TERMS = Terms(maintenance=62_500, penalty=25_000, decimals=6, insurance_wad=1_000 * WAD)
 NOW_S = 1_700_000_000

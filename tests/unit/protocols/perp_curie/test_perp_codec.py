@@ -1,19 +1,32 @@
 """Logs into facts, takeovers into calldata, answers into the world, and the contract's words."""
 
 import pytest
-from eth_abi.abi import encode
+from eth_abi.abi import decode, encode
 from eth_utils.crypto import keccak
 
-from keeper.domain import Log, Poke, Reason, Refuse, TakeOver
+from keeper import abi
+from keeper.domain import Call, Log, Poke, Reason, Refuse, TakeOver
 from keeper.errors import ChainFault, ConfigError, InvariantBroken
+from keeper.lending.flash import CONTRACT
+from keeper.lending.words import Flash, FlashTakeOver, Lender
 from keeper.protocols.perp_curie import codec
 from keeper.protocols.perp_curie.math import Terms
 from keeper.protocols.perp_curie.params import Deployment, load, read_deployment, version_of
 from keeper.units import WAD
-from tests.unit.protocols.perp_curie.perps import BTC, DEPLOYMENT, ETH, HOUSE, MARKET, READER, VAULT, key
+from tests.unit.protocols.perp_curie.perps import (
+    BTC,
+    DEPLOYMENT,
+    ETH,
+    HOUSE,
+    MARKET,
+    READER,
+    USDC,
+    VAULT,
+    key,
+)
 
 SOMEBODY, TAKER = "0x" + "00" * 19 + "05", "0x" + "00" * 19 + "06"
-FEED = "0x" + "fe" * 20
+FEED, OURS = "0x" + "fe" * 20, "0x" + "0f" * 20
 
 
 def log_of(address: str, signature: str, indexed: list[str], kinds: list[str], values: list[object]) -> Log:
@@ -66,9 +79,25 @@ def test_a_takeover_names_trader_market_and_signed_size() -> None:
     assert call.data[4:] == encode(["address", "address", "int256"], [SOMEBODY, ETH, -3 * WAD])
 
 
+def test_a_takeover_with_borrowed_margin_lends_what_perpetual_settles_in() -> None:
+    flash = Flash(OURS, Lender.AAVE, "", (), 7)
+    call = MARKET.encode(FlashTakeOver(key(5), ETH, -3 * WAD, 1_000, flash))
+    run = abi.load(*CONTRACT).functions["run"]
+    [plan] = decode(run.inputs, call.data[4:])
+    assert call.to == OURS
+    assert (*plan[:4], plan[5]) == (1, "0x" + "00" * 20, USDC, 1_000, 7)
+    base = bytes(12) + bytes.fromhex(ETH[2:])
+    assert plan[4] == ((4, HOUSE, base, USDC, SOMEBODY, 0, 2**256 - 3 * WAD, ()),)
+
+
 def test_no_other_act_is_known() -> None:
     with pytest.raises(InvariantBroken, match="Perpetual knows no Poke"):
         MARKET.encode(Poke(key(5)))
+
+
+def still_open(base: str, size: int) -> str:
+    data = encode(["address", "int256"], [base, size])
+    return "0x" + (abi.load(*CONTRACT).errors["StillOpen"].selector + data).hex()
 
 
 def error(words: str) -> str:
@@ -83,6 +112,7 @@ def error(words: str) -> str:
         (error("Pausable: paused"), "Pausable: paused"),
         ("0x08c379a0ff", "an error that is unreadable: 0x08c379a0ff"),
         ("0x12345678", "unknown error 0x12345678"),
+        (still_open(ETH, -5), f"StillOpen(baseToken={ETH}, size=-5)"),
         ("0x", "reverted without a reason"),
         ("out of gas", "out of gas"),
     ],
@@ -127,7 +157,9 @@ def listed(markets: dict[str, str], house: str = HOUSE) -> Deployment:
     rounds = read_deployment(HOUSE.upper().replace("X", "x"), markets, READER)
     assert [call.to for call in next(rounds)] == [READER, READER]
     (asked,) = rounds.send([encode(["address"], [house]), encode(["address"], [VAULT])])
-    assert asked == codec.world_call(Deployment(HOUSE, VAULT, READER, markets))
+    assert asked == Call(VAULT, keccak(text="getSettlementToken()")[:4])
+    (asked,) = rounds.send([encode(["address"], [USDC])])
+    assert asked == codec.world_call(Deployment(HOUSE, VAULT, USDC, READER, markets))
     try:
         rounds.send([answer(OPEN, CLOSED)])
     except StopIteration as found:
@@ -141,7 +173,8 @@ def test_a_market_takes_its_feed_from_the_configuration_or_from_its_aggregators_
     assert listed({ETH: "", BTC: ""}).unnamed == (BTC,)
     found = listed({ETH: "WETH/USD", BTC: "BTC/USD"})
     assert found.feeds == ("WETH/USD", "BTC/USD")
-    assert (found.clearing_house, found.vault, found.bases) == (HOUSE, VAULT, (ETH, BTC))
+    assert (found.clearing_house, found.vault, found.token) == (HOUSE, VAULT, USDC)
+    assert found.bases == (ETH, BTC)
 
 
 def test_a_reader_of_another_deployment_is_refused() -> None:

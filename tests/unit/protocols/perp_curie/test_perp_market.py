@@ -157,3 +157,21 @@ def test_nothing_is_taken_over_while_the_protocol_is_paused() -> None:
     found = MARKET.take_over(LONG, Offer(ETH, WAD), WAD, replace(world(1_980), paused=True))
     assert isinstance(found, Refuse)
     assert found.reason.evidence == "the protocol is paused"
+
+
+def test_an_empty_account_that_deposits_the_margin_bears_a_takeover_and_with_a_unit_less_it_does_not() -> (
+    None
+):
+    at = world(1_980)
+    for size in (5 * WAD, -5 * WAD):
+        held = {0: (10, -20_000)} if size > 0 else {0: (-10, 19_000)}
+        found = MARKET.take_over(account(1, 1_000, held), Offer(ETH, size), size, at)
+        assert isinstance(found, Takeover)
+        margin_wad = MARKET.margin_wad(found, at)
+        # A tenth of what is borrowed: for a long less its reward.
+        assert 900 * WAD < margin_wad < 1_000 * WAD
+        for spare_wad in (0, -1):
+            taker = account(9, 0, {})
+            taker = replace(taker, trader=replace(taker.trader, cash_wad=margin_wad + spare_wad))
+            assert MARKET.free_wad(MARKET.taken(taker, found), at) == spare_wad
+    assert MARKET.unit_wad(at) == 10**12
