@@ -41,6 +41,9 @@ pytestmark = [pytest.mark.anvil, pytest.mark.timeout(120)]
 
 ROOT = Path(__file__).resolve().parents[2]
 GENESIS_S = 1_700_000_000
+SOON_S = 8.0
+"""Within which a daemon ends that is told to: 2 s for its work and some for a busy machine, and less than the
+10 s for which a request waits for its node."""
 KEEPER, OWNER, MAKER = person(1, "keeper"), person(1, "owner"), person(1, "maker")
 REPORTERS = reporters(1)
 KEY = "0x" + KEEPER.key.hex()
@@ -686,7 +689,7 @@ def test_a_breach_at_a_good_price_is_flagged(site: Site) -> None:
     site.configure()
     with running(site.folder, "run") as keeper:
         keeper.until(lambda: site.sent() == 1)
-        assert keeper.end() < 3
+        assert keeper.end() < SOON_S
     journal = site.journal()
     assert journal.verify() == []
     assert journal.summary().steps == {"sent": 1}
@@ -762,7 +765,7 @@ def test_a_second_keeper_on_the_same_journal_is_refused(site: Site, refused: Ref
     with running(site.folder, "run") as daemon:
         daemon.until(lambda: daemon.done_with(site.node.block_number()))
         assert "another keeper works with the journal" in refused(site.folder)
-        assert daemon.end(signal.SIGTERM) < 3
+        assert daemon.end(signal.SIGTERM) < SOON_S
 
 
 @pytest.mark.parametrize(
@@ -774,7 +777,7 @@ def test_a_signal_stops_a_daemon_cleanly(site: Site, command: str, number: signa
     site.configure()
     with running(site.folder, command) as daemon:
         daemon.until(lambda: daemon.done_with(site.node.block_number()))
-        assert daemon.end(number) < 3
+        assert daemon.end(number) < SOON_S
     if command == "run":
         left = {path.name for path in site.folder.iterdir()} - {"keeper.toml", "prices.csv"}
         assert left == {"book.snapshot", "journal.sqlite", "journal.sqlite.lock"}, "no WAL left"
@@ -787,9 +790,9 @@ def test_a_signal_stops_a_daemon_that_waits_for_its_node(tmp_path: Path, command
         with running(tmp_path, command) as daemon:
             deaf.settimeout(20)
             connection, _ = deaf.accept()
-            connection.recv(1)
-            assert daemon.end() < 3
-            connection.close()
+            with connection:
+                connection.recv(1)
+                assert daemon.end() < SOON_S
 
 
 def test_a_signal_stops_a_keeper_whose_node_falls_silent_in_the_middle_of_a_head(site: Site) -> None:
@@ -801,7 +804,7 @@ def test_a_signal_stops_a_keeper_whose_node_falls_silent_in_the_middle_of_a_head
             relay.silent_at = b"eth_call"
             site.post(AFTER)
             keeper.until(relay.silent.is_set)
-            assert keeper.end() < 4
+            assert keeper.end() < SOON_S
     journal = site.journal()
     assert journal.verify() == []
     journal.close()
@@ -828,7 +831,7 @@ def test_a_daemon_outlives_its_node_and_says_so(site: Site, command: str) -> Non
             daemon.lines.clear()
             relay.cut()
             daemon.until(lambda: daemon.heard("chain.read_failed", failures=2))
-            assert daemon.end() < 3, "also while it is away"
+            assert daemon.end() < SOON_S, "also while it is away"
             relay.mend()
     if command == "run":
         journal = site.journal()
