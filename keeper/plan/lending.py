@@ -205,15 +205,20 @@ def _borrowed(
     if not loans:
         found = f"no pool of Uniswap v3 lends {way.debt} beside the routes"
         return Refuse(Reason("route.no_lender", found, "another pool, or another closing.lender"))
-    steps = []
+    steps, most_wad = [], []
     for close in sizes:
-        paid = case.worth_wad(way.debt, close.repaid)
+        got, paid = case.worth_wad(way.collateral, close.seized), case.worth_wad(way.debt, close.repaid)
+        if isinstance(got, Unknown):
+            return unvalued(got)
         if isinstance(paid, Unknown):
             return unvalued(paid)
         for route, pool in loans:
-            loan = Flash(flash.liquidator, flash.lender, pool, route, 0)
-            steps.append(_flash(case, way, close, paid, loan, means, params))
-    return steps
+            # Dust stays in breach for ever: it is not simulated where not even the better price pays its gas.
+            most_wad.append(got[1] - paid[0] - means.gas_cost_wad(_flash_gas(way, route)))
+            if most_wad[-1] >= params.min_profit_wad:
+                loan = Flash(flash.liquidator, flash.lender, pool, route, 0)
+                steps.append(_flash(case, way, close, paid, loan, means, params))
+    return steps or unprofitable("close.unprofitable", max(most_wad), params.min_profit_wad)
 
 
 def _lending_pools(way: Way, route: Route, pools: Roads, flash: FlashParams) -> Sequence[str]:

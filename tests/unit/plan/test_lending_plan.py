@@ -257,11 +257,12 @@ def test_without_a_route_nothing_is_borrowed() -> None:
     assert rule(plan_close(case(), RICH, Roads(known=()), FLASH)) == "route.none"
 
 
-def test_dust_that_is_worth_nothing_would_have_to_leave_more_than_itself() -> None:
-    found = steps(plan_close(case(Loan(2, 1), worthless=frozenset()), RICH, Roads(), replace(FLASH)))
-    assert isinstance(found[0].act, Repay)
-    assert found[0].act.flash is not None
-    assert found[0].act.flash.min_profit > 1
+def test_what_does_not_even_pay_its_gas_at_the_better_price_is_not_simulated() -> None:
+    dust = Loan(20 * ONE, 17 * ONE)
+    assert rule(plan_close(case(dust), RICH, Roads(), FLASH)) == "close.unprofitable"
+    assert steps(plan_close(case(dust, fast=2 * WAD), RICH, Roads(), FLASH))
+    unpriced = case(worthless=frozenset({COLLATERAL}))
+    assert rule(plan_close(unpriced, RICH, Roads(), FLASH)) == "value.unknown"
 
 
 # --- an act of its own ---------------------------------------------------------------------------
