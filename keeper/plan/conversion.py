@@ -45,18 +45,24 @@ def pockets(market: LendingMarket[Any, Any], params: Params) -> tuple[tuple[str,
 def plan_conversion(
     case: Case, means: Means, pools: Roads, params: Params
 ) -> tuple[Step, ...] | Refuse | None:
-    """Plan to sell the most valuable of what the wallet holds beside the one token that it keeps.
+    """Plan to sell what the wallet holds beside the one token that it keeps, the most valuable first.
 
-    Where gas would cost more than the slippage's part of its worth, it is left alone; None where nothing else
-    is there.
+    The next one comes where one cannot be sold. Where gas would cost more than the slippage's part of its
+    worth, it is left alone; None where nothing else is there.
     """
     convert = params.convert
     if convert is None:
         return None
     found = sorted(_convertible(case, means, convert, params), reverse=True)
-    if not found:
-        return None
-    _, token, amount = found[0]
+    planned = [_sold(case, token, amount, means, pools, params, convert) for _, token, amount in found]
+    steps = tuple(step for each in planned if not isinstance(each, Refuse) for step in each)
+    return steps or next((each for each in planned if isinstance(each, Refuse)), None)
+
+
+def _sold(
+    case: Case, token: str, amount: int, means: Means, pools: Roads, params: Params, convert: ConvertParams
+) -> tuple[Step, ...] | Refuse:
+    """Return the routes along which one token may be sold, or what has to come before."""
     if token in case.market.receipts:
         return (_own_step(case, Redeem(case.account, token, amount), params, REDEEM_GAS, means),)
     routes = [each for each in pools.routes(token, convert.into) if all(hop.pool.fee for hop in each)]

@@ -204,8 +204,11 @@ class PerpCurieMarket:
         if why := why_barred(account):
             return Unknown(f"trader {account.owner}", why)
         for number in account.trader.positions:
-            if not world.markets[number].mark_wad:
+            market = world.markets[number]
+            if not market.mark_wad:
                 return Unknown(f"market {self.deployment.bases[number]}", "it has no mark")
+            if market.is_open and not market.index_wad:
+                return Unknown(f"market {self.deployment.bases[number]}", "its index is zero")
         return None
 
 

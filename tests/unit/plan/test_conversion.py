@@ -82,8 +82,14 @@ def test_the_token_that_is_wanted_and_dust_are_left_alone() -> None:
 
 
 def test_receipts_are_redeemed_first_where_they_are_worth_more() -> None:
-    [first] = steps(planned({COLLATERAL: 500 * ONE, RECEIPT: 501 * ONE}))
+    [first, second] = steps(planned({COLLATERAL: 500 * ONE, RECEIPT: 501 * ONE}))
     assert first.act == Redeem(WALLET, RECEIPT, 501 * ONE)
+    assert second.act == Approve(WALLET, COLLATERAL, ROUTER, 500 * ONE)
+
+
+def test_what_cannot_be_sold_keeps_nothing_else_back() -> None:
+    [only] = steps(planned({COLLATERAL: 500 * ONE, RECEIPT: 400 * ONE}, roads=Roads(())))
+    assert only.act == Redeem(WALLET, RECEIPT, 400 * ONE)
 
 
 @pytest.mark.parametrize("known", [(), (V2,)])

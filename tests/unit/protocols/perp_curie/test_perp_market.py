@@ -79,6 +79,11 @@ def test_an_account_in_a_market_without_a_mark_is_unknown_and_nobody_else() -> N
     assert found == Unknown(f"market {ETH}", "it has no mark")
 
 
+def test_an_account_in_a_market_whose_index_is_zero_is_not_judged() -> None:
+    found = MARKET.stand(LONG, world(replace(view(2_000), index_wad=0)))
+    assert found == Unknown(f"market {ETH}", "its index is zero")
+
+
 prices = st.integers(500, 4_000)
 sizes = st.floats(-20, 20).map(lambda size: round(size, 6))
 
