@@ -86,9 +86,6 @@ class ForeignDeployment(Section):
     """Of the preset, to be held against the chain's."""
     reader: Address | None = None
     """Where the reader is deployed, for nodes that cannot call what is not."""
-    feeds: dict[Address, FeedId] = {}
-    """Names for price feeds that do not tell their own: by the address of the feed, of an oracle that is
-    taken for one, or of a token where each has one price."""
     implementation: Address | None = None
     """The code behind the address that is trusted: with another one the keeper does not start."""
     from_block: int = Field(default=0, ge=0)
@@ -116,7 +113,15 @@ class ForeignDeployment(Section):
         return address
 
 
-class AaveDeployment(ForeignDeployment):
+class LendingDeployment(ForeignDeployment):
+    """A protocol that lends, and whose oracle is traced to feeds."""
+
+    feeds: dict[Address, FeedId] = {}
+    """Names for price feeds that do not tell their own: by the address of the feed, of an oracle that is
+    taken for one, or of a token where each has one price."""
+
+
+class AaveDeployment(LendingDeployment):
     """A pool of Aave v3."""
 
     named_by = "pool"
@@ -127,7 +132,7 @@ class AaveDeployment(ForeignDeployment):
     """Its PoolAddressesProvider, for people: the pool names its own."""
 
 
-class MorphoDeployment(ForeignDeployment):
+class MorphoDeployment(LendingDeployment):
     """Some markets of Morpho Blue."""
 
     named_by = "morpho"
@@ -143,7 +148,7 @@ class MorphoDeployment(ForeignDeployment):
     """By token that is lent, the feed that values it in quote; "USD" where it is worth one of it."""
 
 
-class VenusDeployment(ForeignDeployment):
+class VenusDeployment(LendingDeployment):
     """An isolated pool of Venus: a Comptroller and its markets."""
 
     named_by = "comptroller"
