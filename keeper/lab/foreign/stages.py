@@ -541,14 +541,13 @@ def perp_stage(node: Node, keeper: str, accounts: int, seed: int) -> Stage:
     lab, rng = perp.lab, random.Random(seed)
     owners = ["0x" + rng.randbytes(20).hex() for _ in range(accounts)]
     node.fund(owners)
-    txs = perp.deposit(keeper, DEPOSIT)
+    lab.run(perp.deposit(keeper, DEPOSIT))
     for number, who in enumerate(owners):
         symbol, dollars = ("ETH", "ETH", "BTC")[number % 3], int(10 ** rng.uniform(*WORTH))
-        txs += perp.deposit(who, int(dollars * _low(rng, MARGIN)))
-        txs += [perp.trade(who, symbol, dollars * WAD, sell=number % 4 == 3)]
-    lab.run(txs, after_s=perp_curie.BLOCK_S)
-    # Everybody's trades moved the pools: somebody brings them back, and the means forget.
-    lab.run([tx for symbol in perp.bases for tx in _perp_moves(perp, symbol, DOLLARS[symbol])])
+        opened = perp.trade(who, symbol, dollars * WAD, sell=number % 4 == 3)
+        lab.run([*perp.deposit(who, int(dollars * _low(rng, MARGIN))), opened])
+        # Everybody's trade moves the pool, and somebody brings it back before the next.
+        lab.run(_perp_moves(perp, symbol, DOLLARS[symbol]), after_s=perp_curie.BLOCK_S)
     lab.pass_time(perp_curie.HISTORY_S)
     house = perp.at["ClearingHouse"]
     markets = {base: f"{symbol}/USD" for symbol, base in perp.bases.items()}
