@@ -89,13 +89,16 @@ class Planned:
 
 def plan_takeover(case: Case, params: Params) -> Planned | Refuse:
     """Plan the takeover that is due of an account, of one of its positions."""
-    sized = [_sized(case, offer, params) for offer in case.market.offers(case.account, case.world)]
+    gas = params.gas.typical(len(case.account.trader.positions) + len(case.means.taker.trader.positions))
+    cost_wad = case.means.gas_cost_wad(gas)
+    least_wad = cost_wad + params.min_profit_wad
+    offers = case.market.offers(case.account, case.world)
+    sized = [_sized(case, offer, least_wad, params) for offer in offers]
     found = [each for each in sized if isinstance(each, Takeover)]
     if not found:
         return _first_refusal(sized)
-    chosen = _chosen(found, params)
-    gas = params.gas.typical(len(case.account.trader.positions) + len(case.means.taker.trader.positions))
-    profit_wad = chosen.reward_wad - case.means.gas_cost_wad(gas)
+    chosen = _chosen(found, least_wad, params)
+    profit_wad = chosen.reward_wad - cost_wad
     if profit_wad < params.min_profit_wad:
         return unprofitable("takeover.unprofitable", profit_wad, params.min_profit_wad)
     planned = step(
@@ -115,21 +118,33 @@ def _first_refusal(sized: Sequence[Takeover | Refuse]) -> Refuse:
     return next((each for each in sized if isinstance(each, Refuse)), none)
 
 
-def _chosen(found: Sequence[Takeover], params: Params) -> Takeover:
-    """Choose among the positions: where one is enough, the least; else the one that brings the most."""
-    enough = [each for each in found if each.margin.covers(params.target_wad)]
+def _chosen(found: Sequence[Takeover], least_wad: Wad, params: Params) -> Takeover:
+    """Choose among the positions: where one is enough and pays, the least; else what brings the most."""
+    enough = [each for each in found if _is_enough(each, least_wad, params)]
     if params.policy is Policy.RESTORE and enough:
         return min(enough, key=lambda each: abs(each.notional_wad))
     return max(found, key=lambda each: each.reward_wad)
 
 
-def _sized(case: Case, offer: Offer, params: Params) -> Takeover | Refuse:
-    """Return the takeover of one position that the policy wants, as far as the keeper's margin bears it."""
+def _is_enough(found: Takeover | Refuse, least_wad: Wad, params: Params) -> bool:
+    """Tell whether a takeover leaves the account at the target, for a reward that pays."""
+    return (
+        isinstance(found, Takeover)
+        and found.margin.covers(params.target_wad)
+        and found.reward_wad >= least_wad
+    )
+
+
+def _sized(case: Case, offer: Offer, least_wad: Wad, params: Params) -> Takeover | Refuse:
+    """Return the takeover of one position that the policy wants, as far as the keeper's margin bears it.
+
+    What restores is taken larger where only that pays: otherwise a small account would stay below its limit.
+    """
 
     def take(size_wad: Wad) -> Takeover | Refuse:
         return case.market.take_over(case.account, offer, size_wad, case.world)
 
-    found = take(_wanted_wad(case, offer, params))
+    found = take(_wanted_wad(case, offer, least_wad, params))
     if isinstance(found, Refuse) or _bears(case, found):
         return found
     too_much_wad = _least(found.size_wad, lambda size_wad: not _bears(case, take(size_wad)))
@@ -138,16 +153,15 @@ def _sized(case: Case, offer: Offer, params: Params) -> Takeover | Refuse:
     return borne if _bears(case, borne) else _no_margin(case)
 
 
-def _wanted_wad(case: Case, offer: Offer, params: Params) -> Wad:
+def _wanted_wad(case: Case, offer: Offer, least_wad: Wad, params: Params) -> Wad:
     """Return the size that the policy wants of one position."""
-    if params.policy is Policy.MAX or not _restores(case, offer, offer.most_wad, params):
+
+    def restores(size_wad: Wad) -> bool:
+        return _is_enough(case.market.take_over(case.account, offer, size_wad, case.world), least_wad, params)
+
+    if params.policy is Policy.MAX or not restores(offer.most_wad):
         return offer.most_wad
-    return _least(offer.most_wad, lambda size_wad: _restores(case, offer, size_wad, params))
-
-
-def _restores(case: Case, offer: Offer, size_wad: Wad, params: Params) -> bool:
-    found = case.market.take_over(case.account, offer, size_wad, case.world)
-    return isinstance(found, Takeover) and found.margin.covers(params.target_wad)
+    return _least(offer.most_wad, restores)
 
 
 def _bears(case: Case, found: Takeover | Refuse) -> bool:
@@ -195,7 +209,7 @@ def plan_flash(case: Case, params: Params, flash: FlashParams) -> tuple[Step, ..
 def _sizes(case: Case, offer: Offer, params: Params) -> Sequence[Wad]:
     """Return the size that the policy wants, and parts of the most: the pool may pay for a small one."""
     parts = [mul_div_trunc(offer.most_wad, part, PARTS) for part in range(1, PARTS + 1)]
-    return list(dict.fromkeys(size for size in (_wanted_wad(case, offer, params), *parts) if size))
+    return list(dict.fromkeys(size for size in (_wanted_wad(case, offer, 0, params), *parts) if size))
 
 
 def _flash(case: Case, found: Takeover, params: Params, flash: FlashParams) -> Step:
@@ -231,13 +245,14 @@ def chosen(case: Case, gone: Sequence[Step], params: Params) -> Step | Refuse:
     if not paying:
         best_wad = max(each.expected_profit_wad for each in gone)
         return unprofitable("takeover.unprofitable", best_wad, params.min_profit_wad)
-    enough = [each for each in paying if _is_enough(case, each, params)]
+    enough = [each for each in paying if _leaves_enough(case, each, params)]
     if params.policy is Policy.RESTORE and enough:
         return min(enough, key=lambda each: each.notional_wad)
     return max(paying, key=lambda each: each.expected_profit_wad)
 
 
-def _is_enough(case: Case, step_: Step, params: Params) -> bool:
+def _leaves_enough(case: Case, step_: Step, params: Params) -> bool:
     act = step_.act
     assert isinstance(act, FlashTakeOver)
-    return _restores(case, Offer(act.market, act.size_wad), act.size_wad, params)
+    offer = Offer(act.market, act.size_wad)
+    return _is_enough(case.market.take_over(case.account, offer, act.size_wad, case.world), 0, params)

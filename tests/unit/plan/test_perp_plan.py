@@ -49,6 +49,16 @@ def test_restore_takes_the_least_that_brings_the_account_back_above_its_target()
     assert not after(low, world(1_990), ETH, size_wad * 999_999 // 1_000_000).margin.covers(target_wad)
 
 
+def test_restore_takes_the_least_that_pays_where_less_would_do_for_the_account() -> None:
+    low = replace(LONG, trader=replace(LONG.trader, cash_wad=1_300 * WAD))
+    enough = taken(plan_takeover(case(low, world(1_990)), Params()))[1]
+    gas_price_wei = 40 * GWEI
+    planned = plan_takeover(case(low, world(1_990), gas_price_wei=gas_price_wei), Params())
+    assert isinstance(planned, Planned)
+    assert enough < taken(planned)[1] < 5 * WAD
+    assert 0 <= planned.step.expected_profit_wad < WAD // 1_000
+
+
 def test_restore_takes_the_most_where_one_takeover_is_not_enough() -> None:
     assert taken(plan_takeover(case(LONG, world(1_980)), Params())) == (ETH, 5 * WAD)
 
