@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
+from eth_abi.abi import encode
 from rich.console import Console
 
 from keeper.cli import PROTOCOLS
@@ -16,6 +17,7 @@ from keeper.config import Config, load
 from keeper.deployments import KINDS
 from keeper.doctor.examine import LOOKS, Doctor, examine, look_at_clock, look_at_disk, without_silent
 from keeper.doctor.finding import Finding, Mark, table_of
+from keeper.doctor.foreign import look_at_deposit
 from keeper.doctor.hybrid import look_at_code, look_at_oracles
 from keeper.domain import Head, OracleView
 from keeper.journal.store import SqliteJournal
@@ -23,6 +25,7 @@ from keeper.protocols.hybrid.abi import CONTRACTS, artifact
 from keeper.units import WAD
 from tests.stub_node import StubNode, Tree
 from tests.unit.protocols.hybrid.books import NOW_S, feed_view
+from tests.unit.protocols.perp_curie.perps import MARKET, account, key, page_of
 
 KEY = "0x" + "4c" * 32
 READER = "0x" + "11" * 20
@@ -165,6 +168,46 @@ def test_an_oracle_that_does_not_count_is_told_with_its_age() -> None:
     assert "1000 s old" in found[1].found
     assert "report-prices" in found[1].mend
     assert "slow feed" in found[2].mend
+
+
+# --- what positions of Perpetual are taken over with ---------------------------------------------
+
+
+async def looked_at_deposit(folder: Path, closing: str, *answers: bytes) -> Finding:
+    """Look at what a keeper of Perpetual has, where these are the chain's answers."""
+    (folder / "prices.csv").write_text("timestamp_s,feed,price\n")
+    path = folder / "keeper.toml"
+    path.write_text(
+        f'{closing}[chain]\nhttp = "http://node"\nws = "ws://node"\nchain_id = 1\n'
+        f'[feed]\npath = "prices.csv"\n[deployment]\nprotocol = "perp_curie"\n'
+        f'clearing_house = "{READER}"\nmarkets = {{ "{READER}" = "" }}\n'
+    )
+
+    async def answer(*_: object) -> bytes:
+        return answers[0]
+
+    async def answer_many(*_: object) -> tuple[bytes, ...]:
+        return answers
+
+    reader: Any = SimpleNamespace(call=answer, call_many=answer_many)
+    wallet, head = "0x" + key(9)[:20].hex(), Head(1, "0x", "0x", NOW_S, 0)
+    [found] = [each async for each in look_at_deposit(MARKET, load(path), wallet, reader, head)]
+    return found
+
+
+@pytest.mark.parametrize(("dollars", "mark"), [(0, Mark.WARN), (5, Mark.OK)])
+async def test_without_a_liquidator_a_deposit_is_needed(tmp_path: Path, dollars: int, mark: Mark) -> None:
+    found = await looked_at_deposit(tmp_path, "", page_of([account(9, dollars, {})]))
+    assert (found.what, found.mark) == ("deposit", mark)
+
+
+@pytest.mark.parametrize(("operator", "mark"), [(9, Mark.OK), (8, Mark.BAD)])
+async def test_with_a_liquidator_no_deposit_is_needed_but_its_operator_is_the_wallet(
+    tmp_path: Path, operator: int, mark: Mark
+) -> None:
+    answers = [encode(["address"], ["0x" + each[:20].hex()]) for each in (key(operator), key(7))]
+    found = await looked_at_deposit(tmp_path, f'[closing]\nliquidator = "{READER}"\n', *answers)
+    assert (found.what, found.mark) == ("FlashLiquidator", mark)
 
 
 def test_brackets_in_a_finding_are_shown() -> None:
