@@ -179,6 +179,15 @@ def _by_way(case: Case, way: Way, means: Means, pools: Roads, params: Params) ->
         limit = min(limit, means.purse.balances.get(way.debt, 0))
         if limit == 0:
             return Refuse(Reason("means.no_tokens", f"0 of {way.debt}", "some, to repay with"))
+    largest = case.market.close(case.loan, way, limit, case.chain)
+    if isinstance(largest, Refuse):
+        return largest
+    most_wad = _most_wad(case, way, largest, means, params)
+    if isinstance(most_wad, Unknown):
+        return unvalued(most_wad)
+    # Before any search for sizes: dust in twenty reserves is four hundred pairs, in breach at every head.
+    if most_wad < params.min_profit_wad:
+        return unprofitable("close.unprofitable", most_wad, params.min_profit_wad)
     sizes = sizes_of(case, way, limit, params)
     if isinstance(sizes, Refuse):
         return sizes
@@ -205,20 +214,18 @@ def _borrowed(
     if not loans:
         found = f"no pool of Uniswap v3 lends {way.debt} beside the routes"
         return Refuse(Reason("route.no_lender", found, "another pool, or another closing.lender"))
-    steps, most_wad = [], []
+    steps = []
     for close in sizes:
-        got, paid = case.worth_wad(way.collateral, close.seized), case.worth_wad(way.debt, close.repaid)
-        if isinstance(got, Unknown):
-            return unvalued(got)
+        most_wad = _most_wad(case, way, close, means, params)
+        paid = case.worth_wad(way.debt, close.repaid)
+        if isinstance(most_wad, Unknown):
+            return unvalued(most_wad)
         if isinstance(paid, Unknown):
             return unvalued(paid)
-        for route, pool in loans:
-            # Dust stays in breach for ever: it is not simulated where not even the better price pays its gas.
-            most_wad.append(got[1] - paid[0] - means.gas_cost_wad(_flash_gas(way, route)))
-            if most_wad[-1] >= params.min_profit_wad:
-                loan = Flash(flash.liquidator, flash.lender, pool, route, 0)
-                steps.append(_flash(case, way, close, paid, loan, means, params))
-    return steps or unprofitable("close.unprofitable", max(most_wad), params.min_profit_wad)
+        for route, pool in loans if most_wad >= params.min_profit_wad else ():
+            loan = Flash(flash.liquidator, flash.lender, pool, route, 0)
+            steps.append(_flash(case, way, close, paid, loan, means, params))
+    return steps
 
 
 def _lending_pools(way: Way, route: Route, pools: Roads, flash: FlashParams) -> Sequence[str]:
@@ -287,20 +294,17 @@ def _restores(close: Close, target_wad: Wad) -> bool:
 
 def _own(case: Case, way: Way, sizes: Sequence[Close], means: Means, params: Params) -> list[Step] | Refuse:
     """Return steps that the wallet pays for, or the approval that has to come before."""
-    steps, profits_wad = [], []
+    steps = []
     for close in sizes:
-        got, paid = case.worth_wad(way.collateral, close.seized), case.worth_wad(way.debt, close.repaid)
-        if isinstance(got, Unknown):
-            return unvalued(got)
+        profit_wad = _most_wad(case, way, close, means, params)
+        paid = case.worth_wad(way.debt, close.repaid)
+        if isinstance(profit_wad, Unknown):
+            return unvalued(profit_wad)
         if isinstance(paid, Unknown):
             return unvalued(paid)
-        profit_wad = _profit_wad(got[0], paid[1], way.gas, means, params)
-        profits_wad.append(profit_wad)
         if profit_wad >= params.min_profit_wad:
             act = Repay(case.account, way, close.by, close.asked, close.takes)
             steps.append(step_of(case, act, params, way.gas, profit_wad, paid[1]))
-    if not steps:
-        return unprofitable("close.unprofitable", max(profits_wad), params.min_profit_wad)
     needed = max(each.act.takes for each in steps if isinstance(each.act, Repay))
     if means.purse.lacks(way.debt, way.venue, needed):
         return _approvals(case, way.debt, way.venue, needed, means, params)
@@ -370,6 +374,22 @@ def step_of(case: Case, act: Act, params: Params, gas: int, profit_wad: Wad, not
         profit_wad=profit_wad,
         notional_wad=notional_wad,
     )
+
+
+def _most_wad(case: Case, way: Way, close: Close, means: Means, params: Params) -> Wad | Unknown:
+    """Return what one closing brings, of which a larger one brings more.
+
+    With borrowed tokens it is the most that it may bring, sold at the better of both prices: the simulation
+    tells what it does.
+    """
+    got, paid = case.worth_wad(way.collateral, close.seized), case.worth_wad(way.debt, close.repaid)
+    if isinstance(got, Unknown):
+        return got
+    if isinstance(paid, Unknown):
+        return paid
+    if params.flash is None:
+        return _profit_wad(got[0], paid[1], way.gas, means, params)
+    return got[1] - paid[0] - means.gas_cost_wad(_flash_gas(way, ()))
 
 
 def _profit_wad(got_wad: Wad, paid_wad: Wad, gas: int, means: Means, params: Params) -> Wad:
