@@ -171,7 +171,8 @@ class World:
 def read_listing(chosen: Chosen) -> Generator[list[Call], list[bytes], Listing]:
     """Find out all that is fixed of the markets chosen, in three rounds of one block.
 
-    Raises ChainFault where one of them is not there, or a pre-liquidation contract is of none of them.
+    Raises ChainFault where one of them is not there, or a pre-liquidation contract is of none of them, and
+    ConfigError where a token is to be valued by a feed that nothing reads on chain.
     """
     answers = yield from tried(
         chosen.reader,
@@ -218,6 +219,11 @@ def _with_oracles(chosen: Chosen, markets: tuple[Listed, ...]) -> Generator[list
         if chosen.feeds.get(oracle) and {market.loan, market.collateral} <= decimals.keys()
     ]
     known = {feed.address for feed in (*feeds, *whole)}
+    told_of = {oracles.QUOTE, *(feed.feed for feed in (*feeds, *whole))}
+    for token, feed in chosen.tokens.items():
+        if feed not in told_of:
+            found = f"no feed of an oracle, nor one in deployment.feeds, is {feed}"
+            raise ConfigError(f"deployment.tokens: {token} cannot be valued on chain, {found}")
     untraced = [
         f"oracle {oracle}: no feed of it is known"
         for oracle, path in paths.items()

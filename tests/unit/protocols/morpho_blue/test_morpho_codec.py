@@ -290,6 +290,14 @@ def test_a_listing_is_read_with_terms_feeds_and_decimals() -> None:
     assert found.mark == LISTING.mark
 
 
+def test_a_token_is_valued_by_a_feed_that_is_read_on_chain() -> None:
+    answers: dict[tuple[str, str], bytes] = {}
+    listed(answers.update)
+    answered(read_listing(replace(CHOSEN, tokens={USDC: "USDC/USD"})), answers)
+    with pytest.raises(ConfigError, match=f"{USDC} cannot be valued on chain.*is DAI/USD"):
+        answered(read_listing(replace(CHOSEN, tokens={USDC: "DAI/USD"})), answers)
+
+
 def test_an_oracle_may_be_taken_for_one_feed() -> None:
     chosen = replace(CHOSEN, feeds={OTHER_ORACLE: "BTC/USDC"})
     answers: dict[tuple[str, str], bytes] = {}
