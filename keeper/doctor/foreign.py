@@ -256,9 +256,6 @@ async def read_pools(
 ) -> Pools:
     """Find the pools that tokens of the market can be sold in now; none where no exchange is named."""
     exchange = config.exchange
-    if exchange.uniswap_v3 is None:
-        return Pools({}, ())
-    rounds = find_pools(
-        market.tokens, exchange.bridges, v3_factory=exchange.uniswap_v3, v2_factory=exchange.uniswap_v2 or ""
-    )
+    v3, v2 = exchange.uniswap_v3 or "", exchange.uniswap_v2 or ""
+    rounds = find_pools(market.tokens, exchange.bridges, v3_factory=v3, v2_factory=v2)
     return await read_through(reader, rounds, head.hash)

@@ -105,7 +105,7 @@ class Pools:
 
 
 def find_pools(
-    tokens: Iterable[str], bridges: Sequence[str], *, v3_factory: str, v2_factory: str = ""
+    tokens: Iterable[str], bridges: Sequence[str], *, v3_factory: str = "", v2_factory: str = ""
 ) -> Generator[list[Call], list[bytes], Pools]:
     """Find the pools of every token with every bridge in which something can be sold now.
 
@@ -115,7 +115,8 @@ def find_pools(
     pairs = sorted(
         {_sorted(each, bridge) for each in {*tokens, *bridges} for bridge in bridges if each != bridge}
     )
-    wanted = [(pair, fee) for pair in pairs for fee in (*FEES, *([None] if v2_factory else []))]
+    fees = (*(FEES if v3_factory else ()), *([None] if v2_factory else []))
+    wanted = [(pair, fee) for pair in pairs for fee in fees]
     answers = yield [
         _GET_PAIR.call(v2_factory, *pair) if fee is None else _GET_POOL.call(v3_factory, *pair, fee)
         for pair, fee in wanted

@@ -47,8 +47,10 @@ class Chain:
         }
         return answers[call.data[:4].hex()]()
 
-    def pools(self, tokens: list[str], bridges: list[str], v2_factory: str = V2) -> Pools:
-        rounds = find_pools(tokens, bridges, v3_factory=V3, v2_factory=v2_factory)
+    def pools(
+        self, tokens: list[str], bridges: list[str], v2_factory: str = V2, v3_factory: str = V3
+    ) -> Pools:
+        rounds = find_pools(tokens, bridges, v3_factory=v3_factory, v2_factory=v2_factory)
         calls = next(rounds)
         try:
             while True:
@@ -60,6 +62,15 @@ class Chain:
 
 def test_what_has_not_to_be_sold_has_a_route_of_no_hops() -> None:
     assert Chain().pools([AAA], [USD]).routes(AAA, AAA) == ((),)
+
+
+def test_only_pools_of_factories_that_are_named_are_looked_for() -> None:
+    chain = Chain()
+    chain.open(AAA, USD, 500, 10**20)
+    pair = chain.open(AAA, USD, None, 10**18)
+    [[hop]] = chain.pools([AAA], [USD], v3_factory="").routes(AAA, USD)
+    assert hop.pool == pair
+    assert chain.pools([AAA], [USD], v2_factory="", v3_factory="").by_pair == {}
 
 
 def test_a_pair_of_tokens_without_a_pool_has_no_route() -> None:
