@@ -41,6 +41,9 @@ from keeper.units import AccountKey
 
 IMPLEMENTATION_SLOT = "0x360894a13ba1a3210667c828492db98dca3e2076cc3735a920a3ca505d382bbc"
 """Where a proxy by ERC-1967 keeps the address of its code."""
+BEACON_SLOT = "0xa3f0ad74e5423aebfd80d3ef4346578335a9a72aeaee59ff6cb3582b35133d50"
+"""Where it keeps who tells the address instead."""
+IMPLEMENTATION = abi.function("implementation()", "address")
 IS_PRE_LIQUIDATION = abi.function("isPreLiquidation(address)", "bool")
 """Of Morpho's factory of pre-liquidation contracts."""
 LENDERS = {Lender.MORPHO: "morpho", Lender.AAVE: "aave", Lender.UNISWAP_V3: "v3Factory"}
@@ -142,8 +145,14 @@ find_perp = finder(
 
 async def code_behind(rpc: Pool, address: str) -> str:
     """Return the address of the code that a proxy runs; the zero address where it is no proxy."""
-    word = data(await rpc.request("eth_getStorageAt", [address, IMPLEMENTATION_SLOT, "latest"]))
-    return "0x" + word[-20:].hex()
+    slots = (IMPLEMENTATION_SLOT, BEACON_SLOT)
+    words = [data(await rpc.request("eth_getStorageAt", [address, slot, "latest"])) for slot in slots]
+    code, beacon = ("0x" + word[-20:].hex() for word in words)
+    if code != NOBODY or beacon == NOBODY:
+        return code
+    asked = {"to": beacon, "data": "0x" + IMPLEMENTATION.selector.hex()}
+    told: str = IMPLEMENTATION.result(data(await rpc.request("eth_call", [asked, "latest"])))[0]
+    return told.lower()
 
 
 async def expect_code(rpc: Pool, named: ForeignDeployment) -> None:

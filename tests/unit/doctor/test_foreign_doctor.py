@@ -33,6 +33,8 @@ class Node:
 
     answers: dict[tuple[str, bytes], bytes | Exception] = field(default_factory=dict)
     code: str = NOBODY
+    beacon: str = NOBODY
+    """Which tells the code, where there is one."""
 
     def tell(self, function: abi.Function, *values: object) -> None:
         self.answers[OURS, function.selector] = encode(function.outputs, values)
@@ -51,8 +53,14 @@ class Node:
         pass
 
     async def request(self, method: str, params: Sequence[object]) -> str:
-        assert (method, params[:2]) == ("eth_getStorageAt", [POOL, foreign.IMPLEMENTATION_SLOT])
-        return "0x" + self.code[2:].rjust(64, "0")
+        if method == "eth_call":
+            found = self.code
+            assert params[0] == {"to": self.beacon, "data": "0x" + foreign.IMPLEMENTATION.selector.hex()}
+        else:
+            assert (method, params[0]) == ("eth_getStorageAt", POOL)
+            stored = NOBODY if self.beacon != NOBODY else self.code
+            found = {foreign.IMPLEMENTATION_SLOT: stored, foreign.BEACON_SLOT: self.beacon}[str(params[1])]
+        return "0x" + found[2:].rjust(64, "0")
 
 
 @dataclass
@@ -116,8 +124,11 @@ async def test_what_does_not_answer_as_it_should_is_no_deployment(config: Config
 
 
 @pytest.mark.parametrize(("code", "bad"), [(CODE, False), (OTHER, True), (NOBODY, True)])
-async def test_other_code_than_what_is_trusted_is_bad(config: Config, code: str, *, bad: bool) -> None:
-    node: Any = Node(code=code)
+@pytest.mark.parametrize("beacon", [NOBODY, OTHER])
+async def test_other_code_than_what_is_trusted_is_bad(
+    config: Config, code: str, beacon: str, *, bad: bool
+) -> None:
+    node: Any = Node(code=code, beacon=beacon)
     assert isinstance(config.deployment, AaveDeployment)
     found = await listed(foreign.look_at_code(node, config.deployment))
     assert [each.mark for each in found.values()] == [Mark.BAD] * bad
