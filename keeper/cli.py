@@ -249,7 +249,12 @@ async def _connected(config: Config, find: Find[MarketT]) -> AsyncIterator[Parts
         if isinstance(config.deployment, ForeignDeployment):
             await foreign.expect_code(rpc, config.deployment)
         market = await find(scout, config, head)
-        reader = ChainReader(rpc, config.chain.ws, market.addresses, config.reader_params(), lent=scout.lent)
+        beacons: tuple[str, ...] = ()
+        if isinstance(config.deployment, ForeignDeployment):
+            beacons = await foreign.beacons_of(rpc, market.addresses)
+        reader = ChainReader(
+            rpc, config.chain.ws, market.addresses, config.reader_params(), lent=scout.lent, always=beacons
+        )
         yield Parts(config, rpc, reader, market, head)
 
 

@@ -71,7 +71,8 @@ class ChainReader:
     """Implements ``ports.Reader`` over the nodes of one chain: HTTP for answers, a websocket for news only.
 
     ``verify`` and ``start`` come first; one consumer iterates over ``updates``; ``close`` ends the
-    listening. ``addresses`` are those whose logs are delivered.
+    listening. ``addresses`` are those whose logs are delivered, and
+    ``always`` those that are whatever ``watch`` says.
     """
 
     def __init__(
@@ -82,8 +83,11 @@ class ChainReader:
         params: Params | None = None,
         *,
         lent: Mapping[str, str] | None = None,
+        always: Sequence[str] = (),
     ) -> None:
         self._rpc = rpc
+        self._always = [address.lower() for address in always]
+        addresses = [*addresses, *self._always]
         self._addresses = [address.lower() for address in addresses]
         self._params = params or Params()
         self._stream = Stream(ws_urls, addresses, block_time_s=self._params.block_time_s)
@@ -112,8 +116,8 @@ class ChainReader:
 
     def watch(self, addresses: Sequence[str]) -> None:
         """Deliver the logs of these contracts from the next head on."""
-        self._addresses = [address.lower() for address in addresses]
-        self._stream.watch(addresses)
+        self._addresses = [*(address.lower() for address in addresses), *self._always]
+        self._stream.watch(self._addresses)
 
     # --- start and end ---
 

@@ -63,7 +63,9 @@ class LendingDesk:
 
     def expect(self, market: LendingMarket[Any, Any], served: Collection[FeedId]) -> None:
         """Raise ConfigError where gas cannot be valued; of other feeds the chain's price is good enough."""
-        del market
+        convert = self.params.plan.convert
+        if convert is not None and convert.into not in market.tokens:
+            raise ConfigError(f"closing.into {convert.into} is no token of the deployment")
         native = self.params.native_feed
         if native not in served:
             raise ConfigError(f"the price source has no entry for {native}, which values gas")

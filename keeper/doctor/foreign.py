@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from keeper import abi
@@ -153,6 +153,13 @@ async def code_behind(rpc: Pool, address: str) -> str:
     asked = {"to": beacon, "data": "0x" + IMPLEMENTATION.selector.hex()}
     told: str = IMPLEMENTATION.result(data(await rpc.request("eth_call", [asked, "latest"])))[0]
     return told.lower()
+
+
+async def beacons_of(rpc: Pool, addresses: Sequence[str]) -> tuple[str, ...]:
+    """Return the beacons by which some contracts find their code, each once: these tell of upgrades."""
+    words = await rpc.batch([("eth_getStorageAt", [each, BEACON_SLOT, "latest"]) for each in addresses])
+    found = dict.fromkeys("0x" + data(word)[-20:].hex() for word in words)
+    return tuple(each for each in found if each != NOBODY)
 
 
 async def expect_code(rpc: Pool, named: ForeignDeployment) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 
 from keeper import abi
 from keeper.domain import Call
+from keeper.errors import ChainFault
 from keeper.lending.routes import NOBODY, Route
 from keeper.lending.words import By, Flash, FlashTakeOver, Lender, Repay, Way
 from keeper.units import AccountKey
@@ -89,7 +90,10 @@ def revert_name(data: bytes) -> str | None:
     """
     for error in abi.load(*CONTRACT).errors.values():
         if error.selector == data[:4]:
-            values = zip(error.names, error.decode(data[4:]), strict=True)
+            try:
+                values = zip(error.names, error.decode(data[4:]), strict=True)
+            except ChainFault:
+                return f"{error.name}, unreadable: 0x{data.hex()}"
             return f"{error.name}({', '.join(f'{name}={value}' for name, value in values)})"
     return None
 

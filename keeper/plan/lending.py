@@ -359,9 +359,11 @@ def _swept(case: Case, sweep: Sweep, means: Means, params: Params) -> tuple[Step
     if profit_wad < params.min_profit_wad:
         return unprofitable("close.unprofitable", profit_wad, params.min_profit_wad)
     for due in sweep.pays:
-        if means.purse.lacks(due.token, due.spender, due.amount):
+        if means.purse.lacks(due.token, due.spender, due.amount + due.amount // SPARE):
             return tuple(_approvals(case, due.token, due.spender, due.amount, means, params))
-    return (step_of(case, sweep.act, params, sweep.gas, profit_wad, paid_wad),)
+    # By the next block interest has grown, and the amounts are no longer those of the whole.
+    at_once = replace(params, validity_blocks=1)
+    return (step_of(case, sweep.act, at_once, sweep.gas, profit_wad, paid_wad),)
 
 
 def step_of(case: Case, act: Act, params: Params, gas: int, profit_wad: Wad, notional_wad: Wad) -> Step:

@@ -344,3 +344,11 @@ def test_a_header_that_cannot_be_read_is_a_fault(raw: Any, complaint: str) -> No
 def test_a_log_of_a_pending_transaction_is_a_fault() -> None:
     with pytest.raises(ChainFault, match="a log cannot be read"):
         log_of(raw_log(5, 1) | {"blockHash": None})
+
+
+def test_what_is_always_watched_stays_whatever_else_is() -> None:
+    beacon, listed = "0x" + "BE" * 20, "0x" + "0c" * 20
+    reader = ChainReader(Node(), ["ws://127.0.0.1:1"], [ADDRESS], always=[beacon])
+    assert reader._filter_of("0x1")["address"] == [ADDRESS.lower(), beacon.lower()]
+    reader.watch([listed])
+    assert reader._filter_of("0x1")["address"] == [listed, beacon.lower()]

@@ -153,6 +153,13 @@ def test_gas_must_be_valued_by_a_feed_that_is_served_and_no_other_need_be() -> N
         desk().expect(toy, {"BTC/USD"})
 
 
+def test_what_is_converted_into_must_be_a_token_of_the_deployment() -> None:
+    toy: Any = market()
+    desk(plan.Params(convert=plan.ConvertParams(VENUE, DEBT))).expect(toy, {"ETH/USD"})
+    with pytest.raises(ConfigError, match=f"closing.into {VENUE} is no token"):
+        desk(plan.Params(convert=plan.ConvertParams(VENUE, VENUE))).expect(toy, {"ETH/USD"})
+
+
 def test_a_wallet_that_pays_itself_is_told_that_it_has_nothing() -> None:
     book: Any = Book()
     assert desk().lacking(book, plan.Purse({DEBT: 0}, {})) == ["tokens to repay debts with"]

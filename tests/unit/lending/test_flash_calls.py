@@ -95,6 +95,7 @@ def test_its_own_errors_are_told_in_words_and_those_of_others_are_not() -> None:
     assert told == f"Refused(venue={AAVE}, code=3)"
     assert revert_name(bytes.fromhex("08c379a0")) is None
     assert revert_name(b"") is None
+    assert revert_name(unprofitable.selector + b"\x01").startswith("Unprofitable, unreadable: 0x")  # type: ignore[union-attr]
 
 
 SOURCE = Path(__file__).parents[3] / "contracts" / "src" / "flash" / "FlashLiquidator.sol"
