@@ -163,7 +163,7 @@ def plan_close(case: Case, means: Means, pools: Roads, params: Params) -> tuple[
         found = _by_way(case, way, means, pools, params)
         if isinstance(found, Refuse):
             refusals.append(found)
-        else:
+        elif found:
             planned.append(found)
         if len(planned) == WAYS:
             break
