@@ -330,7 +330,7 @@ async def test_a_token_without_decimals_is_not_valued(stage: Stage, *, is_loan: 
         morpho.chosen,
         markets=("0x" + market.id.hex(),),
         pres=(),
-        tokens={market.params[0]: "USD", morpho.tokens["WETH"]: FEED},
+        tokens={market.params[0]: "USD"},
     )
     lent = {**LENT, morpho_params.LENT_READER: morpho_codec.reader_creation()}
     found = MorphoMarket(read(node, morpho_params.read_listing(chosen), lent))
