@@ -98,7 +98,8 @@ class ForeignDeployment(Section):
             return raw
         known = presets(str(raw["protocol"]))
         if raw["preset"] not in known:
-            raise ValueError(f"expected one of the presets {', '.join(known) or 'none'}")
+            there = f"expected one of {', '.join(known)}" if known else "this protocol has none"
+            raise ValueError(f"no preset {raw['preset']}: {there}")
         return {**known[raw["preset"]], **raw}
 
     @property

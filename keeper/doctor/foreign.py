@@ -86,7 +86,7 @@ def finder(
             raise NoDeployment(str(error), "correct [deployment], or use another node") from error
         except ChainFault as fault:
             found = f"{named.setting} {named.address} does not answer as one of {named.protocol}: {fault}"
-            raise NoDeployment(found, f"correct {named.setting}, or chain.chain_id") from fault
+            raise NoDeployment(found, "correct [deployment], or chain.chain_id") from fault
 
     return find
 
@@ -176,7 +176,11 @@ async def expect_code(rpc: Pool, named: ForeignDeployment) -> None:
 
 
 async def look_at_code(rpc: Pool, named: ForeignDeployment) -> AsyncIterator[Finding]:
-    """Yield that other code stands behind a deployment than the one that is trusted, where it does."""
+    """Yield that there is no code at a deployment, or other code behind it than the one that is trusted."""
+    if not data(await rpc.request("eth_getCode", [named.address, "latest"])):
+        found = f"no code at {named.setting} {named.address}"
+        yield Finding("code", Mark.BAD, found, f"correct {named.setting}, or chain.chain_id")
+        return
     try:
         await expect_code(rpc, named)
     except ConfigError as error:

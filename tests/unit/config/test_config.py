@@ -201,8 +201,8 @@ def test_what_is_given_outranks_the_preset(path: Path) -> None:
     ("deployment", "why"),
     [
         ('protocol = "aave_v3"\npreset = "base"', "the preset is of chain 8453, chain.chain_id is 31337"),
-        ('protocol = "aave_v3"\npreset = "mars"', "one of the presets ethereum, base, arbitrum"),
-        ('protocol = "compound_v2"\npreset = "bnb"', "expected one of the presets none"),
+        ('protocol = "aave_v3"\npreset = "mars"', "no preset mars: expected one of ethereum, base, arbitrum"),
+        ('protocol = "compound_v2"\npreset = "bnb"', "no preset bnb: this protocol has none"),
         ('protocol = "aave_v3"', "deployment.pool: Field required"),
         ('protocol = "morpho_blue"\nmarkets = []', "deployment.markets: Tuple should have at least 1 item"),
         ('protocol = "morpho_blue"\nmarkets = ["0x1"]', "deployment.markets.0: Value error, expected an id"),

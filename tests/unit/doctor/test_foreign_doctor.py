@@ -34,6 +34,7 @@ class Node:
     answers: dict[tuple[str, bytes], bytes | Exception] = field(default_factory=dict)
     code: str = NOBODY
     beacon: str = NOBODY
+    is_bare: bool = False
     """Which tells the code, where there is one."""
 
     def tell(self, function: abi.Function, *values: object) -> None:
@@ -53,6 +54,9 @@ class Node:
         pass
 
     async def request(self, method: str, params: Sequence[object]) -> str:
+        if method == "eth_getCode":
+            assert params[0] == POOL
+            return "0x" if self.is_bare else "0x60"
         if method == "eth_call":
             found = self.code
             assert params[0] == {"to": self.beacon, "data": "0x" + foreign.IMPLEMENTATION.selector.hex()}
@@ -118,7 +122,7 @@ async def test_what_does_not_answer_as_it_should_is_no_deployment(config: Config
     with pytest.raises(NoDeployment) as none:
         await asking(ChainFault("no pool"))(node, config, HEAD)
     told = f"deployment.pool {POOL} does not answer as one of aave_v3: no pool"
-    assert (none.value.found, none.value.mend) == (told, "correct deployment.pool, or chain.chain_id")
+    assert (none.value.found, none.value.mend) == (told, "correct [deployment], or chain.chain_id")
     with pytest.raises(Unreachable):
         await asking(Unreachable("timed out"))(node, config, HEAD)
 
@@ -134,6 +138,9 @@ async def test_other_code_than_what_is_trusted_is_bad(
     assert [each.mark for each in found.values()] == [Mark.BAD] * bad
     trusting_none = config.deployment.model_copy(update={"implementation": None})
     assert await listed(foreign.look_at_code(node, trusting_none)) == {}
+    node.is_bare = True
+    bare = await listed(foreign.look_at_code(node, trusting_none))
+    assert bare["code"].found == f"no code at deployment.pool {POOL}"
 
 
 # --- what there is to act with --------------------------------------------------------------------
