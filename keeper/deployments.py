@@ -129,8 +129,6 @@ class AaveDeployment(LendingDeployment):
 
     protocol: Literal["aave_v3"]
     pool: Address
-    provider: Address | None = None
-    """Its PoolAddressesProvider, for people: the pool names its own."""
 
 
 class MorphoDeployment(LendingDeployment):

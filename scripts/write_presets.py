@@ -24,8 +24,7 @@ const found = {};
 for (const [name, file] of Object.entries(JSON.parse(process.argv[1]))) {
     const book = require(`${process.argv[2]}/dist/AaveV3${file}.js`);
     found[name] = {
-        chain_id: book.CHAIN_ID, pool: book.POOL, provider: book.POOL_ADDRESSES_PROVIDER,
-        implementation: book.POOL_IMPL,
+        chain_id: book.CHAIN_ID, pool: book.POOL, implementation: book.POOL_IMPL,
     };
 }
 console.log(JSON.stringify(found));
