@@ -135,6 +135,35 @@ async def test_from_the_wallet_a_fall_is_closed_in_the_least_that_restores(
         assert seized == pytest.approx(repay["takes"] / DOLLAR * (1 + 0.05 * 0.9), rel=1e-4)
 
 
+async def test_what_the_wallet_seized_is_sold_where_that_is_the_policy(stage: Stage, tmp_path: Path) -> None:
+    lab, dollars = stage.aave.lab, stage.aave.tokens["USDC"]
+    lab.run([lab.tx("TestToken", dollars, "mint", SIGNER.address, 100_000 * DOLLAR)])
+    feed, wallet = Spoken({FEED: 2_000 * WAD}), key_of(SIGNER.address)
+    convert = plan.ConvertParams(stage.exchange.router, dollars)
+    desk = LendingDesk(SIGNER.address, Params(FEED, plan=plan.Params(convert=convert)), stage.pools)
+    async with keeping(lab.node, stage.market, desk, feed, tmp_path, lent=LENT) as kept:
+        feed.prices[FEED] = 1_900 * WAD
+        stage.fall(0.95)
+        for _ in range(4):
+            await kept.head()
+        before = stage.held("USDC", SIGNER.address)
+        seized = stage.held("WETH", SIGNER.address)
+        assert before < 100_000 * DOLLAR
+        assert seized > ETHER
+        for _ in range(3):
+            await kept.head()
+        approve, sale = kept.acts(wallet)
+        assert (approve["spender"], approve["amount"]) == (stage.exchange.router, seized)
+        assert sale["amount"] == seized
+        assert stage.held("WETH", SIGNER.address) == 0
+        brought = stage.held("USDC", SIGNER.address) - before
+        assert sale["min_out"] <= brought < seized * 1_900 * DOLLAR // ETHER
+        # The bonus, less the pool's fee and what the sale moved it by.
+        assert stage.held("USDC", SIGNER.address) > 100_000 * DOLLAR
+        assert kept.told(wallet)[-1] == "Closed"
+        assert kept.violations() == []
+
+
 async def test_with_borrowed_tokens_a_closing_pays_for_itself(stage: Stage, tmp_path: Path) -> None:
     feed, weak = Spoken({FEED: 2_000 * WAD}), key_of(WEAK)
     desk = stage.desk(Policy.RESTORE, stage.flash)

@@ -142,6 +142,24 @@ async def test_from_the_wallet_the_least_that_restores_is_repaid(stage: Stage, t
         assert kept.violations() == []
 
 
+async def test_receipts_are_redeemed_and_sold_where_that_is_the_policy(stage: Stage, tmp_path: Path) -> None:
+    stage.open(5, 7_000)
+    dollars = stage.venus.tokens["USDC"].lower()
+    convert = plan.ConvertParams(stage.exchange.router, dollars)
+    desk = LendingDesk(SIGNER.address, Params(FEED, plan=plan.Params(convert=convert)), stage.pools)
+    feed, wallet = stage.feed(), codec.key_of(SIGNER.address)
+    async with keeping(stage.venus.lab.node, stage.market, desk, feed, tmp_path, lent=LENT) as kept:
+        await stage.fall(kept, feed, 0.85)
+        for _ in range(4):
+            await kept.head()
+        kinds = [each for each in kept.told(wallet) if each.startswith("Reserved")]
+        assert kinds == ["Reserved redeem", "Reserved approve", "Reserved convert"]
+        assert stage.worth(SIGNER.address) == 0
+        assert stage.held("WETH", SIGNER.address) == 0
+        assert stage.held("USDC", SIGNER.address) > RICH
+        assert kept.violations() == []
+
+
 async def test_with_borrowed_tokens_receipts_are_redeemed_and_sold(stage: Stage, tmp_path: Path) -> None:
     stage.open(10, 14_900)
     desk, feed = stage.desk(stage.flash), stage.feed()
