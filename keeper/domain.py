@@ -78,6 +78,10 @@ class Quote:
     feed: FeedId
     price_wad: Wad
     observed_at_s: UnixS
+    confidence_bps: int = 0
+    """Half width of the interval that it is believed to lie in."""
+    dispersion_bps: int = 0
+    """How far apart the prices were that it is the median of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ One to a few methods each, so that a second implementation (a replay, a test, an
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, Self, TypeVar
@@ -45,6 +45,21 @@ class Feed(Protocol):
 
     def latest(self, now_s: UnixS) -> Mapping[FeedId, Quote | Unknown]:
         """Return, for every feed served, the newest quote not from after ``now_s``, or why there is none."""
+        ...
+
+
+class LiveFeed(Feed, Protocol):
+    """A feed whose prices move between the heads too."""
+
+    def listening(self) -> AbstractAsyncContextManager[None]:
+        """Hear prices for as long as the context is open."""
+        ...
+
+    async def tick(self) -> int:
+        """Wait until a price has moved since the last call; return the ``time.monotonic_ns`` of its arrival.
+
+        What moves meanwhile coalesces: one call answers for all of it, by the arrival of the first.
+        """
         ...
 
 
