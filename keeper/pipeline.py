@@ -18,9 +18,9 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from keeper import trigger
 from keeper.abi import event
 from keeper.columns.shape import RowT, Shape
+from keeper.columns.snapshot import Snapshot
 from keeper.desk.port import Desk, Judgement, Tried
 from keeper.domain import (
     Call,
@@ -57,7 +57,8 @@ from keeper.ports import (
 )
 from keeper.state.archive import Stamp
 from keeper.state.audit import Audit
-from keeper.state.book import Book, Snapshot
+from keeper.state.book import Book
+from keeper.trigger import Trigger
 from keeper.units import AccountKey, Block, FeedId, UnixS
 
 log = structlog.get_logger()
@@ -163,6 +164,7 @@ class Pipeline(Generic[MarketT]):
         self._params = params or Params()
         self._shelf = shelf
         self._book = Book(market.shape)
+        self._trigger = Trigger()
         self._world: World | None = None
         self._funds: Any = None
         """What the wallet has to act with, as the desk decoded it."""
@@ -656,12 +658,14 @@ class Pipeline(Generic[MarketT]):
         """Score the book at the fast prices; return why each suspect is one, the worst first."""
         self._warn_of_unpriced(self._market.feeds, quotes)
         marks = self._market.marks(self._world, quotes, at.timestamp_s)
-        scores = trigger.score(cash=book.cash, positions=book.positions, marks=marks, classes=book.classes)
-        if unknown := int(scores.unknown.sum()):
-            log.warning("accounts.unknown", block=head.number, accounts=unknown, of=len(book))
+        found = self._trigger.tick(book, marks, self._book.take_changed())
+        if found.unknown:
+            log.warning("accounts.unknown", block=head.number, accounts=found.unknown, of=len(book))
         return {
-            book.key(int(row)): f"E {scores.equity[row]:.2f}, M {scores.requirement[row]:.2f}"
-            for row in trigger.suspects(scores, level=marks.levels[book.classes])
+            book.key(int(row)): f"E {equity:.2f}, M {requirement:.2f}"
+            for row, equity, requirement in zip(
+                found.rows, found.scores.equity, found.scores.requirement, strict=True
+            )
         }
 
     def _warn_of_unpriced(self, feeds: Iterable[FeedId], quotes: Mapping[FeedId, Quote | Unknown]) -> None:

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from keeper.columns.snapshot import Snapshot
 from keeper.domain import Account
 from keeper.lab.bench import Row, arguments, report, resident_mb, timed
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.rows import ACCT, CASH, HEAD_WORDS, STANDING, HybridRows
 from keeper.state.archive import Stamp
-from keeper.state.book import Book, Snapshot
+from keeper.state.book import Book
 from keeper.units import WAD
 
 SIZES_OF_BOOKS = (10_000, 100_000, 1_000_000)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from keeper.columns.snapshot import Snapshot
 from keeper.confirm import hybrid as confirm
 from keeper.desk.port import Judgement, Tried, expect_all
 from keeper.domain import (
@@ -33,7 +34,7 @@ from keeper.errors import ChainFault
 from keeper.plan import hybrid as plan
 from keeper.plan.hybrid import Means, Slice
 from keeper.ports import SlopeMarket
-from keeper.state.book import Book, Snapshot
+from keeper.state.book import Book
 from keeper.units import AccountKey, FeedId, Wad, Wei
 
 IN_EPISODE = (Phase.FLAGGED, Phase.CONFIRMED)

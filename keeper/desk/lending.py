@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from keeper.columns.snapshot import Snapshot
 from keeper.confirm import clocks
 from keeper.desk.port import Judgement, Tried
 from keeper.domain import Agree, Call, ChainTime, Quote, Refuse, Step, Unknown, Verdict, Wait
@@ -16,7 +17,7 @@ from keeper.plan import conversion
 from keeper.plan import lending as plan
 from keeper.plan.lending import Means, Purse
 from keeper.ports import LendingMarket
-from keeper.state.book import Book, Snapshot
+from keeper.state.book import Book
 from keeper.units import WAD, AccountKey, FeedId, Wei
 
 

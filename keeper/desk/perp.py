@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from keeper.columns.snapshot import Snapshot
 from keeper.confirm import clocks
 from keeper.desk.port import Judgement, Tried, expect_all
 from keeper.domain import Call, ChainTime, Quote, Refuse, Step, Unknown, Wait
@@ -16,7 +17,7 @@ from keeper.lending import flash
 from keeper.plan import perp as plan
 from keeper.plan.perp import Case, Means
 from keeper.ports import Margin, PerpMarket
-from keeper.state.book import Book, Snapshot
+from keeper.state.book import Book
 from keeper.units import WAD, AccountKey, FeedId, Wei
 
 ROUND = 101

@@ -6,10 +6,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from keeper.columns.snapshot import Snapshot
 from keeper.domain import Agree, Call, ChainTime, Quote, Refuse, Step, Unknown, Wait
 from keeper.errors import ConfigError
 from keeper.ports import Market
-from keeper.state.book import Book, Snapshot
+from keeper.state.book import Book
 from keeper.units import AccountKey, FeedId, Wei
 
 MarketT_contra = TypeVar("MarketT_contra", bound=Market[Any, Any], contravariant=True)

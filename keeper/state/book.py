@@ -7,18 +7,17 @@ and dense: one column for each instrument. What a row is made of the protocol sa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic
+from typing import Generic
 
 import numpy as np
-from numpy.typing import NDArray
 
 from keeper.columns.column import Column, zeros
 from keeper.columns.keys import NOBODY, KeyArray, Keys, Rows, key_array
 from keeper.columns.ledger import Ledger, Page
-from keeper.columns.shape import Floats, RowT, Shape, rows_of
+from keeper.columns.shape import RowT, Shape, rows_of
+from keeper.columns.snapshot import Snapshot
 from keeper.domain import Head, Unknown
 from keeper.errors import ChainFault
 from keeper.state import archive
@@ -29,30 +28,6 @@ REMEMBERED_BLOCKS = 256
 """How many blocks back it is known which accounts each touched."""
 CHUNK = 2**16
 """Rows that are derived or written to disk at a time: what that takes in between stays small."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A book as the trigger sees it: quote and units as float64, n rows and i instruments.
-
-    ``cash`` [n] includes the quote legs, and is NaN in a row whose account has changed and was not read
-    since: nobody acts on it. ``positions`` is [n, i]. ``classes`` [n] say by which marks and level a row is
-    judged, and ``cells`` are what else the shape shows, by name. All are lent by the book, which copies a
-    column before it writes to it while any view of it is still held: who lets go of a snapshot saves that.
-    """
-
-    keys: KeyArray
-    classes: NDArray[np.unsignedinteger[Any]]
-    cells: Mapping[str, NDArray[Any]]
-    cash: Floats
-    positions: Floats
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def key(self, row: int) -> AccountKey:
-        """Return the account of a row."""
-        return bytes(self.keys[row].tobytes())
 
 
 class Book(Generic[RowT]):
@@ -71,6 +46,8 @@ class Book(Generic[RowT]):
         self._dirty: dict[AccountKey, None] = {}
         self._touched: dict[Block, set[AccountKey]] = {}
         self._complete_after: Block = 0
+        self._changed: list[Rows] | None = None
+        """Rows that were written to since somebody asked; None where it is all of them."""
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -93,6 +70,7 @@ class Book(Generic[RowT]):
         self._shape = shape
         if [*had] == [*listed]:
             return
+        self._changed = None
         old, to = self._positions.cells, [at for at, name in enumerate(listed) if name in had]
         dense, of = zeros((len(old), len(listed)), old.dtype), [had[listed[at]] for at in to]
         for first in range(0, len(old), CHUNK):
@@ -108,6 +86,7 @@ class Book(Generic[RowT]):
         rows = np.unique(self._keys.find(key_array(keys)))
         rows = rows[rows != NOBODY]
         holes, movers = self._keys.remove(rows)
+        self._note_changed(holes)
         self._ledger.remove(rows, holes, movers)
         self._cash.own[holes] = self._cash.cells[movers]
         self._positions.own[holes] = self._positions.cells[movers]
@@ -142,7 +121,18 @@ class Book(Generic[RowT]):
         """Make accounts dirty; their cash is no number until they are read."""
         self._dirty.update(dict.fromkeys(keys))
         rows = self._keys.find(key_array(keys))
-        self._cash.own[rows[rows != NOBODY]] = np.nan
+        rows = rows[rows != NOBODY]
+        self._cash.own[rows] = np.nan
+        self._note_changed(rows)
+
+    def _note_changed(self, rows: Rows) -> None:
+        if self._changed is not None:
+            self._changed.append(rows)
+
+    def take_changed(self) -> Rows | None:
+        """Return the rows that were written to since the last call, each once; None for all of them."""
+        changed, self._changed = self._changed, []
+        return None if changed is None else np.unique(np.concatenate([*changed, np.zeros(0, np.intp)]))
 
     def dirty(self) -> tuple[AccountKey, ...]:
         """Return the accounts to read, oldest mark first."""
@@ -175,6 +165,7 @@ class Book(Generic[RowT]):
             rows[new] = self._keys.add(read.keys[new])
             self._grow(len(self._keys))
         self._ledger.put(rows, read)
+        self._note_changed(rows)
         self._cash.own[rows], self._positions.own[rows] = self._shape.twins(self._ledger, rows)
 
     def _grow(self, rows: int) -> None:

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from keeper.columns.column import Column
 from keeper.columns.keys import NOBODY, Keys, key_array
 from keeper.columns.pool import Pool
+from keeper.columns.snapshot import Snapshot
 from keeper.domain import Account, Head, Unknown
 from keeper.protocols.hybrid.rows import HybridRows
 from keeper.state.archive import Stamp
-from keeper.state.book import Book, Snapshot
+from keeper.state.book import Book
 from keeper.units import AccountKey, Block
 from tests.properties.test_mirror_properties import ACCOUNTS, COLLATERALS, KEYS, MARKETS, PAGES
 from tests.unit.protocols.hybrid.pages import page_of

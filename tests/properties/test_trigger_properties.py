@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from keeper.domain import ArrayView, Instrument, Kind, Quote, Unknown
 from keeper.protocols.hybrid.marks import marks_of
-from keeper.trigger import Floats, Scores, score, suspects
+from keeper.trigger.scores import Floats, Scores, score, suspects
 from keeper.units import WAD, FeedId, Wad
 
 AT_S = 1_700_000_000

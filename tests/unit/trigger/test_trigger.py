@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from keeper.risk.marks import Marks
 from keeper.risk.netting import Underlying
-from keeper.trigger import BLOCK, Floats, Scores, score, suspects
+from keeper.trigger.scores import BLOCK, Floats, Scores, score, suspects
 
 NAN = float("nan")
 

@@ -40,6 +40,16 @@ class Scores:
     unknown: NDArray[np.bool_]
     at_rest: NDArray[np.bool_]
 
+    def of(self, rows: Rows) -> Scores:
+        """Return those of some rows."""
+        return Scores(
+            self.equity[rows],
+            self.requirement[rows],
+            self.margin[rows],
+            self.unknown[rows],
+            self.at_rest[rows],
+        )
+
 
 def score(*, cash: Floats, positions: Floats, marks: Marks, classes: Classes | None = None) -> Scores:
     """Compute equity = cash + positions @ value and requirement = |positions| @ gross.
