@@ -75,6 +75,21 @@ class Pool:
         self._counts.own[to] = counts
         self._counts.own[rows] = 0
 
+    def renumber(self, name: str, numbers: NDArray[Any], chunk: int) -> None:
+        """Put ``numbers[old]`` in the place of every number in a column, so many at a time."""
+        column = self._columns[name].own
+        for first in range(0, self._end, chunk):
+            part = column[first : min(first + chunk, self._end)]
+            part[:] = numbers[part]
+
+    def lend(self, rows: int) -> tuple[NDArray[np.uint32], NDArray[np.uint8], Entries]:
+        """Return where the runs of so many rows begin, how long they are, and all entries, holes and all.
+
+        They stay as they are for as long as anybody looks at them.
+        """
+        entries = {name: column.lend(self._end) for name, column in self._columns.items()}
+        return self._first.lend(rows), self._counts.lend(rows), entries
+
     def clear(self, rows: Rows) -> None:
         """Take the entries of some rows away."""
         at, counts = self.runs(rows)
@@ -90,7 +105,7 @@ class Pool:
     def runs(self, rows: Rows) -> tuple[Rows, NDArray[np.uint8]]:
         """Return where the entries of some rows are, one after another, and how many each row has."""
         counts = self._counts.cells[rows]
-        return _ranges(self._first.cells[rows].astype(np.intp), counts), counts
+        return ranges(self._first.cells[rows].astype(np.intp), counts), counts
 
     def take(self, rows: Rows) -> tuple[Entries, NDArray[np.uint8]]:
         """Return the entries of some rows as ``put`` takes them."""
@@ -122,10 +137,10 @@ class Pool:
 
 def places(counts: NDArray[np.uint8]) -> Rows:
     """Number the entries of every run from 0: [2, 3] makes 0 1 0 1 2."""
-    return _ranges(np.zeros(len(counts), np.intp), counts)
+    return ranges(np.zeros(len(counts), np.intp), counts)
 
 
-def _ranges(first: Rows, counts: NDArray[np.uint8]) -> Rows:
+def ranges(first: Rows, counts: NDArray[np.uint8]) -> Rows:
     """Count up from the first number of every run."""
     ends = np.cumsum(counts, dtype=np.intp)
     return np.arange(ends[-1] if ends.size else 0) + np.repeat(first + counts - ends, counts)

@@ -6,14 +6,12 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from keeper.columns.keys import Rows
 from keeper.columns.ledger import Ledger, Page
+from keeper.columns.legs import Twins
 from keeper.columns.pool import Entry
 from keeper.units import AccountKey
-
-Floats = NDArray[np.float64]
 
 
 class Row(Protocol):
@@ -44,7 +42,10 @@ class Shape(Protocol[RowT_co]):
 
     @property
     def columns(self) -> Sequence[Hashable]:
-        """Return what the dense columns of a book are of, each by a name that it keeps."""
+        """Return what the columns of a book are of, each by a name that it keeps.
+
+        What may net lies side by side; what is listed later changes the order of none that was there.
+        """
         ...
 
     @property
@@ -69,8 +70,8 @@ class Shape(Protocol[RowT_co]):
         """Say what no row can be, where a page that was decoded elsewhere claims it."""
         ...
 
-    def twins(self, ledger: Ledger, rows: Rows) -> tuple[Floats, Floats]:
-        """Return cash [n] in quote and positions [n, i] of some rows, each rounded once."""
+    def twins(self, ledger: Ledger, rows: Rows) -> Twins:
+        """Return what some rows hold, each value rounded once."""
         ...
 
     def holders(self, ledger: Ledger, markets: Sequence[int]) -> Rows:

@@ -135,11 +135,11 @@ class HybridDesk:
         And, where the keeper does upkeep, some of those who hold an option that can be settled, the keeper
         itself first: that is all that it does for accounts of its own.
         """
-        in_debt = np.flatnonzero(snapshot.cash < 0)
-        owes_only = in_debt[~snapshot.positions[in_debt, : sitting.market.market_count].any(axis=1)]
+        owes_only = snapshot.cash < 0
+        owes_only[sitting.book.holding(range(sitting.market.market_count))] = False
         phases = [*Phase]
         in_episode = np.isin(snapshot.cells["phases"], [phases.index(phase) for phase in IN_EPISODE])
-        rows = np.union1d(np.flatnonzero(in_episode), owes_only)
+        rows = np.flatnonzero(in_episode | owes_only)
         settled = [*sitting.oracles.settlements] if self.params.plan.upkeep else []
         holders = sorted(sitting.book.holders(settled), key=lambda key: not self._is_own(key))
         episodes = [snapshot.key(int(row)) for row in rows]

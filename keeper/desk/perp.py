@@ -123,7 +123,7 @@ class PerpDesk:
         cases: Iterable[AccountKey],
     ) -> Sequence[AccountKey]:
         """List suspects, worst first, then who has an open case, and those whose turn it is to be read."""
-        holders = np.flatnonzero(snapshot.positions.any(axis=1))
+        holders = np.flatnonzero(snapshot.legs.counts)
         turn = [snapshot.key(int(row)) for row in holders[sitting.at.block % ROUND :: ROUND]]
         return [key for key in dict.fromkeys((*suspects, *cases, *turn)) if key != self.taker]
 

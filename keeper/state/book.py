@@ -1,8 +1,8 @@
 """The mirror: every account of one deployment in columns, exact, with float64 twins for the trigger.
 
 The exact integers are the truth (``columns.ledger``), a page of rows is written into them by numpy without
-looking at any account, and no account is a Python object until somebody asks for it. The twins are derived,
-and dense: one column for each instrument. What a row is made of the protocol says (``columns.shape``).
+looking at any account, and no account is a Python object until somebody asks for it. The twins are derived, a
+leg for every position (``columns.legs``). What a row is made of the protocol says (``columns.shape``).
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import Generic
 
 import numpy as np
 
-from keeper.columns.column import Column, zeros
+from keeper.columns.column import Column
 from keeper.columns.keys import NOBODY, KeyArray, Keys, Rows, key_array
 from keeper.columns.ledger import Ledger, Page
+from keeper.columns.legs import ENTRY, MOST_COLUMNS, Legs
+from keeper.columns.pool import Pool
 from keeper.columns.shape import RowT, Shape, rows_of
 from keeper.columns.snapshot import Snapshot
 from keeper.domain import Head, Unknown
@@ -39,10 +41,11 @@ class Book(Generic[RowT]):
 
     def __init__(self, shape: Shape[RowT]) -> None:
         self._shape = shape
+        self._names = tuple(shape.columns)
         self._keys = Keys()
         self._ledger = Ledger(shape.cells, shape.runs)
         self._cash: Column[np.float64] = Column(np.float64)
-        self._positions: Column[np.float64] = Column(np.float64, len(shape.columns))
+        self._legs = Pool(ENTRY)
         self._dirty: dict[AccountKey, None] = {}
         self._touched: dict[Block, set[AccountKey]] = {}
         self._complete_after: Block = 0
@@ -66,16 +69,19 @@ class Book(Generic[RowT]):
         Fewer than before are listed only where a reorg took a listing back: then it took back, and made
         dirty, whatever held a position there.
         """
-        had, listed = {name: at for at, name in enumerate(self._shape.columns)}, shape.columns
-        self._shape = shape
-        if [*had] == [*listed]:
+        had, listed = self._names, {name: at for at, name in enumerate(shape.columns)}
+        self._shape, self._names = shape, tuple(listed)
+        if had == self._names:
             return
+        if len(listed) > MOST_COLUMNS:
+            raise ChainFault(f"expected at most {MOST_COLUMNS} instruments in a listing, found {len(listed)}")
         self._changed = None
-        old, to = self._positions.cells, [at for at, name in enumerate(listed) if name in had]
-        dense, of = zeros((len(old), len(listed)), old.dtype), [had[listed[at]] for at in to]
-        for first in range(0, len(old), CHUNK):
-            dense[first : first + CHUNK, to] = old[first : first + CHUNK, of]
-        self._positions.replace(dense)
+        gone = [at for at, name in enumerate(had) if name not in listed]
+        rows = self._legs.owners("code", np.isin(np.arange(2 * len(had)) >> 1, gone))
+        self._legs.clear(rows)
+        codes = [2 * listed.get(name, 0) + sign for name in had for sign in (0, 1)]
+        self._legs.renumber("code", np.array(codes, np.uint16), CHUNK)
+        self._legs.put(rows, *shape.twins(self._ledger, rows).runs(len(listed)))
 
     def remove(self, keys: Iterable[AccountKey]) -> None:
         """Forget accounts, as if they had never been read: the last rows take the places of theirs.
@@ -89,7 +95,8 @@ class Book(Generic[RowT]):
         self._note_changed(holes)
         self._ledger.remove(rows, holes, movers)
         self._cash.own[holes] = self._cash.cells[movers]
-        self._positions.own[holes] = self._positions.cells[movers]
+        self._legs.clear(rows)
+        self._legs.move(movers, holes)
 
     # --- what changed ---
 
@@ -166,10 +173,12 @@ class Book(Generic[RowT]):
             self._grow(len(self._keys))
         self._ledger.put(rows, read)
         self._note_changed(rows)
-        self._cash.own[rows], self._positions.own[rows] = self._shape.twins(self._ledger, rows)
+        twins = self._shape.twins(self._ledger, rows)
+        self._cash.own[rows] = twins.cash
+        self._legs.put(rows, *twins.runs(len(self._names)))
 
     def _grow(self, rows: int) -> None:
-        for each in (self._ledger, self._cash, self._positions):
+        for each in (self._ledger, self._cash, self._legs):
             each.grow(rows)
 
     # --- what is known ---
@@ -182,12 +191,13 @@ class Book(Generic[RowT]):
     def freeze(self) -> Snapshot:
         """Return the book as it is; later folds do not change what was handed out, and nothing is copied."""
         n = len(self)
+        first, counts, entries = self._legs.lend(n)
         return Snapshot(
             self.keys,
             self._ledger.lend(self._shape.classes, n),
             {name: self._ledger.lend(name, n) for name in self._shape.shown},
             self._cash.lend(n),
-            self._positions.lend(n),
+            Legs(first, counts, entries["code"], entries["size"], len(self._names)),
         )
 
     def holders(self, markets: Sequence[int]) -> tuple[AccountKey, ...]:
@@ -195,6 +205,12 @@ class Book(Generic[RowT]):
         if not markets:
             return ()
         return tuple(self.keys[self._shape.holders(self._ledger, markets)].tolist())
+
+    def holding(self, columns: Sequence[int]) -> Rows:
+        """Return the rows, in order, that have a position in one of some columns."""
+        wanted = np.zeros(len(self._names), np.bool_)
+        wanted[list(columns)] = True
+        return self._legs.owners("code", np.repeat(wanted, 2))
 
     def exact(self, key: AccountKey) -> RowT | Unknown:
         """Return the exact state of one account; Unknown where it was never read, or changed since."""
@@ -250,6 +266,7 @@ class Book(Generic[RowT]):
             rows, *entries = found.sizes
             book._grow(rows)
             book._ledger.reserve(entries)
+            book._legs.reserve(sum(entries))
             for page in found.pages():
                 book._put(np.full(len(page), NOBODY, np.intp), page)
             if (book._keys.find(book.keys) != np.arange(len(book))).any():

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from keeper.domain import Account, ArrayView, Assessment, Holding, Instrument, Leg, Phase, Quote
+from keeper.domain import Account, ArrayView, Assessment, Holding, Leg, OracleView, Phase, Quote
 from keeper.protocols.hybrid import marks, portfolio
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.state.book import Book
@@ -60,16 +60,14 @@ ACCOUNTS = st.builds(
 MOVES = st.sampled_from([0, 1, 19, 20, 21, -20, -21]).map(lambda thousandths: thousandths * WAD // 1000)
 
 
-def scored(account: Account, instruments: tuple[Instrument, ...], prices: Mapping[FeedId, Wad]) -> Scores:
+def scored(account: Account, seen: OracleView, prices: Mapping[FeedId, Wad]) -> Scores:
     book = Book(MARKET.shape)
     book.fold_rows(page_of([account]), AT.block)
-    found = marks.marks_of(
-        instruments, {feed: Quote(feed, price, NOW_S) for feed, price in prices.items()}, NOW_S
-    )
-    seen = book.freeze()
+    found = MARKET.marks(seen, {feed: Quote(feed, price, NOW_S) for feed, price in prices.items()}, NOW_S)
+    frozen = book.freeze()
     return score(
-        cash=seen.cash,
-        positions=seen.positions,
+        cash=frozen.cash,
+        positions=frozen.positions,
         marks=found,
     )
 
@@ -95,7 +93,7 @@ def test_what_the_contracts_integers_find_in_breach_is_suspect(
         assert isinstance(case, Assessment)
     assert case.flag_level_wad == level_wad
     assume(not case.arrays_silent)
-    scores = scored(account, MARKET.instruments(seen, NOW_S), prices)
+    scores = scored(account, seen, prices)
     level = level_wad / WAD
     if case.fast.breaches(level_wad):
         assert suspects(scores, level=level).tolist() == [0]

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from keeper import abi
-from keeper.columns.shape import Floats
+from keeper.columns.legs import Floats
 from keeper.domain import Act, Call, ChainTime, Fact, Log, Quote, Reason, Refuse, Unknown
 from keeper.errors import InvariantBroken
 from keeper.lending import flash, tokens

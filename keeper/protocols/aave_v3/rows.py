@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from keeper.columns import wide
 from keeper.columns.keys import KEY, KeyArray, Rows
 from keeper.columns.ledger import Ledger, Page
+from keeper.columns.legs import Twins
 from keeper.columns.pool import Entry
-from keeper.columns.shape import Floats
 from keeper.errors import ChainFault
 from keeper.protocols.aave_v3.math import Loan
 from keeper.protocols.aave_v3.params import CATEGORIES, MAX_RESERVES
@@ -109,8 +109,8 @@ class AaveRows:
         highest = page.runs["entries"]["kind"].max(initial=0)
         return f"an account has an entry of kind {highest}" if highest > STABLE_DEBT else None
 
-    def twins(self, ledger: Ledger, rows: Rows) -> tuple[Floats, Floats]:
-        """Return no cash, and scaled amounts [n, 2 reserves] in units of the tokens.
+    def twins(self, ledger: Ledger, rows: Rows) -> Twins:
+        """Return no cash, and scaled amounts of reserves held and owed in units of the tokens.
 
         The cash of an account with stable debt is no number: nobody knows what it owes.
         """
@@ -119,11 +119,10 @@ class AaveRows:
         of, kind = np.repeat(np.arange(len(rows)), counts), entries["kind"][at]
         reserve = entries["reserve"][at].astype(np.intp)
         listed = (reserve < self.reserves) & (kind != STABLE_DEBT)
-        cash, dense = np.zeros(len(rows)), np.zeros((len(rows), 2 * self.reserves))
-        column = np.where(kind == DEBT, self.reserves, 0) + reserve
-        dense[of[listed], column[listed]] = wide.to_floats(entries["amount"][at[listed]])
+        cash = np.zeros(len(rows))
         cash[of[kind == STABLE_DEBT]] = np.nan
-        return cash, dense
+        column = np.where(kind == DEBT, self.reserves, 0) + reserve
+        return Twins(cash, of[listed], column[listed], wide.to_floats(entries["amount"][at[listed]]))
 
     def holders(self, ledger: Ledger, markets: Sequence[int]) -> Rows:
         """Return the rows, in order, that hold or owe one of some reserves."""

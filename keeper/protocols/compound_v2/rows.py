@@ -11,8 +11,8 @@ import numpy as np
 from keeper.columns import wide
 from keeper.columns.keys import Rows
 from keeper.columns.ledger import Ledger, Page
+from keeper.columns.legs import Twins
 from keeper.columns.pool import Entry
-from keeper.columns.shape import Floats
 from keeper.errors import ChainFault, InvariantBroken
 from keeper.protocols.compound_v2 import math
 from keeper.units import WAD, AccountKey
@@ -104,16 +104,15 @@ class VenusRows:
         highest = page.runs["entered"]["market"].max(initial=0)
         return f"an account is in market {highest}" if highest >= len(self.vtokens) else None
 
-    def twins(self, ledger: Ledger, rows: Rows) -> tuple[Floats, Floats]:
-        """Return no cash [n]; and vTokens, and debts over their index [n, 2 markets]."""
+    def twins(self, ledger: Ledger, rows: Rows) -> Twins:
+        """Return no cash; and vTokens, and debts over their index."""
         entered = ledger.runs["entered"]
         at, counts = entered.runs(rows)
         of, market = np.repeat(np.arange(len(rows)), counts), entered["market"][at].astype(np.intp)
-        dense = np.zeros((len(rows), 2 * len(self.vtokens)))
-        dense[of, market] = wide.to_floats(entered["held"][at])
-        principal, index = (wide.to_floats(entered[name][at]) for name in ("principal", "index"))
-        dense[of, len(self.vtokens) + market] = principal * WAD / np.where(principal > 0, index, 1)
-        return np.zeros(len(rows)), dense
+        held, principal, index = (wide.to_floats(entered[name][at]) for name in AMOUNTS)
+        owed = principal * WAD / np.where(principal > 0, index, 1)
+        columns = np.concatenate([market, len(self.vtokens) + market])
+        return Twins(np.zeros(len(rows)), np.tile(of, 2), columns, np.concatenate([held, owed]))
 
     def holders(self, ledger: Ledger, markets: Sequence[int]) -> Rows:
         """Raise InvariantBroken: no event of Venus changes the accounts of a market without naming them."""

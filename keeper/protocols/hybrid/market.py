@@ -56,7 +56,15 @@ class HybridMarket:
     @property
     def shape(self) -> HybridRows:
         """Of what its accounts are made, with a column for every market and collateral listed."""
-        return HybridRows(len(self._rules.markets), len(self._rules.collaterals))
+        order = tuple(at + 1 for at in self._order)
+        return HybridRows(len(self._rules.markets), len(self._rules.collaterals), order)
+
+    @property
+    def _order(self) -> Sequence[int]:
+        """The markets, counted from 0, as their columns lie: those on one underlying side by side."""
+        feeds = [market.feed for market in self._rules.markets.values()]
+        listed = {feed: at for at, feed in enumerate(dict.fromkeys(feeds))}
+        return sorted(range(len(feeds)), key=lambda at: listed[feeds[at]])
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -85,7 +93,7 @@ class HybridMarket:
         return HybridMarket((yield from read_rules(self.deployment)))
 
     def instruments(self, oracles: OracleView, at_s: UnixS) -> tuple[Instrument, ...]:
-        """Return the columns of a book on the terms of ``at_s``: market 1 first, then collateral 1 first."""
+        """Return all that is listed on the terms of ``at_s``: market 1 first, then collateral 1 first."""
         terms = self._rules.at(at_s)
         markets = (_instrument(market, terms, oracles) for market in terms.markets.values())
         collaterals = (Instrument(each.feed, each.h_mm_wad) for each in terms.collaterals.values())
@@ -103,7 +111,9 @@ class HybridMarket:
             if not isinstance(quotes.get(feed), Quote) and view.slow_alone(at_s)
         ]
         slow = {view.feed: Quote(view.feed, view.slow_wad, view.slow_updated_at_s) for view in alone}
-        return marks_of(self.instruments(world, at_s), {**quotes, **slow}, at_s, self.flag_levels_wad)
+        listed = self.instruments(world, at_s)
+        columns = (*(listed[at] for at in self._order), *listed[self.market_count :])
+        return marks_of(columns, {**quotes, **slow}, at_s, self.flag_levels_wad)
 
     def decode(self, log: Log) -> Fact | None:
         """Say what a log of this deployment means; None for one that concerns no account and no price."""

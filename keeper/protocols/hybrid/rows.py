@@ -12,8 +12,9 @@ from numpy.typing import DTypeLike, NDArray
 from keeper.columns import wide
 from keeper.columns.keys import Rows
 from keeper.columns.ledger import Ledger, Page
+from keeper.columns.legs import Floats, Twins
 from keeper.columns.pool import Entries, Entry, Pool, places
-from keeper.columns.shape import Floats, rows_of
+from keeper.columns.shape import rows_of
 from keeper.domain import Account, FlagState, Holding, Leg, Phase
 from keeper.errors import ChainFault
 from keeper.units import WAD, AccountKey
@@ -55,6 +56,8 @@ class HybridRows:
 
     markets: int = MARKETS_EVER
     collaterals: int = COLLATERALS_EVER
+    order: Sequence[int] = ()
+    """The numbers of the markets in the order of their columns; as on chain where it is empty."""
     cells: ClassVar[Entry] = CELLS
     runs: ClassVar[Mapping[str, Entry]] = RUNS
     classes: ClassVar[str] = "slopes"
@@ -63,9 +66,14 @@ class HybridRows:
     """``PHASES`` by number."""
 
     @property
+    def _places(self) -> Rows:
+        """The column of every market."""
+        return np.argsort(np.array(self.order)) if self.order else np.arange(self.markets)
+
+    @property
     def columns(self) -> Sequence[tuple[str, int]]:
         """Every market, perp or option, then every collateral."""
-        markets = (("market", number) for number in range(1, self.markets + 1))
+        markets = (("market", number) for number in self.order or range(1, self.markets + 1))
         return (*markets, *(("collateral", number) for number in range(1, self.collaterals + 1)))
 
     def decode(self, page: bytes) -> Page:
@@ -130,17 +138,19 @@ class HybridRows:
         highest = page.cells["phases"].max(initial=0)
         return f"an account has the state {highest}" if highest >= len(PHASES) else None
 
-    def twins(self, ledger: Ledger, rows: Rows) -> tuple[Floats, Floats]:
-        """Return cash and quote legs of some rows in quote, added up exactly and rounded once; and positions.
-
-        These in units [n, markets + collaterals].
-        """
+    def twins(self, ledger: Ledger, rows: Rows) -> Twins:
+        """Return cash and quote legs of some rows in quote, added up exactly; and positions."""
         legs = ledger.runs["legs"]
-        cash = _cash(ledger["cash"][rows], legs, rows)
-        dense = np.zeros((len(rows), self.markets + self.collaterals))
-        _scatter(dense[:, : self.markets], legs, rows, "market", "size")
-        _scatter(dense[:, self.markets :], ledger.runs["holdings"], rows, "collateral", "amount")
-        return cash, dense
+        sizes, amounts = (
+            _listed(legs, rows, "market", "size", self.markets),
+            _listed(ledger.runs["holdings"], rows, "collateral", "amount", self.collaterals),
+        )
+        return Twins(
+            cash=_cash(ledger["cash"][rows], legs, rows),
+            of=np.concatenate([sizes[0], amounts[0]]),
+            columns=np.concatenate([self._places[sizes[1]], self.markets + amounts[1]]),
+            sizes=np.concatenate([sizes[2], amounts[2]]),
+        )
 
     def holders(self, ledger: Ledger, markets: Sequence[int]) -> Rows:
         """Return the rows, in order, that have a position in one of some markets.
@@ -201,12 +211,13 @@ def _cash(cash: wide.Wides, legs: Pool, rows: Rows) -> Floats:
     return wide.sum_to_floats(terms) / WAD
 
 
-def _scatter(dense: Floats, pool: Pool, rows: Rows, numbers: str, values: str) -> None:
-    """Write the runs of some rows into [n, columns], number 1 first; what is not listed has no column."""
+def _listed(pool: Pool, rows: Rows, numbers: str, values: str, listed: int) -> tuple[Rows, Rows, Floats]:
+    """Return the runs of some rows: of which row, number from 0 on, and size; not of what is not listed."""
     at, counts = pool.runs(rows)
-    of, number = np.repeat(np.arange(len(rows)), counts), pool[numbers][at].astype(np.intp)
-    listed = number <= dense.shape[1]
-    dense[of[listed], number[listed] - 1] = wide.to_floats(pool[values][at[listed]]) / WAD
+    number = pool[numbers][at].astype(np.intp) - 1
+    known = number < listed
+    of = np.repeat(np.arange(len(rows)), counts)
+    return of[known], number[known], wide.to_floats(pool[values][at[known]]) / WAD
 
 
 def _flag(episodes: Pool, run: slice) -> FlagState:

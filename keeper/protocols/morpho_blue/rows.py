@@ -15,8 +15,8 @@ import numpy as np
 from keeper.columns import wide
 from keeper.columns.keys import Rows
 from keeper.columns.ledger import Ledger, Page
+from keeper.columns.legs import Twins
 from keeper.columns.pool import Entry
-from keeper.columns.shape import Floats
 from keeper.errors import ChainFault, InvariantBroken
 from keeper.protocols.morpho_blue.math import Position
 from keeper.units import AccountKey
@@ -105,10 +105,11 @@ class MorphoRows:
             return None
         return "its accounts were read while other markets or pre-liquidation contracts were listed"
 
-    def twins(self, ledger: Ledger, rows: Rows) -> tuple[Floats, Floats]:
-        """Return no cash [n], and collateral and shares [n, 2] in units, each rounded once."""
-        positions = [wide.to_floats(ledger[name][rows]) for name in self.columns]
-        return np.zeros(len(rows)), np.stack(positions, axis=1)
+    def twins(self, ledger: Ledger, rows: Rows) -> Twins:
+        """Return no cash, and collateral and shares in units, each rounded once."""
+        sizes = np.concatenate([wide.to_floats(ledger[name][rows]) for name in self.columns])
+        columns, of = np.divmod(np.arange(len(sizes)), max(1, len(rows)))
+        return Twins(np.zeros(len(rows)), of, columns, sizes)
 
     def holders(self, ledger: Ledger, markets: Sequence[int]) -> Rows:
         """Raise InvariantBroken: no event of Morpho changes the accounts of a market without naming them."""

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from keeper.columns import wide
 from keeper.columns.keys import Rows
 from keeper.columns.ledger import Ledger, Page
+from keeper.columns.legs import Twins
 from keeper.columns.pool import Entry, places
-from keeper.columns.shape import Floats
 from keeper.errors import ChainFault
 from keeper.protocols.perp_curie.math import Position, Trader
 from keeper.units import WAD, AccountKey
@@ -122,7 +122,7 @@ class PerpRows:
             f"an account has a position in market {highest}" if highest >= max(1, len(self.bases)) else None
         )
 
-    def twins(self, ledger: Ledger, rows: Rows) -> tuple[Floats, Floats]:
+    def twins(self, ledger: Ledger, rows: Rows) -> Twins:
         """Return settled money, what was paid for positions and the funding due in one, and the sizes.
 
         The money of an account that is not judged is no number, so that nobody takes it for healthy.
@@ -136,9 +136,8 @@ class PerpRows:
         terms[1, of, 1 + places(counts)] = positions["funding"][at]
         cash = (wide.sum_to_floats(terms[0]) - wide.sum_to_floats(terms[1])) / WAD
         cash[ledger["barred"][rows] != 0] = np.nan
-        dense = np.zeros((len(rows), len(self.bases)))
-        dense[of, positions["market"][at]] = wide.to_floats(positions["size"][at]) / WAD
-        return cash, dense
+        columns, sizes = positions["market"][at].astype(np.intp), wide.to_floats(positions["size"][at]) / WAD
+        return Twins(cash, of, columns, sizes)
 
     def holders(self, ledger: Ledger, markets: Sequence[int]) -> Rows:
         """Return the rows, in order, that have a position in one of some markets."""

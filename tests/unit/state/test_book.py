@@ -127,7 +127,7 @@ def test_a_snapshot_keeps_what_it_saw() -> None:
     assert (before.cells["phases"].tolist(), after.cells["phases"].tolist()) == ([0], [1, 0])
     assert (len(before), before.key(0)) == (1, key(1))
     with pytest.raises(ValueError, match="read-only"):
-        before.positions[0, 0] = 1
+        before.legs.sizes[0] = 1
 
 
 def test_a_reorg_makes_dirty_what_the_orphaned_blocks_touched() -> None:

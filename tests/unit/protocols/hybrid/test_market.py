@@ -120,11 +120,12 @@ def test_an_account_in_care_is_curable_above_the_cure_level_or_without_open_risk
     assert not assessed(legs=(), cash_wad=-1).curable
 
 
-def test_the_columns_of_a_book_are_markets_then_collaterals_on_the_terms_of_the_moment() -> None:
+def test_markets_on_one_underlying_lie_side_by_side_and_count_on_the_terms_of_the_moment() -> None:
     market = HybridMarket(deployment(markets=PERPS | OPTIONS))
     view = oracles(arrays={CALL: array(9 * WAD)}, settlements={PUT: 180 * WAD})
     columns = market.instruments(view, NOW_S)
-    assert (market.shape, len(columns), len(market.shape.columns)) == (HybridRows(6, 2), 8, 8)
+    rows = HybridRows(6, 2, order=(1, 4, 5, 6, 2, 3))
+    assert (market.shape, len(columns), len(market.shape.columns)) == (rows, 8, 8)
     assert columns[0] == Instrument("BTC/USD", kind=Kind.PERP, range_wad=5 * WAD // 100, short_wad=WAD // 100)
     call, put = columns[CALL - 1], columns[PUT - 1]
     assert (call.kind, call.strike_wad, call.expiry_s) == (Kind.CALL, 210 * WAD, EXPIRY_S)
