@@ -102,8 +102,8 @@ def told(name: str, book: Floats, instruments: Sequence[Instrument], price_wad: 
 def by_class(name: str, book: Floats, classes: int) -> Row:
     """Measure what scoring a book takes whose marks differ by class of row."""
     shape = (classes, book.shape[1])
-    nets, levels = np.zeros(shape[1], np.bool_), np.ones(classes)
-    marks = Marks(RNG.random(shape), RNG.random(shape), nets, (), levels)
+    levels = np.ones(classes)
+    marks = Marks(RNG.random(shape), RNG.random(shape), levels)
     cash, of = RNG.uniform(5e3, 5e4, ACCOUNTS), RNG.integers(0, classes, ACCOUNTS).astype(np.uint16)
 
     def whole() -> None:

@@ -57,18 +57,16 @@ def score(*, cash: Floats, positions: Floats, marks: Marks, classes: Classes | N
     ``cash`` [n] and ``positions`` [n, i] are the book; ``classes`` [n] say which marks are those of a row,
     where there are several. A mark that is not finite makes unknown exactly the rows that hold its column.
 
-    ``nets`` marks the columns whose charge is not ``gross``: in the rows that hold one, the columns of every
-    underlying require together what it says.
+    In the rows that hold a column of an underlying, the columns of every one require together what it says.
     """
-    value, gross, nets = marks.value, marks.gross, marks.nets
+    value, gross, money = marks.value, marks.gross, marks.money
     priced = np.isfinite(value) & np.isfinite(gross)
     unknown = ~np.isfinite(cash)
     if not priced.all():
         unknown |= _holds(positions, ~priced, classes)
-        value, gross = np.where(priced, value, 0.0), np.where(priced, gross, 0.0)
-    money = _money(value, gross, marks.underlyings)
-    charges = np.stack([gross, money, np.broadcast_to(nets, gross.shape)], axis=-1)
-    requirement, money, netted = _absolute_product(positions, charges, classes).T
+        value, gross, money = (np.where(priced, each, 0.0) for each in (value, gross, money))
+    charges = np.stack([gross, money, np.broadcast_to(marks.nets, gross.shape)], axis=-1)
+    requirement, counted, netted = _absolute_product(positions, charges, classes).T
     equity = cash + _product(positions, value, classes)
     rows = np.flatnonzero(netted)
     of = None if classes is None else classes[rows]
@@ -76,7 +74,7 @@ def score(*, cash: Floats, positions: Floats, marks: Marks, classes: Classes | N
     return Scores(
         equity=equity,
         requirement=requirement,
-        margin=marks.absolute + marks.relative * (np.abs(cash) + money),
+        margin=marks.absolute + marks.relative * (np.abs(cash) + counted),
         unknown=unknown,
         at_rest=(requirement == 0) & (netted == 0) & (cash >= 0) & (equity >= 0),
     )
@@ -144,11 +142,3 @@ def _netted(
     for underlying in underlyings:
         requirement += underlying.requirement(positions)
     return requirement
-
-
-def _money(value: Floats, gross: Floats, underlyings: Sequence[Underlying]) -> Floats:
-    """Return what one unit of each column can count for, as ``value``: rounding is a part of that."""
-    money = np.abs(value) + gross
-    for underlying in underlyings:
-        money[..., underlying.columns] += underlying.money
-    return money

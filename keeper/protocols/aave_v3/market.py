@@ -143,8 +143,6 @@ class AaveMarket:
         return Marks(
             value=value,
             gross=gross,
-            nets=np.zeros(2 * count, np.bool_),
-            underlyings=(),
             levels=np.ones(CATEGORIES),
             absolute=2 * float(np.nansum(higher / units + 1 / BASE_UNIT)),
         )

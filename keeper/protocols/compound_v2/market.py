@@ -167,7 +167,7 @@ class VenusMarket:
             gross[count + number] = high / WAD * index / WAD
             if number in world.unpriced:
                 value[number] = gross[count + number] = np.nan
-        return Marks(value, gross, np.zeros(2 * count, np.bool_), (), np.ones(1))
+        return Marks(value, gross, np.ones(1))
 
     def sights(self, loan: Loan, world: World, quotes: Mapping[FeedId, Quote | Unknown]) -> tuple[Sight, ...]:
         """Return what both clocks say of the feeds of what it holds and owes."""

@@ -54,17 +54,11 @@ def marks_of(
     found = [prices.get(each.feed) for each in instruments]
     known = [quote.price_wad if isinstance(quote, Quote) else None for quote in found]
     priced = list(zip(instruments, known, strict=True))
-    underlyings = tuple(_underlyings(priced, at_s))
-    nets = np.array([_is_option(each) for each in instruments], np.bool_)
-    for underlying in underlyings:
-        # Two perps on one underlying net with each other even where no option is held.
-        nets[underlying.columns] |= np.count_nonzero(underlying.perps) > 1
     return Marks(
         value=np.array([_value(each, price_wad) for each, price_wad in priced]),
         gross=np.array([_gross(each, price_wad) for each, price_wad in priced]),
-        nets=nets,
-        underlyings=underlyings,
         levels=np.array([level_wad / WAD for level_wad in levels_wad]),
+        underlyings=(*_underlyings(priced, at_s), *_settled(instruments)),
     )
 
 
@@ -136,6 +130,16 @@ def _underlyings(priced: Sequence[tuple[Instrument, Wad | None]], at_s: UnixS) -
         found = list(markets)
         if len(found) > 1 or found[0].is_option:
             yield _underlying(found, at_s)
+
+
+def _settled(instruments: Sequence[Instrument]) -> Iterator[Underlying]:
+    """Put together the settled options: they require nothing, and yet one that was sold is owed."""
+    places = [place for place, each in enumerate(instruments) if each.settlement_wad is not None]
+    if places:
+        nothing = np.zeros(len(places))
+        yield Underlying(
+            np.array(places, np.intp), nothing[:, None], nothing, nothing, np.zeros(len(places), np.bool_)
+        )
 
 
 def _feed(column: _Column) -> FeedId:

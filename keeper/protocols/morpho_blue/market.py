@@ -182,7 +182,7 @@ class MorphoMarket:
             value[classes, COLLATERAL] = plain, np.nan if np.isnan(plain) else np.nanmin([plain, *pres])
             gross[classes, SHARES] = math.debt_per_share(market) if market else np.nan
         levels = np.ones(len(value))
-        return Marks(value, gross, np.zeros(2, np.bool_), (), levels, absolute=ROUNDING)
+        return Marks(value, gross, levels, absolute=ROUNDING)
 
     def sights(self, loan: Loan, world: World, quotes: Mapping[FeedId, Quote | Unknown]) -> tuple[Sight, ...]:
         """Return what both clocks say of the feeds of its oracles."""

@@ -90,8 +90,6 @@ class PerpCurieMarket:
         return Marks(
             value=value,
             gross=gross + funding * np.maximum(value, moved),
-            nets=np.zeros(len(value), np.bool_),
-            underlyings=(),
             levels=np.ones(FLAGS),
             absolute=ROUNDING,
         )

@@ -26,8 +26,7 @@ def scored(cash: list[float], positions: list[list[float]], value: list[float], 
 
 def marked(value: list[Any], gross: list[Any]) -> Marks:
     """Marks of instruments that do not net; by class where they are lists of lists."""
-    nets = np.zeros(np.array(value).shape[-1], np.bool_)
-    return Marks(np.array(value, np.float64), np.array(gross, np.float64), nets, (), np.ones(1))
+    return Marks(np.array(value, np.float64), np.array(gross, np.float64), np.ones(1))
 
 
 def test_equity_and_requirement_are_those_of_the_worked_example() -> None:
@@ -123,7 +122,6 @@ HEDGED = Underlying(
 NETTED = Marks(
     value=np.array([100.0, 5.0, 1.0, 7.0]),
     gross=np.array([10.0, 0.0, 0.5, 0.0]),
-    nets=np.array([False, True, False, True]),
     underlyings=(HEDGED,),
     levels=np.ones(1),
 )

@@ -92,7 +92,8 @@ def test_a_settled_option_is_worth_its_payoff_whatever_the_price_and_requires_no
     for prices in (AT_60_000, {}):
         marks = marks_of([settled], prices, NOW_S)
         assert (marks.value.tolist(), marks.gross.tolist(), marks.nets.tolist()) == ([700.0], [0.0], [True])
-        assert marks.underlyings == ()
+        [underlying] = marks.underlyings
+        assert underlying.requirement(np.array([[2.0], [-2.0]])).tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -128,13 +129,13 @@ def test_perp_and_options_of_a_feed_make_one_underlying_in_the_order_of_their_co
     other = replace(CALL, feed="ETH/USD")
     prices = {**AT_60_000, "ETH/USD": Quote("ETH/USD", 60_000 * WAD, NOW_S)}
     marks = marks_of([CALL, other, BTC, replace(PUT, settlement_wad=WAD), ETH], prices, NOW_S)
-    btc, eth = marks.underlyings
-    assert (btc.columns.tolist(), eth.columns.tolist()) == ([0, 2], [1])
+    btc, eth, settled = marks.underlyings
+    assert [each.columns.tolist() for each in (btc, eth, settled)] == [[0, 2], [1], [3]]
     assert (btc.perps.tolist(), btc.short.tolist()) == ([0.0, 3_000.0], [600.0, 0.0])
     assert btc.risk[0].tolist() == pytest.approx([*range(-8, 6), 6 / 3, 7 / 3])
     moves = [0, 0, 1, 1, -1, -1, 2, 2, -2, -2, 3, 3, -3, -3, 3, -3]
     assert btc.risk[1].tolist() == pytest.approx([1_000 * move for move in moves])
-    assert marks.nets.tolist() == [True, True, False, True, False]
+    assert marks.nets.tolist() == [True, True, True, True, False]
 
 
 def test_two_perps_on_one_feed_net() -> None:
