@@ -1,17 +1,38 @@
-"""The trigger between two heads: what it knows of every account, and what a tick of prices changes in it."""
+"""The trigger between two heads: what it knows of every account, and what a tick of prices changes in it.
+
+It holds for every account a surplus at some marks (``terms``) and a *reach*: how much of it hangs on prices.
+No joint move of all marks by a share m can take more than m times its reach from an account, so that a tick
+looks only at those that are near enough, and where a column moved farther than the *box* is wide, at those
+that hold it; or at all, where that is cheaper. What it cannot clear ``scores`` judges, and nothing else does.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from keeper.columns.legs import Floats
 from keeper.columns.snapshot import Snapshot
 from keeper.risk.marks import Marks
-from keeper.trigger.scores import Scores, score, suspects
+from keeper.trigger.engine import Engine, Numbers, engine
+from keeper.trigger.scores import Rows, Scores, score, suspects
+from keeper.trigger.terms import AT_REST, Held, Terms
 
-Rows = NDArray[np.intp]
+BOX = 0.02
+"""How far marks move until the accounts beyond are looked at again."""
+SHARE = 8
+"""One over the share of a book from which on a pass over all of it is cheaper."""
+STALE_SHARE = 64
+"""One over the share of a book whose changes make an index worth building again."""
+THREADS = 2
+SPREAD = 2**15
+"""Rows that are worth a second thread."""
+NO_ROWS: Numbers = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,25 +42,226 @@ class Found:
     rows: Rows
     scores: Scores
     unknown: int
-    """How many accounts hold something without a price."""
+    """How many accounts hold something without a price, or wait to be read."""
+
+
+@dataclass(slots=True)
+class Index:
+    """The legs of a book by column, as they were when it was built."""
+
+    starts: NDArray[np.int64]
+    rows: Numbers
+    sizes: Floats
+    stale: NDArray[np.bool_]
+    """[n], which rows have changed since: what is said of them here counts no more."""
+    changed: Numbers
+    """Those rows."""
 
 
 class Trigger:
-    """Finds at every tick all accounts that cannot be cleared."""
+    """Finds at every tick all accounts that cannot be cleared: exactly those that ``scores`` finds."""
+
+    def __init__(self, *, loops: Engine | None = None, box: float = BOX, threads: int = THREADS) -> None:
+        self._loops = loops or engine()
+        self._box = box
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads - 1, "trigger") if threads > 1 else None
+        self._terms: Terms | None = None
+        """The marks at which the surpluses hold."""
+        self._units: Floats = np.zeros((0, 0))
+        self._state: Floats = np.zeros((0, 2))
+        """[n, 2], surplus and reach of every row."""
+        self._near: Numbers = NO_ROWS
+        """The rows within the box, in no order."""
+        self._unknown = 0
+        self._index: Index | None = None
+        self._out: Numbers = NO_ROWS
+        self._rows = 0
 
     def tick(self, book: Snapshot, marks: Marks, changed: Rows | None) -> Found:
         """Return all suspects at some marks; ``changed`` are the rows written to since, None all of them."""
-        del changed
-        scores = score(cash=book.cash, positions=book.positions, marks=marks, classes=book.classes)
-        rows = suspects(scores, level=marks.levels[book.classes])
-        self._distance = (scores.equity - marks.levels[book.classes] * scores.requirement) / scores.margin
-        return Found(rows, scores.of(rows), int(scores.unknown.sum()))
+        held, terms = Held.of(book), Terms.of(marks)
+        self._grow(len(book))
+        moved = self._follow(held, terms, changed)
+        candidates = self._whole(held, terms) if moved is None else self._sift(held, terms, moved)
+        return self._judge(book, marks, candidates)
 
     def prepare(self, book: Snapshot) -> None:
-        """Get ready for ticks, after a head and off their path."""
+        """Get ready for ticks, after a head and off their path: bring the index up to date."""
+        index = self._index
+        if index is None or len(index.changed) * STALE_SHARE > len(book):
+            held, width, legs = Held.of(book), book.legs.width, int(book.legs.counts.sum(dtype=np.int64))
+            index = Index(
+                np.zeros(width + 1, np.int64),
+                np.empty(legs, np.int32),
+                np.empty(legs),
+                np.zeros(len(book), np.bool_),
+                NO_ROWS,
+            )
+            self._loops.index(held, width, index.starts, index.rows, index.sizes)
+            self._index = index
 
     def nearest(self, count: int) -> Rows:
-        """Return the accounts nearest to breach that are not suspects, the nearest first."""
-        order = np.argsort(self._distance, kind="stable")
-        clear: Rows = order[self._distance[order] > 1]
-        return clear[:count]
+        """Return the accounts nearest to breach by their reach that are above it, the nearest first."""
+        rows = self._near if len(self._near) >= count else np.arange(self._rows)
+        surplus, reach = self._state[rows].T
+        rows = rows[above := (surplus > 0) & (surplus < AT_REST)]
+        order = np.argsort(surplus[above] / reach[above], kind="stable")
+        nearest: Rows = rows[order[:count]].astype(np.intp)
+        return nearest
+
+    # --- what has changed ---
+
+    def _follow(self, held: Held, terms: Terms, changed: Rows | None) -> float | None:
+        """Bring surpluses up to the book and near the marks; return how far these are from them now.
+
+        None where a pass over the whole book is due.
+        """
+        then, rows = self._terms, len(held.first)
+        fewer, self._rows = rows < self._rows, rows
+        if (
+            then is None
+            or changed is None
+            or fewer
+            or len(changed) * SHARE > rows
+            or not terms.is_alike(then)
+        ):
+            self._terms = self._index = None
+            return None
+        apart = np.empty(len(terms.group))
+        self._loops.apart(terms, then, self._units, apart)
+        self._take_changes(held, then, changed.astype(np.int32))
+        far = np.flatnonzero(apart > self._box)
+        if not np.isfinite(apart).all() or (len(far) and not self._move(held, terms, far)):
+            return None
+        apart[far] = 0.0
+        return float(apart.max(initial=0.0))
+
+    def _take_changes(self, held: Held, then: Terms, rows: Numbers) -> None:
+        """Compute anew what is known of rows that were written to."""
+        if not len(rows):
+            return
+        self._unknown -= int(np.isnan(self._state[rows, 0]).sum())
+        self._loops.measure(held, self._units, rows, 0, len(rows), self._state)
+        self._unknown += self._pass(held, then, rows, len(rows))
+        if self._index is not None:
+            stale = np.zeros(len(held.first), np.bool_)
+            stale[: len(self._index.stale)] = self._index.stale[: len(stale)]
+            self._index.changed = np.concatenate([self._index.changed, rows[~stale[rows]]])
+            stale[rows] = True
+            self._index.stale = stale
+
+    def _move(self, held: Held, terms: Terms, columns: Rows) -> bool:
+        """Bring the surpluses of all who hold some columns up to the new marks, unless that is too many."""
+        index, then = self._index, self._terms
+        if index is None or then is None:
+            return False
+        runs = [slice(int(index.starts[each]), int(index.starts[each + 1])) for each in columns]
+        touched = sum(run.stop - run.start for run in runs)
+        linear = not terms.risk.shape[1]
+        if (touched if linear else 2 * touched) > len(held.first):
+            return False
+        codes = np.concatenate([2 * columns, 2 * columns + 1])
+        gain, charge = (terms.rates[:, :, each] - then.rates[:, :, each] for each in (0, 1))
+        then.rates[:, codes], then.risk[columns] = terms.rates[:, codes], terms.risk[columns]
+        delta = gain - terms.levels[:, None] * charge
+        for column, run in zip(columns.tolist(), runs, strict=True):
+            if linear:
+                self._shift(held, index, run, np.ascontiguousarray(delta[:, 2 * column : 2 * column + 2]))
+            else:
+                rows = index.rows[run]
+                self._pass(held, then, rows, len(rows))
+        if len(index.changed):
+            self._pass(held, then, index.changed, len(index.changed))
+        return True
+
+    def _shift(self, held: Held, index: Index, run: slice, delta: Floats) -> None:
+        rows, sizes, stale = index.rows[run], index.sizes[run], index.stale
+
+        def part(begin: int, end: int) -> int:
+            return self._loops.shift(
+                rows, sizes, held.classes, delta, stale, self._state, self._box, begin, end, self._out
+            )
+
+        self._add_near(self._spread(part, len(rows)))
+
+    # --- who is to be looked at ---
+
+    def _whole(self, held: Held, terms: Terms) -> Numbers:
+        """Compute every surplus anew, at new marks; return who is not above 0."""
+        rows = len(held.first)
+        if self._terms is None:
+            self._units = terms.units()
+            self._loops.measure(held, self._units, NO_ROWS, 0, rows, self._state)
+        self._near = NO_ROWS
+        # Kept apart from the marks, for it is brought up column by column.
+        self._terms = terms._replace(risk=terms.risk.copy())
+        self._unknown = self._pass(held, terms, NO_ROWS, rows)
+        return self._within(0.0)
+
+    def _sift(self, held: Held, terms: Terms, moved: float) -> Numbers:
+        """Return who is not above 0, among those whom so small a move may have brought there."""
+        rows = self._within(moved)
+        if len(rows) * SHARE > len(held.first):
+            return self._whole(held, terms)
+        found, _ = self._loops.sieve(held, terms, rows, 0, len(rows), self._state, 0.0, False, self._out)
+        return self._out[:found].copy()
+
+    def _within(self, bar: float) -> Numbers:
+        found = self._loops.within(self._near, self._state, bar, self._out)
+        return self._out[:found].copy()
+
+    def _judge(self, book: Snapshot, marks: Marks, rows: Numbers) -> Found:
+        """Let ``scores`` decide."""
+        scores = score(
+            cash=book.cash[rows],
+            positions=book.legs.dense(rows),
+            marks=marks,
+            classes=book.classes[rows],
+        )
+        worst = suspects(scores, level=marks.levels[book.classes[rows]])
+        return Found(rows[worst].astype(np.intp), scores.of(worst), self._unknown)
+
+    # --- how ---
+
+    def _pass(self, held: Held, terms: Terms, rows: Numbers, count: int) -> int:
+        """Compute surpluses and keep them, add who lies in the box to the near ones; count the unknown."""
+        unknown = list[int]()
+
+        def part(begin: int, end: int) -> int:
+            found, without = self._loops.sieve(
+                held, terms, rows, begin, end, self._state, self._box, True, self._out
+            )
+            unknown.append(without)
+            return found
+
+        self._add_near(self._spread(part, count))
+        return sum(unknown)
+
+    def _spread(self, part: Callable[[int, int], int], count: int) -> Numbers:
+        """Let every thread do a part of some rows; return what they wrote."""
+        if self._pool is None or count < SPREAD:
+            return self._out[: part(0, count)].copy()
+        edges = [count * number // self._threads for number in range(self._threads + 1)]
+        parts = list(pairwise(edges))
+        others = [self._pool.submit(part, *each) for each in parts[:-1]]
+        counts = [part(*parts[-1])]
+        counts = [*(each.result() for each in others), *counts]
+        return np.concatenate(
+            [self._out[begin : begin + found] for (begin, _), found in zip(parts, counts, strict=True)]
+        )
+
+    def _add_near(self, rows: Numbers) -> None:
+        """Put rows to the near ones, none of them twice."""
+        if not len(self._near):
+            self._near = rows
+        elif len(rows):
+            self._near = np.union1d(self._near, rows).astype(np.int32)
+
+    def _grow(self, rows: int) -> None:
+        """Make room for so many rows."""
+        had = len(self._state)
+        if rows > had:
+            state = np.tile([AT_REST, 0.0], (rows + rows // 8, 1))
+            state[:had] = self._state
+            self._state, self._out = state, np.empty(len(state), np.int32)

@@ -1,0 +1,202 @@
+"""The loops of the sieve, compiled. ``plain`` does the same in numpy, to the bit.
+
+One pass over the legs in the order in which they lie; the marks of all columns stay in the nearest cache. The
+interpreter's lock is let go of, so that two threads can share a book. Shapes and meaning: ``terms``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from keeper.columns.legs import Floats
+from keeper.trigger.terms import AT_REST, FINITE, Held, Terms
+
+Numbers = NDArray[np.int32]
+
+
+@njit(nogil=True, cache=True)
+def sieve(
+    held: Held,
+    terms: Terms,
+    rows: Numbers,
+    begin: int,
+    end: int,
+    state: Floats,
+    bar: float,
+    keep: bool,
+    out: Numbers,
+) -> tuple[int, int]:
+    """Compute the surplus of rows[begin:end], or of the rows themselves where none are listed.
+
+    Where ``keep``, write it into ``state`` [n, 2]. Write into out[begin:] which rows are not above ``bar``
+    times their reach, and return how many these are, and how many are unknown.
+    """
+    rates, risk, group, levels = terms.rates, terms.risk, terms.group, terms.levels
+    scenarios, several, listed = risk.shape[1], levels.shape[0] > 1, rows.shape[0] > 0
+    together = np.zeros(scenarios)
+    found = unknown = 0
+    for at in range(begin, end):
+        row = rows[at] if listed else at
+        of = held.classes[row] if several else 0
+        cash = held.cash[row]
+        equity, alone, worst = cash - terms.relative * abs(cash), 0.0, 0.0
+        at_rest = cash >= 0
+        leg = held.first[row]
+        last = leg + held.counts[row]
+        after = -2
+        if scenarios > 0 and leg < last:
+            after = group[held.codes[leg] >> 1]
+        while leg < last:
+            size, code, now = held.sizes[leg], held.codes[leg], after
+            value = size * rates[of, code, 0]
+            equity += value
+            alone += size * rates[of, code, 1]
+            at_rest &= value >= 0
+            leg += 1
+            if scenarios == 0:
+                continue
+            after = -2
+            if leg < last:
+                after = group[held.codes[leg] >> 1]
+            if now < 0:
+                continue
+            at_rest = False
+            if after != now:
+                worst += size * rates[of, code, 2]
+                continue
+            for each in range(scenarios):
+                together[each] = size * risk[code >> 1, each]
+            while after == now:
+                size, code = held.sizes[leg], held.codes[leg]
+                equity += size * rates[of, code, 0]
+                alone += size * rates[of, code, 1]
+                for each in range(scenarios):
+                    together[each] += size * risk[code >> 1, each]
+                leg += 1
+                after = -2
+                if leg < last:
+                    after = group[held.codes[leg] >> 1]
+            least = 0.0
+            for each in range(scenarios):
+                least = min(least, together[each])
+            worst -= least
+        surplus = AT_REST
+        if not (at_rest and alone == 0):
+            surplus = equity - levels[of] * (alone + worst) - terms.absolute
+        if keep:
+            state[row, 0] = surplus
+        if not (surplus > bar * state[row, 1] and surplus < FINITE):
+            if np.isnan(surplus):
+                unknown += 1
+            else:
+                out[begin + found] = row
+                found += 1
+    return found, unknown
+
+
+@njit(nogil=True, cache=True)
+def measure(held: Held, units: Floats, rows: Numbers, begin: int, end: int, state: Floats) -> None:
+    """Write into ``state`` [n, 2] how far a surplus reaches: sizes times ``units`` [k, codes], added up."""
+    several, listed = units.shape[0] > 1, rows.shape[0] > 0
+    for at in range(begin, end):
+        row = rows[at] if listed else at
+        of = held.classes[row] if several else 0
+        reach = 0.0
+        for leg in range(held.first[row], held.first[row] + held.counts[row]):
+            reach += abs(held.sizes[leg]) * units[of, held.codes[leg]]
+        state[row, 1] = reach
+
+
+@njit(nogil=True, cache=True)
+def shift(
+    rows: Numbers,
+    sizes: Floats,
+    classes: NDArray[np.unsignedinteger],
+    moved: Floats,
+    stale: NDArray[np.bool_],
+    state: Floats,
+    bar: float,
+    begin: int,
+    end: int,
+    out: Numbers,
+) -> int:
+    """Move the surplus of rows[begin:end] by their sizes times ``moved`` [k, side], but for the stale ones.
+
+    Write into out[begin:] which are not above ``bar`` times their reach, and return how many.
+    """
+    several = moved.shape[0] > 1
+    found = 0
+    for at in range(begin, end):
+        row, size = rows[at], sizes[at]
+        if stale[row]:
+            continue
+        of = classes[row] if several else 0
+        surplus = state[row, 0] + size * moved[of, 1 if size < 0 else 0]
+        state[row, 0] = surplus
+        if not (surplus > bar * state[row, 1]) and not np.isnan(surplus):
+            out[begin + found] = row
+            found += 1
+    return found
+
+
+@njit(nogil=True, cache=True)
+def within(rows: Numbers, state: Floats, bar: float, out: Numbers) -> int:
+    """Write into ``out`` which rows are not above ``bar`` times their reach; return how many."""
+    found = 0
+    for row in rows:
+        surplus = state[row, 0]
+        if not (surplus > bar * state[row, 1] and surplus < FINITE) and not np.isnan(surplus):
+            out[found] = row
+            found += 1
+    return found
+
+
+@njit(nogil=True, cache=True)
+def apart(now: Terms, then: Terms, units: Floats, out: Floats) -> None:
+    """Write into ``out`` [columns] how far the terms of each column are apart, in ``units``.
+
+    Infinite where one is a number and the other is none, and where what counted for nothing, or for an
+    account, counts against it now.
+    """
+    for column in range(out.shape[0]):
+        loss = 0.0
+        for each in range(now.risk.shape[1]):
+            loss = max(loss, abs(now.risk[column, each] - then.risk[column, each]))
+        most = 0.0
+        for of in range(now.rates.shape[0]):
+            for code in (2 * column, 2 * column + 1):
+                value, was = now.rates[of, code, 0], then.rates[of, code, 0]
+                charge, before = now.rates[of, code, 1], then.rates[of, code, 1]
+                if value == was or (np.isnan(value) and np.isnan(was)):
+                    money = 0.0
+                elif np.isfinite(value) and np.isfinite(was):
+                    money = abs(value - was)
+                else:
+                    money = np.inf
+                if (charge == 0) != (before == 0) or (value < 0) != (was < 0):
+                    money = np.inf
+                money += now.levels[of] * (abs(charge - before) + loss)
+                if money > 0:
+                    unit = units[of, code]
+                    most = max(most, money / unit if unit > 0 else np.inf)
+        out[column] = most
+
+
+@njit(nogil=True, cache=True)
+def index(held: Held, width: int, starts: NDArray[np.int64], rows: Numbers, sizes: Floats) -> None:
+    """Write the legs of a book by column: those of column c at [starts[c], starts[c + 1]), by row."""
+    ends = np.zeros(width + 1, np.int64)
+    for row in range(held.first.shape[0]):
+        for leg in range(held.first[row], held.first[row] + held.counts[row]):
+            ends[(held.codes[leg] >> 1) + 1] += 1
+    for column in range(width):
+        ends[column + 1] += ends[column]
+    starts[:] = ends
+    for row in range(held.first.shape[0]):
+        for leg in range(held.first[row], held.first[row] + held.counts[row]):
+            column = held.codes[leg] >> 1
+            rows[ends[column]] = row
+            sizes[ends[column]] = held.sizes[leg]
+            ends[column] += 1
