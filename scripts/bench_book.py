@@ -8,39 +8,37 @@ the figures.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from keeper.columns.snapshot import Snapshot
 from keeper.domain import Account
 from keeper.lab.bench import Row, arguments, report, resident_mb, timed
+from keeper.lab.pages import page
 from keeper.protocols.hybrid.abi import load
-from keeper.protocols.hybrid.rows import ACCT, CASH, HEAD_WORDS, STANDING, HybridRows
+from keeper.protocols.hybrid.rows import HybridRows
 from keeper.state.archive import Stamp
 from keeper.state.book import Book
-from keeper.units import WAD
 
 SIZES_OF_BOOKS = (10_000, 100_000, 1_000_000)
 LISTED = 8
-LEGS = 3
 PAGE = 500
 PASSES = 30
 RNG = np.random.default_rng(1)
 STAMP = Stamp(chain_id=31337, deployment="bench", block=1, block_hash="0x01")
 SHAPE = HybridRows(LISTED, 1)
-Numbers = NDArray[np.int64]
 
 
 def main() -> None:
     """Measure every size, the small ones first."""
     chosen = arguments(__doc__ or "")
     rows, notes = list[Row](), dict[str, str]()
-    decoded = partial(load("MarginReader").functions["rows"].result, page(np.arange(PAGE)))
+    decoded = partial(
+        load("MarginReader").functions["rows"].result, page(np.arange(PAGE), RNG, listed=LISTED)
+    )
     usual = timed("eth_abi: decode alone", PAGE, [decoded] * 4, per=PAGE)
     rows.append(usual)
     for n in SIZES_OF_BOOKS:
@@ -57,13 +55,13 @@ def measure(n: int, usual: Row, notes: dict[str, str]) -> Iterator[Row]:
     """Build a book of ``n`` accounts, change it, and bring it to disk and back."""
     before_mb = resident_mb()
     book = Book(SHAPE)
-    pages = (page(np.arange(first, first + PAGE)) for first in range(0, n, PAGE))
+    pages = (page(np.arange(first, first + PAGE), RNG, listed=LISTED) for first in range(0, n, PAGE))
     yield timed("fold: new accounts", n, (partial(book.fold_rows, each, 1) for each in pages), per=PAGE)
     notes[f"{n:,} accounts of 4 positions"] = f"{resident_mb() - before_mb:,.0f} MB resident"
 
     def changed() -> Iterator[Callable[[], object]]:
         for _ in range(PASSES):
-            yield partial(book.fold_rows, page(RNG.choice(n, PAGE, replace=False)), 2)
+            yield partial(book.fold_rows, page(RNG.choice(n, PAGE, replace=False), RNG, listed=LISTED), 2)
 
     yield timed("fold: changed accounts", n, changed(), per=PAGE).against(usual)
     held: list[Snapshot] = []
@@ -93,38 +91,6 @@ def on_disk(book: Book[Account], n: int, notes: dict[str, str]) -> Iterator[Row]
             f"{found.median_us * n / 1e6:.2f} s for {path.stat().st_size / 1e6:,.0f} MB"
         )
         yield found
-
-
-def page(numbers: Numbers) -> bytes:
-    """Encode a page of random accounts, as ``MarginReader.rows`` would."""
-    n = len(numbers)
-    heads = np.zeros((n, HEAD_WORDS, 4), ">u8")
-    heads[:, ACCT, 1] = heads[:, ACCT, 3] = numbers
-    _write(heads[:, CASH, :2], RNG.integers(-WAD, WAD, n))
-    markets = np.zeros((n, 8), ">u2")
-    markets[:, :LEGS] = 1 + (numbers[:, None] + np.arange(LEGS)) % (LISTED - 1)
-    heads[:, CASH, 2:] = markets.view(">u8")
-    heads[:, STANDING, 0] = 1_700_000_000
-    heads[:, STANDING, 3] = 1 << 24
-    legs = np.zeros((n * LEGS, 2, 2), ">u8")
-    _write(legs, RNG.integers(-WAD, WAD, (n * LEGS, 2)))
-    amounts = np.zeros((n, 4), ">u8")
-    _write(amounts, RNG.integers(1, WAD, n))
-    columns = [each.tobytes() for each in (heads, legs, amounts)]
-    return encode_columns([*columns, b""])
-
-
-def encode_columns(columns: Sequence[bytes]) -> bytes:
-    """Encode words as several ``uint256[]``."""
-    begins = list(accumulate((32 + len(each) for each in columns), initial=32 * len(columns)))
-    offsets = b"".join(each.to_bytes(32) for each in begins[:-1])
-    return offsets + b"".join((len(each) // 32).to_bytes(32) + each for each in columns)
-
-
-def _write(limbs: NDArray[np.uint64], numbers: Numbers) -> None:
-    """Write signed numbers into limbs [..., k], the lowest last."""
-    limbs[..., -1] = numbers.view(np.uint64)
-    limbs[..., :-1] = (numbers >> 63).view(np.uint64)[..., None]
 
 
 if __name__ == "__main__":

@@ -1,125 +1,251 @@
-"""Time the trigger on books of 100,000 accounts: ``scripts/bench trigger [--json FILE]``.
+"""Time the trigger: ``scripts/bench trigger [--json FILE]``.
 
-Random books from a fixed seed, and processor time, so that what else runs on the machine counts for little.
-``docs/benchmarks.md`` keeps the figures.
+A million accounts of four positions on 64 instruments in eight groups; of them 600,000 hold the largest
+instrument, and 60,000 another. By the clock, from new marks to the suspects: hot, one tick after the other,
+and ``-paced``, one each 10 ms. ``-numpy`` rows do the same without the compiler; all find the same. ``copy``
+copies the positions once. ``docs/performance.md`` keeps the figures and says where the time goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import cycle, islice
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from keeper import trigger
-from keeper.domain import ArrayView, Instrument, Kind, Quote
-from keeper.lab.bench import Row, arguments, report, timed
-from keeper.protocols.hybrid.marks import marks_of
+from keeper.columns.legs import Floats, Legs
+from keeper.columns.snapshot import Snapshot
+from keeper.lab.bench import Row, arguments, clocked, report, resident_mb
+from keeper.lab.pages import page
+from keeper.protocols.hybrid.rows import HybridRows
 from keeper.risk.marks import Marks
-from keeper.risk.netting import Floats, Underlying
-from keeper.units import WAD
+from keeper.risk.netting import Underlying
+from keeper.state.book import Book
+from keeper.trigger import Trigger, engine
 
-ACCOUNTS = 100_000
-PASSES = 31
-NOW_S = 1_700_000_000
-FEEDS = [f"F{number}/USD" for number in range(4)]
-PRICE_WAD = 200 * WAD
+ACCOUNTS = 1_000_000
+INSTRUMENTS = 64
+GROUPS = 8
+LARGEST, SOME = 0, 1
+"""The instruments that 600,000 and 60,000 accounts hold."""
+NEAR = 1_000
+CROSS = 100
+PASSES = 63
+PAUSE_S = 0.010
+FAR = 0.03
+"""A move beyond the trigger's box."""
+CLOSE = 0.005
+"""One within it."""
+PAGE = 500
 RNG = np.random.default_rng(1)
+NO_CHANGES = np.zeros(0, np.intp)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A book, and its marks at any prices."""
+
+    book: Snapshot
+    base: Marks
+
+    def marks(self, moves: Floats) -> Marks:
+        """Return the marks after each instrument has moved by so much."""
+        factor = 1 + moves
+        underlyings = tuple(
+            replace(each, risk=each.risk * factor[each.columns, None]) for each in self.base.underlyings
+        )
+        return replace(
+            self.base, value=self.base.value * factor, gross=self.base.gross * factor, underlyings=underlyings
+        )
 
 
 def main() -> None:
-    """Measure one book after the other."""
+    """Weigh first, while nothing else is in memory; then measure."""
     chosen = arguments(__doc__ or "")
-    perps = [Instrument(f"P{number}/USD", kind=Kind.PERP, range_wad=WAD // 20) for number in range(12)]
-    collaterals = [Instrument(FEEDS[number % 4], 8 * WAD // 10) for number in range(8)]
-    book = positions(20, legs=4)
-    rows = [told("12 perps, 8 collaterals, no option listed", book, [*perps, *collaterals])]
-
-    options = [
-        option(feed, strike, kind) for feed in FEEDS for strike in range(5) for kind in (Kind.CALL, Kind.PUT)
-    ]
-    mixed = [
-        *(Instrument(feed, kind=Kind.PERP, range_wad=WAD // 20) for feed in FEEDS),
-        *options,
-        *collaterals,
-    ]
-    for share in (0.0, 0.1, 1.0):
-        book = positions(len(mixed), legs=4)
-        book[int(share * ACCOUNTS) :, 4:44] = 0.0
-        name = f"4 perps, 40 options, 8 collaterals; {share:.0%} hold options"
-        rows.append(told(name, book, mixed))
-        if share:
-            moved = f"the same, every array left behind by its price; {share:.0%} hold options"
-            rows.append(told(moved, book, mixed, price_wad=PRICE_WAD * 103 // 100))
-
-    for columns, classes in ((120, 40), (2, 2_000)):
-        name = f"{columns} columns, {classes:,} classes of rows"
-        rows.append(by_class(name, positions(columns, legs=2), classes))
-
-    book = positions(10, legs=10)
-    risk = RNG.normal(size=(10, 31))
-    dense = Underlying(np.arange(10), risk, np.zeros(10), np.zeros(10), np.zeros(10, np.bool_))
-    alone = "portfolio margin alone: 10 legs x 31 scenarios, all accounts"
-    rows.append(timed(alone, ACCOUNTS, [lambda: dense.requirement(book)] * PASSES))
-    report("The trigger: us per pass over the whole book", rows, json_path=chosen.json)
+    notes = weigh()
+    plain = world(ACCOUNTS, 4, scenarios=0)
+    copy, loop = copied(plain.book), looped(plain)
+    rows = [copy, *told("s1", plain, copy, loop), loop]
+    rows += told("s16", world(ACCOUNTS, 4, scenarios=16), copy, None)
+    rows += full("full-100k-l8-s16", world(100_000, 8, scenarios=16), None)
+    report("The trigger: us per tick", rows, json_path=chosen.json, notes=notes)
 
 
-def option(feed: str, strike: int, kind: Kind) -> Instrument:
-    """Return an option with a new array, 80% to 120% of the price."""
-    pnl = tuple(int(change * WAD) for change in RNG.normal(size=16) * 5)
-    array = ArrayView(PRICE_WAD, 20 * WAD, WAD // 2 if kind is Kind.CALL else -WAD // 2, NOW_S - 60, pnl)
-    return Instrument(
-        feed,
-        kind=kind,
-        range_wad=WAD // 20,
-        short_wad=WAD // 100,
-        strike_wad=(160 + 20 * strike) * WAD,
-        expiry_s=NOW_S + 86_400,
-        array=array,
+def told(name: str, found: World, copy: Row, loop: Row | None) -> Iterator[Row]:
+    """Measure all cases on one book of a million."""
+    [whole, slow] = full(f"full-1m-{name}", found, copy)
+    yield from (whole, slow)
+    if loop is not None:
+        yield replace(whole, case="full-1m-s1, against python-loop").against(loop)
+    yield from column(f"tick-60k-{name}", found, SOME)
+    yield from column(f"tick-600k-{name}", found, LARGEST)
+    yield from safe(f"tick-safe-{name}", found)
+
+
+def full(case: str, found: World, copy: Row | None) -> list[Row]:
+    """Measure a tick after which every account is scored: all prices have left the box."""
+    signs = RNG.choice([-1.0, 1.0], INSTRUMENTS)
+    ticks = [found.marks(FAR * signs), found.marks(-FAR * signs)]
+    rows = both(case, found, ticks)
+    return [rows[0] if copy is None else rows[0].against(copy), *rows[1:]]
+
+
+def column(case: str, found: World, instrument: int) -> Iterator[Row]:
+    """Measure ticks of one instrument, each beyond the box."""
+    moves = np.zeros(INSTRUMENTS)
+    moves[instrument] = FAR
+    holders = int((found.book.legs.codes >> 1 == instrument).sum())
+    for row in both(case, found, [found.marks(moves), found.marks(-moves)], paced=True):
+        yield replace(row, n=holders)
+
+
+def safe(case: str, found: World) -> Iterator[Row]:
+    """Measure ticks of all prices within the box: nobody near; then a thousand, of whom a hundred cross."""
+    ticks = [found.marks(CLOSE * RNG.choice([-1.0, 1.0], INSTRUMENTS)) for _ in range(8)]
+    yield from both(f"{case}, none near", found, ticks, paced=True)
+    near = brought_near(found, ticks[0])
+    for each in ready(near):
+        assert len(each.tick(near.book, ticks[0], NO_CHANGES).rows) == CROSS
+    yield from both(f"{case}, 1,000 near, 100 cross", near, ticks[:1], paced=True)
+
+
+def brought_near(found: World, tick: Marks) -> World:
+    """Take so much cash from some accounts that they lie within 1% of breach, and some cross at a tick."""
+    trigger = Trigger(threads=1)
+    trigger.tick(found.book, found.base, None)
+    before = trigger._state.copy()  # noqa: SLF001 - to place them exactly
+    trigger.tick(found.book, tick, None)
+    reach = before[:, 1]
+    loss = (before[: len(found.book), 0] - trigger._state[: len(found.book), 0]) / reach[: len(found.book)]  # noqa: SLF001
+    rows = np.flatnonzero(loss > CLOSE / 20)[:NEAR]
+    cross = np.arange(NEAR) < CROSS
+    wanted = loss[rows] + np.where(cross, -CLOSE / 100, CLOSE / 2)
+    cash = found.book.cash.copy()
+    cash[rows] -= before[rows, 0] - wanted * reach[rows]
+    return replace(found, book=replace(found.book, cash=cash))
+
+
+def both(case: str, found: World, ticks: list[Marks], *, paced: bool = False) -> list[Row]:
+    """Measure ticks with compiled loops and with those of numpy, which must find the same."""
+    rows, suspects = list[Row](), list[list[int]]()
+    for trigger, suffix in zip(ready(found), ("", "-numpy"), strict=True):
+        passes = PASSES if not suffix else PASSES // 3
+        heard = [partial(trigger.tick, found.book, each, NO_CHANGES) for each in ticks]
+        rows.append(clocked(case + suffix, len(found.book), islice(cycle(heard), passes)))
+        if paced and not suffix:
+            works = islice(cycle(heard), passes)
+            rows.append(clocked(f"{case}-paced", len(found.book), works, pause_s=PAUSE_S))
+        suspects.append([int(row) for each in heard for row in each().rows])
+    if suspects[0] != suspects[1]:
+        raise SystemExit(f"{case}: the compiled loops found {len(suspects[0])}, numpy {len(suspects[1])}")
+    return rows
+
+
+def ready(found: World) -> Iterator[Trigger]:
+    """Yield triggers that know a book at its first marks, with compiled loops and with those of numpy."""
+    for compiled in (True, False):
+        trigger = Trigger(loops=engine(compiled=compiled))
+        trigger.tick(found.book, found.base, None)
+        trigger.prepare(found.book)
+        yield trigger
+
+
+def world(accounts: int, legs: int, *, scenarios: int) -> World:
+    """Draw a book in which nobody is near breach; half of the sizes are short where hedges count."""
+    columns = drawn(accounts, legs)
+    sizes = RNG.uniform(1, 20, (accounts, legs))
+    if scenarios:
+        sizes *= RNG.choice([-1.0, 1.0], (accounts, legs))
+    codes = (2 * columns + (sizes < 0)).astype(np.uint16).ravel()
+    first = (np.arange(accounts) * legs).astype(np.uint32)
+    held = Legs(first, np.full(accounts, legs, np.uint8), codes, sizes.ravel(), INSTRUMENTS)
+    value = RNG.uniform(1, 100, INSTRUMENTS)
+    base = (
+        Marks(value, np.zeros(INSTRUMENTS), np.ones(1), tuple(groups(value, scenarios)))
+        if scenarios
+        else Marks(value * (np.arange(INSTRUMENTS) % 2), value * (1 - np.arange(INSTRUMENTS) % 2), np.ones(1))
     )
+    keys, classes = np.zeros(accounts, "V32"), np.zeros(accounts, np.uint16)
+    money = (np.abs(sizes) * value[columns]).sum(axis=1)
+    book = Snapshot(keys, classes, {}, RNG.uniform(2, 3, accounts) * money, held)
+    return World(book, base)
 
 
-def positions(columns: int, *, legs: int) -> Floats:
-    """Draw a dense book with so many positions an account."""
-    book = np.zeros((ACCOUNTS, columns))
-    rows = np.arange(ACCOUNTS)
-    for _ in range(legs):
-        book[rows, RNG.integers(0, columns, ACCOUNTS)] = RNG.normal(size=ACCOUNTS) * 10
-    return book
+def drawn(accounts: int, legs: int) -> NDArray[np.int64]:
+    """Draw different instruments for each account, in order; as many hold the two that ticks are of."""
+    order = RNG.random((accounts, INSTRUMENTS - 2)).argpartition(legs, axis=1)[:, :legs] + 2
+    order[: accounts * 6 // 10, 0] = LARGEST
+    order[RNG.choice(accounts, accounts * 6 // 100, replace=False), 1] = SOME
+    return np.sort(order, axis=1)
 
 
-def told(name: str, book: Floats, instruments: Sequence[Instrument], price_wad: int = PRICE_WAD) -> Row:
-    """Measure what marking and scoring a book take."""
-    quotes = {each.feed: Quote(each.feed, price_wad, NOW_S) for each in instruments}
-    cash = RNG.uniform(5e3, 5e4, ACCOUNTS)
-
-    def whole() -> None:
-        marks = marks_of(instruments, quotes, NOW_S)
-        trigger.suspects(scored(cash, book, marks))
-
-    return timed(name, ACCOUNTS, [whole] * PASSES)
+def groups(value: Floats, scenarios: int) -> Iterator[Underlying]:
+    """Make eight underlyings of eight instruments each."""
+    for columns in np.split(np.arange(INSTRUMENTS), GROUPS):
+        none = np.zeros(len(columns))
+        risk = RNG.normal(0, 0.1, (len(columns), scenarios)) * value[columns, None]
+        yield Underlying(columns, risk, none, none, np.zeros(len(columns), np.bool_))
 
 
-def by_class(name: str, book: Floats, classes: int) -> Row:
-    """Measure what scoring a book takes whose marks differ by class of row."""
-    shape = (classes, book.shape[1])
-    levels = np.ones(classes)
-    marks = Marks(RNG.random(shape), RNG.random(shape), levels)
-    cash, of = RNG.uniform(5e3, 5e4, ACCOUNTS), RNG.integers(0, classes, ACCOUNTS).astype(np.uint16)
+def copied(book: Snapshot) -> Row:
+    """Measure what it takes to copy the positions: sizes and codes."""
+    legs = book.legs
+    sizes, codes = np.empty_like(legs.sizes), np.empty_like(legs.codes)
 
-    def whole() -> None:
-        scores = trigger.score(cash=cash, positions=book, marks=marks, classes=of)
-        trigger.suspects(scores, level=levels[of])
+    def copy() -> None:
+        np.copyto(sizes, legs.sizes)
+        np.copyto(codes, legs.codes)
 
-    return timed(name, ACCOUNTS, [whole] * PASSES)
+    return clocked("copy", len(book), [copy] * PASSES)
 
 
-def scored(cash: Floats, book: Floats, marks: Marks) -> trigger.Scores:
-    """Score a book."""
-    return trigger.score(
-        cash=cash,
-        positions=book,
-        marks=marks,
-    )
+def looped(found: World) -> Row:
+    """Measure a plain loop over the same accounts: each with its positions by name, as bots have them."""
+    legs = found.book.legs
+    names = [f"I{number}" for number in range(INSTRUMENTS)]
+    value = dict(zip(names, found.base.value.tolist(), strict=True))
+    gross = dict(zip(names, found.base.gross.tolist(), strict=True))
+    held = zip((legs.codes >> 1).tolist(), legs.sizes.tolist(), strict=True)
+    accounts = [
+        {"cash": cash, "positions": {names[column]: size for column, size in islice(held, 4)}}
+        for cash in found.book.cash.tolist()
+    ]
+
+    def is_below(account: dict[str, Any]) -> bool:
+        equity, required = account["cash"], 0.0
+        for name, size in account["positions"].items():
+            equity += size * value[name]
+            required += abs(size) * gross[name]
+        return bool(equity < required)
+
+    def loop() -> list[int]:
+        return [number for number, account in enumerate(accounts) if is_below(account)]
+
+    return clocked("python-loop", len(found.book), [loop] * 4, warm_up=1)
+
+
+def weigh() -> dict[str, str]:
+    """Build the mirror of a million accounts of four positions, and a trigger on it; weigh both."""
+    notes = {}
+    for scenarios in (0, 16):
+        before_mb = resident_mb()
+        book = Book(HybridRows(INSTRUMENTS - 1, 1))
+        for first in range(0, ACCOUNTS, PAGE):
+            book.fold_rows(page(np.arange(first, first + PAGE), RNG, listed=INSTRUMENTS - 1), 1)
+        mirror_mb = resident_mb() - before_mb
+        value = RNG.uniform(1, 100, INSTRUMENTS)
+        marks = Marks(value, value / 10, np.ones(1), tuple(groups(value, scenarios)) if scenarios else ())
+        trigger = Trigger()
+        trigger.tick(book.freeze(), marks, book.take_changed())
+        trigger.prepare(book.freeze())
+        told = f"{resident_mb() - before_mb:,.0f} MB resident, the mirror {mirror_mb:,.0f} of them"
+        notes[f"memory, mirror and trigger, {ACCOUNTS:,} x 4, {scenarios or 1} scenarios"] = told
+        del book, trigger
+    return notes
 
 
 if __name__ == "__main__":

@@ -52,6 +52,19 @@ def timed(case: str, n: int, works: Iterable[Callable[[], object]], *, per: int 
     return row_of(case, n, times_us[warm_up:])
 
 
+def clocked(
+    case: str, n: int, works: Iterable[Callable[[], object]], *, pause_s: float = 0.0, warm_up: int = 3
+) -> Row:
+    """Do each work once and measure how long it takes by the clock, after a pause; the first do not count."""
+    times_us = []
+    for work in works:
+        time.sleep(pause_s)
+        began_ns = time.perf_counter_ns()
+        work()
+        times_us.append((time.perf_counter_ns() - began_ns) / 1e3)
+    return row_of(case, n, times_us[warm_up:])
+
+
 def row_of(case: str, n: int, times_us: Sequence[float]) -> Row:
     """Sum up the times that one case took."""
     p99_us = quantiles(times_us, n=100, method="inclusive")[-1] if len(times_us) > 1 else times_us[0]

@@ -24,6 +24,8 @@ class Netting:
     """[i], which others each nets with; ``ALONE`` with none, and then its ``gross`` counts."""
     risk: Floats
     """[i, s], what one unit gains in each scenario, weighted; 0 of what is alone or doubtful."""
+    alone: Floats
+    """[i, 2], what one unit, bought or sold, requires with nothing else in its group: its worst scenario."""
     short: Floats
     """[i], the least requirement of one unit sold."""
     doubtful: NDArray[np.bool_]
@@ -38,6 +40,7 @@ class Netting:
         found = cls(
             np.full(width, ALONE, np.int16),
             np.zeros((width, scenarios)),
+            np.zeros((width, 2)),
             np.zeros(width),
             np.zeros(width, np.bool_),
             np.zeros(width),
@@ -48,6 +51,9 @@ class Netting:
             found.short[each.columns] = each.short
             found.doubtful[each.columns] = each.doubtful
             found.money[each.columns] = each.money
+            risk = found.risk[each.columns]
+            found.alone[each.columns, 0] = -risk.min(axis=1, initial=0.0)
+            found.alone[each.columns, 1] = risk.max(axis=1, initial=0.0)
         return found
 
 

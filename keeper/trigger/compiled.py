@@ -16,6 +16,9 @@ from keeper.trigger.terms import AT_REST, FINITE, Held, Terms
 Numbers = NDArray[np.int32]
 
 
+ONE = np.uintp(1)
+
+
 @njit(nogil=True, cache=True)
 def sieve(
     held: Held,
@@ -33,7 +36,7 @@ def sieve(
     Where ``keep``, write it into ``state`` [n, 2]. Write into out[begin:] which rows are not above ``bar``
     times their reach, and return how many these are, and how many are unknown.
     """
-    rates, risk, group, levels = terms.rates, terms.risk, terms.group, terms.levels
+    net, alone, risk, group, levels = terms.net, terms.alone, terms.risk, terms.group, terms.levels
     scenarios, several, listed = risk.shape[1], levels.shape[0] > 1, rows.shape[0] > 0
     together = np.zeros(scenarios)
     found = unknown = 0
@@ -41,53 +44,56 @@ def sieve(
         row = rows[at] if listed else at
         of = held.classes[row] if several else 0
         cash = held.cash[row]
-        equity, alone, worst = cash - terms.relative * abs(cash), 0.0, 0.0
-        at_rest = cash >= 0
-        leg = held.first[row]
-        last = leg + held.counts[row]
-        after = -2
-        if scenarios > 0 and leg < last:
-            after = group[held.codes[leg] >> 1]
-        while leg < last:
-            size, code, now = held.sizes[leg], held.codes[leg], after
-            value = size * rates[of, code, 0]
-            equity += value
-            alone += size * rates[of, code, 1]
-            at_rest &= value >= 0
-            leg += 1
-            if scenarios == 0:
-                continue
-            after = -2
+        surplus = cash - terms.relative * abs(cash) - terms.absolute
+        leg = np.uintp(held.first[row])
+        last = leg + np.uintp(held.counts[row])
+        if scenarios == 0:
+            while leg < last:
+                surplus += held.sizes[leg] * net[of, held.codes[leg]]
+                leg += ONE
+        else:
+            worst = 0.0
+            after = -1
             if leg < last:
                 after = group[held.codes[leg] >> 1]
-            if now < 0:
-                continue
-            at_rest = False
-            if after != now:
-                worst += size * rates[of, code, 2]
-                continue
-            for each in range(scenarios):
-                together[each] = size * risk[code >> 1, each]
-            while after == now:
-                size, code = held.sizes[leg], held.codes[leg]
-                equity += size * rates[of, code, 0]
-                alone += size * rates[of, code, 1]
-                for each in range(scenarios):
-                    together[each] += size * risk[code >> 1, each]
-                leg += 1
-                after = -2
+            while leg < last:
+                size, code, now = held.sizes[leg], held.codes[leg], after
+                surplus += size * net[of, code]
+                leg += ONE
+                after = -1
                 if leg < last:
                     after = group[held.codes[leg] >> 1]
-            least = 0.0
-            for each in range(scenarios):
-                least = min(least, together[each])
-            worst -= least
-        surplus = AT_REST
-        if not (at_rest and alone == 0):
-            surplus = equity - levels[of] * (alone + worst) - terms.absolute
+                if now < 0:
+                    continue
+                if after != now:
+                    worst += size * alone[code]
+                    continue
+                for each in range(scenarios):
+                    together[each] = size * risk[code >> 1, each]
+                while after == now:
+                    size, code = held.sizes[leg], held.codes[leg]
+                    surplus += size * net[of, code]
+                    for each in range(scenarios):
+                        together[each] += size * risk[code >> 1, each]
+                    leg += ONE
+                    after = -1
+                    if leg < last:
+                        after = group[held.codes[leg] >> 1]
+                least = 0.0
+                for each in range(scenarios):
+                    least = min(least, together[each])
+                worst -= least
+            surplus -= levels[of] * worst
+        low = not (surplus > bar * state[row, 1] and surplus < FINITE)
+        if low and cash >= 0:
+            at_rest = True
+            for each in range(held.first[row], held.first[row] + held.counts[row]):
+                at_rest &= not terms.against[of, held.codes[each]]
+            if at_rest and not np.isnan(surplus):
+                surplus, low = AT_REST, False
         if keep:
             state[row, 0] = surplus
-        if not (surplus > bar * state[row, 1] and surplus < FINITE):
+        if low:
             if np.isnan(surplus):
                 unknown += 1
             else:
@@ -122,15 +128,15 @@ def shift(
     end: int,
     out: Numbers,
 ) -> int:
-    """Move the surplus of rows[begin:end] by their sizes times ``moved`` [k, side], but for the stale ones.
+    """Move the surplus of rows[begin:end] by their sizes times ``moved`` [k, side], unless ``stale`` [n].
 
     Write into out[begin:] which are not above ``bar`` times their reach, and return how many.
     """
-    several = moved.shape[0] > 1
+    several, doubt = moved.shape[0] > 1, stale.shape[0] > 0
     found = 0
     for at in range(begin, end):
         row, size = rows[at], sizes[at]
-        if stale[row]:
+        if doubt and stale[row]:
             continue
         of = classes[row] if several else 0
         surplus = state[row, 0] + size * moved[of, 1 if size < 0 else 0]
@@ -155,29 +161,28 @@ def within(rows: Numbers, state: Floats, bar: float, out: Numbers) -> int:
 
 @njit(nogil=True, cache=True)
 def apart(now: Terms, then: Terms, units: Floats, out: Floats) -> None:
-    """Write into ``out`` [columns] how far the terms of each column are apart, in ``units``.
+    """Write into ``out`` [columns] how far the terms of each column are apart, in ``units`` [k, codes].
 
-    Infinite where one is a number and the other is none, and where what counted for nothing, or for an
-    account, counts against it now.
+    Infinite where one is a number and the other is none, and where what counted for an account may count
+    against it now, or the other way round.
     """
     for column in range(out.shape[0]):
         loss = 0.0
         for each in range(now.risk.shape[1]):
             loss = max(loss, abs(now.risk[column, each] - then.risk[column, each]))
         most = 0.0
-        for of in range(now.rates.shape[0]):
+        for of in range(now.net.shape[0]):
             for code in (2 * column, 2 * column + 1):
-                value, was = now.rates[of, code, 0], then.rates[of, code, 0]
-                charge, before = now.rates[of, code, 1], then.rates[of, code, 1]
-                if value == was or (np.isnan(value) and np.isnan(was)):
+                value, was = now.net[of, code], then.net[of, code]
+                if now.against[of, code] != then.against[of, code]:
+                    money = np.inf
+                elif value == was or (np.isnan(value) and np.isnan(was)):
                     money = 0.0
                 elif np.isfinite(value) and np.isfinite(was):
                     money = abs(value - was)
                 else:
                     money = np.inf
-                if (charge == 0) != (before == 0) or (value < 0) != (was < 0):
-                    money = np.inf
-                money += now.levels[of] * (abs(charge - before) + loss)
+                money += now.levels[of] * loss
                 if money > 0:
                     unit = units[of, code]
                     most = max(most, money / unit if unit > 0 else np.inf)

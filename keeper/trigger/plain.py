@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from keeper.columns.legs import Floats
 from keeper.columns.pool import ranges
+from keeper.risk.marks import ALONE
 from keeper.trigger.terms import AT_REST, FINITE, Held, Terms
 
 Numbers = NDArray[np.int32]
@@ -33,14 +34,15 @@ def sieve(
     for first in range(begin, end, BLOCK):
         block = _block(rows, first, min(first + BLOCK, end))
         surplus = _surplus(held, terms, block)
+        low = np.flatnonzero(~((surplus > bar * state[block, 1]) & (surplus < FINITE)))
+        surplus[low[_at_rest(held, terms, block[low]) & ~np.isnan(surplus[low])]] = AT_REST
         if keep:
             state[block, 0] = surplus
-        low = ~((surplus > bar * state[block, 1]) & (surplus < FINITE))
-        nan = np.isnan(surplus)
-        unknown += int(nan.sum())
-        hits = block[low & ~nan]
+        low = low[surplus[low] != AT_REST]
+        nan = np.isnan(surplus[low])
+        hits = block[low[~nan]]
         out[begin + found : begin + found + len(hits)] = hits
-        found += len(hits)
+        found, unknown = found + len(hits), unknown + int(nan.sum())
     return found, unknown
 
 
@@ -48,27 +50,34 @@ def _block(rows: Numbers, first: int, last: int) -> NDArray[np.integer[Any]]:
     return rows[first:last] if len(rows) else np.arange(first, last)
 
 
+def _class(held: Held, rows: NDArray[np.integer[Any]], several: int) -> NDArray[np.integer[Any]]:
+    return held.classes[rows] if several > 1 else np.zeros(len(rows), np.uint8)
+
+
+def _at_rest(held: Held, terms: Terms, rows: NDArray[np.integer[Any]]) -> Flags:
+    counts, of = held.counts[rows], _class(held, rows, len(terms.levels))
+    against = terms.against[
+        np.repeat(of, counts), held.codes[ranges(held.first[rows].astype(np.intp), counts)]
+    ]
+    rest: Flags = np.asarray(held.cash[rows] >= 0)
+    rest[np.repeat(np.arange(len(rows)), counts)[against]] = False
+    return rest
+
+
 def _surplus(held: Held, terms: Terms, rows: NDArray[np.integer[Any]]) -> Floats:
     """Add up one leg of every row after the other, so that the sums are those of the compiled loop."""
-    cash, counts = held.cash[rows], held.counts[rows]
-    of = held.classes[rows] if len(terms.levels) > 1 else np.zeros(len(rows), np.uint8)
-    equity, alone, worst = cash - terms.relative * np.abs(cash), np.zeros(len(rows)), np.zeros(len(rows))
-    at_rest = cash >= 0
+    cash, counts, of = held.cash[rows], held.counts[rows], _class(held, rows, len(terms.levels))
+    surplus: Floats = cash - terms.relative * np.abs(cash) - terms.absolute
+    worst, group = np.zeros(len(rows)), np.full(len(rows), ALONE)
     together = np.zeros((len(rows), terms.risk.shape[1]))
-    group = np.full(len(rows), -1)
     for number in range(int(counts.max(initial=0))):
         has = np.flatnonzero(counts > number)
         leg = held.first[rows[has]].astype(np.intp) + number
-        size, code = held.sizes[leg], held.codes[leg].astype(np.intp)
-        rates = terms.rates[of[has], code]
-        value = size * rates[:, 0]
-        equity[has] += value
-        alone[has] += size * rates[:, 1]
-        now = terms.group[code >> 1]
-        at_rest[has] &= (value >= 0) & (now < 0)
+        size, code = held.sizes[leg], held.codes[leg]
+        surplus[has] += size * terms.net[of[has], code]
         if together.shape[1]:
-            gain = size[:, None] * terms.risk[code >> 1]
-            same = (now == group[has]) & (now >= 0)
+            now, gain = terms.group[code >> 1], size[:, None] * terms.risk[code >> 1]
+            same = (now == group[has]) & (now != ALONE)
             other = has[~same]
             worst[other] -= np.minimum(together[other].min(axis=1), 0.0)
             together[has[same]] += gain[same]
@@ -76,15 +85,15 @@ def _surplus(held: Held, terms: Terms, rows: NDArray[np.integer[Any]]) -> Floats
             group[has] = now
     if together.shape[1]:
         worst -= np.minimum(together.min(axis=1), 0.0)
-    surplus: Floats = equity - terms.levels[of] * (alone + worst) - terms.absolute
-    return np.where(at_rest & (alone == 0), AT_REST, surplus)
+        surplus -= terms.levels[of] * worst
+    return surplus
 
 
 def measure(held: Held, units: Floats, rows: Numbers, begin: int, end: int, state: Floats) -> None:
     for first in range(begin, end, BLOCK):
         block = _block(rows, first, min(first + BLOCK, end))
         counts = held.counts[block]
-        of = held.classes[block] if len(units) > 1 else np.zeros(len(block), np.uint8)
+        of = _class(held, block, len(units))
         reach = np.zeros(len(block))
         for number in range(int(counts.max(initial=0))):
             has = np.flatnonzero(counts > number)
@@ -105,8 +114,9 @@ def shift(
     end: int,
     out: Numbers,
 ) -> int:
-    fresh = ~stale[rows[begin:end]]
-    row, size = rows[begin:end][fresh], sizes[begin:end][fresh]
+    row, size = rows[begin:end], sizes[begin:end]
+    if len(stale):
+        row, size = row[~stale[row]], size[~stale[row]]
     of = classes[row] if len(moved) > 1 else 0
     surplus = state[row, 0] + size * moved[of, (size < 0).astype(np.intp)]
     state[row, 0] = surplus
@@ -123,14 +133,12 @@ def within(rows: Numbers, state: Floats, bar: float, out: Numbers) -> int:
 
 
 def apart(now: Terms, then: Terms, units: Floats, out: Floats) -> None:
-    value, was = now.rates[:, :, 0], then.rates[:, :, 0]
-    charge, before = now.rates[:, :, 1], then.rates[:, :, 1]
     with np.errstate(invalid="ignore", divide="ignore"):
-        moved = np.where(np.isfinite(value) & np.isfinite(was), np.abs(value - was), np.inf)
-        moved[(value == was) | (np.isnan(value) & np.isnan(was))] = 0.0
-        moved[((charge == 0) != (before == 0)) | ((value < 0) != (was < 0))] = np.inf
+        moved = np.where(np.isfinite(now.net) & np.isfinite(then.net), np.abs(now.net - then.net), np.inf)
+        moved[(now.net == then.net) | (np.isnan(now.net) & np.isnan(then.net))] = 0.0
+        moved[now.against != then.against] = np.inf
         loss = np.abs(now.risk - then.risk).max(axis=1, initial=0.0)
-        moved += now.levels[:, None] * (np.abs(charge - before) + np.repeat(loss, 2))
+        moved += now.levels[:, None] * np.repeat(loss, 2)
         far = np.where(moved > 0, np.where(units > 0, moved / units, np.inf), 0.0)
     out[:] = far.max(axis=0).reshape(-1, 2).max(axis=1)
 

@@ -23,6 +23,9 @@ from keeper.risk.marks import ALONE, Groups, Marks
 AT_REST = 1e300
 FINITE = 1e301
 """More than any surplus that is believed: what is not finite is never clear."""
+SIDES = np.array([1.0, -1.0])
+"""The signs of a size by the last bit of its code."""
+SOLD = np.array([0.0, 1.0])
 SLACK = 1.01
 """The sieve's rounding margin in those of ``score``: whom rounding tells apart, ``score`` judges."""
 
@@ -47,9 +50,12 @@ class Held(NamedTuple):
 class Terms(NamedTuple):
     """Marks by class k, by code (twice the column, and 1 more of a size below 0) and by scenario s."""
 
-    rates: Floats
-    """[k, codes, 3], times a size: what it adds to equity less the rounding of it; what it requires by
-    itself; and what it requires where it is alone in its group."""
+    net: Floats
+    """[k, codes], times a size: what it adds to the surplus by itself."""
+    alone: Floats
+    """[codes], times a size: what it requires where it is alone in its group, before the level."""
+    against: NDArray[np.bool_]
+    """[k, codes], what may count against whoever holds it."""
     levels: Floats
     """[k]; where there is one class only, a row's own is not looked at."""
     risk: Floats
@@ -63,21 +69,21 @@ class Terms(NamedTuple):
     def of(cls, marks: Marks) -> Terms:
         """Prepare some marks."""
         netting, levels = marks.netting, marks.levels
-        width = marks.value.shape[-1]
-        priced = np.isfinite(marks.value) & np.isfinite(marks.gross)
+        shape = (len(levels), 2 * marks.value.shape[-1])
         relative = marks.relative * SLACK
-        rounding = relative * marks.money
-        charge = np.where(priced & (netting.group == ALONE), marks.gross, 0.0)
-        rates = np.empty((len(levels), width, 2, 3))
-        for side, sign in enumerate((1.0, -1.0)):
-            value = np.where(netting.doubtful, -sign * np.inf, marks.value - sign * rounding)
-            rates[:, :, side, 0] = np.where(priced, value, np.nan)
-            rates[:, :, side, 1] = sign * charge
-        rates[:, :, 1, 1] -= netting.short
-        rates[:, :, 0, 2] = -netting.risk.min(axis=1, initial=0.0)
-        rates[:, :, 1, 2] = -netting.risk.max(axis=1, initial=0.0)
+        nets = netting.group != ALONE
+        charge = np.where(nets, 0.0, marks.gross)[..., None] + netting.short[:, None] * SOLD
+        value = marks.value[..., None] * SIDES
+        net = SIDES * (value - relative * marks.money[..., None] - levels[:, None, None] * charge)
+        if not np.isfinite(net).all():
+            net[~np.isfinite(net)] = np.nan
+        if netting.doubtful.any():
+            net[:, netting.doubtful] = np.where(np.isnan(net[:, netting.doubtful]), np.nan, -SIDES * np.inf)
+        against = nets[:, None] | (charge != 0) | (value < 0)
         return cls(
-            rates.reshape(len(levels), 2 * width, 3),
+            net.reshape(shape),
+            (netting.alone * SIDES).reshape(shape[1]),
+            np.broadcast_to(against, net.shape).reshape(shape),
             levels,
             netting.risk,
             netting.group,
@@ -87,16 +93,14 @@ class Terms(NamedTuple):
 
     def units(self) -> Floats:
         """Return how much of a surplus hangs on one unit of each code [k, codes]: the measure of moves."""
-        most = np.abs(self.risk).max(axis=1, initial=0.0)
-        money = np.abs(self.rates[:, :, 0]) + self.levels[:, None] * (
-            np.abs(self.rates[:, :, 1]) + np.repeat(most, 2)
-        )
+        most = np.repeat(np.abs(self.risk).max(axis=1, initial=0.0), 2)
+        money = np.abs(self.net) + self.levels[:, None] * most
         return np.where(np.isfinite(money), money, 0.0)
 
     def is_alike(self, other: Terms) -> bool:
         """Tell whether only prices have moved between the two."""
         return (
-            self.rates.shape == other.rates.shape
+            self.net.shape == other.net.shape
             and self.risk.shape == other.risk.shape
             and (self.relative, self.absolute) == (other.relative, other.absolute)
             and bool((self.levels == other.levels).all() and (self.group == other.group).all())

@@ -31,8 +31,12 @@ STALE_SHARE = 64
 """One over the share of a book whose changes make an index worth building again."""
 THREADS = 2
 SPREAD = 2**15
-"""Rows that are worth a second thread."""
+"""Rows whose legs are to be added up that are worth a second thread,"""
+SPREAD_SHIFT = 2**18
+"""and rows that only shift."""
 NO_ROWS: Numbers = np.zeros(0, np.int32)
+NOTHING, NEVER = np.zeros(0), np.zeros(0, np.bool_)
+NO_SCORES = Scores(NOTHING, NOTHING, NOTHING, NEVER, NEVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class Index:
     rows: Numbers
     sizes: Floats
     stale: NDArray[np.bool_]
-    """[n], which rows have changed since: what is said of them here counts no more."""
+    """[n], which rows have changed since: what is said of them here counts no more. Empty where none have."""
     changed: Numbers
     """Those rows."""
 
@@ -95,7 +99,7 @@ class Trigger:
                 np.zeros(width + 1, np.int64),
                 np.empty(legs, np.int32),
                 np.empty(legs),
-                np.zeros(len(book), np.bool_),
+                np.zeros(0, np.bool_),
                 NO_ROWS,
             )
             self._loops.index(held, width, index.starts, index.rows, index.sizes)
@@ -103,11 +107,13 @@ class Trigger:
 
     def nearest(self, count: int) -> Rows:
         """Return the accounts nearest to breach by their reach that are above it, the nearest first."""
-        rows = self._near if len(self._near) >= count else np.arange(self._rows)
-        surplus, reach = self._state[rows].T
-        rows = rows[above := (surplus > 0) & (surplus < AT_REST)]
+        for rows in (self._near, np.arange(self._rows)):
+            surplus, reach = self._state[rows].T
+            above = (surplus > 0) & (surplus < AT_REST)
+            if np.count_nonzero(above) >= count:
+                break
         order = np.argsort(surplus[above] / reach[above], kind="stable")
-        nearest: Rows = rows[order[:count]].astype(np.intp)
+        nearest: Rows = rows[above][order[:count]].astype(np.intp)
         return nearest
 
     # --- what has changed ---
@@ -162,15 +168,14 @@ class Trigger:
         if (touched if linear else 2 * touched) > len(held.first):
             return False
         codes = np.concatenate([2 * columns, 2 * columns + 1])
-        gain, charge = (terms.rates[:, :, each] - then.rates[:, :, each] for each in (0, 1))
-        then.rates[:, codes], then.risk[columns] = terms.rates[:, codes], terms.risk[columns]
-        delta = gain - terms.levels[:, None] * charge
-        for column, run in zip(columns.tolist(), runs, strict=True):
-            if linear:
-                self._shift(held, index, run, np.ascontiguousarray(delta[:, 2 * column : 2 * column + 2]))
+        gains = (terms.net[:, codes] - then.net[:, codes]).reshape(-1, 2, len(columns)) if linear else None
+        then.net[:, codes], then.alone[codes] = terms.net[:, codes], terms.alone[codes]
+        then.risk[columns] = terms.risk[columns]
+        for number, run in enumerate(runs):
+            if gains is None:
+                self._pass(held, then, index.rows[run], run.stop - run.start)
             else:
-                rows = index.rows[run]
-                self._pass(held, then, rows, len(rows))
+                self._shift(held, index, run, gains[:, :, number].copy())
         if len(index.changed):
             self._pass(held, then, index.changed, len(index.changed))
         return True
@@ -183,7 +188,7 @@ class Trigger:
                 rows, sizes, held.classes, delta, stale, self._state, self._box, begin, end, self._out
             )
 
-        self._add_near(self._spread(part, len(rows)))
+        self._add_near(self._spread(part, len(rows), SPREAD_SHIFT))
 
     # --- who is to be looked at ---
 
@@ -202,17 +207,23 @@ class Trigger:
     def _sift(self, held: Held, terms: Terms, moved: float) -> Numbers:
         """Return who is not above 0, among those whom so small a move may have brought there."""
         rows = self._within(moved)
+        if not len(rows):
+            return NO_ROWS
         if len(rows) * SHARE > len(held.first):
             return self._whole(held, terms)
         found, _ = self._loops.sieve(held, terms, rows, 0, len(rows), self._state, 0.0, False, self._out)
         return self._out[:found].copy()
 
     def _within(self, bar: float) -> Numbers:
+        if not len(self._near):
+            return NO_ROWS
         found = self._loops.within(self._near, self._state, bar, self._out)
         return self._out[:found].copy()
 
     def _judge(self, book: Snapshot, marks: Marks, rows: Numbers) -> Found:
         """Let ``scores`` decide."""
+        if not len(rows):
+            return Found(NO_ROWS.astype(np.intp), NO_SCORES, self._unknown)
         scores = score(
             cash=book.cash[rows],
             positions=book.legs.dense(rows),
@@ -235,12 +246,12 @@ class Trigger:
             unknown.append(without)
             return found
 
-        self._add_near(self._spread(part, count))
+        self._add_near(self._spread(part, count, SPREAD))
         return sum(unknown)
 
-    def _spread(self, part: Callable[[int, int], int], count: int) -> Numbers:
-        """Let every thread do a part of some rows; return what they wrote."""
-        if self._pool is None or count < SPREAD:
+    def _spread(self, part: Callable[[int, int], int], count: int, least: int) -> Numbers:
+        """Let every thread do a part of some rows, from so many on; return what they wrote."""
+        if self._pool is None or count < least:
             return self._out[: part(0, count)].copy()
         edges = [count * number // self._threads for number in range(self._threads + 1)]
         parts = list(pairwise(edges))

@@ -1,0 +1,236 @@
+"""The sieve never misses: whatever prices and books do, a tick finds exactly the suspects of ``score``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keeper.columns.keys import KEY
+from keeper.columns.legs import ENTRY, Floats, Legs, Twins
+from keeper.columns.pool import Pool
+from keeper.columns.snapshot import Snapshot
+from keeper.risk.marks import Marks
+from keeper.risk.netting import Expiry, Underlying
+from keeper.trigger import Trigger, engine, score, suspects
+from keeper.trigger.engine import Engine
+from keeper.trigger.terms import AT_REST, Held, Terms
+
+COLUMNS = 10
+CLASSES = 3
+NONE = np.zeros(0, np.intp)
+
+SEEDS = st.integers(0, 2**32 - 1)
+ENGINES = pytest.mark.parametrize("compiled", [False, True])
+
+
+@dataclass
+class World:
+    """A small book that changes, at prices that move."""
+
+    rng: np.random.Generator
+    scenarios: int
+    rows: int
+
+    def __post_init__(self) -> None:
+        self.cash = np.zeros(self.rows)
+        self.positions = np.zeros((self.rows, COLUMNS))
+        self.classes = self.rng.integers(0, CLASSES, self.rows).astype(np.uint16)
+        self.prices = self.rng.uniform(1, 100, COLUMNS)
+        self.levels = self.rng.choice([1.0, 1.0, 1.2], CLASSES)
+        self.haircut = np.where(self.rng.random(COLUMNS) < 0.5, 1.0, self.rng.uniform(0, 1, COLUMNS))
+        self.unknown = np.zeros(COLUMNS, np.bool_)
+        self.doubtful = np.zeros(COLUMNS, np.bool_)
+        self.write(np.arange(self.rows))
+
+    def write(self, rows: np.ndarray) -> None:
+        """Give some rows new positions, and so much cash that many are near a breach, or exactly on it."""
+        rng, shape = self.rng, (len(rows), COLUMNS)
+        held = rng.random(shape) < rng.choice([0.0, 0.2, 0.6], (len(rows), 1))
+        self.positions[rows] = rng.normal(0, 10, shape) * held * rng.choice([0.0, 1.0, 1e6, 1e-9], shape)
+        self.cash[rows] = 0.0
+        scores = score(
+            cash=self.cash[rows], positions=self.positions[rows], marks=self.marks, classes=self.classes[rows]
+        )
+        level = self.levels[self.classes[rows]]
+        edge = np.nan_to_num(level * scores.requirement - scores.equity)
+        apart = np.nan_to_num(scores.margin) * rng.choice([-2, -1, 0, 0.5, 1, 1.001, 1.02, 2], len(rows))
+        far = rng.uniform(-0.05, 0.3, len(rows)) * (np.abs(self.positions[rows]) @ self.prices)
+        self.cash[rows] = edge + np.where(rng.random(len(rows)) < 0.4, apart, far)
+        self.cash[rows[rng.random(len(rows)) < 0.1]] = 0.0
+        self.cash[rows[rng.random(len(rows)) < 0.05]] = np.nan
+
+    @property
+    def marks(self) -> Marks:
+        value = np.where(self.unknown, np.nan, self.prices * self.haircut)
+        if not self.scenarios:
+            gross = np.where(self.haircut < 1, 0.0, self.prices * 0.1)
+            several = np.array([1.0, 0.9, 1.1])[:, None]
+            return Marks(value * several, gross * several, self.levels)
+        columns = np.flatnonzero(~self.unknown[: COLUMNS - 3])
+        groups = [columns[columns % 2 == odd] for odd in (0, 1)]
+        underlyings = tuple(self.underlying(each) for each in groups if len(each))
+        gross = np.where(np.arange(COLUMNS) < COLUMNS - 3, 0.0, self.prices * 0.05)
+        return Marks(value, gross, self.levels, underlyings)
+
+    def underlying(self, columns: np.ndarray) -> Underlying:
+        rng, prices = np.random.default_rng(len(columns)), self.prices[columns, None]
+        risk = rng.normal(0, 0.1, (len(columns), self.scenarios)) * prices
+        doubtful, width = self.doubtful[columns], len(columns)
+        ends = np.array([0.0, 50.0])
+        change = rng.normal(0, 5, (width, 2))
+        expiry = Expiry(columns, ends, change, (columns % 3 == 0).astype(float), 60.0)
+        short = 0.01 * prices[:, 0]
+        return Underlying(
+            columns, risk, np.zeros(width), short, doubtful, (expiry,) if doubtful.any() else ()
+        )
+
+    def book(self) -> Snapshot:
+        return snapshot(self.cash, self.positions, self.classes)
+
+    def move(self) -> np.ndarray:
+        """Let prices move, jointly or one alone, a little or far; return the rows that changed as well."""
+        rng = self.rng
+        kind = rng.integers(0, 7)
+        if kind == 0:
+            self.prices *= rng.uniform(0.995, 1.005, COLUMNS)
+        elif kind == 1:
+            self.prices *= rng.choice([0.999, 1.015])
+        elif kind == 2:
+            self.prices[rng.integers(COLUMNS)] *= rng.choice([0.5, 0.97, 1.03, 3.0])
+        elif kind == 3:
+            self.prices *= rng.uniform(0.8, 1.2, COLUMNS)
+        elif kind == 4:
+            self.unknown[rng.integers(COLUMNS)] ^= True
+        elif kind == 5:
+            self.doubtful[rng.integers(COLUMNS)] ^= True
+        changed = rng.permutation(self.rows)[: rng.integers(0, 4)] if kind != 6 else NONE
+        if len(changed):
+            self.write(changed)
+        return np.sort(changed).astype(np.intp)
+
+    def grow(self) -> np.ndarray:
+        """Add rows."""
+        new = np.arange(self.rows, self.rows + 3)
+        self.rows += len(new)
+        self.cash = np.append(self.cash, np.zeros(len(new)))
+        self.positions = np.vstack([self.positions, np.zeros((len(new), COLUMNS))])
+        self.classes = np.append(self.classes, np.zeros(len(new), np.uint16))
+        self.write(new)
+        return new
+
+
+def snapshot(cash: Floats, positions: Floats, classes: np.ndarray) -> Snapshot:
+    of, columns = np.nonzero(positions)
+    twins = Twins(cash, of, columns, positions[of, columns])
+    pool = Pool(ENTRY)
+    pool.grow(len(cash))
+    pool.put(np.arange(len(cash)), *twins.runs(COLUMNS))
+    first, counts, entries = pool.lend(len(cash))
+    legs = Legs(first, counts, entries["code"], entries["size"], COLUMNS)
+    return Snapshot(np.zeros(len(cash), KEY), classes, {}, cash.copy(), legs)
+
+
+def expected(book: Snapshot, marks: Marks) -> tuple[list[int], int]:
+    scores = score(cash=book.cash, positions=book.positions, marks=marks, classes=book.classes)
+    return suspects(scores, level=marks.levels[book.classes]).tolist(), int(scores.unknown.sum())
+
+
+@ENGINES
+@given(SEEDS, st.sampled_from([0, 2, 16]), st.integers(1, 60), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_a_tick_finds_exactly_the_suspects_of_a_full_scoring(
+    compiled: bool, seed: int, scenarios: int, rows: int, indexed: bool
+) -> None:
+    world = World(np.random.default_rng(seed), scenarios, rows)
+    trigger = Trigger(loops=engine(compiled=compiled), threads=1)
+    changed: np.ndarray | None = None
+    for number in range(12):
+        book, marks = world.book(), world.marks
+        found = trigger.tick(book, marks, changed)
+        assert (sorted(found.rows.tolist()), found.unknown) == tuple_of(expected(book, marks))
+        if indexed and number % 3 == 0:
+            trigger.prepare(book)
+        changed = world.grow() if number == 6 else world.move()
+
+
+def tuple_of(found: tuple[Sequence[int], int]) -> tuple[list[int], int]:
+    return sorted(found[0]), found[1]
+
+
+@given(SEEDS, st.sampled_from([0, 2, 16]), st.integers(1, 60))
+@settings(max_examples=150, deadline=None)
+def test_compiled_loops_and_those_of_numpy_agree_to_the_bit(seed: int, scenarios: int, rows: int) -> None:
+    world = World(np.random.default_rng(seed), scenarios, rows)
+    world.move()
+    states = [passed(engine(compiled=compiled), world) for compiled in (True, False)]
+    for ours, theirs in zip(*states, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def passed(loops: Engine, world: World) -> list[np.ndarray]:
+    """Run every loop once; return all that each wrote."""
+    held, terms = Held.of(world.book()), Terms.of(world.marks)
+    rows, out = np.arange(world.rows, dtype=np.int32)[::-1].copy(), np.zeros(world.rows, np.int32)
+    state = np.zeros((world.rows, 2))
+    loops.measure(held, terms.units(), rows[:0], 0, world.rows, state)
+    counts = loops.sieve(held, terms, rows, 0, world.rows, state, 0.02, True, out)
+    seen = [state.copy(), np.array(counts), out[: counts[0]].copy()]
+    near = loops.within(rows, state, 0.01, out)
+    seen.append(out[:near].copy())
+    legs = int(held.counts.sum())
+    starts, of, sizes = np.zeros(COLUMNS + 1, np.int64), np.zeros(legs, np.int32), np.zeros(legs)
+    loops.index(held, COLUMNS, starts, of, sizes)
+    seen += [starts, of, sizes]
+    moved = np.full((len(terms.levels), 2), 0.25)
+    stale = np.arange(world.rows) % 3 == 0
+    out = np.zeros(legs, np.int32)
+    for begin, end in pairwise(starts.tolist()):
+        count = loops.shift(of, sizes, held.classes, moved, stale, state, 0.02, begin, end, out)
+        seen += [out[begin : begin + count].copy(), state.copy()]
+    far, before = np.zeros(COLUMNS), world.prices
+    world.prices = before * np.linspace(0.9, 1.1, COLUMNS)
+    loops.apart(Terms.of(world.marks), terms, terms.units(), far)
+    world.prices = before
+    return [*seen, far]
+
+
+@ENGINES
+def test_an_account_at_rest_is_no_candidate_whatever_dust_it_holds(compiled: bool) -> None:
+    positions = np.zeros((3, COLUMNS))
+    positions[1, 0], positions[2, 1] = 1e-15, 1e-15
+    book = snapshot(np.zeros(3), positions, np.zeros(3, np.uint16))
+    value, gross = np.ones(COLUMNS), np.zeros(COLUMNS)
+    gross[1] = 1.0
+    trigger = Trigger(loops=engine(compiled=compiled), threads=1)
+    found = trigger.tick(book, Marks(value, gross, np.ones(1)), None)
+    assert found.rows.tolist() == [2]
+    assert trigger._state[:2, 0].tolist() == [AT_REST, AT_REST]
+
+
+@ENGINES
+def test_threads_find_what_one_finds(compiled: bool) -> None:
+    world = World(np.random.default_rng(7), 16, 70_000)
+    book, marks = world.book(), world.marks
+    alone, together = (Trigger(loops=engine(compiled=compiled), threads=threads) for threads in (1, 2))
+    found = [trigger.tick(book, marks, None) for trigger in (alone, together)]
+    assert found[0].rows.tolist() == found[1].rows.tolist()
+    assert found[0].unknown == found[1].unknown > 0
+    assert sorted(alone._near.tolist()) == sorted(together._near.tolist())
+
+
+@ENGINES
+def test_the_nearest_come_first_and_no_suspect_is_among_them(compiled: bool) -> None:
+    positions = np.zeros((4, COLUMNS))
+    positions[:, 0] = -1.0
+    book = snapshot(np.array([120.0, 101.0, 99.0, 103.0]), positions, np.zeros(4, np.uint16))
+    trigger = Trigger(loops=engine(compiled=compiled), threads=1)
+    marks = Marks(np.full(COLUMNS, 100.0), np.zeros(COLUMNS), np.ones(1))
+    assert trigger.tick(book, marks, None).rows.tolist() == [2]
+    assert trigger.nearest(2).tolist() == [1, 3]
+    assert trigger.nearest(9).tolist() == [1, 3, 0]
