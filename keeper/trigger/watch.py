@@ -107,14 +107,17 @@ class Trigger:
 
     def nearest(self, count: int) -> Rows:
         """Return the accounts nearest to breach by their reach that are above it, the nearest first."""
-        for rows in (self._near, np.arange(self._rows)):
-            surplus, reach = self._state[rows].T
-            above = (surplus > 0) & (surplus < AT_REST)
-            if np.count_nonzero(above) >= count:
-                break
-        order = np.argsort(surplus[above] / reach[above], kind="stable")
-        nearest: Rows = rows[above][order[:count]].astype(np.intp)
+        rows = self._above(self._near)
+        if len(rows) < count:
+            rows = self._above(np.arange(self._rows, dtype=np.int32))
+        order = np.argsort(self._state[rows, 0] / self._state[rows, 1], kind="stable")
+        nearest: Rows = rows[order[:count]].astype(np.intp)
         return nearest
+
+    def _above(self, rows: Numbers) -> Numbers:
+        surplus = self._state[rows, 0]
+        above: Numbers = rows[(surplus > 0) & (surplus < AT_REST)]
+        return above
 
     # --- what has changed ---
 
