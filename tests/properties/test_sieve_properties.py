@@ -253,7 +253,7 @@ def marked(value: float, gross: float) -> Marks:
 
 @ENGINES
 def test_what_begins_to_count_against_its_holder_wakes_who_was_at_rest(compiled: bool) -> None:
-    book = of_one_column([0.0] * 100, [1.0] + [0.0] * 99)
+    book = of_one_column([0.0] * 100, [1e-15] + [0.0] * 99)
     trigger = Trigger(loops=engine(compiled=compiled), threads=1)
     assert not len(trigger.tick(book, marked(100.0, 0.0), None).rows)
     trigger.prepare(book)
