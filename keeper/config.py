@@ -15,7 +15,9 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import (
     BeforeValidator,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     model_validator,
 )
@@ -40,7 +42,8 @@ from keeper.errors import ConfigError
 from keeper.execute.fees import GWEI, FeeParams
 from keeper.execute.keys import KeyParams
 from keeper.execute.sender import Params as SenderParams
-from keeper.feeds import RecordedFeed
+from keeper.feeds import AnyFeed, GeneratedFeed, LiveComposite, RecordedFeed, Source
+from keeper.feeds.composite import Params as CompositeParams
 from keeper.journal.guard import Limits
 from keeper.lending.words import Lender
 from keeper.plan import hybrid as plan
@@ -87,12 +90,112 @@ class Wallet(Section):
     sub_account: int = Field(default=0, ge=0, lt=2**96)
 
 
-class FeedSource(Section):
-    """The fast prices. ``recorded`` reads a CSV file of ``timestamp_s,feed,price`` by chain time."""
+class RecordedSource(Section):
+    """Fast prices from a CSV file of ``timestamp_s,feed,price``, read by chain time."""
 
     kind: Literal["recorded"] = "recorded"
     path: Path
     max_age_s: int = Field(default=15, gt=0)
+
+    def open(self) -> RecordedFeed:
+        """Read the file."""
+        return RecordedFeed(self.path, max_age_s=self.max_age_s)
+
+
+class Quoted(Section):
+    """A symbol of a venue, and the feed of what it is quoted in, where that is not the quote of the feed."""
+
+    symbol: str
+    quoted_in: FeedId | None = Field(default=None, alias="in")
+
+
+def _as_quoted(value: object) -> object:
+    return {"symbol": value} if isinstance(value, str) else value
+
+
+Symbol: TypeAlias = Annotated[Quoted, BeforeValidator(_as_quoted)] | None
+
+
+class Venues(Section):
+    """What a feed is at each venue."""
+
+    binance: Symbol = None
+    coinbase: Symbol = None
+    kraken: Symbol = None
+    okx: Symbol = None
+    pyth: Symbol = None
+
+
+class VenueUrls(Section):
+    """Where venues are listened to, instead of their public endpoints; may hold a key."""
+
+    binance: WsUrl | None = None
+    coinbase: WsUrl | None = None
+    kraken: WsUrl | None = None
+    okx: WsUrl | None = None
+    pyth: HttpUrl | None = None
+
+
+class LiveSource(Section):
+    """Fast prices from venues: the median of those that are fresh and agree."""
+
+    kind: Literal["live"]
+    sources: dict[FeedId, Venues] = Field(min_length=1)
+    urls: VenueUrls = VenueUrls()
+    min_venues: int = Field(default=2, ge=1, le=5)
+    max_age_ms: int = Field(default=3_000, ge=100, le=60_000)
+    max_standing_ms: int = Field(default=60_000, ge=1_000, le=3_600_000)
+    max_future_ms: int = Field(default=500, ge=0, le=10_000)
+    outlier_bps: int = Field(default=100, ge=1, le=1_000)
+    max_dispersion_bps: int = Field(default=150, ge=1, le=2_000)
+
+    def open(self) -> LiveComposite:
+        """Put the sources together; raise ConfigError where they make no sense."""
+        sources = {
+            feed: [
+                Source(venue, quoted.symbol, quoted.quoted_in)
+                for venue, quoted in venues
+                if quoted is not None
+            ]
+            for feed, venues in self.sources.items()
+        }
+        params = self.model_dump(exclude={"kind", "sources", "urls"})
+        return LiveComposite(sources, CompositeParams(**params), urls=self.urls.model_dump(exclude_none=True))
+
+
+class GeneratedSource(Section):
+    """Invented prices, for load tests and dry runs: a seeded random walk that ticks in real time."""
+
+    kind: Literal["generated"]
+    start: dict[FeedId, Annotated[Decimal, Field(gt=0, lt=10**9)]] = Field(min_length=1)
+    seed: int = Field(default=1, ge=0)
+    volatility: float = Field(default=0.8, gt=0, le=5)
+    """Annualised."""
+    tick_ms: int = Field(default=100, ge=1, le=60_000)
+
+    def open(self) -> GeneratedFeed:
+        """Begin the walk."""
+        return GeneratedFeed(self.start, seed=self.seed, volatility=self.volatility, tick_ms=self.tick_ms)
+
+
+def _kind(raw: Any) -> str:
+    """Tell the kind of a section [feed]; recorded where it names none."""
+    return str(raw.get("kind", "recorded") if isinstance(raw, dict) else raw.kind)
+
+
+FeedSource: TypeAlias = Annotated[
+    Annotated[RecordedSource, Tag("recorded")]
+    | Annotated[LiveSource, Tag("live")]
+    | Annotated[GeneratedSource, Tag("generated")],
+    Discriminator(
+        _kind,
+        custom_error_type="feed_kind",
+        custom_error_message="kind should be 'recorded', 'live' or 'generated'",
+    ),
+]
+"""Where fast prices come from."""
+TEST_CHAINS = frozenset({1337, 31337})
+"""Ids of chains on which nothing has a worth."""
 
 
 class JournalFile(Section):
@@ -312,9 +415,14 @@ class Config(BaseSettings):
         """Return where the wallet's key is."""
         return KeyParams(keystore=self.wallet.keystore, passphrase_file=self.wallet.passphrase_file)
 
-    def open_feed(self) -> RecordedFeed:
-        """Open the source of fast prices."""
-        return RecordedFeed(self.feed.path, max_age_s=self.feed.max_age_s)
+    def open_feed(self, *, dry_run: bool = False) -> AnyFeed:
+        """Open the source of fast prices; nobody acts on invented ones where they could do harm."""
+        is_test = dry_run or self.chain.chain_id in TEST_CHAINS
+        if self.feed.kind == "generated" and not is_test:
+            raise ConfigError(
+                f'feed.kind = "generated" is for --dry-run and test chains, not for {self.chain.chain_id}'
+            )
+        return self.feed.open()
 
     def pipeline_params(self, *, dry_run: bool, page: int = pipeline.PAGE) -> pipeline.Params:
         """Return the parameters of the loop."""
@@ -463,7 +571,7 @@ def _resolve(raw: dict[str, Any], folder: Path) -> None:
 
 def _place(parts: Sequence[object]) -> str:
     """Name a place as it is in the file, where the section of a deployment does not carry its protocol."""
-    if parts[:1] == ("deployment",):
+    if parts[:1] in {("deployment",), ("feed",)}:
         parts = (parts[0], *parts[2:])
     return "".join(f"{part}." for part in parts)[:-1] or "as a whole"
 

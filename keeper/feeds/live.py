@@ -1,9 +1,9 @@
 """Live fast prices: every venue listened to, one composite price for each feed.
 
-Freshness is judged by the local clock, not by the chain's: a head is known for a block time and more, so that
-bounding quotes by its timestamp would leave none. Quotes that look old or from the future are dropped: a local
-clock that is off by more than those bounds leads to no price, and by less, to a price older by as much. Such a
-feed has a meaning only on a chain whose time is that of the world.
+Freshness is judged by the local clock, not by the chain's: a head is known for a block time and more, so
+that bounding quotes by its timestamp would leave none. Quotes that look old or from the future are dropped: a
+local clock that is off by more than those bounds leads to no price, and by less, to a price older by as much.
+Such a feed has a meaning only on a chain whose time is that of the world.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 
 from keeper import pipeline
 from keeper.chain.pool import Params as PoolParams
-from keeper.config import Config, load
+from keeper.config import Config, GeneratedSource, LiveSource, RecordedSource, load
 from keeper.confirm import hybrid as confirm
 from keeper.deployments import (
     AaveDeployment,
@@ -29,6 +29,7 @@ from keeper.errors import ConfigError
 from keeper.execute.fees import FeeParams
 from keeper.execute.keys import KeyParams
 from keeper.execute.sender import Params as SenderParams
+from keeper.feeds import GeneratedFeed, LiveComposite
 from keeper.journal.guard import Limits
 from keeper.lending.words import Lender
 from keeper.plan import hybrid as plan
@@ -118,6 +119,7 @@ def test_relative_paths_are_taken_from_the_folder_of_the_file(
     path.write_text(LEAST + '[wallet]\nkeystore = "wallet.json"\npassphrase_file = "/run/passphrase"\n')
     monkeypatch.chdir(tmp_path / "elsewhere")
     config = load(Path("..") / path.name)
+    assert isinstance(config.feed, RecordedSource)
     assert config.feed.path == tmp_path / "prices.csv"
     assert config.key_params() == KeyParams(tmp_path / "wallet.json", Path("/run/passphrase"))
     assert config.journal.path == tmp_path / "journal.sqlite"
@@ -128,7 +130,10 @@ def test_relative_paths_are_taken_from_the_folder_of_the_file(
 def test_every_setting_is_documented_with_its_default(path: Path) -> None:
     block, *_ = BLOCKS
     documented = tomllib.loads(block)
-    settings = {"deployment": set(HybridDeployment.model_fields)} | {
+    settings = {
+        "deployment": set(HybridDeployment.model_fields),
+        "feed": set(RecordedSource.model_fields),
+    } | {
         section: set(field.annotation.model_fields)
         for section, field in Config.model_fields.items()
         if field.annotation is not None and hasattr(field.annotation, "model_fields")
@@ -335,6 +340,74 @@ def test_the_feed_is_opened_with_its_bound(whole: Config) -> None:
     assert not isinstance(feed.latest(110)["ETH/USD"], Quote)
 
 
+FEED = '[feed]\npath = "prices.csv"\n'
+LIVE_BLOCK, GENERATED_BLOCK = (
+    next(block for block in BLOCKS if f'kind = "{kind}"' in block) for kind in ("live", "generated")
+)
+
+
+def with_feed(feed: str, chain_id: int = 31337) -> str:
+    assert FEED in LEAST
+    return LEAST.replace("31337", str(chain_id)).replace(FEED, feed)
+
+
+@pytest.mark.parametrize(("block", "kind"), [(LIVE_BLOCK, LiveSource), (GENERATED_BLOCK, GeneratedSource)])
+def test_every_other_feed_has_a_section_that_names_all_its_settings_with_their_defaults(
+    path: Path, block: str, kind: type[Section]
+) -> None:
+    assert set(tomllib.loads(block)["feed"]) == set(kind.model_fields)
+    feed = loaded(path, with_feed(block)).feed
+    assert isinstance(feed, kind)
+    for name, field in kind.model_fields.items():
+        assert field.is_required() or getattr(feed, name) == field.default, name
+
+
+def test_a_live_feed_is_opened_with_its_sources_and_its_bounds(path: Path) -> None:
+    feed = loaded(path, with_feed(LIVE_BLOCK.replace("min_venues = 2", "min_venues = 1"))).open_feed()
+    assert isinstance(feed, LiveComposite)
+    latest = feed.latest(0)
+    silent = "coinbase: not connected yet; kraken: not connected yet"
+    assert latest["USDT/USD"] == Unknown("USDT/USD", f"0 of 2 venues agree, 1 needed; {silent}")
+    assert isinstance(latest["ETH/USD"], Unknown)
+    assert latest["ETH/USD"].why.count("not connected yet") == 5
+
+
+def test_an_endpoint_with_a_key_comes_from_the_environment(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEEPER_FEED__URLS__PYTH", f"https://hermes.example/{SECRET}")
+    feed = loaded(path, with_feed(LIVE_BLOCK)).feed
+    assert isinstance(feed, LiveSource)
+    assert feed.urls.pyth == f"https://hermes.example/{SECRET}"
+    monkeypatch.setenv("KEEPER_FEED__URLS__PYTH", f"wss://{SECRET}")
+    assert SECRET not in refusal(path, with_feed(LIVE_BLOCK))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ('in = "USDT/USD"', 'at = "USDT/USD"', "feed.sources.ETH/USD.binance.at: Extra inputs"),
+        ("coinbase =", "coinbace =", "feed.sources.ETH/USD.coinbace: Extra inputs"),
+        ("outlier_bps = 100", "outlier_bps = 0", "feed.outlier_bps: Input should be greater than"),
+        ("# binance = ", "bitmex = ", "feed.urls.bitmex: Extra inputs"),
+        ('# pyth = "https', 'pyth = "wss', "feed.urls.pyth: String should match"),
+    ],
+)
+def test_a_live_feed_with_a_mistake_is_refused_with_its_place(
+    path: Path, old: str, new: str, why: str
+) -> None:
+    assert old in LIVE_BLOCK
+    assert why in refusal(path, with_feed(LIVE_BLOCK.replace(old, new, 1)))
+
+
+def test_invented_prices_are_for_dry_runs_and_test_chains_only(path: Path) -> None:
+    assert isinstance(loaded(path, with_feed(GENERATED_BLOCK)).open_feed(), GeneratedFeed)
+    config = loaded(path, with_feed(GENERATED_BLOCK, chain_id=1))
+    assert isinstance(config.open_feed(dry_run=True), GeneratedFeed)
+    with pytest.raises(ConfigError, match=r'feed\.kind = "generated" is for --dry-run and test chains, not'):
+        config.open_feed()
+
+
 def test_a_missing_price_file_is_a_configuration_error(path: Path) -> None:
     with pytest.raises(ConfigError, match=r"the price file .*prices\.csv cannot be read"):
         loaded(path).open_feed()
@@ -375,7 +448,8 @@ def test_a_file_that_is_no_toml_is_refused(path: Path, text: bytes) -> None:
         ("[feed]", f'clearing = "{READER}"\n[feed]', "deployment: Value error, expected either reader"),
         ("reader", "clearing_", "deployment.clearing_: Extra inputs"),
         ("[feed]", 'protocol = "cliff"\n[feed]', "deployment: Input tag 'cliff' found"),
-        ("[feed]\n", '[feed]\nkind = "live"\n', "feed.kind: Input should be 'recorded'"),
+        ("[feed]\n", '[feed]\nkind = "live"\n', "feed.sources: Field required; feed.path: Extra inputs"),
+        ("[feed]\n", '[feed]\nkind = "wild"\n', "feed: kind should be 'recorded', 'live' or 'generated'"),
         ('path = "prices.csv"', "path = 7", "feed.path: "),
     ],
 )
