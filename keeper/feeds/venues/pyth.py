@@ -44,7 +44,7 @@ def read(text: str) -> tuple[Event, ...]:
 def _quote(parsed: Mapping[str, Any]) -> Event:
     symbol, price = canonical(str(parsed["id"])), parsed["price"]
     at_ms, slot = ms_of(1000 * number_of(price["publish_time"])), parsed.get("metadata", {}).get("slot")
-    places, value, half = int(price["expo"]), int(price["price"]), number_of(price["conf"])
+    places, value, half = (int(price[each]) for each in ("expo", "price", "conf"))
     if places not in PLACES or not 0 <= half < value < HIGHEST_WAD:
         return Unreadable(symbol, f"the price {value} +- {half} times 10**{places} is not positive")
     unit = 10 ** (18 + places)
