@@ -36,6 +36,7 @@ from keeper.errors import ChainFault, ConfigError, KeeperError
 from keeper.execute.keys import load_reporter_keys, load_signer, signer_of
 from keeper.execute.plain import PlainSender
 from keeper.execute.sender import ChainSender
+from keeper.feeds import listening
 from keeper.journal.lock import alone
 from keeper.journal.store import SqliteJournal
 from keeper.pipeline import PAGE, Pipeline
@@ -121,6 +122,14 @@ def see_doctor(config: ConfigOption) -> None:
         console = Console(width=max(PLAIN_WIDTH, console.width))
     console.print(table_of(findings))
     raise typer.Exit(int(any(each.mark is Mark.BAD for each in findings)))
+
+
+@app.command("prices")
+def see_prices(config: ConfigOption) -> None:
+    """Show the fast prices that [feed] gives, once a second: of which venues, and why not of the others."""
+    from keeper.feeds.show import show
+
+    uvloop.run(_until_told(show(load(config).open_feed(dry_run=True), Console())))
 
 
 @app.command()
@@ -272,7 +281,7 @@ async def _run(config_path: Path, *, snapshot: Path | None, dry_run: bool) -> No
             "wallet": signer.address,
             "mode": "dry run" if dry_run else "live",
         }
-        limits = config.limits_for_guard()
+        limits, feed = config.limits_for_guard(), config.open_feed(dry_run=dry_run)
         with alone(path), closing(SqliteJournal(path, identity=identity, limits=limits)) as journal:
             sender = ChainSender(
                 parts.rpc,
@@ -285,14 +294,14 @@ async def _run(config_path: Path, *, snapshot: Path | None, dry_run: bool) -> No
                 reader=reader,
                 market=market,
                 desk=await kind.desk(parts, sender.address),
-                feed=config.open_feed(),
+                feed=feed,
                 journal=journal,
                 sender=sender,
                 params=config.pipeline_params(dry_run=dry_run, page=kind.page),
                 shelf=config.shelf(dry_run=dry_run),
             )
             read, block_time_s = partial(_reading, parts, pipeline), config.chain.block_time_s
-            async with metrics.served(config.health.port, read, block_time_s=block_time_s):
+            async with listening(feed), metrics.served(config.health.port, read, block_time_s=block_time_s):
                 with progress.shown() as blocks:
                     first = await pipeline.discover(
                         config.deployment.from_block, parts.head, published=snapshot, progress=blocks
@@ -321,11 +330,11 @@ async def _report(path: Path) -> None:
     async with _connected(load(path), hybrid.find) as parts:
         config, market = parts.config, parts.market
         wallet = signer_of(keys[0])
-        quorum = await _quorum(parts)
+        quorum, feed = await _quorum(parts), config.open_feed()
         reporter = Reporter(
             reader=parts.reader,
             oracle=market,
-            feed=config.open_feed(),
+            feed=feed,
             postman=PlainSender(
                 parts.rpc,
                 wallet,
@@ -338,7 +347,8 @@ async def _report(path: Path) -> None:
             params=config.reporter_params(),
         )
         log.info("reporter.started", wallet=wallet.address, keys=len(keys), quorum=quorum)
-        await _until_stopped(parts.reader, reporter, parts.head.number)
+        async with listening(feed):
+            await _until_stopped(parts.reader, reporter, parts.head.number)
 
 
 async def _report_options(path: Path) -> None:
@@ -369,7 +379,8 @@ async def _report_options(path: Path) -> None:
             params=params,
         )
         log.info("steward.started", wallet=wallet.address, keys=len(keys), options=len(rules.options))
-        await _until_stopped(parts.reader, steward, parts.head.number)
+        async with listening(feed):
+            await _until_stopped(parts.reader, steward, parts.head.number)
 
 
 async def _genesis(rpc: Pool) -> str:

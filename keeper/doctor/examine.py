@@ -5,6 +5,7 @@ Nothing is written but a probe file that is gone again, and no key is ever shown
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 import time
@@ -23,17 +24,23 @@ from keeper.config import Config
 from keeper.deployments import ForeignDeployment
 from keeper.doctor import foreign, hybrid
 from keeper.doctor.finding import Finding, Mark, NoDeployment, amount
-from keeper.domain import Head, Unknown
+from keeper.domain import Head, Quote, Unknown
 from keeper.errors import ChainFault, ConfigError, KeeperError
 from keeper.execute.keys import load_signer
+from keeper.feeds import LiveComposite
+from keeper.feeds.composite import Composite
 from keeper.journal.reader import JournalReader
 from keeper.ports import Market
+from keeper.units import WAD, FeedId
 
 ROOM_BYTES = 2 * 2**30
 """A journal of years and a book of a million accounts, twice while it is written."""
 LEAST_BYTES = 64 * 2**20
 """With less a keeper does not start, or not for long."""
 CLOCK_S = 2.0
+HEAR_S = 5.0
+"""So long venues are waited for."""
+LOOK_S = 0.1
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 
 
@@ -168,7 +175,7 @@ class Doctor:
             return
         async for finding in looks.look(market, rpc, reader, head):
             yield finding
-        for finding in self._feed(market, head):
+        async for finding in self._feed(market, head):
             yield finding
         if self._wallet is not None:
             native = int(await rpc.request("eth_getBalance", [self._wallet, "latest"]), 16)
@@ -176,13 +183,19 @@ class Doctor:
             async for finding in looks.look_at_means(market, config, self._wallet, reader, head):
                 yield finding
 
-    def _feed(self, market: Market[Any, Any], head: Head) -> Iterator[Finding]:
+    async def _feed(self, market: Market[Any, Any], head: Head) -> AsyncIterator[Finding]:
         mend = "see to the source named in [feed]"
         try:
-            quotes = self.config.open_feed().latest(head.timestamp_s)
+            source = self.config.open_feed(dry_run=True)
         except ConfigError as error:
             yield Finding("price source", Mark.BAD, str(error), mend)
             return
+        quotes = source.latest(head.timestamp_s)
+        if isinstance(source, LiveComposite):
+            composites = await hear(source)
+            quotes = {name: composite.quote for name, composite in composites.items()}
+            for finding in look_at_venues(composites, mend):
+                yield finding
         unserved = sorted(set(market.feeds) - quotes.keys())
         needs_all = LOOKS[self.config.deployment.protocol].needs_all_feeds
         if unserved:
@@ -202,6 +215,18 @@ class Doctor:
             yield Finding("native feed", Mark.BAD, f"the price source has no entry for {native}", mend)
 
 
+async def hear(feed: LiveComposite) -> Mapping[FeedId, Composite]:
+    """Listen until every venue of every feed was heard, for a few seconds at the most."""
+    async with feed.listening():
+        composites = feed.composites()
+        for _ in range(int(HEAR_S / LOOK_S)):
+            if not any(composite.dropped for composite in composites.values()):
+                break
+            await asyncio.sleep(LOOK_S)
+            composites = feed.composites()
+    return composites
+
+
 # --- pure looks -----------------------------------------------------------------------------------
 
 
@@ -214,6 +239,16 @@ def look_at_clock(head: Head, now_s: float, block_time_s: float) -> Finding:
     if age_s > 3 * block_time_s + CLOCK_S:
         return Finding("clock", Mark.WARN, found, "set the clock, or wait until the node has caught up")
     return Finding("clock", Mark.OK, found)
+
+
+def look_at_venues(composites: Mapping[FeedId, Composite], mend: str) -> Iterator[Finding]:
+    """Yield of which venues each price is, and why the others are left out."""
+    for feed, composite in composites.items():
+        if isinstance(composite.quote, Quote):
+            price = f"{composite.quote.price_wad / WAD:,.8g} of {', '.join(composite.used)}"
+            without = "".join(f"; without {venue}: {why}" for venue, why in composite.dropped.items())
+            mark = Mark.WARN if without else Mark.OK
+            yield Finding(f"price source {feed}", mark, price + without, mend if without else "")
 
 
 def look_at_disk(folder: Path) -> Iterator[Finding]:
