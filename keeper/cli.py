@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TextIO, TypeAlias, TypeVar
 
 import structlog
 import typer
@@ -129,6 +129,7 @@ def see_prices(config: ConfigOption) -> None:
     """Show the fast prices that [feed] gives, once a second: of which venues, and why not of the others."""
     from keeper.feeds.show import show
 
+    _log_to(sys.stderr)
     uvloop.run(_until_told(show(load(config).open_feed(dry_run=True), Console())))
 
 
@@ -398,15 +399,19 @@ async def _quorum(parts: Parts[HybridMarket]) -> int:
 
 
 def _log_to_stdout() -> None:
+    _log_to(sys.stdout)
+
+
+def _log_to(file: TextIO) -> None:
     """Write one JSON object per event where a program reads, coloured lines where a person does."""
-    renderer = structlog.dev.ConsoleRenderer() if sys.stdout.isatty() else structlog.processors.JSONRenderer()
+    renderer = structlog.dev.ConsoleRenderer() if file.isatty() else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             renderer,
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        logger_factory=structlog.PrintLoggerFactory(file),
     )
 
 

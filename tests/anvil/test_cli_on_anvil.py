@@ -5,6 +5,7 @@ A refusal is exit status 2 and one line on stderr. No output, no file and no jou
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from functools import cached_property
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Protocol, Self
 
 import pytest
@@ -36,6 +38,7 @@ from keeper.lab.world import FOREVER, fast_prices, person, reporters, trade
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.signing import Order
 from keeper.units import WAD, FeedId, Wad
+from tests.stub_venues import StubVenues
 
 pytestmark = [pytest.mark.anvil, pytest.mark.timeout(120)]
 
@@ -694,6 +697,78 @@ def test_a_breach_at_a_good_price_is_flagged(site: Site) -> None:
     assert journal.verify() == []
     assert journal.summary().steps == {"sent": 1}
     journal.close()
+
+
+LIVE = """
+kind = "live"
+[feed.sources."BTC/USD"]
+coinbase = "BTC-USD"
+kraken = "BTC/USD"
+[feed.sources."ETH/USD"]
+coinbase = "ETH-USD"
+kraken = "ETH/USD"
+[feed.sources."SYN/USD"]
+coinbase = "SYN-USD"
+kraken = "SYN/USD"
+"""
+
+
+@contextmanager
+def markets(prices: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Have two venues say these prices, ten times a second, in a thread of their own; yield their URLs."""
+    ready: SimpleQueue[dict[str, str]] = SimpleQueue()
+    ending = threading.Event()
+
+    async def say() -> None:
+        async with StubVenues() as stubs:
+            stubs.kraken.listed = list(prices)
+            stubs.coinbase.listed = [feed.replace("/", "-") for feed in prices]
+            ready.put(stubs.urls)
+            while not ending.is_set():
+                now_ms = time.time_ns() // 1_000_000
+                for feed, price in prices.items():
+                    await stubs.kraken.say(*stubs.kraken.quote(feed, price, price, now_ms))
+                    symbol = feed.replace("/", "-")
+                    await stubs.coinbase.say(*stubs.coinbase.quote(symbol, price, price, now_ms))
+                await asyncio.sleep(0.1)
+
+    thread = threading.Thread(target=asyncio.run, args=(say(),), daemon=True)
+    thread.start()
+    try:
+        yield ready.get(timeout=5)
+    finally:
+        ending.set()
+        thread.join(5)
+
+
+def test_a_breach_at_a_live_price_is_flagged(site: Site) -> None:
+    site.breach()
+    site.configure()
+    path = site.folder / "keeper.toml"
+    with markets({"BTC/USD": "19000", "ETH/USD": "1510", "SYN/USD": "7.1"}) as urls:
+        where = f'[feed.urls]\ncoinbase = "{urls["coinbase"]}"\nkraken = "{urls["kraken"]}"\n'
+        path.write_text(path.read_text().replace('\npath = "prices.csv"\n', LIVE + where))
+        code, said = doctor(site)
+        assert code == 0
+        assert "19,000 of coinbase, kraken" in said
+        with running(site.folder, "prices") as shown:
+            shown.until(lambda: len(shown.lines) >= 2)
+            assert shown.lines[-1]["feeds"]["BTC/USD"]["used"] == ["coinbase", "kraken"]
+            shown.process.terminate()
+            assert shown.process.wait(10) == 0
+        with running(site.folder, "run") as keeper:
+            # The first heads may be worked on before the quotes are in.
+            for _ in range(20):
+                head = site.node.block_number()
+                keeper.until(lambda head=head: keeper.done_with(head))  # type: ignore[misc]
+                time.sleep(0.3)
+                if site.sent():
+                    break
+                site.post(AFTER)
+            assert site.sent() == 1
+            assert keeper.end() < SOON_S
+    with closing(site.journal()) as journal:
+        assert journal.summary().steps == {"sent": 1}
 
 
 def test_a_price_that_is_none_is_called_unknown_and_never_traded_on(site: Site) -> None:
