@@ -57,6 +57,7 @@ class Heard:
         self._numbers: dict[str | None, int] = {}
         self._orders: dict[str, int] = {}
         self._lags: dict[str, int] = {}
+        self._halted = ""
 
     @property
     def stands_ms(self) -> int:
@@ -106,8 +107,10 @@ class Heard:
             case Numbered(number, symbol):
                 return self._count(number, symbol)
             case Halted(why):
-                self._drop(why)
-                return self.quotes
+                self._halted = why[:SHOWN]
+                if why:
+                    self._drop(self._halted)
+                    return self.quotes
             case Refused():
                 return self._refuse(event)
             case Limited(why):
@@ -121,6 +124,8 @@ class Heard:
             if told.order < last:
                 self.faults["sequence fell back"] += 1
                 return f"its sequence fell back, from {last} to {told.order}"
+        if self._halted:
+            return self._halted
         lag_ms = self._lags.get(told.symbol, 0) if told.at_ms is None else now_ms - told.at_ms
         return VenueQuote(told.bid_wad, told.ask_wad, now_ms, lag_ms)
 

@@ -40,11 +40,7 @@ def read(text: str) -> tuple[Event, ...]:
     if message.get("error"):
         return (_refusal(str(message["error"]), message.get("symbol")),)
     if message.get("channel") == "status":
-        return tuple(
-            Halted(f"its system is {status['system']}")
-            for status in message["data"]
-            if status["system"] != "online"
-        )
+        return tuple(_state(str(status["system"])) for status in message["data"])
     if message.get("channel") != "ticker":
         return ()
     is_snapshot = message["type"] == "snapshot"
@@ -55,6 +51,10 @@ def _quote(ticker: Mapping[str, Any], *, is_snapshot: bool) -> Event:
     at = None if is_snapshot else ticker.get("timestamp")
     at_ms = None if at is None else ms_of_rfc3339(at)
     return told(str(ticker["symbol"]), ticker["bid"], ticker["ask"], at_ms, None)
+
+
+def _state(system: str) -> Event:
+    return Halted("" if system == "online" else f"its system is {system}")
 
 
 def _refusal(why: str, symbol: object) -> Event:

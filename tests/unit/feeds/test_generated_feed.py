@@ -6,7 +6,9 @@ from decimal import Decimal
 from pathlib import Path
 
 from keeper.domain import Quote
-from keeper.feeds import GeneratedFeed, RecordedFeed, listening
+from keeper.feeds import GeneratedFeed, LiveComposite, RecordedFeed, listening
+from keeper.feeds.composite import Params
+from keeper.ports import LiveFeed
 from keeper.units import WAD
 
 START = {"ETH/USD": Decimal("3000.5"), "BTC/USD": Decimal(60_000)}
@@ -14,6 +16,10 @@ START = {"ETH/USD": Decimal("3000.5"), "BTC/USD": Decimal(60_000)}
 
 def feed_of(seed: int = 1, *, volatility: float = 0.8, tick_ms: int = 1) -> GeneratedFeed:
     return GeneratedFeed(START, seed=seed, volatility=volatility, tick_ms=tick_ms)
+
+
+EVERY_LIVE_FEED: list[LiveFeed] = [feed_of(), LiveComposite({}, Params())]
+"""For the type checker: they have the shape of the port."""
 
 
 def prices(feed: GeneratedFeed) -> list[int]:

@@ -350,6 +350,7 @@ async def test_a_sequence_that_falls_back_drops_the_quote_until_it_goes_on(
 
 
 async def heartbeat(live: Fixture) -> None:
+    live.now_ms += 1
     await live.stubs.kraken.say('{"channel":"heartbeat"}')
     await live.until(lambda: live.feed._heard["kraken"].stands_ms == live.now_ms)
 
@@ -362,7 +363,7 @@ async def test_a_quote_stands_while_its_venue_lives_but_not_for_ever(stubs: Stub
             assert live.price() == 3_001 * WAD
         live.now_ms += 3_100
         assert "3100 ms old, bound 3000 ms" in live.why()
-        live.now_ms = NOW_MS + 60_001
+        live.now_ms = NOW_MS + 60_000
         await heartbeat(live)
         assert "unchanged for 60001 ms, bound 60000 ms" in live.why()
 
@@ -372,6 +373,12 @@ async def test_a_venue_that_halts_is_not_believed(stubs: StubVenues) -> None:
         await stubs.kraken.say(stubs.kraken.status("maintenance"))
         await live.until(lambda: live.price() is None)
         assert "its system is maintenance" in live.why()
+        await live.say("kraken", "3100", "3100")
+        await heartbeat(live)
+        assert "its system is maintenance" in live.why()
+        await stubs.kraken.say(stubs.kraken.status("online"))
+        await live.say("kraken", "3100", "3100")
+        await live.until(lambda: live.price() == 3_100 * WAD)
 
 
 @pytest.mark.parametrize("name", ["coinbase", "kraken", "okx", "pyth"])

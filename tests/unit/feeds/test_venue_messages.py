@@ -81,7 +81,7 @@ PYTH = f"""{{"binary":{{"data":["string"],"encoding":"hex"}},"parsed":[{{"ema_pr
         ("kraken", '{"channel":"heartbeat"}', []),
         ("kraken", '{"method":"pong","req_id":101,"time_in":"2023-09-24T14:10:23.799685Z"}', []),
         ("kraken", '{"method":"subscribe","result":{"channel":"ticker"},"success":true}', []),
-        ("kraken", '{"channel":"status","type":"update","data":[{"system":"online"}]}', []),
+        ("kraken", '{"channel":"status","type":"update","data":[{"system":"online"}]}', [Halted("")]),
         (
             "kraken",
             '{"channel":"status","type":"update","data":[{"system":"cancel_only"}]}',
@@ -192,6 +192,9 @@ def test_a_message_of_another_shape_raises_what_is_counted(venue: str, message: 
         ("1e-05", WAD // 10**5),
         ("1.5E+3", 1_500 * WAD),
         (7, 7 * WAD),
+        (108359.8, 1_083_598 * WAD // 10),
+        (0.00001234, 1_234 * WAD // 10**8),
+        (123456789.012345, 123_456_789_012_345 * WAD // 10**6),
         ("0.1000000000000000000000", WAD // 10),
         ("99999999999999999999", 99_999_999_999_999_999_999 * WAD),
     ],
@@ -200,7 +203,9 @@ def test_a_price_is_read_digit_by_digit(text: object, wad: int) -> None:
     assert wad_of(text) == wad
 
 
-@pytest.mark.parametrize("value", [True, None, [1], {"a": 1}, "١٢", " 1", "1 ", "1e100", "1e20", "+1", ".5"])
+@pytest.mark.parametrize(
+    "value", [True, None, float("inf"), [1], {"a": 1}, "١٢", " 1", "1 ", "1e100", "1e20", "+1", ".5"]
+)
 def test_what_is_no_price_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="the price"):
         wad_of(value)
