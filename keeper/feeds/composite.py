@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 from keeper.domain import Quote, Unknown
 from keeper.feeds.heard import VenueQuote
-from keeper.units import BPS, WAD, Bps, FeedId, Wad, mul_div_up
+from keeper.units import BPS, WAD, Bps, FeedId, Wad
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ class Composite(NamedTuple):
     dropped: Mapping[str, str]
 
 
-Believed: TypeAlias = tuple[Wad, Wad, Wad, int, str]
-"""Mid, bid, ask, when it was so in seconds, venue."""
+Believed: TypeAlias = tuple[Wad, Wad, int, str]
+"""Mid, half width, when it was so in milliseconds, venue; the first two in the quote of the feed."""
 
 
 def compose(feed: FeedId, offers: Sequence[Offer], now_ms: int, params: Params) -> Composite:
@@ -81,27 +81,31 @@ def compose(feed: FeedId, offers: Sequence[Offer], now_ms: int, params: Params) 
     if dispersion_bps > params.max_dispersion_bps:
         why = f"the venues are {dispersion_bps} bps apart, bound {params.max_dispersion_bps} bps"
         return Composite(Unknown(feed, _with(why, dropped)), (), dropped)
-    top_wad, bottom_wad = max(most_wad, low[2], high[2]), min(least_wad, low[1], high[1])
+    top_wad = max(most_wad, low[0] + low[1], high[0] + high[1])
+    bottom_wad = min(least_wad, low[0] - low[1], high[0] - high[1])
     half_wad = max(top_wad - price_wad, price_wad - bottom_wad)
     confidence_bps = -(-half_wad * BPS // price_wad)
-    at_s = min([each[3] for each in used])
+    at_s = min(now_ms, *[each[2] for each in used]) // 1000
     quote = Quote(feed, price_wad, at_s, confidence_bps, dispersion_bps)
-    return Composite(quote, tuple([each[4] for each in used]), dropped)
+    return Composite(quote, tuple([each[3] for each in used]), dropped)
 
 
-def _near(fresh: Sequence[Believed], dropped: dict[str, str], outlier_bps: Bps) -> list[Believed]:
+def _near(fresh: list[Believed], dropped: dict[str, str], outlier_bps: Bps) -> list[Believed]:
     """Return those that are near the median of all, in order; name the others."""
     if not fresh:
         return []
     # Twice the median, so that the middle two of an even number are equally far from it, to the unit.
     twice = fresh[(len(fresh) - 1) // 2][0] + fresh[len(fresh) // 2][0]
-    bound, used = outlier_bps * twice, []
+    bound = outlier_bps * twice
+    if max(twice - 2 * fresh[0][0], 2 * fresh[-1][0] - twice) * BPS <= bound:
+        return fresh
+    used = []
     for each in fresh:
         off = abs(2 * each[0] - twice) * BPS
         if off <= bound:
             used.append(each)
         else:
-            dropped[each[4]] = f"{-(-off // twice)} bps off the median, bound {outlier_bps} bps"
+            dropped[each[3]] = f"{-(-off // twice)} bps off the median, bound {outlier_bps} bps"
     return used
 
 
@@ -111,30 +115,30 @@ def _with(why: str, dropped: Mapping[str, str]) -> str:
 
 def _believed(offer: Offer, now_ms: int, params: Params) -> Believed | str:
     """Return a quote that is fresh and whole, in the quote of the feed; or why it is not."""
-    quote, rate = offer.quote, offer.rate
+    venue, quote, stands_ms, rate = offer
     if isinstance(quote, str):
         return quote
     bid_wad, ask_wad, heard_ms, lag_ms = quote
-    seen_ms = max(heard_ms, offer.stands_ms) - lag_ms
-    if seen_ms > now_ms + params.max_future_ms:
-        return f"{seen_ms - now_ms} ms in the future, bound {params.max_future_ms} ms"
-    if now_ms - seen_ms > params.max_age_ms:
-        return f"{now_ms - seen_ms} ms old, bound {params.max_age_ms} ms"
+    seen_ms = max(heard_ms, stands_ms) - lag_ms
+    age_ms = now_ms - seen_ms
+    if age_ms > params.max_age_ms:
+        return f"{age_ms} ms old, bound {params.max_age_ms} ms"
+    if -age_ms > params.max_future_ms:
+        return f"{-age_ms} ms in the future, bound {params.max_future_ms} ms"
     if now_ms - heard_ms > params.max_standing_ms:
         return f"unchanged for {now_ms - heard_ms} ms, bound {params.max_standing_ms} ms"
     if not 0 < bid_wad <= ask_wad:
         return f"crossed: bid {bid_wad}, ask {ask_wad}"
-    twice = bid_wad + ask_wad
-    if (ask_wad - bid_wad) * BPS > params.outlier_bps * twice:
+    mid_wad, half_wad = (bid_wad + ask_wad) // 2, (ask_wad - bid_wad + 1) // 2
+    if half_wad * BPS > params.outlier_bps * mid_wad:
         return f"half spread above {params.outlier_bps} bps"
-    at_s = min(seen_ms, now_ms) // 1000
     if rate is None:
-        return twice // 2, bid_wad, ask_wad, at_s, offer.venue
+        return mid_wad, half_wad, seen_ms, venue
     if isinstance(rate, Unknown):
         return f"{rate.what} is unknown"
-    mid_wad = twice * rate.price_wad // (2 * WAD)
+    price_wad = rate.price_wad
+    mid_wad = mid_wad * price_wad // WAD
     if mid_wad == 0:
         return f"nothing when converted by {rate.feed}"
-    low_wad = bid_wad * rate.price_wad * (BPS - rate.confidence_bps) // (WAD * BPS)
-    high_wad = mul_div_up(ask_wad * rate.price_wad, BPS + rate.confidence_bps, WAD * BPS)
-    return mid_wad, low_wad, high_wad, min(at_s, rate.observed_at_s), offer.venue
+    half_wad = -(-half_wad * price_wad // WAD) - (-mid_wad * rate.confidence_bps // BPS)
+    return mid_wad, half_wad, min(seen_ms, 1000 * rate.observed_at_s), venue

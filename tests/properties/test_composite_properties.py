@@ -62,8 +62,8 @@ def believable(offer: Offer, bounds: Params) -> bool:
 
 def mid(offer: Offer) -> int:
     assert isinstance(offer.quote, VenueQuote)
-    twice = offer.quote.bid_wad + offer.quote.ask_wad
-    return twice // 2 if not isinstance(offer.rate, Quote) else twice * offer.rate.price_wad // (2 * WAD)
+    middle = (offer.quote.bid_wad + offer.quote.ask_wad) // 2
+    return middle if not isinstance(offer.rate, Quote) else middle * offer.rate.price_wad // WAD
 
 
 @given(any_offers(), params)

@@ -88,7 +88,7 @@ def test_where_too_few_agree_there_is_no_price_and_each_is_named(
 
 def test_to_the_bound_a_quote_is_fresh() -> None:
     at_bounds = offers(quoted(100, age_ms=3_000), quoted(100, lag_ms=-500), quoted(99, 101))
-    assert compose(FEED, at_bounds, NOW_MS, Params()).used == ("c", "a", "b")
+    assert compose(FEED, at_bounds, NOW_MS, Params()).used == ("a", "b", "c")
 
 
 def test_a_price_is_as_old_as_its_oldest_quote_and_never_from_the_future() -> None:
@@ -110,7 +110,7 @@ def test_a_price_is_as_old_as_its_oldest_quote_and_never_from_the_future() -> No
         # And how far apart they are, where that is wider.
         ((quoted(99.5), quoted(99.9, 100.1), quoted(100.2)), 50),
         # The spread of those that are not in the middle is not the price's.
-        ((quoted(99.1, 100.9), quoted(100), quoted(100.1)), 10),
+        ((quoted(99.0, 100.8), quoted(100), quoted(100.1)), 10),
     ],
 )
 def test_the_confidence_covers_the_quotes_used_and_the_middle_spread(
