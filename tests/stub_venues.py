@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from aiohttp import WSMsgType, web
 
-PATIENCE_S = 0.4
+PATIENCE_S = 0.8
 """In the place of Binance's minute, of Coinbase's 5 s and of OKX's 30 s."""
 PYTH_ID = "ff61491a931112ddf1bd8147cd1b641375f79f5825126d665480874634fd0ace"
 Socket = web.WebSocketResponse
@@ -38,6 +38,8 @@ class StubVenue:
     queries: list[str] = field(default_factory=list)
     sockets: set[Socket] = field(default_factory=set)
     number: int = 100
+    heartbeat_s: ClassVar[float | None] = None
+    """Between two ping frames; each must be answered within half of it."""
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         self.queries.append(request.path_qs)
@@ -45,7 +47,7 @@ class StubVenue:
             status, headers = self.refusals.popleft()
             return web.Response(status=status, headers=headers)
         self.opened += 1
-        socket = Socket(heartbeat=PATIENCE_S / 2)
+        socket = Socket(heartbeat=self.heartbeat_s)
         await socket.prepare(request)
         self.sockets.add(socket)
         await self.greet(socket)
@@ -86,6 +88,8 @@ class StubVenue:
 
 
 class Binance(StubVenue):
+    heartbeat_s = PATIENCE_S / 2
+
     async def answer(self, socket: Socket, text: str) -> None:
         assert json.loads(text)["method"] == "SUBSCRIBE"
         await socket.send_str('{"result":null,"id":1}')

@@ -162,9 +162,12 @@ class LiveComposite:
 
 
 def _say_if_broken(task: asyncio.Task[None]) -> None:
-    """Say that a line ended by a fault of ours; its quotes grow old, and are dropped for that."""
+    """Say that a line ended by a fault of ours; its quotes grow old, and are dropped for that.
+
+    Only the kind of the error is told: its text may hold a URL.
+    """
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("feed.line_broken", why=repr(error))
+        log.error("feed.line_broken", why=type(error).__name__)
 
 
 def _checked(feed: FeedId, sources: Sequence[Source], venues: Mapping[str, Venue]) -> tuple[Source, ...]:

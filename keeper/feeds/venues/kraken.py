@@ -58,7 +58,7 @@ def _state(system: str) -> Event:
 
 
 def _refusal(why: str, symbol: object) -> Event:
-    if "rate" in why.lower():
+    if any(words in why.lower() for words in ("msg rate", "rate limit")):
         return Limited(why)
     return Refused(why, None if symbol is None else str(symbol))
 

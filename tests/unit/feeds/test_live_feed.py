@@ -262,7 +262,7 @@ async def test_a_venue_that_says_it_is_asked_too_often_is_left_alone(
     assert [each["wait_s"] for each in logs if each.get("venue") == name] == [LIMITED_S]
 
 
-@EVERY_SOCKET
+@pytest.mark.parametrize("name", ["binance", "okx"])
 async def test_pings_are_answered_and_the_connection_lasts(stubs: StubVenues, name: str) -> None:
     """The server closes whoever does not answer: see the next test."""
     async with listening(stubs, name) as live:
