@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -18,7 +17,7 @@ from rich.text import Text
 from keeper.domain import Quote
 from keeper.feeds import AnyFeed, LiveComposite, listening
 from keeper.feeds.composite import Composite
-from keeper.units import FeedId
+from keeper.units import WAD, FeedId
 
 EVERY_S = 1.0
 
@@ -34,7 +33,8 @@ async def show(feed: AnyFeed, console: Console) -> None:
                 if live is not None:
                     live.update(table_of(composites), refresh=True)
                 else:
-                    console.file.write(line_of(composites, int(time.time())) + "\n")
+                    faults = feed.faults if isinstance(feed, LiveComposite) else {}
+                    console.file.write(line_of(composites, faults, int(time.time())) + "\n")
                     console.file.flush()
 
 
@@ -45,10 +45,12 @@ def composites_of(feed: AnyFeed) -> Mapping[FeedId, Composite]:
     return {name: Composite(quote, (), {}) for name, quote in feed.latest(int(time.time())).items()}
 
 
-def line_of(composites: Mapping[FeedId, Composite], at_s: int) -> str:
+def line_of(
+    composites: Mapping[FeedId, Composite], faults: Mapping[str, Mapping[str, int]], at_s: int
+) -> str:
     """Return one line of JSON; prices are text, so that no digit is lost."""
     told = {name: _told(each) for name, each in composites.items()}
-    return orjson.dumps({"at_s": at_s, "feeds": told}).decode()
+    return orjson.dumps({"at_s": at_s, "feeds": told, "faults": faults}).decode()
 
 
 def _told(composite: Composite) -> dict[str, Any]:
@@ -79,4 +81,5 @@ def table_of(composites: Mapping[FeedId, Composite]) -> Table:
 
 
 def _decimal(quote: Quote) -> str:
-    return f"{Decimal(quote.price_wad).scaleb(-18).normalize():f}"
+    whole, rest = divmod(quote.price_wad, WAD)
+    return f"{whole}.{rest:018}".rstrip("0").rstrip(".")

@@ -32,6 +32,8 @@ LIMITED_S = 60.0
 LONGEST_LIMIT_S = 900.0
 PING_S = 1.0
 MESSAGE_BYTES = 2**20
+TOLD_FAULTS = frozenset(10**places for places in range(10))
+"""So many are worth a line in the log: the first, the tenth, the hundredth."""
 
 CLOSE = aiohttp.ClientWSTimeout(ws_close=1.0)
 ENDS = (aiohttp.ClientError, OSError, EOFError)
@@ -79,6 +81,7 @@ class Line:
         self._clock_ms = clock_ms
         self._pause = pause
         self._limit_s = 0.0
+        self._counted = 0
 
     async def run(self, session: aiohttp.ClientSession) -> None:
         """Listen for ever."""
@@ -124,13 +127,15 @@ class Line:
         return "closed by the venue" + (", asked too often" if self._limit_s else "")
 
     def _take(self, message: str | bytes) -> None:
-        try:
-            text = message if isinstance(message, str) else message.decode()
-        except UnicodeDecodeError:
-            self._heard.faults["message that is no text"] += 1
-            return
+        # What is no text becomes what is no JSON, and is counted like that.
+        text = message if isinstance(message, str) else message.decode(errors="replace")
         if touched := self._heard.take(text, self._clock_ms()):
             self._tell(touched)
+        count = self._heard.faults.total()
+        if count != self._counted:
+            self._counted = count
+            if count in TOLD_FAULTS:
+                log.warning("feed.faults", venue=self._venue.name, faults=dict(self._heard.faults))
 
     def _tell(self, symbols: Collection[str]) -> None:
         self._news(self._venue.name, symbols, time.monotonic_ns())

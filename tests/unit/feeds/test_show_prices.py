@@ -29,8 +29,9 @@ BOTH = {"ETH/USD": KNOWN, "BTC/USD": NONE}
 
 
 def test_a_line_has_every_digit_and_every_reason() -> None:
-    assert json.loads(show.line_of(BOTH, 12)) == {
+    assert json.loads(show.line_of(BOTH, {"okx": {"refusal": 1}}, 12)) == {
         "at_s": 12,
+        "faults": {"okx": {"refusal": 1}},
         "feeds": {
             "ETH/USD": {
                 "price": "3000.12",
@@ -48,6 +49,19 @@ def test_a_line_has_every_digit_and_every_reason() -> None:
             },
         },
     }
+
+
+@pytest.mark.parametrize(
+    ("price_wad", "text"),
+    [
+        (1, "0.000000000000000001"),
+        (10 * WAD, "10"),
+        (12345678901234567890_123456789012345678, "12345678901234567890.123456789012345678"),
+    ],
+)
+def test_a_price_is_shown_with_all_its_digits(price_wad: int, text: str) -> None:
+    composite = Composite(Quote("X/USD", price_wad, 1), ("okx",), {})
+    assert json.loads(show.line_of({"X/USD": composite}, {}, 1))["feeds"]["X/USD"]["price"] == text
 
 
 def test_a_table_shows_the_same_to_a_person() -> None:
