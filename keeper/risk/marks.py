@@ -47,13 +47,13 @@ class Netting:
         )
         for number, each in enumerate(underlyings):
             found.group[each.columns] = number
-            found.risk[each.columns, : each.risk.shape[1]] = np.where(each.doubtful[:, None], 0.0, each.risk)
+            found.risk[each.columns, : each.risk.shape[1]] = each.risk
             found.short[each.columns] = each.short
             found.doubtful[each.columns] = each.doubtful
             found.money[each.columns] = each.money
-            risk = found.risk[each.columns]
-            found.alone[each.columns, 0] = -risk.min(axis=1, initial=0.0)
-            found.alone[each.columns, 1] = risk.max(axis=1, initial=0.0)
+        found.risk[found.doubtful] = 0.0
+        found.alone[:, 0] = -found.risk.min(axis=1, initial=0.0)
+        found.alone[:, 1] = found.risk.max(axis=1, initial=0.0)
         return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 
 import numpy as np
@@ -167,11 +168,13 @@ def _risk(column: _Column) -> Floats:
     if not column.is_option:
         return column.range * (MOVES * WEIGHTS)
     array = column.market.array
-    return (
-        np.zeros(len(WEIGHTS))
-        if array is None
-        else np.array([each / WAD for each in array.pnl_wad]) * WEIGHTS
-    )
+    return np.zeros(len(WEIGHTS)) if array is None else _weighted(array.pnl_wad)
+
+
+@lru_cache(maxsize=4096)
+def _weighted(pnl_wad: tuple[Wad, ...]) -> Floats:
+    """Return an array's scenarios in float64 and weighted; it stays the same for many ticks."""
+    return np.array([each / WAD for each in pnl_wad]) * WEIGHTS
 
 
 def _expiries(markets: Sequence[_Column]) -> Iterator[Expiry]:
