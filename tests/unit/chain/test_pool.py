@@ -16,7 +16,7 @@ from keeper.errors import ChainFault, ConfigError, InvariantBroken
 from tests.stub_node import METHODS, Event, Fault, Refused, StubNode, Tree
 
 QUICK = Params(timeout_s=0.3, hedge_s=0.05, survey_s=3600, shortest_pause_s=0.02, longest_pause_s=0.2)
-PATIENT = replace(QUICK, hedge_s=10)
+PATIENT = replace(QUICK, hedge_s=10, timeout_s=1.5)
 EMITTER = "0x" + "e1" * 20
 TOPIC = "0x" + "01" * 32
 KEY = "0x" + "4c" * 32
@@ -353,7 +353,7 @@ async def test_a_signed_transaction_goes_to_every_node_where_so_configured() -> 
 async def test_a_transaction_that_one_node_takes_is_taken_whatever_the_others_say() -> None:
     async with nodes(3) as stubs, pooled(stubs, replace(PATIENT, broadcast=True)) as pool:
         known, down, last = stubs
-        async with pooled([known]) as alone:
+        async with pooled([known], PATIENT) as alone:
             tx_hash = await alone.request("eth_sendRawTransaction", [raw_tx()])
         down.fails(Fault.BAD_GATEWAY)
         assert await pool.request("eth_sendRawTransaction", [raw_tx()]) == tx_hash
@@ -372,7 +372,7 @@ async def test_a_transaction_that_one_node_takes_is_taken_whatever_the_others_sa
 async def test_a_transaction_is_refused_only_where_nobody_can_have_it(second: str, said: str) -> None:
     async with nodes() as stubs, pooled(stubs, replace(PATIENT, broadcast=True)) as pool:
         for stub, fee in ((stubs[0], 1000), (stubs[1], 100 if second == "known" else 1000)):
-            async with pooled([stub]) as alone:
+            async with pooled([stub], PATIENT) as alone:
                 await alone.request("eth_sendRawTransaction", [raw_tx(fee=fee)])
         if second in {"down", "internal"}:
             stubs[1].fails(Fault.BAD_GATEWAY if second == "down" else Fault.INTERNAL)
