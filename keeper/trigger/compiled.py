@@ -84,22 +84,27 @@ def sieve(
                     least = min(least, together[each])
                 worst -= least
             surplus -= levels[of] * worst
-        low = not (surplus > bar * state[row, 1] and surplus < FINITE)
-        if low and cash >= 0:
-            at_rest = True
-            for each in range(held.first[row], held.first[row] + held.counts[row]):
-                at_rest &= not terms.against[of, held.codes[each]]
-            if at_rest and not np.isnan(surplus):
-                surplus, low = AT_REST, False
         if keep:
             state[row, 0] = surplus
-        if low:
+        if not (surplus > bar * state[row, 1] and surplus < FINITE):
             if np.isnan(surplus):
                 unknown += 1
             else:
                 out[begin + found] = row
                 found += 1
-    return found, unknown
+    kept = 0
+    for at in range(begin, begin + found):
+        row = out[at]
+        of = held.classes[row] if several else 0
+        at_rest = held.cash[row] >= 0
+        for leg in range(held.first[row], held.first[row] + held.counts[row]):
+            at_rest &= not terms.against[of, held.codes[leg]]
+        if not at_rest:
+            out[begin + kept] = row
+            kept += 1
+        elif keep:
+            state[row, 0] = AT_REST
+    return kept, unknown
 
 
 @njit(nogil=True, cache=True)
