@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,9 +31,9 @@ from keeper.desk.port import Desk
 from keeper.doctor import foreign, hybrid
 from keeper.doctor.examine import examine
 from keeper.doctor.finding import Mark, table_of
-from keeper.domain import Head
+from keeper.domain import ChainTime, Head
 from keeper.errors import ChainFault, ConfigError, KeeperError
-from keeper.execute.keys import load_reporter_keys, load_signer, signer_of
+from keeper.execute.keys import load_exchange_token, load_reporter_keys, load_signer, signer_of
 from keeper.execute.plain import PlainSender
 from keeper.execute.sender import ChainSender
 from keeper.feeds import listening
@@ -41,9 +41,10 @@ from keeper.journal.lock import alone
 from keeper.journal.store import SqliteJournal
 from keeper.pipeline import PAGE, Pipeline
 from keeper.ports import LendingMarket, Market, PerpMarket
-from keeper.protocols.hybrid.abi import load as load_abi
 from keeper.protocols.hybrid.market import HybridMarket
+from keeper.protocols.hybrid.signing import address_of
 from keeper.reporter import Reporter
+from keeper.reports import Exchange, Roll, hearing, served
 from keeper.steward import Steward
 from keeper.units import AccountKey, Block
 
@@ -198,6 +199,8 @@ class Parts(Generic[MarketT]):
     reader: ChainReader
     market: MarketT
     head: Head
+    open: AsyncExitStack
+    """What is opened on the way is closed with it."""
 
 
 Find: TypeAlias = Callable[[ChainReader, Config, Head], Awaitable[MarketT]]
@@ -217,7 +220,11 @@ class Kind(Generic[MarketT]):
 async def _hybrid_desk(parts: Parts[HybridMarket], wallet: str) -> HybridDesk:
     config = parts.config
     taker: AccountKey = bytes.fromhex(wallet[2:]) + config.wallet.sub_account.to_bytes(12)
-    return HybridDesk(wallet, taker, config.desk_params())
+    reports = None
+    if config.reports.endpoints:
+        exchange = Exchange(config.reports.endpoints, load_exchange_token(), parts.market, await _roll(parts))
+        reports = await parts.open.enter_async_context(hearing(exchange))
+    return HybridDesk(wallet, taker, config.desk_params(), reports)
 
 
 async def _lending_desk(parts: Parts[LendingMarket[Any, Any]], wallet: str) -> LendingDesk:
@@ -265,7 +272,8 @@ async def _connected(config: Config, find: Find[MarketT]) -> AsyncIterator[Parts
         reader = ChainReader(
             rpc, config.chain.ws, market.addresses, config.reader_params(), lent=scout.lent, always=beacons
         )
-        yield Parts(config, rpc, reader, market, head)
+        async with AsyncExitStack() as stack:
+            yield Parts(config, rpc, reader, market, head, stack)
 
 
 async def _run(config_path: Path, *, snapshot: Path | None, dry_run: bool) -> None:
@@ -327,11 +335,20 @@ def _reading(parts: Parts[MarketT], pipeline: Pipeline[MarketT]) -> metrics.Read
 
 
 async def _report(path: Path) -> None:
-    keys = load_reporter_keys()
-    async with _connected(load(path), hybrid.find) as parts:
-        config, market = parts.config, parts.market
+    keys, config = load_reporter_keys(), load(path)
+    exchanges = config.reporter.peers or config.reporter.listen
+    token = load_exchange_token() if exchanges else ""
+    async with _connected(config, hybrid.find) as parts:
+        market = parts.market
         wallet = signer_of(keys[0])
-        quorum, feed = await _quorum(parts), config.open_feed()
+        roll, feed = await _roll(parts), config.open_feed()
+        if strangers := {address_of(key) for key in keys} - {*roll.quorum.signers}:
+            at = f"the oracle {market.deployment.fast_oracle}"
+            raise ConfigError(f"{', '.join(sorted(strangers))} is no signer of {at}")
+        peers = None
+        if config.reporter.peers:
+            exchange = Exchange(config.reporter.peers, token, market, roll)
+            peers = await parts.open.enter_async_context(exchange)
         reporter = Reporter(
             reader=parts.reader,
             oracle=market,
@@ -344,10 +361,14 @@ async def _report(path: Path) -> None:
                 fees=config.fee_params(),
             ),
             keys=keys,
-            quorum=quorum,
+            roll=roll,
             params=config.reporter_params(),
+            peers=peers,
         )
-        log.info("reporter.started", wallet=wallet.address, keys=len(keys), quorum=quorum)
+        if config.reporter.listen:
+            serving = served(config.reporter.listen, token, lambda: reporter.reports, market.fast_domain)
+            await parts.open.enter_async_context(serving)
+        log.info("reporter.started", wallet=wallet.address, keys=len(keys), quorum=roll.quorum.size)
         async with listening(feed):
             await _until_stopped(parts.reader, reporter, parts.head.number)
 
@@ -362,7 +383,7 @@ async def _report_options(path: Path) -> None:
         feeds = {rules.markets[number].feed for number in rules.options}
         if unvalued := sorted(feeds - config.steward.vols.keys()):
             raise ConfigError(f"steward.vols has no volatility for {', '.join(unvalued)}")
-        quorum, feed, params = await _quorum(parts), config.open_feed(), config.steward_params()
+        roll, feed, params = await _roll(parts), config.open_feed(), config.steward_params()
         steward = Steward(
             reader=parts.reader,
             venue=market,
@@ -376,7 +397,7 @@ async def _report_options(path: Path) -> None:
                 fees=config.fee_params(),
             ),
             keys=keys,
-            quorum=quorum,
+            quorum=roll.quorum.size,
             params=params,
         )
         log.info("steward.started", wallet=wallet.address, keys=len(keys), options=len(rules.options))
@@ -392,10 +413,11 @@ async def _genesis(rpc: Pool) -> str:
     return str(block["hash"])
 
 
-async def _quorum(parts: Parts[HybridMarket]) -> int:
-    function = load_abi("FastOracle").functions["quorum"]
-    answer = await parts.reader.call(function.call(parts.market.deployment.fast_oracle), parts.head.hash)
-    return int(function.result(answer)[0])
+async def _roll(parts: Parts[HybridMarket]) -> Roll:
+    """Read who may sign fast prices."""
+    roll, head = Roll(parts.reader, parts.market.deployment.fast_oracle), parts.head
+    await roll.read(ChainTime(head.number + 1, head.timestamp_s + parts.config.chain.block_time_s))
+    return roll
 
 
 def _log_to_stdout() -> None:

@@ -64,6 +64,7 @@ def _as_list(value: object) -> object:
 T = TypeVar("T")
 Urls: TypeAlias = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_as_list), Field(min_length=1)]
 HttpUrl: TypeAlias = Annotated[str, Field(pattern=r"^https?://")]
+LISTEN = r"^([0-9A-Za-z.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}$"
 WsUrl: TypeAlias = Annotated[str, Field(pattern=r"^wss?://")]
 
 
@@ -290,6 +291,20 @@ class Reporter(Section):
     lead_s: int = Field(default=10, ge=0)
     """How long after a head the price is observed."""
     confidence_bps: int = Field(default=10, ge=0, le=100)
+    patience_s: int | None = Field(default=None, gt=0)
+    """How long each reporter has its turn; a block by default, and never less."""
+    listen: str | None = Field(default=None, pattern=LISTEN)
+    """Where its reports are served, as host:port; nowhere without it."""
+    peers: tuple[HttpUrl, ...] = ()
+    """The other reporters; without any it is a quorum of its own."""
+
+
+class Reports(Section):
+    """Where ``keeper run`` hears reports, to post them with its own acts."""
+
+    endpoints: tuple[HttpUrl, ...] = ()
+    deviation_bps: int = Field(default=10, ge=0, le=10_000)
+    """How far a signed price must be from a fresh one on chain to be posted with an act."""
 
 
 class Steward(Section):
@@ -327,6 +342,7 @@ class Config(BaseSettings):
     exchange: Exchange = Exchange()
     confirmation: Confirmation = Confirmation()
     reporter: Reporter = Reporter()
+    reports: Reports = Reports()
     steward: Steward = Steward()
 
     @model_validator(mode="after")
@@ -336,6 +352,12 @@ class Config(BaseSettings):
             raise ValueError(
                 'closing.seized = "convert" needs closing.into, exchange.router and exchange.uniswap_v3'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _can_post(self) -> Self:
+        if self.reports.endpoints and self.deployment.protocol != "hybrid":
+            raise ValueError("reports.endpoints: other protocols than hybrid take no reports")
         return self
 
     @model_validator(mode="after")
@@ -438,6 +460,7 @@ class Config(BaseSettings):
         """Return the parameters of what decides."""
         return DeskParams(
             native_feed=self.economics.native_feed,
+            deviation_bps=self.reports.deviation_bps,
             confirm=confirm.Params(
                 max_divergence_wad=int(self.confirmation.max_divergence * WAD),
                 min_blocks=self.confirmation.min_blocks,
@@ -504,7 +527,13 @@ class Config(BaseSettings):
         if self.reporter.lead_s > self.chain.block_time_s:
             bound = f"at most chain.block_time_s, {self.chain.block_time_s} s"
             raise ConfigError(f"reporter.lead_s must be {bound}, found {self.reporter.lead_s} s")
-        return ReporterParams(block_time_s=self.chain.block_time_s, **self.reporter.model_dump())
+        block_time_s = self.chain.block_time_s
+        patience_s = self.reporter.patience_s or block_time_s
+        if patience_s < block_time_s:
+            bound = f"at least chain.block_time_s, {block_time_s} s"
+            raise ConfigError(f"reporter.patience_s must be {bound}, found {patience_s} s")
+        when = self.reporter.model_dump(exclude={"listen", "peers", "patience_s"})
+        return ReporterParams(block_time_s=block_time_s, patience_s=patience_s, **when)
 
     def steward_params(self) -> StewardParams:
         """Return when the steward posts."""

@@ -85,6 +85,31 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True)
+class Observation:
+    """What one reporter signs of one feed."""
+
+    feed: FeedId
+    price_wad: Wad
+    confidence_bps: int
+    observed_at_s: UnixS
+    valid_until_s: UnixS
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """An observation, with the signature of whoever made it."""
+
+    observation: Observation
+    signature: bytes
+    signer: str
+    """The address that the signature recovers to, in lower case."""
+
+
+Bundle: TypeAlias = tuple[Report, ...]
+"""Reports of one feed, from as many distinct reporters as the quorum asks for."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """A value that could not be read or is not believable. Nobody acts on it."""
 
@@ -430,6 +455,8 @@ class Flag:
 
     account: AccountKey
     bond_wad: Wad
+    reports: tuple[Bundle, ...] = ()
+    """Posted first, a bundle a feed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,6 +464,7 @@ class Confirm:
     """State on chain that the slow oracle agrees."""
 
     account: AccountKey
+    reports: tuple[Bundle, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,6 +478,7 @@ class Liquidate:
     min_fraction_wad: Wad
     max_fraction_wad: Wad
     min_fee_wad: Wad
+    reports: tuple[Bundle, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,6 +486,7 @@ class Cure:
     """End an episode whose account is safe again."""
 
     account: AccountKey
+    reports: tuple[Bundle, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -464,6 +494,7 @@ class Clear:
     """End an alarm that both oracles contradict."""
 
     account: AccountKey
+    reports: tuple[Bundle, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,9 +538,9 @@ class Poke:
     account: AccountKey
 
 
-HybridAct: TypeAlias = (
-    Flag | Confirm | Liquidate | Cure | Clear | Expire | BuyCollateral | WriteOff | Settle | Poke
-)
+PostingAct: TypeAlias = Flag | Confirm | Liquidate | Cure | Clear
+"""What can post the prices that it needs itself."""
+HybridAct: TypeAlias = PostingAct | Expire | BuyCollateral | WriteOff | Settle | Poke
 
 
 @dataclass(frozen=True, slots=True)

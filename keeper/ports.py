@@ -9,18 +9,20 @@ from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mappin
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 from keeper.columns.shape import Row, RowT_co, Shape
 from keeper.domain import (
     Account,
     Act,
     Assessment,
+    Bundle,
     Call,
     CaseEvent,
     ChainTime,
     EventKind,
     Fact,
+    FeedView,
     Fees,
     Head,
     Log,
@@ -48,6 +50,7 @@ class Feed(Protocol):
         ...
 
 
+@runtime_checkable
 class LiveFeed(Feed, Protocol):
     """A feed whose prices move between the heads too."""
 
@@ -60,6 +63,14 @@ class LiveFeed(Feed, Protocol):
 
         What moves meanwhile coalesces: one call answers for all of it, by the arrival of the first.
         """
+        ...
+
+
+class Reports(Protocol):
+    """What reporters sign, for whoever posts it with an act."""
+
+    def bundles(self, oracles: Mapping[FeedId, FeedView], at: ChainTime) -> Mapping[FeedId, Bundle]:
+        """Return the newest bundle of every feed that block ``at`` would take, and that is not posted yet."""
         ...
 
 
@@ -208,6 +219,14 @@ class SlopeMarket(Market[Account, OracleView], Protocol):
     @property
     def market_count(self) -> int:
         """Return how many columns of its book are markets; they come first, market 1 at their head."""
+        ...
+
+    def feeds_of(self, account: Account) -> tuple[FeedId, ...]:
+        """Return every feed that an account's margin hangs on, each once."""
+        ...
+
+    def posted(self, oracles: OracleView, bundles: Mapping[FeedId, Bundle], at: ChainTime) -> OracleView:
+        """Return what the chain says of prices once bundles were posted in block ``at``."""
         ...
 
     def credit_call(self, holder: str) -> Call:

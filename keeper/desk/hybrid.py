@@ -15,6 +15,7 @@ from keeper.domain import (
     Act,
     Agree,
     Assessment,
+    Bundle,
     BuyCollateral,
     Call,
     ChainTime,
@@ -23,7 +24,9 @@ from keeper.domain import (
     Liquidate,
     OracleView,
     Phase,
+    PostingAct,
     Quote,
+    Reason,
     Refuse,
     Step,
     Unknown,
@@ -33,9 +36,9 @@ from keeper.domain import (
 from keeper.errors import ChainFault
 from keeper.plan import hybrid as plan
 from keeper.plan.hybrid import Means, Slice
-from keeper.ports import SlopeMarket
+from keeper.ports import Reports, SlopeMarket
 from keeper.state.book import Book
-from keeper.units import AccountKey, FeedId, Wad, Wei
+from keeper.units import BPS, AccountKey, FeedId, UnixS, Wad, Wei
 
 IN_EPISODE = (Phase.FLAGGED, Phase.CONFIRMED)
 SETTLEMENTS = 16
@@ -49,6 +52,8 @@ class Params:
     native_feed: FeedId
     confirm: confirm.Params = field(default_factory=confirm.Params)
     plan: plan.Params = field(default_factory=plan.Params)
+    deviation_bps: int = 10
+    """How far a signed price must be from a fresh one on chain to be posted with an act."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,10 @@ class Sitting:
     oracles: OracleView
     means: Means
     at: ChainTime
+    bundles: Mapping[FeedId, Bundle] = field(default_factory=dict)
+    """What reporters have signed, as far as an act in block ``at`` could post it."""
+    signed: OracleView = field(default_factory=OracleView)
+    """The chain's view of prices once all of that was posted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +79,8 @@ class HybridDesk:
     """Its address in lower case."""
     taker: AccountKey
     params: Params
+    reports: Reports | None = None
+    """Without it an act finds the fast prices that others have posted."""
 
     @property
     def own(self) -> Sequence[AccountKey]:
@@ -121,7 +132,10 @@ class HybridDesk:
         native_price_wad = native.fast_wad or native.slow_wad
         if native_price_wad <= 0:
             raise ChainFault(f"{native.feed} has no price on chain, so that gas cannot be valued")
-        return Sitting(market, book, world, Means(taker, funds, gas_price_wei, native_price_wad), at)
+        bundles = self.reports.bundles(world, at) if self.reports else {}
+        signed = market.posted(world, bundles, at) if bundles else world
+        means = Means(taker, funds, gas_price_wei, native_price_wad)
+        return Sitting(market, book, world, means, at, bundles, signed)
 
     def under_care(
         self,
@@ -149,13 +163,87 @@ class HybridDesk:
     def judge(
         self, sitting: Sitting, account: AccountKey, case_id: str, suspicion: str | None
     ) -> Judgement[Sitting] | Unknown:
-        """Judge one account by the contract's own integers, and plan what is due."""
+        """Judge one account by the contract's own integers, and plan what is due.
+
+        At the prices that the act posts, where it posts some. What takes no reports finds those of the chain,
+        and is done only where they lead to no other act: what is known to be out of date is not acted on.
+        """
         exact = sitting.book.exact(account)
         if isinstance(exact, Unknown):
             return exact
         assessed = sitting.market.assess(exact, sitting.oracles, sitting.at)
         if isinstance(assessed, Unknown):
             return assessed
+        found = self._judge(sitting, assessed, case_id, suspicion)
+        reports = self._reports_for(assessed, sitting)
+        if not reports:
+            return found
+        posted = self._judge_posted(sitting, exact, reports, case_id, suspicion)
+        if posted is not None:
+            return posted
+        if not _posts(found):
+            return found
+        wait = Wait(sitting.at.block + 1, Reason("reports.otherwise", "prices on chain are behind", "posted"))
+        return replace(found, decision=wait, agreed=None, left=sitting)
+
+    def _judge_posted(
+        self,
+        sitting: Sitting,
+        exact: Account,
+        reports: Mapping[FeedId, Bundle],
+        case_id: str,
+        suspicion: str | None,
+    ) -> Judgement[Sitting] | Unknown | None:
+        """Judge an account as if reports were posted, and have its act post them; None where it cannot."""
+        gas = sum(self.params.plan.gas_bundle.typical(len(bundle)) for bundle in reports.values())
+        ahead = replace(
+            sitting,
+            oracles=sitting.market.posted(sitting.oracles, reports, sitting.at),
+            means=replace(sitting.means, gas_posting=gas),
+        )
+        assessed = sitting.market.assess(exact, ahead.oracles, sitting.at)
+        if isinstance(assessed, Unknown):
+            return assessed
+        found = self._judge(ahead, assessed, case_id, suspicion)
+        # Whoever is next brings the prices along as well: this step may not be sent in the end.
+        left = replace(
+            found.left,
+            oracles=replace(found.left.oracles, feeds=sitting.oracles.feeds),
+            means=replace(found.left.means, gas_posting=0),
+        )
+        if not isinstance(found.decision, tuple):
+            return replace(found, left=left)
+        [step] = found.decision
+        if not isinstance(step.act, PostingAct):
+            return None
+        act = replace(step.act, reports=tuple(reports.values()))
+        return replace(found, decision=(replace(step, act=act),), left=left)
+
+    def _reports_for(self, case: Assessment, sitting: Sitting) -> Mapping[FeedId, Bundle]:
+        """Return the bundles that change a price which an act on an account rests on."""
+        taker = sitting.means.taker if case.account.phase is Phase.CONFIRMED else None
+        feeds = (*case.feeds, *(sitting.market.feeds_of(taker) if taker else ()))
+        since_s = case.account.flag.flagged_at_s if case.account.phase is Phase.FLAGGED else None
+        return {
+            feed: sitting.bundles[feed]
+            for feed in dict.fromkeys(feeds)
+            if feed in sitting.bundles and self._matters(feed, sitting, since_s)
+        }
+
+    def _matters(self, feed: FeedId, sitting: Sitting, flagged_at_s: UnixS | None) -> bool:
+        """Tell whether the price on chain is stale, has moved, or is no evidence about an alarm yet."""
+        now, then = sitting.oracles[feed], sitting.signed[feed]
+        if not now.fast_fresh(sitting.at.timestamp_s):
+            return True
+        if flagged_at_s is not None and now.fast_observed_at_s <= flagged_at_s + now.min_delay_s // 2:
+            return True
+        return abs(then.fast_wad - now.fast_wad) * BPS >= self.params.deviation_bps * now.fast_wad
+
+    def _judge(
+        self, sitting: Sitting, assessed: Assessment, case_id: str, suspicion: str | None
+    ) -> Judgement[Sitting]:
+        """Judge an account at the prices of a sitting."""
+        exact = assessed.account
         found = Judgement(
             phase=exact.phase,
             health=assessed.health,
@@ -259,6 +347,11 @@ class HybridDesk:
 
     def _is_own(self, account: AccountKey) -> bool:
         return account[:20] == bytes.fromhex(self.wallet[2:])
+
+
+def _posts(judged: Judgement[Sitting]) -> bool:
+    """Tell whether what is decided is an act that could post prices."""
+    return isinstance(judged.decision, tuple) and isinstance(judged.decision[0].act, PostingAct)
 
 
 def owes_only(account: Account) -> bool:

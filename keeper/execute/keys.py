@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "KEEPER_PRIVATE_KEY"
 REPORTER_KEYS_VARIABLE = "KEEPER_REPORTER_KEYS"
+TOKEN_VARIABLE = "KEEPER_EXCHANGE_TOKEN"  # noqa: S105 the name of it
+TOKEN = re.compile(r"[!-~]{16,256}")
+"""Long enough not to be guessed, and of characters that a header takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,15 @@ def load_reporter_keys() -> tuple[bytes, ...]:
             )
         keys.append(bytes(account.key))
     return tuple(keys)
+
+
+def load_exchange_token() -> str:
+    """Load the token by which reporters and keepers of one group know each other."""
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    if not TOKEN.fullmatch(token):
+        found = "set, but is not" if token else "not set: make it"
+        raise ConfigError(f"{TOKEN_VARIABLE} is {found} 16 to 256 printable characters without a space")
+    return token
 
 
 def signer_of(key: bytes) -> Signer:

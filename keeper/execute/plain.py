@@ -30,6 +30,14 @@ class PlainSender:
         """The wallet's address in lower case."""
         return self._signer.address
 
+    async def has_pending(self) -> bool:
+        """Tell whether one of the wallet's transactions waits to be included."""
+        counts = [
+            int(await self._rpc.request("eth_getTransactionCount", [self.address, block]), 16)
+            for block in ("latest", "pending")
+        ]
+        return counts[1] > counts[0]
+
     async def post(self, call: Call, head: Head) -> str:
         """Sign and send with the next nonce of the chain's latest state; return the hash.
 

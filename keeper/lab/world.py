@@ -15,7 +15,7 @@ import numpy as np
 from coincurve import PrivateKey
 from eth_utils.crypto import keccak
 
-from keeper.domain import Account, Holding, Leg, Phase
+from keeper.domain import Account, Holding, Leg, Observation, Phase
 from keeper.lab.anvil import Node, Tx
 from keeper.lab.deploy import QUOTE, Deployed
 from keeper.lab.hedges import STRIKE_STEP, HedgePlan, Stake, draw_hedges, price_wad, value
@@ -24,7 +24,6 @@ from keeper.protocols.hybrid import codec, math
 from keeper.protocols.hybrid.params import Terms
 from keeper.protocols.hybrid.portfolio import Setting
 from keeper.protocols.hybrid.signing import Order, sign_order, sign_report, sign_risk_arrays
-from keeper.reporter import Observation
 from keeper.steward import Post
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad
 
@@ -167,7 +166,7 @@ def fast_prices(
     for feed, price in prices.items():
         seen = Observation(feed, price, 10, observed_at_s, observed_at_s + 60)
         bundles.append(
-            [(seen, sign_report(key, seen, fast_oracle=oracle, chain_id=chain_id)) for key in keys[:QUORUM]]
+            tuple(sign_report(key, seen, fast_oracle=oracle, chain_id=chain_id) for key in keys[:QUORUM])
         )
     call = codec.post_newer_call(protocol.fast_oracle, bundles)
     return Tx(deployed.admin, call.to, call.data)

@@ -72,6 +72,8 @@ class Params:
     """More gas of a slice for each leg and collateral that it values and does not move: those that the taker
     alone has, and the account's collateral unless it is sold for debt."""
     gas_upkeep: Gas = field(default_factory=lambda: Gas(150_000, 50_000))
+    gas_bundle: Gas = field(default_factory=lambda: Gas(30_000, 15_000))
+    """More gas of an act for each bundle that it posts, by the reports in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class Means:
     gas_price_wei: Wei
     native_price_wad: Wad
     """Quote per unit of the native currency."""
+    gas_posting: int = 0
+    """What posting the prices that an act rests on takes besides."""
 
     def gas_cost_wad(self, gas: int) -> Wad:
         """Return the cost of ``gas`` in quote, rounded up."""
@@ -116,8 +120,8 @@ def plan_alarm(case_id: str, case: Assessment, means: Means, params: Params) -> 
     if case.bond_wad > means.credit_wad:
         found = f"credit {means.credit_wad / WAD:.2f}"
         return Refuse(Reason("alarm.no_credit", found, f"bond {case.bond_wad / WAD:.2f}"))
-    gas = params.gas_flag.typical(_items(case))
-    all_gas = gas + params.gas_confirm.typical(_items(case)) + _slice_gas(case, means.taker, params)
+    gas = params.gas_flag.typical(_items(case)) + means.gas_posting
+    all_gas = gas + params.gas_confirm.typical(_items(case)) + _slice_gas(case, means, params)
     profit = case.reward_wad + _first_fee(case) - means.gas_cost_wad(all_gas)
     if profit < params.min_profit_wad:
         return unprofitable("alarm.unprofitable", profit, params.min_profit_wad)
@@ -127,7 +131,7 @@ def plan_alarm(case_id: str, case: Assessment, means: Means, params: Params) -> 
 def plan_confirm(case_id: str, case: Assessment, agreed: Agree, means: Means, params: Params) -> Decision:
     """Plan the confirmation that both clocks agree on; the bond comes back with it, so it is always due."""
     del agreed
-    gas = params.gas_confirm.typical(_items(case))
+    gas = params.gas_confirm.typical(_items(case)) + means.gas_posting
     profit = case.reward_wad - means.gas_cost_wad(gas)
     return _step(case_id, case, Confirm(case.account.key), params, gas=gas, profit_wad=profit)
 
@@ -162,7 +166,7 @@ def plan_slice(
     if preview.taker_mark_wad < 0:
         found = f"the slice is worth {-preview.taker_mark_wad / WAD:.4f} less at p_F than it costs at p_L"
         return _wait(case, "slope.price_worse_than_fast", found, "p_L no worse than p_F for the taker")
-    gas = _slice_gas(case, taker, params)
+    gas = _slice_gas(case, means, params)
     profit = preview.taker_fee_wad - means.gas_cost_wad(gas)
     if profit < params.min_profit_wad:
         poke = _raise_offer(case_id, case, gas=gas, means=means, params=params)
@@ -193,7 +197,7 @@ def plan_upkeep(
     act = _upkeep_act(case, contradicted=contradicted) if params.upkeep else None
     if act is None:
         return None
-    gas = params.gas_upkeep.typical(_items(case))
+    gas = params.gas_upkeep.typical(_items(case)) + means.gas_posting
     return _step(case_id, case, act, params, gas=gas, profit_wad=-means.gas_cost_wad(gas))
 
 
@@ -314,13 +318,14 @@ def _is_clock_due(case: Assessment, params: Params) -> bool:
     return case.at.timestamp_s - case.account.flag.last_poke_s >= params.poke_after_s
 
 
-def _slice_gas(case: Assessment, taker: Account, params: Params) -> int:
+def _slice_gas(case: Assessment, means: Means, params: Params) -> int:
     """Count each leg of the account once for both: the taker has it afterwards."""
-    account = case.account
+    account, taker = case.account, means.taker
     sold = len(account.holdings) if account.cash_wad < 0 else 0
     more = {leg.market for leg in taker.legs} - {leg.market for leg in account.legs}
     valued = len(more) + len(taker.holdings) + len(account.holdings) - sold
-    return params.gas_slice.typical(len(account.legs) + sold) + params.gas_per_valued * valued
+    valuing = params.gas_slice.typical(len(account.legs) + sold) + params.gas_per_valued * valued
+    return valuing + means.gas_posting
 
 
 def _items(case: Assessment) -> int:

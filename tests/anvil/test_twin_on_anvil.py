@@ -28,6 +28,7 @@ from keeper.domain import (
     HybridAct,
     Kind,
     Liquidate,
+    Observation,
     OracleView,
     Phase,
     Refuse,
@@ -41,7 +42,6 @@ from keeper.protocols.hybrid.math import UINT64_MAX
 from keeper.protocols.hybrid.params import Listed, feed_bytes
 from keeper.protocols.hybrid.portfolio import THIRDS, Setting, ceiling_wad, unit_value_wad
 from keeper.protocols.hybrid.signing import Order, order_digest, report_digest, risk_arrays_digest
-from keeper.reporter import Observation
 from keeper.risk.scenarios import PackedArray
 from keeper.units import WAD, AccountKey, Wad
 from tests.anvil.twin_world import (

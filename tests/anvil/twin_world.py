@@ -15,7 +15,19 @@ from typing import Any, TypeAlias
 from coincurve import PublicKey
 from eth_utils.crypto import keccak
 
-from keeper.domain import Account, Call, ChainTime, Fact, HybridAct, Kind, Leg, Log, OracleView, Phase
+from keeper.domain import (
+    Account,
+    Call,
+    ChainTime,
+    Fact,
+    HybridAct,
+    Kind,
+    Leg,
+    Log,
+    Observation,
+    OracleView,
+    Phase,
+)
 from keeper.lab.anvil import Node, Tx, anvil
 from keeper.lab.deploy import (
     CollateralSpec,
@@ -33,7 +45,6 @@ from keeper.protocols.hybrid.params import Listed, Rules
 from keeper.protocols.hybrid.portfolio import Setting, setting_at, unit_value_wad
 from keeper.protocols.hybrid.rows import accounts_of
 from keeper.protocols.hybrid.signing import Order, sign_order, sign_risk_arrays
-from keeper.reporter import Observation
 from keeper.risk.scenarios import Option, PackedArray, array_of, pack
 from keeper.risk.slope import floor_wad, lambda_wad
 from keeper.steward import Post
@@ -184,7 +195,7 @@ class World:
         for feed in sorted(set(FEEDS) - self.fast_silent):
             observed_s = self.now_s - self.dice.randrange(min(after_s, 5))
             observation = Observation(feed, self.fast[feed], 10, observed_s, self.now_s + 30)
-            bundles.append([(observation, self.market.sign_report(observation, REPORTER))])
+            bundles.append((self.market.sign_report(observation, REPORTER),))
         return [self.tx(self.market.post_call(bundles))] if bundles else []
 
     def _arrays(self) -> list[Tx]:

@@ -14,6 +14,7 @@ from keeper.domain import (
     SCENARIOS,
     ArrayView,
     BucketView,
+    Bundle,
     BuyCollateral,
     Call,
     Clear,
@@ -30,20 +31,19 @@ from keeper.domain import (
     OracleView,
     Phase,
     Poke,
+    PostingAct,
     Settle,
     WriteOff,
 )
 from keeper.errors import ChainFault
 from keeper.protocols.hybrid.abi import CONTRACTS, artifact, load
 from keeper.protocols.hybrid.params import Deployment, Rules, feed_bytes, feed_name
-from keeper.protocols.hybrid.signing import Bundle, Order, report_fields
+from keeper.protocols.hybrid.signing import Order, report_fields
 from keeper.units import AccountKey, FeedId, UnixS, Wad
 
 PHASES: Final = tuple(Phase)
 WORD: Final = 32
-_LiquidatorAct: TypeAlias = (
-    Flag | Confirm | Liquidate | Cure | Clear | Expire | BuyCollateral | WriteOff | Poke
-)
+_LiquidatorAct: TypeAlias = PostingAct | Expire | BuyCollateral | WriteOff | Poke
 _GLOBALS_WORDS: Final = 9
 _FEED_WORDS: Final = 13
 """MarginReader.FeedRow: 10 words of prices and 3 of the bucket."""
@@ -173,6 +173,12 @@ def decode(log: Log, deployment: Deployment) -> Fact | None:
     )
 
 
+def resigned(log: Log, deployment: Deployment) -> bool:
+    """Tell whether a log says that other reporters may sign from now on."""
+    changed = load("FastOracle").events["SignersSet"].topic
+    return bool(log.topics) and (log.address.lower(), log.topics[0]) == (deployment.fast_oracle, changed)
+
+
 @cache
 def _shapes() -> Mapping[bytes, _Shape]:
     shapes = (
@@ -199,39 +205,37 @@ def _address(deployment: Deployment, contract: str) -> str:
 # --- acts ----------------------------------------------------------------------------------------
 
 
-def encode(act: HybridAct, deployment: Deployment, bundles: Sequence[Bundle] = ()) -> Call:
-    """Build the calldata of an act; ``bundles`` are posted first, by the acts that take them."""
+def encode(act: HybridAct, deployment: Deployment) -> Call:
+    """Build the calldata of an act, with the reports that it is to post first."""
     if isinstance(act, Settle):
         return _call("Clearing", deployment.clearing, "settle", act.account, act.market)
-    name, values, posts = _arguments(act)
-    if bundles and not posts:
-        raise ValueError(f"{name} takes no reports, found {len(bundles)} bundles")
-    reports = ([_bundle(bundle) for bundle in bundles],) if posts else ()
+    name, values = _arguments(act)
+    reports = ([_bundle(each) for each in act.reports],) if isinstance(act, PostingAct) else ()
     return _call("Liquidator", deployment.liquidator, name, *values, *reports)
 
 
-def _arguments(act: _LiquidatorAct) -> tuple[str, tuple[Any, ...], bool]:
-    """Return the function's name, its arguments, and whether reports come after them."""
+def _arguments(act: _LiquidatorAct) -> tuple[str, tuple[Any, ...]]:
+    """Return the function's name, and its arguments before the reports."""
     match act:
         case Flag():
-            return "flag", (act.account,), True
+            return "flag", (act.account,)
         case Confirm():
-            return "confirm", (act.account,), True
+            return "confirm", (act.account,)
         case Liquidate():
-            return "liquidate", (act.account, _terms(act)), True
+            return "liquidate", (act.account, _terms(act))
         case Cure():
-            return "cure", (act.account,), True
+            return "cure", (act.account,)
         case Clear():
-            return "clear", (act.account,), True
+            return "clear", (act.account,)
         case Expire():
-            return "expire", (act.account,), False
+            return "expire", (act.account,)
         case BuyCollateral():
             bounds = (act.max_quote_wad, act.min_amount_wad)
-            return "buyCollateral", (act.account, act.collateral, *bounds), False
+            return "buyCollateral", (act.account, act.collateral, *bounds)
         case WriteOff():
-            return "writeOff", (act.account,), False
+            return "writeOff", (act.account,)
         case Poke():
-            return "poke", (act.account,), False
+            return "poke", (act.account,)
 
 
 def _terms(act: Liquidate) -> tuple[Any, ...]:
@@ -273,11 +277,11 @@ def trade_call(
 
 
 def _bundle(bundle: Bundle) -> tuple[bytes, list[tuple[int, int, int, int, bytes]]]:
-    feeds = {observation.feed for observation, _ in bundle}
+    feeds = {report.observation.feed for report in bundle}
     if len(feeds) != 1:
         raise ValueError(f"a bundle holds reports on one feed, found {sorted(feeds)}")
     return feed_bytes(feeds.pop()), [
-        (*report_fields(observation), signature) for observation, signature in bundle
+        (*report_fields(report.observation), report.signature) for report in bundle
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from keeper import abi
@@ -11,6 +12,7 @@ from keeper.domain import (
     Act,
     ArrayView,
     Assessment,
+    Bundle,
     Call,
     ChainTime,
     Fact,
@@ -18,21 +20,23 @@ from keeper.domain import (
     HybridAct,
     Instrument,
     Log,
+    Observation,
     OracleView,
     Phase,
     Quote,
     Reason,
     Refuse,
+    Report,
     Unknown,
 )
 from keeper.errors import InvariantBroken
 from keeper.ports import Purchase, SlicePreview
-from keeper.protocols.hybrid import arrays, codec, liquidator, signing
+from keeper.protocols.hybrid import arrays, codec, liquidator, quorum, signing
 from keeper.protocols.hybrid.codec import ArrayPost
 from keeper.protocols.hybrid.marks import marks_of
 from keeper.protocols.hybrid.params import Deployment, Listed, Terms, read_rules
 from keeper.protocols.hybrid.rows import HybridRows
-from keeper.protocols.hybrid.signing import ArraysToSign, Bundle, Observation
+from keeper.protocols.hybrid.signing import ArraysToSign
 from keeper.risk.marks import Marks
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad
 
@@ -99,6 +103,17 @@ class HybridMarket:
         collaterals = (Instrument(each.feed, each.h_mm_wad) for each in terms.collaterals.values())
         return (*markets, *collaterals)
 
+    def feeds_of(self, account: Account) -> tuple[FeedId, ...]:
+        """Every feed that an account's margin hangs on, each once; what is not listed is left out."""
+        rules = self._rules
+        legs = tuple(leg for leg in account.legs if leg.market in rules.markets)
+        holdings = tuple(each for each in account.holdings if each.collateral in rules.collaterals)
+        return liquidator.feeds_of(replace(account, legs=legs, holdings=holdings), rules)
+
+    def posted(self, oracles: OracleView, bundles: Mapping[FeedId, Bundle], at: ChainTime) -> OracleView:
+        """Return what the chain says of prices once bundles were posted in block ``at``."""
+        return quorum.posted(oracles, bundles, at.timestamp_s)
+
     def marks(self, world: OracleView, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS) -> Marks:
         """Mark the columns of a book at the fast prices, on the terms of ``at_s``.
 
@@ -120,7 +135,7 @@ class HybridMarket:
         return codec.decode(log, self.deployment)
 
     def encode(self, act: Act) -> Call:
-        """Build the calldata of an act, without reports."""
+        """Build the calldata of an act, with the reports that it is to post first."""
         if not isinstance(act, HybridAct):
             raise InvariantBroken(f"HybridMargin knows no {type(act).__name__}")
         return codec.encode(act, self.deployment)
@@ -141,10 +156,26 @@ class HybridMarket:
         """Ask for a holder's quote credit, from which bonds are paid."""
         return codec.credit_call(self.deployment.vault, self.deployment.quote, holder)
 
-    def sign_report(self, observation: Observation, key: bytes) -> bytes:
+    @property
+    def fast_domain(self) -> tuple[int, str]:
+        """What a report is bound to: the chain's id and the oracle's address."""
+        return self.deployment.chain_id, self.deployment.fast_oracle
+
+    def sign_report(self, observation: Observation, key: bytes) -> Report:
         """Sign one observation with one reporter's key."""
         domain = self.deployment
         return signing.sign_report(key, observation, fast_oracle=domain.fast_oracle, chain_id=domain.chain_id)
+
+    def read_report(self, observation: Observation, signature: bytes) -> Report | None:
+        """Find out who signed an observation for this oracle; None where the signature is none."""
+        domain = self.deployment
+        return signing.read_report(
+            observation, signature, fast_oracle=domain.fast_oracle, chain_id=domain.chain_id
+        )
+
+    def resigned(self, log: Log) -> bool:
+        """Tell whether a log says that other reporters may sign from now on."""
+        return codec.resigned(log, self.deployment)
 
     def post_call(self, bundles: Sequence[Bundle]) -> Call:
         """Post those bundles that are newer than what the chain has."""

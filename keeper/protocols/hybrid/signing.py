@@ -7,38 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
-from coincurve import PrivateKey
+from coincurve import PrivateKey, PublicKey
 from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
+from keeper.domain import Observation, Report
 from keeper.protocols.hybrid.params import feed_bytes
 from keeper.risk.scenarios import PackedArray
-from keeper.units import AccountKey, FeedId, UnixS, Wad
+from keeper.units import AccountKey, UnixS, Wad
 
 _DOMAIN: Final = "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
 _REPORT: Final = "FastReport(bytes32 feedId,uint128 price,uint64 confBps,uint40 observedAt,uint40 validUntil)"
 _ARRAYS: Final = "RiskArrays(bytes32 arraysHash,uint40 validUntil)"
 _ARRAY_ROWS: Final = "(uint16,uint40,uint64,uint64,int32,int64[16])[]"
+_SIGNATURE: Final = 65
+_HALF_ORDER: Final = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
+"""Of secp256k1: ECDSA.recover refuses an s above it."""
 _ORDER: Final = (
     "Order(bytes32 account,uint16 market,int128 size,uint128 limitPrice,uint256 nonce,uint40 deadline)"
 )
-
-
-class Observation(Protocol):
-    """One reporter's value for one feed; whoever reports has a class of its own for it."""
-
-    @property
-    def feed(self) -> FeedId: ...
-    @property
-    def price_wad(self) -> Wad: ...
-    @property
-    def confidence_bps(self) -> int: ...
-    @property
-    def observed_at_s(self) -> UnixS: ...
-    @property
-    def valid_until_s(self) -> UnixS: ...
 
 
 class ArraysToSign(Protocol):
@@ -48,10 +37,6 @@ class ArraysToSign(Protocol):
     def arrays(self) -> Sequence[PackedArray]: ...
     @property
     def valid_until_s(self) -> UnixS: ...
-
-
-Bundle: TypeAlias = Sequence[tuple[Observation, bytes]]
-"""Signed observations of one feed, from as many distinct reporters as the quorum asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +69,33 @@ def report_digest(observation: Observation, *, fast_oracle: str, chain_id: int) 
     return _digest(domain, _REPORT, ("bytes32", "uint128", "uint64", "uint40", "uint40"), values)
 
 
-def sign_report(key: bytes, observation: Observation, *, fast_oracle: str, chain_id: int) -> bytes:
-    """Return the reporter's signature."""
-    return _sign(key, report_digest(observation, fast_oracle=fast_oracle, chain_id=chain_id))
+def sign_report(key: bytes, observation: Observation, *, fast_oracle: str, chain_id: int) -> Report:
+    """Return an observation with the reporter's signature."""
+    digest = report_digest(observation, fast_oracle=fast_oracle, chain_id=chain_id)
+    return Report(observation, _sign(key, digest), address_of(key))
+
+
+def address_of(key: bytes) -> str:
+    """Return the address of a key, in lower case."""
+    return _address(PrivateKey(key).public_key)
+
+
+def read_report(
+    observation: Observation, signature: bytes, *, fast_oracle: str, chain_id: int
+) -> Report | None:
+    """Find out who signed an observation; None where the contract would call the signature none at all.
+
+    An altered observation has another digest: its signature recovers to an address that nobody knows.
+    """
+    digest = report_digest(observation, fast_oracle=fast_oracle, chain_id=chain_id)
+    s, v = int.from_bytes(signature[32:64]), signature[64] if len(signature) == _SIGNATURE else 0
+    if v not in {27, 28} or s > _HALF_ORDER:
+        return None
+    try:
+        public = PublicKey.from_signature_and_message(signature[:64] + bytes([v - 27]), digest, hasher=None)
+    except ValueError:
+        return None
+    return Report(observation, signature, _address(public))
 
 
 def risk_arrays_digest(
@@ -130,6 +139,10 @@ def _domain(name: str, contract: str, chain_id: int) -> bytes:
 def _digest(domain: bytes, struct: str, types: tuple[str, ...], values: tuple[Any, ...]) -> bytes:
     hashed = keccak(encode(("bytes32", *types), (keccak(text=struct), *values)))
     return keccak(b"\x19\x01" + domain + hashed)
+
+
+def _address(public: PublicKey) -> str:
+    return "0x" + keccak(public.format(compressed=False)[1:])[12:].hex()
 
 
 def _sign(key: bytes, digest: bytes) -> bytes:

@@ -146,6 +146,7 @@ def test_every_setting_is_documented_with_its_default(path: Path) -> None:
         "health": {"port"},
         "wallet": {"keystore", "passphrase_file"},
         "steward": {"half_life_s"},
+        "reporter": {"patience_s", "listen"},
     }
     shown = {section: set(values) | optional.get(section, set()) for section, values in documented.items()}
     assert shown == settings
@@ -310,7 +311,7 @@ def test_the_desk_gets_the_parameters_of_every_stage(whole: Config) -> None:
 
 def test_the_reporter_gets_when_to_post(whole: Config) -> None:
     assert whole.reporter_params() == ReporterParams(
-        deviation_bps=1, heartbeat_s=2, validity_s=3, lead_s=1, confidence_bps=5, block_time_s=2
+        deviation_bps=1, heartbeat_s=2, validity_s=3, lead_s=1, confidence_bps=5, block_time_s=2, patience_s=2
     )
     assert whole.wallet.sub_account == 7
 
@@ -326,6 +327,29 @@ def test_the_steward_gets_when_to_post_and_its_volatilities(path: Path, whole: C
     fixed = loaded(path, LEAST + '[steward.vols]\n"BTC/USD" = 0.5\n').open_vols(NoFeed())
     assert isinstance(fixed, FixedVols)
     assert fixed.vol("BTC/USD", option, 0) == 0.5
+
+
+def test_each_reporter_has_its_turn_for_a_block_at_least(path: Path) -> None:
+    slow = LEAST.replace("chain_id = 31337", "chain_id = 31337\nblock_time_s = 20")
+    assert loaded(path, slow).reporter_params().patience_s == 20
+    assert loaded(path, slow + "\n[reporter]\npatience_s = 40\n").reporter_params().patience_s == 40
+    config = loaded(path, slow + "\n[reporter]\npatience_s = 19\n")
+    with pytest.raises(ConfigError, match=r"patience_s must be at least chain\.block_time_s, 20 s, found 19"):
+        config.reporter_params()
+
+
+@pytest.mark.parametrize(
+    "line", ['listen = "9478"', 'listen = "localhost"', 'listen = "a b:1"', 'peers = ["b.example:9478"]']
+)
+def test_where_reports_are_served_and_asked_for_is_checked(path: Path, line: str) -> None:
+    with pytest.raises(ConfigError, match=r"reporter\.(listen|peers)"):
+        loaded(path, f"{LEAST}\n[reporter]\n{line}\n")
+
+
+def test_other_protocols_take_no_reports(path: Path) -> None:
+    lending = LEAST.replace(f'reader = "{READER}"', f'protocol = "aave_v3"\npool = "{READER}"')
+    with pytest.raises(ConfigError, match="other protocols than hybrid take no reports"):
+        loaded(path, f'{lending}\n[reports]\nendpoints = ["http://127.0.0.1:1"]\n')
 
 
 def test_a_reporter_that_looks_beyond_the_next_block_is_refused(path: Path) -> None:

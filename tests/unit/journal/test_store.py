@@ -126,7 +126,7 @@ def test_a_permit_carries_the_stored_transaction_with_its_nonce(
     assert journal.status("case1") is Status.RESERVED
     reserved = journal.history("case1")[-1]
     assert reserved.kind is EventKind.RESERVED
-    assert reserved.data["act"] == {"account": "0x" + "01" * 32, "bond_wad": 5 * 10**18}
+    assert reserved.data["act"] == {"account": "0x" + "01" * 32, "bond_wad": 5 * 10**18, "reports": []}
 
 
 def test_a_step_goes_from_permit_to_inclusion_together_with_its_case(

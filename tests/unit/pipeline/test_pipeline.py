@@ -865,7 +865,7 @@ async def test_a_dry_run_journals_once_what_it_would_have_sent(kept: Desk) -> No
         await kept.head()
     assert kept.told() == ["Suspected", "Reserved flag", "Abandoned dry_run", "Suspected"]
     reserved = kept.history()[1]
-    assert reserved.data["act"] == {"account": "0x" + BREACHED.key.hex(), "bond_wad": 50 * WAD}
+    assert reserved.data["act"] == {"account": "0x" + BREACHED.key.hex(), "bond_wad": 50 * WAD, "reports": []}
     await kept.head(flagged(BREACHED, kept.chain.tip))
     await kept.head()
     await kept.head(confirmed(flagged(BREACHED, kept.chain.tip), kept.chain.tip))

@@ -30,8 +30,10 @@ from keeper.domain import (
     Kind,
     Liquidate,
     Log,
+    Observation,
     OracleView,
     Poke,
+    Report,
     Settle,
     WriteOff,
 )
@@ -52,12 +54,12 @@ from keeper.protocols.hybrid.params import (
 from keeper.protocols.hybrid.signing import (
     Order,
     order_digest,
+    read_report,
     report_digest,
     report_fields,
     sign_order,
     sign_report,
 )
-from keeper.reporter import Observation
 from keeper.units import WAD
 from tests.unit.protocols.hybrid.books import OPTIONS, OWNER, PERPS, PRICES, SLOPE, TAKER, deployment
 
@@ -196,15 +198,13 @@ def observation(feed: str = "BTC/USD", price: int = 200 * WAD) -> Observation:
 
 
 def test_reports_come_along_where_an_act_takes_them() -> None:
-    bundle = [(observation(), b"\1" * 65), (observation(price=201 * WAD), b"\2" * 65)]
-    call = codec.encode(Cure(OWNER), DEPLOYMENT, [bundle])
+    bundle = (Report(observation(), b"\1" * 65, "0x"), Report(observation(price=201 * WAD), b"\2" * 65, "0x"))
+    call = codec.encode(Cure(OWNER, (bundle,)), DEPLOYMENT)
     _, reports = decode(load("Liquidator").functions["cure"].inputs, call.data[4:])
-    expected = tuple((*report_fields(seen), signature) for seen, signature in bundle)
+    expected = tuple((*report_fields(each.observation), each.signature) for each in bundle)
     assert reports == ((feed_bytes("BTC/USD"), expected),)
-    with pytest.raises(ValueError, match="expire takes no reports"):
-        codec.encode(Expire(OWNER), DEPLOYMENT, [bundle])
     with pytest.raises(ValueError, match="one feed, found"):
-        codec.post_call("0x" + "00" * 20, [*bundle, (observation("ETH/USD"), b"")])
+        codec.post_call("0x" + "00" * 20, (*bundle, Report(observation("ETH/USD"), b"", "0x")))
 
 
 def test_an_expired_option_is_settled_by_the_clearing() -> None:
@@ -484,6 +484,9 @@ def test_every_error_of_every_contract_is_known() -> None:
 
 
 KEY = keccak(text="a reporter")
+TOKENS = "0x" + "c1" * 20
+ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+"""Of secp256k1."""
 
 
 def address_of(key: bytes) -> bytes:
@@ -529,9 +532,38 @@ def test_a_report_is_signed_as_eip_712_says() -> None:
     where = {"fast_oracle": DEPLOYMENT.fast_oracle}
     digest = report_digest(seen, **where, chain_id=31337)
     assert digest == typed("HybridMargin FastOracle", DEPLOYMENT.fast_oracle, "FastReport", fields, values)
-    signature = sign_report(KEY, seen, **where, chain_id=31337)
-    assert recovered(digest, signature) == address_of(KEY)
+    report = sign_report(KEY, seen, **where, chain_id=31337)
+    assert recovered(digest, report.signature) == address_of(KEY)
+    assert report.signer == "0x" + address_of(KEY).hex()
     assert report_digest(seen, **where, chain_id=1) != digest
+
+
+def test_a_report_is_known_by_its_signature_and_an_altered_one_by_nobody() -> None:
+    where = {"fast_oracle": DEPLOYMENT.fast_oracle}
+    report = sign_report(KEY, observation(), **where, chain_id=31337)
+    assert read_report(report.observation, report.signature, **where, chain_id=31337) == report
+    for altered in (
+        read_report(observation(price=201 * WAD), report.signature, **where, chain_id=31337),
+        read_report(report.observation, report.signature, **where, chain_id=1),
+        read_report(report.observation, report.signature, fast_oracle=TOKENS, chain_id=31337),
+    ):
+        assert altered is None or altered.signer != report.signer
+
+
+@pytest.mark.parametrize("length", [0, 64, 66])
+def test_what_is_no_signature_is_signed_by_nobody(length: int) -> None:
+    where = {"fast_oracle": DEPLOYMENT.fast_oracle}
+    for byte in (0, 1, 27, 255):
+        assert read_report(observation(), bytes([byte]) * length, **where, chain_id=31337) is None
+
+
+def test_a_signature_that_the_contract_calls_malleable_is_none() -> None:
+    where = {"fast_oracle": DEPLOYMENT.fast_oracle}
+    report = sign_report(KEY, observation(), **where, chain_id=31337)
+    s, v = int.from_bytes(report.signature[32:64]), report.signature[64]
+    mirrored = report.signature[:32] + (ORDER - s).to_bytes(32) + bytes([27 + 28 - v])
+    assert read_report(report.observation, mirrored, **where, chain_id=31337) is None
+    assert read_report(report.observation, report.signature[:64] + b"\0", **where, chain_id=31337) is None
 
 
 def test_an_order_is_signed_as_eip_712_says() -> None:
