@@ -138,12 +138,13 @@ class Heard:
 def read(body: bytes, oracle: Oracle, signers: Collection[str], before: Sequence[Report] = ()) -> Heard:
     """Read what a peer said, after what it said ``before``; only what a signer of the oracle signed is kept.
 
-    What was verified before is not verified again. A report older than the one before is named and kept: it
-    may be that one that was wrong, and ``pick`` takes what is newest and counts.
+    An answer that is none leaves what was said before; what was verified then is not verified again. A report
+    older than the one before is named and kept: it may be that one that was wrong, and ``pick`` takes what is
+    newest and counts.
     """
     rows = _rows(body, oracle)
     if isinstance(rows, str):
-        return Heard(faults={rows: 1})
+        return Heard(tuple(before), {rows: 1})
     known = {(each.observation, each.signature): each for each in before}
     last = {(each.observation.feed, each.signer): each for each in before}
     kept: dict[tuple[FeedId, str], Report] = {}

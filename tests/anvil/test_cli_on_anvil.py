@@ -204,11 +204,11 @@ class Daemon:
 
 
 @contextmanager
-def running(folder: Path, *command: str) -> Iterator[Daemon]:
+def running(folder: Path, *command: str, secrets: Mapping[str, str] = SECRETS) -> Iterator[Daemon]:
     """Start a keeper; whatever becomes of the test, it is gone afterwards, and has shown no key."""
     process = subprocess.Popen(
         [sys.executable, "-m", "keeper", *command, "--config", "keeper.toml"],
-        cwd=folder, env=environment(SECRETS), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=folder, env=environment(secrets), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     daemon = Daemon(folder, process)
     try:

@@ -6,7 +6,7 @@ from itertools import pairwise, permutations
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from keeper.domain import FeedView, Observation, OracleView, Report
@@ -155,7 +155,8 @@ def test_a_liar_about_the_time_does_not_keep_the_others_out() -> None:
 
 
 prices_st = st.integers(190 * 1000, 210 * 1000).map(lambda thousandths: thousandths * WAD // 1000)
-any_price_st = st.integers(1, 2**128 - 1)
+close_st = st.integers(198 * 1000, 202 * 1000).map(lambda thousandths: thousandths * WAD // 1000)
+any_price_st = st.one_of(prices_st, st.integers(1, 2**128 - 1))
 
 
 @given(
@@ -171,14 +172,11 @@ def test_one_liar_of_five_never_moves_the_median_out_of_the_honest_range(
     assert bundle is None or min(honest) <= said_by(bundle).price_wad <= max(honest)
 
 
-@given(
-    honest=st.lists(prices_st, min_size=3, max_size=3), lies=st.lists(any_price_st, min_size=2, max_size=2)
-)
+@given(honest=st.lists(close_st, min_size=3, max_size=3), lies=st.lists(any_price_st, min_size=2, max_size=2))
 def test_where_all_are_heard_two_liars_move_it_by_no_more_than_the_honest_lie_apart(
     honest: list[Wad], lies: list[Wad]
 ) -> None:
     apart = max(honest) - min(honest)
-    assume(apart * BPS <= MAX_DISPERSION_BPS * sorted(honest)[1])
     reports = [report(i, price) for i, price in enumerate([*honest, *lies])]
     bundle = pick(reports, QUORUM, VIEW, AT_S)
     assert bundle is not None
