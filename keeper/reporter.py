@@ -108,12 +108,12 @@ class Roll(Protocol):
 class Peers(Protocol):
     """The other reporters."""
 
-    async def ask(self) -> None:
-        """Ask all of them at once for what they have signed; none is waited for long."""
+    async def ask(self) -> Sequence[Report]:
+        """Ask all of them at once for what they have signed; return what those say that answer in time."""
         ...
 
     def heard(self) -> Sequence[Report]:
-        """Return what they said last, each with a signature that is one."""
+        """Return what they said last, whenever that was; each with a signature that is one."""
         ...
 
 
@@ -240,10 +240,10 @@ class Reporter:
             return ()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._params.gather_s):
-                await self._peers.ask()
-                while any(self._is_behind(report) for report in self._peers.heard()):
+                said = await self._peers.ask()
+                while any(self._is_behind(report) for report in said):
                     await asyncio.sleep(ASK_AGAIN_S)
-                    await self._peers.ask()
+                    said = await self._peers.ask()
         return self._peers.heard()
 
     def _is_behind(self, report: Report) -> bool:

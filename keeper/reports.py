@@ -307,11 +307,15 @@ class Exchange:
         """Return what peers said last, each with the signature of a signer."""
         return [report for heard in self._heard.values() for report in heard.reports]
 
-    async def ask(self) -> None:
-        """Ask all of them at once; one that stalls delays no other, and what it said before is kept."""
-        await asyncio.gather(*(self._ask(url) for url in self._heard))
+    async def ask(self) -> Sequence[Report]:
+        """Ask all of them at once; return what those say that answer in time.
 
-    async def _ask(self, url: str) -> None:
+        One that stalls delays no other, and what it said before is kept.
+        """
+        said = await asyncio.gather(*(self._ask(url) for url in self._heard))
+        return [report for reports in said for report in reports]
+
+    async def _ask(self, url: str) -> Sequence[Report]:
         before = self._heard[url]
         body = await self._fetch(url)
         if isinstance(body, str):
@@ -324,6 +328,7 @@ class Exchange:
             else:
                 log.info("reports.in_order", peer=_origin(url))
         self._heard[url] = now
+        return () if isinstance(body, str) else now.reports
 
     async def _fetch(self, url: str) -> bytes | str:
         """Return an answer, or why there is none. Redirects are not followed: the token is for this peer."""

@@ -324,7 +324,7 @@ async def test_a_bad_peer_is_named_and_holds_up_nobody(bad: Answer, fault: str) 
         with capture_logs() as logs:
             async with asyncio.timeout(1.5):
                 await asking.ask()
-                await asking.ask()
+                assert await asking.ask() == [signed(1)]
         assert asking.heard() == [signed(1)]
         assert asking.faults == {
             bad_url: {fault: 1},
@@ -363,8 +363,14 @@ async def test_a_peer_that_fails_keeps_what_it_said_and_is_in_order_again() -> N
             for _ in range(3):
                 await asking.ask()
                 heard.append([each.observation.observed_at_s for each in asking.heard()])
-    assert heard == [[NOW_S + 10], [NOW_S + 10], [NOW_S + 11]]
+        assert heard == [[NOW_S + 10], [NOW_S + 10], [NOW_S + 11]]
     assert [each["event"] for each in logs] == ["reports.faulty", "reports.in_order"]
+
+
+async def test_whoever_does_not_answer_now_is_not_among_those_who_do() -> None:
+    async with exchange("http://127.0.0.1:1", roll=await roll_of()) as asking:
+        asking._heard = dict.fromkeys(asking._heard, Heard((signed(),)))
+        assert (await asking.ask(), asking.heard()) == ([], [signed()])
 
 
 # --- for a keeper --------------------------------------------------------------------------------
@@ -414,7 +420,7 @@ async def test_a_keeper_reads_now_and_then_anew_who_may_sign(monkeypatch: pytest
 async def test_a_fault_of_our_own_while_asking_is_said_aloud() -> None:
     asking = exchange(roll=await roll_of())
 
-    async def breaks() -> None:
+    async def breaks() -> list[Report]:
         raise RuntimeError("broken")
 
     asking.ask = breaks  # type: ignore[method-assign]
