@@ -57,7 +57,7 @@ class Params:
 
     deadline_s: float = 0.5
     """How long one may take to answer."""
-    poll_s: float = 0.5
+    poll_s: float = 0.25
     """How often a keeper asks."""
 
 

@@ -72,7 +72,7 @@ class Params:
     """More gas of a slice for each leg and collateral that it values and does not move: those that the taker
     alone has, and the account's collateral unless it is sold for debt."""
     gas_upkeep: Gas = field(default_factory=lambda: Gas(150_000, 50_000))
-    gas_bundle: Gas = field(default_factory=lambda: Gas(30_000, 15_000))
+    gas_bundle: Gas = field(default_factory=lambda: Gas(20_000, 11_000))
     """More gas of an act for each bundle that it posts, by the reports in it."""
 
 

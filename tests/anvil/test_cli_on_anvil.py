@@ -330,6 +330,11 @@ class Site:
 
     def breach(self) -> None:
         """Fund everyone, open the owner's position, and let the price fall."""
+        self.open()
+        self.post(AFTER)
+
+    def open(self) -> None:
+        """Fund everyone, and open the owner's position."""
         deployed, node = self.deployed, self.node
         node.fund([KEEPER.address, *(reporter.address for reporter in REPORTERS)])
         cash = {OWNER.account: 17_000 * WAD, MAKER.account: 10**6 * WAD, KEEPER.account: 10**5 * WAD}
@@ -346,7 +351,6 @@ class Site:
             *(deployed.prove(feed) for feed in BEFORE),
             trade(deployed, OWNER, MAKER, Order(OWNER.account, 1, 10 * WAD, BEFORE["BTC/USD"], 1, FOREVER)),
         )
-        self.post(AFTER)
 
     def oracles(self) -> OracleView:
         """Read prices, risk arrays and settlements at the newest block."""
