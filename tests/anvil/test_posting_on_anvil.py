@@ -1,4 +1,4 @@
-"""Acts that post the prices they rest on: where nobody else posts any, each does what was foreseen, to the wei."""
+"""Acts that post the prices they rest on: each does what was foreseen, to the wei, if nobody else posts."""
 
 from __future__ import annotations
 
