@@ -500,7 +500,12 @@ def test_an_endpoint_that_is_no_node_is_refused_without_its_path(
         ("report-prices", {}, "no reporter keys: set KEEPER_REPORTER_KEYS"),
         ("report-prices", {"KEEPER_REPORTER_KEYS": ","}, "KEEPER_REPORTER_KEYS: key 1 is not a private key"),
         ("report-prices", {"KEEPER_REPORTER_KEYS": REPORTER_KEYS[:-2]}, "KEEPER_REPORTER_KEYS: key 5 is not"),
-        ("report-prices", {"KEEPER_REPORTER_KEYS": f"{KEY},{KEY}"}, "1 different reporter keys given"),
+        ("report-prices", {"KEEPER_REPORTER_KEYS": KEY}, f"{KEEPER.address} is no signer of the oracle 0x"),
+        (
+            "report-prices",
+            {"KEEPER_REPORTER_KEYS": f"{REPORTER_KEYS[:66]},{REPORTER_KEYS[:66]}"},
+            "1 different reporter keys given and no peers, the oracle's quorum needs 3",
+        ),
     ],
 )
 def test_a_key_that_is_missing_or_malformed_is_refused_and_never_shown(
@@ -508,6 +513,24 @@ def test_a_key_that_is_missing_or_malformed_is_refused_and_never_shown(
 ) -> None:
     site.configure()
     assert why in refused(site.folder, command, secrets)
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "token", "why"),
+    [
+        ("report-prices", '[reporter]\npeers = ["http://127.0.0.1:1"]', "", "is not set: make it 16 to 256"),
+        ("report-prices", '[reporter]\nlisten = "127.0.0.1:0"', "", "is not set"),
+        ("report-prices", '[reporter]\nlisten = "127.0.0.1:0"', "too short", "is set, but is not 16 to 256"),
+        ("run", '[reports]\nendpoints = ["http://127.0.0.1:1"]', "", "KEEPER_EXCHANGE_TOKEN is not set"),
+    ],
+)
+def test_without_the_groups_token_there_is_no_exchange(
+    site: Site, refused: Refused, command: str, line: str, token: str, why: str
+) -> None:
+    site.configure()
+    with (site.folder / "keeper.toml").open("a") as file:
+        file.write(line + "\n")
+    assert why in refused(site.folder, command, {**SECRETS, "KEEPER_EXCHANGE_TOKEN": token})
 
 
 @BOTH

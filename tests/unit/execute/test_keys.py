@@ -10,7 +10,7 @@ from eth_account import Account
 from structlog.testing import capture_logs
 
 from keeper.errors import ConfigError, InvariantBroken, KeeperError
-from keeper.execute.keys import KEY_VARIABLE, KeyParams, Signer, load_signer
+from keeper.execute.keys import KEY_VARIABLE, KeyParams, Signer, load_exchange_token, load_signer
 
 PASSPHRASE = "correct horse battery"
 TX = {
@@ -118,6 +118,31 @@ def test_missing_files_are_named(stored: KeyParams, tmp_path: Path) -> None:
         load_signer(KeyParams(stored.keystore, tmp_path / "none"))
     with pytest.raises(ConfigError, match="needs a passphrase file"):
         load_signer(KeyParams(stored.keystore))
+
+
+def test_the_token_of_a_group_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEEPER_EXCHANGE_TOKEN", "0123456789abcdef")
+    assert load_exchange_token() == "0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("token", "found"),
+    [
+        ("", "not set"),
+        ("0123456789abcde", "set, but"),
+        ("0123456789 abcdef", "set, but"),
+        ("é" * 20, "set, but"),
+        ("x" * 257, "set, but"),
+        ("0123456789abcdef\n", "set, but"),
+    ],
+)
+def test_a_token_that_is_none_is_refused_without_showing_it(
+    monkeypatch: pytest.MonkeyPatch, token: str, found: str
+) -> None:
+    monkeypatch.setenv("KEEPER_EXCHANGE_TOKEN", token)
+    with pytest.raises(ConfigError, match=f"KEEPER_EXCHANGE_TOKEN is {found}") as caught:
+        load_exchange_token()
+    assert not token or token not in str(caught.value)
 
 
 def test_a_signer_shows_its_address_only(signer: Signer, key: str) -> None:

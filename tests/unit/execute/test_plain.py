@@ -25,13 +25,13 @@ class Node:
     """Counts nonces, takes transactions, and refuses them with a node's words."""
 
     nonce: int = 7
+    pending: int = 7
     words: str = ""
     raws: list[bytes] = field(default_factory=list)
 
     async def request(self, method: str, params: list[Any]) -> str:
         if method == "eth_getTransactionCount":
-            assert params[1] == "latest"
-            return hex(self.nonce)
+            return hex({"latest": self.nonce, "pending": self.pending}[params[1]])
         assert method == "eth_sendRawTransaction"
         if self.words:
             raise ChainFault(self.words)
@@ -49,6 +49,11 @@ def sender(node: Node, key: str, **fees: int) -> PlainSender:
 
 def sent(raw: bytes) -> dict[str, Any]:
     return TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
+
+
+@pytest.mark.parametrize(("pending", "expected"), [(7, False), (8, True), (6, False)])
+async def test_what_waits_to_be_included_is_seen(key: str, pending: int, expected: bool) -> None:
+    assert await sender(Node(pending=pending), key).has_pending() is expected
 
 
 async def test_a_call_becomes_a_signed_transaction_with_the_next_nonce(key: str) -> None:
