@@ -275,6 +275,8 @@ class Exchange:
         self, endpoints: Sequence[str], token: str, oracle: Oracle, roll: Roll, params: Params | None = None
     ) -> None:
         self._heard = {url.rstrip("/") + PATH: Heard() for url in endpoints}
+        self._faults: dict[str, Counter[str]] = {url: Counter() for url in self._heard}
+        """All that was ever wrong with the answers of each."""
         self._headers = {"Authorization": f"Bearer {token}"}
         self._oracle = oracle
         self._roll = roll
@@ -298,11 +300,6 @@ class Exchange:
     def __repr__(self) -> str:
         return f"Exchange({', '.join(map(_origin, self._heard))})"
 
-    @property
-    def faults(self) -> Mapping[str, Mapping[str, int]]:
-        """Return by peer what was wrong with its last answer."""
-        return {_origin(url): heard.faults for url, heard in self._heard.items()}
-
     def heard(self) -> Sequence[Report]:
         """Return what peers said last, each with the signature of a signer."""
         return [report for heard in self._heard.values() for report in heard.reports]
@@ -322,11 +319,11 @@ class Exchange:
             now = Heard(before.reports, {body: 1})
         else:
             now = read(body, self._oracle, self._roll.quorum.signers, before.reports)
+        self._faults[url].update(now.faults)
         if now.faults.keys() != before.faults.keys():
-            if now.faults:
-                log.warning("reports.faulty", peer=_origin(url), why=dict(now.faults))
-            else:
-                log.info("reports.in_order", peer=_origin(url))
+            say = log.warning if now.faults else log.info
+            what = "reports.faulty" if now.faults else "reports.in_order"
+            say(what, peer=_origin(url), why=[*now.faults], since_start=dict(self._faults[url]))
         self._heard[url] = now
         return () if isinstance(body, str) else now.reports
 
