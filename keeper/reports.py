@@ -300,6 +300,11 @@ class Exchange:
     def __repr__(self) -> str:
         return f"Exchange({', '.join(map(_origin, self._heard))})"
 
+    @property
+    def faults(self) -> Sequence[str]:
+        """Return what was wrong with the last answers."""
+        return [fault for heard in self._heard.values() for fault in heard.faults]
+
     def heard(self) -> Sequence[Report]:
         """Return what peers said last, each with the signature of a signer."""
         return [report for heard in self._heard.values() for report in heard.reports]

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader
-from keeper.chain.rpc import Unreachable
+from keeper.chain.rpc import Unreachable, without_secrets
 from keeper.chain.wire import data
 from keeper.config import Config
 from keeper.deployments import HybridDeployment
 from keeper.doctor.finding import Finding, Mark, NoDeployment, amount
-from keeper.domain import FeedView, Head, OracleView
+from keeper.domain import ChainTime, FeedView, Head, OracleView
 from keeper.errors import ChainFault, ConfigError
-from keeper.ports import read_through
+from keeper.execute.keys import load_exchange_token
+from keeper.ports import Reader, read_through
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.codec import reader_creation
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.params import LENT_READER, Deployment, read_deployment, read_liquidator
 from keeper.protocols.hybrid.rows import accounts_of
+from keeper.reports import Exchange, Roll
 from keeper.units import WAD, AccountKey
 
 PUSH0 = 0x5F
@@ -77,6 +79,32 @@ async def look_at_means(
         f"cash {account.cash_wad / WAD:,.2f}, {len(account.holdings)} collaterals",
         "" if funded else f"deposit collateral into 0x{taker.hex()} in Clearing",
     )
+    async for finding in look_at_reports(market, config.reports.endpoints, reader, head):
+        yield finding
+
+
+async def look_at_reports(
+    market: HybridMarket, endpoints: Sequence[str], reader: Reader, head: Head
+) -> AsyncIterator[Finding]:
+    """Yield of every endpoint whether it tells reports that count."""
+    if not endpoints:
+        return
+    try:
+        token = load_exchange_token()
+    except ConfigError as error:
+        yield Finding("exchange token", Mark.BAD, str(error), "ask the group of reporters for it")
+        return
+    roll = Roll(reader, market.deployment.fast_oracle)
+    await roll.read(ChainTime(head.number + 1, head.timestamp_s))
+    for url in endpoints:
+        async with Exchange((url,), token, market, roll) as exchange:
+            reports, faults = await exchange.ask(), exchange.faults
+        what, signers = f"reports {without_secrets(url)}", sorted({report.signer for report in reports})
+        if faults or not reports:
+            found = "; ".join(faults) or "it has nothing to tell"
+            yield Finding(what, Mark.WARN, found, "see to that reporter, or correct reports.endpoints")
+        else:
+            yield Finding(what, Mark.OK, f"{len(reports)} reports by {', '.join(signers)}")
 
 
 def look_at_code(name: str, address: str, code: bytes) -> Finding:

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from keeper import reports
-from keeper.domain import Call, ChainTime, Observation, Reason, Refuse, Report
+from keeper.doctor.finding import Finding, Mark
+from keeper.doctor.hybrid import look_at_reports
+from keeper.domain import Call, ChainTime, Head, Observation, Reason, Refuse, Report
 from keeper.errors import ChainFault, ConfigError
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.quorum import Quorum
@@ -427,3 +429,34 @@ async def test_a_fault_of_our_own_while_asking_is_said_aloud() -> None:
         async with reports.hearing(asking):
             await asyncio.sleep(0.01)
     assert [(each["event"], each["why"]) for each in logs] == [("reports.ended", "RuntimeError('broken')")]
+
+
+# --- the doctor ----------------------------------------------------------------------------------
+
+
+async def looked_at(*urls: str) -> list[Finding]:
+    head = Head(99, "0x", "0x", NOW_S, 0)
+    return [each async for each in look_at_reports(MARKET, urls, Chain(), head)]  # type: ignore[arg-type]
+
+
+async def test_the_doctor_sees_which_reporters_are_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEEPER_EXCHANGE_TOKEN", TOKEN)
+    async with (
+        serving(signed(0), signed(0, feed="ETH/USD")) as good,
+        serving() as empty,
+        serving(signed(9)) as bad,
+    ):
+        found = await looked_at(good, empty, bad, "http://127.0.0.1:1")
+    assert [(each.mark, each.found) for each in found] == [
+        (Mark.OK, f"2 reports by {SIGNERS[0]}"),
+        (Mark.WARN, "it has nothing to tell"),
+        (Mark.WARN, STRANGE),
+        (Mark.WARN, "cannot be reached: ClientConnectorError"),
+    ]
+    assert found[0].what == f"reports {good}"
+
+
+async def test_the_doctor_misses_the_token_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KEEPER_EXCHANGE_TOKEN", raising=False)
+    assert await looked_at() == []
+    assert [each.mark for each in await looked_at("http://127.0.0.1:1")] == [Mark.BAD]
