@@ -59,6 +59,11 @@ class Params:
 class Oracle(Protocol):
     """The fast oracle of one deployment: pure encoding, decoding and signing."""
 
+    @property
+    def feeds(self) -> tuple[FeedId, ...]:
+        """Return the feeds that it has; no other is signed."""
+        ...
+
     def prices_call(self) -> Call:
         """Build the read of both prices of every feed."""
         ...
@@ -277,9 +282,9 @@ class Reporter:
 
     def _sign(self, quotes: Mapping[FeedId, Quote | Unknown]) -> None:
         """Sign what is newer than what was signed: a key never says two things of one feed and second."""
-        for feed, quote in quotes.items():
-            last = self._signed.get(feed)
-            if isinstance(quote, Unknown) or self._confidence_bps(quote) > MAX_CONFIDENCE_BPS:
+        for feed in self._oracle.feeds:
+            quote, last = quotes.get(feed), self._signed.get(feed)
+            if not isinstance(quote, Quote) or self._confidence_bps(quote) > MAX_CONFIDENCE_BPS:
                 continue
             if last and quote.observed_at_s <= last[0].observation.observed_at_s:
                 continue

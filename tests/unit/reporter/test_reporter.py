@@ -419,6 +419,13 @@ async def test_a_price_is_signed_once_a_second_and_never_an_older_one(make: Make
     assert [each.observation.price_wad for each in reporter.reports] == [193 * WAD]
 
 
+async def test_what_the_oracle_has_no_feed_for_is_not_signed(make: Make, chain: Chain) -> None:
+    quotes = quoted(chain, 190 * WAD) | {"USDT/USD": Quote("USDT/USD", WAD, chain.tip.timestamp_s)}
+    reporter = make(quotes, keys=KEYS[:1], peers=Peers())
+    await reporter.on_head(chain.tip)
+    assert [each.observation.feed for each in reporter.reports] == ["BTC/USD"]
+
+
 async def test_the_feeds_own_confidence_is_signed_where_it_is_wider(make: Make, chain: Chain) -> None:
     at_s = chain.tip.timestamp_s
     quotes: dict[FeedId, Quote | Unknown] = {
