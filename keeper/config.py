@@ -64,6 +64,8 @@ def _as_list(value: object) -> object:
 T = TypeVar("T")
 Urls: TypeAlias = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_as_list), Field(min_length=1)]
 HttpUrl: TypeAlias = Annotated[str, Field(pattern=r"^https?://")]
+PeerUrl: TypeAlias = Annotated[str, Field(pattern=r"^https?://[^/@?#\s]+(/[^@?#\s]*)?$")]
+"""Without credentials: those of a group are its token."""
 LISTEN = r"^([0-9A-Za-z.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}$"
 WsUrl: TypeAlias = Annotated[str, Field(pattern=r"^wss?://")]
 
@@ -295,14 +297,14 @@ class Reporter(Section):
     """How long each reporter has its turn; a block by default, and never less."""
     listen: str | None = Field(default=None, pattern=LISTEN)
     """Where its reports are served, as host:port; nowhere without it."""
-    peers: tuple[HttpUrl, ...] = ()
+    peers: tuple[PeerUrl, ...] = ()
     """The other reporters; without any it is a quorum of its own."""
 
 
 class Reports(Section):
     """Where ``keeper run`` hears reports, to post them with its own acts."""
 
-    endpoints: tuple[HttpUrl, ...] = ()
+    endpoints: tuple[PeerUrl, ...] = ()
     deviation_bps: int = Field(default=10, ge=0, le=10_000)
     """How far a signed price must be from a fresh one on chain to be posted with an act."""
 

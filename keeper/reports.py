@@ -241,8 +241,8 @@ async def served(
     try:
         try:
             await web.TCPSite(runner, host.strip("[]"), int(port)).start()
-        except OSError as error:
-            raise ConfigError(f"reporter.listen {listen} cannot be listened on: {error.strerror}") from error
+        except (OSError, OverflowError) as error:
+            raise ConfigError(f"reporter.listen {listen} cannot be listened on: {error}") from error
         bound: int = runner.addresses[0][1]
         log.info("reports.served", address=f"http://{host}:{bound}", page=PATH)
         yield bound
@@ -274,10 +274,12 @@ class Exchange:
     def __init__(
         self, endpoints: Sequence[str], token: str, oracle: Oracle, roll: Roll, params: Params | None = None
     ) -> None:
-        self._heard = {url.rstrip("/") + PATH: Heard() for url in endpoints}
+        self._origins = {url.rstrip("/") + PATH: _origin(url) for url in endpoints}
+        """What may be shown of each."""
+        self._heard = {url: Heard() for url in self._origins}
         self._faults: dict[str, Counter[str]] = {url: Counter() for url in self._heard}
         """All that was ever wrong with the answers of each."""
-        self._headers = {"Authorization": f"Bearer {token}"}
+        self._headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"}
         self._oracle = oracle
         self._roll = roll
         self._params = params or Params()
@@ -288,8 +290,12 @@ class Exchange:
         """Signers, and the rules by which their reports do not count."""
 
     async def __aenter__(self) -> Self:
+        # What is packed could be any size, and nobody's cookies are carried from one answer to the next.
         self._session = aiohttp.ClientSession(
-            headers=self._headers, timeout=aiohttp.ClientTimeout(total=self._params.deadline_s)
+            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(total=self._params.deadline_s),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self
 
@@ -298,7 +304,7 @@ class Exchange:
         await self._session.close()
 
     def __repr__(self) -> str:
-        return f"Exchange({', '.join(map(_origin, self._heard))})"
+        return f"Exchange({', '.join(self._origins.values())})"
 
     @property
     def faults(self) -> Sequence[str]:
@@ -328,7 +334,7 @@ class Exchange:
         if now.faults.keys() != before.faults.keys():
             say = log.warning if now.faults else log.info
             what = "reports.faulty" if now.faults else "reports.in_order"
-            say(what, peer=_origin(url), why=[*now.faults], since_start=dict(self._faults[url]))
+            say(what, peer=self._origins[url], why=[*now.faults], since_start=dict(self._faults[url]))
         self._heard[url] = now
         return () if isinstance(body, str) else now.reports
 
@@ -347,7 +353,7 @@ class Exchange:
                 return bytes(body)
         except TimeoutError:
             return f"no answer within {self._params.deadline_s} s"
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             return f"cannot be reached: {type(error).__name__}"
 
     # --- for a keeper ---
@@ -404,6 +410,9 @@ def _tell(asking: asyncio.Task[None]) -> None:
 
 
 def _origin(url: str) -> str:
-    """Return of a URL what may be shown."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+    """Return of a URL what may be shown; raise ConfigError where it is none."""
+    try:
+        parts = urlsplit(url)
+        return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+    except ValueError as error:
+        raise ConfigError(f"the URL of a reporter cannot be used: {error}") from None

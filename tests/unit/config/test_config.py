@@ -339,7 +339,15 @@ def test_each_reporter_has_its_turn_for_a_block_at_least(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ['listen = "9478"', 'listen = "localhost"', 'listen = "a b:1"', 'peers = ["b.example:9478"]']
+    "line",
+    [
+        'peers = ["https://user:word@b.example"]',
+        'peers = ["https://b.example/?key=1"]',
+        'listen = "9478"',
+        'listen = "localhost"',
+        'listen = "a b:1"',
+        'peers = ["b.example:9478"]',
+    ],
 )
 def test_where_reports_are_served_and_asked_for_is_checked(path: Path, line: str) -> None:
     with pytest.raises(ConfigError, match=r"reporter\.(listen|peers)"):

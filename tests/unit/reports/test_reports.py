@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -294,6 +295,10 @@ async def floods(_: web.Request) -> web.StreamResponse:
     return web.Response(body=b" " * (MAX_BYTES + 1))
 
 
+async def packs(_: web.Request) -> web.StreamResponse:
+    return web.Response(body=gzip.compress(b" " * 10**7), headers={"Content-Encoding": "gzip"})
+
+
 async def redirects(_: web.Request) -> web.StreamResponse:
     raise web.HTTPFound("http://127.0.0.1:1/")
 
@@ -312,6 +317,7 @@ async def babbles(_: web.Request) -> web.StreamResponse:
         (stalls, "no answer within 0.3 s"),
         (drips, "no answer within 0.3 s"),
         (floods, f"the answer is larger than {MAX_BYTES} bytes"),
+        (packs, "the answer is not JSON"),
         (redirects, "answered 302"),
         (fails, "answered 503"),
         (babbles, "the answer is not JSON"),
@@ -344,6 +350,28 @@ async def test_with_another_token_it_is_told_nothing_and_the_token_is_shown_nowh
             await asking.ask()
         assert asking._faults == {f"{url}{PATH}": {"answered 401": 1}}
         assert "another-token" not in repr(asking) + repr(logs)
+
+
+@pytest.mark.parametrize("url", ["http://user:word@127.0.0.1:1", "http://nowhere.invalid", "http://"])
+async def test_a_peer_that_cannot_even_be_asked_ends_nothing(url: str) -> None:
+    async with exchange(url, roll=await roll_of()) as asking:
+        with capture_logs() as logs:
+            assert await asking.ask() == []
+    assert [each["event"] for each in logs] == ["reports.faulty"]
+
+
+async def test_a_url_that_is_none_is_a_configuration_error() -> None:
+    roll = await roll_of()
+    for url in ("http://127.0.0.1:99999", "http://[::1"):
+        with pytest.raises(ConfigError, match="URL of a reporter cannot be used"):
+            exchange(url, roll=roll)
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:99999", "nowhere.invalid:0"])
+async def test_an_address_that_is_none_is_a_configuration_error(listen: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be listened on"):
+        async with served(listen, TOKEN, lambda: (), PLACE):
+            pass
 
 
 async def test_of_a_peers_url_no_secret_is_shown() -> None:
