@@ -1,6 +1,7 @@
 """What is posted, by whose keys, and when; and what is never posted or shown."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -455,6 +456,40 @@ async def test_reports_that_do_not_count_are_named(make: Make, chain: Chain, pos
         ADDRESSES[others[1]]: "report.too_old: 16 s old in the next block, bound <= 15 s",
     }
     assert post.calls == []
+
+
+@dataclass
+class Group:
+    """The others of a group of reporters, as each of them sees them."""
+
+    others: list[Reporter] = field(default_factory=list)
+
+    async def ask(self) -> Sequence[Report]:
+        return self.heard()
+
+    def heard(self) -> Sequence[Report]:
+        return [report for other in self.others for report in other.reports]
+
+
+async def test_of_five_reporters_one_posts_at_every_head_and_nobody_for_who_is_silent(
+    make: Make, chain: Chain, post: Post
+) -> None:
+    prices, group = Prices({}), Group()
+    group.others = [make(prices, keys=[key], peers=group) for key in KEYS]
+    silent, posting = group.others[ORDER[2]], []
+    for _ in range(10):
+        head = chain.extend()
+        prices.quotes = moved(chain, "BTC/USD")
+        post.calls.clear()
+        here = [each for each in group.others if each is not silent]
+        # Whoever hears of the head first has to wait for what the others sign.
+        posted = await asyncio.gather(*(each.on_head(head) for each in here))
+        assert len(post.calls) == sum(bool(feeds) for feeds in posted) <= 1
+        assert bool(post.calls) == (head.timestamp_s // 12 % 5 != 2)
+        posting += [
+            ADDRESSES[group.others.index(each)] for each, feeds in zip(here, posted, strict=True) if feeds
+        ]
+    assert Counter(posting) == {each: 2 for each in ADDRESSES if each != ADDRESSES[ORDER[2]]}
 
 
 async def test_who_may_sign_is_read_anew_where_a_block_has_changed_it(
