@@ -97,8 +97,8 @@ def sieve(
         row = out[at]
         of = held.classes[row] if several else 0
         at_rest = held.cash[row] >= 0
-        for leg in range(held.first[row], held.first[row] + held.counts[row]):
-            at_rest &= not terms.against[of, held.codes[leg]]
+        for each in range(held.first[row], held.first[row] + held.counts[row]):
+            at_rest &= not terms.against[of, held.codes[each]]
         if not at_rest:
             out[begin + kept] = row
             kept += 1
