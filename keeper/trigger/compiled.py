@@ -19,7 +19,6 @@ Numbers = NDArray[np.int32]
 ONE = np.uintp(1)
 
 
-@njit(nogil=True, cache=True)
 def sieve(
     held: Held,
     terms: Terms,
@@ -36,6 +35,60 @@ def sieve(
     Where ``keep``, write it into ``state`` [n, 2]. Write into out[begin:] which rows are not above ``bar``
     times their reach, and return how many these are, and how many are unknown.
     """
+    add_up = _together if terms.risk.shape[1] else _alone
+    found, unknown = add_up(held, terms, rows, begin, end, state, bar, keep, out)
+    return _without_resting(held, terms, begin, found, state, keep, out), unknown
+
+
+@njit(nogil=True, cache=True)
+def _alone(
+    held: Held,
+    terms: Terms,
+    rows: Numbers,
+    begin: int,
+    end: int,
+    state: Floats,
+    bar: float,
+    keep: bool,
+    out: Numbers,
+) -> tuple[int, int]:
+    """Do that where nothing nets. Kept apart, for it is a fifth faster without the other."""
+    net, several, listed = terms.net, terms.levels.shape[0] > 1, rows.shape[0] > 0
+    found = unknown = 0
+    for at in range(begin, end):
+        row = rows[at] if listed else at
+        of = held.classes[row] if several else 0
+        cash = held.cash[row]
+        surplus = cash - terms.relative * abs(cash) - terms.absolute
+        leg = np.uintp(held.first[row])
+        last = leg + np.uintp(held.counts[row])
+        while leg < last:
+            surplus += held.sizes[leg] * net[of, held.codes[leg]]
+            leg += ONE
+        if keep:
+            state[row, 0] = surplus
+        if not (surplus > bar * state[row, 1] and surplus < FINITE):
+            if np.isnan(surplus):
+                unknown += 1
+            else:
+                out[begin + found] = row
+                found += 1
+    return found, unknown
+
+
+@njit(nogil=True, cache=True)
+def _together(
+    held: Held,
+    terms: Terms,
+    rows: Numbers,
+    begin: int,
+    end: int,
+    state: Floats,
+    bar: float,
+    keep: bool,
+    out: Numbers,
+) -> tuple[int, int]:
+    """Do that where the legs of a group, which lie side by side, require what their worst scenario does."""
     net, alone, risk, group, levels = terms.net, terms.alone, terms.risk, terms.group, terms.levels
     scenarios, several, listed = risk.shape[1], levels.shape[0] > 1, rows.shape[0] > 0
     together = np.zeros(scenarios)
@@ -47,43 +100,38 @@ def sieve(
         surplus = cash - terms.relative * abs(cash) - terms.absolute
         leg = np.uintp(held.first[row])
         last = leg + np.uintp(held.counts[row])
-        if scenarios == 0:
-            while leg < last:
-                surplus += held.sizes[leg] * net[of, held.codes[leg]]
-                leg += ONE
-        else:
-            worst = 0.0
+        worst = 0.0
+        after = -1
+        if leg < last:
+            after = group[held.codes[leg] >> 1]
+        while leg < last:
+            size, code, now = held.sizes[leg], held.codes[leg], after
+            surplus += size * net[of, code]
+            leg += ONE
             after = -1
             if leg < last:
                 after = group[held.codes[leg] >> 1]
-            while leg < last:
-                size, code, now = held.sizes[leg], held.codes[leg], after
+            if now < 0:
+                continue
+            if after != now:
+                worst += size * alone[code]
+                continue
+            for each in range(scenarios):
+                together[each] = size * risk[code >> 1, each]
+            while after == now:
+                size, code = held.sizes[leg], held.codes[leg]
                 surplus += size * net[of, code]
+                for each in range(scenarios):
+                    together[each] += size * risk[code >> 1, each]
                 leg += ONE
                 after = -1
                 if leg < last:
                     after = group[held.codes[leg] >> 1]
-                if now < 0:
-                    continue
-                if after != now:
-                    worst += size * alone[code]
-                    continue
-                for each in range(scenarios):
-                    together[each] = size * risk[code >> 1, each]
-                while after == now:
-                    size, code = held.sizes[leg], held.codes[leg]
-                    surplus += size * net[of, code]
-                    for each in range(scenarios):
-                        together[each] += size * risk[code >> 1, each]
-                    leg += ONE
-                    after = -1
-                    if leg < last:
-                        after = group[held.codes[leg] >> 1]
-                least = 0.0
-                for each in range(scenarios):
-                    least = min(least, together[each])
-                worst -= least
-            surplus -= levels[of] * worst
+            least = 0.0
+            for each in range(scenarios):
+                least = min(least, together[each])
+            worst -= least
+        surplus -= levels[of] * worst
         if keep:
             state[row, 0] = surplus
         if not (surplus > bar * state[row, 1] and surplus < FINITE):
@@ -92,6 +140,15 @@ def sieve(
             else:
                 out[begin + found] = row
                 found += 1
+    return found, unknown
+
+
+@njit(nogil=True, cache=True)
+def _without_resting(
+    held: Held, terms: Terms, begin: int, found: int, state: Floats, keep: bool, out: Numbers
+) -> int:
+    """Take out of ``out`` who is at rest; return how many are left."""
+    several = terms.levels.shape[0] > 1
     kept = 0
     for at in range(begin, begin + found):
         row = out[at]
@@ -104,7 +161,7 @@ def sieve(
             kept += 1
         elif keep:
             state[row, 0] = AT_REST
-    return kept, unknown
+    return kept
 
 
 @njit(nogil=True, cache=True)
