@@ -75,15 +75,17 @@ class Terms(NamedTuple):
         charge = np.where(nets, 0.0, marks.gross)[..., None] + netting.short[:, None] * SOLD
         value = marks.value[..., None] * SIDES
         net = SIDES * (value - relative * marks.money[..., None] - levels[:, None, None] * charge)
-        if not np.isfinite(net).all():
-            net[~np.isfinite(net)] = np.nan
+        finite = np.isfinite(net)
+        if not finite.all():
+            net[~finite] = np.nan
         if netting.doubtful.any():
             net[:, netting.doubtful] = np.where(np.isnan(net[:, netting.doubtful]), np.nan, -SIDES * np.inf)
-        against = nets[:, None] | (charge != 0) | (value < 0)
+        against = np.empty(net.shape, np.bool_)
+        against[...] = nets[:, None] | (charge != 0) | (value < 0)
         return cls(
             net.reshape(shape),
             (netting.alone * SIDES).reshape(shape[1]),
-            np.broadcast_to(against, net.shape).reshape(shape),
+            against.reshape(shape),
             levels,
             netting.risk,
             netting.group,

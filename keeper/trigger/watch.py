@@ -16,6 +16,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from keeper.columns.column import zeros
 from keeper.columns.legs import Floats
 from keeper.columns.snapshot import Snapshot
 from keeper.risk.marks import Marks
@@ -276,6 +277,7 @@ class Trigger:
         """Make room for so many rows."""
         had = len(self._state)
         if rows > had:
-            state = np.tile([AT_REST, 0.0], (rows + rows // 8, 1))
+            state = zeros((rows + rows // 8, 2), self._state.dtype)
+            state[:, 0] = AT_REST
             state[:had] = self._state
             self._state, self._out = state, np.empty(len(state), np.int32)
