@@ -19,13 +19,16 @@ from numpy.typing import NDArray
 
 from keeper.columns.legs import Floats, Legs
 from keeper.columns.snapshot import Snapshot
+from keeper.domain import ArrayView, Instrument, Kind, Quote
 from keeper.lab.bench import Row, arguments, clocked, report, resident_mb
 from keeper.lab.pages import page
+from keeper.protocols.hybrid.marks import marks_of
 from keeper.protocols.hybrid.rows import HybridRows
 from keeper.risk.marks import Marks
 from keeper.risk.netting import Underlying
 from keeper.state.book import Book
 from keeper.trigger import Trigger, engine
+from keeper.units import WAD
 
 ACCOUNTS = 1_000_000
 INSTRUMENTS = 64
@@ -40,6 +43,8 @@ FAR = 0.03
 """A move beyond the trigger's box."""
 CLOSE = 0.005
 """One within it."""
+GROWTH = [(250_000, 4, 0), (500_000, 4, 0), (500_000, 8, 0), (500_000, 4, 4), (500_000, 4, 32)]
+"""Accounts, positions of each, scenarios."""
 PAGE = 500
 RNG = np.random.default_rng(1)
 NO_CHANGES = np.zeros(0, np.intp)
@@ -72,6 +77,10 @@ def main() -> None:
     rows = [copy, *told("s1", plain, copy, loop), loop]
     rows += told("s16", world(ACCOUNTS, 4, scenarios=16), copy, None)
     rows += full("full-100k-l8-s16", world(100_000, 8, scenarios=16), None)
+    for accounts, legs, scenarios in GROWTH:
+        found = world(accounts, legs, scenarios=scenarios)
+        rows += full(f"full-{accounts // 1000}k-l{legs}-s{scenarios or 1}", found, None)[:1]
+    rows.append(marked())
     report("The trigger: us per tick", rows, json_path=chosen.json, notes=notes)
 
 
@@ -226,6 +235,20 @@ def looped(found: World) -> Row:
         return [number for number, account in enumerate(accounts) if is_below(account)]
 
     return clocked("python-loop", len(found.book), [loop] * 4, warm_up=1)
+
+
+def marked() -> Row:
+    """Measure how long HybridMargin's own marks take: 8 perps, 48 options and 8 collaterals on 8 feeds."""
+    feeds = [f"F{number}/USD" for number in range(GROUPS)]
+    arrays = ArrayView(200 * WAD, 20 * WAD, WAD // 2, 0, tuple(RNG.integers(-WAD, WAD, 16).tolist()))
+    listed = [
+        Instrument(feed, kind=kind, range_wad=WAD // 20, strike_wad=200 * WAD, expiry_s=600, array=arrays)
+        for feed in feeds
+        for kind in (Kind.PERP, *[Kind.CALL, Kind.PUT] * 3)
+    ]
+    listed += [Instrument(feed, 8 * WAD // 10) for feed in feeds]
+    ticks = [{feed: Quote(feed, 200 * WAD + at, 0) for feed in feeds} for at in range(PASSES)]
+    return clocked("marks-64", len(listed), [partial(marks_of, listed, tick, 60) for tick in ticks])
 
 
 def weigh() -> dict[str, str]:
