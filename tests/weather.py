@@ -166,7 +166,7 @@ async def as_read_in_bulk(keeper: Keeper, tip: Block, keys: Sequence[AccountKey]
 
 async def agrees(keeper: Keeper, world: World, tip: Block) -> None:
     """Hold the mirror against a bulk read, and both against what was put there."""
-    mirror, state = keeper.pipeline._book, world.states[tip.hash]
+    mirror, state = keeper.pipeline.mirror.book, world.states[tip.hash]
     keys = [key for key in (KEEPER, *KEYS) if key in state or key in mirror]
     read = await as_read_in_bulk(keeper, tip, keys)
     assert mirror.dirty() == ()

@@ -60,7 +60,7 @@ class Keeper:
 
     @property
     def book(self) -> Book[Account]:
-        return self.pipeline._book
+        return self.pipeline.mirror.book
 
     def latest(self, now_s: UnixS) -> dict[FeedId, Quote | Unknown]:
         """Serve the fast prices as they are on chain."""

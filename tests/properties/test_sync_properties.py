@@ -8,10 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keeper import pipeline
 from keeper.domain import Account
 from keeper.errors import ChainFault
-from keeper.pipeline import Shelf
+from keeper.pipeline import Shelf, mirror
 from keeper.units import WAD
 from tests.unit.pipeline.desk import BREACHED, EMPTY, FIRST, KEEPER, Desk, cured
 
@@ -102,7 +101,7 @@ class World:
             await self.hear()
 
     def mirror(self) -> dict[bytes, object]:
-        book = self.desk.pipeline._book
+        book = self.desk.pipeline.mirror.book
         return {key: book.exact(key) for key in book.keys.tolist()}
 
     def chain(self) -> dict[bytes, Account]:
@@ -118,7 +117,7 @@ class World:
 async def test_the_mirror_is_the_chain_whatever_has_happened(
     settled: int, steps: list[tuple[str, object]]
 ) -> None:
-    before, pipeline.SETTLED = pipeline.SETTLED, settled
+    before, mirror.SETTLED = mirror.SETTLED, settled
     try:
         with tempfile.TemporaryDirectory() as folder:
             world = World(Path(folder))
@@ -131,4 +130,4 @@ async def test_the_mirror_is_the_chain_whatever_has_happened(
             assert KEEPER in world.mirror()
             world.desk.close()
     finally:
-        pipeline.SETTLED = before
+        mirror.SETTLED = before

@@ -67,7 +67,7 @@ class Keeping:
     @property
     def book(self) -> Book[Any]:
         """Its mirror."""
-        return self.pipeline._book
+        return self.pipeline.mirror.book
 
     async def start(self, from_block: int = 0) -> None:
         """Find every account, and work on the newest block."""

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from keeper import pipeline
 from keeper.domain import Account, Call
 from keeper.errors import ChainFault, ConfigError
-from keeper.pipeline import SETTLED, Shelf
+from keeper.pipeline import SETTLED, Shelf, mirror
 from keeper.ports import Searched
 from keeper.state.book import Book
 from keeper.units import WAD
@@ -34,7 +33,7 @@ def grow(desk: Desk, *blocks: Account | None) -> None:
 
 
 def held(desk: Desk) -> dict[bytes, object]:
-    book = desk.pipeline._book
+    book = desk.pipeline.mirror.book
     return {key: book.exact(key) for key in book.keys.tolist()}
 
 
@@ -99,7 +98,7 @@ async def test_a_first_block_further_back_has_it_searched(kept: Desk) -> None:
     grow(kept, OLD, *[None] * 2 * SETTLED)
     kept.from_block = FIRST + 50
     await kept.hear()
-    assert OLD.key not in kept.pipeline._book
+    assert OLD.key not in kept.pipeline.mirror.book
     kept.from_block = FIRST
     kept.start()
     await kept.hear()
@@ -195,8 +194,8 @@ async def test_a_published_book_that_is_damaged_is_refused(kept: Desk, shelf: Sh
 async def test_a_first_read_folds_each_group_before_it_asks_for_the_next(
     kept: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept.pipeline._params = replace(kept.pipeline._params, page=2)
-    monkeypatch.setattr(pipeline, "GROUP", 3)
+    kept.pipeline.mirror._params = replace(kept.pipeline.mirror._params, page=2)
+    monkeypatch.setattr(mirror, "GROUP", 3)
     accounts = [replace(OLD, key=bytes([number]) * 20 + bytes(12)) for number in range(60, 90)]
     grow(kept, *accounts)
     most, known = 0, []
@@ -205,7 +204,7 @@ async def test_a_first_read_folds_each_group_before_it_asks_for_the_next(
     async def watched(calls: Sequence[Call], at_hash: str) -> list[bytes]:
         nonlocal most
         most = max(most, len(calls))
-        known.append(len(kept.pipeline._book))
+        known.append(len(kept.pipeline.mirror.book))
         return await call_many(calls, at_hash)
 
     monkeypatch.setattr(kept.chain, "call_many", watched)
@@ -218,8 +217,8 @@ async def test_a_first_read_folds_each_group_before_it_asks_for_the_next(
 async def test_a_fault_between_two_groups_reads_only_the_rest_again(
     kept: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept.pipeline._params = replace(kept.pipeline._params, page=2)
-    monkeypatch.setattr(pipeline, "GROUP", 3)
+    kept.pipeline.mirror._params = replace(kept.pipeline.mirror._params, page=2)
+    monkeypatch.setattr(mirror, "GROUP", 3)
     grow(kept, *[replace(OLD, key=bytes([number]) * 20 + bytes(12)) for number in range(60, 90)])
     call_many, asked = kept.chain.call_many, 0
 

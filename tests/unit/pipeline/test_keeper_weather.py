@@ -52,7 +52,7 @@ async def test_a_restart_at_every_point_of_the_sync(tmp_path: Path, exchange: in
         await node.follow()
         await keeper.catch_up(node.head, dies_after=exchange)
         await agrees(keeper, world, node.head)
-        assert len(keeper.pipeline._book) == len(KEYS) + 1
+        assert len(keeper.pipeline.mirror.book) == len(KEYS) + 1
 
 
 @pytest.mark.parametrize("fault", [Fault.DROPPED, Fault.STALLED, Fault.TRUNCATED])
@@ -63,7 +63,7 @@ async def test_a_socket_that_drops_in_the_middle_of_the_back_fill(tmp_path: Path
         node.fails(fault, fault, method="eth_getLogs")
         await keeper.catch_up(node.head)
         await agrees(keeper, world, node.head)
-        assert len(keeper.pipeline._book) == len(KEYS) + 1
+        assert len(keeper.pipeline.mirror.book) == len(KEYS) + 1
 
 
 @pytest.mark.parametrize("depth", range(1, 11))

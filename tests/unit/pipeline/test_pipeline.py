@@ -459,7 +459,7 @@ async def test_nobody_waits_for_ever_for_a_garbled_log(kept: Desk, monkeypatch: 
         yield Range(last, "", ())
 
     await kept.head()
-    kept.pipeline._params = replace(kept.pipeline._params, block_time_s=0)
+    kept.pipeline.mirror._params = replace(kept.pipeline.mirror._params, block_time_s=0)
     monkeypatch.setattr(kept.chain, "search", silent)
     kept.chain.garbled.add(len(kept.chain.logs))
     with pytest.raises(ChainFault, match="expected Poked"):

@@ -19,7 +19,7 @@ ACCOUNTS = [replace(cured(BREACHED), key=bytes([number]) * 20 + bytes(12)) for n
 async def checked(desk: Desk, *, blocks: int, rows: int) -> None:
     """Take up the accounts, then check so many of them every so many blocks."""
     await desk.head(*ACCOUNTS)
-    desk.pipeline._params = replace(desk.pipeline._params, check_blocks=blocks, check_rows=rows)
+    desk.pipeline.mirror._params = replace(desk.pipeline.mirror._params, check_blocks=blocks, check_rows=rows)
 
 
 def hide(desk: Desk, account: Account) -> Account:
@@ -51,7 +51,7 @@ async def test_a_difference_of_one_wei_is_found_told_and_healed(kept: Desk) -> N
             await kept.head()
     assert "1 accounts differed" in (kept.pipeline.vitals.degraded or "")
     assert [each["log_level"] for each in said if each["event"] == "mirror.differs"] == ["error"]
-    assert kept.pipeline._book.exact(before.key) == after
+    assert kept.pipeline.mirror.book.exact(before.key) == after
     [row] = kept.journal._rows("SELECT * FROM differences")
     assert (row["account"], row["block"]) == (before.key, kept.chain.tip.number)
     cash = [json.loads(row[side])["cash_wad"] for side in ("mirror", "chain")]
@@ -107,7 +107,7 @@ async def test_a_check_that_fails_holds_nothing_up_and_is_made_up_for(
     assert kept.journal.last_head() == kept.chain.tip
     await kept.head()
     assert kept.pipeline.vitals.differences == 1
-    assert kept.pipeline._book.exact(ACCOUNTS[3].key) == after
+    assert kept.pipeline.mirror.book.exact(ACCOUNTS[3].key) == after
     assert spoilt.asked[: len(requests)] == requests
 
 
@@ -144,7 +144,7 @@ async def test_a_page_of_other_accounts_than_asked_for_is_not_believed(kept: Des
     kept.chain.misread = lambda _: [ACCOUNTS[0].key]
     with pytest.raises(ChainFault, match="expected the rows of 1 accounts asked for"):
         await kept.head()
-    assert kept.pipeline._book.exact(ACCOUNTS[0].key) == ACCOUNTS[0]
+    assert kept.pipeline.mirror.book.exact(ACCOUNTS[0].key) == ACCOUNTS[0]
 
 
 async def test_a_check_that_is_answered_with_nothing_is_no_check(kept: Desk) -> None:

@@ -1,0 +1,24 @@
+"""What the loop itself needs, protocol and policy apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from keeper.units import Block
+
+PAGE = 200
+"""Accounts per bulk read, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """What the loop itself needs."""
+
+    block_time_s: int = 12
+    dry_run: bool = False
+    page: int = PAGE
+    """Accounts per bulk read: fewer where a row takes much gas."""
+    check_blocks: Block = 10
+    """How often accounts are read again to check the mirror."""
+    check_rows: int = PAGE
+    """How many of them."""
