@@ -15,12 +15,12 @@ from typing import Protocol
 import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from keeper.errors import ConfigError
-from keeper.ports import Vitals
+from keeper.ports import Spread, Ticks, Vitals
 from keeper.units import Block, UnixS
 
 log = structlog.get_logger()
@@ -139,6 +139,8 @@ class Gauges(Collector):
             "announced": reading.logs_heard,
         }
         yield _by("queue_depth", "What waits.", "queue", depths)
+        if vitals.ticks is not None:
+            yield from _of_ticks(vitals.ticks)
         yield from self._of_endpoints(reading.endpoints)
 
     @staticmethod
@@ -220,6 +222,30 @@ def _gauges(values: dict[str, tuple[str, float | None]]) -> Iterator[Metric]:
 def _counters(values: dict[str, tuple[str, float]]) -> Iterator[Metric]:
     for name, (text, value) in values.items():
         yield CounterMetricFamily(f"keeper_{name}", text, value=value)
+
+
+def _of_ticks(ticks: Ticks) -> Iterator[Metric]:
+    yield from _counters(
+        {
+            "ticks": ("Ticks of prices between heads.", ticks.count),
+            "ticks_coalesced": ("Ticks whose suspects joined others that still waited.", ticks.coalesced),
+            "tick_suspects": ("Accounts that ticks handed over to be judged.", ticks.suspects),
+        }
+    )
+    yield from _spread("trigger_lateness", "From a tick's arrival until its suspects are known.", ticks.late)
+    yield from _spread("trigger_scoring", "What scoring takes of that.", ticks.scored)
+    yield from _spread(
+        "alarm", "From a tick's arrival until its suspects are judged and acted on.", ticks.answered
+    )
+    yield from _gauges({"accounts_ready": ("Accounts whose acts are built and simulated.", ticks.ready)})
+
+
+def _spread(name: str, text: str, spread: Spread) -> Iterator[Metric]:
+    """Yield a histogram, and the most that was ever measured."""
+    bounds = [(f"{bound:g}", float(count)) for bound, count in spread.within.items()]
+    buckets = [*bounds, ("+Inf", float(spread.count))]
+    yield HistogramMetricFamily(f"keeper_{name}_seconds", text, buckets=buckets, sum_value=spread.total_s)
+    yield from _gauges({f"{name}_most_seconds": (f"{text} The most since the start.", spread.most_s)})
 
 
 def _by(name: str, text: str, label: str, values: dict[str, float | None] | dict[str, int]) -> Metric:

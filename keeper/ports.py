@@ -509,6 +509,36 @@ class Journal(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """How long something took, every time that it was done."""
+
+    within: Mapping[float, int]
+    """How often it took no longer than so many seconds."""
+    count: int
+    total_s: float
+    most_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """What came of the ticks of prices between the heads."""
+
+    count: int
+    coalesced: int
+    """Ticks whose suspects joined others that were still waiting to be judged."""
+    suspects: int
+    """Accounts that were handed over to be judged."""
+    late: Spread
+    """From a tick's arrival until its suspects were known."""
+    scored: Spread
+    """What scoring took of that."""
+    answered: Spread
+    """From the arrival of the first tick until whoever it made suspect was judged, and acted on."""
+    ready: int
+    """Accounts whose acts are built and simulated."""
+
+
+@dataclass(frozen=True, slots=True)
 class Vitals:
     """How a keeper does, for whoever watches it."""
 
@@ -528,6 +558,8 @@ class Vitals:
     logs_waiting: int
     """Logs that could not be decoded yet, and facts that are not in the journal yet."""
     facts_waiting: int
+    ticks: Ticks | None = None
+    """None where prices do not move between the heads."""
 
 
 class Progress(Protocol):

@@ -155,9 +155,9 @@ class HybridDesk:
         in_episode = np.isin(snapshot.cells["phases"], [phases.index(phase) for phase in IN_EPISODE])
         rows = np.flatnonzero(in_episode | owes_only)
         settled = [*sitting.oracles.settlements] if self.params.plan.upkeep else []
-        holders = sorted(sitting.book.holders(settled), key=lambda key: not self._is_own(key))
+        holders = sorted(sitting.book.holders(settled), key=lambda key: not self.is_own(key))
         episodes = [snapshot.key(int(row)) for row in rows]
-        others = [key for key in (*suspects, *episodes) if not self._is_own(key)]
+        others = [key for key in (*suspects, *episodes) if not self.is_own(key)]
         return list(dict.fromkeys((*others, *cases, *holders[:SETTLEMENTS])))
 
     def judge(
@@ -255,6 +255,35 @@ class HybridDesk:
         )
         return self._decide(found, case_id, assessed, suspect=suspicion is not None) if found.cared else found
 
+    def is_own(self, account: AccountKey) -> bool:
+        """Tell whether an account is one of the wallet's."""
+        return account[:20] == bytes.fromhex(self.wallet[2:])
+
+    def ready(self, sitting: Sitting, account: AccountKey) -> tuple[Step, ...]:
+        """Return the flag that a breach would call for; of all else the clocks on chain decide, at heads."""
+        exact = sitting.book.exact(account)
+        if isinstance(exact, Unknown) or exact.phase is not Phase.HEALTHY or self.is_own(account):
+            return ()
+        assessed = sitting.market.assess(exact, sitting.oracles, sitting.at)
+        if isinstance(assessed, Unknown):
+            return ()
+        flag = plan.prepare_alarm("ready", assessed, sitting.means, self.params.plan)
+        return (flag,) if isinstance(flag, Step) else ()
+
+    def vouches(self, tried: Tried, step: Step) -> bool:
+        """Tell whether a flag was tried: its calldata names the account and nothing else.
+
+        Before the breach the contract refuses it with NotBreached, and asks that last: it has found the
+        breaker, the phase, the cool-off and the prices in order. What follows is the bond, for which the plan
+        of the step has seen the credit.
+        """
+        flag, due = tried.step.act, step.act
+        if not (isinstance(flag, Flag) and isinstance(due, Flag) and flag.account == due.account):
+            return False
+        return isinstance(tried.result, bytes) or (
+            isinstance(tried.result, Refuse) and tried.result.reason.evidence.startswith("NotBreached(")
+        )
+
     def pick(self, sitting: Sitting, tried: Sequence[Tried]) -> Tried:
         """Take the only step: what a slice brings is known to the wei before."""
         del sitting
@@ -309,7 +338,7 @@ class HybridDesk:
 
         For accounts of its own the keeper does no more than that.
         """
-        own = self._is_own(assessed.account.key)
+        own = self.is_own(assessed.account.key)
         decision = None if own else self._due(case_id, assessed, verdict, sitting, suspect=suspect)
         if isinstance(decision, Step | Slice):
             return decision
@@ -344,9 +373,6 @@ class HybridDesk:
         return plan.plan_slice(
             case_id, assessed, verdict, market=market, oracles=oracles, means=means, params=params
         )
-
-    def _is_own(self, account: AccountKey) -> bool:
-        return account[:20] == bytes.fromhex(self.wallet[2:])
 
 
 def _posts(judged: Judgement[Sitting]) -> bool:

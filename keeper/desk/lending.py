@@ -152,18 +152,43 @@ class LendingDesk:
         )
         if found.agreed is None:
             return found
-        case = plan.Case(
-            case_id, account, loan, chain, sitting.market, sitting.chain, sitting.fast, sitting.at
-        )
+        case = _case(case_id, account, loan, chain, sitting)
         decision = plan.plan_close(case, sitting.means, self.roads, self.params.plan)
         return replace(found, decision=decision, left=_after(sitting, case, decision))
+
+    def is_own(self, account: AccountKey) -> bool:
+        """Tell whether it is the account of what the wallet has: loans of its own included."""
+        return account == self.account
+
+    def ready(self, sitting: Sitting, account: AccountKey) -> tuple[Step, ...]:
+        """Return the closings of an account in breach at the oracle's price that waits for the fast one.
+
+        Where the oracle shows no breach the contract refuses all, whatever the fast price does.
+        """
+        loan = sitting.book.exact(account)
+        if isinstance(loan, Unknown) or self.is_own(account):
+            return ()
+        chain = sitting.market.stand(loan, sitting.chain)
+        if isinstance(chain, Unknown) or not chain.is_breached:
+            return ()
+        if not isinstance(self._verdict(sitting, loan, chain, chain), Agree):
+            return ()
+        case = _case("ready", account, loan, chain, sitting)
+        decision = plan.plan_close(case, sitting.means, self.roads, self.params.plan)
+        return () if isinstance(decision, Refuse) else decision
+
+    def vouches(self, tried: Tried, step: Step) -> bool:
+        """Tell whether the same closing went through, bar the least profit, which was left."""
+        return (
+            isinstance(tried.result, bytes)
+            and step.gas_limit == tried.step.gas_limit
+            and flash.goes_through_as(tried.step.act, tried.result, step.act)
+        )
 
     def _convert(self, sitting: Sitting, case_id: str) -> Judgement[Sitting]:
         """Plan to sell what the wallet seized; for loans of its own the keeper does nothing."""
         nothing = Standing(None, 0, 0, None)
-        case = plan.Case(
-            case_id, self.account, None, nothing, sitting.market, sitting.chain, sitting.fast, sitting.at
-        )
+        case = _case(case_id, self.account, None, nothing, sitting)
         decision = conversion.plan_conversion(case, sitting.means, self.roads, self.params.plan)
         return Judgement(
             phase="converting" if decision else "converted",
@@ -213,6 +238,11 @@ class LendingDesk:
         market, worlds = sitting.market, (sitting.chain, sitting.fast)
         profit = flash.profit(result)
         return plan.with_profit(step, act.way, act.flash.route, profit, market, worlds, sitting.means)
+
+
+def _case(case_id: str, account: AccountKey, loan: Any, standing: Standing, sitting: Sitting) -> plan.Case:
+    at = sitting.at
+    return plan.Case(case_id, account, loan, standing, sitting.market, sitting.chain, sitting.fast, at)
 
 
 def _of(standing: Standing) -> str:

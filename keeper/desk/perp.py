@@ -153,6 +153,30 @@ class PerpDesk:
         )
         return self._decide(found, case_id, exact, chain=chain, fast=fast) if breached else found
 
+    def is_own(self, account: AccountKey) -> bool:
+        """Tell whether it is the wallet's account."""
+        return account == self.taker
+
+    def ready(self, sitting: Sitting, account: AccountKey) -> tuple[Step, ...]:
+        """Return the takeovers of an account in breach at the contract's mark that waits for the fast one."""
+        exact = sitting.book.exact(account)
+        if isinstance(exact, Unknown) or self.is_own(account):
+            return ()
+        chain = sitting.market.stand(exact, sitting.world)
+        if isinstance(chain, Unknown) or chain.covers():
+            return ()
+        nothing = Judgement("ready", None, True, "", decision=None, agreed=None, left=sitting)
+        decision = self._decide(nothing, "ready", exact, chain=chain, fast=chain).decision
+        return decision if isinstance(decision, tuple) else ()
+
+    def vouches(self, tried: Tried, step: Step) -> bool:
+        """Tell whether the same takeover went through, bar the least profit, which was left."""
+        return (
+            isinstance(tried.result, bytes)
+            and step.gas_limit == tried.step.gas_limit
+            and flash.goes_through_as(tried.step.act, tried.result, step.act)
+        )
+
     def pick(self, sitting: Sitting, tried: Sequence[Tried]) -> Tried:
         """Take the only step of its own account; of those with borrowed margin, by what each brought."""
         if self.params.plan.flash is None:

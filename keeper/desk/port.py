@@ -112,6 +112,24 @@ class Desk(Protocol[MarketT_contra, Sitting]):
         """Judge one account by exact integers; plan a step where one is due."""
         ...
 
+    def is_own(self, account: AccountKey) -> bool:
+        """Tell whether an account is the keeper's: a tick raises no alarm for it."""
+        ...
+
+    def ready(self, sitting: Sitting, account: AccountKey) -> tuple[Step, ...]:
+        """Return the steps that would be due at once, were the account in breach at the fast price too.
+
+        None where anything else stands in the way.
+        """
+        ...
+
+    def vouches(self, tried: Tried, step: Step) -> bool:
+        """Tell whether what a simulation showed holds for a step, so that it may go without one of its own.
+
+        Only where all that the contract reads of its calldata is the same, or is known to change nothing.
+        """
+        ...
+
     def pick(self, sitting: Sitting, tried: Sequence[Tried]) -> Tried:
         """Choose among the steps of one decision, simulated all; what did not go through is not sent.
 

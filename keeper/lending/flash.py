@@ -6,12 +6,12 @@ What it returns is the profit, so that a simulation of the very transaction says
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final
 
 from keeper import abi
-from keeper.domain import Call
+from keeper.domain import Act, Call
 from keeper.errors import ChainFault
 from keeper.lending.routes import NOBODY, Route
 from keeper.lending.words import By, Flash, FlashTakeOver, Lender, Repay, Way
@@ -81,6 +81,19 @@ def profit(result: bytes) -> int:
     """Read what a run returned: the profit, in units of the token that was lent."""
     found: int = abi.load(*CONTRACT).functions["run"].result(result)[0]
     return found
+
+
+def goes_through_as(act: Act, result: bytes, due: Act) -> bool:
+    """Tell whether an act that returned ``result`` shows that another one goes through.
+
+    That is the same act; with borrowed tokens another least profit is fine, where so much was left.
+    """
+    if not (isinstance(act, Repay | FlashTakeOver) and isinstance(due, Repay | FlashTakeOver)):
+        return act == due
+    if act.flash is None or due.flash is None:
+        return act == due
+    wanted = due.flash.min_profit
+    return replace(act, flash=replace(act.flash, min_profit=wanted)) == due and profit(result) >= wanted
 
 
 def revert_name(data: bytes) -> str | None:

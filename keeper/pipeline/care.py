@@ -32,7 +32,7 @@ from keeper.lifecycle import Status, advance
 from keeper.pipeline.mirror import Mirror
 from keeper.pipeline.params import Params
 from keeper.ports import Journal, Market, Reader, Sender
-from keeper.units import AccountKey, FeedId
+from keeper.units import AccountKey, Block, FeedId
 
 log = structlog.get_logger()
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
@@ -40,8 +40,10 @@ T = TypeVar("T")
 
 SIMULATIONS = 16
 """Steps simulated at the same time."""
-BATCH = 16
+BATCH = 8
 """Accounts judged, or steps reserved and signed, in one go: a few milliseconds of the loop's time."""
+CANDIDATES = 4
+"""For so many times as many accounts as are to be ready, at most, it is asked whether they can be."""
 TURN_NS = 5_000_000
 """How long the work on many accounts keeps the loop to itself."""
 
@@ -66,11 +68,16 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What decisions go by: a head, the block that comes next, and the fast prices."""
+    """What decisions go by: a head, the block that comes next, and the fast prices then or later."""
 
     head: Head
     at: ChainTime
     quotes: Mapping[FeedId, Quote | Unknown]
+    suspects: Mapping[AccountKey, str]
+    """Why each is one, the worst first; after a head only those whom prices have made suspect since."""
+    heard_ns: int
+    """``time.monotonic_ns`` when head or tick arrived."""
+    is_tick: bool = False
 
 
 class Care(Generic[MarketT]):
@@ -97,6 +104,10 @@ class Care(Generic[MarketT]):
         self._unjudged: set[str] = set()
         """Why some of those under care cannot be judged."""
         self._simulations = asyncio.Semaphore(SIMULATIONS)
+        self._preparations = asyncio.Semaphore(SIMULATIONS // 2)
+        """What is only got ready does not stand in line before what is due."""
+        self._ready: dict[AccountKey, list[Tried]] = {}
+        self._ready_at: Block = 0
         self.has_started = False
 
     @property
@@ -115,6 +126,8 @@ class Care(Generic[MarketT]):
             await self._sender.resume(head)
             await self._warn_of_means()
             self.has_started = True
+        if self._mirror.orphaned:
+            self._ready.clear()
         self._mirror.orphaned.clear()
         said = {case.case_id: case.said for case in self._cases.values()}
         self._cases = {
@@ -149,11 +162,11 @@ class Care(Generic[MarketT]):
 
     # --- what to do about it ---
 
-    async def attend(self, moment: Moment, suspects: Mapping[AccountKey, str], heard_ns: int) -> None:
+    async def attend(self, moment: Moment) -> None:
         """Judge at a head every account that is suspect or under care, and do what is due, in order."""
         sitting = self._sit(moment)
         book = self._mirror.book.freeze()
-        cared = self._desk.under_care(sitting, book, suspects, self._cases)
+        cared = self._desk.under_care(sitting, book, moment.suspects, self._cases)
         del book
         if self._mirror.market.drifts:
             await self._mirror.read_again(cared, moment.head)
@@ -161,22 +174,86 @@ class Care(Generic[MarketT]):
         unjudged = Counter[str]()
         turns = Turns()
         for some in _batches(cared, BATCH):
-            found, sitting = self._judge_all(sitting, some, suspects, moment, unjudged)
+            found, sitting = self._judge_all(sitting, some, moment, unjudged)
             planned += found
             await turns.pass_on()
         self._warn_of_unjudged(unjudged, moment.head)
-        await self._act(planned, moment.head, heard_ns)
+        await self._act(planned, moment)
+
+    async def answer(self, moment: Moment) -> None:
+        """Judge those whom a tick made suspect, and do what is due; what is ready goes without a question.
+
+        The worst are through before the others are looked at. Who cannot be judged waits for the next head.
+        """
+        accounts = [each for each in moment.suspects if not self._desk.is_own(each)]
+        sitting = self._sit(moment)
+        if self._mirror.market.drifts:
+            is_read = self._ready if self._ready_at == moment.head.number else {}
+            if unread := [each for each in accounts if each not in is_read]:
+                await self._mirror.read_again(unread, moment.head)
+        for some in _batches(accounts, BATCH):
+            planned, sitting = self._judge_all(sitting, some, moment, Counter())
+            await self._act(planned, moment)
+            await asyncio.sleep(0)
+
+    async def prepare(self, moment: Moment, nearest: Iterable[AccountKey]) -> Sequence[AccountKey]:
+        """Build and simulate what would be due at once of accounts near to breach; return who is ready.
+
+        Open cases come first, then ``nearest`` in its order. Nothing of it is reserved or sent.
+        """
+        waiting = [key for key, case in self._cases.items() if case.status is Status.SUSPECTED]
+        most = self._params.ready
+        candidates = list(islice(dict.fromkeys((*waiting, *nearest)), CANDIDATES * most))
+        if self._mirror.market.drifts:
+            await self._mirror.read_again(candidates, moment.head)
+        sitting = self._sit(moment)
+        planned: dict[AccountKey, tuple[Step, ...]] = {}
+        turns = Turns()
+        for account in candidates:
+            steps = self._desk.ready(sitting, account)
+            if steps and len(planned) < most:
+                planned[account] = steps
+            await turns.pass_on()
+        _, tried = await asyncio.gather(
+            self._sender.prepare(),
+            asyncio.gather(
+                *(self._try_all(steps, moment.at, self._preparations) for steps in planned.values())
+            ),
+        )
+        self._ready, self._ready_at = dict(zip(planned, tried, strict=True)), moment.head.number
+        return list(planned)
+
+    @property
+    def ready(self) -> int:
+        """How many accounts have their acts ready."""
+        return len(self._ready)
+
+    def _ready_of(self, account: AccountKey, moment: Moment) -> list[Tried] | None:
+        """Return what was tried for an account between heads, where that is at most one block old."""
+        is_new = moment.is_tick and moment.head.number - self._ready_at <= 1
+        return self._ready.get(account) if is_new else None
+
+    def _vouched(self, planned: Planned, moment: Moment) -> list[Tried] | None:
+        """Return the steps as tried, where what is ready vouches for every one; None otherwise."""
+        ready = self._ready_of(planned.account, moment) or []
+        found = []
+        for step in planned.steps:
+            tried = next((each for each in ready if self._desk.vouches(each, step)), None)
+            if tried is None:
+                return None
+            result = tried.result if isinstance(tried.result, bytes) else b""
+            found.append(Tried(step, self._mirror.market.encode(step.act), result))
+        return found
 
     def _judge_all(
         self,
         sitting: Any,
         accounts: Sequence[AccountKey],
-        suspects: Mapping[AccountKey, str],
         moment: Moment,
         unjudged: Counter[str],
     ) -> tuple[list[Planned], Any]:
         """Judge some accounts, and journal what is found; return what to do, and what others find then."""
-        head, at = moment.head, moment.at
+        head, at, suspects = moment.head, moment.at, moment.suspects
         planned: list[Planned] = []
         events: list[CaseEvent] = []
         for account in accounts:
@@ -189,6 +266,9 @@ class Care(Generic[MarketT]):
             if isinstance(judged, Unknown):
                 unjudged[f"{judged.what}: {judged.why}"] += 1
                 events += self._say(case, account, Wait(at.block, _unknown(judged)), head)
+                continue
+            if moment.is_tick and not judged.cared:
+                # Opened and closed at one head, a case would have the name of the next one.
                 continue
             case = case or Case(case_id)
             events += self._take_up(case, account, judged, suspects.get(account), head)
@@ -235,22 +315,50 @@ class Care(Generic[MarketT]):
 
     # --- and to do it ---
 
-    async def _act(self, planned: list[Planned], head: Head, heard_ns: int) -> None:
-        """Simulate all steps at once; reserve those picked, a batch in one commit, and send it."""
+    async def _act(self, planned: Sequence[Planned], moment: Moment) -> None:
+        """Send at once what is ready; simulate all other steps together, and send those picked."""
         if not planned:
             return
-        fees = self._mirror.halted or self._sender.fees(head)
+        fees = self._mirror.halted or self._sender.fees(moment.head)
         if isinstance(fees, Refuse):
             for each in planned:
-                self._refuse(each.account, fees, head)
+                self._refuse(each.account, fees, moment.head)
             return
-        at = ChainTime(head.number + 1, head.timestamp_s + self._params.block_time_s)
-        _, tried = await asyncio.gather(
-            self._sender.prepare(),
-            asyncio.gather(*(self._try_all(each.steps, at) for each in planned)),
+        ready, others = [], []
+        for each in planned:
+            found = self._vouched(each, moment)
+            if found is None:
+                others.append(each)
+            else:
+                ready.append((each, found))
+        await self._sender.prepare()
+        await self._send(ready, fees, moment)
+        simulating = (self._try_all(each.steps, moment.at, self._simulations) for each in others)
+        tried = await asyncio.gather(*simulating)
+        await self._send(list(zip(others, tried, strict=True)), fees, moment)
+
+    async def _try_all(self, steps: Sequence[Step], at: ChainTime, line: asyncio.Semaphore) -> list[Tried]:
+        return await asyncio.gather(*(self._try(step, at, line) for step in steps))
+
+    async def _try(self, step: Step, at: ChainTime, line: asyncio.Semaphore) -> Tried:
+        """Run one step as if in its block. A fault of the node holds up that step only."""
+        call = self._mirror.market.encode(step.act)
+        async with line:
+            try:
+                result = await self._reader.simulate(self._sender.address, call, at, step.gas_limit)
+            except ChainFault as fault:
+                unknown = Wait(at.block, Reason("simulation.unknown", str(fault), "an answer"))
+                return Tried(step, call, unknown)
+        return Tried(
+            step, call, self._mirror.market.explain(result) if isinstance(result, Refuse) else result
         )
-        for some in _batches(list(zip(planned, tried, strict=True)), BATCH):
-            await self._sender.send(self._reserve_all(some, fees, head), tick_ns=heard_ns)
+
+    async def _send(
+        self, planned: Sequence[tuple[Planned, Sequence[Tried]]], fees: Fees, moment: Moment
+    ) -> None:
+        """Reserve what is picked, a batch in one commit, and send it."""
+        for some in _batches(planned, BATCH):
+            await self._sender.send(self._reserve_all(some, fees, moment.head), tick_ns=moment.heard_ns)
             await asyncio.sleep(0)
 
     def _reserve_all(
@@ -266,22 +374,6 @@ class Care(Generic[MarketT]):
                 elif not self._is_rehearsed(each, picked.step):
                     permits += self._reserve(each, picked, fees, head)
         return permits
-
-    async def _try_all(self, steps: Sequence[Step], at: ChainTime) -> list[Tried]:
-        return await asyncio.gather(*(self._try(step, at) for step in steps))
-
-    async def _try(self, step: Step, at: ChainTime) -> Tried:
-        """Run one step as if in its block. A fault of the node holds up that step only."""
-        call = self._mirror.market.encode(step.act)
-        async with self._simulations:
-            try:
-                result = await self._reader.simulate(self._sender.address, call, at, step.gas_limit)
-            except ChainFault as fault:
-                unknown = Wait(at.block, Reason("simulation.unknown", str(fault), "an answer"))
-                return Tried(step, call, unknown)
-        return Tried(
-            step, call, self._mirror.market.explain(result) if isinstance(result, Refuse) else result
-        )
 
     def _reserve(self, each: Planned, picked: Tried, fees: Fees, head: Head) -> list[Permit]:
         """Ask for the permit of one step; the agreement that it rests on goes into the same commit."""
@@ -300,6 +392,8 @@ class Care(Generic[MarketT]):
         if agreed:
             data = {"act": "Agreed", "step_id": granted.step_id, "evidence": agreed.evidence}
             self._journal.record([_event(self._cases[account], account, EventKind.OBSERVED, head, data)])
+        # Until the next head asks the journal: a tick is not to do the same again.
+        self._cases[account].status = Status.RESERVED
         return [granted]
 
     def _is_rehearsed(self, each: Planned, step: Step) -> bool:

@@ -22,3 +22,7 @@ class Params:
     """How often accounts are read again to check the mirror."""
     check_rows: int = PAGE
     """How many of them."""
+    ready: int = 32
+    """Accounts nearest to breach whose acts are kept built and simulated while prices tick between heads."""
+    late_ms: float = 50.0
+    """How late suspects may be known after a tick arrived before the log warns."""

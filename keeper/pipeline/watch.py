@@ -1,26 +1,62 @@
-"""The watch: scores the book at the fast prices, and says who is suspect."""
+"""The watch: scores the book at the fast prices, and says who is suspect, at every head and at every tick."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import time
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import structlog
 
+from keeper.columns.keys import Rows
+from keeper.columns.snapshot import Snapshot
 from keeper.domain import ChainTime, Head, Quote, Unknown
 from keeper.pipeline.care import Moment
 from keeper.pipeline.mirror import Mirror
 from keeper.pipeline.params import Params
-from keeper.ports import Feed, Market
-from keeper.trigger import Trigger
+from keeper.ports import Feed, Market, Spread, Ticks
+from keeper.trigger import Found, Trigger
 from keeper.units import AccountKey, FeedId
 
 log = structlog.get_logger()
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 
+BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+WARN_EVERY_NS = 60 * 10**9
+"""How often at most the log tells that the trigger is late."""
+
+
+class Stopwatch:
+    """Counts how long something takes."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BOUNDS_S) + 1)
+        self._total_s = self._most_s = 0.0
+
+    def note(self, took_ns: int) -> None:
+        """Count one more time."""
+        took_s = took_ns / 1e9
+        self._counts[bisect_left(BOUNDS_S, took_s)] += 1
+        self._total_s += took_s
+        self._most_s = max(self._most_s, took_s)
+
+    @property
+    def spread(self) -> Spread:
+        """What was counted so far."""
+        within = np.cumsum(self._counts).tolist()
+        return Spread(dict(zip(BOUNDS_S, within, strict=False)), within[-1], self._total_s, self._most_s)
+
 
 class Watch(Generic[MarketT]):
-    """Holds the book against the fast prices."""
+    """Holds the book against the fast prices, and keeps in line whom a tick made suspect.
+
+    Nothing is decided here, so that a tick may be scored while a head is half read: a row that changed and
+    was not read counts as unknown, others are as they were. Who is newly suspect stands in line, once,
+    until whoever judges is free; there are never more than there are accounts.
+    """
 
     def __init__(self, mirror: Mirror[MarketT], *, feed: Feed, params: Params) -> None:
         self._mirror = mirror
@@ -28,24 +64,136 @@ class Watch(Generic[MarketT]):
         self._params = params
         self._trigger = Trigger()
         self._unpriced: dict[FeedId, str] = {}
+        self._head: Head | None = None
+        """The head that was looked at last."""
+        self._suspects = np.zeros(0, np.intp)
+        """Rows that were suspect at the last head or tick."""
+        self._ready: tuple[AccountKey, ...] = ()
+        self._kept = np.zeros(0, np.intp)
+        """Rows of those whose acts are ready: they stand in line at every tick that finds them suspect."""
+        self._rows: dict[AccountKey, int] = {}
+        """Where some accounts are in the book, as of the last head."""
+        self._line: dict[AccountKey, str] = {}
+        self._line_since_ns = 0
+        self.alarmed = asyncio.Event()
+        """Set while somebody is in line."""
+        self._ticks = self._coalesced = self._handed_over = 0
+        self._late, self._scored, self._answered = Stopwatch(), Stopwatch(), Stopwatch()
+        self._warned_ns = -WARN_EVERY_NS
+        self._late_unsaid = 0
 
-    def look(self, head: Head) -> tuple[Moment, Mapping[AccountKey, str]]:
-        """Score the book at a head; return why each suspect is one, the worst first."""
-        at = ChainTime(head.number + 1, head.timestamp_s + self._params.block_time_s)
+    def look(self, head: Head, heard_ns: int) -> Moment:
+        """Score the book at a head; who stood in line is among the suspects, or is none any more."""
+        self._forget_line()
+        self._head = head
         quotes = self._feed.latest(head.timestamp_s)
         self._warn_of_unpriced(quotes)
-        book = self._mirror.book.freeze()
-        marks = self._mirror.market.marks(self._mirror.world, quotes, at.timestamp_s)
-        found = self._trigger.tick(book, marks, self._mirror.book.take_changed())
+        book, found = self._score(head, quotes)
         if found.unknown:
             log.warning("accounts.unknown", block=head.number, accounts=found.unknown, of=len(book))
-        suspects = {
-            book.key(int(row)): f"E {equity:.2f}, M {requirement:.2f}"
-            for row, equity, requirement in zip(
-                found.rows, found.scores.equity, found.scores.requirement, strict=True
-            )
-        }
-        return Moment(head, at, quotes), suspects
+        self._suspects = found.rows
+        self._rows = {book.key(row): row for row in found.rows.tolist()}
+        self.keep(self._ready)
+        why = _told(found, np.arange(len(found.rows)))
+        return Moment(head, self._at(head), quotes, dict(zip(self._rows, why, strict=True)), heard_ns)
+
+    def hear(self, heard_ns: int) -> None:
+        """Score the book at the prices of a tick, and put in line who is suspect and was not before.
+
+        Without a head, or where that one finds another listing, there is nothing to score yet: the head
+        looks at the newest prices itself.
+        """
+        self._ticks += 1
+        head = self._head
+        if head is None or self._mirror.world is None:
+            return
+        began_ns = time.monotonic_ns()
+        book, found = self._score(head, self._feed.latest(self._at(head).timestamp_s))
+        self._scored.note(time.monotonic_ns() - began_ns)
+        was = np.zeros(len(book), np.bool_)
+        was[self._suspects[self._suspects < len(book)]] = True
+        was[self._kept[self._kept < len(book)]] = False
+        self._suspects = found.rows
+        wanted = np.flatnonzero(~was[found.rows])
+        if len(wanted):
+            keys = (book.key(row) for row in found.rows[wanted].tolist())
+            self._stand_in_line(dict(zip(keys, _told(found, wanted), strict=True)), heard_ns)
+        self._note_lateness(time.monotonic_ns() - heard_ns)
+
+    def take(self) -> Moment | None:
+        """Return whoever stands in line, with the newest prices; nobody does afterwards."""
+        line, since_ns, head = self._line, self._line_since_ns, self._head
+        self._forget_line()
+        if head is None or not line:
+            return None
+        at = self._at(head)
+        return Moment(head, at, self._feed.latest(at.timestamp_s), line, since_ns, is_tick=True)
+
+    def keep(self, accounts: Iterable[AccountKey]) -> None:
+        """Stand in line at every tick for accounts whose acts are ready, suspects before or not."""
+        self._ready = tuple(accounts)
+        rows = [self._rows[each] for each in self._ready if each in self._rows]
+        self._kept = np.array(rows, np.intp)
+
+    def prepare(self) -> None:
+        """Get the trigger ready for ticks."""
+        self._trigger.prepare(self._mirror.book.freeze())
+
+    def nearest(self, count: int) -> list[AccountKey]:
+        """Return the accounts nearest to breach that are not suspects, the nearest first."""
+        book = self._mirror.book.freeze()
+        rows = {book.key(row): row for row in self._trigger.nearest(count).tolist()}
+        self._rows.update(rows)
+        return list(rows)
+
+    def answered(self, moment: Moment) -> None:
+        """Count how long a tick's suspects waited until they were judged, and acted on."""
+        self._answered.note(time.monotonic_ns() - moment.heard_ns)
+
+    def ticks(self, ready: int) -> Ticks:
+        """Return what came of ticks so far."""
+        return Ticks(
+            count=self._ticks,
+            coalesced=self._coalesced,
+            suspects=self._handed_over,
+            late=self._late.spread,
+            scored=self._scored.spread,
+            answered=self._answered.spread,
+            ready=ready,
+        )
+
+    def _at(self, head: Head) -> ChainTime:
+        return ChainTime(head.number + 1, head.timestamp_s + self._params.block_time_s)
+
+    def _score(self, head: Head, quotes: Mapping[FeedId, Quote | Unknown]) -> tuple[Snapshot, Found]:
+        book = self._mirror.book.freeze()
+        marks = self._mirror.market.marks(self._mirror.world, quotes, self._at(head).timestamp_s)
+        return book, self._trigger.tick(book, marks, self._mirror.book.take_changed())
+
+    def _stand_in_line(self, suspects: Mapping[AccountKey, str], heard_ns: int) -> None:
+        if self._line:
+            self._coalesced += 1
+        else:
+            self._line_since_ns = heard_ns
+        self._line.update(suspects)
+        self._handed_over += len(suspects)
+        self.alarmed.set()
+
+    def _forget_line(self) -> None:
+        self._line = {}
+        self.alarmed.clear()
+
+    def _note_lateness(self, late_ns: int) -> None:
+        """Count it, and warn now and then where it is beyond the bound."""
+        self._late.note(late_ns)
+        if late_ns <= self._params.late_ms * 1e6:
+            return
+        self._late_unsaid += 1
+        now_ns = time.monotonic_ns()
+        if now_ns - self._warned_ns >= WARN_EVERY_NS:
+            bound_ms, times = self._params.late_ms, self._late_unsaid
+            log.warning("trigger.late", late_ms=late_ns / 1e6, bound_ms=bound_ms, times=times)
+            self._warned_ns, self._late_unsaid = now_ns, 0
 
     def _warn_of_unpriced(self, quotes: Mapping[FeedId, Quote | Unknown]) -> None:
         """Say aloud which feeds have no fast price, whenever that changes."""
@@ -57,3 +205,9 @@ class Watch(Generic[MarketT]):
         if unpriced.keys() != self._unpriced.keys():
             log.warning("feed.unknown", feeds=unpriced) if unpriced else log.info("feed.all_known")
         self._unpriced = unpriced
+
+
+def _told(found: Found, places: Rows) -> Iterable[str]:
+    """Say of some of the suspects why they are."""
+    scores = zip(found.scores.equity[places], found.scores.requirement[places], strict=True)
+    return (f"E {equity:.2f}, M {requirement:.2f}" for equity, requirement in scores)

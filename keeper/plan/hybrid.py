@@ -105,15 +105,9 @@ class Slice:
 
 def plan_alarm(case_id: str, case: Assessment, means: Means, params: Params) -> Decision:
     """Plan a flag: the on-chain fast price shows the breach, and the episode should pay for its gas."""
-    earliest = case.earliest_alarm
-    if case.at.timestamp_s < earliest.timestamp_s or case.at.block < earliest.block:
-        blocks = -(-max(0, earliest.timestamp_s - case.at.timestamp_s) // params.block_time_s)
-        found = f"block {case.at.block} at {case.at.timestamp_s} s"
-        bound = f">= block {earliest.block} and {earliest.timestamp_s} s"
-        return Wait(max(earliest.block, case.at.block + blocks), Reason("alarm.cool_off", found, bound))
-    unusable = _not_flaggable(case)
-    if unusable is not None:
-        return unusable
+    bar = _alarm_bar(case, params)
+    if bar is not None:
+        return bar
     if not case.fast.breaches(case.flag_level_wad):
         found = f"E {case.fast.equity_wad / WAD:.2f} against M {case.fast.requirement_wad / WAD:.2f} on chain"
         return _wait(case, "alarm.not_on_chain", found, f"E < {case.flag_level_wad / WAD:.4f} M")
@@ -125,6 +119,19 @@ def plan_alarm(case_id: str, case: Assessment, means: Means, params: Params) -> 
     profit = case.reward_wad + _first_fee(case) - means.gas_cost_wad(all_gas)
     if profit < params.min_profit_wad:
         return unprofitable("alarm.unprofitable", profit, params.min_profit_wad)
+    return _step(case_id, case, Flag(case.account.key, case.bond_wad), params, gas=gas, profit_wad=profit)
+
+
+def prepare_alarm(case_id: str, case: Assessment, means: Means, params: Params) -> Decision:
+    """Plan the flag that a breach would call for: nothing but the breach is missing.
+
+    Whether it pays is asked when there is one.
+    """
+    bar = _alarm_bar(case, params)
+    if bar is not None:
+        return bar
+    gas = params.gas_flag.typical(_items(case))
+    profit = -means.gas_cost_wad(gas)
     return _step(case_id, case, Flag(case.account.key, case.bond_wad), params, gas=gas, profit_wad=profit)
 
 
@@ -331,6 +338,17 @@ def _slice_gas(case: Assessment, means: Means, params: Params) -> int:
 def _items(case: Assessment) -> int:
     """Count what an act has to value."""
     return len(case.account.legs) + len(case.account.holdings)
+
+
+def _alarm_bar(case: Assessment, params: Params) -> Wait | None:
+    """Wait where the contract takes no flag now, whatever the account's margin."""
+    earliest = case.earliest_alarm
+    if case.at.timestamp_s < earliest.timestamp_s or case.at.block < earliest.block:
+        blocks = -(-max(0, earliest.timestamp_s - case.at.timestamp_s) // params.block_time_s)
+        found = f"block {case.at.block} at {case.at.timestamp_s} s"
+        bound = f">= block {earliest.block} and {earliest.timestamp_s} s"
+        return Wait(max(earliest.block, case.at.block + blocks), Reason("alarm.cool_off", found, bound))
+    return _not_flaggable(case)
 
 
 def _not_flaggable(case: Assessment) -> Wait | None:

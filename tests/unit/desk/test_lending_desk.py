@@ -202,3 +202,61 @@ def test_what_the_wallet_pays_for_is_known_before() -> None:
     found = judged(sitting())
     picked = desk().pick(found.left, tried(found, b""))
     assert picked.step is steps(found)[0]
+
+
+# --- ready ---------------------------------------------------------------------------------------
+
+
+def test_an_account_that_waits_for_the_fast_price_has_its_closings_ready() -> None:
+    waiting = sitting(fast=102 * WAD // 100, answered_at_s=AT.timestamp_s)
+    found = judged(waiting, FLASH)
+    assert isinstance(found.decision, Wait)
+    assert found.decision.reason.rule == "confirm.fast_disagrees"
+    ready: Any = desk(FLASH).ready(waiting, OWNER)
+    agreed = steps(judged(sitting(answered_at_s=AT.timestamp_s), FLASH))
+    assert [each.act for each in agreed] == [
+        replace(each.act, flash=due.act.flash) for each, due in zip(ready, agreed, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        sitting(fast=99 * WAD // 100, chain=102 * WAD // 100),
+        sitting(fast=102 * WAD // 100, chain=102 * WAD // 100),
+        sitting(fast=2 * WAD),
+        sitting(book=Book({})),
+        sitting(funds=plan.Purse({}, {})),
+    ],
+    ids=["the oracle lags", "healthy", "divergent", "not read", "no tokens"],
+)
+def test_what_more_than_the_fast_price_stands_against_is_not_ready(at: Sitting) -> None:
+    assert desk().ready(at, OWNER) == ()
+
+
+def test_the_wallets_own_account_is_never_ready() -> None:
+    own = desk().account
+    assert desk().is_own(own)
+    assert desk().ready(sitting(book=Book({own: BREACHED})), own) == ()
+
+
+def test_a_simulation_vouches_for_the_same_closing_with_a_least_profit_that_was_left() -> None:
+    waiting = sitting(fast=102 * WAD // 100, answered_at_s=AT.timestamp_s)
+    ready = desk(FLASH).ready(waiting, OWNER)[0]
+    due = steps(judged(sitting(answered_at_s=AT.timestamp_s), FLASH))[0]
+    assert isinstance(due.act, Repay)
+    assert due.act.flash is not None
+    least = due.act.flash.min_profit
+    other = replace(due, act=replace(due.act, asked=due.act.asked + 1))
+    for profit, step, vouches in ((least, due, True), (least - 1, due, False), (least, other, False)):
+        tried_ = Tried(ready, ASKED, profit.to_bytes(32))
+        assert desk(FLASH).vouches(tried_, step) == vouches
+    reverted = Tried(ready, ASKED, Refuse(Reason("simulation.reverted", "Unprofitable", "success")))
+    assert not desk(FLASH).vouches(reverted, due)
+    assert not desk(FLASH).vouches(Tried(ready, ASKED, least.to_bytes(32)), replace(due, gas_limit=1))
+
+
+def test_what_the_wallet_pays_for_is_vouched_for_by_the_same_act_only() -> None:
+    due = steps(judged(sitting()))[0]
+    assert desk().vouches(Tried(due, ASKED, b""), due)
+    assert not desk().vouches(Tried(due, ASKED, b""), replace(due, act=replace(due.act, takes=1)))

@@ -222,3 +222,26 @@ def test_of_simulated_takeovers_one_is_picked_with_the_profit_that_it_brought() 
     found_little = BORROWING.pick(at, little).result
     assert isinstance(found_little, Refuse)
     assert found_little.reason.rule == "takeover.unprofitable"
+
+
+# --- ready ---------------------------------------------------------------------------------------
+
+
+def test_an_account_that_waits_for_the_fast_price_has_its_takeover_ready() -> None:
+    waiting = sitting(world(replace(view(1_980), twap_wad=2_100 * WAD)), LONG, fast=2_100)
+    (ready,) = DESK.ready(waiting, key(1))
+    assert isinstance(ready.act, TakeOver)
+    assert ready.act.size_wad == 5 * WAD
+    due = replace(ready, case_id="case")
+    went, reverted = Tried(ready, Call("", b""), b""), Refuse(Reason("simulation.reverted", "", ""))
+    assert DESK.vouches(went, due)
+    assert not DESK.vouches(went, replace(due, act=replace(ready.act, size_wad=4 * WAD)))
+    assert not DESK.vouches(replace(went, result=reverted), due)
+
+
+def test_what_the_contract_sees_no_breach_of_is_not_ready() -> None:
+    assert DESK.ready(sitting(world(LAGGING), LONG, fast=1_900), key(1)) == ()
+    assert DESK.ready(sitting(world(1_980), LONG, fast=1_300), key(1)) == ()
+    assert DESK.ready(sitting(world(1_980)), key(1)) == ()
+    assert DESK.is_own(DESK.taker)
+    assert DESK.ready(sitting(world(1_980)), DESK.taker) == ()

@@ -11,7 +11,7 @@ from keeper.chain.health import Health
 from keeper.domain import Head
 from keeper.errors import ConfigError
 from keeper.metrics import Reading, Status, judge, served
-from keeper.ports import Vitals
+from keeper.ports import Spread, Ticks, Vitals
 
 NOW_S = 1_700_000_000
 HEAD = Head(123, "0xab", "0xaa", NOW_S - 5, 7)
@@ -104,6 +104,24 @@ async def test_everything_is_told_under_its_name() -> None:
     assert samples["keeper_rpc_budget_used", "http://fast"] == 0.5
     assert samples["keeper_rpc_in_service", "http://slow"] == 0
     assert (status, said) == (200, {"status": "healthy", "why": [], "block": 123, "clock_off_s": 0.0})
+
+
+async def test_how_late_the_trigger_is_is_told_as_a_histogram() -> None:
+    spread = Spread({0.01: 2, 0.05: 3}, 4, 0.5, 0.25)
+    found = Ticks(4, coalesced=1, suspects=7, late=spread, scored=spread, answered=spread, ready=32)
+    samples, _, _ = await told(replace(READING, vitals=replace(VITALS, ticks=found)))
+    assert samples["keeper_trigger_lateness_seconds_bucket", "0.01"] == 2
+    assert samples["keeper_trigger_lateness_seconds_bucket", "+Inf"] == 4
+    assert samples["keeper_trigger_lateness_seconds_sum", ""] == 0.5
+    assert samples["keeper_trigger_lateness_most_seconds", ""] == 0.25
+    assert samples["keeper_alarm_seconds_count", ""] == 4
+    assert (samples["keeper_ticks_total", ""], samples["keeper_ticks_coalesced_total", ""]) == (4, 1)
+    assert (samples["keeper_tick_suspects_total", ""], samples["keeper_accounts_ready", ""]) == (7, 32)
+
+
+async def test_without_ticks_nothing_is_told_of_them() -> None:
+    samples, _, _ = await told(READING)
+    assert not [name for name, _ in samples if "tick" in name or "ready" in name]
 
 
 async def test_what_is_not_known_is_left_out_and_not_zero() -> None:

@@ -6,6 +6,7 @@ does so after every block, before it has heard of it: the journal and the chain 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,6 +65,12 @@ FIRST = 100
 EMPTY = Account(bytes(32), Phase.HEALTHY, 0, (), ())
 
 
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass
 class Chain:
     """Node and reader in one. It fails where it is told to, once for each time the method is named."""
@@ -109,6 +116,10 @@ class Chain:
     watched: tuple[str, ...] = ()
     searched: list[tuple[Block, Block]] = field(default_factory=list)
     """Every range asked for."""
+    asked: list[str] = field(default_factory=list)
+    """Every request, by its method."""
+    answering: asyncio.Event = field(default_factory=_set)
+    """Cleared, it lets simulations hang."""
 
     @property
     def tip(self) -> Head:
@@ -232,12 +243,15 @@ class Chain:
         return (await self.call_many([call], at_hash))[0]
 
     async def call_many(self, calls: Sequence[Call], at_hash: str) -> list[bytes]:
+        self.asked.append("call_many")
         self._may_fail("call_many")
         assert at_hash == self.tip.hash
         return [self._answer(call) for call in calls]
 
     async def simulate(self, sender: str, call: Call, at: ChainTime, gas_limit: int) -> bytes | Refuse:
+        self.asked.append("simulate")
         self._may_fail("simulate")
+        await self.answering.wait()
         assert (sender, at.block) == (SIGNER.address, self.tip.number + 1)
         assert gas_limit > 0
         name = act_of(call.data)
@@ -289,6 +303,7 @@ class Chain:
     # --- the sender's node ---
 
     async def request(self, method: str, params: list[Any]) -> str:
+        self.asked.append(method)
         if method == "eth_getBalance":
             return hex(self.balance_wei)
         assert method == "eth_sendRawTransaction"
@@ -301,6 +316,7 @@ class Chain:
         return tx_hash
 
     async def batch(self, calls: Sequence[tuple[str, list[Any]]]) -> list[Any]:
+        self.asked.append("batch")
         self._may_fail("batch")
         return [self._state(method, params) for method, params in calls]
 

@@ -1,0 +1,408 @@
+"""What a tick between two heads leads to, and what it never does."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+from eth_abi.abi import encode
+from structlog.testing import capture_logs
+
+from keeper.desk.hybrid import HybridDesk
+from keeper.domain import Account, Log
+from keeper.errors import ChainFault
+from keeper.journal.guard import Limits
+from keeper.ports import BlockUpdate, Ticks
+from keeper.protocols.hybrid.abi import load
+from keeper.protocols.hybrid.market import HybridMarket
+from keeper.units import WAD
+from tests.unit.pipeline.desk import BREACHED, FIRST, SIGNER, Desk, confirmed, cured, flagged
+from tests.unit.pipeline.ticking import Ticker
+
+OTHER = replace(BREACHED, key=b"\x0c" * 20 + bytes(12))
+FLAGGED = ["Suspected", "Reserved flag", "Sent"]
+BTC, ABOVE, BELOW = "BTC/USD", 203 * WAD, 200 * WAD
+"""At the first price off chain nobody is suspect; on chain the price is the second one."""
+NOT_BREACHED = load("Liquidator").errors["NotBreached"].selector + encode(["int256", "uint256"], [7, 5])
+STALE = load("Liquidator").errors["StaleOracle"].selector + encode(["bytes32"], [BREACHED.key])
+SEND = "eth_sendRawTransaction"
+
+
+@pytest.fixture
+def live(kept: Desk) -> Desk:
+    """A keeper whose prices move between the heads; nobody is suspect at first."""
+    kept.feed = Ticker(kept.chain, known={BTC: ABOVE})
+    kept.start()
+    return kept
+
+
+def ticker(desk: Desk) -> Ticker:
+    assert isinstance(desk.feed, Ticker)
+    return desk.feed
+
+
+def ticks(desk: Desk) -> Ticks:
+    found = desk.pipeline.vitals.ticks
+    assert found is not None
+    return found
+
+
+async def head(desk: Desk, *changes: Account) -> None:
+    """Work on a head, and get ready."""
+    await desk.head(*changes)
+    await desk.pipeline.prepare()
+    desk.chain.asked.clear()
+
+
+async def tick(desk: Desk, price_wad: int) -> None:
+    """Let the price move, and whoever it makes suspect be judged."""
+    desk.pipeline.on_tick(ticker(desk).move(BTC, price_wad))
+    await desk.pipeline.on_alarm()
+
+
+# --- ready accounts ------------------------------------------------------------------------------
+
+
+async def test_a_suspicion_becomes_a_signed_transaction_without_a_round_trip(live: Desk) -> None:
+    await head(live, BREACHED)
+    assert (live.cases(), live.chain.simulated, ticks(live).ready) == ([], ["flag"], 1)
+    await tick(live, BELOW)
+    assert live.chain.asked == [SEND]
+    assert live.told() == FLAGGED
+    assert live.history()[0].data["score"] == "E 900.00, M 1000.00"
+
+
+async def test_the_journal_has_the_time_from_the_tick_to_the_transaction(live: Desk) -> None:
+    await head(live, BREACHED)
+    await tick(live, BELOW)
+    took_ms = live.history()[-1].data["tick_to_tx_ms"]
+    assert isinstance(took_ms, float)
+    assert 0 < took_ms < 1_000
+
+
+async def test_a_flag_that_lacks_nothing_but_the_breach_is_ready(live: Desk) -> None:
+    live.chain.reverts = {"flag": NOT_BREACHED}
+    await head(live, BREACHED)
+    await tick(live, BELOW)
+    assert live.chain.asked == [SEND]
+    assert live.told() == FLAGGED
+
+
+async def test_a_flag_that_the_contract_refuses_for_another_reason_is_simulated_anew(live: Desk) -> None:
+    live.chain.reverts = {"flag": STALE}
+    await head(live, BREACHED)
+    await tick(live, BELOW)
+    assert live.chain.asked == ["simulate"]
+    assert live.told() == ["Suspected", "Refused simulation.reverted"]
+
+
+async def test_who_is_not_ready_is_simulated_first(live: Desk) -> None:
+    await live.head(BREACHED)
+    live.chain.asked.clear()
+    await tick(live, BELOW)
+    assert live.chain.asked == ["batch", "simulate", SEND]
+    assert live.told() == FLAGGED
+
+
+@pytest.mark.parametrize(("blocks", "asked"), [(1, ["batch", SEND]), (2, ["batch", "simulate", SEND])])
+async def test_a_simulation_serves_for_one_block_more(live: Desk, blocks: int, asked: list[str]) -> None:
+    await head(live, BREACHED)
+    for _ in range(blocks):
+        await live.head()
+    live.chain.asked.clear()
+    await tick(live, BELOW)
+    assert live.chain.asked == asked
+
+
+async def test_what_was_simulated_on_another_branch_is_worth_nothing(live: Desk) -> None:
+    await head(live, BREACHED)
+    await live.head(BREACHED, reorg=1)
+    live.chain.asked.clear()
+    await tick(live, BELOW)
+    assert live.chain.asked == ["batch", "simulate", SEND]
+
+
+async def test_what_cannot_be_made_ready_is_no_reason_to_stop(live: Desk) -> None:
+    live.chain.fails += ["batch"]
+    await live.head(BREACHED)
+    with capture_logs() as logs:
+        await live.pipeline.prepare()
+    assert [each["event"] for each in logs] == ["ready.failed"]
+    await tick(live, BELOW)
+    assert live.told() == FLAGGED
+
+
+async def test_no_more_accounts_are_kept_ready_than_are_wanted(live: Desk) -> None:
+    live.pipeline._care._params = replace(live.pipeline._care._params, ready=2)
+    keys = [bytes([number]) * 20 + bytes(12) for number in range(70, 75)]
+    await head(live, *(replace(BREACHED, key=key) for key in keys))
+    assert live.chain.simulated == ["flag", "flag"]
+    assert ticks(live).ready == 2
+
+
+class Drifting(HybridMarket):
+    """Its accounts are said to change by themselves."""
+
+    drifts = True  # type: ignore[misc]
+
+
+async def test_where_accounts_drift_who_was_read_to_be_ready_is_not_read_again(live: Desk) -> None:
+    live.protocol = Drifting
+    live.start()
+    await head(live, BREACHED)
+    await tick(live, BELOW)
+    assert live.chain.asked == [SEND]
+
+
+async def test_where_accounts_drift_others_are_read_before_they_are_judged(live: Desk) -> None:
+    live.protocol = Drifting
+    live.start()
+    await live.head(BREACHED)
+    live.chain.asked.clear()
+    live.chain.accounts[BREACHED.key] = cured(BREACHED)
+    await tick(live, BELOW)
+    assert live.chain.asked == ["call_many"]
+    assert live.told() == ["Suspected", "Waited alarm.not_on_chain"]
+
+
+# --- the one door, and both clocks ---------------------------------------------------------------
+
+
+async def test_the_door_is_the_same_for_what_is_ready(live: Desk) -> None:
+    live.limits = Limits(halted=True)
+    live.start()
+    await head(live, BREACHED)
+    await tick(live, BELOW)
+    assert live.told() == ["Suspected", "Refused limit.halted"]
+    assert live.chain.sent == []
+
+
+async def test_an_account_is_flagged_once_however_often_it_is_suspected(live: Desk) -> None:
+    await head(live, BREACHED)
+    for price in (BELOW, ABOVE, BELOW, ABOVE, BELOW):
+        await tick(live, price)
+    assert live.told() == FLAGGED
+    await live.head()
+    assert live.acts() == ["flag"]
+
+
+async def test_the_price_off_chain_alone_raises_no_alarm_on_chain(live: Desk) -> None:
+    live.chain.fast[BTC] = ABOVE
+    await head(live, BREACHED)
+    await tick(live, 150 * WAD)
+    assert live.told() == ["Suspected", "Waited alarm.not_on_chain"]
+    assert live.chain.asked == []
+
+
+async def test_a_tick_closes_nothing_while_the_slow_clock_disagrees(live: Desk) -> None:
+    live.chain.slow[BTC] = ABOVE
+    tip = live.chain.tip
+    await head(live, flagged(BREACHED, tip), confirmed(flagged(OTHER, tip), tip))
+    for price in (BELOW, 150 * WAD, ABOVE, 100 * WAD):
+        await tick(live, price)
+    assert live.acts() == []
+
+
+async def test_a_suspicion_that_a_tick_takes_back_is_closed_at_the_next_head(live: Desk) -> None:
+    live.chain.fast[BTC] = ABOVE
+    await head(live, BREACHED)
+    for price in (BELOW, ABOVE, BELOW, ABOVE):
+        await tick(live, price)
+    assert live.told() == ["Suspected", "Waited alarm.not_on_chain"]
+    await live.head()
+    assert live.told()[-1] == "Closed"
+    assert len(live.cases()) == 1
+
+
+async def test_the_keepers_own_account_raises_no_alarm(live: Desk) -> None:
+    own = bytes.fromhex(SIGNER.address[2:]) + (1).to_bytes(12)
+    await head(live, replace(BREACHED, key=own))
+    await tick(live, BELOW)
+    assert (live.cases(), live.chain.asked) == ([], [])
+
+
+async def test_an_alarm_that_was_sent_is_known_after_a_restart(live: Desk) -> None:
+    await head(live, BREACHED)
+    await tick(live, BELOW)
+    live.start()
+    await live.head(flagged(BREACHED, live.chain.next), mined=True)
+    assert live.told()[:4] == [*FLAGGED, "Included"]
+    assert live.acts() == ["flag"]
+
+
+# --- heads and ticks at the same time ------------------------------------------------------------
+
+
+async def test_nothing_is_done_about_a_tick_before_the_first_head(live: Desk) -> None:
+    live.chain.put(BREACHED)
+    await tick(live, BELOW)
+    assert (ticks(live).count, ticks(live).suspects) == (1, 0)
+    assert live.cases() == []
+
+
+async def test_an_account_that_changed_and_was_not_read_is_not_acted_on(live: Desk) -> None:
+    await head(live, BREACHED)
+    live.chain.fails.append("call_many")
+    with pytest.raises(ChainFault):
+        await live.head(cured(BREACHED))
+    await tick(live, BELOW)
+    assert live.cases() == []
+    await live.head()
+    assert live.cases() == []
+
+
+async def test_after_a_head_that_failed_the_next_one_answers_the_alarms(live: Desk) -> None:
+    await head(live, BREACHED)
+    live.chain.fails.append("call_many")
+    with pytest.raises(ChainFault):
+        await live.head()
+    live.chain.asked.clear()
+    await tick(live, BELOW)
+    assert (ticks(live).suspects, live.chain.asked) == (1, [])
+    await live.head()
+    assert live.told() == FLAGGED
+
+
+@asynccontextmanager
+async def running(desk: Desk) -> AsyncIterator[asyncio.Queue[BlockUpdate]]:
+    """Let the keeper run on the heads that are put into the queue."""
+    heads: asyncio.Queue[BlockUpdate] = asyncio.Queue()
+
+    async def updates() -> AsyncIterator[BlockUpdate]:
+        while True:
+            yield await heads.get()
+
+    desk.chain.updates = updates  # type: ignore[method-assign]
+    first = await desk.pipeline.discover(0, desk.chain.tip)
+    adopted = tuple(each for each in desk.chain.heads if each.number >= first)
+    heads.put_nowait(BlockUpdate(desk.chain.tip, (), adopted, _logs(desk)))
+    task = asyncio.create_task(desk.pipeline.run())
+    try:
+        yield heads
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def _logs(desk: Desk) -> tuple[Log, ...]:
+    return tuple(log for each in desk.chain.heads for log in desk.chain.logs_of(each))
+
+
+def next_head(desk: Desk, *changes: Account) -> BlockUpdate:
+    tip = desk.chain.extend()
+    for each in changes:
+        desk.chain.put(each)
+    return BlockUpdate(tip, (), (tip,), desk.chain.logs_of(tip))
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Wait until something holds, some seconds at most."""
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110 nothing announces it
+            await asyncio.sleep(0.001)
+
+
+async def test_the_loop_answers_ticks_between_the_heads(live: Desk) -> None:
+    live.chain.put(BREACHED)
+    async with running(live):
+        await until(lambda: ticks(live).ready)
+        live.chain.asked.clear()
+        ticker(live).move(BTC, BELOW)
+        await until(lambda: live.chain.sent)
+    assert live.chain.asked == [SEND]
+    assert (live.told(), live.heads_done()) == (FLAGGED, [FIRST])
+
+
+async def test_ticks_are_scored_in_time_while_a_simulation_hangs(live: Desk) -> None:
+    live.chain.put(BREACHED)
+    live.chain.answering.clear()
+    async with running(live) as heads:
+        await until(lambda: "simulate" in live.chain.asked)
+        heads.put_nowait(next_head(live, replace(OTHER, cash_wad=1_500 * WAD)))
+        await until(live.cases)
+        for number in range(20):
+            ticker(live).move(BTC, ABOVE - number)
+            await until(lambda: not ticker(live).moved.is_set())
+        ticker(live).move(BTC, BELOW)
+        await until(lambda: ticks(live).suspects == 1)
+        # Who is newly suspect waits for the head in work, not the other way round.
+        assert live.told(1) == []
+        live.chain.answering.set()
+        await until(lambda: len(live.chain.sent) == 2)
+    assert ticks(live).count >= 20
+    assert ticks(live).late.most_s < 0.05
+    assert sorted(live.acts()) == ["flag", "flag"]
+
+
+class Slow(HybridDesk):
+    """Takes its time over every account."""
+
+    def judge(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]
+        until_s = time.perf_counter() + 0.0005
+        while time.perf_counter() < until_s:
+            pass
+        return super().judge(*args, **kwargs)  # type: ignore[arg-type]
+
+
+async def test_ticks_are_scored_in_time_while_two_thousand_accounts_are_judged(live: Desk) -> None:
+    live.deciding = Slow
+    live.chain.fast_age_s = 16
+    live.feed.known.clear()
+    live.start()
+    for number in range(2_000):
+        live.chain.put(replace(BREACHED, key=number.to_bytes(20) + bytes(12)))
+    async with running(live):
+        await until(live.cases)
+        began_s = time.perf_counter()
+        while not live.heads_done():
+            ticker(live).move("ETH/USD", 1_600 * WAD + ticks(live).count)
+            await asyncio.sleep(0.002)
+        took_s = time.perf_counter() - began_s
+        late = ticks(live).late
+    # Some 10 ms on a machine that has nothing else to do.
+    assert late.most_s < 0.25
+    assert took_s > 1
+    assert late.within[0.05] > 0.9 * late.count > 20
+
+
+async def test_suspects_of_several_ticks_are_answered_together(live: Desk) -> None:
+    better = replace(OTHER, cash_wad=BREACHED.cash_wad + 110 * WAD)
+    await head(live, BREACHED, better)
+    for price in (BELOW, 198 * WAD):
+        live.pipeline.on_tick(ticker(live).move(BTC, price))
+    await live.pipeline.on_alarm()
+    found = ticks(live)
+    # Who is ready stands in line at every tick.
+    assert (found.count, found.coalesced, found.suspects, found.answered.count) == (2, 1, 3, 1)
+    assert len(live.cases()) == 2
+
+
+async def test_lateness_is_told_once_in_a_while(live: Desk) -> None:
+    await head(live, BREACHED)
+    with capture_logs() as logs:
+        for _ in range(3):
+            live.pipeline.on_tick(time.monotonic_ns() - 10**8)
+    late = [each for each in logs if each["event"] == "trigger.late"]
+    assert [(each["bound_ms"], each["times"]) for each in late] == [(50.0, 1)]
+    assert late[0]["late_ms"] >= 100
+    found = ticks(live).late
+    assert (found.count, found.within[0.05], found.within[0.25]) == (3, 0, 3)
+    assert 0.1 <= found.most_s <= found.total_s
+
+
+async def test_five_hundred_suspects_of_one_tick_go_out_in_batches(live: Desk) -> None:
+    live.chain.credit = (100_000 * WAD).to_bytes(32)
+    live.limits = Limits(spend_day_wei=10**21)
+    live.start()
+    accounts = [replace(BREACHED, key=number.to_bytes(20) + bytes(12)) for number in range(500)]
+    await head(live, *accounts)
+    began_s = time.perf_counter()
+    await tick(live, BELOW)
+    # 1.0 s where nothing else runs, most of it for the journal and the signatures.
+    assert time.perf_counter() - began_s < 5
+    assert len(live.chain.sent) == 500
+    # The 32 nearest were ready.
+    assert live.chain.asked.count("simulate") == 500 - 32
+    assert live.chain.asked.index("simulate") > live.chain.asked.index(SEND)
