@@ -218,6 +218,19 @@ class Mirror(Section):
     check_rows: int = Field(default=200, gt=0, le=3200)
 
 
+class Trigger(Section):
+    """What is done between the heads, where prices move there, and how near the nearest accounts are."""
+
+    ready: int = Field(default=32, ge=0, le=500)
+    """So many accounts nearest to breach have their acts built and simulated after every head."""
+    late_ms: float = Field(default=50, gt=0)
+    """How late after a tick its suspects may be known before the log warns."""
+    measure_blocks: int = Field(default=10, gt=0)
+    """So often the distance of the nearest accounts to breach is measured."""
+    vol: float = Field(default=0.8, gt=0, le=5)
+    """Annualised: what the volatility of a feed is taken for until its prices have shown another."""
+
+
 class Health(Section):
     """Where /metrics and /healthz of ``keeper run`` are served: on 127.0.0.1, and nowhere without a port."""
 
@@ -337,6 +350,7 @@ class Config(BaseSettings):
     wallet: Wallet = Wallet()
     journal: JournalFile = JournalFile()
     mirror: Mirror = Mirror()
+    trigger: Trigger = Trigger()
     health: Health = Health()
     limits: Spending = Spending()
     economics: Economics = Economics()
@@ -456,6 +470,7 @@ class Config(BaseSettings):
             page=page,
             check_blocks=self.mirror.check_blocks,
             check_rows=self.mirror.check_rows,
+            **self.trigger.model_dump(),
         )
 
     def desk_params(self) -> DeskParams:

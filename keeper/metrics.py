@@ -141,6 +141,17 @@ class Gauges(Collector):
         yield _by("queue_depth", "What waits.", "queue", depths)
         if vitals.ticks is not None:
             yield from _of_ticks(vitals.ticks)
+        if vitals.nearest is not None:
+            yield from _gauges(
+                {
+                    "nearest_sigmas": (
+                        "Days' standard deviations to the nearest breach.",
+                        vitals.nearest.sigmas,
+                    )
+                }
+            )
+            within = {str(bound): count for bound, count in vitals.nearest.within.items()}
+            yield _by("accounts_near", "Accounts within so many of them, of 64.", "sigmas", within)
         yield from self._of_endpoints(reading.endpoints)
 
     @staticmethod

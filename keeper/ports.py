@@ -539,6 +539,16 @@ class Ticks:
 
 
 @dataclass(frozen=True, slots=True)
+class Nearest:
+    """How far the accounts nearest to breach are from it, in standard deviations of a day's move."""
+
+    sigmas: float | None
+    """Of the nearest that is in none yet; None where no move of one price would breach any."""
+    within: Mapping[int, int]
+    """How many of those looked at are no further than so many."""
+
+
+@dataclass(frozen=True, slots=True)
 class Vitals:
     """How a keeper does, for whoever watches it."""
 
@@ -560,6 +570,8 @@ class Vitals:
     facts_waiting: int
     ticks: Ticks | None = None
     """None where prices do not move between the heads."""
+    nearest: Nearest | None = None
+    """None until it was measured."""
 
 
 class Progress(Protocol):

@@ -8,7 +8,6 @@ far as the contract's bounds let it. Signers who check another's arrays by their
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -31,8 +30,8 @@ from keeper.domain import (
 )
 from keeper.errors import ChainFault, ConfigError
 from keeper.ports import Feed, Reader, read_through
-from keeper.risk.options import YEAR_S
 from keeper.risk.scenarios import Option, PackedArray, VolShocks, array_of, pack
+from keeper.risk.volatility import HALF_LIFE_S, SAMPLE_S, Ewma
 from keeper.units import BPS, WAD, FeedId, UnixS, Wad
 
 log = structlog.get_logger()
@@ -242,14 +241,9 @@ class FixedVols:
 
 
 class EwmaVols:
-    """One volatility for every option of a feed: what its price shows, older returns counting ever less.
+    """One volatility for every option of a feed: what its price shows.
 
-    The variance per second h becomes w h + (1 - w) r² / t with the log return r of the last t seconds and
-    w = 2^(-t / half-life), however far apart two prices are; it starts from a volatility that is given, and
-    does so again after a restart. It knows the past only: for a lab, and as a check of another source; what
-    a market implies is the better measure.
-
-    Source: RiskMetrics Technical Document (1996); the default half-life is that of 0.97 on hourly returns.
+    For a lab, and as a check of another source; what a market implies is the better measure.
     """
 
     def __init__(
@@ -257,40 +251,22 @@ class EwmaVols:
         feed: Feed,
         *,
         initial: Mapping[FeedId, float],
-        half_life_s: float = 82_000.0,
-        sample_s: int = 60,
+        half_life_s: float = HALF_LIFE_S,
+        sample_s: int = SAMPLE_S,
         least: float = 0.05,
         most: float = 5.0,
     ) -> None:
-        """Start from ``initial``; returns are taken over ``sample_s`` at least, for quotes are noisy."""
+        """Start from ``initial``; the rest as ``risk.volatility.Ewma`` has it."""
         self._feed = feed
-        self._variance = {name: vol * vol / YEAR_S for name, vol in initial.items()}
-        self._last: dict[FeedId, Quote] = {}
-        self._half_life_s = half_life_s
-        self._sample_s = sample_s
-        self._least, self._most = least, most
+        self._ewma = Ewma(initial, half_life_s=half_life_s, sample_s=sample_s, least=least, most=most)
 
     def vol(self, feed: FeedId, option: Option, now_s: UnixS) -> float | Unknown:
         """Take in the feed's newest quote, and return its volatility within the bounds."""
         del option
-        if feed not in self._variance:
-            return Unknown(feed, "no volatility to start from is set for it")
-        quote = self._feed.latest(now_s).get(feed, Unknown(feed, "the feed does not serve it"))
+        quote = self._feed.latest(now_s).get(feed)
         if isinstance(quote, Quote):
-            self._hear(quote)
-        vol = math.sqrt(self._variance[feed] * YEAR_S)
-        return min(max(vol, self._least), self._most)
-
-    def _hear(self, quote: Quote) -> None:
-        last = self._last.setdefault(quote.feed, quote)
-        apart_s = quote.observed_at_s - last.observed_at_s
-        if apart_s < self._sample_s:
-            return
-        kept = 0.5 ** (apart_s / self._half_life_s)
-        change = math.log(quote.price_wad / last.price_wad)
-        shown = change * change / apart_s
-        self._variance[quote.feed] = kept * self._variance[quote.feed] + (1 - kept) * shown
-        self._last[quote.feed] = quote
+            self._ewma.hear(quote)
+        return self._ewma.vol(feed)
 
 
 # --- the engine ----------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from keeper.errors import ChainFault
 from keeper.plan import hybrid as plan
 from keeper.plan.hybrid import Means, Slice
 from keeper.ports import Reports, SlopeMarket
+from keeper.risk.marks import Marks
 from keeper.state.book import Book
 from keeper.units import BPS, AccountKey, FeedId, UnixS, Wad, Wei
 
@@ -254,6 +255,12 @@ class HybridDesk:
             left=sitting,
         )
         return self._decide(found, case_id, assessed, suspect=suspicion is not None) if found.cared else found
+
+    def marks(
+        self, market: SlopeMarket, world: OracleView, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS
+    ) -> Marks:
+        """Mark them as the market does: its prices on chain suspect nobody."""
+        return market.marks(world, quotes, at_s)
 
     def is_own(self, account: AccountKey) -> bool:
         """Tell whether an account is one of the wallet's."""

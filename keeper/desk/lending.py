@@ -17,8 +17,9 @@ from keeper.plan import conversion
 from keeper.plan import lending as plan
 from keeper.plan.lending import Means, Purse
 from keeper.ports import LendingMarket
+from keeper.risk.marks import Marks
 from keeper.state.book import Book
-from keeper.units import WAD, AccountKey, FeedId, Wei
+from keeper.units import WAD, AccountKey, FeedId, UnixS, Wei
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,16 @@ class LendingDesk:
         case = _case(case_id, account, loan, chain, sitting)
         decision = plan.plan_close(case, sitting.means, self.roads, self.params.plan)
         return replace(found, decision=decision, left=_after(sitting, case, decision))
+
+    def marks(
+        self,
+        market: LendingMarket[Any, Any],
+        world: Any,
+        quotes: Mapping[FeedId, Quote | Unknown],
+        at_s: UnixS,
+    ) -> Marks:
+        """Mark them as if the chain said what the fast prices say."""
+        return market.marks(market.fast(world, quotes), {}, at_s)
 
     def is_own(self, account: AccountKey) -> bool:
         """Tell whether it is the account of what the wallet has: loans of its own included."""

@@ -17,8 +17,9 @@ from keeper.lending import flash
 from keeper.plan import perp as plan
 from keeper.plan.perp import Case, Means
 from keeper.ports import Margin, PerpMarket
+from keeper.risk.marks import Marks
 from keeper.state.book import Book
-from keeper.units import WAD, AccountKey, FeedId, Wei
+from keeper.units import WAD, AccountKey, FeedId, UnixS, Wei
 
 ROUND = 101
 """Heads within which every account with a position is read again: funding accrues, and no event says so.
@@ -152,6 +153,12 @@ class PerpDesk:
             left=sitting,
         )
         return self._decide(found, case_id, exact, chain=chain, fast=fast) if breached else found
+
+    def marks(
+        self, market: PerpMarket[Any, Any], world: Any, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS
+    ) -> Marks:
+        """Mark them as if the chain said what the fast prices say."""
+        return market.marks(market.fast(world, quotes), {}, at_s)
 
     def is_own(self, account: AccountKey) -> bool:
         """Tell whether it is the wallet's account."""

@@ -10,8 +10,9 @@ from keeper.columns.snapshot import Snapshot
 from keeper.domain import Agree, Call, ChainTime, Quote, Refuse, Step, Unknown, Wait
 from keeper.errors import ConfigError
 from keeper.ports import Market
+from keeper.risk.marks import Marks
 from keeper.state.book import Book
-from keeper.units import AccountKey, FeedId, Wei
+from keeper.units import AccountKey, FeedId, UnixS, Wei
 
 MarketT_contra = TypeVar("MarketT_contra", bound=Market[Any, Any], contravariant=True)
 Sitting = TypeVar("Sitting")
@@ -110,6 +111,16 @@ class Desk(Protocol[MarketT_contra, Sitting]):
         self, sitting: Sitting, account: AccountKey, case_id: str, suspicion: str | None
     ) -> Judgement[Sitting] | Unknown:
         """Judge one account by exact integers; plan a step where one is due."""
+        ...
+
+    def marks(
+        self, market: MarketT_contra, world: Any, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS
+    ) -> Marks:
+        """Mark the columns at the fast prices alone: how far they have to move is asked of one clock.
+
+        A market's own marks are those of the worse clock, wherever the chain has a price of its own: who is
+        long and short of one feed would look near to a breach whichever way that moves.
+        """
         ...
 
     def is_own(self, account: AccountKey) -> bool:

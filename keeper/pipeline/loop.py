@@ -34,9 +34,6 @@ from keeper.units import Block
 log = structlog.get_logger()
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 
-NEAREST = 64
-"""Accounts nearest to breach that are looked at more closely after a head."""
-
 
 class Pipeline(Generic[MarketT]):
     """One keeper on one deployment."""
@@ -60,7 +57,7 @@ class Pipeline(Generic[MarketT]):
         self.mirror = Mirror(
             reader=reader, market=market, desk=desk, journal=journal, params=params, shelf=shelf
         )
-        self._watch = Watch(self.mirror, feed=feed, params=params)
+        self._watch = Watch(self.mirror, desk=desk, feed=feed, params=params)
         self._care = Care(
             self.mirror, reader=reader, desk=desk, journal=journal, sender=sender, params=params
         )
@@ -102,7 +99,7 @@ class Pipeline(Generic[MarketT]):
                         await self.on_update(update)
                     except ChainFault as fault:
                         log.warning("head.failed", block=update.head.number, why=str(fault))
-                preparing = [asyncio.create_task(self.prepare())] if self._live else []
+                preparing = [asyncio.create_task(self.prepare())]
         finally:
             await _end(preparing)
 
@@ -151,17 +148,20 @@ class Pipeline(Generic[MarketT]):
         self._watch.answered(moment)
 
     async def prepare(self) -> None:
-        """Get ready for ticks, where the last head was worked on whole."""
+        """Get ready for ticks, if there are any, and measure how far the nearest accounts are from breach.
+
+        After a head that was worked on whole.
+        """
         moment = self._moment
         if moment is None:
             return
-        self._watch.prepare()
-        try:
-            ready = await self._care.prepare(moment, self._watch.nearest(NEAREST))
-        except ChainFault as fault:
-            log.warning("ready.failed", block=moment.head.number, why=str(fault))
-            return
-        self._watch.keep(ready)
+        if self._live is not None:
+            self._watch.prepare()
+            try:
+                self._watch.keep(await self._care.prepare(moment, self._watch.nearest()))
+            except ChainFault as fault:
+                log.warning("ready.failed", block=moment.head.number, why=str(fault))
+        await self._watch.measure(moment)
 
     def save(self) -> None:
         """Write the book to disk, where it is to be kept and was read whole at one head."""
@@ -188,6 +188,7 @@ class Pipeline(Generic[MarketT]):
             logs_waiting=mirror.logs_waiting,
             facts_waiting=len(mirror.facts),
             ticks=self._watch.ticks(self._care.ready) if self._live else None,
+            nearest=self._watch.distances,
         )
 
 

@@ -26,3 +26,7 @@ class Params:
     """Accounts nearest to breach whose acts are kept built and simulated while prices tick between heads."""
     late_ms: float = 50.0
     """How late suspects may be known after a tick arrived before the log warns."""
+    measure_blocks: Block = 10
+    """How often it is measured how far the nearest accounts are from breach."""
+    vol: float = 0.8
+    """Annualised, of every feed: what the volatility is taken for until its prices have shown another."""

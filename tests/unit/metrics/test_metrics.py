@@ -11,7 +11,7 @@ from keeper.chain.health import Health
 from keeper.domain import Head
 from keeper.errors import ConfigError
 from keeper.metrics import Reading, Status, judge, served
-from keeper.ports import Spread, Ticks, Vitals
+from keeper.ports import Nearest, Spread, Ticks, Vitals
 
 NOW_S = 1_700_000_000
 HEAD = Head(123, "0xab", "0xaa", NOW_S - 5, 7)
@@ -117,6 +117,16 @@ async def test_how_late_the_trigger_is_is_told_as_a_histogram() -> None:
     assert samples["keeper_alarm_seconds_count", ""] == 4
     assert (samples["keeper_ticks_total", ""], samples["keeper_ticks_coalesced_total", ""]) == (4, 1)
     assert (samples["keeper_tick_suspects_total", ""], samples["keeper_accounts_ready", ""]) == (7, 32)
+
+
+async def test_how_near_the_nearest_are_is_told() -> None:
+    near = Nearest(1.5, {1: 0, 2: 3, 3: 7})
+    samples, _, _ = await told(replace(READING, vitals=replace(VITALS, nearest=near)))
+    assert samples["keeper_nearest_sigmas", ""] == 1.5
+    assert [samples["keeper_accounts_near", str(bound)] for bound in (1, 2, 3)] == [0, 3, 7]
+    far = replace(VITALS, nearest=Nearest(None, {1: 0}))
+    samples, _, _ = await told(replace(READING, vitals=far))
+    assert ("keeper_nearest_sigmas", "") not in samples
 
 
 async def test_without_ticks_nothing_is_told_of_them() -> None:

@@ -5,13 +5,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from eth_abi.abi import encode
 from structlog.testing import capture_logs
 
 from keeper.desk.hybrid import HybridDesk
-from keeper.domain import Account, Log
+from keeper.domain import Account, Leg, Log, Unknown
 from keeper.errors import ChainFault
 from keeper.journal.guard import Limits
 from keeper.ports import BlockUpdate, Ticks
@@ -129,7 +130,7 @@ async def test_what_cannot_be_made_ready_is_no_reason_to_stop(live: Desk) -> Non
     await live.head(BREACHED)
     with capture_logs() as logs:
         await live.pipeline.prepare()
-    assert [each["event"] for each in logs] == ["ready.failed"]
+    assert logs[0]["event"] == "ready.failed"
     await tick(live, BELOW)
     assert live.told() == FLAGGED
 
@@ -165,6 +166,39 @@ async def test_where_accounts_drift_others_are_read_before_they_are_judged(live:
     await tick(live, BELOW)
     assert live.chain.asked == ["call_many"]
     assert live.told() == ["Suspected", "Waited alarm.not_on_chain"]
+
+
+# --- who is near ---------------------------------------------------------------------------------
+
+
+async def test_how_far_the_nearest_are_from_breach_is_told_now_and_then(live: Desk) -> None:
+    further = replace(OTHER, cash_wad=BREACHED.cash_wad + 2_000 * WAD)
+    with capture_logs() as logs:
+        await head(live, BREACHED, further)
+        await head(live)
+    [told] = [each for each in logs if each["event"] == "accounts.nearest"]
+    first, second, *_ = told["accounts"]
+    # 1,900 + 100 P - 21,000 = 5 P, at 0.8 a year.
+    assert (first["account"], first["feed"]) == (f"0x{BREACHED.key.hex()}", BTC)
+    assert first["price"] == pytest.approx(19_100 / 95, rel=1e-4)
+    assert first["sigmas"] == pytest.approx(0.23, abs=0.01)
+    assert first["days"] == pytest.approx(0.05, abs=0.01)
+    assert second["account"] == f"0x{further.key.hex()}"
+    nearest = live.pipeline.vitals.nearest
+    assert nearest is not None
+    assert nearest.sigmas == pytest.approx(first["sigmas"], abs=0.01)
+    assert nearest.within == {1: 1, 2: 1, 3: 2}
+
+
+async def test_the_nearest_by_standard_deviations_are_kept_ready(live: Desk) -> None:
+    live.pipeline._care._params = replace(live.pipeline._care._params, ready=1)
+    # A third of a percent of all its money away from breach, but of no feed has it more than a third.
+    legs = (Leg(1, 50 * WAD, 0), Leg(2, -677 * WAD // 100, 0), Leg(3, 1_450 * WAD, 0))
+    mixed = replace(OTHER, cash_wad=-8_290 * WAD, legs=legs)
+    await head(live, BREACHED, mixed)
+    assert list(live.pipeline._care._ready) == [mixed.key]
+    await head(live)
+    assert list(live.pipeline._care._ready) == [BREACHED.key]
 
 
 # --- the one door, and both clocks ---------------------------------------------------------------
@@ -337,24 +371,23 @@ async def test_ticks_are_scored_in_time_while_a_simulation_hangs(live: Desk) -> 
 
 
 class Slow(HybridDesk):
-    """Takes its time over every account."""
+    """Takes its time over every account, and comes to nothing."""
 
-    def judge(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]
+    def judge(self, *_: Any) -> Unknown:
         until_s = time.perf_counter() + 0.0005
         while time.perf_counter() < until_s:
             pass
-        return super().judge(*args, **kwargs)  # type: ignore[arg-type]
+        return Unknown("account", "too hard")
 
 
 async def test_ticks_are_scored_in_time_while_two_thousand_accounts_are_judged(live: Desk) -> None:
     live.deciding = Slow
-    live.chain.fast_age_s = 16
     live.feed.known.clear()
     live.start()
     for number in range(2_000):
         live.chain.put(replace(BREACHED, key=number.to_bytes(20) + bytes(12)))
     async with running(live):
-        await until(live.cases)
+        await until(lambda: live.pipeline._watch._head)
         began_s = time.perf_counter()
         while not live.heads_done():
             ticker(live).move("ETH/USD", 1_600 * WAD + ticks(live).count)
