@@ -138,6 +138,11 @@ class HybridDesk:
         means = Means(taker, funds, gas_price_wei, native_price_wad)
         return Sitting(market, book, world, means, at, bundles, signed)
 
+    def carry(self, left: Sitting, sitting: Sitting) -> Sitting:
+        """Take over the account and the credit as the steps so far leave them."""
+        means = replace(sitting.means, taker=left.means.taker, credit_wad=left.means.credit_wad)
+        return replace(sitting, means=means)
+
     def under_care(
         self,
         sitting: Sitting,

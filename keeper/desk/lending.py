@@ -113,6 +113,11 @@ class LendingDesk:
         means = Means(funds, gas_price_wei, native.price_wad)
         return Sitting(market, book, chain, market.fast(chain, quotes), quotes, means, at)
 
+    def carry(self, left: Sitting, sitting: Sitting) -> Sitting:
+        """Take over the purse as the steps so far leave it."""
+        means = replace(sitting.means, purse=left.means.purse)
+        return replace(sitting, means=means)
+
     def under_care(
         self,
         sitting: Sitting,

@@ -116,6 +116,11 @@ class PerpDesk:
         means = Means(taker, gas_price_wei, native_price_wad)
         return Sitting(market, book, world, market.fast(world, quotes), quotes, means, at)
 
+    def carry(self, left: Sitting, sitting: Sitting) -> Sitting:
+        """Take over the account as the steps so far leave it."""
+        means = replace(sitting.means, taker=left.means.taker)
+        return replace(sitting, means=means)
+
     def under_care(
         self,
         sitting: Sitting,

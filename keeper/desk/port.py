@@ -97,6 +97,10 @@ class Desk(Protocol[MarketT_contra, Sitting]):
         """
         ...
 
+    def carry(self, left: Sitting, sitting: Sitting) -> Sitting:
+        """Return a later sitting of the same head with no more means than an earlier one left."""
+        ...
+
     def under_care(
         self,
         sitting: Sitting,

@@ -108,6 +108,8 @@ class Care(Generic[MarketT]):
         """What is only got ready does not stand in line before what is due."""
         self._ready: dict[AccountKey, list[Tried]] = {}
         self._ready_at: Block = 0
+        self._left: Any = None
+        """What the decisions since the last head leave for others."""
         self.has_started = False
 
     @property
@@ -177,6 +179,7 @@ class Care(Generic[MarketT]):
             found, sitting = self._judge_all(sitting, some, moment, unjudged)
             planned += found
             await turns.pass_on()
+        self._left = sitting
         self._warn_of_unjudged(unjudged, moment.head)
         await self._act(planned, moment)
 
@@ -186,13 +189,14 @@ class Care(Generic[MarketT]):
         The worst are through before the others are looked at. Who cannot be judged waits for the next head.
         """
         accounts = [each for each in moment.suspects if not self._desk.is_own(each)]
-        sitting = self._sit(moment)
+        sitting = self._desk.carry(self._left, self._sit(moment))
         if self._mirror.market.drifts:
             is_read = self._ready if self._ready_at == moment.head.number else {}
             if unread := [each for each in accounts if each not in is_read]:
                 await self._mirror.read_again(unread, moment.head)
         for some in _batches(accounts, BATCH):
             planned, sitting = self._judge_all(sitting, some, moment, Counter())
+            self._left = sitting
             await self._act(planned, moment)
             await asyncio.sleep(0)
 
@@ -201,8 +205,10 @@ class Care(Generic[MarketT]):
 
         Open cases come first, then ``nearest`` in its order. Nothing of it is reserved or sent.
         """
-        waiting = [key for key, case in self._cases.items() if case.status is Status.SUSPECTED]
         most = self._params.ready
+        if not most:
+            return ()
+        waiting = [key for key, case in self._cases.items() if case.status is Status.SUSPECTED]
         candidates = list(islice(dict.fromkeys((*waiting, *nearest)), CANDIDATES * most))
         if self._mirror.market.drifts:
             await self._mirror.read_again(candidates, moment.head)

@@ -64,8 +64,8 @@ class Watch(Generic[MarketT]):
     """Holds the book against the fast prices, and keeps in line whom a tick made suspect.
 
     Nothing is decided here, so that a tick may be scored while a head is half read: a row that changed and
-    was not read counts as unknown, others are as they were. Who is newly suspect stands in line, once,
-    until whoever judges is free; there are never more than there are accounts.
+    was not read counts as unknown, others are as they were. Who is newly suspect stands in line, once and for
+    as long as prices make it so, until whoever judges is free; a head that is looked at empties the line.
     """
 
     def __init__(
@@ -86,7 +86,8 @@ class Watch(Generic[MarketT]):
         """Rows of those whose acts are ready: they stand in line at every tick that finds them suspect."""
         self._rows: dict[AccountKey, int] = {}
         """Where some accounts are in the book, as of the last head."""
-        self._line: dict[AccountKey, str] = {}
+        self._line: dict[int, str] = {}
+        """Rows, and why each is suspect."""
         self._line_since_ns = 0
         self.alarmed = asyncio.Event()
         """Set while somebody is in line."""
@@ -131,14 +132,16 @@ class Watch(Generic[MarketT]):
         began_ns = time.monotonic_ns()
         book, found = self._score(head, self._feed.latest(self._at(head).timestamp_s))
         self._scored.note(time.monotonic_ns() - began_ns)
-        was = np.zeros(len(book), np.bool_)
+        was, now = np.zeros((2, len(book)), np.bool_)
         was[self._suspects[self._suspects < len(book)]] = True
         was[self._kept[self._kept < len(book)]] = False
+        now[found.rows] = True
         self._suspects = found.rows
+        self._line = {row: why for row, why in self._line.items() if now[row]}
         wanted = np.flatnonzero(~was[found.rows])
         if len(wanted):
-            keys = (book.key(row) for row in found.rows[wanted].tolist())
-            self._stand_in_line(dict(zip(keys, _told(found, wanted), strict=True)), heard_ns)
+            why = _told(found, wanted)
+            self._stand_in_line(dict(zip(found.rows[wanted].tolist(), why, strict=True)), heard_ns)
         self._note_lateness(time.monotonic_ns() - heard_ns)
 
     def take(self) -> Moment | None:
@@ -147,8 +150,9 @@ class Watch(Generic[MarketT]):
         self._forget_line()
         if head is None or not line:
             return None
-        at = self._at(head)
-        return Moment(head, at, self._feed.latest(at.timestamp_s), line, since_ns, is_tick=True)
+        book, at = self._mirror.book.freeze(), self._at(head)
+        suspects = {book.key(row): why for row, why in line.items()}
+        return Moment(head, at, self._feed.latest(at.timestamp_s), suspects, since_ns, is_tick=True)
 
     def keep(self, accounts: Iterable[AccountKey]) -> None:
         """Stand in line at every tick for accounts whose acts are ready, suspects before or not."""
@@ -222,7 +226,7 @@ class Watch(Generic[MarketT]):
         marks = self._mirror.market.marks(self._mirror.world, quotes, self._at(head).timestamp_s)
         return book, self._trigger.tick(book, marks, self._mirror.book.take_changed())
 
-    def _stand_in_line(self, suspects: Mapping[AccountKey, str], heard_ns: int) -> None:
+    def _stand_in_line(self, suspects: Mapping[int, str], heard_ns: int) -> None:
         if self._line:
             self._coalesced += 1
         else:

@@ -143,6 +143,14 @@ async def test_no_more_accounts_are_kept_ready_than_are_wanted(live: Desk) -> No
     assert ticks(live).ready == 2
 
 
+async def test_nothing_is_got_ready_where_none_is_wanted(live: Desk) -> None:
+    live.pipeline._care._params = replace(live.pipeline._care._params, ready=0)
+    await live.head(BREACHED)
+    live.chain.asked.clear()
+    await live.pipeline.prepare()
+    assert (live.chain.asked, ticks(live).ready) == ([], 0)
+
+
 class Drifting(HybridMarket):
     """Its accounts are said to change by themselves."""
 
@@ -220,6 +228,26 @@ async def test_an_account_is_flagged_once_however_often_it_is_suspected(live: De
     assert live.told() == FLAGGED
     await live.head()
     assert live.acts() == ["flag"]
+
+
+async def test_the_alarms_of_one_head_share_the_credit(live: Desk) -> None:
+    live.chain.credit = (99 * WAD).to_bytes(32)
+    later = replace(OTHER, cash_wad=BREACHED.cash_wad + 90 * WAD)
+    await head(live, BREACHED, later)
+    await tick(live, 202 * WAD)
+    await tick(live, 199 * WAD)
+    assert live.told(0) == FLAGGED
+    assert live.told(1) == ["Suspected", "Refused alarm.no_credit"]
+    assert live.history(1)[-1].data["evidence"] == "credit 49.00"
+
+
+async def test_whom_a_later_tick_clears_before_it_is_judged_raises_no_alarm(live: Desk) -> None:
+    await head(live, BREACHED)
+    live.pipeline.on_tick(ticker(live).move(BTC, BELOW))
+    await tick(live, ABOVE)
+    assert (live.cases(), live.chain.asked) == ([], [])
+    await tick(live, BELOW)
+    assert live.told() == FLAGGED
 
 
 async def test_the_price_off_chain_alone_raises_no_alarm_on_chain(live: Desk) -> None:
