@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from keeper.chain.pool import Pool
 from keeper.confirm import clocks
 from keeper.desk.lending import LendingDesk, Params
 from keeper.lab.anvil import anvil
@@ -181,6 +185,49 @@ async def test_with_borrowed_tokens_a_closing_pays_for_itself(stage: Stage, tmp_
         assert stage.held("USDC", SIGNER.address) == stage.held("WETH", SIGNER.address) == 0
         [expected] = [event.data for event in kept.history(weak) if event.kind == "Reserved"]
         assert expected["expected_profit_wad"] < profit * WAD // DOLLAR
+        assert kept.violations() == []
+
+
+class Ticking(Spoken):
+    """The same, for a keeper that is told of every move."""
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        yield
+
+    async def tick(self) -> int:
+        raise NotImplementedError
+
+
+async def test_what_waits_for_the_fast_price_is_closed_at_a_tick_without_a_question(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed, weak = Ticking({FEED: 2_000 * WAD}), key_of(WEAK)
+    desk, asked = stage.desk(Policy.RESTORE, stage.flash), []
+    request = Pool.request
+
+    async def heard(pool: Pool, method: str, params: list[Any]) -> Any:
+        asked.append(method)
+        return await request(pool, method, params)
+
+    monkeypatch.setattr(Pool, "request", heard)
+    async with keeping(stage.aave.lab.node, stage.market, desk, feed, tmp_path, lent=LENT) as kept:
+        stage.fall(0.95)
+        await kept.head(after_s=1)
+        assert kept.told(weak) == ["Suspected", "Waited confirm.fast_disagrees"]
+        await kept.pipeline.prepare()
+        # Gas is valued by the same feed, so that the least profit is another one by now.
+        feed.prices[FEED] = 1_890 * WAD
+        asked.clear()
+        monkeypatch.setattr(Pool, "batch", None)
+        kept.pipeline.on_tick(time.monotonic_ns())
+        await kept.pipeline.on_alarm()
+        assert asked == ["eth_sendRawTransaction"]
+        monkeypatch.undo()
+        await kept.head(after_s=1)
+        told = [each for each in kept.told(weak)[2:] if each != "Observed BalanceTransfer"]
+        assert told[:4] == ["Reserved repay", "Observed Agreed", "Sent", "Included"]
+        assert stage.factor(WEAK) > 1.05
         assert kept.violations() == []
 
 
