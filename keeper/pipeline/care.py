@@ -283,7 +283,8 @@ class Care(Generic[MarketT]):
                 planned.append(Planned(account, decision, judged))
             elif decision is not None:
                 events += self._say(case, account, decision, head)
-        self._journal.record(events)
+        if events:
+            self._journal.record(events)
         return planned, sitting
 
     def _warn_of_unjudged(self, unjudged: Mapping[str, int], head: Head) -> None:
@@ -364,7 +365,8 @@ class Care(Generic[MarketT]):
     ) -> None:
         """Reserve what is picked, a batch in one commit, and send it."""
         for some in _batches(planned, BATCH):
-            await self._sender.send(self._reserve_all(some, fees, moment.head), tick_ns=moment.heard_ns)
+            if permits := self._reserve_all(some, fees, moment.head):
+                await self._sender.send(permits, tick_ns=moment.heard_ns)
             await asyncio.sleep(0)
 
     def _reserve_all(

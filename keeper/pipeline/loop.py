@@ -26,9 +26,11 @@ from keeper.domain import Head
 from keeper.errors import ChainFault
 from keeper.pipeline.care import Care, Moment
 from keeper.pipeline.mirror import Mirror, Shelf
+from keeper.pipeline.near import Near
 from keeper.pipeline.params import Params
 from keeper.pipeline.watch import Watch
 from keeper.ports import BlockUpdate, Feed, Journal, LiveFeed, Market, Progress, Reader, Sender, Vitals
+from keeper.trigger import Trigger
 from keeper.units import Block
 
 log = structlog.get_logger()
@@ -57,7 +59,9 @@ class Pipeline(Generic[MarketT]):
         self.mirror = Mirror(
             reader=reader, market=market, desk=desk, journal=journal, params=params, shelf=shelf
         )
-        self._watch = Watch(self.mirror, desk=desk, feed=feed, params=params)
+        self._trigger = Trigger()
+        self._watch = Watch(self.mirror, trigger=self._trigger, feed=feed, params=params)
+        self._near = Near(self.mirror, trigger=self._trigger, desk=desk, served=feed.latest(0), params=params)
         self._care = Care(
             self.mirror, reader=reader, desk=desk, journal=journal, sender=sender, params=params
         )
@@ -127,6 +131,7 @@ class Pipeline(Generic[MarketT]):
         await self._care.follow(head)
         self._care.observe(head)
         moment = self._watch.look(head, update.heard_ns)
+        self._near.hear(moment.quotes)
         await self._care.attend(moment)
         self._moment = moment
         await mirror.check(sampled, head)
@@ -156,12 +161,12 @@ class Pipeline(Generic[MarketT]):
         if moment is None:
             return
         if self._live is not None:
-            self._watch.prepare()
+            self._trigger.prepare(self.mirror.book.freeze())
             try:
-                self._watch.keep(await self._care.prepare(moment, self._watch.nearest()))
+                self._watch.keep(await self._care.prepare(moment, self._near.accounts()))
             except ChainFault as fault:
                 log.warning("ready.failed", block=moment.head.number, why=str(fault))
-        await self._watch.measure(moment)
+        await self._near.measure(moment)
 
     def save(self) -> None:
         """Write the book to disk, where it is to be kept and was read whole at one head."""
@@ -188,7 +193,7 @@ class Pipeline(Generic[MarketT]):
             logs_waiting=mirror.logs_waiting,
             facts_waiting=len(mirror.facts),
             ticks=self._watch.ticks(self._care.ready) if self._live else None,
-            nearest=self._watch.distances,
+            nearest=self._near.found,
         )
 
 

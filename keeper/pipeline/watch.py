@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -14,26 +13,17 @@ import structlog
 
 from keeper.columns.keys import Rows
 from keeper.columns.snapshot import Snapshot
-from keeper.desk.port import Desk
 from keeper.domain import ChainTime, Head, Quote, Unknown
 from keeper.pipeline.care import Moment
 from keeper.pipeline.mirror import Mirror
 from keeper.pipeline.params import Params
-from keeper.ports import Feed, Market, Nearest, Spread, Ticks
-from keeper.risk.volatility import Ewma
+from keeper.ports import Feed, Market, Spread, Ticks
 from keeper.trigger import Found, Trigger
-from keeper.trigger.distance import Distances, Floats, Sample, distances
-from keeper.units import WAD, AccountKey, Block, FeedId
+from keeper.units import AccountKey, FeedId
 
 log = structlog.get_logger()
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 
-NEAREST = 64
-"""Accounts nearest to breach that are looked at more closely after a head."""
-WITHIN = (1, 2, 3)
-"""Standard deviations within which accounts are counted."""
-TOLD = 5
-"""How many of the nearest are told in the log."""
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 WARN_EVERY_NS = 60 * 10**9
 """How often at most the log tells that the trigger is late."""
@@ -68,24 +58,21 @@ class Watch(Generic[MarketT]):
     as long as prices make it so, until whoever judges is free; a head that is looked at empties the line.
     """
 
-    def __init__(
-        self, mirror: Mirror[MarketT], *, desk: Desk[MarketT, Any], feed: Feed, params: Params
-    ) -> None:
-        self._desk = desk
+    def __init__(self, mirror: Mirror[MarketT], *, trigger: Trigger, feed: Feed, params: Params) -> None:
         self._mirror = mirror
         self._feed = feed
         self._params = params
-        self._trigger = Trigger()
+        self._trigger = trigger
         self._unpriced: dict[FeedId, str] = {}
         self._head: Head | None = None
         """The head that was looked at last."""
         self._suspects = np.zeros(0, np.intp)
         """Rows that were suspect at the last head or tick."""
-        self._ready: tuple[AccountKey, ...] = ()
+        self._rows: dict[AccountKey, int] = {}
+        """Where in the book the suspects of the last head are, and those of ticks since."""
+        self._ready: Sequence[AccountKey] = ()
         self._kept = np.zeros(0, np.intp)
         """Rows of those whose acts are ready: they stand in line at every tick that finds them suspect."""
-        self._rows: dict[AccountKey, int] = {}
-        """Where some accounts are in the book, as of the last head."""
         self._line: dict[int, str] = {}
         """Rows, and why each is suspect."""
         self._line_since_ns = 0
@@ -94,11 +81,6 @@ class Watch(Generic[MarketT]):
         self._ticks = self._coalesced = self._handed_over = 0
         self._late, self._scored, self._answered = Stopwatch(), Stopwatch(), Stopwatch()
         self._warned_ns = -WARN_EVERY_NS
-        self._vols = Ewma(dict.fromkeys(feed.latest(0), params.vol))
-        self._sigmas: dict[AccountKey, float] = {}
-        """How far accounts were that were measured last."""
-        self._measured_at: Block = 0
-        self.distances: Nearest | None = None
         self._late_unsaid = 0
 
     def look(self, head: Head, heard_ns: int) -> Moment:
@@ -107,9 +89,6 @@ class Watch(Generic[MarketT]):
         self._head = head
         quotes = self._feed.latest(head.timestamp_s)
         self._warn_of_unpriced(quotes)
-        for quote in quotes.values():
-            if isinstance(quote, Quote):
-                self._vols.hear(quote)
         book, found = self._score(head, quotes)
         if found.unknown:
             log.warning("accounts.unknown", block=head.number, accounts=found.unknown, of=len(book))
@@ -151,56 +130,16 @@ class Watch(Generic[MarketT]):
         if head is None or not line:
             return None
         book, at = self._mirror.book.freeze(), self._at(head)
-        suspects = {book.key(row): why for row, why in line.items()}
+        rows = {book.key(row): row for row in line}
+        self._rows.update(rows)
+        self.keep(self._ready)
+        suspects = dict(zip(rows, line.values(), strict=True))
         return Moment(head, at, self._feed.latest(at.timestamp_s), suspects, since_ns, is_tick=True)
 
-    def keep(self, accounts: Iterable[AccountKey]) -> None:
-        """Stand in line at every tick for accounts whose acts are ready, suspects before or not."""
-        self._ready = tuple(accounts)
-        rows = [self._rows[each] for each in self._ready if each in self._rows]
-        self._kept = np.array(rows, np.intp)
-
-    def prepare(self) -> None:
-        """Get the trigger ready for ticks."""
-        self._trigger.prepare(self._mirror.book.freeze())
-
-    def nearest(self) -> list[AccountKey]:
-        """Return the accounts nearest to breach that are not suspects.
-
-        The trigger chooses them by their margin; in order they come by how many standard deviations a price
-        has to move, who was not measured yet before all others.
-        """
-        book = self._mirror.book.freeze()
-        rows = {book.key(row): row for row in self._trigger.nearest(NEAREST).tolist()}
-        self._rows.update(rows)
-        return sorted(rows, key=lambda key: self._sigmas.get(key, 0.0))
-
-    async def measure(self, moment: Moment) -> None:
-        """Measure now and then how far the nearest accounts are from breach, price by price; say so.
-
-        In a thread: it takes some 50 ms, and rests on a copy of a few rows alone.
-        """
-        head = moment.head.number
-        if self.distances is not None and head < self._measured_at + self._params.measure_blocks:
-            return
-        book, mirror, at_s = self._mirror.book.freeze(), self._mirror, moment.at.timestamp_s
-        rows = self._trigger.nearest(NEAREST)
-        keys = [book.key(row) for row in rows.tolist()]
-        price = partial(self._desk.marks, mirror.market, mirror.world, at_s=at_s)
-        some = Sample(book.cash[rows], book.positions[rows], book.classes[rows])
-        del book
-        found = await asyncio.to_thread(distances, some, moment.quotes, price)
-        vols = {feed: vol for feed in found.feeds if isinstance(vol := self._vols.vol(feed), float)}
-        sigmas = found.sigmas(vols)
-        nearest = np.fmin.reduce(sigmas, axis=1, initial=np.inf)
-        self._sigmas, self._measured_at = dict(zip(keys, nearest.tolist(), strict=True)), head
-        least = float(nearest.min(initial=np.inf))
-        within = {bound: int((nearest <= bound).sum()) for bound in WITHIN}
-        self.distances = Nearest(least if np.isfinite(least) else None, within)
-        order = np.argsort(nearest, kind="stable")[:TOLD]
-        told = [_far(keys[row], found, sigmas, moment.quotes, row) for row in order if nearest[row] < np.inf]
-        if told:
-            log.info("accounts.nearest", block=head, within_sigmas=within, accounts=told)
+    def keep(self, accounts: Sequence[AccountKey]) -> None:
+        """Have accounts whose acts are ready stand in line at every tick, suspects before or not."""
+        self._ready = accounts
+        self._kept = np.array([self._rows[each] for each in accounts if each in self._rows], np.intp)
 
     def answered(self, moment: Moment) -> None:
         """Count how long a tick's suspects waited until they were judged, and acted on."""
@@ -267,21 +206,3 @@ def _told(found: Found, places: Rows) -> Iterable[str]:
     """Say of some of the suspects why they are."""
     scores = zip(found.scores.equity[places], found.scores.requirement[places], strict=True)
     return (f"E {equity:.2f}, M {requirement:.2f}" for equity, requirement in scores)
-
-
-def _far(
-    account: AccountKey, found: Distances, sigmas: Floats, quotes: Mapping[FeedId, Quote | Unknown], row: int
-) -> dict[str, object]:
-    """Say in a log's words by which feed an account is breached soonest."""
-    place = int(np.nanargmin(sigmas[row]))
-    feed, factor, away = found.feeds[place], float(found.factors[row, place]), float(sigmas[row, place])
-    quote = quotes[feed]
-    assert isinstance(quote, Quote)
-    return {
-        "account": f"0x{account.hex()}",
-        "feed": feed,
-        "price": round(quote.price_wad / WAD * factor, 6),
-        "move": round(factor - 1, 4),
-        "sigmas": round(away, 2),
-        "days": round(away * away, 2),
-    }

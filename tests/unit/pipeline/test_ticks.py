@@ -435,8 +435,7 @@ async def test_suspects_of_several_ticks_are_answered_together(live: Desk) -> No
         live.pipeline.on_tick(ticker(live).move(BTC, price))
     await live.pipeline.on_alarm()
     found = ticks(live)
-    # Who is ready stands in line at every tick.
-    assert (found.count, found.coalesced, found.suspects, found.answered.count) == (2, 1, 3, 1)
+    assert (found.count, found.coalesced, found.suspects, found.answered.count) == (2, 1, 2, 1)
     assert len(live.cases()) == 2
 
 
