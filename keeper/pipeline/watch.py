@@ -6,6 +6,7 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -18,12 +19,14 @@ from keeper.pipeline.care import Moment
 from keeper.pipeline.mirror import Mirror
 from keeper.pipeline.params import Params
 from keeper.ports import Feed, Market, Spread, Ticks
-from keeper.trigger import Found, Trigger
+from keeper.trigger import Found, Scores, Trigger
 from keeper.units import AccountKey, FeedId
 
 log = structlog.get_logger()
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 
+MOST = 512
+"""Suspects that are taken out of the line at a time, the worst of the first tick first."""
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 WARN_EVERY_NS = 60 * 10**9
 """How often at most the log tells that the trigger is late."""
@@ -73,8 +76,8 @@ class Watch(Generic[MarketT]):
         self._ready: Sequence[AccountKey] = ()
         self._kept = np.zeros(0, np.intp)
         """Rows of those whose acts are ready: they stand in line at every tick that finds them suspect."""
-        self._line: dict[int, str] = {}
-        """Rows, and why each is suspect."""
+        self._line: dict[int, tuple[float, float]] = {}
+        """Rows, with equity and requirement of each."""
         self._line_since_ns = 0
         self.alarmed = asyncio.Event()
         """Set while somebody is in line."""
@@ -95,7 +98,7 @@ class Watch(Generic[MarketT]):
         self._suspects = found.rows
         self._rows = {book.key(row): row for row in found.rows.tolist()}
         self.keep(self._ready)
-        why = _told(found, np.arange(len(found.rows)))
+        why = (_why(*pair) for pair in _pairs(found.scores))
         return Moment(head, self._at(head), quotes, dict(zip(self._rows, why, strict=True)), heard_ns)
 
     def hear(self, heard_ns: int) -> None:
@@ -119,22 +122,24 @@ class Watch(Generic[MarketT]):
         self._line = {row: why for row, why in self._line.items() if now[row]}
         wanted = np.flatnonzero(~was[found.rows])
         if len(wanted):
-            why = _told(found, wanted)
-            self._stand_in_line(dict(zip(found.rows[wanted].tolist(), why, strict=True)), heard_ns)
+            self._stand_in_line(found.rows[wanted], found.scores.of(wanted), heard_ns)
         self._note_lateness(time.monotonic_ns() - heard_ns)
 
     def take(self) -> Moment | None:
-        """Return whoever stands in line, with the newest prices; nobody does afterwards."""
-        line, since_ns, head = self._line, self._line_since_ns, self._head
-        self._forget_line()
-        if head is None or not line:
+        """Return whoever stands first in line, with the newest prices; the others go on standing there."""
+        if self._head is None or not self._line:
+            self._forget_line()
             return None
-        book, at = self._mirror.book.freeze(), self._at(head)
-        rows = {book.key(row): row for row in line}
-        self._rows.update(rows)
+        book, at = self._mirror.book.freeze(), self._at(self._head)
+        rows = list(islice(self._line, MOST))
+        keys = [book.key(row) for row in rows]
+        suspects = {key: _why(*self._line.pop(row)) for key, row in zip(keys, rows, strict=True)}
+        if not self._line:
+            self._forget_line()
+        self._rows.update(zip(keys, rows, strict=True))
         self.keep(self._ready)
-        suspects = dict(zip(rows, line.values(), strict=True))
-        return Moment(head, at, self._feed.latest(at.timestamp_s), suspects, since_ns, is_tick=True)
+        quotes = self._feed.latest(at.timestamp_s)
+        return Moment(self._head, at, quotes, suspects, self._line_since_ns, is_tick=True)
 
     def keep(self, accounts: Sequence[AccountKey]) -> None:
         """Have accounts whose acts are ready stand in line at every tick, suspects before or not."""
@@ -165,13 +170,13 @@ class Watch(Generic[MarketT]):
         marks = self._mirror.market.marks(self._mirror.world, quotes, self._at(head).timestamp_s)
         return book, self._trigger.tick(book, marks, self._mirror.book.take_changed())
 
-    def _stand_in_line(self, suspects: Mapping[int, str], heard_ns: int) -> None:
+    def _stand_in_line(self, rows: Rows, scores: Scores, heard_ns: int) -> None:
         if self._line:
             self._coalesced += 1
         else:
             self._line_since_ns = heard_ns
-        self._line.update(suspects)
-        self._handed_over += len(suspects)
+        self._line.update(zip(rows.tolist(), _pairs(scores), strict=True))
+        self._handed_over += len(rows)
         self.alarmed.set()
 
     def _forget_line(self) -> None:
@@ -202,7 +207,9 @@ class Watch(Generic[MarketT]):
         self._unpriced = unpriced
 
 
-def _told(found: Found, places: Rows) -> Iterable[str]:
-    """Say of some of the suspects why they are."""
-    scores = zip(found.scores.equity[places], found.scores.requirement[places], strict=True)
-    return (f"E {equity:.2f}, M {requirement:.2f}" for equity, requirement in scores)
+def _pairs(scores: Scores) -> Iterable[tuple[float, float]]:
+    return zip(scores.equity.tolist(), scores.requirement.tolist(), strict=True)
+
+
+def _why(equity: float, requirement: float) -> str:
+    return f"E {equity:.2f}, M {requirement:.2f}"

@@ -13,8 +13,9 @@ from structlog.testing import capture_logs
 
 from keeper.desk.hybrid import HybridDesk
 from keeper.domain import Account, Leg, Log, Unknown
-from keeper.errors import ChainFault
+from keeper.errors import ChainFault, InvariantBroken
 from keeper.journal.guard import Limits
+from keeper.pipeline import watch
 from keeper.ports import BlockUpdate, Ticks
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.market import HybridMarket
@@ -437,6 +438,27 @@ async def test_suspects_of_several_ticks_are_answered_together(live: Desk) -> No
     found = ticks(live)
     assert (found.count, found.coalesced, found.suspects, found.answered.count) == (2, 1, 2, 1)
     assert len(live.cases()) == 2
+
+
+async def test_a_crowd_in_line_is_taken_a_part_at_a_time(live: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "MOST", 2)
+    await head(live, *(replace(BREACHED, key=number.to_bytes(20) + bytes(12)) for number in range(5)))
+    live.pipeline.on_tick(ticker(live).move(BTC, BELOW))
+    for served in (2, 4, 5):
+        assert live.pipeline._watch.alarmed.is_set()
+        await live.pipeline.on_alarm()
+        assert len(live.chain.sent) == served
+    assert not live.pipeline._watch.alarmed.is_set()
+
+
+async def test_a_feed_that_breaks_ends_the_keeper(live: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(_: Ticker) -> int:
+        raise InvariantBroken("a bug")
+
+    monkeypatch.setattr(Ticker, "tick", broken)
+    with pytest.raises(InvariantBroken, match="a bug"):
+        async with asyncio.timeout(5):
+            await live.pipeline.run()
 
 
 async def test_lateness_is_told_once_in_a_while(live: Desk) -> None:

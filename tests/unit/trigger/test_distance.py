@@ -68,6 +68,11 @@ def test_what_has_no_price_is_at_no_known_distance() -> None:
     assert np.isnan(found.factors).all()
 
 
+def test_of_nobody_and_without_prices_there_is_nothing_to_measure() -> None:
+    assert far().factors.shape == (0, 3)
+    assert far(LONG, asked={}).factors.shape == (1, 0)
+
+
 def test_distance_is_told_in_days_standard_deviations() -> None:
     found = far(LONG)
     vol = 0.8
