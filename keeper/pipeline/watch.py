@@ -6,7 +6,6 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -19,6 +18,7 @@ from keeper.pipeline.care import Moment
 from keeper.pipeline.mirror import Mirror
 from keeper.pipeline.params import Params
 from keeper.ports import Feed, Market, Spread, Ticks
+from keeper.risk.netting import Floats
 from keeper.trigger import Found, Scores, Trigger
 from keeper.units import AccountKey, FeedId
 
@@ -76,8 +76,10 @@ class Watch(Generic[MarketT]):
         self._ready: Sequence[AccountKey] = ()
         self._kept = np.zeros(0, np.intp)
         """Rows of those whose acts are ready: they stand in line at every tick that finds them suspect."""
-        self._line: dict[int, tuple[float, float]] = {}
-        """Rows, with equity and requirement of each."""
+        self._line = np.zeros(0, np.intp)
+        """Rows, those of one tick the worst first, [k]."""
+        self._line_scores = np.zeros((2, 0))
+        """Equity and requirement of each when it came to stand there."""
         self._line_since_ns = 0
         self.alarmed = asyncio.Event()
         """Set while somebody is in line."""
@@ -98,7 +100,7 @@ class Watch(Generic[MarketT]):
         self._suspects = found.rows
         self._rows = {book.key(row): row for row in found.rows.tolist()}
         self.keep(self._ready)
-        why = (_why(*pair) for pair in _pairs(found.scores))
+        why = _why(found.scores.equity, found.scores.requirement)
         return Moment(head, self._at(head), quotes, dict(zip(self._rows, why, strict=True)), heard_ns)
 
     def hear(self, heard_ns: int) -> None:
@@ -119,7 +121,9 @@ class Watch(Generic[MarketT]):
         was[self._kept[self._kept < len(book)]] = False
         now[found.rows] = True
         self._suspects = found.rows
-        self._line = {row: why for row, why in self._line.items() if now[row]}
+        stays = now[self._line]
+        self._line, self._line_scores = self._line[stays], self._line_scores[:, stays]
+        was[self._line] = True
         wanted = np.flatnonzero(~was[found.rows])
         if len(wanted):
             self._stand_in_line(found.rows[wanted], found.scores.of(wanted), heard_ns)
@@ -127,15 +131,16 @@ class Watch(Generic[MarketT]):
 
     def take(self) -> Moment | None:
         """Return whoever stands first in line, with the newest prices; the others go on standing there."""
-        if self._head is None or not self._line:
+        if self._head is None or not len(self._line):
             self._forget_line()
             return None
         book, at = self._mirror.book.freeze(), self._at(self._head)
-        rows = list(islice(self._line, MOST))
-        keys = [book.key(row) for row in rows]
-        suspects = {key: _why(*self._line.pop(row)) for key, row in zip(keys, rows, strict=True)}
-        if not self._line:
+        rows, scores = self._line[:MOST].tolist(), self._line_scores[:, :MOST]
+        self._line, self._line_scores = self._line[MOST:], self._line_scores[:, MOST:]
+        if not len(self._line):
             self._forget_line()
+        keys = [book.key(row) for row in rows]
+        suspects = dict(zip(keys, _why(*scores), strict=True))
         self._rows.update(zip(keys, rows, strict=True))
         self.keep(self._ready)
         quotes = self._feed.latest(at.timestamp_s)
@@ -171,16 +176,17 @@ class Watch(Generic[MarketT]):
         return book, self._trigger.tick(book, marks, self._mirror.book.take_changed())
 
     def _stand_in_line(self, rows: Rows, scores: Scores, heard_ns: int) -> None:
-        if self._line:
+        if len(self._line):
             self._coalesced += 1
         else:
             self._line_since_ns = heard_ns
-        self._line.update(zip(rows.tolist(), _pairs(scores), strict=True))
+        self._line = np.concatenate([self._line, rows])
+        self._line_scores = np.hstack([self._line_scores, [scores.equity, scores.requirement]])
         self._handed_over += len(rows)
         self.alarmed.set()
 
     def _forget_line(self) -> None:
-        self._line = {}
+        self._line, self._line_scores = np.zeros(0, np.intp), np.zeros((2, 0))
         self.alarmed.clear()
 
     def _note_lateness(self, late_ns: int) -> None:
@@ -207,9 +213,7 @@ class Watch(Generic[MarketT]):
         self._unpriced = unpriced
 
 
-def _pairs(scores: Scores) -> Iterable[tuple[float, float]]:
-    return zip(scores.equity.tolist(), scores.requirement.tolist(), strict=True)
-
-
-def _why(equity: float, requirement: float) -> str:
-    return f"E {equity:.2f}, M {requirement:.2f}"
+def _why(equity: Floats, requirement: Floats) -> Iterable[str]:
+    """Say of suspects why they are."""
+    pairs = zip(equity.tolist(), requirement.tolist(), strict=True)
+    return (f"E {has:.2f}, M {needs:.2f}" for has, needs in pairs)
