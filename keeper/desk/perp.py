@@ -177,8 +177,10 @@ class PerpDesk:
         chain = sitting.market.stand(exact, sitting.world)
         if isinstance(chain, Unknown) or chain.covers():
             return ()
-        nothing = Judgement("ready", None, True, "", decision=None, agreed=None, left=sitting)
-        decision = self._decide(nothing, "ready", exact, chain=chain, fast=chain).decision
+        found = Judgement(
+            phase="ready", health=None, cared=True, state="", decision=None, agreed=None, left=sitting
+        )
+        decision = self._decide(found, "ready", exact, chain=chain, fast=chain).decision
         return decision if isinstance(decision, tuple) else ()
 
     def vouches(self, tried: Tried, step: Step) -> bool:

@@ -209,17 +209,11 @@ class Care(Generic[MarketT]):
         if not most:
             return ()
         waiting = [key for key, case in self._cases.items() if case.status is Status.SUSPECTED]
-        candidates = list(islice(dict.fromkeys((*waiting, *nearest)), CANDIDATES * most))
-        if self._mirror.market.drifts:
-            await self._mirror.read_again(candidates, moment.head)
-        sitting = self._sit(moment)
-        planned: dict[AccountKey, tuple[Step, ...]] = {}
-        turns = Turns()
-        for account in candidates:
-            steps = self._desk.ready(sitting, account)
-            if steps and len(planned) < most:
-                planned[account] = steps
-            await turns.pass_on()
+        candidates = islice(dict.fromkeys((*waiting, *nearest)), CANDIDATES * most)
+        planned = await self._plan_ahead(candidates, moment)
+        if self._mirror.market.drifts and planned:
+            await self._mirror.read_again(list(planned), moment.head)
+            planned = await self._plan_ahead(planned, moment)
         _, tried = await asyncio.gather(
             self._sender.prepare(),
             asyncio.gather(
@@ -228,6 +222,20 @@ class Care(Generic[MarketT]):
         )
         self._ready, self._ready_at = dict(zip(planned, tried, strict=True)), moment.head.number
         return list(planned)
+
+    async def _plan_ahead(
+        self, accounts: Iterable[AccountKey], moment: Moment
+    ) -> dict[AccountKey, tuple[Step, ...]]:
+        """Return what would be due at once of the first accounts of which anything would."""
+        sitting, turns = self._sit(moment), Turns()
+        planned: dict[AccountKey, tuple[Step, ...]] = {}
+        for account in accounts:
+            if len(planned) == self._params.ready:
+                break
+            if steps := self._desk.ready(sitting, account):
+                planned[account] = steps
+            await turns.pass_on()
+        return planned
 
     @property
     def ready(self) -> int:
