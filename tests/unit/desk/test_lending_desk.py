@@ -204,6 +204,13 @@ def test_what_the_wallet_pays_for_is_known_before() -> None:
     assert picked.step is steps(found)[0]
 
 
+def test_a_later_sitting_has_the_purse_that_an_earlier_one_left() -> None:
+    left = judged(sitting(funds=plan.Purse({DEBT: 900 * ONE}, {(DEBT, VENUE): 10**30}))).left
+    later = desk().carry(left, sitting(fast=99 * WAD // 100))
+    assert later.means.purse.balances == {DEBT: 90 * ONE}
+    assert later.fast == 99 * WAD // 100
+
+
 # --- ready ---------------------------------------------------------------------------------------
 
 

@@ -224,6 +224,21 @@ def test_of_simulated_takeovers_one_is_picked_with_the_profit_that_it_brought() 
     assert found_little.reason.rule == "takeover.unprofitable"
 
 
+def test_a_later_sitting_has_the_account_that_an_earlier_one_left() -> None:
+    left = judged(sitting(world(1_980), LONG, fast=1_980)).left
+    later = DESK.carry(left, sitting(world(1_980), LONG, fast=1_970))
+    assert later.means.taker == left.means.taker
+    assert later.fast == sitting(world(1_980), LONG, fast=1_970).fast
+
+
+def test_distances_are_asked_of_the_fast_mark_alone() -> None:
+    seen = world(LAGGING)
+    found = DESK.marks(MARKET, seen, said(1_900), NOW_S)
+    assert found.value.tolist() == MARKET.marks(MARKET.fast(seen, said(1_900)), {}, NOW_S).value.tolist()
+    # The trigger's own have the chain's mark, and the fall on top of the charge.
+    assert (found.value[0], MARKET.marks(seen, said(1_900), NOW_S).value[0]) == (1_950, 2_100)
+
+
 # --- ready ---------------------------------------------------------------------------------------
 
 
