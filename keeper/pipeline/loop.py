@@ -146,11 +146,11 @@ class Pipeline(Generic[MarketT]):
 
     async def on_alarm(self) -> None:
         """Judge whom ticks made suspect, and do what is due, where the last head was worked on whole."""
-        moment = self._watch.take()
-        if moment is None or self._moment is None:
-            return
-        await self._care.answer(moment)
-        self._watch.answered(moment)
+        if self._moment is None:
+            self._watch.disperse()
+        elif moment := self._watch.take():
+            await self._care.answer(moment)
+            self._watch.answered(moment)
 
     async def prepare(self) -> None:
         """Get ready for ticks, if there are any, and measure how far the nearest accounts are from breach.

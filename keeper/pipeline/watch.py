@@ -90,7 +90,7 @@ class Watch(Generic[MarketT]):
 
     def look(self, head: Head, heard_ns: int) -> Moment:
         """Score the book at a head; who stood in line is among the suspects, or is none any more."""
-        self._forget_line()
+        self.disperse()
         self._head = head
         quotes = self._feed.latest(head.timestamp_s)
         self._warn_of_unpriced(quotes)
@@ -132,13 +132,13 @@ class Watch(Generic[MarketT]):
     def take(self) -> Moment | None:
         """Return whoever stands first in line, with the newest prices; the others go on standing there."""
         if self._head is None or not len(self._line):
-            self._forget_line()
+            self.disperse()
             return None
         book, at = self._mirror.book.freeze(), self._at(self._head)
         rows, scores = self._line[:MOST].tolist(), self._line_scores[:, :MOST]
         self._line, self._line_scores = self._line[MOST:], self._line_scores[:, MOST:]
         if not len(self._line):
-            self._forget_line()
+            self.disperse()
         keys = [book.key(row) for row in rows]
         suspects = dict(zip(keys, _why(*scores), strict=True))
         self._rows.update(zip(keys, rows, strict=True))
@@ -185,7 +185,8 @@ class Watch(Generic[MarketT]):
         self._handed_over += len(rows)
         self.alarmed.set()
 
-    def _forget_line(self) -> None:
+    def disperse(self) -> None:
+        """Let everybody in line go: a head looks at all suspects."""
         self._line, self._line_scores = np.zeros(0, np.intp), np.zeros((2, 0))
         self.alarmed.clear()
 
