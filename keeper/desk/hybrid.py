@@ -201,11 +201,10 @@ class HybridDesk:
         suspicion: str | None,
     ) -> Judgement[Sitting] | Unknown | None:
         """Judge an account as if reports were posted, and have its act post them; None where it cannot."""
-        gas = sum(self.params.plan.gas_bundle.typical(len(bundle)) for bundle in reports.values())
         ahead = replace(
             sitting,
             oracles=sitting.market.posted(sitting.oracles, reports, sitting.at),
-            means=replace(sitting.means, gas_posting=gas),
+            means=replace(sitting.means, gas_posting=self._posting_gas(reports)),
         )
         assessed = sitting.market.assess(exact, ahead.oracles, sitting.at)
         if isinstance(assessed, Unknown):
@@ -224,6 +223,9 @@ class HybridDesk:
             return None
         act = replace(step.act, reports=tuple(reports.values()))
         return replace(found, decision=(replace(step, act=act),), left=left)
+
+    def _posting_gas(self, reports: Mapping[FeedId, Bundle]) -> int:
+        return sum(self.params.plan.gas_bundle.typical(len(bundle)) for bundle in reports.values())
 
     def _reports_for(self, case: Assessment, sitting: Sitting) -> Mapping[FeedId, Bundle]:
         """Return the bundles that change a price which an act on an account rests on."""
@@ -272,25 +274,35 @@ class HybridDesk:
         return account[:20] == bytes.fromhex(self.wallet[2:])
 
     def ready(self, sitting: Sitting, account: AccountKey) -> tuple[Step, ...]:
-        """Return the flag that a breach would call for; of all else the clocks on chain decide, at heads."""
+        """Return the flag that a breach would call for; of all else the clocks on chain decide, at heads.
+
+        With all that reporters have signed of its feeds: a tick will bring newer reports of some.
+        """
         exact = sitting.book.exact(account)
         if isinstance(exact, Unknown) or exact.phase is not Phase.HEALTHY or self.is_own(account):
             return ()
         assessed = sitting.market.assess(exact, sitting.oracles, sitting.at)
         if isinstance(assessed, Unknown):
             return ()
-        flag = plan.prepare_alarm("ready", assessed, sitting.means, self.params.plan)
-        return (flag,) if isinstance(flag, Step) else ()
+        reports = {feed: sitting.bundles[feed] for feed in assessed.feeds if feed in sitting.bundles}
+        means = replace(sitting.means, gas_posting=self._posting_gas(reports))
+        flag = plan.prepare_alarm("ready", assessed, means, self.params.plan)
+        if not (isinstance(flag, Step) and isinstance(flag.act, PostingAct)):
+            return ()
+        return (replace(flag, act=replace(flag.act, reports=tuple(reports.values()))),)
 
     def vouches(self, tried: Tried, step: Step) -> bool:
-        """Tell whether a flag was tried: its calldata names the account and nothing else.
+        """Tell whether a flag was tried: its calldata names the account, and brings reports.
 
         Before the breach the contract refuses it with NotBreached, and asks that last: it has found the
         breaker, the phase, the cool-off and the prices in order. What follows is the bond, for which the plan
-        of the step has seen the credit.
+        of the step has seen the credit. Of a feed whose reports were tried newer ones go through as well:
+        they were picked by the contract's own rules.
         """
         flag, due = tried.step.act, step.act
         if not (isinstance(flag, Flag) and isinstance(due, Flag) and flag.account == due.account):
+            return False
+        if not _feeds(due.reports) <= _feeds(flag.reports):
             return False
         return isinstance(tried.result, bytes) or (
             isinstance(tried.result, Refuse) and tried.result.reason.evidence.startswith("NotBreached(")
@@ -385,6 +397,10 @@ class HybridDesk:
         return plan.plan_slice(
             case_id, assessed, verdict, market=market, oracles=oracles, means=means, params=params
         )
+
+
+def _feeds(reports: Sequence[Bundle]) -> set[FeedId]:
+    return {report.observation.feed for bundle in reports for report in bundle}
 
 
 def _posts(judged: Judgement[Sitting]) -> bool:

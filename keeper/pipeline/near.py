@@ -83,7 +83,7 @@ class Near(Generic[MarketT]):
         rows = self._trigger.nearest(NEAREST)
         keys = [book.key(row) for row in rows.tolist()]
         price = partial(self._desk.marks, mirror.market, mirror.world, at_s=at_s)
-        some = Sample(book.cash[rows], book.positions[rows], book.classes[rows])
+        some = Sample(book.cash[rows], book.legs.dense(rows), book.classes[rows])
         del book
         measured = await asyncio.to_thread(distances, some, moment.quotes, price)
         vols = {feed: vol for feed in measured.feeds if isinstance(vol := self._vols.vol(feed), float)}

@@ -111,13 +111,17 @@ class Trigger:
         rows = self._above(self._near)
         if len(rows) < count:
             rows = self._above(np.arange(self._rows, dtype=np.int32))
-        order = np.argsort(self._state[rows, 0] / self._state[rows, 1], kind="stable")
-        nearest: Rows = rows[order[:count]].astype(np.intp)
+        away = self._state[rows, 0] / self._state[rows, 1]
+        if count < len(rows):
+            some = away <= np.partition(away, count)[count]
+            rows, away = rows[some], away[some]
+        nearest: Rows = rows[np.argsort(away, kind="stable")][:count].astype(np.intp)
         return nearest
 
     def _above(self, rows: Numbers) -> Numbers:
-        surplus = self._state[rows, 0]
-        above: Numbers = rows[(surplus > 0) & (surplus < AT_REST)]
+        """Return those of some rows that prices could bring to breach, and have not."""
+        surplus, reach = self._state[rows].T
+        above: Numbers = rows[(surplus > 0) & (surplus < AT_REST) & (reach > 0)]
         return above
 
     # --- what has changed ---

@@ -19,8 +19,9 @@ from keeper.pipeline import watch
 from keeper.ports import BlockUpdate, Ticks
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.market import HybridMarket
-from keeper.units import WAD
+from keeper.units import WAD, FeedId, Wad
 from tests.unit.pipeline.desk import BREACHED, FIRST, SIGNER, Desk, confirmed, cured, flagged
+from tests.unit.pipeline.test_posting import posted, with_reports
 from tests.unit.pipeline.ticking import Ticker
 
 OTHER = replace(BREACHED, key=b"\x0c" * 20 + bytes(12))
@@ -98,6 +99,25 @@ async def test_a_flag_that_the_contract_refuses_for_another_reason_is_simulated_
     await tick(live, BELOW)
     assert live.chain.asked == ["simulate"]
     assert live.told() == ["Suspected", "Refused simulation.reverted"]
+
+
+@pytest.mark.parametrize(
+    ("signed", "asked"),
+    [({BTC: ABOVE, "ETH/USD": ABOVE}, [SEND]), ({BTC: ABOVE}, [SEND]), ({}, ["simulate", SEND])],
+)
+async def test_a_flag_is_ready_for_newer_reports_of_feeds_whose_reports_were_tried(
+    kept: Desk, signed: dict[FeedId, Wad], asked: list[str]
+) -> None:
+    kept.feed = Ticker(kept.chain, known={BTC: ABOVE})
+    reports = with_reports(kept)
+    reports.prices = dict(signed)
+    kept.chain.fast[BTC] = ABOVE
+    kept.chain.reverts = {"flag": NOT_BREACHED} if signed else {}
+    await head(kept, BREACHED)
+    reports.prices = {BTC: BELOW}
+    await tick(kept, BELOW)
+    assert kept.chain.asked == asked
+    assert posted(kept) == {BTC: BELOW}
 
 
 async def test_who_is_not_ready_is_simulated_first(live: Desk) -> None:
