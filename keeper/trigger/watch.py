@@ -108,9 +108,9 @@ class Trigger:
 
     def nearest(self, count: int) -> Rows:
         """Return the accounts nearest to breach by their reach that are above it, the nearest first."""
-        rows = self._above(self._near)
+        rows = self._near[self._above(self._state[self._near])]
         if len(rows) < count:
-            rows = self._above(np.arange(self._rows, dtype=np.int32))
+            rows = np.flatnonzero(self._above(self._state[: self._rows])).astype(np.int32)
         away = self._state[rows, 0] / self._state[rows, 1]
         if count < len(rows):
             some = away <= np.partition(away, count)[count]
@@ -118,10 +118,11 @@ class Trigger:
         nearest: Rows = rows[np.argsort(away, kind="stable")][:count].astype(np.intp)
         return nearest
 
-    def _above(self, rows: Numbers) -> Numbers:
-        """Return those of some rows that prices could bring to breach, and have not."""
-        surplus, reach = self._state[rows].T
-        above: Numbers = rows[(surplus > 0) & (surplus < AT_REST) & (reach > 0)]
+    @staticmethod
+    def _above(state: Floats) -> NDArray[np.bool_]:
+        """Tell of whom prices could bring to breach, and have not."""
+        surplus, reach = state.T
+        above: NDArray[np.bool_] = (surplus > 0) & (surplus < AT_REST) & (reach > 0)
         return above
 
     # --- what has changed ---
