@@ -33,7 +33,8 @@ def sieve(
     found = unknown = 0
     for first in range(begin, end, BLOCK):
         block = _block(rows, first, min(first + BLOCK, end))
-        surplus = _surplus(held, terms, block)
+        with np.errstate(invalid="ignore"):
+            surplus = _surplus(held, terms, block)
         low = np.flatnonzero(~((surplus > bar * state[block, 1]) & (surplus < FINITE)))
         surplus[low[_at_rest(held, terms, block[low]) & ~np.isnan(surplus[low])]] = AT_REST
         if keep:

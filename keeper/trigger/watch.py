@@ -240,7 +240,8 @@ class Trigger:
             classes=book.classes[rows],
         )
         worst = suspects(scores, level=marks.levels[book.classes[rows]])
-        return Found(rows[worst].astype(np.intp), scores.of(worst), self._unknown)
+        unknown = self._unknown + int(scores.unknown.sum())
+        return Found(rows[worst].astype(np.intp), scores.of(worst), unknown)
 
     # --- how ---
 

@@ -62,7 +62,8 @@ class World:
         far = rng.uniform(-0.05, 0.3, len(rows)) * (np.abs(self.positions[rows]) @ self.prices)
         self.cash[rows] = edge + np.where(rng.random(len(rows)) < 0.4, apart, far)
         self.cash[rows[rng.random(len(rows)) < 0.1]] = 0.0
-        self.cash[rows[rng.random(len(rows)) < 0.05]] = np.nan
+        for odd in (np.nan, np.inf, -np.inf):
+            self.cash[rows[rng.random(len(rows)) < 0.03]] = odd
 
     @property
     def marks(self) -> Marks:
