@@ -30,6 +30,8 @@ SHARE = 8
 """One over the share of a book from which on a pass over all of it is cheaper."""
 STALE_SHARE = 64
 """One over the share of a book whose changes make an index worth building again."""
+COMPILED_FROM = 10_000
+"""Rows from which on compiled loops are worth a second of loading them."""
 THREADS = 2
 SPREAD = 2**15
 """Rows whose legs are to be added up that are worth a second thread,"""
@@ -67,7 +69,8 @@ class Trigger:
     """Finds at every tick all accounts that cannot be cleared: exactly those that ``scores`` finds."""
 
     def __init__(self, *, loops: Engine | None = None, box: float = BOX, threads: int = THREADS) -> None:
-        self._loops = loops or engine()
+        self._loops = loops or engine(compiled=False)
+        self._may_compile = loops is None
         self._box = box
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads - 1, "trigger") if threads > 1 else None
@@ -87,6 +90,8 @@ class Trigger:
         """Return all suspects at some marks; ``changed`` are the rows written to since, None all of them."""
         held, terms = Held.of(book), Terms.of(marks)
         self._grow(len(book))
+        if self._may_compile and len(book) >= COMPILED_FROM:
+            self._loops, self._may_compile = engine(), False
         moved = self._follow(held, terms, changed)
         candidates = self._whole(held, terms) if moved is None else self._sift(held, terms, moved)
         return self._judge(book, marks, candidates)

@@ -270,3 +270,11 @@ def test_a_row_that_changed_after_the_index_was_built_moves_with_the_prices(comp
     after = of_one_column([1_000.0] * 100, [-1.0, -8.0] + [0.0] * 98)
     assert not len(trigger.tick(after, marked(100.0, 0.0), np.array([1])).rows)
     assert trigger.tick(after, marked(130.0, 0.0), NONE).rows.tolist() == [1]
+
+
+def test_loops_are_compiled_for_a_book_that_is_worth_it() -> None:
+    trigger, marks = Trigger(), marked(100.0, 0.0)
+    trigger.tick(of_one_column([1.0] * 9_999, [1.0] * 9_999), marks, None)
+    assert trigger._loops is engine(compiled=False)
+    trigger.tick(of_one_column([1.0] * 10_000, [1.0] * 10_000), marks, None)
+    assert trigger._loops is engine(compiled=True)
