@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,34 +72,35 @@ def main() -> None:
     chosen = arguments(__doc__ or "")
     notes = weigh()
     plain = world(ACCOUNTS, 4, scenarios=0)
-    copy, loop = copied(plain.book), looped(plain)
-    rows = [copy, *told("s1", plain, copy, loop), loop]
-    rows += told("s16", world(ACCOUNTS, 4, scenarios=16), copy, None)
-    rows += full("full-100k-l8-s16", world(100_000, 8, scenarios=16), None)
+    copy = copied(plain.book)
+    rows = [copy, *told("s1", plain, copy)]
+    loops = looped(plain)
+    rows += [each.against(rows[1]) for each in loops]
+    for loop in loops:
+        notes[loop.case] = f"{loop.median_us / rows[1].median_us:,.0f} times as long as {rows[1].case}"
+    rows += told("s16", world(ACCOUNTS, 4, scenarios=16), copy)
+    rows += full("full-100k-l8-s16", world(100_000, 8, scenarios=16))
     for accounts, legs, scenarios in GROWTH:
         found = world(accounts, legs, scenarios=scenarios)
-        rows += full(f"full-{accounts // 1000}k-l{legs}-s{scenarios or 1}", found, None)[:1]
+        rows += full(f"full-{accounts // 1000}k-l{legs}-s{scenarios or 1}", found)[:1]
     rows.append(marked())
     report("The trigger: us per tick", rows, json_path=chosen.json, notes=notes)
 
 
-def told(name: str, found: World, copy: Row, loop: Row | None) -> Iterator[Row]:
+def told(name: str, found: World, copy: Row) -> Iterator[Row]:
     """Measure all cases on one book of a million."""
-    [whole, slow] = full(f"full-1m-{name}", found, copy)
-    yield from (whole, slow)
-    if loop is not None:
-        yield replace(whole, case="full-1m-s1, against python-loop").against(loop)
+    whole, *others = full(f"full-1m-{name}", found)
+    yield from (whole.against(copy), *others)
     yield from column(f"tick-60k-{name}", found, SOME)
     yield from column(f"tick-600k-{name}", found, LARGEST)
-    yield from safe(f"tick-safe-{name}", found)
+    suffix = "" if name == "s1" else f"-{name}"
+    yield from safe("tick-safe", suffix, found)
 
 
-def full(case: str, found: World, copy: Row | None) -> list[Row]:
+def full(case: str, found: World) -> list[Row]:
     """Measure a tick after which every account is scored: all prices have left the box."""
     signs = RNG.choice([-1.0, 1.0], INSTRUMENTS)
-    ticks = [found.marks(FAR * signs), found.marks(-FAR * signs)]
-    rows = both(case, found, ticks)
-    return [rows[0] if copy is None else rows[0].against(copy), *rows[1:]]
+    return both(case, found, [found.marks(FAR * signs), found.marks(-FAR * signs)])
 
 
 def column(case: str, found: World, instrument: int) -> Iterator[Row]:
@@ -108,44 +108,48 @@ def column(case: str, found: World, instrument: int) -> Iterator[Row]:
     moves = np.zeros(INSTRUMENTS)
     moves[instrument] = FAR
     holders = int((found.book.legs.codes >> 1 == instrument).sum())
-    for row in both(case, found, [found.marks(moves), found.marks(-moves)], paced=True):
+    for row in both(case, found, [found.marks(moves), found.marks(-moves)]):
         yield replace(row, n=holders)
 
 
-def safe(case: str, found: World) -> Iterator[Row]:
+def safe(case: str, suffix: str, found: World) -> Iterator[Row]:
     """Measure ticks of all prices within the box: nobody near; then a thousand, of whom a hundred cross."""
     ticks = [found.marks(CLOSE * RNG.choice([-1.0, 1.0], INSTRUMENTS)) for _ in range(8)]
-    yield from both(f"{case}, none near", found, ticks, paced=True)
+    yield from both(f"{case}-none{suffix}", found, ticks)
     near = brought_near(found, ticks[0])
     for each in ready(near):
         assert len(each.tick(near.book, ticks[0], NO_CHANGES).rows) == CROSS
-    yield from both(f"{case}, 1,000 near, 100 cross", near, ticks[:1], paced=True)
+    yield from both(f"{case}{suffix}", near, ticks[:1])
 
 
 def brought_near(found: World, tick: Marks) -> World:
     """Take so much cash from some accounts that they lie within 1% of breach, and some cross at a tick."""
     trigger = Trigger(threads=1)
-    trigger.tick(found.book, found.base, None)
-    before = trigger._state.copy()  # noqa: SLF001 - to place them exactly
-    trigger.tick(found.book, tick, None)
-    reach = before[:, 1]
-    loss = (before[: len(found.book), 0] - trigger._state[: len(found.book), 0]) / reach[: len(found.book)]  # noqa: SLF001
+    surplus, reach = known(trigger, found.book, found.base)
+    after, _ = known(trigger, found.book, tick)
+    loss = (surplus - after) / reach
     rows = np.flatnonzero(loss > CLOSE / 20)[:NEAR]
     cross = np.arange(NEAR) < CROSS
     wanted = loss[rows] + np.where(cross, -CLOSE / 100, CLOSE / 2)
     cash = found.book.cash.copy()
-    cash[rows] -= before[rows, 0] - wanted * reach[rows]
+    cash[rows] -= surplus[rows] - wanted * reach[rows]
     return replace(found, book=replace(found.book, cash=cash))
 
 
-def both(case: str, found: World, ticks: list[Marks], *, paced: bool = False) -> list[Row]:
-    """Measure ticks with compiled loops and with those of numpy, which must find the same."""
+def known(trigger: Trigger, book: Snapshot, marks: Marks) -> Floats:
+    """Return surplus and reach of every account [2, n] at some marks, to place accounts exactly."""
+    trigger.tick(book, marks, None)
+    return trigger._state[: len(book)].T.copy()  # noqa: SLF001
+
+
+def both(case: str, found: World, ticks: list[Marks]) -> list[Row]:
+    """Measure ticks with compiled loops, hot and paced, and with those of numpy, which must find the same."""
     rows, suspects = list[Row](), list[list[int]]()
     for trigger, suffix in zip(ready(found), ("", "-numpy"), strict=True):
-        passes = PASSES if not suffix else PASSES // 3
         heard = [partial(trigger.tick, found.book, each, NO_CHANGES) for each in ticks]
+        passes = PASSES // 4 if suffix else PASSES
         rows.append(clocked(case + suffix, len(found.book), islice(cycle(heard), passes)))
-        if paced and not suffix:
+        if not suffix:
             works = islice(cycle(heard), passes)
             rows.append(clocked(f"{case}-paced", len(found.book), works, pause_s=PAUSE_S))
         suspects.append([int(row) for each in heard for row in each().rows])
@@ -212,29 +216,62 @@ def copied(book: Snapshot) -> Row:
     return clocked("copy", len(book), [copy] * PASSES)
 
 
-def looped(found: World) -> Row:
-    """Measure a plain loop over the same accounts: each with its positions by name, as bots have them."""
-    legs = found.book.legs
+def looped(found: World) -> list[Row]:
+    """Measure a plain loop over the same accounts, each with its positions by name, as bots have them.
+
+    In the integers that the chain gives, and in floats.
+    """
+    legs, rows = found.book.legs, list[Row]()
     names = [f"I{number}" for number in range(INSTRUMENTS)]
-    value = dict(zip(names, found.base.value.tolist(), strict=True))
-    gross = dict(zip(names, found.base.gross.tolist(), strict=True))
-    held = zip((legs.codes >> 1).tolist(), legs.sizes.tolist(), strict=True)
-    accounts = [
-        {"cash": cash, "positions": {names[column]: size for column, size in islice(held, 4)}}
-        for cash in found.book.cash.tolist()
+    kinds: list[tuple[str, Any, Any]] = [
+        ("", wads, is_below_in_wads),
+        ("-floats", float, is_below_in_floats),
     ]
+    for suffix, number, is_below in kinds:
+        value = dict(zip(names, map(number, found.base.value.tolist()), strict=True))
+        gross = dict(zip(names, map(number, found.base.gross.tolist()), strict=True))
+        held = zip((legs.codes >> 1).tolist(), map(number, legs.sizes.tolist()), strict=True)
+        accounts = [
+            (number(cash), {names[column]: size for column, size in islice(held, 4)})
+            for cash in found.book.cash.tolist()
+        ]
 
-    def is_below(account: dict[str, Any]) -> bool:
-        equity, required = account["cash"], 0.0
-        for name, size in account["positions"].items():
-            equity += size * value[name]
-            required += abs(size) * gross[name]
-        return bool(equity < required)
+        def loop() -> list[int]:
+            return [
+                number
+                for number, (cash, positions) in enumerate(accounts)  # noqa: B023 - called at once
+                if is_below(cash, positions, value, gross)  # noqa: B023
+            ]
 
-    def loop() -> list[int]:
-        return [number for number, account in enumerate(accounts) if is_below(account)]
+        rows.append(clocked(f"python-loop{suffix}", len(found.book), [loop] * 4, warm_up=1))
+    return rows
 
-    return clocked("python-loop", len(found.book), [loop] * 4, warm_up=1)
+
+def wads(quantity: float) -> int:
+    """Return a quantity as the chain has it."""
+    return round(quantity * 1e6) * (WAD // 10**6)
+
+
+def is_below_in_wads(
+    cash: int, positions: dict[str, int], value: dict[str, int], gross: dict[str, int]
+) -> bool:
+    """Tell whether an account is in breach."""
+    equity, required = cash, 0
+    for name, size in positions.items():
+        equity += size * value[name] // WAD
+        required += abs(size) * gross[name] // WAD
+    return equity < required
+
+
+def is_below_in_floats(
+    cash: float, positions: dict[str, float], value: dict[str, float], gross: dict[str, float]
+) -> bool:
+    """Tell whether an account is in breach."""
+    equity, required = cash, 0.0
+    for name, size in positions.items():
+        equity += size * value[name]
+        required += abs(size) * gross[name]
+    return equity < required
 
 
 def marked() -> Row:

@@ -100,7 +100,12 @@ def report(
     for what, found in (notes or {}).items():
         console.print(f"{what}: {found}", highlight=False)
     if json_path is not None:
-        written = {"commit": commit(), "machine": machine(), "rows": [asdict(row) for row in rows]}
+        written = {
+            "commit": commit(),
+            "machine": machine(),
+            "rows": [asdict(row) for row in rows],
+            "notes": dict(notes or {}),
+        }
         json_path.write_text(json.dumps(written, indent=2) + "\n")
 
 

@@ -32,6 +32,8 @@ STALE_SHARE = 64
 """One over the share of a book whose changes make an index worth building again."""
 COMPILED_FROM = 10_000
 """Rows from which on compiled loops are worth a second of loading them."""
+SHIFTS = 1_000
+"""So many ticks may move surpluses before all are computed anew: each rounds them once more."""
 THREADS = 2
 SPREAD = 2**15
 """Rows whose legs are to be added up that are worth a second thread,"""
@@ -84,7 +86,7 @@ class Trigger:
         self._unknown = 0
         self._index: Index | None = None
         self._out: Numbers = NO_ROWS
-        self._rows = 0
+        self._rows = self._shifts = 0
 
     def tick(self, book: Snapshot, marks: Marks, changed: Rows | None) -> Found:
         """Return all suspects at some marks; ``changed`` are the rows written to since, None all of them."""
@@ -179,8 +181,9 @@ class Trigger:
         runs = [slice(int(index.starts[each]), int(index.starts[each + 1])) for each in columns]
         touched = sum(run.stop - run.start for run in runs)
         linear = not terms.risk.shape[1]
-        if (touched if linear else 2 * touched) > len(held.first):
+        if (touched if linear else 2 * touched) > len(held.first) or self._shifts == SHIFTS:
             return False
+        self._shifts += linear
         codes = np.concatenate([2 * columns, 2 * columns + 1])
         gains = (terms.net[:, codes] - then.net[:, codes]).reshape(-1, 2, len(columns)) if linear else None
         then.net[:, codes], then.alone[codes] = terms.net[:, codes], terms.alone[codes]
@@ -212,7 +215,7 @@ class Trigger:
         if self._terms is None:
             self._units = terms.units()
             self._loops.measure(held, self._units, NO_ROWS, 0, rows, self._state)
-        self._near = NO_ROWS
+        self._near, self._shifts = NO_ROWS, 0
         # Kept apart from the marks, for it is brought up column by column.
         self._terms = terms._replace(risk=terms.risk.copy())
         self._unknown = self._pass(held, terms, NO_ROWS, rows)

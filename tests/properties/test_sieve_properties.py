@@ -16,7 +16,7 @@ from keeper.columns.pool import Pool
 from keeper.columns.snapshot import Snapshot
 from keeper.risk.marks import Marks
 from keeper.risk.netting import Expiry, Underlying
-from keeper.trigger import Trigger, engine, score, suspects
+from keeper.trigger import Trigger, engine, score, suspects, watch
 from keeper.trigger.engine import Engine
 from keeper.trigger.terms import AT_REST, Held, Terms
 
@@ -278,3 +278,18 @@ def test_loops_are_compiled_for_a_book_that_is_worth_it() -> None:
     assert trigger._loops is engine(compiled=False)
     trigger.tick(of_one_column([1.0] * 10_000, [1.0] * 10_000), marks, None)
     assert trigger._loops is engine(compiled=True)
+
+
+def test_after_so_many_moves_every_surplus_is_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "SHIFTS", 3)
+    book = of_one_column([1e6] * 100, [-1.1] * 30 + [0.0] * 70)
+    trigger = Trigger(threads=1)
+    prices = [100.0, 103.3, 99.7, 104.1, 98.9, 103.7]
+    for price in prices:
+        trigger.tick(book, marked(price, 0.0), NONE if trigger._rows else None)
+        trigger.prepare(book)
+        anew = Trigger(threads=1)
+        anew.tick(book, marked(price, 0.0), None)
+        exact = bool((anew._state[:30, 0] == trigger._state[:30, 0]).all())
+        assert exact or price != prices[4]
+    assert trigger._shifts == 1
