@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
