@@ -153,8 +153,12 @@ class Trigger:
         apart = np.empty(len(terms.group))
         self._loops.apart(terms, then, self._units, apart)
         self._take_changes(held, then, changed.astype(np.int32))
+        if not np.isfinite(apart).all():
+            # Measured anew, too: what had no price had no reach, and would be far away at every tick.
+            self._terms = None
+            return None
         far = np.flatnonzero(apart > self._box)
-        if not np.isfinite(apart).all() or (len(far) and not self._move(held, terms, far)):
+        if len(far) and not self._move(held, terms, far):
             return None
         apart[far] = 0.0
         return float(apart.max(initial=0.0))

@@ -293,3 +293,15 @@ def test_after_so_many_moves_every_surplus_is_computed_anew(monkeypatch: pytest.
         exact = bool((anew._state[:30, 0] == trigger._state[:30, 0]).all())
         assert exact or price != prices[4]
     assert trigger._shifts == 1
+
+
+@ENGINES
+def test_what_gets_its_price_late_is_measured_like_all_else(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = of_one_column([1_000.0] * 100, [-1.0] * 100)
+    trigger = Trigger(loops=engine(compiled=compiled), threads=1)
+    trigger.tick(book, marked(np.nan, 0.0), None)
+    trigger.tick(book, marked(100.0, 0.0), NONE)
+    monkeypatch.setattr(trigger, "_whole", lambda *_: pytest.fail("looked at the whole book"))
+    assert not len(trigger.tick(book, marked(100.1, 0.0), NONE).rows)
