@@ -452,8 +452,9 @@ class Mirror(Generic[MarketT]):
     async def _relist(self, head: Head) -> None:
         """Read the listing and its terms anew, and give the book a column for every instrument."""
         self.world = None
-        self.market = await read_through(self._reader, self.market.refresh(), head.hash)
-        self.book.relist(self.market.shape)
+        listed = await read_through(self._reader, self.market.refresh(), head.hash)
+        self.book.relist(listed.shape)
+        self.market = listed
         self._reader.watch(self.market.addresses)
         log.info(
             "listing.read",

@@ -7,7 +7,7 @@ leg for every position (``columns.legs``). What a row is made of the protocol sa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic
 
@@ -41,7 +41,7 @@ class Book(Generic[RowT]):
 
     def __init__(self, shape: Shape[RowT]) -> None:
         self._shape = shape
-        self._names = tuple(shape.columns)
+        self._names = _names(shape)
         self._keys = Keys()
         self._ledger = Ledger(shape.cells, shape.runs)
         self._cash: Column[np.float64] = Column(np.float64)
@@ -67,15 +67,15 @@ class Book(Generic[RowT]):
         """Give every listed instrument its column; the accounts stay as they were read.
 
         Fewer than before are listed only where a reorg took a listing back: then it took back, and made
-        dirty, whatever held a position there.
+        dirty, whatever held a position there. Raises ChainFault, and changes nothing, where more are listed
+        than legs can name.
         """
-        had, listed = self._names, {name: at for at, name in enumerate(shape.columns)}
-        self._shape, self._names = shape, tuple(listed)
-        if had == self._names:
+        had, names = self._names, _names(shape)
+        self._shape, self._names = shape, names
+        if had == names:
             return
-        if len(listed) > MOST_COLUMNS:
-            raise ChainFault(f"expected at most {MOST_COLUMNS} instruments in a listing, found {len(listed)}")
         self._changed = None
+        listed = {name: at for at, name in enumerate(names)}
         gone = [at for at, name in enumerate(had) if name not in listed]
         rows = self._legs.owners("code", np.isin(np.arange(2 * len(had)) >> 1, gone))
         self._legs.clear(rows)
@@ -279,3 +279,11 @@ class Book(Generic[RowT]):
         for first in range(0, len(self), CHUNK):
             rows = np.arange(first, min(first + CHUNK, len(self)))
             yield self._ledger.page(self.keys[rows], rows)
+
+
+def _names(shape: Shape[RowT]) -> tuple[Hashable, ...]:
+    """Return what the columns of a shape are called; raise ChainFault where a leg cannot name them all."""
+    names = tuple(shape.columns)
+    if len(names) > MOST_COLUMNS:
+        raise ChainFault(f"expected at most {MOST_COLUMNS} instruments in a listing, found {len(names)}")
+    return names

@@ -683,6 +683,18 @@ async def test_a_listing_that_cannot_be_read_is_read_at_the_next_head(kept: Desk
     assert kept.told() == FLAGGED
 
 
+async def test_a_listing_that_the_book_cannot_take_is_not_judged_by_at_later_heads(
+    kept: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await kept.head()
+    monkeypatch.setattr("keeper.state.book.MOST_COLUMNS", len(kept.pipeline.mirror.market.shape.columns))
+    kept.chain.relist(OPTIONS[CALL])
+    for _ in range(2):
+        with pytest.raises(ChainFault, match="instruments in a listing"):
+            await kept.head(BREACHED)
+    assert kept.cases() == []
+
+
 async def test_a_listing_of_another_version_than_the_prices_is_a_fault_of_the_chain(kept: Desk) -> None:
     await kept.head()
     kept.chain.version_ahead = 1

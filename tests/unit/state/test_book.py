@@ -251,6 +251,16 @@ def test_a_listing_that_a_reorg_took_back_loses_its_columns() -> None:
     assert book.freeze().positions.tolist() == [[0, 0, 0, 1, 0], [0, 0, 0, 0, 0]]
 
 
+def test_a_listing_of_more_than_legs_can_name_is_refused_every_time() -> None:
+    book = book_of(account(1, legs=(Leg(3, WAD, 0),)))
+    for _ in range(2):
+        with pytest.raises(ChainFault, match="at most 32768 instruments in a listing, found 32769"):
+            book.relist(HybridRows(2**15, 1))
+    assert book.freeze().positions.tolist() == [[0, 0, 1, 0, 0]]
+    with pytest.raises(ChainFault, match="at most 32768 instruments"):
+        Book(HybridRows())
+
+
 def test_the_holders_of_a_market_are_those_with_a_position_in_it() -> None:
     book = book_of(
         account(1),
