@@ -19,6 +19,8 @@ from keeper.units import WAD, AccountKey
 
 ENTRY_WORDS = 3
 OWNER_BYTES = 20
+MOST_ENTERED = 127
+"""A book counts the legs of a row in a byte, and each market can be two: held and owed."""
 AMOUNTS = ("held", "principal", "index")
 
 
@@ -61,8 +63,8 @@ class VenusRows:
         heads, entries = _columns(page)
         owners = np.ascontiguousarray(heads).view(np.uint8).reshape(-1, 32).copy()
         counts = owners[:, -1].copy()
-        if owners[:, OWNER_BYTES:-1].any():
-            raise ChainFault("expected at most 255 markets entered by an account, found more")
+        if owners[:, OWNER_BYTES:-1].any() or counts.max(initial=0) > MOST_ENTERED:
+            raise ChainFault(f"expected at most {MOST_ENTERED} markets entered by an account, found more")
         owners[:, -1] = 0
         if len(entries) != ENTRY_WORDS * counts.sum(dtype=np.intp):
             expected = f"{ENTRY_WORDS * counts.sum(dtype=np.intp)} words of markets entered"
