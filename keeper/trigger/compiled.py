@@ -6,6 +6,9 @@ interpreter's lock is let go of, so that two threads can share a book. Shapes an
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -14,9 +17,18 @@ from keeper.columns.legs import Floats
 from keeper.trigger.terms import AT_REST, FINITE, Held, Terms
 
 Numbers = NDArray[np.int32]
-
+Loop = TypeVar("Loop", bound=Callable[..., Any])
 
 ONE = np.uintp(1)
+
+
+def compiled(loop: Loop) -> Loop:
+    """Compile a loop, and keep it on disk; where nothing can be kept, it is compiled at every start."""
+    try:
+        kept = njit(nogil=True, cache=True)(loop)
+    except RuntimeError:
+        kept = njit(nogil=True)(loop)
+    return cast("Loop", kept)
 
 
 def sieve(
@@ -40,7 +52,7 @@ def sieve(
     return _without_resting(held, terms, begin, found, state, keep, out), unknown
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _alone(
     held: Held,
     terms: Terms,
@@ -76,7 +88,7 @@ def _alone(
     return found, unknown
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _together(
     held: Held,
     terms: Terms,
@@ -143,7 +155,7 @@ def _together(
     return found, unknown
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _without_resting(
     held: Held, terms: Terms, begin: int, found: int, state: Floats, keep: bool, out: Numbers
 ) -> int:
@@ -164,7 +176,7 @@ def _without_resting(
     return kept
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def measure(held: Held, units: Floats, rows: Numbers, begin: int, end: int, state: Floats) -> None:
     """Write into ``state`` [n, 2] how far a surplus reaches: sizes times ``units`` [k, codes], added up."""
     several, listed = units.shape[0] > 1, rows.shape[0] > 0
@@ -177,7 +189,7 @@ def measure(held: Held, units: Floats, rows: Numbers, begin: int, end: int, stat
         state[row, 1] = reach
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def shift(
     rows: Numbers,
     sizes: Floats,
@@ -209,7 +221,7 @@ def shift(
     return found
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def within(rows: Numbers, state: Floats, bar: float, out: Numbers) -> int:
     """Write into ``out`` which rows are not above ``bar`` times their reach; return how many."""
     found = 0
@@ -221,7 +233,7 @@ def within(rows: Numbers, state: Floats, bar: float, out: Numbers) -> int:
     return found
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def apart(now: Terms, then: Terms, units: Floats, out: Floats) -> None:
     """Write into ``out`` [columns] how far the terms of each column are apart, in ``units`` [k, codes].
 
@@ -251,7 +263,7 @@ def apart(now: Terms, then: Terms, units: Floats, out: Floats) -> None:
         out[column] = most
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def index(held: Held, width: int, starts: NDArray[np.int64], rows: Numbers, sizes: Floats) -> None:
     """Write the legs of a book by column: those of column c at [starts[c], starts[c + 1]), by row."""
     ends = np.zeros(width + 1, np.int64)

@@ -1,0 +1,23 @@
+"""Compiled loops, wherever the keeper is installed."""
+
+from importlib.util import find_spec, module_from_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numba.core import caching
+
+
+def test_loops_are_compiled_where_no_folder_can_be_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> Path:
+        raise PermissionError
+
+    monkeypatch.setattr(caching._CacheLocator, "ensure_cache_path", refuse)
+    spec = find_spec("keeper.trigger.compiled")
+    assert spec is not None
+    assert spec.loader is not None
+    loops = module_from_spec(spec)
+    spec.loader.exec_module(loops)
+    out = np.zeros(2, np.int32)
+    assert loops.within(np.arange(2, dtype=np.int32), np.array([[1.0, 0.0], [-1.0, 0.0]]), 0.0, out) == 1
+    assert out[0] == 1
