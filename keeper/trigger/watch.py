@@ -84,6 +84,8 @@ class Trigger:
         self._near: Numbers = NO_ROWS
         """The rows within the box, in no order."""
         self._unknown = 0
+        self._suspects: Rows = NO_ROWS.astype(np.intp)
+        """Those of the last tick."""
         self._index: Index | None = None
         self._out: Numbers = NO_ROWS
         self._rows = self._shifts = 0
@@ -96,7 +98,9 @@ class Trigger:
             self._loops, self._may_compile = engine(), False
         moved = self._follow(held, terms, changed)
         candidates = self._whole(held, terms) if moved is None else self._sift(held, terms, moved)
-        return self._judge(book, marks, candidates)
+        found = self._judge(book, marks, candidates)
+        self._suspects = found.rows
+        return found
 
     def prepare(self, book: Snapshot) -> None:
         """Get ready for ticks, after a head and off their path: bring the index up to date."""
@@ -114,10 +118,10 @@ class Trigger:
             self._index = index
 
     def nearest(self, count: int) -> Rows:
-        """Return the accounts nearest to breach by their reach that are above it, the nearest first."""
-        rows = self._near[self._above(self._state[self._near])]
+        """Return the accounts nearest to breach by their reach that are no suspects, the nearest first."""
+        rows = self._near[self._is_known(self._near)]
         if len(rows) < count:
-            rows = np.flatnonzero(self._above(self._state[: self._rows])).astype(np.int32)
+            rows = np.flatnonzero(self._is_known(slice(self._rows))).astype(np.int32)
         away = self._state[rows, 0] / self._state[rows, 1]
         if count < len(rows):
             some = away <= np.partition(away, count)[count]
@@ -125,12 +129,13 @@ class Trigger:
         nearest: Rows = rows[np.argsort(away, kind="stable")][:count].astype(np.intp)
         return nearest
 
-    @staticmethod
-    def _above(state: Floats) -> NDArray[np.bool_]:
-        """Tell of whom prices could bring to breach, and have not."""
-        surplus, reach = state.T
-        above: NDArray[np.bool_] = (surplus > 0) & (surplus < AT_REST) & (reach > 0)
-        return above
+    def _is_known(self, rows: Numbers | slice) -> NDArray[np.bool_]:
+        """Tell whom prices could bring to breach, and have not at the last tick."""
+        surplus, reach = self._state[rows].T
+        suspect = np.zeros(self._rows, np.bool_)
+        suspect[self._suspects] = True
+        known: NDArray[np.bool_] = (np.abs(surplus) < AT_REST) & (reach > 0) & ~suspect[rows]
+        return known
 
     # --- what has changed ---
 

@@ -240,6 +240,17 @@ def test_the_nearest_come_first_and_no_suspect_is_among_them(compiled: bool) -> 
     assert trigger.nearest(9).tolist() == [1, 3, 0]
 
 
+@ENGINES
+def test_the_nearest_are_those_of_the_last_tick_wherever_surpluses_were_computed(compiled: bool) -> None:
+    book = of_one_column([101.0, 99.9, 105.0], [-1.0] * 3)
+    trigger = Trigger(loops=engine(compiled=compiled), threads=1)
+    trigger.tick(book, marked(100.0, 0.0), None)
+    assert set(trigger.tick(book, marked(101.5, 0.0), NONE).rows.tolist()) == {0, 1}
+    assert trigger.nearest(3).tolist() == [2]
+    assert not len(trigger.tick(book, marked(99.5, 0.0), NONE).rows)
+    assert trigger.nearest(3).tolist() == [1, 0, 2]
+
+
 def of_one_column(cash: list[float], sizes: list[float]) -> Snapshot:
     positions = np.zeros((len(cash), COLUMNS))
     positions[:, 0] = sizes
