@@ -146,6 +146,9 @@ class Trigger:
         """
         then, rows = self._terms, len(held.first)
         fewer, self._rows = rows < self._rows, rows
+        if fewer:
+            # Whoever comes there later was not unknown before.
+            self._state[rows:, 0] = AT_REST
         if (
             then is None
             or changed is None

@@ -283,6 +283,14 @@ def test_a_row_that_changed_after_the_index_was_built_moves_with_the_prices(comp
     assert trigger.tick(after, marked(130.0, 0.0), NONE).rows.tolist() == [1]
 
 
+@ENGINES
+def test_who_comes_in_the_place_of_an_unknown_that_was_removed_is_counted_once(compiled: bool) -> None:
+    trigger, marks = Trigger(loops=engine(compiled=compiled), threads=1), marked(100.0, 0.0)
+    assert trigger.tick(of_one_column([1.0] * 99 + [np.nan], [1.0] * 100), marks, None).unknown == 1
+    assert trigger.tick(of_one_column([1.0] * 99, [1.0] * 99), marks, NONE).unknown == 0
+    assert trigger.tick(of_one_column([1.0] * 100, [1.0] * 100), marks, np.array([99])).unknown == 0
+
+
 def test_loops_are_compiled_for_a_book_that_is_worth_it() -> None:
     trigger, marks = Trigger(), marked(100.0, 0.0)
     trigger.tick(of_one_column([1.0] * 9_999, [1.0] * 9_999), marks, None)
