@@ -9,6 +9,7 @@ Such a feed has a meaning only on a chain whose time is that of the world.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from keeper.feeds.venues import VENUES, Venue
 from keeper.units import FeedId, UnixS, Wad
 
 log = structlog.get_logger()
+
+PAIR = re.compile(r"[^/\s]+/[^/\s]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,8 @@ def _say_if_broken(task: asyncio.Task[None]) -> None:
 
 def _checked(feed: FeedId, sources: Sequence[Source], venues: Mapping[str, Venue]) -> tuple[Source, ...]:
     """Return the sources of a feed, symbols as the venues write them; refuse what is no price of it."""
+    if PAIR.fullmatch(feed) is None:
+        raise ConfigError(f"{feed[:80]!r} is no feed: expected what is priced and in what, such as ETH/USD")
     checked = []
     for source in sources:
         venue = venues[source.venue]

@@ -172,6 +172,8 @@ def test_sources_are_read_as_the_venues_write_them() -> None:
     [
         ({FEED: [Source("kraken", "ETH/USD")]}, "ETH/USD: fewer venues than min_venues, 2"),
         ({FEED: [Source("kraken", "ETHUSD")]}, "ETH/USD at kraken: 'ETHUSD' is no symbol of this venue"),
+        ({"ETH": [Source("kraken", "ETH/USD")]}, "'ETH' is no feed: expected what is priced and in what"),
+        ({"A\n/B": [Source("kraken", "A/B")]}, "is no feed: "),
         ({FEED: [Source("pyth", "0x12")]}, "ETH/USD at pyth: '0x12' is no symbol of this venue"),
         ({FEED: [Source("kraken", "ETH/USDT")]}, "ETH/USDT is quoted in USDT, expected USD; say so by `in`"),
         ({FEED: [Source("coinbase", "ETH-USDC")]}, "ETH-USDC is quoted in USDC, expected USD"),
