@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Discriminator,
     Field,
@@ -61,13 +63,28 @@ def _as_list(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
+def _has_host(url: str) -> str:
+    """Refuse a URL that can never be reached; nothing of it is told, whatever is where the port should be."""
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("a URL needs a host, and a port can only be 1 to 65535")
+    return url
+
+
 T = TypeVar("T")
-Urls: TypeAlias = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_as_list), Field(min_length=1)]
-HttpUrl: TypeAlias = Annotated[str, Field(pattern=r"^https?://")]
-PeerUrl: TypeAlias = Annotated[str, Field(pattern=r"^https?://[^/@?#\s]+(/[^@?#\s]*)?$")]
+Several: TypeAlias = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_as_list)]
+Urls: TypeAlias = Annotated[Several[T], Field(min_length=1)]
+HttpUrl: TypeAlias = Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_has_host)]
+PeerUrl: TypeAlias = Annotated[
+    str, Field(pattern=r"^https?://[^/@?#\s]+(/[^@?#\s]*)?$"), AfterValidator(_has_host)
+]
 """Without credentials: those of a group are its token."""
 LISTEN = r"^([0-9A-Za-z.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}$"
-WsUrl: TypeAlias = Annotated[str, Field(pattern=r"^wss?://")]
+WsUrl: TypeAlias = Annotated[str, Field(pattern=r"^wss?://"), AfterValidator(_has_host)]
 
 
 class Chain(Section):
@@ -170,7 +187,7 @@ class GeneratedSource(Section):
     """Invented prices, for load tests and dry runs: a seeded random walk that ticks in real time."""
 
     kind: Literal["generated"]
-    start: dict[FeedId, Annotated[Decimal, Field(gt=0, lt=10**9)]] = Field(min_length=1)
+    start: dict[FeedId, Annotated[Decimal, Field(ge=Decimal("1e-8"), lt=10**9)]] = Field(min_length=1)
     seed: int = Field(default=1, ge=0)
     volatility: float = Field(default=0.8, gt=0, le=5)
     """Annualised."""
@@ -181,9 +198,9 @@ class GeneratedSource(Section):
         return GeneratedFeed(self.start, seed=self.seed, volatility=self.volatility, tick_ms=self.tick_ms)
 
 
-def _kind(raw: Any) -> str:
-    """Tell the kind of a section [feed]; recorded where it names none."""
-    return str(raw.get("kind", "recorded") if isinstance(raw, dict) else raw.kind)
+def _kind(raw: Any) -> str | None:
+    """Tell the kind of a section [feed]; recorded where it names none, None where it is no section."""
+    return str(raw.get("kind", "recorded")) if isinstance(raw, dict) else getattr(raw, "kind", None)
 
 
 FeedSource: TypeAlias = Annotated[
@@ -310,14 +327,14 @@ class Reporter(Section):
     """How long each reporter has its turn; a block by default, and never less."""
     listen: str | None = Field(default=None, pattern=LISTEN)
     """Where its reports are served, as host:port; nowhere without it."""
-    peers: tuple[PeerUrl, ...] = ()
+    peers: Several[PeerUrl] = ()
     """The other reporters; without any it is a quorum of its own."""
 
 
 class Reports(Section):
     """Where ``keeper run`` hears reports, to post them with its own acts."""
 
-    endpoints: tuple[PeerUrl, ...] = ()
+    endpoints: Several[PeerUrl] = ()
     deviation_bps: int = Field(default=10, ge=0, le=10_000)
     """How far a signed price must be from a fresh one on chain to be posted with an act."""
 

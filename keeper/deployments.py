@@ -170,9 +170,9 @@ class PerpDeployment(ForeignDeployment):
 KINDS = (HybridDeployment, AaveDeployment, MorphoDeployment, VenusDeployment, PerpDeployment)
 
 
-def _protocol(raw: Any) -> str:
-    """Tell the protocol of a section; HybridMargin where it names none."""
-    return str(raw.get("protocol", "hybrid") if isinstance(raw, dict) else raw.protocol)
+def _protocol(raw: Any) -> str | None:
+    """Tell the protocol of a section; HybridMargin where it names none, None where it is no section."""
+    return str(raw.get("protocol", "hybrid")) if isinstance(raw, dict) else getattr(raw, "protocol", None)
 
 
 Deployment: TypeAlias = Annotated[

@@ -414,5 +414,5 @@ def _origin(url: str) -> str:
     try:
         parts = urlsplit(url)
         return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
-    except ValueError as error:
-        raise ConfigError(f"the URL of a reporter cannot be used: {error}") from None
+    except ValueError:
+        raise ConfigError("the URL of a reporter cannot be used") from None

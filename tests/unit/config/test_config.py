@@ -423,6 +423,8 @@ def test_an_endpoint_with_a_key_comes_from_the_environment(
         ("outlier_bps = 100", "outlier_bps = 0", "feed.outlier_bps: Input should be greater than"),
         ("# binance = ", "bitmex = ", "feed.urls.bitmex: Extra inputs"),
         ('# pyth = "https', 'pyth = "wss', "feed.urls.pyth: String should match"),
+        ('# pyth = "https://', 'pyth = "https://[', "feed.urls.pyth: Value error, a URL needs a host"),
+        ('# okx = "wss://...', f'okx = "wss://h:{SECRET}', "feed.urls.okx: Value error, a URL needs a host"),
     ],
 )
 def test_a_live_feed_with_a_mistake_is_refused_with_its_place(
@@ -430,6 +432,11 @@ def test_a_live_feed_with_a_mistake_is_refused_with_its_place(
 ) -> None:
     assert old in LIVE_BLOCK
     assert why in refusal(path, with_feed(LIVE_BLOCK.replace(old, new, 1)))
+
+
+def test_a_price_of_nothing_is_refused(path: Path) -> None:
+    tiny = GENERATED_BLOCK.replace('"3000"', '"1e-400"')
+    assert "feed.start.ETH/USD: Input should be greater" in refusal(path, with_feed(tiny))
 
 
 def test_invented_prices_are_for_dry_runs_and_test_chains_only(path: Path) -> None:
@@ -483,6 +490,10 @@ def test_a_file_that_is_no_toml_is_refused(path: Path, text: bytes) -> None:
         ("[feed]\n", '[feed]\nkind = "live"\n', "feed.sources: Field required; feed.path: Extra inputs"),
         ("[feed]\n", '[feed]\nkind = "wild"\n', "feed: kind should be 'recorded', 'live' or 'generated'"),
         ('path = "prices.csv"', "path = 7", "feed.path: "),
+        ("[feed]\n", "[[feed]]\n", "feed: kind should be 'recorded', 'live' or 'generated'"),
+        ("[deployment]\n", "[[deployment]]\n", "deployment: Unable to extract tag"),
+        ("127.0.0.1:8545", "[::1", "chain.http.0: Value error, a URL needs a host"),
+        ("127.0.0.1:8545", "", "chain.http.0: Value error, a URL needs a host"),
     ],
 )
 def test_a_file_with_a_mistake_is_refused_with_its_place(path: Path, old: str, new: str, place: str) -> None:
@@ -610,6 +621,16 @@ def test_several_endpoints_are_a_list_in_the_file_and_have_commas_in_the_environ
         load(path)
 
 
+def test_the_urls_of_reporters_have_commas_in_the_environment_too(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEEPER_REPORTER__PEERS", "https://b.example, https://c.example")
+    monkeypatch.setenv("KEEPER_REPORTS__ENDPOINTS", "https://a.example")
+    config = loaded(path)
+    assert config.reporter.peers == ("https://b.example", "https://c.example")
+    assert config.reports.endpoints == ("https://a.example",)
+
+
 def test_the_pool_is_as_patient_as_the_configuration_says(path: Path) -> None:
     settings = "chain_id = 31337\nrequests_s = 25\nhedge_ms = 100\nbroadcast = true\nblock_time_s = 2"
     config = loaded(path, LEAST.replace("chain_id = 31337", settings))
@@ -632,6 +653,9 @@ def test_keys_in_the_environment_are_no_settings(path: Path, monkeypatch: pytest
         ("KEEPER_CHAIN__HTTP", f"ftp://{SECRET}", "chain.http.0: "),
         ("KEEPER_CHAIN__HTPP", f"http://{SECRET}", "chain.htpp: Extra inputs"),
         ("KEEPER_CHAIN", SECRET, '"chain"'),
+        ("KEEPER_FEED", SECRET, "feed: kind should be"),
+        ("KEEPER_REPORTER__PEERS", f"http://h:{SECRET}", "reporter.peers.0: Value error, a URL needs a host"),
+        ("KEEPER_REPORTS__ENDPOINTS", f"http://[{SECRET}", "reports.endpoints.0: Value error, a URL"),
         ("KEEPER_LIMITS", f'["{SECRET}"]', "limits: "),
     ],
 )
