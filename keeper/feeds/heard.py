@@ -107,14 +107,14 @@ class Heard:
             case Numbered(number, symbol):
                 return self._count(number, symbol)
             case Halted(why):
-                self._halted = why[:SHOWN]
+                self._halted = _shown(why)
                 if why:
                     self._drop(self._halted)
                     return self.quotes
             case Refused():
                 return self._refuse(event)
             case Limited(why):
-                self.limited = why[:SHOWN]
+                self.limited = _shown(why)
         return ()
 
     def _quote(self, told: Told, now_ms: int) -> VenueQuote | str:
@@ -149,5 +149,10 @@ class Heard:
         else:
             silent = [symbol for symbol in self.quotes if symbol == refused.symbol]
         for symbol in silent:
-            self.quotes[symbol] = f"refused: {refused.why[:SHOWN]}"
+            self.quotes[symbol] = f"refused: {_shown(refused.why)}"
         return silent
+
+
+def _shown(words: str) -> str:
+    """Return the beginning of a venue's own words, without what ends a line or steers a terminal."""
+    return "".join(each if each.isprintable() else " " for each in words[:SHOWN])

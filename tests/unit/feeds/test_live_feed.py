@@ -388,6 +388,13 @@ async def test_a_venue_that_halts_is_not_believed(stubs: StubVenues) -> None:
         await live.until(lambda: live.price() == 3_100 * WAD)
 
 
+async def test_what_a_venue_says_ends_no_line_and_steers_no_terminal(stubs: StubVenues) -> None:
+    async with listening(stubs, "kraken") as live:
+        await stubs.kraken.say(stubs.kraken.status("\x1b[2J\nonline"))
+        await live.until(lambda: live.price() is None)
+        assert live.why().isprintable()
+
+
 @pytest.mark.parametrize("name", ["coinbase", "kraken", "okx", "pyth"])
 async def test_a_symbol_that_the_venue_does_not_have_is_named(stubs: StubVenues, name: str) -> None:
     symbol = {"coinbase": "NO-USD", "kraken": "NO/USD", "okx": "NO-USD", "pyth": "ab" * 32}[name]
