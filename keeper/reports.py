@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
 import re
 import time
 from collections import Counter
@@ -59,6 +60,8 @@ class Params:
     """How long one may take to answer."""
     poll_s: float = 0.25
     """How often a keeper asks."""
+    quiet_s: float = 10.0
+    """How long nothing is said of a peer after something was, so that who comes and goes fills no log."""
 
 
 class Oracle(Protocol):
@@ -279,6 +282,8 @@ class Exchange:
         self._heard = {url: Heard() for url in self._origins}
         self._faults: dict[str, Counter[str]] = {url: Counter() for url in self._heard}
         """All that was ever wrong with the answers of each."""
+        self._told = dict.fromkeys(self._heard, (frozenset[str](), -math.inf))
+        """What was last said to be wrong with each, and when."""
         self._headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"}
         self._oracle = oracle
         self._roll = roll
@@ -331,12 +336,19 @@ class Exchange:
         else:
             now = read(body, self._oracle, self._roll.quorum.signers, before.reports)
         self._faults[url].update(now.faults)
-        if now.faults.keys() != before.faults.keys():
-            say = log.warning if now.faults else log.info
-            what = "reports.faulty" if now.faults else "reports.in_order"
-            say(what, peer=self._origins[url], why=[*now.faults], since_start=dict(self._faults[url]))
+        self._tell(url, now.faults)
         self._heard[url] = now
         return () if isinstance(body, str) else now.reports
+
+    def _tell(self, url: str, faults: Mapping[str, int]) -> None:
+        """Say aloud what is wrong with a peer, or no longer, where that is not what was said last."""
+        (told, at_s), now_s = self._told[url], time.monotonic()
+        if faults.keys() == told or now_s - at_s < self._params.quiet_s:
+            return
+        say = log.warning if faults else log.info
+        what = "reports.faulty" if faults else "reports.in_order"
+        say(what, peer=self._origins[url], why=[*faults], since_start=dict(self._faults[url]))
+        self._told[url] = frozenset(faults), now_s
 
     async def _fetch(self, url: str) -> bytes | str:
         """Return an answer, or why there is none. Redirects are not followed: the token is for this peer."""

@@ -273,8 +273,10 @@ async def peer(answer: Answer) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-def exchange(*urls: str, roll: Roll, token: str = TOKEN, deadline_s: float = 0.3) -> Exchange:
-    return Exchange(urls, token, MARKET, roll, Params(deadline_s=deadline_s, poll_s=0.01))
+def exchange(
+    *urls: str, roll: Roll, token: str = TOKEN, deadline_s: float = 0.3, quiet_s: float = 0.0
+) -> Exchange:
+    return Exchange(urls, token, MARKET, roll, Params(deadline_s=deadline_s, poll_s=0.01, quiet_s=quiet_s))
 
 
 async def stalls(_: web.Request) -> web.StreamResponse:
@@ -394,6 +396,24 @@ async def test_a_peer_that_fails_keeps_what_it_said_and_is_in_order_again() -> N
         assert heard == [[NOW_S + 10], [NOW_S + 10], [NOW_S + 11]]
     assert [each["event"] for each in logs] == ["reports.faulty", "reports.in_order"]
     assert logs[1]["since_start"] == {"the answer is not JSON": 1}
+
+
+async def test_a_peer_that_comes_and_goes_fills_no_log_and_is_told_of_in_the_end() -> None:
+    said = [b"", write([signed()], PLACE)] * 5
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=said.pop(0))
+
+    async with peer(answer) as url, exchange(url, roll=await roll_of(), quiet_s=0.5) as asking:
+        with capture_logs() as logs:
+            for _ in range(8):
+                await asking.ask()
+            assert [each["event"] for each in logs] == ["reports.faulty"]
+            said.pop(0)
+            await asyncio.sleep(0.5)
+            await asking.ask()
+    assert [each["event"] for each in logs] == ["reports.faulty", "reports.in_order"]
+    assert logs[1]["since_start"] == {"the answer is not JSON": 4}
 
 
 async def test_whoever_does_not_answer_now_is_not_among_those_who_do() -> None:
