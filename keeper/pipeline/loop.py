@@ -79,8 +79,13 @@ class Pipeline(Generic[MarketT]):
         published: Path | None = None,
         progress: Progress | None = None,
     ) -> Block:
-        """Find every account that an event touched; return the block that the updates must begin with."""
-        return await self.mirror.discover(from_block, head, published=published, progress=progress)
+        """Find every account that an event touched; return the block that the updates must begin with.
+
+        What a large book needs to be scored is compiled before a head waits for it.
+        """
+        begin = await self.mirror.discover(from_block, head, published=published, progress=progress)
+        await asyncio.to_thread(self._trigger.warm_up, self.mirror.book.freeze(), self.accounts)
+        return begin
 
     async def run(self) -> None:
         """Work on every head, and on every tick of a live feed, until cancelled."""

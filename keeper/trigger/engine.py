@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keeper.columns.legs import Floats
-from keeper.errors import ConfigError
 from keeper.trigger.terms import Held, Terms
 
 Numbers = NDArray[np.int32]
@@ -61,18 +60,11 @@ class Engine(Protocol):
 
 
 def engine(*, compiled: bool | None = None) -> Engine:
-    """Return the loops; ``compiled`` asks for one kind, None for the fastest that there is.
-
-    Raise ConfigError where numba is there and finds no folder to keep in what it compiles.
-    """
+    """Return the loops; ``compiled`` asks for one kind, None for the fastest that there is."""
     if compiled is None:
         compiled = find_spec("numba") is not None
     if compiled:
-        try:
-            from keeper.trigger import compiled as loops
-        except RuntimeError as error:
-            mend = "set NUMBA_CACHE_DIR to a folder that can be written, or leave numba out"
-            raise ConfigError(f"the trigger cannot be compiled: {error}; {mend}") from error
+        from keeper.trigger import compiled as loops
     else:
         from keeper.trigger import plain as loops  # type: ignore[no-redef]
     return cast("Engine", loops)

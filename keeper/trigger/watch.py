@@ -102,6 +102,23 @@ class Trigger:
         self._suspects = found.rows
         return found
 
+    def warm_up(self, book: Snapshot, accounts: int) -> None:
+        """Compile the loops for a book like this one, where so many accounts are worth some seconds."""
+        if not self._may_compile or accounts < COMPILED_FROM:
+            return
+        self._loops, self._may_compile = engine(), False
+        held, few, state = Held.of(book), np.zeros(1, np.int32), np.zeros((1, 2))
+        one, none = np.ones(1), np.zeros(0)
+        terms = Terms.of(Marks(one, one, one))
+        for each in (terms, terms._replace(risk=np.zeros((1, 1)))):
+            self._loops.sieve(held, each, NO_ROWS, 0, 0, state, 0.0, True, few)
+        self._loops.measure(held, terms.units(), NO_ROWS, 0, 0, state)
+        self._loops.shift(NO_ROWS, none, held.classes, state, NEVER, state, 0.0, 0, 0, few)
+        self._loops.within(NO_ROWS, state, 0.0, few)
+        self._loops.apart(terms, terms, terms.units(), one.copy())
+        nobody = held._replace(first=held.first[:0], counts=held.counts[:0])
+        self._loops.index(nobody, 1, np.zeros(2, np.int64), NO_ROWS.copy(), none.copy())
+
     def prepare(self, book: Snapshot) -> None:
         """Get ready for ticks, after a head and off their path: bring the index up to date."""
         index = self._index

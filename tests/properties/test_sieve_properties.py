@@ -16,7 +16,7 @@ from keeper.columns.pool import Pool
 from keeper.columns.snapshot import Snapshot
 from keeper.risk.marks import Marks
 from keeper.risk.netting import Expiry, Underlying
-from keeper.trigger import Trigger, engine, score, suspects, watch
+from keeper.trigger import Trigger, compiled, engine, score, suspects, watch
 from keeper.trigger.engine import Engine
 from keeper.trigger.terms import AT_REST, Held, Terms
 
@@ -324,3 +324,28 @@ def test_what_gets_its_price_late_is_measured_like_all_else(
     trigger.tick(book, marked(100.0, 0.0), NONE)
     monkeypatch.setattr(trigger, "_whole", lambda *_: pytest.fail("looked at the whole book"))
     assert not len(trigger.tick(book, marked(100.1, 0.0), NONE).rows)
+
+
+@pytest.mark.parametrize("scenarios", [0, 16])
+def test_what_was_compiled_before_the_start_is_all_that_ticks_need(scenarios: int) -> None:
+    world = World(np.random.default_rng(3), scenarios, 200)
+    trigger, book = Trigger(threads=1), world.book()
+    trigger.warm_up(book, 10_000)
+    loops = [
+        each for each in (getattr(compiled, name) for name in vars(compiled)) if hasattr(each, "signatures")
+    ]
+    before = [len(each.signatures) for each in loops]
+    assert len(loops) == 8
+    assert all(before)
+    trigger.tick(book, world.marks, None)
+    trigger.prepare(book)
+    for _ in range(30):
+        changed = world.move()
+        trigger.tick(world.book(), world.marks, changed)
+    assert [len(each.signatures) for each in loops] == before
+
+
+def test_a_small_book_is_not_worth_compiling_for() -> None:
+    trigger = Trigger(threads=1)
+    trigger.warm_up(of_one_column([1.0], [1.0]), 9_999)
+    assert trigger._loops is engine(compiled=False)
