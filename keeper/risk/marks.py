@@ -25,7 +25,7 @@ class Netting:
     risk: Floats
     """[i, s], what one unit gains in each scenario, weighted; 0 of what is alone or doubtful."""
     alone: Floats
-    """[i, 2], what one unit, bought or sold, requires with nothing else in its group: its worst scenario."""
+    """[i, 2], times a size above 0 and below: what it requires with nothing else in its group, at worst."""
     short: Floats
     """[i], the least requirement of one unit sold."""
     doubtful: NDArray[np.bool_]
@@ -53,7 +53,7 @@ class Netting:
             found.money[each.columns] = each.money
         found.risk[found.doubtful] = 0.0
         found.alone[:, 0] = -found.risk.min(axis=1, initial=0.0)
-        found.alone[:, 1] = found.risk.max(axis=1, initial=0.0)
+        found.alone[:, 1] = -found.risk.max(axis=1, initial=0.0)
         return found
 
 

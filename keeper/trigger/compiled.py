@@ -14,6 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from keeper.columns.legs import Floats
+from keeper.risk.marks import ALONE, Groups, Netting
 from keeper.trigger.terms import AT_REST, FINITE, Held, Terms
 
 Numbers = NDArray[np.int32]
@@ -29,6 +30,53 @@ def compiled(loop: Loop) -> Loop:
     except RuntimeError:
         kept = njit(nogil=True)(loop)
     return cast("Loop", kept)
+
+
+def fill(
+    value: Floats,
+    gross: Floats,
+    netting: Netting,
+    levels: Floats,
+    relative: float,
+    net: Floats,
+    against: NDArray[np.bool_],
+) -> None:
+    """Fill in ``Terms.net`` and ``against`` [k, codes] from value and gross [k or 1, columns]."""
+    parts = (netting.group, netting.short, netting.doubtful, netting.money)
+    _fill(value, gross, *parts, levels, relative, net, against)
+
+
+@compiled
+def _fill(
+    value: Floats,
+    gross: Floats,
+    group: Groups,
+    short: Floats,
+    doubtful: NDArray[np.bool_],
+    charged: Floats,
+    levels: Floats,
+    relative: float,
+    net: Floats,
+    against: NDArray[np.bool_],
+) -> None:
+    for of in range(net.shape[0]):
+        row, other = min(of, value.shape[0] - 1), min(of, gross.shape[0] - 1)
+        for column in range(value.shape[1]):
+            worth, charge = value[row, column], gross[other, column]
+            rounding = relative * (abs(worth) + charge + charged[column])
+            nets = group[column] != ALONE
+            if nets:
+                charge = 0.0
+            for side in range(2):
+                sign = 1.0 - 2.0 * side
+                required = charge + short[column] * side
+                found = sign * (worth * sign - rounding - levels[of] * required)
+                if not np.isfinite(found):
+                    found = np.nan
+                elif doubtful[column]:
+                    found = -sign * np.inf
+                net[of, 2 * column + side] = found
+                against[of, 2 * column + side] = nets or required != 0 or worth * sign < 0
 
 
 def sieve(

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keeper.columns.legs import Floats
-from keeper.trigger.terms import Held, Terms
+from keeper.trigger.terms import Fills, Held, Terms
 
 Numbers = NDArray[np.int32]
 
 
-class Engine(Protocol):
+class Engine(Fills, Protocol):
     """The loops; ``compiled`` says what each does."""
 
     def sieve(

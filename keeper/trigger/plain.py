@@ -9,14 +9,37 @@ from numpy.typing import NDArray
 
 from keeper.columns.legs import Floats
 from keeper.columns.pool import ranges
-from keeper.risk.marks import ALONE
+from keeper.risk.marks import ALONE, Netting
 from keeper.trigger.terms import AT_REST, FINITE, Held, Terms
 
 Numbers = NDArray[np.int32]
 Flags = NDArray[np.bool_]
 
+SIDES, SOLD = np.array([1.0, -1.0]), np.array([0.0, 1.0])
+"""The signs of a size by the last bit of its code, and which of them is below 0."""
 BLOCK = 2**14
 """Rows that are worked on at a time: what that takes in between stays in the processor's cache."""
+
+
+def fill(
+    value: Floats,
+    gross: Floats,
+    netting: Netting,
+    levels: Floats,
+    relative: float,
+    net: Floats,
+    against: Flags,
+) -> None:
+    nets = netting.group != ALONE
+    charge = np.where(nets, 0.0, gross)[..., None] + netting.short[:, None] * SOLD
+    rounding = relative * (np.abs(value) + gross + netting.money)[..., None]
+    value = value[..., None] * SIDES
+    found = SIDES * (value - rounding - levels[:, None, None] * charge)
+    found[~np.isfinite(found)] = np.nan
+    doubtful = found[:, netting.doubtful]
+    found[:, netting.doubtful] = np.where(np.isnan(doubtful), np.nan, -SIDES * np.inf)
+    net[:] = found.reshape(net.shape)
+    against.reshape(found.shape)[...] = nets[:, None] | (charge != 0) | (value < 0)
 
 
 def sieve(

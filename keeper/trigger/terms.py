@@ -11,21 +11,18 @@ less the rounding margin. Its value alone tells:
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from keeper.columns.legs import Floats
 from keeper.columns.snapshot import Snapshot
-from keeper.risk.marks import ALONE, Groups, Marks
+from keeper.risk.marks import Groups, Marks, Netting
 
 AT_REST = 1e300
 FINITE = 1e301
 """More than any surplus that is believed: what is not finite is never clear."""
-SIDES = np.array([1.0, -1.0])
-"""The signs of a size by the last bit of its code."""
-SOLD = np.array([0.0, 1.0])
 SLACK = 1.01
 """The sieve's rounding margin in those of ``score``: whom rounding tells apart, ``score`` judges."""
 
@@ -47,6 +44,22 @@ class Held(NamedTuple):
         return cls(legs.first, legs.counts, legs.codes, legs.sizes, book.cash, book.classes)
 
 
+class Fills(Protocol):
+    """The part of the loops that prepares marks; ``compiled`` says what it does."""
+
+    def fill(
+        self,
+        value: Floats,
+        gross: Floats,
+        netting: Netting,
+        levels: Floats,
+        relative: float,
+        net: Floats,
+        against: NDArray[np.bool_],
+        /,
+    ) -> None: ...
+
+
 class Terms(NamedTuple):
     """Marks by class k, by code (twice the column, and 1 more of a size below 0) and by scenario s."""
 
@@ -66,26 +79,17 @@ class Terms(NamedTuple):
     absolute: float
 
     @classmethod
-    def of(cls, marks: Marks) -> Terms:
+    def of(cls, marks: Marks, loops: Fills) -> Terms:
         """Prepare some marks."""
         netting, levels = marks.netting, marks.levels
         shape = (len(levels), 2 * marks.value.shape[-1])
-        relative = marks.relative * SLACK
-        nets = netting.group != ALONE
-        charge = np.where(nets, 0.0, marks.gross)[..., None] + netting.short[:, None] * SOLD
-        value = marks.value[..., None] * SIDES
-        net = SIDES * (value - relative * marks.money[..., None] - levels[:, None, None] * charge)
-        finite = np.isfinite(net)
-        if not finite.all():
-            net[~finite] = np.nan
-        if netting.doubtful.any():
-            net[:, netting.doubtful] = np.where(np.isnan(net[:, netting.doubtful]), np.nan, -SIDES * np.inf)
-        against = np.empty(net.shape, np.bool_)
-        against[...] = nets[:, None] | (charge != 0) | (value < 0)
+        net, against, relative = np.empty(shape), np.empty(shape, np.bool_), marks.relative * SLACK
+        value, gross = marks.value.reshape(-1, shape[1] // 2), marks.gross.reshape(-1, shape[1] // 2)
+        loops.fill(value, gross, netting, levels, relative, net, against)
         return cls(
-            net.reshape(shape),
-            (netting.alone * SIDES).reshape(shape[1]),
-            against.reshape(shape),
+            net,
+            netting.alone.reshape(-1),
+            against,
             levels,
             netting.risk,
             netting.group,

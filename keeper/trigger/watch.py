@@ -92,10 +92,10 @@ class Trigger:
 
     def tick(self, book: Snapshot, marks: Marks, changed: Rows | None) -> Found:
         """Return all suspects at some marks; ``changed`` are the rows written to since, None all of them."""
-        held, terms = Held.of(book), Terms.of(marks)
         self._grow(len(book))
         if self._may_compile and len(book) >= COMPILED_FROM:
             self._loops, self._may_compile = engine(), False
+        held, terms = Held.of(book), Terms.of(marks, self._loops)
         moved = self._follow(held, terms, changed)
         candidates = self._whole(held, terms) if moved is None else self._sift(held, terms, moved)
         found = self._judge(book, marks, candidates)
@@ -109,7 +109,7 @@ class Trigger:
         self._loops, self._may_compile = engine(), False
         held, few, state = Held.of(book), np.zeros(1, np.int32), np.zeros((1, 2))
         one, none = np.ones(1), np.zeros(0)
-        terms = Terms.of(Marks(one, one, one))
+        terms = Terms.of(Marks(one, one, one), self._loops)
         for each in (terms, terms._replace(risk=np.zeros((1, 1)))):
             self._loops.sieve(held, each, NO_ROWS, 0, 0, state, 0.0, True, few)
         self._loops.measure(held, terms.units(), NO_ROWS, 0, 0, state)
@@ -246,7 +246,7 @@ class Trigger:
             self._loops.measure(held, self._units, NO_ROWS, 0, rows, self._state)
         self._near, self._shifts = NO_ROWS, 0
         # Kept apart from the marks, for it is brought up column by column.
-        self._terms = terms._replace(risk=terms.risk.copy())
+        self._terms = terms._replace(risk=terms.risk.copy(), alone=terms.alone.copy())
         self._unknown = self._pass(held, terms, NO_ROWS, rows)
         return self._within(0.0)
 

@@ -179,12 +179,12 @@ def test_compiled_loops_and_those_of_numpy_agree_to_the_bit(seed: int, scenarios
 
 def passed(loops: Engine, world: World) -> list[np.ndarray]:
     """Run every loop once; return all that each wrote."""
-    held, terms = Held.of(world.book()), Terms.of(world.marks)
+    held, terms = Held.of(world.book()), Terms.of(world.marks, loops)
     rows, out = np.arange(world.rows, dtype=np.int32)[::-1].copy(), np.zeros(world.rows, np.int32)
     state = np.zeros((world.rows, 2))
     loops.measure(held, terms.units(), rows[:0], 0, world.rows, state)
     counts = loops.sieve(held, terms, rows, 0, world.rows, state, 0.02, True, out)
-    seen = [state.copy(), np.array(counts), out[: counts[0]].copy()]
+    seen = [terms.net, terms.against, state.copy(), np.array(counts), out[: counts[0]].copy()]
     near = loops.within(rows, state, 0.01, out)
     seen.append(out[:near].copy())
     legs = int(held.counts.sum())
@@ -199,7 +199,7 @@ def passed(loops: Engine, world: World) -> list[np.ndarray]:
         seen += [out[begin : begin + count].copy(), state.copy()]
     far, before = np.zeros(COLUMNS), world.prices
     world.prices = before * np.linspace(0.9, 1.1, COLUMNS)
-    loops.apart(Terms.of(world.marks), terms, terms.units(), far)
+    loops.apart(Terms.of(world.marks, loops), terms, terms.units(), far)
     world.prices = before
     return [*seen, far]
 
@@ -335,7 +335,7 @@ def test_what_was_compiled_before_the_start_is_all_that_ticks_need(scenarios: in
         each for each in (getattr(compiled, name) for name in vars(compiled)) if hasattr(each, "signatures")
     ]
     before = [len(each.signatures) for each in loops]
-    assert len(loops) == 8
+    assert len(loops) == 9
     assert all(before)
     trigger.tick(book, world.marks, None)
     trigger.prepare(book)
