@@ -21,6 +21,10 @@ Numbers = NDArray[np.int32]
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
 ONE = np.uintp(1)
+AHEAD = 256
+"""Rows here and there whose memory is asked for before the first of them is worked on,"""
+APART = 8
+"""where they lie so far apart."""
 
 
 def compiled(loop: Loop) -> Loop:
@@ -96,8 +100,24 @@ def sieve(
     times their reach, and return how many these are, and how many are unknown.
     """
     add_up = _together if terms.risk.shape[1] else _alone
-    found, unknown = add_up(held, terms, rows, begin, end, state, bar, keep, out)
+    found, unknown, _ = add_up(held, terms, rows, begin, end, state, bar, keep, out)
     return _without_resting(held, terms, begin, found, state, keep, out), unknown
+
+
+@compiled
+def _touched(held: Held, rows: Numbers, begin: int, end: int, state: Floats) -> float:
+    """Read a little of all that rows[begin:end] will be asked for: memory answers many such reads together.
+
+    The sum means nothing; without it the compiler would leave the reads out.
+    """
+    touched = 0.0
+    for at in range(begin, end):
+        row = rows[at]
+        touched += held.cash[row] + state[row, 1]
+        if held.counts[row] > 0:
+            leg = held.first[row]
+            touched += held.sizes[leg] + held.codes[leg]
+    return touched
 
 
 @compiled
@@ -111,11 +131,14 @@ def _alone(
     bar: float,
     keep: bool,
     out: Numbers,
-) -> tuple[int, int]:
+) -> tuple[int, int, float]:
     """Do that where nothing nets. Kept apart, for it is a fifth faster without the other."""
     net, several, listed = terms.net, terms.levels.shape[0] > 1, rows.shape[0] > 0
     found = unknown = 0
+    touched, ahead = 0.0, listed and begin < end and rows[end - 1] - rows[begin] > APART * (end - begin)
     for at in range(begin, end):
+        if ahead and (at - begin) % AHEAD == 0:
+            touched += _touched(held, rows, at, min(at + AHEAD, end), state)
         row = rows[at] if listed else at
         of = held.classes[row] if several else 0
         cash = held.cash[row]
@@ -133,7 +156,7 @@ def _alone(
             else:
                 out[begin + found] = row
                 found += 1
-    return found, unknown
+    return found, unknown, touched
 
 
 @compiled
@@ -147,13 +170,16 @@ def _together(
     bar: float,
     keep: bool,
     out: Numbers,
-) -> tuple[int, int]:
+) -> tuple[int, int, float]:
     """Do that where the legs of a group, which lie side by side, require what their worst scenario does."""
     net, alone, risk, group, levels = terms.net, terms.alone, terms.risk, terms.group, terms.levels
     scenarios, several, listed = risk.shape[1], levels.shape[0] > 1, rows.shape[0] > 0
     together = np.zeros(scenarios)
     found = unknown = 0
+    touched, ahead = 0.0, listed and begin < end and rows[end - 1] - rows[begin] > APART * (end - begin)
     for at in range(begin, end):
+        if ahead and (at - begin) % AHEAD == 0:
+            touched += _touched(held, rows, at, min(at + AHEAD, end), state)
         row = rows[at] if listed else at
         of = held.classes[row] if several else 0
         cash = held.cash[row]
@@ -200,7 +226,7 @@ def _together(
             else:
                 out[begin + found] = row
                 found += 1
-    return found, unknown
+    return found, unknown, touched
 
 
 @compiled
@@ -237,7 +263,6 @@ def measure(held: Held, units: Floats, rows: Numbers, begin: int, end: int, stat
         state[row, 1] = reach
 
 
-@compiled
 def shift(
     rows: Numbers,
     sizes: Floats,
@@ -254,9 +279,31 @@ def shift(
 
     Write into out[begin:] which are not above ``bar`` times their reach, and return how many.
     """
+    found, _ = _shift(rows, sizes, classes, moved, stale, state, bar, begin, end, out)
+    return found
+
+
+@compiled
+def _shift(
+    rows: Numbers,
+    sizes: Floats,
+    classes: NDArray[np.unsignedinteger],
+    moved: Floats,
+    stale: NDArray[np.bool_],
+    state: Floats,
+    bar: float,
+    begin: int,
+    end: int,
+    out: Numbers,
+) -> tuple[int, float]:
     several, doubt = moved.shape[0] > 1, stale.shape[0] > 0
     found = 0
+    touched, ahead = 0.0, begin < end and rows[end - 1] - rows[begin] > APART * (end - begin)
     for at in range(begin, end):
+        if ahead and (at - begin) % AHEAD == 0:
+            # As in ``_touched``.
+            for each in range(at, min(at + AHEAD, end)):
+                touched += state[rows[each], 0]
         row, size = rows[at], sizes[at]
         if doubt and stale[row]:
             continue
@@ -266,7 +313,7 @@ def shift(
         if not (surplus > bar * state[row, 1]) and not np.isnan(surplus):
             out[begin + found] = row
             found += 1
-    return found
+    return found, touched
 
 
 @compiled

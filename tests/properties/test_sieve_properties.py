@@ -335,7 +335,7 @@ def test_what_was_compiled_before_the_start_is_all_that_ticks_need(scenarios: in
         each for each in (getattr(compiled, name) for name in vars(compiled)) if hasattr(each, "signatures")
     ]
     before = [len(each.signatures) for each in loops]
-    assert len(loops) == 9
+    assert len(loops) == 10
     assert all(before)
     trigger.tick(book, world.marks, None)
     trigger.prepare(book)
