@@ -291,13 +291,13 @@ def marked() -> Row:
 
 def weigh() -> dict[str, str]:
     """Build the mirror of a million accounts of four positions, and a trigger on it; weigh both."""
-    notes = {}
+    notes, before_mb = {}, resident_mb()
     for scenarios in (0, 16):
-        before_mb = resident_mb()
+        had_mb = resident_mb()
         book = Book(HybridRows(INSTRUMENTS - 1, 1))
         for first in range(0, ACCOUNTS, PAGE):
             book.fold_rows(page(np.arange(first, first + PAGE), RNG, listed=INSTRUMENTS - 1), 1)
-        mirror_mb = resident_mb() - before_mb
+        mirror_mb = resident_mb() - had_mb
         value = RNG.uniform(1, 100, INSTRUMENTS)
         marks = Marks(value, value / 10, np.ones(1), tuple(groups(value, scenarios)) if scenarios else ())
         trigger = Trigger()
