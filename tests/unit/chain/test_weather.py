@@ -119,7 +119,7 @@ async def test_a_node_down_for_a_while_leaves_no_gap() -> None:
         reading = asyncio.create_task(mirror.until(tree.tip))
         # A minute, in blocks of twelve seconds.
         await asyncio.sleep(5 * BLOCK_S)
-        assert reader.fault is not None
+        await becomes_true(lambda: reader.fault is not None)
         assert not reading.done()
         await node.start()
         await node.follow()

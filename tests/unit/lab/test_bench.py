@@ -24,7 +24,8 @@ def test_the_table_says_what_the_file_says(tmp_path: Path, capsys: pytest.Captur
     rows = [Row("slow", 1000, 7.0, 10.0, 20.0), Row("fast", 1000, 1.0, 2.0, 3.0, "slow", 5.0)]
     report("Title", rows, json_path=tmp_path / "found.json", notes={"memory": "3 MB"})
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found.keys() == {"commit", "machine", "rows"}
+    assert found.keys() == {"commit", "machine", "rows", "notes"}
+    assert found["notes"] == {"memory": "3 MB"}
     assert [Row(**each) for each in found["rows"]] == rows
     printed = capsys.readouterr().out
     assert "5.0 x slow" in printed
