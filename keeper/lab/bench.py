@@ -58,7 +58,8 @@ def clocked(
     """Do each work once and measure how long it takes by the clock, after a pause; the first do not count."""
     times_us = []
     for work in works:
-        time.sleep(pause_s)
+        if pause_s:
+            time.sleep(pause_s)
         began_ns = time.perf_counter_ns()
         work()
         times_us.append((time.perf_counter_ns() - began_ns) / 1e3)
