@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Generic, Protocol, TextIO, TypeAlias, TypeVar
@@ -16,13 +18,15 @@ import structlog
 import typer
 import uvloop
 from rich.console import Console
+from rich.table import Table
 
-from keeper import __version__, metrics, progress
+from keeper import __version__, ladder, metrics, progress
+from keeper.alerts import Teller, load_urls, open_messengers
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader
 from keeper.chain.stream import expect_chain
 from keeper.chain.wire import head_of
-from keeper.config import Config, load
+from keeper.config import Config, Ladder, load
 from keeper.deployments import ForeignDeployment
 from keeper.desk.hybrid import HybridDesk
 from keeper.desk.lending import LendingDesk
@@ -38,15 +42,30 @@ from keeper.execute.plain import PlainSender
 from keeper.execute.sender import ChainSender
 from keeper.feeds import listening
 from keeper.journal.lock import alone
+from keeper.journal.reader import JournalReader
+from keeper.journal.runs import Run
 from keeper.journal.store import SqliteJournal
+from keeper.journal.tape import Recorder, of_head, to_head
+from keeper.oracles.panel import reader_creation
 from keeper.pipeline import PAGE, Pipeline
-from keeper.ports import LendingMarket, Market, PerpMarket
+from keeper.ports import Journal, LendingMarket, Market, PerpMarket, Reports
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.signing import address_of
+from keeper.replay.deck import Deck
+from keeper.replay.play import Made, play_run, playable
+from keeper.replay.prices import Clock, Clocks, decide
+from keeper.replay.prices import words_of as words_of_decided
+from keeper.replay.scene import Parts as ScenedParts
+from keeper.replay.scene import Scene, scene_at
+from keeper.replay.told import words_of
 from keeper.reporter import Reporter
 from keeper.reports import Exchange, Roll, hearing, served
 from keeper.steward import Steward
-from keeper.units import AccountKey, Block
+from keeper.units import BPS, WAD, AccountKey, Block
+from keeper.why.explain import explain
+from keeper.why.explain import words_of as words_of_account
+from keeper.why.nearest import nearest
+from keeper.why.nearest import words_of as words_of_nearest
 
 log = structlog.get_logger()
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
@@ -62,6 +81,12 @@ REPORT_GAS = 1_500_000
 """Gas limit of a transaction that posts bundles of several feeds."""
 ARRAY_GAS = 180_000
 """Gas for each risk array of a post; the first one of an option takes some 140,000."""
+LAG_BLOCKS = 3
+"""An endpoint further behind the best is a sign of drift."""
+NEVER: Block = 2**62
+"""A replay writes no book."""
+FORGET_S, FORGET_SOON_S = 60.0, 0.5
+"""How often the journal forgets a piece of what is old: while there is none, and while there is more."""
 PATIENCE_S = 2.0
 """How long the work on a head may still take after a signal; given up later, it is a crash, which is safe."""
 
@@ -73,6 +98,8 @@ app = typer.Typer(
     add_completion=False,
 )
 
+HERE = Path("keeper.toml")
+"""The configuration, where only something is looked up."""
 ConfigOption = Annotated[Path, typer.Option(help="TOML file; docs/configuration.md lists its keys.")]
 Published = Annotated[
     Path | None,
@@ -118,10 +145,7 @@ def report_options(config: ConfigOption) -> None:
 def see_doctor(config: ConfigOption) -> None:
     """Look at all that a keeper needs, and say how to mend what is amiss; ends with 1 where it cannot run."""
     findings = uvloop.run(examine(load(config)))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(PLAIN_WIDTH, console.width))
-    console.print(table_of(findings))
+    _console().print(table_of(findings))
     raise typer.Exit(int(any(each.mark is Mark.BAD for each in findings)))
 
 
@@ -132,6 +156,30 @@ def see_prices(config: ConfigOption) -> None:
 
     _log_to(sys.stderr)
     uvloop.run(_until_told(show(load(config).open_feed(dry_run=True), Console())))
+
+
+@app.command("ladder")
+def see_ladder(
+    config: Annotated[
+        Path | None, typer.Option(help="Show the bounds of this file, not the defaults.")
+    ] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show both ladders, of an account and of the book: what leads up, what each rung does, what ends it."""
+    bounds = load(config).ladder if config is not None else Ladder()
+    found = ladder.told(bounds.climb(), bounds.book.book())
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(PLAIN_WIDTH, console.width))
+    for title, rows in found.items():
+        table = Table(*rows[0], title=title)
+        for row in rows:
+            table.add_row(*map(ladder.plain, row.values()))
+        console.print(table)
 
 
 @app.command()
@@ -181,6 +229,137 @@ def _foreign_demo(context: typer.Context, protocol: str, *, seed: int, json_file
     return run_show(protocol, seed=seed, json_path=json_file)
 
 
+Json = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+At = Annotated[
+    int | None, typer.Option(help="As of the head done last up to this block; else of the last one.")
+]
+Rehearsed = Annotated[bool, typer.Option("--dry-run", help="From the journal of dry runs.")]
+
+
+@app.command("explain")
+def see_why(
+    account: Annotated[str, typer.Argument(help="0xowner, 0xowner:sub, or the key of 32 bytes.")],
+    *,
+    config: ConfigOption = HERE,
+    at: At = None,
+    as_json: Json = False,
+    dry_run: Rehearsed = False,
+) -> None:
+    """Say what was known of an account, which rule decided, and what would change the answer."""
+    _log_to_nobody()
+    settings = load(config)
+    with closing(JournalReader(settings.journal_path(dry_run=dry_run))) as reader:
+        said = explain(reader, asyncio.run(_scene(reader, at)), account, at)
+    if as_json:
+        typer.echo(json.dumps(said, indent=2, default=str))
+        return
+    for line in words_of_account(said):
+        _console().print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command("accounts")
+def see_accounts(
+    *,
+    config: ConfigOption = HERE,
+    top: Annotated[int, typer.Option(min=1, max=1_000, help="How many.")] = 10,
+    at: At = None,
+    as_json: Json = False,
+    dry_run: Rehearsed = False,
+) -> None:
+    """Show the accounts nearest to breach: where each breaks, and what would be taken of it there."""
+    _log_to_nobody()
+    settings = load(config)
+    with closing(JournalReader(settings.journal_path(dry_run=dry_run))) as reader:
+        scene = asyncio.run(_scene(reader, at))
+        if isinstance(scene, str):
+            raise ConfigError(scene)
+        found = nearest(reader, scene, top)
+    if as_json:
+        typer.echo(json.dumps({"block": scene.head.number, "accounts": found}, indent=2, default=str))
+        return
+    table = Table("account", "rung", "feed", "now", "breaks at", "move", "sigmas", "there")
+    for row in words_of_nearest(found):
+        table.add_row(*row)
+    _console().print(f"block {scene.head.number}", highlight=False)
+    _console().print(table)
+
+
+async def _scene(reader: JournalReader, at: Block | None, other: Config | None = None) -> Scene | str:
+    """Put together what the tape has of a head; or say why that cannot be."""
+
+    async def open_parts(run: Run, answers: Any, said: Reports) -> ScenedParts:
+        config = other or settings_of(run, None)
+        kind, head = PROTOCOLS[config.deployment.protocol], to_head(run.started["head"])
+        market = await kind.find(answers, config, head)
+        reports = said if config.reports.endpoints else None
+        nodes: Any = answers
+        parts: Parts[Any] = Parts(config, nodes, answers, market, head, AsyncExitStack(), reports=reports)
+        return ScenedParts(
+            market=market,
+            desk=await kind.desk(parts, run.started["wallet"]),
+            params=config.pipeline_params(dry_run=run.started["dry_run"], page=kind.page),
+            fees=config.fee_params(),
+            chain_id=config.chain.chain_id,
+            deployment=config.deployment.address,
+            panel=config.panel(),
+            policies=config.policies(),
+        )
+
+    try:
+        return await scene_at(reader, open_parts, at)
+    except (ConfigError, ChainFault) as fault:
+        return str(fault)
+
+
+@app.command("replay")
+def see_replay(
+    source: Annotated[Path, typer.Argument(help="A journal, or a CSV file of timestamp_s,feed,price.")],
+    *,
+    until: Annotated[int | None, typer.Option(help="End with this block.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Decide by this configuration instead.")] = None,
+    book: Annotated[Path | None, typer.Option(help="With prices: whose accounts, a book on disk.")] = None,
+) -> None:
+    """Decide again what a journal has on tape, and compare event for event; or decide over recorded prices.
+
+    Ends with 0 where all is equal, or where another configuration was asked for; with 1 where it is not.
+    """
+    _log_to_nobody()
+    if source.suffix != ".csv":
+        raise typer.Exit(asyncio.run(_replay(source, until=until, config=config)))
+    if config is None or book is None:
+        raise ConfigError("to decide over prices takes --config, and --book with the accounts")
+    for line in asyncio.run(_decide(source, load(config), book)):
+        _console().print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+async def _decide(prices: Path, config: Config, book: Path) -> Iterator[str]:
+    with closing(JournalReader(config.journal_path(dry_run=False))) as reader:
+        scene = await _scene(reader, None, config)
+    if isinstance(scene, str):
+        raise ConfigError(f"what is listed is taken from the tape: {scene}")
+    max_age_s = config.feed.max_age_s if config.feed.kind == "recorded" else config.chain.block_time_s
+    fast = Clock(config.reporter.deviation_bps * WAD // BPS, config.reporter.heartbeat_s)
+    clocks = Clocks(fast=fast)
+    limits = config.limits_for_guard()
+    decided = await decide(scene, prices, book, max_age_s=max_age_s, limits=limits, clocks=clocks)
+    return words_of_decided(decided, clocks, is_hybrid=config.deployment.protocol == "hybrid")
+
+
+async def _replay(journal: Path, *, until: int | None, config: Path | None) -> int:
+    with closing(JournalReader(journal)) as reader:
+        runs = playable(reader, journal)
+    console, equal = _console(), True
+    for run in runs:
+        settings = settings_of(run, config)
+        limits, fees = settings.limits_for_guard(), settings.sender_params(dry_run=run.started["dry_run"])
+        made = studio(run, settings)
+        played = await play_run(journal, run, made, limits=limits, sender=fees, until=until)
+        for line in words_of(played, other=config is not None):
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+        equal = equal and played.is_equal
+    return 0 if equal or config is not None else 1
+
+
 @app.command()
 def version() -> None:
     """Print the version."""
@@ -201,6 +380,10 @@ class Parts(Generic[MarketT]):
     head: Head
     open: AsyncExitStack
     """What is opened on the way is closed with it."""
+    tape: Recorder | None = None
+    """What takes down all that is read."""
+    reports: Reports | None = None
+    """Who hears reporters, where that is not the keeper itself."""
 
 
 Find: TypeAlias = Callable[[ChainReader, Config, Head], Awaitable[MarketT]]
@@ -220,10 +403,11 @@ class Kind(Generic[MarketT]):
 async def _hybrid_desk(parts: Parts[HybridMarket], wallet: str) -> HybridDesk:
     config = parts.config
     taker: AccountKey = bytes.fromhex(wallet[2:]) + config.wallet.sub_account.to_bytes(12)
-    reports = None
-    if config.reports.endpoints:
+    reports = parts.reports
+    if config.reports.endpoints and reports is None:
         exchange = Exchange(config.reports.endpoints, load_exchange_token(), parts.market, await _roll(parts))
         reports = await parts.open.enter_async_context(hearing(exchange))
+        reports = parts.tape.reports(reports) if parts.tape else reports
     return HybridDesk(wallet, taker, config.desk_params(), reports)
 
 
@@ -253,7 +437,9 @@ PROTOCOLS: Mapping[str, Kind[Any]] = {
 
 
 @asynccontextmanager
-async def _connected(config: Config, find: Find[MarketT]) -> AsyncIterator[Parts[MarketT]]:
+async def _connected(
+    config: Config, find: Find[MarketT], tape: Recorder | None = None
+) -> AsyncIterator[Parts[MarketT]]:
     """Reach the node, and find the deployment; everything in the configuration is checked on the way."""
     async with Pool(config.chain.http, config.pool_params()) as rpc:
         scout = ChainReader(rpc, config.chain.ws, [])
@@ -265,7 +451,7 @@ async def _connected(config: Config, find: Find[MarketT]) -> AsyncIterator[Parts
             raise ConfigError(f"deployment.from_block is {config.deployment.from_block}, but {bound}")
         if isinstance(config.deployment, ForeignDeployment):
             await foreign.expect_code(rpc, config.deployment)
-        market = await find(scout, config, head)
+        market = await find(tape.reader(scout) if tape else scout, config, head)
         beacons: tuple[str, ...] = ()
         if isinstance(config.deployment, ForeignDeployment):
             beacons = await foreign.beacons_of(rpc, market.addresses)
@@ -273,13 +459,14 @@ async def _connected(config: Config, find: Find[MarketT]) -> AsyncIterator[Parts
             rpc, config.chain.ws, market.addresses, config.reader_params(), lent=scout.lent, always=beacons
         )
         async with AsyncExitStack() as stack:
-            yield Parts(config, rpc, reader, market, head, stack)
+            yield Parts(config, rpc, tape.reader(reader) if tape else reader, market, head, stack, tape)
 
 
 async def _run(config_path: Path, *, snapshot: Path | None, dry_run: bool) -> None:
     config = load(config_path)
     kind = PROTOCOLS[config.deployment.protocol]
-    async with _connected(config, kind.find) as parts:
+    tape = Recorder() if config.journal.tape else None
+    async with _connected(config, kind.find, tape) as parts:
         market, reader = parts.market, parts.reader
         signer = load_signer(config.key_params())
         path = config.journal_path(dry_run=dry_run)
@@ -291,9 +478,15 @@ async def _run(config_path: Path, *, snapshot: Path | None, dry_run: bool) -> No
             "mode": "dry run" if dry_run else "live",
         }
         limits, feed = config.limits_for_guard(), config.open_feed(dry_run=dry_run)
+        teller = Teller(open_messengers(load_urls()), config.alert_params())
+        panel = config.panel()
+        if panel.feeds:
+            await reader.lend(panel.reader, reader_creation())
         with alone(path), closing(SqliteJournal(path, identity=identity, limits=limits)) as journal:
+            if tape is not None:
+                begin_tape(journal, tape, parts, wallet=signer.address, snapshot=snapshot, dry_run=dry_run)
             sender = ChainSender(
-                parts.rpc,
+                tape.rpc(parts.rpc) if tape else parts.rpc,
                 journal,
                 signer,
                 chain_id=config.chain.chain_id,
@@ -303,25 +496,130 @@ async def _run(config_path: Path, *, snapshot: Path | None, dry_run: bool) -> No
                 reader=reader,
                 market=market,
                 desk=await kind.desk(parts, sender.address),
-                feed=feed,
+                feed=tape.feed(feed) if tape else feed,
                 journal=journal,
                 sender=sender,
                 params=config.pipeline_params(dry_run=dry_run, page=kind.page),
                 shelf=config.shelf(dry_run=dry_run),
+                panel=panel,
+                alerts=teller,
+                lagging=partial(_lagging, parts),
+                tape=tape,
             )
-            read, block_time_s = partial(_reading, parts, pipeline), config.chain.block_time_s
-            async with listening(feed), metrics.served(config.health.port, read, block_time_s=block_time_s):
+            read, block_time_s = partial(_reading, parts, pipeline, teller), config.chain.block_time_s
+            async with (
+                teller.sending(),
+                listening(feed),
+                metrics.served(config.health.port, read, block_time_s=block_time_s),
+            ):
                 with progress.shown() as blocks:
                     first = await pipeline.discover(
                         config.deployment.from_block, parts.head, published=snapshot, progress=blocks
                     )
                 started = {"wallet": signer.address, "block": parts.head.number, "dry_run": dry_run}
                 log.info("keeper.started", accounts=pipeline.accounts, **started)
-                await _until_stopped(reader, pipeline, first)
+                async with _forgetting(journal, config):
+                    await _until_stopped(reader, pipeline, first)
                 pipeline.save()
 
 
-def _reading(parts: Parts[MarketT], pipeline: Pipeline[MarketT]) -> metrics.Reading:
+def _lagging(parts: Parts[MarketT]) -> float | None:
+    """Return the share of endpoints that are out of service, or so many blocks behind the best."""
+    found = parts.rpc.health()
+    behind = [each.why is not None or (each.lag or 0) > LAG_BLOCKS for each in found]
+    return sum(behind) / len(behind) if behind else None
+
+
+@asynccontextmanager
+async def _forgetting(journal: SqliteJournal, config: Config) -> AsyncIterator[None]:
+    """Forget what is older than it is kept while the keeper runs, a piece now and then.
+
+    What cannot be forgotten now is tried again: nobody is to find out by a full disk.
+    """
+
+    async def forget() -> None:
+        while True:
+            more = False
+            try:
+                more = await asyncio.to_thread(journal.forget, config.keep())
+            except (KeeperError, OSError) as error:
+                log.warning("journal.not_forgotten", why=str(error))
+            await asyncio.sleep(FORGET_SOON_S if more else FORGET_S)
+
+    forgetting = asyncio.create_task(forget())
+    try:
+        yield
+    finally:
+        forgetting.cancel()
+        with suppress(asyncio.CancelledError):
+            await forgetting
+
+
+def begin_tape(
+    journal: SqliteJournal,
+    tape: Recorder,
+    parts: Parts[MarketT],
+    *,
+    wallet: str,
+    snapshot: Path | None,
+    dry_run: bool,
+) -> None:
+    """Begin a run on the tape, with the book that it takes up and all that it takes to play it."""
+    config = parts.config
+    started = {
+        "keeper": __version__,
+        "chain_id": config.chain.chain_id,
+        "wallet": wallet,
+        "dry_run": dry_run,
+        "live": config.feed.kind != "recorded",
+        "head": of_head(parts.head),
+        "config": config.told(),
+    }
+    book = config.shelf(dry_run=dry_run).path
+    journal.keep_tape(tape, started, book=book if book.exists() else snapshot)
+
+
+def studio(run: Run, config: Config) -> Made:
+    """Return what makes a pipeline of a run that was taped, with its own settings or with others."""
+    kind = PROTOCOLS[config.deployment.protocol]
+
+    async def make(deck: Deck, journal: Journal, sender: ChainSender, book: Path | None) -> Pipeline[Any]:
+        reader, head = deck.reader, to_head(run.started["head"])
+        market = await kind.find(reader, config, head)
+        reports = deck.reports if config.reports.endpoints else None
+        # No node is asked: what would be goes to the tape.
+        parts: Parts[Any] = Parts(config, deck.rpc, reader, market, head, AsyncExitStack(), reports=reports)
+        return Pipeline(
+            reader=reader,
+            market=market,
+            desk=await kind.desk(parts, run.started["wallet"]),
+            feed=deck.feed(live=run.started["live"]),
+            journal=journal,
+            sender=sender,
+            params=config.pipeline_params(dry_run=run.started["dry_run"], page=kind.page),
+            shelf=None
+            if book is None
+            else replace(config.shelf(dry_run=False), path=book, every_blocks=NEVER),
+            panel=config.panel(),
+            tape=deck,
+        )
+
+    return make
+
+
+def settings_of(run: Run, config: Path | None) -> Config:
+    """Return the settings that a run was made with, or others on the same deployment."""
+    told = Config(**run.started["config"])
+    if config is None:
+        return told
+    other = load(config)
+    if other.deployment.address != told.deployment.address:
+        found = f"{other.deployment.setting} is {other.deployment.address}"
+        raise ConfigError(f"{config}: {found}, and the journal is of {told.deployment.address}")
+    return other
+
+
+def _reading(parts: Parts[MarketT], pipeline: Pipeline[MarketT], teller: Teller) -> metrics.Reading:
     reader = parts.reader
     return metrics.Reading(
         vitals=pipeline.vitals,
@@ -331,6 +629,7 @@ def _reading(parts: Parts[MarketT], pipeline: Pipeline[MarketT]) -> metrics.Read
         clock_off_s=reader.clock.off_s,
         logs_left_out=reader.discrepancies,
         logs_heard=reader.logs_heard,
+        alerts=teller.counts,
     )
 
 
@@ -418,6 +717,16 @@ async def _roll(parts: Parts[HybridMarket]) -> Roll:
     roll, head = Roll(parts.reader, parts.market.deployment.fast_oracle), parts.head
     await roll.read(ChainTime(head.number + 1, head.timestamp_s + parts.config.chain.block_time_s))
     return roll
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=max(PLAIN_WIDTH, console.width))
+
+
+def _log_to_nobody() -> None:
+    """Keep quiet what a replay would say of chain and nodes."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 def _log_to_stdout() -> None:

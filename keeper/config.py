@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
@@ -21,6 +22,7 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import (
@@ -31,11 +33,11 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from keeper import pipeline
+from keeper import ladder, pipeline
+from keeper.alerts import Params as AlertParams
 from keeper.chain.pool import Params as PoolParams
 from keeper.chain.reader import Params as ReaderParams
-from keeper.confirm import clocks
-from keeper.confirm import hybrid as confirm
+from keeper.confirm.policy import PRESETS, Divergence, Policies, Policy, tuned
 from keeper.deployments import Address, Deployment, Section
 from keeper.desk.hybrid import Params as DeskParams
 from keeper.desk.lending import Params as LendingDeskParams
@@ -47,15 +49,26 @@ from keeper.execute.sender import Params as SenderParams
 from keeper.feeds import AnyFeed, GeneratedFeed, LiveComposite, RecordedFeed, Source
 from keeper.feeds.composite import Params as CompositeParams
 from keeper.journal.guard import Limits
+from keeper.journal.retention import Keep
 from keeper.lending.words import Lender
+from keeper.oracles.aggregator import Aggregator, Delayed
+from keeper.oracles.delayed import Queued
+from keeper.oracles.panel import Panel
+from keeper.oracles.twap import Twap
 from keeper.plan import hybrid as plan
 from keeper.plan import lending, perp
-from keeper.plan.common import Policy
+from keeper.plan.common import Policy as ClosingPolicy
+from keeper.plan.economics import Prudence
+from keeper.plan.pace import Kind as PaceKind
+from keeper.plan.pace import Pace
+from keeper.plan.queue import OLD_BLOCKS
+from keeper.plan.rest import Rest
 from keeper.ports import Feed
 from keeper.reporter import Params as ReporterParams
+from keeper.risk.liquidity import VOLATILITY, Depth
 from keeper.steward import EwmaVols, FixedVols, Vols
 from keeper.steward import Params as StewardParams
-from keeper.units import WAD, FeedId
+from keeper.units import BPS, WAD, FeedId
 
 
 def _as_list(value: object) -> object:
@@ -73,6 +86,11 @@ def _has_host(url: str) -> str:
     if not usable:
         raise ValueError("a URL needs a host, and a port can only be 1 to 65535")
     return url
+
+
+def _as_key(name: str) -> str:
+    """Write a token's address as the markets do."""
+    return name.lower() if name.startswith("0x") else name
 
 
 T = TypeVar("T")
@@ -219,9 +237,15 @@ TEST_CHAINS = frozenset({1337, 31337})
 
 
 class JournalFile(Section):
-    """The SQLite file that holds the case history."""
+    """The SQLite file that holds the case history, and how much of it is kept."""
 
     path: Path = Path("journal.sqlite")
+    tape: bool = True
+    """Keep what decisions depend on, so that they can be explained and replayed."""
+    keep_days: int = Field(default=30, ge=2)
+    """What is over is forgotten after so long; open cases never are."""
+    keep_mb: int = Field(default=2_000, ge=16)
+    """Beyond so much the oldest of the tape goes earlier, and closed cases after it."""
 
 
 class Mirror(Section):
@@ -248,6 +272,95 @@ class Trigger(Section):
     """Annualised: what the volatility of a feed is taken for until its prices have shown another."""
 
 
+class Rung(Section):
+    """Below which health, and how near to breach, an account comes to a rung; and when it leaves it."""
+
+    health: float = Field(gt=1, le=10)
+    sigmas: float = Field(gt=0, le=100)
+    leave_health: float = Field(gt=1, le=20)
+    leave_sigmas: float = Field(gt=0, le=200)
+    leave_after_s: int = Field(ge=0, le=86_400)
+
+    @model_validator(mode="after")
+    def _comes_down_farther_off(self) -> Self:
+        if self.leave_health <= self.health or self.leave_sigmas <= self.sigmas:
+            raise ValueError("leave_health and leave_sigmas must be more than health and sigmas")
+        return self
+
+    def bounds(self) -> ladder.Bounds:
+        """Return them as the ladder takes them."""
+        return ladder.Bounds(**self.model_dump())
+
+
+def _rung(bounds: ladder.Bounds) -> Rung:
+    return Rung(**asdict(bounds))
+
+
+def _finite(bounds: ladder.Triple) -> tuple[float, ...]:
+    return tuple(bound for bound in bounds if bound != ladder.NEVER)
+
+
+Triple: TypeAlias = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=3)]
+
+
+class Tide(Section):
+    """At which value of each sign the book is elevated, stressed, halted; with fewer it goes no further."""
+
+    false_alarms: Triple = _finite(ladder.Book().false_alarms)
+    reverts: Triple = _finite(ladder.Book().reverts)
+    divergence: Triple = _finite(ladder.Book().divergence)
+    feeds_lost: Triple = _finite(ladder.Book().feeds_lost)
+    head_age: Triple = _finite(ladder.Book().head_age)
+    lagging: Triple = _finite(ladder.Book().lagging)
+    flow: Triple = _finite(ladder.Book().flow)
+    calm: float = Field(default=ladder.Book().calm, gt=0, lt=1)
+    """A level is left where every sign is below so much of its bound,"""
+    calm_s: int = Field(default=ladder.Book().calm_s, ge=0, le=86_400)
+    """for so long."""
+
+    def book(self) -> ladder.Book:
+        """Return them as the ladder takes them; raise ConfigError where they do not rise."""
+        signs = {}
+        for sign in ladder.Sign:
+            bounds: tuple[float, ...] = getattr(self, sign)
+            if list(bounds) != sorted(bounds):
+                raise ConfigError(f"ladder.book.{sign}: expected bounds that rise, found {list(bounds)}")
+            first, second, third = (*bounds, *[ladder.NEVER] * 3)[:3]
+            signs[sign.value] = (first, second, third)
+        return ladder.Book(**signs, calm=self.calm, calm_s=self.calm_s)
+
+
+class Ladder(Section):
+    """The bounds of both ladders; ``keeper ladder`` shows them in force."""
+
+    watch: Rung = Field(default_factory=lambda: _rung(ladder.Climb().watch))
+    call: Rung = Field(default_factory=lambda: _rung(ladder.Climb().call))
+    most_called: int = Field(default=ladder.Climb().most_called, ge=0, le=1_000_000)
+    """Accounts that are called at the same time, the nearest first; 0 calls nobody."""
+    book: Tide = Tide()
+
+    @model_validator(mode="after")
+    def _calls_whom_it_watches(self) -> Self:
+        if self.call.health > self.watch.health or self.call.sigmas > self.watch.sigmas:
+            raise ValueError("call must lie within watch, in health and in sigmas")
+        return self
+
+    def climb(self) -> ladder.Climb:
+        """Return the bounds of the account's ladder."""
+        return ladder.Climb(self.watch.bounds(), self.call.bounds(), self.most_called)
+
+
+class Alerts(Section):
+    """How many notices there may be; where they go is in KEEPER_ALERT_URLS."""
+
+    burst: int = Field(default=20, ge=1, le=1_000)
+    """At once,"""
+    every_s: float = Field(default=30, gt=0, le=86_400)
+    """and one more in so many seconds; the rest is summed up in one."""
+    timeout_s: float = Field(default=15, gt=0, le=300)
+    """How long a messenger may take."""
+
+
 class Health(Section):
     """Where /metrics and /healthz of ``keeper run`` are served: on 127.0.0.1, and nowhere without a port."""
 
@@ -265,10 +378,25 @@ class Spending(Section):
     max_fee_gwei: Decimal = Field(default=Decimal(500), ge=Decimal("0.001"), le=1_000_000)
 
 
+FIELDS = (
+    "agree",
+    "band_bps",
+    "min_delay_s",
+    "min_blocks",
+    "confirmations",
+    "divergence",
+    "max_divergence",
+    "timeout_s",
+    "trust_chain_after_s",
+    "max_oracle_age_s",
+)
+"""Of a policy, as the configuration calls them."""
+
+
 class Closing(Section):
     """How loans of lending protocols are closed, and what with."""
 
-    policy: Policy = Policy.RESTORE
+    policy: ClosingPolicy = ClosingPolicy.RESTORE
     """``restore``: the least that brings an account up to ``target_health``; ``max``: all that is allowed."""
     target_health: Decimal = Field(default=Decimal("1.05"), gt=1, le=2)
     slippage: Decimal = Field(default=Decimal("0.01"), ge=0, lt=1)
@@ -301,17 +429,186 @@ class Economics(Section):
     upkeep: bool = True
     native_feed: str = "ETH/USD"
     """The feed whose price values gas."""
+    at_worst_fee: bool = False
+    """Whether a step has to pay at the highest fee that may be bid for it."""
+    solvency_day: Decimal = Field(default=Decimal(0), ge=0)
+    """What steps may lose in 24 h on accounts that would else leave bad debt."""
+    rest_s: int = Field(default=60, ge=0, le=3600)
+    """How long an account is left alone that the keeper has restored,"""
+    rest_band: Decimal = Field(default=Decimal("0.01"), ge=0, le=1)
+    """unless its health is below 1, or below what it was, by more than this."""
 
 
-class Confirmation(Section):
-    """What the keeper asks of the slow evidence, beyond what the contract asks."""
+class DepthOf(Section):
+    """How deep the market of one feed is, and what the keeper may hold of it; quote amounts."""
 
-    max_divergence: Decimal = Field(default=Decimal("0.3"), gt=0, le=Decimal("0.3"))
-    min_blocks: int = Field(default=2, ge=2, le=100)
-    trust_chain_after_s: int = Field(default=24, ge=0)
-    """Lending: how long an oracle's answer must stand before it outweighs a fast price that clears."""
-    max_oracle_age_s: int = Field(default=90_000, gt=0)
-    """Lending: the oldest answer that is evidence."""
+    volume_day: Decimal | None = Field(default=None, gt=0)
+    volatility: float = Field(default=VOLATILITY, ge=0, le=5)
+    """Annualised."""
+    y: float = Field(default=1.0, ge=0, le=10)
+    """What the square-root law is multiplied by."""
+    levels: tuple[tuple[Annotated[float, Field(ge=0, le=10_000)], Annotated[Decimal, Field(gt=0)]], ...] = ()
+    """Of the book: basis points from the mid, rising, and the notional there."""
+    most_bps: float = Field(default=20, gt=0, le=10_000)
+    """The most that selling what is taken within a minute is expected to cost."""
+    inventory: Decimal | None = Field(default=None, ge=0)
+    """The most that the keeper holds of it, long or short."""
+
+    @model_validator(mode="after")
+    def _is_a_market(self) -> Self:
+        _ = self.depth().most_wad
+        return self
+
+    def depth(self) -> Depth:
+        """Return it in the planner's units."""
+        return Depth(
+            most_bps=self.most_bps,
+            volume_day=None if self.volume_day is None else float(self.volume_day),
+            volatility=self.volatility,
+            y=self.y,
+            levels=tuple((bps / BPS, float(notional)) for bps, notional in self.levels),
+            inventory_wad=None if self.inventory is None else int(self.inventory * WAD),
+        )
+
+
+class Pacing(Section):
+    """How fast a breach is worked off, and who goes first."""
+
+    kind: PaceKind = PaceKind.PLAIN
+    share: Decimal = Field(default=Decimal(1), gt=0, le=1)
+    """Of what is permitted: what ``plain`` takes in a step, and the least that ``severity`` takes."""
+    full_fall: Decimal = Field(default=Decimal("0.02"), gt=0, le=1)
+    """``severity``: the fall of health in a minute from which on all is taken."""
+    old_blocks: int = Field(default=OLD_BLOCKS, ge=0)
+    """A case older than so many blocks goes before all others."""
+    flow_fall: float = Field(default=0.05, gt=0, lt=0.9)
+    """The further fall of all prices at which the book's liquidations are measured."""
+
+
+class Bounds(Section):
+    """Fields of a policy that the operator sets; what is left out is as the preset has it."""
+
+    policy: Literal["fast", "balanced", "cautious"] | None = None
+    agree: int | Literal["all"] | None = Field(default=None, union_mode="left_to_right")
+    """So many of a feed's witnesses, the protocol's own price counted; or all."""
+    band_bps: int | None = Field(default=None, ge=0, le=1_000)
+    min_delay_s: int | None = Field(default=None, ge=0, le=3_600)
+    min_blocks: int | None = Field(default=None, ge=1, le=100)
+    confirmations: int | None = Field(default=None, ge=1, le=100)
+    divergence: Divergence | None = None
+    max_divergence: Decimal | None = Field(default=None, gt=0, le=Decimal("0.3"))
+    timeout_s: int | None = Field(default=None, ge=60, le=604_800)
+    trust_chain_after_s: int | Literal["never"] | None = Field(default=None, union_mode="left_to_right")
+    max_oracle_age_s: int | None = Field(default=None, gt=0)
+
+    @field_validator("agree")
+    @classmethod
+    def _some_agree(cls, value: int | str | None) -> int | str | None:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("at least 1: the protocol's own price always counts")
+        return value
+
+    @field_validator("trust_chain_after_s")
+    @classmethod
+    def _no_future(cls, value: int | str | None) -> int | str | None:
+        if isinstance(value, int) and value < 0:
+            raise ValueError("at least 0")
+        return value
+
+    def chosen(self, base: Bounds | None = None) -> Policy:
+        """Return the policy: the preset that is named here, or else in ``base``, with what both change.
+
+        Naming another preset leaves behind what ``base`` changes of its own.
+        """
+        over = base if base is not None and self.policy in (None, base.policy) else None
+        name = self.policy or (base.policy if base else None) or "balanced"
+        [preset] = (each for each in PRESETS if each.name == name)
+        return tuned(preset, **{**(over.changes() if over else {}), **self.changes()})
+
+    def changes(self) -> dict[str, object]:
+        """Return the fields of a policy that are set, in its own words."""
+        said = {name: getattr(self, name) for name in FIELDS if getattr(self, name) is not None}
+        for name, new in (("max_divergence", "max_divergence_wad"), ("max_oracle_age_s", "max_age_s")):
+            if name in said:
+                value = said.pop(name)
+                said[new] = int(value * WAD) if name == "max_divergence" else value
+        for name, endless in (("agree", "all"), ("trust_chain_after_s", "never")):
+            if said.get(name) == endless:
+                said[name] = None
+        return said
+
+
+class AggregatorWitness(Section):
+    """The newest round of an aggregator like Chainlink's."""
+
+    kind: Literal["aggregator"]
+    address: Address
+    heartbeat_s: int = Field(default=3_600, gt=0)
+    deviation_bps: int = Field(default=50, gt=0, le=1_000)
+
+    def called(self, witness: str, feed: FeedId) -> Aggregator:
+        """Return the witness, by its name."""
+        del feed
+        return Aggregator(witness, self.address, self.heartbeat_s, self.deviation_bps * WAD // BPS)
+
+
+class DelayedWitness(Section):
+    """An aggregator's newest round that is so old, or the value of an oracle that lets each wait."""
+
+    kind: Literal["delayed"]
+    address: Address
+    delay_s: int | None = Field(default=None, ge=60, le=86_400)
+    """Of an aggregator; without it ``address`` is a queue, which has a delay of its own."""
+    heartbeat_s: int = Field(default=3_600, gt=0)
+    deviation_bps: int = Field(default=50, gt=0, le=1_000)
+
+    def called(self, witness: str, feed: FeedId) -> Delayed | Queued:
+        """Return the witness, by its name."""
+        deviation_wad = self.deviation_bps * WAD // BPS
+        if self.delay_s is None:
+            return Queued(witness, self.address, feed, self.heartbeat_s, deviation_wad)
+        return Delayed(witness, self.address, self.delay_s, self.heartbeat_s, deviation_wad)
+
+
+class TwapWitness(Section):
+    """The mean price of a Uniswap v3 pool over a window."""
+
+    kind: Literal["twap"]
+    pool: Address
+    base: Address
+    """The token that is priced."""
+    quote: Address
+    """What it is priced in, such as a dollar."""
+    window_s: int = Field(default=1_800, ge=600, le=86_400)
+    least_observations: int = Field(default=2, ge=2, le=65_535)
+    least_liquidity: int = Field(default=0, ge=0)
+
+    def called(self, witness: str, feed: FeedId) -> Twap:
+        """Return the witness, by its name."""
+        del feed
+        told = self.model_dump(exclude={"kind"})
+        return Twap(witness, **told)
+
+
+AnyWitness: TypeAlias = Annotated[
+    AggregatorWitness | DelayedWitness | TwapWitness, Field(discriminator="kind")
+]
+
+
+class Confirmation(Bounds):
+    """What the keeper asks of the slow evidence, beyond what the contract asks (docs/confirmation.md)."""
+
+    policy: Literal["fast", "balanced", "cautious"] | None = "balanced"
+    witnesses: dict[FeedId, dict[str, AnyWitness]] = Field(default={})
+    """By feed and name: who else on chain is asked."""
+    last_alarms: int = Field(default=50, ge=10, le=1_000)
+    """So many of a market's ended alarms are looked at."""
+    least_alarms: int = Field(default=10, ge=1, le=1_000)
+    """With fewer nothing is said of it."""
+    most_false: float = Field(default=0.8, gt=0, le=1)
+    """The share of false ones above which a market is confirmed by a preset more cautious."""
+    feeds: dict[FeedId, Bounds] = Field(default={})
+    """Another policy for what hangs on a feed."""
 
 
 class Reporter(Section):
@@ -368,9 +665,13 @@ class Config(BaseSettings):
     journal: JournalFile = JournalFile()
     mirror: Mirror = Mirror()
     trigger: Trigger = Trigger()
+    ladder: Ladder = Ladder()
+    alerts: Alerts = Alerts()
     health: Health = Health()
     limits: Spending = Spending()
     economics: Economics = Economics()
+    depth: dict[Annotated[FeedId, AfterValidator(_as_key)], DepthOf] = Field(default={})
+    pace: Pacing = Pacing()
     closing: Closing = Closing()
     exchange: Exchange = Exchange()
     confirmation: Confirmation = Confirmation()
@@ -385,6 +686,14 @@ class Config(BaseSettings):
             raise ValueError(
                 'closing.seized = "convert" needs closing.into, exchange.router and exchange.uniswap_v3'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_witnesses(self) -> Self:
+        for feed, asked in self.confirmation.feeds.items():
+            there = 1 + len(self.confirmation.witnesses.get(feed, {}))
+            if isinstance(asked.agree, int) and asked.agree > there:
+                raise ValueError(f"confirmation.feeds.{feed}: agree = {asked.agree}, and {there} are there")
         return self
 
     @model_validator(mode="after")
@@ -440,6 +749,24 @@ class Config(BaseSettings):
             spend_day_wei=int(self.limits.spend_day_native * WAD),
             notional_block_wad=int(self.limits.notional_block * WAD),
             attempts_hour=self.limits.attempts_hour,
+            solvency_day_wad=int(self.economics.solvency_day * WAD),
+            depth_minute_wad={feed: depth.most_wad for feed, depth in self.depths().items()},
+        )
+
+    def depths(self) -> dict[FeedId, Depth]:
+        """Return how deep markets are, by feed or token."""
+        return {feed: each.depth() for feed, each in self.depth.items()}
+
+    def prudence(self) -> Prudence:
+        """Return what is asked of every step, whatever the protocol."""
+        economics, pace = self.economics, self.pace
+        return Prudence(
+            depth=self.depths(),
+            pace=Pace(pace.kind, int(pace.share * WAD), int(pace.full_fall * WAD)),
+            rest=Rest(economics.rest_s, int(economics.rest_band * WAD), self.chain.block_time_s),
+            at_worst_fee=economics.at_worst_fee,
+            solvency_day_wad=int(economics.solvency_day * WAD),
+            old_blocks=pace.old_blocks,
         )
 
     def sender_params(self, *, dry_run: bool) -> SenderParams:
@@ -456,6 +783,15 @@ class Config(BaseSettings):
     def journal_path(self, *, dry_run: bool) -> Path:
         """Return the journal's file; a dry run has one of its own beside it."""
         return _own(self.journal.path, dry_run=dry_run)
+
+    def keep(self) -> Keep:
+        """Return how much of the journal is kept."""
+        return Keep(self.journal.keep_days, self.journal.keep_mb)
+
+    def told(self) -> dict[str, Any]:
+        """Return the settings as a tape keeps them: endpoints, which may hold a secret, are not told."""
+        told: dict[str, Any] = _without_urls(self.model_dump(mode="json", by_alias=True))
+        return told
 
     def shelf(self, *, dry_run: bool) -> pipeline.Shelf:
         """Return where the book lies on disk; a dry run has one of its own beside it."""
@@ -487,41 +823,56 @@ class Config(BaseSettings):
             page=page,
             check_blocks=self.mirror.check_blocks,
             check_rows=self.mirror.check_rows,
+            alarms=pipeline.AlarmParams(
+                last=self.confirmation.last_alarms,
+                least=self.confirmation.least_alarms,
+                most_false=self.confirmation.most_false,
+                rest_s=self.confirmation.chosen().timeout_s,
+            ),
+            depth=self.depths(),
+            flow_fall=self.pace.flow_fall,
+            climb=self.ladder.climb(),
+            tide=self.ladder.book.book(),
             **self.trigger.model_dump(),
         )
+
+    def alert_params(self) -> AlertParams:
+        """Return how many notices there may be."""
+        return AlertParams(**self.alerts.model_dump())
 
     def desk_params(self) -> DeskParams:
         """Return the parameters of what decides."""
         return DeskParams(
             native_feed=self.economics.native_feed,
             deviation_bps=self.reports.deviation_bps,
-            confirm=confirm.Params(
-                max_divergence_wad=int(self.confirmation.max_divergence * WAD),
-                min_blocks=self.confirmation.min_blocks,
-                block_time_s=self.chain.block_time_s,
-            ),
+            confirm=self.policies(),
             plan=plan.Params(
                 min_profit_wad=int(self.economics.min_profit * WAD),
                 upkeep=self.economics.upkeep,
+                prudence=self.prudence(),
                 block_time_s=self.chain.block_time_s,
             ),
         )
 
-    def clocks_params(self) -> clocks.Params:
-        """Return what is asked of the two clocks of a protocol that has one oracle."""
-        return clocks.Params(
-            max_divergence_wad=int(self.confirmation.max_divergence * WAD),
-            trust_chain_after_s=self.confirmation.trust_chain_after_s,
-            max_age_s=self.confirmation.max_oracle_age_s,
-            block_time_s=self.chain.block_time_s,
+    def panel(self) -> Panel:
+        """Return who on chain is asked besides the protocol's own oracle."""
+        feeds = self.confirmation.witnesses.items()
+        return Panel(
+            {feed: tuple(each.called(name, feed) for name, each in some.items()) for feed, some in feeds}
         )
+
+    def policies(self) -> Policies:
+        """Return by which policy each feed is confirmed."""
+        asked = self.confirmation
+        feeds = {feed: each.chosen(asked) for feed, each in asked.feeds.items()}
+        return Policies(asked.chosen(), feeds, self.chain.block_time_s)
 
     def lending_params(self) -> LendingDeskParams:
         """Return the parameters of what decides about loans."""
         closing = self.closing
         return LendingDeskParams(
             native_feed=self.economics.native_feed,
-            confirm=self.clocks_params(),
+            confirm=self.policies(),
             plan=lending.Params(
                 policy=closing.policy,
                 target_health_wad=int(closing.target_health * WAD),
@@ -529,6 +880,7 @@ class Config(BaseSettings):
                 min_profit_wad=int(self.economics.min_profit * WAD),
                 flash=self._flash(),
                 convert=self._conversion(),
+                prudence=self.prudence(),
             ),
         )
 
@@ -547,12 +899,13 @@ class Config(BaseSettings):
         closing = self.closing
         return PerpDeskParams(
             native_feed=self.economics.native_feed,
-            clocks=self.clocks_params(),
+            confirm=self.policies(),
             plan=perp.Params(
                 policy=closing.policy,
                 target_wad=int(closing.target_health * WAD),
                 min_profit_wad=int(self.economics.min_profit * WAD),
                 flash=self._flash(),
+                prudence=self.prudence(),
             ),
         )
 
@@ -605,6 +958,15 @@ def load(path: Path) -> Config:
         raise ConfigError(_explain(path, error)) from None
     except SettingsError as error:
         raise ConfigError(f"the environment cannot be used: {error}") from None
+
+
+def _without_urls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_urls(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_without_urls(each) for each in value]
+    is_url = isinstance(value, str) and "://" in value
+    return f"{value.partition('://')[0]}://not-told" if is_url else value
 
 
 def _own(path: Path, *, dry_run: bool) -> Path:

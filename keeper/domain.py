@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad, Wei
@@ -66,6 +66,8 @@ class Fact:
     args: Mapping[str, Any]
     block_hash: str = ""
     markets: tuple[int, ...] = ()
+    closes: bool = False
+    """Whether it tells that somebody closed an account, in part or whole."""
 
 
 # --- prices --------------------------------------------------------------------------------------
@@ -82,6 +84,25 @@ class Quote:
     """Half width of the interval that it is believed to lie in."""
     dispersion_bps: int = 0
     """How far apart the prices were that it is the median of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Witnessed:
+    """What a witness on chain, other than the protocol's own source, says of a feed."""
+
+    witness: str
+    """What the configuration calls it."""
+    price_wad: Wad
+    at_s: UnixS
+    """Up to when what it says goes."""
+    heartbeat_s: int
+    """By when it says something new even where nothing has moved."""
+    deviation_wad: Wad
+    """By how far a price has to move for it to say something new before that."""
+
+
+Witnesses: TypeAlias = Mapping[FeedId, "tuple[Witnessed | Unknown, ...]"]
+"""By feed, what each of its witnesses says, or why one says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,6 +420,16 @@ class Assessment:
     """What one poke can raise it by."""
     settlable: tuple[int, ...] = ()
     """The markets of its expired options that have a settlement price."""
+    smallest_wad: Wad = 0
+    """The smallest slice, as a fraction of the book."""
+    exposures: tuple[tuple[FeedId, Wad], ...] = ()
+    """What its positions come to on each feed at the execution price, below 0 where it is short."""
+
+    @property
+    def health_wad(self) -> Wad | None:
+        """E/M at the fast price, rounded down; None without requirement. No breach is told by it."""
+        required_wad = self.fast.requirement_wad
+        return self.fast.equity_wad * WAD // required_wad if required_wad > 0 else None
 
     @property
     def health(self) -> float | None:
@@ -416,6 +447,8 @@ class Reason:
     rule: str
     evidence: str
     bound: str
+    feed: FeedId = ""
+    """Whose price it is about, where it is one's alone."""
 
     def __str__(self) -> str:
         return f"{self.rule}: {self.evidence}, bound {self.bound}"
@@ -426,6 +459,9 @@ class Agree:
     """The evidence asked for is there."""
 
     evidence: str
+    """How the account stands, and who on chain says so."""
+    policy: str = ""
+    """By what was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,6 +482,89 @@ class Refuse:
 Verdict: TypeAlias = Agree | Wait | Refuse
 
 
+class Level(IntEnum):
+    """How the keeper as a whole stands: the higher, the more it asks for and the less it takes."""
+
+    NORMAL = 0
+    ELEVATED = 1
+    STRESSED = 2
+    HALTED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Posture:
+    """What the state of the whole book changes in the decisions about one account."""
+
+    level: Level = Level.NORMAL
+    caution: int = 0
+    """By how many presets every confirmation is slower."""
+    pace_wad: Wad = WAD
+    """Of what a step could take, what it takes."""
+    slowed: frozenset[FeedId] = frozenset()
+    """Feeds that raised too many false alarms: confirmations that hang on one are a preset slower."""
+    tripped: frozenset[FeedId] = frozenset()
+    """Feeds whose prices were so far apart of late that nothing is taken that hangs on one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How healthy an account was at some time."""
+
+    at_s: UnixS
+    health_wad: Wad
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the keeper's own past, and its fees, mean for the next act."""
+
+    won_wad: Mapping[str, Wad] = field(default_factory=dict)
+    """By kind of act, how likely one that is sent does what it should."""
+    presumed_wad: Wad = WAD
+    """The same of a kind of which nothing is known yet."""
+    moved_wad: Mapping[FeedId, Wad] = field(default_factory=dict)
+    """What its steps took of each feed within the last minute, whatever became of those in flight."""
+    worst_gas_wei: Wei = 0
+    """The most that an act may pay for gas; never less than the current price."""
+
+
+@dataclass(frozen=True, slots=True)
+class Economics:
+    """What a step should bring, term by term, in quote: p (income - exit) - gas."""
+
+    income_wad: Wad
+    """Fee, reward or bonus."""
+    exit_wad: Wad
+    """What it is expected to cost to sell what the step takes over."""
+    gas_wad: Wad
+    """At the current fee; whoever loses the race is taken to pay as much."""
+    worst_gas_wad: Wad
+    """At the highest fee that may be bid."""
+    won_wad: Wad = WAD
+    """How likely the step does what it should."""
+
+    @property
+    def profit_wad(self) -> Wad:
+        """Return the expected profit at the current fee, rounded down."""
+        return self._gross_wad - self.gas_wad
+
+    @property
+    def worst_profit_wad(self) -> Wad:
+        """Return it at the highest fee."""
+        return self._gross_wad - self.worst_gas_wad
+
+    @property
+    def _gross_wad(self) -> Wad:
+        return (self.income_wad - self.exit_wad) * self.won_wad // WAD
+
+    def __str__(self) -> str:
+        """List the terms."""
+        income, exit_ = self.income_wad / WAD, self.exit_wad / WAD
+        gas = f"gas {self.gas_wad / WAD:.4f} (at worst {self.worst_gas_wad / WAD:.4f})"
+        sold = f"{self.won_wad / WAD:.2f} x (income {income:.4f} - exit {exit_:.4f})"
+        return f"expected {self.profit_wad / WAD:.4f} after gas: {sold} - {gas}"
+
+
 # --- acts ----------------------------------------------------------------------------------------
 
 
@@ -453,6 +572,7 @@ Verdict: TypeAlias = Agree | Wait | Refuse
 class Flag:
     """Raise the alarm on an account, against a bond from the keeper's credit."""
 
+    closes: ClassVar[bool] = False
     account: AccountKey
     bond_wad: Wad
     reports: tuple[Bundle, ...] = ()
@@ -463,6 +583,7 @@ class Flag:
 class Confirm:
     """State on chain that the slow oracle agrees."""
 
+    closes: ClassVar[bool] = False
     account: AccountKey
     reports: tuple[Bundle, ...] = ()
 
@@ -471,6 +592,7 @@ class Confirm:
 class Liquidate:
     """Take over one proportional slice of the account's book."""
 
+    closes: ClassVar[bool] = True
     account: AccountKey
     taker: AccountKey
     tranche_nonce: int
@@ -485,6 +607,7 @@ class Liquidate:
 class Cure:
     """End an episode whose account is safe again."""
 
+    closes: ClassVar[bool] = False
     account: AccountKey
     reports: tuple[Bundle, ...] = ()
 
@@ -493,6 +616,7 @@ class Cure:
 class Clear:
     """End an alarm that both oracles contradict."""
 
+    closes: ClassVar[bool] = False
     account: AccountKey
     reports: tuple[Bundle, ...] = ()
 
@@ -501,6 +625,7 @@ class Clear:
 class Expire:
     """End an alarm that nothing confirmed in time."""
 
+    closes: ClassVar[bool] = False
     account: AccountKey
 
 
@@ -508,6 +633,7 @@ class Expire:
 class BuyCollateral:
     """Buy collateral at the sale discount from an account without positions whose cash is negative."""
 
+    closes: ClassVar[bool] = True
     account: AccountKey
     taker: AccountKey
     collateral: int
@@ -520,6 +646,7 @@ class BuyCollateral:
 class WriteOff:
     """Book the residual of an account that has nothing left as bad debt, and close it."""
 
+    closes: ClassVar[bool] = False
     account: AccountKey
 
 
@@ -527,6 +654,7 @@ class WriteOff:
 class Settle:
     """Turn an expired option of an account into cash, at its settlement price."""
 
+    closes: ClassVar[bool] = False
     account: AccountKey
     market: int
 
@@ -535,6 +663,7 @@ class Settle:
 class Poke:
     """Have the contract look at an account's clock, and note since when it has nothing left."""
 
+    closes: ClassVar[bool] = False
     account: AccountKey
 
 
@@ -547,6 +676,7 @@ HybridAct: TypeAlias = PostingAct | Expire | BuyCollateral | WriteOff | Settle |
 class TakeOver:
     """Take over a part of an account's position, into the account of the keeper's wallet."""
 
+    closes: ClassVar[bool] = True
     account: AccountKey
     market: str
     """Its virtual token, in lower case."""
@@ -558,6 +688,8 @@ class Act(Protocol):
     """What a keeper may do: a frozen dataclass of one of the protocols."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
+    closes: ClassVar[bool]
+    """Whether it takes something of the account: then it goes through the door with an agreement alone."""
 
     @property
     def account(self) -> AccountKey:
@@ -576,6 +708,15 @@ class Step:
     expected_profit_wad: Wad
     """Fee or reward less gas at the current price, in quote; negative for upkeep."""
     notional_wad: Wad = 0
+    takes: tuple[tuple[FeedId, Wad], ...] = ()
+    """What the keeper then has more of each feed and has to sell, in quote; below 0 where it is short."""
+    bounds: tuple[Reason, ...] = ()
+    """What kept the step from being larger, the tightest first."""
+    economics: Economics | None = None
+    loss_wad: Wad = 0
+    """What it is expected to lose, where an account is kept solvent at a cost."""
+    ends_at_wad: Wad | None = None
+    """The account's health now, where the step should end its breach; None where more may follow at once."""
 
     @property
     def kind(self) -> str:
@@ -617,7 +758,9 @@ class Permit:
 class EventKind(StrEnum):
     """What can happen to a case; ``lifecycle.TABLE`` says when."""
 
+    CALLED = "Called"
     SUSPECTED = "Suspected"
+    MOVED = "Moved"
     WAITED = "Waited"
     REFUSED = "Refused"
     OBSERVED = "Observed"

@@ -1,8 +1,10 @@
 """The life of a case: its statuses, one table of transitions, and the fold.
 
-A case is one account under care, from the first suspicion until the account is healthy, closed, or was
-never in danger. Its status is a fold over its events, and nothing else sets it. Rules:
+A case is one account under care, from its margin call or the first suspicion until the account has its
+buffer back, is closed, or was never in danger. Its status is a fold over its events, and nothing else sets
+it. Rules:
 
+- ``CALLED`` asks the owner for a deposit, and nothing of anybody else: no step is reserved from there.
 - A staged liquidation is a loop over fresh state: a settled step leads back to ``SUSPECTED``, never to
   a second send prepared beforehand.
 - ``RESERVED`` and ``IN_FLIGHT`` hold exactly one transaction. In flight is left on chain evidence only
@@ -10,7 +12,8 @@ never in danger. Its status is a fold over its events, and nothing else sets it.
 - A reorg may put an included step back into flight, even one whose case has closed since. Two
   transactions of one case can be out then; an outcome that arrives when the case has gone on moves
   nothing, and the guard grants no Permit while any transaction of the account is out.
-- ``OBSERVED`` records what the chain shows of the account, whoever did it; it never moves the status.
+- ``OBSERVED`` records what the chain shows of the account, whoever did it, and ``MOVED`` which rung of the
+  ladder above suspicion that is (``ladder.Rung``); neither ever moves the status.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ E = EventKind
 class Status(StrEnum):
     """Where a case stands."""
 
+    CALLED = "called"
     SUSPECTED = "suspected"
     RESERVED = "reserved"
     IN_FLIGHT = "in_flight"
@@ -39,7 +43,11 @@ S = Status
 OUTCOMES = (E.INCLUDED, E.REVERTED, E.DISPLACED)
 
 TABLE: dict[tuple[Status | None, EventKind], Status] = {
+    (None, E.CALLED): S.CALLED,
     (None, E.SUSPECTED): S.SUSPECTED,
+    (S.CALLED, E.SUSPECTED): S.SUSPECTED,
+    (S.CALLED, E.CLOSED): S.CLOSED,
+    (S.SUSPECTED, E.CALLED): S.CALLED,
     (S.SUSPECTED, E.SUSPECTED): S.SUSPECTED,
     (S.SUSPECTED, E.WAITED): S.SUSPECTED,
     (S.SUSPECTED, E.REFUSED): S.SUSPECTED,
@@ -49,17 +57,21 @@ TABLE: dict[tuple[Status | None, EventKind], Status] = {
     (S.RESERVED, E.ABANDONED): S.SETTLED,
     (S.IN_FLIGHT, E.SENT): S.IN_FLIGHT,
     (S.SETTLED, E.SUSPECTED): S.SUSPECTED,
+    (S.SETTLED, E.CALLED): S.CALLED,
     (S.SETTLED, E.CLOSED): S.CLOSED,
 }
 TABLE |= {(S.IN_FLIGHT, outcome): S.SETTLED for outcome in OUTCOMES}
 TABLE |= {
     (status, outcome): status
-    for status in (S.SUSPECTED, S.RESERVED, S.SETTLED, S.CLOSED)
+    for status in (S.CALLED, S.SUSPECTED, S.RESERVED, S.SETTLED, S.CLOSED)
     for outcome in OUTCOMES
 }
-TABLE |= {(status, E.UNINCLUDED): S.IN_FLIGHT for status in (S.SUSPECTED, S.IN_FLIGHT, S.SETTLED, S.CLOSED)}
+TABLE |= {
+    (status, E.UNINCLUDED): S.IN_FLIGHT
+    for status in (S.CALLED, S.SUSPECTED, S.IN_FLIGHT, S.SETTLED, S.CLOSED)
+}
 TABLE |= {(S.RESERVED, E.UNINCLUDED): S.RESERVED}
-TABLE |= {(status, E.OBSERVED): status for status in Status}
+TABLE |= {(status, kind): status for status in Status for kind in (E.OBSERVED, E.MOVED)}
 
 
 def advance(status: Status | None, kind: EventKind) -> Status:
@@ -82,7 +94,7 @@ def diagram() -> str:
     """Draw the table as a Mermaid state diagram, for ``docs/lifecycle.md``."""
     rows: dict[tuple[str, str], list[str]] = {}
     for (source, kind), target in TABLE.items():
-        if kind is not E.OBSERVED and not (source == target and kind in OUTCOMES):
+        if kind not in {E.OBSERVED, E.MOVED} and not (source == target and kind in OUTCOMES):
             rows.setdefault((source or "[*]", target), []).append(kind)
     lines = [f"    {source} --> {target}: {', '.join(kinds)}" for (source, target), kinds in rows.items()]
     return "\n".join(["stateDiagram-v2", *lines, f"    {S.CLOSED} --> [*]"])

@@ -6,7 +6,7 @@ Served on the loopback address only, and read at the moment of the request: noth
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,8 +20,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from keeper.errors import ConfigError
-from keeper.ports import Spread, Ticks, Vitals
-from keeper.units import Block, UnixS
+from keeper.ports import AlarmRecord, Spread, Ticks, Vitals
+from keeper.units import WAD, Block, UnixS
 
 log = structlog.get_logger()
 
@@ -51,6 +51,17 @@ class Endpoint(Protocol):
     def budget_used(self) -> float: ...
 
 
+class Alerted(Protocol):
+    """What is told of notices (``alerts.Sent``)."""
+
+    @property
+    def sent(self) -> int: ...
+    @property
+    def suppressed(self) -> int: ...
+    @property
+    def failed(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """Everything that is told, as of one moment."""
@@ -65,6 +76,7 @@ class Reading:
     logs_left_out: int
     logs_heard: int
     """Announced logs that wait for their cross-check."""
+    alerts: Alerted | None = None
 
 
 class Status(StrEnum):
@@ -139,6 +151,10 @@ class Gauges(Collector):
             "announced": reading.logs_heard,
         }
         yield _by("queue_depth", "What waits.", "queue", depths)
+        yield from _gauges({"book_level": ("0 normal, 1 elevated, 2 stressed, 3 halted.", vitals.level)})
+        yield _by("accounts_rung", "Accounts on each rung of their ladder.", "rung", {**vitals.rungs})
+        if reading.alerts is not None:
+            yield from _of_alerts(reading.alerts)
         if vitals.ticks is not None:
             yield from _of_ticks(vitals.ticks)
         if vitals.nearest is not None:
@@ -152,6 +168,15 @@ class Gauges(Collector):
             )
             within = {str(bound): count for bound, count in vitals.nearest.within.items()}
             yield _by("accounts_near", "Accounts within so many of them, of 64.", "sigmas", within)
+        yield from _of_alarms(vitals.alarms)
+        if vitals.flow is not None:
+            by_feed = vitals.flow.by_feed
+            flows = {feed: flow_wad / WAD for feed, (flow_wad, _) in by_feed.items()}
+            depths_there = {feed: depth_wad / WAD for feed, (_, depth_wad) in by_feed.items()}
+            yield _by("flow_quote", "What lower prices would have liquidated.", "feed", flows)
+            yield _by("depth_quote", "What the market takes of it within a minute.", "feed", depths_there)
+            ratio = ("The flow over the depth, where it is worst.", vitals.flow.ratio)
+            yield from _gauges({"flow_ratio": ratio})
         yield from self._of_endpoints(reading.endpoints)
 
     @staticmethod
@@ -200,6 +225,8 @@ async def served(
             "why": why,
             "block": done.number if done else None,
             "clock_off_s": reading.clock_off_s,
+            "level": reading.vitals.level.name.lower(),
+            "level_why": reading.vitals.why,
         }
         return web.json_response(said, status=503 if status is Status.DOWN else 200)
 
@@ -235,6 +262,16 @@ def _counters(values: dict[str, tuple[str, float]]) -> Iterator[Metric]:
         yield CounterMetricFamily(f"keeper_{name}", text, value=value)
 
 
+def _of_alerts(alerts: Alerted) -> Iterator[Metric]:
+    yield from _counters(
+        {
+            "alerts_sent": ("Notices that a messenger took.", alerts.sent),
+            "alerts_suppressed": ("Notices that were only summed up.", alerts.suppressed),
+            "alerts_failed": ("Notices that a messenger did not take.", alerts.failed),
+        }
+    )
+
+
 def _of_ticks(ticks: Ticks) -> Iterator[Metric]:
     yield from _counters(
         {
@@ -251,6 +288,16 @@ def _of_ticks(ticks: Ticks) -> Iterator[Metric]:
     yield from _gauges({"accounts_ready": ("Accounts whose acts are built and simulated.", ticks.ready)})
 
 
+def _of_alarms(alarms: Mapping[str, AlarmRecord]) -> Iterator[Metric]:
+    def by(name: str, text: str, of: Callable[[AlarmRecord], float | None]) -> Metric:
+        return _by(name, text, "feed", {feed: of(each) for feed, each in alarms.items()})
+
+    yield by("alarm_lead_seconds", "From an alarm to its agreement, the median.", lambda each: each.lead_s)
+    yield by("alarm_lead_blocks", "The same in blocks.", lambda each: each.lead_blocks)
+    yield by("false_alarm_rate", "Share of ended alarms that were false.", lambda each: each.false_rate)
+    yield by("market_slowed", "1 while confirmed more cautiously.", lambda each: int(each.is_slowed))
+
+
 def _spread(name: str, text: str, spread: Spread) -> Iterator[Metric]:
     """Yield a histogram, and the most that was ever measured."""
     bounds = [(f"{bound:g}", float(count)) for bound, count in spread.within.items()]
@@ -259,7 +306,7 @@ def _spread(name: str, text: str, spread: Spread) -> Iterator[Metric]:
     yield from _gauges({f"{name}_most_seconds": (f"{text} The most since the start.", spread.most_s)})
 
 
-def _by(name: str, text: str, label: str, values: dict[str, float | None] | dict[str, int]) -> Metric:
+def _by(name: str, text: str, label: str, values: Mapping[str, float | None]) -> Metric:
     family = GaugeMetricFamily(f"keeper_{name}", text, labels=[label])
     for each, value in values.items():
         if value is not None:

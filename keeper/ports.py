@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mappin
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 from keeper.columns.shape import Row, RowT_co, Shape
 from keeper.domain import (
     Account,
     Act,
+    Agree,
     Assessment,
     Bundle,
     Call,
@@ -25,21 +27,27 @@ from keeper.domain import (
     FeedView,
     Fees,
     Head,
+    Level,
     Log,
     OracleView,
     Permit,
     Quote,
     Reason,
+    Record,
     Refuse,
+    Seen,
     Step,
     Unknown,
+    Valuation,
 )
 from keeper.lending.words import Close, Sight, Standing, Sweep, Way
 from keeper.lifecycle import Status
+from keeper.remedies import Health, Mend
 from keeper.risk.marks import Marks
 from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad, Wei
 
 Found = TypeVar("Found")
+Drawn = TypeVar("Drawn", int, float | None)
 
 
 class Feed(Protocol):
@@ -229,6 +237,14 @@ class SlopeMarket(Market[Account, OracleView], Protocol):
         """Return what the chain says of prices once bundles were posted in block ``at``."""
         ...
 
+    def mends(self, account: Account, oracles: OracleView, at: ChainTime) -> tuple[Mend, ...] | Unknown:
+        """Return what its owner can do about a call: deposits, and a reduction of every position alike."""
+        ...
+
+    def measured(self, account: Account, oracles: OracleView, at: ChainTime) -> Health:
+        """Return how its health is measured: equity, and its level of what the fast price requires."""
+        ...
+
     def credit_call(self, holder: str) -> Call:
         """Build the read of what a wallet can pay bonds with; the answer is one word, WAD."""
         ...
@@ -241,6 +257,13 @@ class SlopeMarket(Market[Account, OracleView], Protocol):
         self, target: Assessment, taker: Account, oracles: OracleView, max_fraction_wad: Wad
     ) -> SlicePreview | Refuse:
         """Compute, to the wei, what one slice would do to the account and to the taker."""
+        ...
+
+    def exposures(self, account: Account, oracles: OracleView, at: ChainTime) -> Mapping[FeedId, Wad]:
+        """Return what an account's positions come to on each feed, at the fast price; short is below 0.
+
+        Of an option with a risk array, as much as hedges it.
+        """
         ...
 
     def purchase(
@@ -274,6 +297,10 @@ class LendingMarket(Market[RowT_co, WorldT], Protocol):
     @property
     def spending(self) -> tuple[tuple[str, str], ...]:
         """Return every token that may be repaid, with whoever takes it from the caller."""
+        ...
+
+    def market_of(self, loan: Any) -> str:
+        """Return the market that an account is in, where the protocol keeps several apart; else nothing."""
         ...
 
     def carried(self, world: WorldT, at: ChainTime) -> WorldT:
@@ -311,6 +338,10 @@ class LendingMarket(Market[RowT_co, WorldT], Protocol):
         """Return the act that closes an account whole, where the protocol has one and asks for it."""
         ...
 
+    def mends(self, loan: Any, world: WorldT) -> tuple[Mend, ...]:
+        """Return what its owner can do: more of each collateral that it has, less of each debt."""
+        ...
+
     def worth_wad(self, token: str, amount: int, world: WorldT) -> Wad | Unknown:
         """Return what an amount of a token, or of a receipt, is worth in quote, rounded down."""
         ...
@@ -344,12 +375,25 @@ class PerpMarket(Market[RowT_co, WorldT], Protocol):
         """Return what an account has beyond its initial margin; below 0 it may take nothing over."""
         ...
 
+    def mends(self, account: Any, world: WorldT) -> tuple[Mend, ...]:
+        """Return what its owner can do about a call: a deposit, and less of each position."""
+        ...
+
     def offers(self, account: Any, world: WorldT) -> tuple[Offer, ...]:
         """Return what may be taken over of each position now, the largest worth first."""
         ...
 
     def take_over(self, account: Any, offer: Offer, size_wad: Wad, world: WorldT) -> Takeover | Refuse:
         """Return what taking over a size does, 0 meaning the most, or the contract's own refusal."""
+        ...
+
+    @property
+    def markets(self) -> tuple[str, ...]:
+        """Return the virtual tokens of its markets."""
+        ...
+
+    def size_wad(self, account: Any, market: str) -> Wad:
+        """Return the size of an account's position in a market, with its sign; 0 where it has none."""
         ...
 
     def taken(self, taker: Any, takeover: Takeover) -> Any:
@@ -422,6 +466,11 @@ class SlicePreview:
     """Whether the taker meets its initial margin at both oracles afterwards."""
     oracles_after: OracleView
     """What the next slice of the same block finds: buckets filled, insurance drawn."""
+    before: Valuation = field(default_factory=lambda: Valuation(0, 0, 0))
+    after: Valuation = field(default_factory=lambda: Valuation(0, 0, 0))
+    """The account at the execution price, and as the slice leaves it."""
+    takes: Mapping[FeedId, Wad] = field(default_factory=dict)
+    """What the taker then has more of each feed, at the execution price; below 0 where it is short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,6 +481,13 @@ class Case:
     account: AccountKey
     status: Status
     opened_block: Block
+    opened_at_s: UnixS
+    suspected: ChainTime | None = None
+    """The first suspicion since the last margin call, if there was one."""
+    rung: str | None = None
+    """The last rung above suspicion that the chain showed since then."""
+    agreed: bool = False
+    """Whether something was reserved with an agreement since the last margin call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,6 +497,27 @@ class Searched:
     first: Block
     last: Block
     last_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that people should hear of."""
+
+    about: str
+    """Whom or what: of one thing the same rung is told once, until it has left it."""
+    rung: str
+    """What it has come to: a rung, a level, a state."""
+    text: str
+    recovered: bool = False
+    """It is well again: told only where it was told that it was not."""
+
+
+class Alerts(Protocol):
+    """Whoever tells people; it never holds anybody up, and never fails."""
+
+    def tell(self, notice: Notice) -> None:
+        """Take a notice, to be told when and if its bounds allow it."""
+        ...
 
 
 class Journal(Protocol):
@@ -465,18 +542,74 @@ class Journal(Protocol):
         """Return every case that is not closed, oldest first: what a start takes up again."""
         ...
 
+    def history(self, case_id: str) -> tuple[CaseEvent, ...]:
+        """Return the events of a case in the order they were recorded."""
+        ...
+
+    def alarms(self, last: int) -> tuple[CaseEvent, ...]:
+        """Return what began, agreed to, tripped and ended the newest cases, and those that are open."""
+        ...
+
+    def alarm(self, case_id: str) -> Seen | None:
+        """Return when a case was first suspected, and how healthy its account was; None if not told."""
+        ...
+
+    def closed_since(self, at_s: UnixS) -> Mapping[AccountKey, Seen]:
+        """Return whom included steps should have restored since: when last, and the best health before."""
+        ...
+
+    def record_at(self, at_s: UnixS) -> Record:
+        """Return what the steps so far mean for the next one.
+
+        That is how likely each kind is to do what it should, by the last fifty of it and ten presumed, nine
+        of which did; and what was taken of each feed within a minute.
+        """
+        ...
+
+    def last_event(self) -> int:
+        """Return the number of the newest event, 0 where there is none."""
+        ...
+
+    def moved_since(self, event: int) -> Mapping[AccountKey, Case | None]:
+        """Return the newest open case, if any, of each account whose case a later event has moved."""
+        ...
+
     def reserve(
-        self, step: Step, tx: Mapping[str, Any], *, chain_nonce: int, block: Block, at_s: UnixS
+        self,
+        step: Step,
+        tx: Mapping[str, Any],
+        *,
+        agreed: Agree | None = None,
+        chain_nonce: int,
+        block: Block,
+        at_s: UnixS,
     ) -> Permit | Refuse:
         """Check every limit and commit the whole unsigned transaction; only then grant the Permit.
 
+        What takes of an account needs ``agreed``, which goes into the same event as the step.
         ``chain_nonce`` is the wallet's next nonce as the chain has it; the journal gives out the lowest
         one from there up that none of its own transactions holds.
         """
         ...
 
+    def outcomes_since(self, at_s: UnixS, most: int) -> list[bool]:
+        """Return of the newest own steps mined since then that take something over, whether each did."""
+        ...
+
+    def note_level(self, head: Head, level: Level, why: str, signs: Mapping[str, float]) -> None:
+        """Keep that the book has come to another level at a head, and by which signs."""
+        ...
+
+    def level(self) -> Level:
+        """Return the level that the book came to last."""
+        ...
+
     def head_done(self, head: Head) -> None:
         """Note that everything the keeper had to do at a head is done."""
+        ...
+
+    def keep_book(self, book: Path, block: Block) -> None:
+        """Keep a book as it lies on disk, read at the block that was done last, where there is a tape."""
         ...
 
     def last_head(self) -> Head | None:
@@ -549,6 +682,55 @@ class Nearest:
 
 
 @dataclass(frozen=True, slots=True)
+class AlarmRecord:
+    """What became of the last alarms of one market."""
+
+    ended: int
+    false_rate: float | None
+    """The share of them that nothing came of; None before the first one has ended."""
+    lead_s: float | None
+    """From an alarm to its agreement, the median; None where there was none yet."""
+    lead_blocks: float | None
+    is_slowed: bool
+    """Whether so many were false that it is confirmed more cautiously."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What the book would have liquidated, were prices lower, and what the markets there can take."""
+
+    block: Block
+    fall: float
+    """The further fall of prices, as a fraction."""
+    by_feed: Mapping[FeedId, tuple[Wad, Wad]]
+    """Of each feed whose depth is known, in quote: the flow, and what a minute takes at its bound."""
+
+    @property
+    def worst(self) -> FeedId:
+        """Return the feed whose flow is the most times its depth."""
+        return max(self.by_feed, key=lambda feed: (self._times(feed), feed))
+
+    @property
+    def flow_wad(self) -> Wad:
+        """Return the flow on the worst feed."""
+        return self.by_feed[self.worst][0]
+
+    @property
+    def depth_wad(self) -> Wad:
+        """Return its depth."""
+        return self.by_feed[self.worst][1]
+
+    @property
+    def ratio(self) -> float:
+        """Return how many times the depth the flow is there: in so many minutes the market takes it."""
+        return self._times(self.worst)
+
+    def _times(self, feed: FeedId) -> float:
+        flow_wad, depth_wad = self.by_feed[feed]
+        return flow_wad / depth_wad if depth_wad else float("inf") if flow_wad else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Vitals:
     """How a keeper does, for whoever watches it."""
 
@@ -572,6 +754,36 @@ class Vitals:
     """None where prices do not move between the heads."""
     nearest: Nearest | None = None
     """None until it was measured."""
+    alarms: Mapping[str, AlarmRecord] = field(default_factory=dict)
+    """By feed, and by market where the protocol has several."""
+    flow: Flow | None = None
+    """None until it was measured, and where no depth is known."""
+    rungs: Mapping[str, int] = field(default_factory=dict)
+    """Accounts on each rung of their ladder."""
+    level: Level = Level.NORMAL
+    """Where the book stands on its own,"""
+    why: str = ""
+    """and why."""
+
+
+class Tape(Protocol):
+    """Takes down what decisions depend on and no port has seen; in a replay it says the same again."""
+
+    def note(self, what: str, *values: Any) -> None:
+        """Note what began, or was found."""
+        ...
+
+    async def mark(self, what: str) -> None:
+        """Note that work goes on after a wait of its own, such as for several answers or for a thread."""
+        ...
+
+    def chance(self, drawn: Drawn) -> Drawn:
+        """Note what was drawn by chance, or is not of the chain; return what counts."""
+        ...
+
+    async def pack(self) -> None:
+        """Make ready for the journal what was noted up to now."""
+        ...
 
 
 class Progress(Protocol):

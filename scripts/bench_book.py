@@ -1,4 +1,4 @@
-"""Time the book and weigh it: ``scripts/bench book [--json FILE]``.
+"""Time the book and weigh it: ``scripts/bench book [--json [FILE]]``.
 
 Random accounts of three legs and one collateral, with eight markets listed, in pages as the chain returns
 them. Processor time, so that what else runs on the machine counts for little. ``docs/benchmarks.md`` keeps

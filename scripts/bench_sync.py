@@ -1,4 +1,4 @@
-"""Time how accounts are read into the mirror: ``scripts/bench sync [--large] [--json FILE]``.
+"""Time how accounts are read into the mirror: ``scripts/bench sync [--large] [--json [FILE]]``.
 
 On one Anvil, with accounts of four positions each: the keeper's own bulk read, folded into its book, against
 the usual ways of reading the same four views (state, positions, alarm and slope): with web3 one by one, many

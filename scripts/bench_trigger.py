@@ -1,9 +1,14 @@
-"""Time the trigger: ``scripts/bench trigger [--json FILE]``.
+"""Time the trigger: ``scripts/bench trigger [--json [FILE]]``.
 
 A million accounts of four positions on 64 instruments in eight groups; of them 600,000 hold the largest
-instrument, and 60,000 another. By the clock, from new marks to the suspects: hot, one tick after the other,
-and ``-paced``, one each 10 ms. ``-numpy`` rows do the same without the compiler; all find the same. ``copy``
-copies the positions once. ``docs/performance.md`` keeps the figures and says where the time goes.
+instrument, and 60,000 another. Where one of these moves, by 3%, so much of all money would bring 2% of the
+accounts to breach, everywhere in the book, and in ``-reached`` all of them: a tick has to look at those that
+hold it. ``full`` moves all prices by 15%, which concerns everybody.
+
+By the clock, from new marks to the suspects: hot, one tick after the other, and ``-paced``, one each 10 ms.
+``-numpy`` rows do the same without the compiler; all find the same. ``prepare`` is off the path of ticks:
+what it takes to learn how far away everybody is. ``copy`` copies the positions once. ``docs/performance.md``
+keeps the figures and says where the time goes.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from keeper.risk.marks import Marks
 from keeper.risk.netting import Underlying
 from keeper.state.book import Book
 from keeper.trigger import Trigger, engine
+from keeper.trigger.terms import Held, Terms
 from keeper.units import WAD
 
 ACCOUNTS = 1_000_000
@@ -39,10 +45,14 @@ NEAR = 1_000
 CROSS = 100
 PASSES = 63
 PAUSE_S = 0.010
+BEYOND = 0.15
+"""A move beyond the trigger's horizon."""
 FAR = 0.03
-"""A move beyond the trigger's box."""
+"""One beyond its box."""
 CLOSE = 0.005
 """One within it."""
+WITHIN = 0.02
+"""How many accounts lie within a far move, of one."""
 GROWTH = [(250_000, 4, 0), (500_000, 4, 0), (500_000, 8, 0), (500_000, 4, 4), (500_000, 4, 32)]
 """Accounts, positions of each, scenarios."""
 PAGE = 500
@@ -92,16 +102,19 @@ def told(name: str, found: World, copy: Row) -> Iterator[Row]:
     """Measure all cases on one book of a million."""
     whole, *others = full(f"full-1m-{name}", found)
     yield from (whole.against(copy), *others)
-    yield from column(f"tick-60k-{name}", found, SOME)
-    yield from column(f"tick-600k-{name}", found, LARGEST)
+    some, reached = placed(found, WITHIN, FAR / 3), placed(found, 1.0, FAR * 0.9)
+    yield from column(f"tick-60k-{name}", some, SOME)
+    yield from column(f"tick-600k-{name}", some, LARGEST)
+    yield from column(f"tick-60k-reached-{name}", reached, SOME)
+    yield from (prepared(f"prepare-{name}", some), prepared(f"prepare-reached-{name}", reached))
     suffix = "" if name == "s1" else f"-{name}"
     yield from safe("tick-safe", suffix, found)
 
 
 def full(case: str, found: World) -> list[Row]:
-    """Measure a tick after which every account is scored: all prices have left the box."""
+    """Measure a tick after which every account is scored: all prices have gone beyond the horizon."""
     signs = RNG.choice([-1.0, 1.0], INSTRUMENTS)
-    return both(case, found, [found.marks(FAR * signs), found.marks(-FAR * signs)])
+    return both(case, found, [found.marks(BEYOND * signs), found.marks(-BEYOND * signs)])
 
 
 def column(case: str, found: World, instrument: int) -> Iterator[Row]:
@@ -111,6 +124,17 @@ def column(case: str, found: World, instrument: int) -> Iterator[Row]:
     holders = int((found.book.legs.codes >> 1 == instrument).sum())
     for row in both(case, found, [found.marks(moves), found.marks(-moves)]):
         yield replace(row, n=holders)
+
+
+def prepared(case: str, found: World) -> Row:
+    """Measure how long it takes to learn how far away everybody is, and to list who is near."""
+    trigger = Trigger()
+
+    def prepare() -> None:
+        trigger.is_due = True
+        trigger.prepare(found.book, found.base)
+
+    return clocked(case, len(found.book), [prepare] * (PASSES // 4))
 
 
 def safe(case: str, suffix: str, found: World) -> Iterator[Row]:
@@ -125,22 +149,39 @@ def safe(case: str, suffix: str, found: World) -> Iterator[Row]:
 
 def brought_near(found: World, tick: Marks) -> World:
     """Take so much cash from some accounts that they lie within 1% of breach, and some cross at a tick."""
-    trigger = Trigger(threads=1)
-    surplus, reach = known(trigger, found.book, found.base)
-    after, _ = known(trigger, found.book, tick)
+    surplus, reach = known(found.book, found.base)
+    after, _ = known(found.book, tick)
     loss = (surplus - after) / reach
     rows = np.flatnonzero(loss > CLOSE / 20)[:NEAR]
     cross = np.arange(NEAR) < CROSS
-    wanted = loss[rows] + np.where(cross, -CLOSE / 100, CLOSE / 2)
+    return moved_to(found, rows, loss[rows] + np.where(cross, -CLOSE / 100, CLOSE / 2))
+
+
+def placed(found: World, share: float, least: float) -> World:
+    """Take so much cash from a share of the accounts, all over the book, that a far move reaches them.
+
+    They lie evenly between the least move that does so and this one; one instrument alone breaches few.
+    """
+    rows = np.flatnonzero(RNG.random(ACCOUNTS) < share)
+    return moved_to(found, rows, RNG.uniform(least, FAR, len(rows)))
+
+
+def moved_to(found: World, rows: NDArray[np.intp], away: Floats) -> World:
+    """Take so much cash from some accounts that they are so far away."""
+    surplus, reach = known(found.book, found.base)
     cash = found.book.cash.copy()
-    cash[rows] -= surplus[rows] - wanted * reach[rows]
+    cash[rows] -= surplus[rows] - away * reach[rows]
     return replace(found, book=replace(found.book, cash=cash))
 
 
-def known(trigger: Trigger, book: Snapshot, marks: Marks) -> Floats:
-    """Return surplus and reach of every account [2, n] at some marks, to place accounts exactly."""
-    trigger.tick(book, marks, None)
-    return trigger._state[: len(book)].T.copy()  # noqa: SLF001
+def known(book: Snapshot, marks: Marks) -> tuple[Floats, Floats]:
+    """Return surplus and reach of every account [n] at some marks, to place accounts exactly."""
+    loops, held, nobody = engine(), Held.of(book), np.zeros(0, np.int32)
+    terms, everybody = Terms.of(marks, loops), len(book)
+    surplus, away = np.empty(everybody), np.empty(everybody, np.float32)
+    loops.sieve(held, terms, nobody, 0, everybody, surplus, np.empty(everybody, np.int32))
+    loops.measure(held, terms, terms.units(), nobody, 0, everybody, surplus, away)
+    return surplus, surplus / away
 
 
 def both(case: str, found: World, ticks: list[Marks]) -> list[Row]:
@@ -164,7 +205,7 @@ def ready(found: World) -> Iterator[Trigger]:
     for compiled in (True, False):
         trigger = Trigger(loops=engine(compiled=compiled))
         trigger.tick(found.book, found.base, None)
-        trigger.prepare(found.book)
+        trigger.prepare(found.book, found.base)
         yield trigger
 
 
@@ -302,7 +343,7 @@ def weigh() -> dict[str, str]:
         marks = Marks(value, value / 10, np.ones(1), tuple(groups(value, scenarios)) if scenarios else ())
         trigger = Trigger()
         trigger.tick(book.freeze(), marks, book.take_changed())
-        trigger.prepare(book.freeze())
+        trigger.prepare(book.freeze(), marks)
         told = f"{resident_mb() - before_mb:,.0f} MB resident, the mirror {mirror_mb:,.0f} of them"
         notes[f"memory, mirror and trigger, {ACCOUNTS:,} x 4, {scenarios or 1} scenarios"] = told
         del book, trigger

@@ -1,35 +1,43 @@
-"""The slow confirmation: does the on-chain evidence support what the fast trigger suspected?
+"""What HybridMargin itself asks of the evidence, the floor under every policy; pure.
 
 Pure rules over exact integers. They ask for what the contract will ask for, so that an act that the chain
 would refuse is never sent, and answer with a value: ``Agree``, ``Wait`` with the block to ask again at, or
-``Refuse`` with the evidence and the bound.
+``Refuse`` with the evidence and the bound. ``confirm.weigh`` asks for what the policy wants besides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Final
 
+from keeper.confirm.weigh import apart_wad
 from keeper.domain import Agree, Assessment, FeedView, OracleView, Reason, Refuse, Valuation, Verdict, Wait
+from keeper.lending.words import Sight
 from keeper.units import WAD, UnixS, Wad
 
+MAX_DIVERGENCE_WAD: Final = 3 * WAD // 10
+"""|fast / slow - 1| beyond which the contract confirms nothing."""
+MIN_BLOCKS: Final = 2
+"""Blocks between flag and confirmation."""
 
-@dataclass(frozen=True, slots=True)
-class Params:
-    """What the keeper asks of the evidence, beside the contract's own conditions.
 
-    ``max_divergence_wad``: |fast / slow - 1| beyond which nothing is confirmed (the contract's own is 30%).
-    ``min_blocks``: blocks between flag and confirmation (the contract's own is 2).
+def sights(case: Assessment, oracles: OracleView) -> tuple[Sight, ...]:
+    """Return both clocks of an account's feeds in the words that policies are asked in.
+
+    A fast price that does not count is none. How old a slow one may be is the contract's to say, and how deep
+    it must lie as well: it asks for evidence newer than the alarm, and for time to have passed.
     """
-
-    max_divergence_wad: Wad = 3 * WAD // 10
-    min_blocks: int = 2
-    block_time_s: int = 12
+    views = (oracles[name] for name in case.feeds)
+    now_s = case.at.timestamp_s
+    return tuple(
+        Sight(each.feed, each.fast_wad if each.fast_fresh(now_s) else None, each.slow_wad, 0)
+        for each in views
+    )
 
 
 def divergence_wad(feed: FeedView) -> Wad:
-    """Return |fast / slow - 1|, rounded up (Liquidator._apart)."""
-    return -(-abs(feed.fast_wad - feed.slow_wad) * WAD // feed.slow_wad)
+    """Return |fast / slow - 1|, rounded up."""
+    return apart_wad(feed.fast_wad, feed.slow_wad)
 
 
 def has_slow_evidence(feed: FeedView, *, since_s: UnixS, now_s: UnixS) -> bool:
@@ -45,12 +53,12 @@ def has_slow_evidence(feed: FeedView, *, since_s: UnixS, now_s: UnixS) -> bool:
     return not feed.slow_alone(now_s) and young and divergence_wad(feed) <= feed.slow_deviation_wad
 
 
-def confirm_alarm(case: Assessment, oracles: OracleView, params: Params) -> Verdict:
+def confirm_alarm(case: Assessment, oracles: OracleView, block_time_s: int = 12) -> Verdict:
     """Judge whether a flagged account can be confirmed in the block ``case.at``."""
     if case.breaker_level > 1:
         return _wait(case, "breaker.level", f"level {case.breaker_level}", "<= 1")
     flag = case.account.flag
-    earliest_block = flag.flagged_block + params.min_blocks
+    earliest_block = flag.flagged_block + MIN_BLOCKS
     if case.at.block < earliest_block:
         return _wait(
             case, "confirm.min_blocks", f"block {case.at.block}", f">= {earliest_block}", earliest_block
@@ -59,7 +67,7 @@ def confirm_alarm(case: Assessment, oracles: OracleView, params: Params) -> Verd
     if unusable is not None:
         return unusable
     for name in case.feeds:
-        verdict = _judge_feed(case, oracles[name], params)
+        verdict = _judge_feed(case, oracles[name], block_time_s)
         if verdict is not None:
             return verdict
     return _breach_everywhere(case, "confirm", lambda at: at.breaches(case.flag_level_wad))
@@ -70,6 +78,14 @@ def confirm_slice(case: Assessment) -> Verdict:
     if case.slices_halted:
         return _wait(case, "breaker.level", f"level {case.breaker_level}", "<= 2, or an hour without equity")
     return _unusable(case) or _breach_everywhere(case, "slope", lambda at: at.breaches_scaled(case.q_wad))
+
+
+def confirm_purchase(case: Assessment) -> Agree:
+    """Agree to the sale of collateral of an account that has only debt beside it: no price can change that.
+
+    At which price it sells, and whether that counts, is the contract's own rule (``market.purchase``).
+    """
+    return Agree(f"owes {-case.account.cash_wad / WAD:.2f}, and has no position", "contract")
 
 
 def contradicted(case: Assessment, oracles: OracleView) -> bool:
@@ -102,14 +118,14 @@ def _unusable(case: Assessment) -> Wait | None:
     return None
 
 
-def _judge_feed(case: Assessment, feed: FeedView, params: Params) -> Verdict | None:
+def _judge_feed(case: Assessment, feed: FeedView, block_time_s: int) -> Verdict | None:
     """Return what stands against a confirmation at this feed; None where nothing does."""
     flag, now = case.account.flag, case.at
     alone = feed.slow_alone(now.timestamp_s)
     delay_s = feed.min_delay_s * (2 if alone else 1)
     left_s = flag.flagged_at_s + delay_s - now.timestamp_s
     if left_s > 0:
-        blocks = -(-left_s // params.block_time_s)
+        blocks = -(-left_s // block_time_s)
         age = f"{now.timestamp_s - flag.flagged_at_s} s after the flag"
         return _wait(case, "confirm.min_delay", age, f">= {delay_s} s", now.block + blocks)
     needed_s = flag.flagged_at_s + feed.min_delay_s // 2
@@ -117,9 +133,9 @@ def _judge_feed(case: Assessment, feed: FeedView, params: Params) -> Verdict | N
         found = f"{feed.feed} fast observed {feed.fast_observed_at_s - flag.flagged_at_s} s after the flag"
         return _wait(case, "confirm.fast_evidence", found, f">= {feed.min_delay_s // 2} s")
     apart = divergence_wad(feed)
-    if not alone and apart > params.max_divergence_wad:
+    if not alone and apart > MAX_DIVERGENCE_WAD:
         found = f"{feed.feed} fast and slow are {apart / WAD:.2%} apart"
-        return Refuse(Reason("oracle.divergent", found, f"<= {params.max_divergence_wad / WAD:.2%}"))
+        return Refuse(Reason("oracle.divergent", found, f"<= {MAX_DIVERGENCE_WAD / WAD:.2%}", feed.feed))
     if not has_slow_evidence(feed, since_s=flag.flagged_at_s, now_s=now.timestamp_s):
         return _lacks_slow_evidence(case, feed, apart)
     return None

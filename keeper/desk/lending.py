@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from keeper.columns.snapshot import Snapshot
-from keeper.confirm import clocks
-from keeper.desk.port import Judgement, Tried
-from keeper.domain import Agree, Call, ChainTime, Quote, Refuse, Step, Unknown, Verdict, Wait
+from keeper.confirm.policy import Policies
+from keeper.confirm.weigh import Evidence, timed_out, weigh
+from keeper.desk.order import ordered
+from keeper.desk.port import Alarm, Judgement, MarginCall, Tried, divergence, expect_depths
+from keeper.domain import (
+    Agree,
+    Call,
+    ChainTime,
+    Posture,
+    Quote,
+    Record,
+    Refuse,
+    Step,
+    Unknown,
+    Verdict,
+    Wait,
+    Witnesses,
+)
 from keeper.errors import ChainFault, ConfigError
 from keeper.lending import flash, tokens
 from keeper.lending.words import Repay, Standing
 from keeper.plan import conversion
 from keeper.plan import lending as plan
+from keeper.plan.economics import after
 from keeper.plan.lending import Means, Purse
 from keeper.ports import LendingMarket
+from keeper.remedies import Health, ratio, remedies
 from keeper.risk.marks import Marks
 from keeper.state.book import Book
-from keeper.units import WAD, AccountKey, FeedId, UnixS, Wei
+from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad, Wei, mul_div_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +45,7 @@ class Params:
     """By which feed gas is valued, and the parameters of both stages."""
 
     native_feed: FeedId
-    confirm: clocks.Params = field(default_factory=clocks.Params)
+    confirm: Policies = field(default_factory=Policies)
     plan: plan.Params = field(default_factory=plan.Params)
 
 
@@ -42,6 +60,8 @@ class Sitting:
     quotes: Mapping[FeedId, Quote | Unknown]
     means: Means
     at: ChainTime
+    posture: Posture
+    witnesses: Witnesses
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +88,7 @@ class LendingDesk:
         convert = self.params.plan.convert
         if convert is not None and convert.into not in market.tokens:
             raise ConfigError(f"closing.into {convert.into} is no token of the deployment")
+        expect_depths((*market.feeds, *market.tokens), self.params.plan.prudence.depth)
         native = self.params.native_feed
         if native not in served:
             raise ConfigError(f"the price source has no entry for {native}, which values gas")
@@ -103,6 +124,9 @@ class LendingDesk:
         quotes: Mapping[FeedId, Quote | Unknown],
         gas_price_wei: Wei,
         at: ChainTime,
+        posture: Posture,
+        witnesses: Witnesses,
+        record: Record,
     ) -> Sitting:
         """Put together what decisions rest on; without a price of gas there are none."""
         native = quotes.get(self.params.native_feed)
@@ -110,12 +134,15 @@ class LendingDesk:
             why = native.why if native else "the price source does not serve it"
             raise ChainFault(f"{self.params.native_feed} has no price, so that gas cannot be valued: {why}")
         chain = market.carried(world, at)
-        means = Means(funds, gas_price_wei, native.price_wad)
-        return Sitting(market, book, chain, market.fast(chain, quotes), quotes, means, at)
+        means = Means(funds, gas_price_wei, native.price_wad, record)
+        fast = market.fast(chain, quotes)
+        return Sitting(market, book, chain, fast, quotes, means, at, posture, witnesses)
 
     def carry(self, left: Sitting, sitting: Sitting) -> Sitting:
         """Take over the purse as the steps so far leave it."""
-        means = replace(sitting.means, purse=left.means.purse)
+        means = replace(
+            sitting.means, purse=left.means.purse, record=left.means.record, coming_wad=left.means.coming_wad
+        )
         return replace(sitting, means=means)
 
     def under_care(
@@ -123,21 +150,25 @@ class LendingDesk:
         sitting: Sitting,
         snapshot: Snapshot,
         suspects: Mapping[AccountKey, str],
-        cases: Iterable[AccountKey],
+        cases: Mapping[AccountKey, ChainTime],
     ) -> Sequence[AccountKey]:
-        """List the suspects, worst first, then the accounts that were, then what the wallet may sell."""
-        del sitting, snapshot
+        """List the suspects and the accounts that were, by urgency, then what the wallet may sell."""
         mine = [self.account] if self.params.plan.convert else []
-        others = [key for key in dict.fromkeys((*suspects, *cases)) if key != self.account]
+        others = ordered(
+            (key for key in (*suspects, *cases) if key != self.account),
+            cases,
+            book=sitting.book,
+            snapshot=snapshot,
+            marks=sitting.market.marks(sitting.fast, {}, sitting.at.timestamp_s),
+            at=sitting.at,
+            old_blocks=self.params.plan.prudence.old_blocks,
+        )
         return [*others, *mine]
 
-    def judge(
-        self, sitting: Sitting, account: AccountKey, case_id: str, suspicion: str | None
-    ) -> Judgement[Sitting] | Unknown:
+    def judge(self, sitting: Sitting, account: AccountKey, alarm: Alarm) -> Judgement[Sitting] | Unknown:
         """Judge one account at both prices by the contract's own integers, and plan its closing."""
-        del suspicion
         if account == self.account:
-            return self._convert(sitting, case_id)
+            return self._convert(sitting, alarm.case_id)
         loan = sitting.book.exact(account)
         if isinstance(loan, Unknown):
             return loan
@@ -146,7 +177,7 @@ class LendingDesk:
             return chain
         if isinstance(fast, Unknown):
             return fast
-        verdict = self._verdict(sitting, loan, chain, fast)
+        verdict = self._verdict(sitting, loan, chain, fast, alarm)
         found = Judgement(
             phase="breached" if chain.is_breached else "warned" if fast.is_breached else "healthy",
             health=None if chain.health_wad is None else chain.health_wad / WAD,
@@ -155,11 +186,20 @@ class LendingDesk:
             decision=None if isinstance(verdict, Agree) else verdict,
             agreed=verdict if isinstance(verdict, Agree) else None,
             left=sitting,
+            markets=_markets(sitting, loan),
+            solvent=chain.collateral_wad >= chain.debt_wad,
+            shown=chain.is_breached,
         )
         if found.agreed is None:
-            return found
-        case = _case(case_id, account, loan, chain, sitting)
-        decision = plan.plan_close(case, sitting.means, self.roads, self.params.plan)
+            is_refused = chain.is_breached and chain.unmet is not None
+            return found if is_refused else self._given_up(found, alarm) or found
+        prudence, at = self.params.plan.prudence, sitting.at
+        if rest := prudence.rest.wait(alarm.closed, chain.health_wad, at):
+            return replace(found, decision=rest, agreed=None)
+        case = _case(alarm.case_id, account, loan, chain, sitting)
+        pace_wad = prudence.pace.of(alarm.first, chain.health_wad, at.timestamp_s)
+        means = replace(sitting.means, pace_wad=mul_div_up(pace_wad, sitting.posture.pace_wad, WAD))
+        decision = plan.plan_close(case, means, self.roads, self.params.plan)
         return replace(found, decision=decision, left=_after(sitting, case, decision))
 
     def marks(
@@ -172,11 +212,31 @@ class LendingDesk:
         """Mark them as if the chain said what the fast prices say."""
         return market.marks(market.fast(world, quotes), {}, at_s)
 
+    def call(self, sitting: Sitting, account: AccountKey, buffer_wad: Wad) -> MarginCall | None:
+        """Say what would bring an account's health up to a buffer, at the worse of both clocks."""
+        market, loan = sitting.market, sitting.book.exact(account)
+        if isinstance(loan, Unknown):
+            return None
+        worlds = [world for world in (sitting.chain, sitting.fast) if _pair(market.stand(loan, world))]
+        if len(worlds) < 2:
+            return None
+        world = min(worlds, key=lambda each: ratio(_measured(market, each)(loan)) or 0.0)
+        health = _measured(market, world)
+        found = remedies(loan, market.mends(loan, world), health, buffer_wad)
+        return None if found is None else MarginCall(ratio(health(loan)), buffer_wad, found)
+
+    def divergence(
+        self, market: LendingMarket[Any, Any], world: Any, quotes: Mapping[FeedId, Quote | Unknown]
+    ) -> float | None:
+        """Hold what the fast prices would have the chain say against what it says."""
+        at_s = 0
+        return divergence(market.marks(world, {}, at_s), market.marks(market.fast(world, quotes), {}, at_s))
+
     def is_own(self, account: AccountKey) -> bool:
         """Tell whether it is the account of what the wallet has: loans of its own included."""
         return account == self.account
 
-    def ready(self, sitting: Sitting, account: AccountKey) -> tuple[Step, ...]:
+    def ready(self, sitting: Sitting, account: AccountKey, alarm: Alarm) -> tuple[Step, ...]:
         """Return the closings of an account in breach at the oracle's price that waits for the fast one.
 
         Where the oracle shows no breach the contract refuses all, whatever the fast price does.
@@ -187,9 +247,9 @@ class LendingDesk:
         chain = sitting.market.stand(loan, sitting.chain)
         if isinstance(chain, Unknown) or not chain.is_breached:
             return ()
-        if not isinstance(self._verdict(sitting, loan, chain, chain), Agree):
+        if not isinstance(self._verdict(sitting, loan, chain, chain, alarm), Agree):
             return ()
-        case = _case("ready", account, loan, chain, sitting)
+        case = _case(alarm.case_id, account, loan, chain, sitting)
         decision = plan.plan_close(case, sitting.means, self.roads, self.params.plan)
         return () if isinstance(decision, Refuse) else decision
 
@@ -216,20 +276,35 @@ class LendingDesk:
             left=sitting,
         )
 
-    def _verdict(self, sitting: Sitting, loan: Any, chain: Standing, fast: Standing) -> Verdict | None:
+    def _given_up(self, found: Judgement[Sitting], alarm: Alarm) -> Judgement[Sitting] | None:
+        """End an alarm that got no agreement in time."""
+        if not found.cared or alarm.agreed:
+            return None
+        policy = self.params.confirm.of(found.markets, found.left.posture)
+        false_alarm = timed_out(policy, alarm.since, found.left.at)
+        return replace(found, cared=False, decision=false_alarm) if false_alarm else None
+
+    def _verdict(
+        self, sitting: Sitting, loan: Any, chain: Standing, fast: Standing, alarm: Alarm
+    ) -> Verdict | None:
         """Ask both clocks, and what the protocol has against it; None where neither clock shows a breach."""
         if not (chain.is_breached or fast.is_breached):
             return None
         if chain.is_breached and chain.unmet is not None:
             return Wait(sitting.at.block + 1, chain.unmet)
-        return clocks.confirm(
+        evidence = Evidence(
+            found=f"health {_of(chain)} at the oracle's price, {_of(fast)} at the fast one",
             chain=chain.is_breached,
             fast=fast.is_breached,
-            found=f"health {_of(chain)} at the oracle's price, {_of(fast)} at the fast one",
             sights=sitting.market.sights(loan, sitting.chain, sitting.quotes),
-            at=sitting.at,
-            params=self.params.confirm,
+            health_at=partial(_health_at, sitting, loan),
+            witnesses=sitting.witnesses,
+            tripped=sitting.posture.tripped,
+            shown=alarm.shown,
         )
+        policies = self.params.confirm
+        policy = policies.of(_markets(sitting, loan), sitting.posture)
+        return weigh(policy, alarm.since, evidence, sitting.at, policies.block_time_s)
 
     def pick(self, sitting: Sitting, tried: Sequence[Tried]) -> Tried:
         """Choose by the profit that each step brought; where none went through, tell why not the first."""
@@ -256,9 +331,42 @@ class LendingDesk:
         return plan.with_profit(step, act.way, act.flash.route, profit, market, worlds, sitting.means)
 
 
+def _measured(market: LendingMarket[Any, Any], world: Any) -> Health:
+    """Return how the health of a loan is measured; without a debt it has all that it needs."""
+
+    def measured(loan: Any) -> tuple[int, int]:
+        return _pair(market.stand(loan, world)) or (0, 1)
+
+    return measured
+
+
+def _pair(standing: Standing | Unknown) -> tuple[int, int] | None:
+    """Return what a loan has and needs, of a straight line each; None where that is not known."""
+    if isinstance(standing, Unknown):
+        return None
+    if standing.health_wad is None:
+        return 1, 0
+    debt_wad = max(1, standing.debt_wad)
+    return standing.health_wad * debt_wad, WAD * debt_wad
+
+
 def _case(case_id: str, account: AccountKey, loan: Any, standing: Standing, sitting: Sitting) -> plan.Case:
     at = sitting.at
     return plan.Case(case_id, account, loan, standing, sitting.market, sitting.chain, sitting.fast, at)
+
+
+def _health_at(sitting: Sitting, loan: Any, prices: Mapping[FeedId, Wad]) -> Wad | None:
+    """Return the health of an account with some feeds at other prices; None where it is not in danger."""
+    said = {feed: Quote(feed, price_wad, sitting.at.timestamp_s) for feed, price_wad in prices.items()}
+    standing = sitting.market.stand(loan, sitting.market.fast(sitting.chain, said))
+    return None if isinstance(standing, Unknown) else standing.health_wad
+
+
+def _markets(sitting: Sitting, loan: Any) -> tuple[str, ...]:
+    """Return the feeds that an account hangs on, and its market, where the protocol has several."""
+    feeds = (each.feed for each in sitting.market.sights(loan, sitting.chain, sitting.quotes))
+    own = sitting.market.market_of(loan)
+    return tuple(dict.fromkeys((*feeds, *([own] if own else []))))
 
 
 def _of(standing: Standing) -> str:
@@ -270,4 +378,9 @@ def _after(sitting: Sitting, case: plan.Case, decision: tuple[Step, ...] | Refus
     if isinstance(decision, Refuse):
         return sitting
     purse = plan.left(sitting.means.purse, decision, case.market.sweep(case.loan, case.chain))
-    return replace(sitting, means=replace(sitting.means, purse=purse))
+    largest = max(decision, key=lambda step: sum(wad for _, wad in step.takes))
+    coming = dict(sitting.means.coming_wad)
+    for token, wad in largest.takes:
+        coming[token] = coming.get(token, 0) + wad
+    record = after(sitting.means.record, largest)
+    return replace(sitting, means=replace(sitting.means, purse=purse, record=record, coming_wad=coming))

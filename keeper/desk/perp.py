@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from keeper.columns.snapshot import Snapshot
-from keeper.confirm import clocks
-from keeper.desk.port import Judgement, Tried, expect_all
-from keeper.domain import Call, ChainTime, Quote, Refuse, Step, Unknown, Wait
+from keeper.confirm.policy import Policies
+from keeper.confirm.weigh import Evidence, timed_out, weigh
+from keeper.desk.order import ordered
+from keeper.desk.port import Alarm, Judgement, MarginCall, Tried, divergence, expect_all, expect_depths
+from keeper.domain import Call, ChainTime, Posture, Quote, Record, Refuse, Step, Unknown, Wait, Witnesses
 from keeper.errors import ChainFault
 from keeper.lending import flash
+from keeper.plan import economics
 from keeper.plan import perp as plan
+from keeper.plan.economics import after
 from keeper.plan.perp import Case, Means
 from keeper.ports import Margin, PerpMarket
+from keeper.remedies import Health, ratio, remedies
 from keeper.risk.marks import Marks
 from keeper.state.book import Book
-from keeper.units import WAD, AccountKey, FeedId, UnixS, Wei
+from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad, Wei, mul_div_up
 
 ROUND = 101
 """Heads within which every account with a position is read again: funding accrues, and no event says so.
@@ -33,7 +39,7 @@ class Params:
     """By which feed gas is valued, and the parameters of both stages."""
 
     native_feed: FeedId
-    clocks: clocks.Params = field(default_factory=clocks.Params)
+    confirm: Policies = field(default_factory=Policies)
     plan: plan.Params = field(default_factory=plan.Params)
 
 
@@ -48,6 +54,8 @@ class Sitting:
     quotes: Mapping[FeedId, Quote | Unknown]
     means: Means
     at: ChainTime
+    posture: Posture
+    witnesses: Witnesses
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,7 @@ class PerpDesk:
     def expect(self, market: PerpMarket[Any, Any], served: Collection[FeedId]) -> None:
         """Raise ConfigError where one of its feeds has no price, or gas is valued by none of them."""
         expect_all(market.feeds, self.params.native_feed, served)
+        expect_depths((*market.feeds, *market.markets), self.params.plan.prudence.depth)
 
     def calls(self, market: PerpMarket[Any, Any]) -> list[Call]:
         """Ask for nothing: its account says all that the wallet has to act with."""
@@ -103,6 +112,9 @@ class PerpDesk:
         quotes: Mapping[FeedId, Quote | Unknown],
         gas_price_wei: Wei,
         at: ChainTime,
+        posture: Posture,
+        witnesses: Witnesses,
+        record: Record,
     ) -> Sitting:
         """Put together what decisions rest on; without its own account or a price of gas there are none."""
         del funds
@@ -113,12 +125,13 @@ class PerpDesk:
         native_price_wad = quote.price_wad if isinstance(quote, Quote) else market.index_wad(feed, world)
         if native_price_wad is None:
             raise ChainFault(f"{feed} has no price, so that gas cannot be valued")
-        means = Means(taker, gas_price_wei, native_price_wad)
-        return Sitting(market, book, world, market.fast(world, quotes), quotes, means, at)
+        means = Means(taker, gas_price_wei, native_price_wad, record)
+        fast = market.fast(world, quotes)
+        return Sitting(market, book, world, fast, quotes, means, at, posture, witnesses)
 
     def carry(self, left: Sitting, sitting: Sitting) -> Sitting:
         """Take over the account as the steps so far leave it."""
-        means = replace(sitting.means, taker=left.means.taker)
+        means = replace(sitting.means, taker=left.means.taker, record=left.means.record)
         return replace(sitting, means=means)
 
     def under_care(
@@ -126,18 +139,24 @@ class PerpDesk:
         sitting: Sitting,
         snapshot: Snapshot,
         suspects: Mapping[AccountKey, str],
-        cases: Iterable[AccountKey],
+        cases: Mapping[AccountKey, ChainTime],
     ) -> Sequence[AccountKey]:
-        """List suspects, worst first, then who has an open case, and those whose turn it is to be read."""
+        """List suspects and who has an open case, by urgency, and those whose turn it is to be read."""
         holders = np.flatnonzero(snapshot.legs.counts)
         turn = [snapshot.key(int(row)) for row in holders[sitting.at.block % ROUND :: ROUND]]
-        return [key for key in dict.fromkeys((*suspects, *cases, *turn)) if key != self.taker]
+        urgent = ordered(
+            (*suspects, *cases),
+            cases,
+            book=sitting.book,
+            snapshot=snapshot,
+            marks=sitting.market.marks(sitting.fast, {}, sitting.at.timestamp_s),
+            at=sitting.at,
+            old_blocks=self.params.plan.prudence.old_blocks,
+        )
+        return [key for key in dict.fromkeys((*urgent, *turn)) if key != self.taker]
 
-    def judge(
-        self, sitting: Sitting, account: AccountKey, case_id: str, suspicion: str | None
-    ) -> Judgement[Sitting] | Unknown:
+    def judge(self, sitting: Sitting, account: AccountKey, alarm: Alarm) -> Judgement[Sitting] | Unknown:
         """Judge one account by the contract's own integers at both clocks, and plan what is due."""
-        del suspicion
         exact = sitting.book.exact(account)
         if isinstance(exact, Unknown):
             return exact
@@ -156,8 +175,11 @@ class PerpDesk:
             decision=None,
             agreed=None,
             left=sitting,
+            markets=tuple(each.feed for each in sitting.market.sights(exact, sitting.world, sitting.quotes)),
+            solvent=chain.value_wad >= 0,
+            shown=not chain.covers(),
         )
-        return self._decide(found, case_id, exact, chain=chain, fast=fast) if breached else found
+        return self._decide(found, alarm, exact, chain=chain, fast=fast) if breached else found
 
     def marks(
         self, market: PerpMarket[Any, Any], world: Any, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS
@@ -165,11 +187,31 @@ class PerpDesk:
         """Mark them as if the chain said what the fast prices say."""
         return market.marks(market.fast(world, quotes), {}, at_s)
 
+    def call(self, sitting: Sitting, account: AccountKey, buffer_wad: Wad) -> MarginCall | None:
+        """Say what would bring an account's health up to a buffer, at the worse of both clocks."""
+        market, exact = sitting.market, sitting.book.exact(account)
+        if isinstance(exact, Unknown):
+            return None
+        worlds = [each for each in (sitting.world, sitting.fast) if _pair(market.stand(exact, each))]
+        if len(worlds) < 2:
+            return None
+        world = min(worlds, key=lambda each: ratio(_measured(market, each)(exact)) or 0.0)
+        health = _measured(market, world)
+        found = remedies(exact, market.mends(exact, world), health, buffer_wad)
+        return None if found is None else MarginCall(ratio(health(exact)), buffer_wad, found)
+
+    def divergence(
+        self, market: PerpMarket[Any, Any], world: Any, quotes: Mapping[FeedId, Quote | Unknown]
+    ) -> float | None:
+        """Hold what the fast prices would have the marks be against what they are."""
+        at_s = 0
+        return divergence(market.marks(world, {}, at_s), market.marks(market.fast(world, quotes), {}, at_s))
+
     def is_own(self, account: AccountKey) -> bool:
         """Tell whether it is the wallet's account."""
         return account == self.taker
 
-    def ready(self, sitting: Sitting, account: AccountKey) -> tuple[Step, ...]:
+    def ready(self, sitting: Sitting, account: AccountKey, alarm: Alarm) -> tuple[Step, ...]:
         """Return the takeovers of an account in breach at the contract's mark that waits for the fast one."""
         exact = sitting.book.exact(account)
         if isinstance(exact, Unknown) or self.is_own(account):
@@ -180,7 +222,7 @@ class PerpDesk:
         found = Judgement(
             phase="ready", health=None, cared=True, state="", decision=None, agreed=None, left=sitting
         )
-        decision = self._decide(found, "ready", exact, chain=chain, fast=chain).decision
+        decision = self._decide(found, alarm, exact, chain=chain, fast=chain).decision
         return decision if isinstance(decision, tuple) else ()
 
     def vouches(self, tried: Tried, step: Step) -> bool:
@@ -211,37 +253,73 @@ class PerpDesk:
         """Return a step with the profit that it brought in its simulation, less gas."""
         assert isinstance(tried.result, bytes)
         brought_wad = flash.profit(tried.result) * case.market.unit_wad(case.world)
-        cost_wad = case.means.gas_cost_wad(plan.flash_gas(case.account, self.params.plan))
-        return replace(tried.step, expected_profit_wad=brought_wad - cost_wad)
+        gas = plan.flash_gas(case.account, self.params.plan)
+        found = economics.weigh(tried.step.kind, case.means, income_wad=brought_wad, exit_wad=0, gas=gas)
+        return replace(tried.step, expected_profit_wad=found.profit_wad, economics=found)
 
     def _decide(
-        self, found: Judgement[Sitting], case_id: str, account: Any, *, chain: Margin, fast: Margin
+        self, found: Judgement[Sitting], alarm: Alarm, account: Any, *, chain: Margin, fast: Margin
     ) -> Judgement[Sitting]:
         """Add the decision to what was found, and what is taken over to the keeper's account."""
-        sitting = found.left
-        verdict = clocks.confirm(
+        sitting, policies = found.left, self.params.confirm
+        evidence = Evidence(
+            found=f"chain {_told(chain)}, fast {_told(fast)}",
             chain=not chain.covers(),
             fast=not fast.covers(),
-            found=f"chain {_told(chain)}, fast {_told(fast)}",
             sights=sitting.market.sights(account, sitting.world, sitting.quotes),
-            at=sitting.at,
-            params=self.params.clocks,
+            health_at=partial(_health_at, sitting, account),
+            witnesses=sitting.witnesses,
+            tripped=sitting.posture.tripped,
+            shown=alarm.shown,
         )
+        policy = policies.of((each.feed for each in evidence.sights), sitting.posture)
+        verdict = weigh(policy, alarm.since, evidence, sitting.at, policies.block_time_s)
         if isinstance(verdict, Wait | Refuse):
-            return replace(found, decision=verdict)
-        case = _case(case_id, account, sitting)
+            given_up = None if alarm.agreed else timed_out(policy, alarm.since, sitting.at)
+            return replace(found, cared=given_up is None, decision=given_up or verdict)
+        prudence, health_wad = self.params.plan.prudence, _health_wad(chain)
+        if rest := prudence.rest.wait(alarm.closed, health_wad, sitting.at):
+            return replace(found, decision=rest)
+        pace_wad = prudence.pace.of(alarm.first, _health_wad(fast), sitting.at.timestamp_s)
+        means = replace(sitting.means, pace_wad=mul_div_up(pace_wad, sitting.posture.pace_wad, WAD))
+        case = _case(alarm.case_id, account, replace(sitting, means=means))
         if self.params.plan.flash is not None:
             steps = plan.plan_flash(case, self.params.plan, self.params.plan.flash)
             return replace(found, decision=steps, agreed=verdict)
         planned = plan.plan_takeover(case, self.params.plan)
         if isinstance(planned, Refuse):
             return replace(found, decision=planned)
-        means = replace(sitting.means, taker=planned.taker)
+        record = after(sitting.means.record, planned.step)
+        means = replace(sitting.means, taker=planned.taker, record=record)
         return replace(found, decision=(planned.step,), agreed=verdict, left=replace(sitting, means=means))
+
+
+def _measured(market: PerpMarket[Any, Any], world: Any) -> Health:
+    """Return how the health of an account is measured."""
+
+    def measured(account: Any) -> tuple[int, int]:
+        return _pair(market.stand(account, world)) or (0, 1)
+
+    return measured
+
+
+def _pair(margin: Margin | Unknown) -> tuple[int, int] | None:
+    return None if isinstance(margin, Unknown) else (margin.value_wad, margin.required_wad)
 
 
 def _case(case_id: str, account: Any, sitting: Sitting) -> Case:
     return Case(case_id, account, sitting.market, sitting.world, sitting.means, sitting.at)
+
+
+def _health_at(sitting: Sitting, account: Any, prices: Mapping[FeedId, Wad]) -> Wad | None:
+    """Return worth over requirement with some indices at other prices; None where it is in no danger."""
+    said = {feed: Quote(feed, price_wad, sitting.at.timestamp_s) for feed, price_wad in prices.items()}
+    margin = sitting.market.stand(account, sitting.market.fast(sitting.world, said))
+    return None if isinstance(margin, Unknown) else _health_wad(margin)
+
+
+def _health_wad(margin: Margin) -> Wad | None:
+    return margin.value_wad * WAD // margin.required_wad if margin.required_wad > 0 else None
 
 
 def _told(margin: Margin) -> str:

@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
+
 from keeper.columns.snapshot import Snapshot
-from keeper.domain import Agree, Call, ChainTime, Quote, Refuse, Step, Unknown, Wait
+from keeper.domain import (
+    Agree,
+    Call,
+    ChainTime,
+    Posture,
+    Quote,
+    Record,
+    Refuse,
+    Seen,
+    Step,
+    Unknown,
+    Wait,
+    Witnesses,
+)
 from keeper.errors import ConfigError
 from keeper.ports import Market
+from keeper.remedies import Remedy
 from keeper.risk.marks import Marks
 from keeper.state.book import Book
-from keeper.units import AccountKey, FeedId, UnixS, Wei
+from keeper.units import AccountKey, FeedId, UnixS, Wad, Wei
 
 MarketT_contra = TypeVar("MarketT_contra", bound=Market[Any, Any], contravariant=True)
 Sitting = TypeVar("Sitting")
 """All that decisions of one head rest on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """The case of an account, as it stands when the account is judged."""
+
+    case_id: str
+    suspicion: str | None
+    """Why the fast trigger suspects it at these prices; None where it does not."""
+    since: ChainTime
+    """The head of its first suspicion since its owner was called last; without one, that of its beginning."""
+    agreed: bool = False
+    """Whether something was done for it with an agreement: then it was no false alarm, and does not end."""
+    first: Seen | None = None
+    """When it was first suspected, and how healthy it was; None where it is only now."""
+    closed: Seen | None = None
+    """When the keeper last did what should have ended its breach; its best health before that, of an hour."""
+    shown: ChainTime | None = None
+    """Since which head the protocol's own prices have shown its breach, at all that were judged; None where
+    they did not at the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +72,22 @@ class Judgement(Generic[Sitting]):
     """What both clocks said, where the step needs it."""
     left: Sitting
     """What the next step of the same block finds."""
+    markets: tuple[str, ...] = ()
+    """What its alarm is counted for: its feeds, and the protocol's own market where that has several."""
+    solvent: bool = True
+    """Whether its equity covers what it owes."""
+    shown: bool = False
+    """Whether the protocol's own prices show a breach."""
+
+
+@dataclass(frozen=True, slots=True)
+class MarginCall:
+    """How far an account is below its buffer, and what brings that back, each by itself."""
+
+    health: float | None
+    """For people."""
+    buffer_wad: Wad
+    remedies: tuple[Remedy, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +106,23 @@ def expect_all(feeds: Collection[FeedId], native: FeedId, served: Collection[Fee
         raise ConfigError(f"economics.native_feed {native} is not a feed of the deployment: {known}")
     if unserved := sorted(set(feeds) - set(served)):
         raise ConfigError(f"the price source has no entry for {', '.join(unserved)}")
+
+
+def expect_depths(known: Collection[str], depths: Collection[FeedId]) -> None:
+    """Raise ConfigError where a depth is of nothing that the keeper could take over."""
+    if strange := sorted(set(depths) - set(known)):
+        found = ", ".join(sorted(known))
+        raise ConfigError(f"depth: {', '.join(strange)} is nothing that the deployment lists: {found}")
+
+
+def divergence(chain: Marks, fast: Marks) -> float | None:
+    """Return how far the fast marks are from the chain's at most, as a share; None where none has both."""
+    widest = None
+    for was, now in ((chain.value, fast.value), (chain.gross, fast.gross)):
+        both = np.isfinite(was) & np.isfinite(now) & (was != 0)
+        if both.any():
+            widest = max(widest or 0.0, float(np.abs(now[both] / was[both] - 1).max()))
+    return widest
 
 
 class Desk(Protocol[MarketT_contra, Sitting]):
@@ -90,6 +159,9 @@ class Desk(Protocol[MarketT_contra, Sitting]):
         quotes: Mapping[FeedId, Quote | Unknown],
         gas_price_wei: Wei,
         at: ChainTime,
+        posture: Posture,
+        witnesses: Witnesses,
+        record: Record,
     ) -> Sitting:
         """Put together what decisions of one head rest on, for steps in block ``at``.
 
@@ -106,14 +178,15 @@ class Desk(Protocol[MarketT_contra, Sitting]):
         sitting: Sitting,
         snapshot: Snapshot,
         suspects: Mapping[AccountKey, str],
-        cases: Iterable[AccountKey],
+        cases: Mapping[AccountKey, ChainTime],
     ) -> Sequence[AccountKey]:
-        """List the accounts to be judged, each once and the most urgent first: suspects come worst first."""
+        """List the accounts to be judged, each once and the most urgent first: suspects come worst first.
+
+        ``cases`` are those under care, each with the head at which that began.
+        """
         ...
 
-    def judge(
-        self, sitting: Sitting, account: AccountKey, case_id: str, suspicion: str | None
-    ) -> Judgement[Sitting] | Unknown:
+    def judge(self, sitting: Sitting, account: AccountKey, alarm: Alarm) -> Judgement[Sitting] | Unknown:
         """Judge one account by exact integers; plan a step where one is due."""
         ...
 
@@ -131,7 +204,20 @@ class Desk(Protocol[MarketT_contra, Sitting]):
         """Tell whether an account is the keeper's: a tick raises no alarm for it."""
         ...
 
-    def ready(self, sitting: Sitting, account: AccountKey) -> tuple[Step, ...]:
+    def call(self, sitting: Sitting, account: AccountKey, buffer_wad: Wad) -> MarginCall | None:
+        """Say what would bring an account's health up to a buffer; None where it is, or is not known.
+
+        By the exact integers of what the protocol judges it by, at the prices of a breach.
+        """
+        ...
+
+    def divergence(
+        self, market: MarketT_contra, world: Any, quotes: Mapping[FeedId, Quote | Unknown]
+    ) -> float | None:
+        """Return how far the fast price is from the chain's at most, as a share; None where there is none."""
+        ...
+
+    def ready(self, sitting: Sitting, account: AccountKey, alarm: Alarm) -> tuple[Step, ...]:
         """Return the steps that would be due at once, were the account in breach at the fast price too.
 
         None where anything else stands in the way.

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from keeper.alerts.teller import URLS_VARIABLE, load_urls, open_messengers
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader
 from keeper.chain.rpc import without_secrets
@@ -24,14 +25,15 @@ from keeper.config import Config
 from keeper.deployments import ForeignDeployment
 from keeper.doctor import foreign, hybrid
 from keeper.doctor.finding import Finding, Mark, NoDeployment, amount
-from keeper.domain import Head, Quote, Unknown
+from keeper.domain import Head, Quote, Unknown, Witnesses
 from keeper.errors import ChainFault, ConfigError, KeeperError
 from keeper.execute.keys import load_signer
 from keeper.feeds import LiveComposite
 from keeper.feeds.composite import Composite
 from keeper.journal.reader import JournalReader
+from keeper.oracles.panel import reader_creation
 from keeper.ports import Market
-from keeper.units import WAD, FeedId
+from keeper.units import WAD, FeedId, UnixS
 
 ROOM_BYTES = 2 * 2**30
 """A journal of years and a book of a million accounts, twice while it is written."""
@@ -78,7 +80,7 @@ class Doctor:
         """Yield every finding, in an order in which the first bad one is the one to mend first."""
         folders = dict.fromkeys((self.config.journal.path.parent, self.config.mirror.snapshot.parent))
         disks = (each for folder in folders for each in look_at_disk(folder))
-        for each in (*self._key(), *disks, *self._journal()):
+        for each in (*self._key(), *look_at_alerts(), *disks, *self._journal()):
             yield each
         for look, urls in ((self._http, self.config.chain.http), (self._ws, self.config.chain.ws)):
             for each in without_silent([await look(url) for url in urls]):
@@ -177,11 +179,28 @@ class Doctor:
             yield finding
         async for finding in self._feed(market, head):
             yield finding
+        async for finding in self._witnesses(reader, head):
+            yield finding
         if self._wallet is not None:
             native = int(await rpc.request("eth_getBalance", [self._wallet, "latest"]), 16)
             yield amount("gas", native, f"send native currency to {self._wallet}")
             async for finding in looks.look_at_means(market, config, self._wallet, reader, head):
                 yield finding
+
+    async def _witnesses(self, reader: ChainReader, head: Head) -> AsyncIterator[Finding]:
+        """Ask every witness that is configured, as the keeper does at each head."""
+        panel = self.config.panel()
+        if not panel.feeds:
+            return
+        try:
+            await reader.lend(panel.reader, reader_creation())
+        except ConfigError as error:
+            mend = "use other nodes, or leave [confirmation.witnesses] out"
+            yield Finding("witnesses", Mark.BAD, str(error), mend)
+            return
+        heard = panel.decode(await reader.call_many(panel.calls(), head.hash), head.timestamp_s)
+        for finding in look_at_witnesses(heard, head.timestamp_s):
+            yield finding
 
     async def _feed(self, market: Market[Any, Any], head: Head) -> AsyncIterator[Finding]:
         mend = "see to the source named in [feed]"
@@ -249,6 +268,29 @@ def look_at_venues(composites: Mapping[FeedId, Composite], mend: str) -> Iterato
             without = "".join(f"; without {venue}: {why}" for venue, why in composite.dropped.items())
             mark = Mark.WARN if without else Mark.OK
             yield Finding(f"price source {feed}", mark, price + without, mend if without else "")
+
+
+def look_at_witnesses(heard: Witnesses, now_s: UnixS) -> Iterator[Finding]:
+    """Yield of every witness what it says, or why it says nothing."""
+    for feed, some in heard.items():
+        for each in some:
+            if isinstance(each, Unknown):
+                mend = "correct it in [confirmation.witnesses], or leave it out"
+                yield Finding(f"witness {feed} {each.what}", Mark.WARN, each.why, mend)
+            else:
+                said = f"{each.price_wad / WAD:,.8g}, {now_s - each.at_s} s old"
+                yield Finding(f"witness {feed} {each.witness}", Mark.OK, said)
+
+
+def look_at_alerts() -> Iterator[Finding]:
+    """Look whether the services that are to be told can be; nothing is sent to them."""
+    try:
+        services = len(open_messengers(load_urls()))
+    except ConfigError as error:
+        yield Finding("alerts", Mark.BAD, str(error), f"correct {URLS_VARIABLE}")
+        return
+    if services:
+        yield Finding("alerts", Mark.OK, f"services that are told: {services}")
 
 
 def look_at_disk(folder: Path) -> Iterator[Finding]:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import count, takewhile
 from typing import Any
 
-from keeper.domain import CaseEvent, EventKind, Liquidate, Permit, Reason, Refuse, Step
+from keeper.domain import Agree, CaseEvent, EventKind, Liquidate, Permit, Reason, Refuse, Step
 from keeper.journal import rows
 from keeper.ports import LIVE, StepState
-from keeper.units import WAD, AccountKey, Block, UnixS, Wad, Wei
+from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad, Wei
 
 DAY_S = 86_400
 GWEI: Wei = 10**9
 HOUR_S = 3_600
+MINUTE_S = 60
 MINED = (StepState.INCLUDED, StepState.REVERTED)
 
 
@@ -39,6 +40,10 @@ class Limits:
     backoff_s: int = 30
     """Pause of an account after a revert; it doubles with each further one in a row."""
     backoff_max_s: int = 1_800
+    solvency_day_wad: Wad = 0
+    """What steps may be expected to lose in 24 h, in quote, on accounts that are kept solvent at a cost."""
+    depth_minute_wad: Mapping[FeedId, Wad] = field(default_factory=dict)
+    """What all steps together may take of a feed within a minute, in quote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +73,28 @@ class Ask:
     notional_block_wad: Wad
     """Of all accounts: what the steps reserved at this block take over, the abandoned ones left out."""
     limits: Limits
+    closes: bool = False
+    """Whether it takes something of the account."""
+    agreed: Agree | None = None
+    """What it rests on."""
+    loss_wad: Wad = 0
+    losses_day_wad: Wad = 0
+    """Of all accounts: what the steps of the last day are expected to lose, the abandoned ones left out."""
+    takes: tuple[tuple[FeedId, Wad], ...] = ()
+    moved_minute_wad: Mapping[FeedId, Wad] = field(default_factory=dict)
+    """Of all accounts: what the steps of the last minute take of each feed, or have taken."""
 
 
 def not_halted(ask: Ask) -> Refuse | None:
     """Refuse everything while the kill switch is set."""
     return _refuse("halted", "the kill switch is set", "halted = false") if ask.limits.halted else None
+
+
+def agreement(ask: Ask) -> Refuse | None:
+    """Refuse to take anything of an account on which the clocks were not asked, or did not agree."""
+    if not ask.closes or ask.agreed is not None:
+        return None
+    return _refuse("agreement", "none", "what takes of an account rests on an agreement")
 
 
 def still_valid(ask: Ask) -> Refuse | None:
@@ -104,6 +126,24 @@ def notional_block(ask: Ask) -> Refuse | None:
     return _refuse("notional_block", evidence, f"{ask.limits.notional_block_wad} wad")
 
 
+def depth_minute(ask: Ask) -> Refuse | None:
+    """Bound what all steps of a minute take of a feed: so the depth of its market paces the whole keeper."""
+    for feed, wad in ask.takes:
+        most_wad, moved_wad = ask.limits.depth_minute_wad.get(feed), ask.moved_minute_wad.get(feed, 0)
+        if most_wad is not None and moved_wad + abs(wad) > most_wad:
+            evidence = f"{feed}: {moved_wad} wad in 1 min and {abs(wad)} wad for this step"
+            return _refuse("depth_minute", evidence, f"{most_wad} wad")
+    return None
+
+
+def solvency_day(ask: Ask) -> Refuse | None:
+    """Bound what steps lose in a day on accounts that are kept solvent at a cost."""
+    if ask.loss_wad == 0 or ask.losses_day_wad + ask.loss_wad <= ask.limits.solvency_day_wad:
+        return None
+    evidence = f"{ask.losses_day_wad} wad lost in 24 h and {ask.loss_wad} wad by this step"
+    return _refuse("solvency_day", evidence, f"{ask.limits.solvency_day_wad} wad")
+
+
 def attempts_hour(ask: Ask) -> Refuse | None:
     """Bound the steps of one account in an hour."""
     attempts = sum(p.reserved_at_s > ask.at_s - HOUR_S for p in ask.own)
@@ -127,7 +167,8 @@ def backoff(ask: Ask) -> Refuse | None:
 
 
 RULES: tuple[Callable[[Ask], Refuse | None], ...] = (
-    not_halted, still_valid, no_duplicate, spend_day, notional_block, attempts_hour, backoff
+    not_halted, agreement, still_valid, no_duplicate, spend_day, notional_block, depth_minute, solvency_day,
+    attempts_hour, backoff
 )  # fmt: skip
 
 
@@ -146,6 +187,7 @@ def reserve(
     step: Step,
     tx: Mapping[str, Any],
     *,
+    agreed: Agree | None,
     chain_nonce: int,
     block: Block,
     at_s: UnixS,
@@ -167,6 +209,12 @@ def reserve(
         spent_day_wei=_spent_wei(db, at_s),
         notional_block_wad=_reserved_wad(db, block),
         limits=limits,
+        closes=step.act.closes,
+        agreed=agreed,
+        loss_wad=step.loss_wad,
+        losses_day_wad=_lost_wad(db, at_s) if step.loss_wad else 0,
+        takes=step.takes,
+        moved_minute_wad=moved_wad(db, at_s) if step.takes else {},
     )
     return check(asked) or _grant(db, step, {**tx, "nonce": free_nonce(db, chain_nonce)}, asked)
 
@@ -180,10 +228,13 @@ def _grant(db: sqlite3.Connection, step: Step, tx: Mapping[str, Any], asked: Ask
         "step_id": step_id,
         "kind": step.kind,
         "act": asdict(step.act),
+        "closes": step.act.closes,
         "nonce": tx["nonce"],
         "max_cost_wei": asked.max_cost_wei,
         "notional_wad": step.notional_wad,
         "expected_profit_wad": step.expected_profit_wad,
+        **({"agreed": asdict(asked.agreed)} if asked.agreed else {}),
+        **_told(step),
     }
     event = CaseEvent(step.case_id, asked.account, EventKind.RESERVED, asked.block, asked.at_s, told)
     rows.append(db, event)
@@ -198,7 +249,28 @@ def _grant(db: sqlite3.Connection, step: Step, tx: Mapping[str, Any], asked: Ask
             str(step.expected_profit_wad), str(asked.max_cost_wei), unsigned_tx,
         ),
     )  # fmt: skip
+    db.execute(
+        "INSERT INTO terms (step_id, ends_at_wad, loss_wad, takes) VALUES (?, ?, ?, ?)",
+        (
+            step_id,
+            None if step.ends_at_wad is None else str(step.ends_at_wad),
+            str(step.loss_wad),
+            rows.dumps({feed: str(wad) for feed, wad in step.takes}),
+        ),
+    )
     return Permit(step_id, step.case_id, int(tx["nonce"]), json.loads(unsigned_tx))
+
+
+def _told(step: Step) -> Mapping[str, Any]:
+    """Return what made a step as large as it is, and what it should bring, where the plan says it."""
+    told: dict[str, Any] = {}
+    if step.economics is not None:
+        told["economics"] = asdict(step.economics)
+    if step.bounds:
+        told["bounds"] = [asdict(each) for each in step.bounds]
+    if step.loss_wad:
+        told["loss_wad"] = step.loss_wad
+    return told
 
 
 def free_nonce(db: sqlite3.Connection, chain_nonce: int) -> int:
@@ -238,6 +310,27 @@ def _spent_wei(db: sqlite3.Connection, at_s: UnixS) -> Wei:
     gwei = f"(CAST(coalesce(gas_cost_wei, max_cost_wei) AS INTEGER) + {GWEI - 1}) / {GWEI}"
     query = f"SELECT coalesce(sum({gwei}), 0) FROM steps WHERE {RECENT}"  # noqa: S608
     return int(db.execute(query, (at_s - DAY_S,)).fetchone()[0]) * GWEI
+
+
+def moved_wad(db: sqlite3.Connection, at_s: UnixS) -> Mapping[FeedId, Wad]:
+    """Return what the steps of the last minute take of each feed, those that took nothing left out."""
+    query = (
+        "SELECT takes FROM steps JOIN terms USING (step_id) WHERE reserved_at_s > ? AND reserved_at_s <= ?"
+        " AND state IN ('reserved', 'sent', 'included')"
+    )
+    moved: dict[FeedId, Wad] = {}
+    for row in db.execute(query, (at_s - MINUTE_S, at_s)):
+        for feed, wad in json.loads(row["takes"]).items():
+            moved[feed] = moved.get(feed, 0) + abs(int(wad))
+    return moved
+
+
+def _lost_wad(db: sqlite3.Connection, at_s: UnixS) -> Wad:
+    query = (
+        "SELECT loss_wad FROM steps JOIN terms USING (step_id)"
+        " WHERE reserved_at_s > ? AND state <> 'abandoned' AND loss_wad <> '0'"
+    )
+    return sum(int(row["loss_wad"]) for row in db.execute(query, (at_s - DAY_S,)))
 
 
 def _reserved_wad(db: sqlite3.Connection, block: Block) -> Wad:

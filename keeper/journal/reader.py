@@ -10,13 +10,15 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from keeper.domain import EventKind
+from keeper.domain import CaseEvent, EventKind
 from keeper.errors import ConfigError, InvariantBroken
-from keeper.journal import rows
-from keeper.journal.store import MOVES
+from keeper.journal import migrations, rows
+from keeper.journal.rows import MOVES
+from keeper.journal.runs import Run, runs_of
+from keeper.journal.tape import Record, unpack
 from keeper.lifecycle import fold
-from keeper.ports import LIVE, StepState
-from keeper.units import AccountKey, Block
+from keeper.ports import LIVE, Case, StepRecord, StepState
+from keeper.units import AccountKey, Block, UnixS
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,26 @@ class Summary:
     """For each kind of event that carries a reason (Waited, Refused, Abandoned): events by rule."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reel:
+    """What was taped with one head: up to which event, and the records."""
+
+    seq: int
+    number: Block
+    at_s: UnixS
+    events: int
+    records: list[Record]
+
+
+@dataclass(frozen=True, slots=True)
+class CaseHistory:
+    """A case, what happened in it, and its steps as they stand now."""
+
+    case: Case
+    events: list[CaseEvent]
+    steps: list[StepRecord]
+
+
 class JournalReader:
     """A read-only view of one journal file."""
 
@@ -41,13 +63,16 @@ class JournalReader:
 
         ``summary`` and ``verify`` raise it too, where the file turns out to be damaged.
         """
-        self._path = path
+        self.path = path
+        if not path.exists():
+            raise ConfigError(f"the journal {path} cannot be read: there is no such file")
         try:
             with ExitStack() as undo:
                 self._db = undo.enter_context(closing(rows.connect(path, read_only=True)))
+                migrations.expect_known(migrations.version_of(self._db))
                 self.identity = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
                 undo.pop_all()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ConfigError) as error:
             raise ConfigError(f"the journal {path} cannot be read: {error}") from error
 
     def close(self) -> None:
@@ -85,6 +110,92 @@ class JournalReader:
         )
         return {bytes(account): rule for account, rule in self._db.execute(query)}
 
+    # --- the tape ---
+
+    def runs(self) -> list[Run]:
+        """Return every run that is taped, oldest first; none of a journal from before there were tapes."""
+        with self._one_moment():
+            return runs_of(self._db) if int(self.identity["schema"]) > 1 else []
+
+    def tape(self, run: int, *, since: int = 0) -> Iterator[Reel]:
+        """Yield what a run has taped, in order, a few heads at a time.
+
+        Of what comes before the row ``since`` only its beginning and listings.
+        """
+        query = (
+            "SELECT seq, number, at_s, events, data FROM tape WHERE run = ? AND seq > ?"
+            " AND (seq >= ? OR listing OR seq = (SELECT min(seq) FROM tape WHERE run = ?))"
+            " ORDER BY seq LIMIT 64"
+        )
+        last = 0
+        while page := self._db.execute(query, (run, last, since, run)).fetchall():
+            for seq, number, at_s, events, data in page:
+                yield Reel(seq, number, at_s, events, unpack(data))
+                last = seq
+
+    def last_reel(self, block: Block | None) -> tuple[int, int, Block, bool] | None:
+        """Return run, row and block of what was taped last, or last of blocks up to one; None without any.
+
+        And whether it is the last row of its run.
+        """
+        if int(self.identity["schema"]) < 2:
+            return None
+        bound = "" if block is None else "WHERE number <= ?"
+        query = f"SELECT run, seq, number FROM tape {bound} ORDER BY seq DESC LIMIT 1"  # noqa: S608
+        found = self._db.execute(query, () if block is None else (block,)).fetchone()
+        if found is None:
+            return None
+        last = self._db.execute("SELECT max(seq) FROM tape WHERE run = ?", (found["run"],)).fetchone()[0]
+        return found["run"], found["seq"], found["number"], found["seq"] == last
+
+    def books(self, run: Run, last: int) -> list[tuple[int, Path]]:
+        """Return the books kept of a run up to a row of the tape, each with the row it was read up to."""
+        query = "SELECT seq, file FROM books WHERE run = ? AND seq <= ? ORDER BY seq, block"
+        found = self._db.execute(query, (run.run, last)).fetchall()
+        return [(row["seq"], self.path.with_name(row["file"])) for row in found]
+
+    def accounts_with_cases(self) -> set[AccountKey]:
+        """Return every account that has a case."""
+        return {bytes(account) for (account,) in self._db.execute("SELECT DISTINCT account FROM cases")}
+
+    def cases_of(self, account: AccountKey, until: Block | None) -> list[CaseHistory]:
+        """Return the cases of an account, oldest first, each with what happened in it up to a block."""
+        most = 2**62 if until is None else until
+        query = f"{rows.CASES} WHERE account = ? AND opened_block <= ? ORDER BY cases.rowid"
+        found = [rows.to_case(row) for row in self._db.execute(query, (account, most))]
+        return [self._history(case, most) for case in found]
+
+    def _history(self, case: Case, most: Block) -> CaseHistory:
+        told = "SELECT * FROM events JOIN cases USING (case_id) WHERE case_id = ? AND block <= ? ORDER BY seq"
+        steps = "SELECT * FROM steps WHERE case_id = ? ORDER BY rowid"
+        return CaseHistory(
+            case,
+            [rows.to_event(row) for row in self._db.execute(told, (case.case_id, most))],
+            [rows.to_step(row) for row in self._db.execute(steps, (case.case_id,))],
+        )
+
+    def level_why(self, until: Block) -> str:
+        """Say why the book came to the level at which it stood at a block; nothing where it never moved."""
+        query = "SELECT why FROM levels WHERE block <= ? ORDER BY seq DESC LIMIT 1"
+        found = self._db.execute(query, (until,)).fetchone()
+        return "" if found is None else str(found["why"])
+
+    def book(self, run: Run) -> Path | None:
+        """Return the book that a run took up, None where it had none."""
+        query = "SELECT file FROM books WHERE run = ? ORDER BY seq, block LIMIT 1"
+        found = self._db.execute(query, (run.run,)).fetchone() if run.started.get("book") else None
+        return None if found is None else self.path.with_name(found["file"])
+
+    def events(self, after: int, until: int) -> list[CaseEvent]:
+        """Return the events between two, in the order they were recorded."""
+        query = "SELECT * FROM events JOIN cases USING (case_id) WHERE seq > ? AND seq <= ? ORDER BY seq"
+        return list(map(rows.to_event, self._db.execute(query, (after, until))))
+
+    def signed(self) -> dict[str, tuple[bytes, str]]:
+        """Return by unsigned transaction the bytes that were signed of it, and their hash."""
+        found = self._db.execute("SELECT unsigned_tx, signed_tx, tx_hash FROM steps WHERE signed_tx NOT NULL")
+        return {unsigned: (bytes(raw), tx_hash) for unsigned, raw, tx_hash in found}
+
     def tick_to_tx_ms(self) -> list[float]:
         """Return, in the order of sending, the time from each tick to the node's answer."""
         query = (
@@ -97,7 +208,7 @@ class JournalReader:
         """Return every violation of what a journal promises; none in a sound one."""
         with self._one_moment():
             found = [row[0] for row in self._db.execute("PRAGMA integrity_check") if row[0] != "ok"]
-            return [*found, *self._broken_cases(), *self._broken_steps(), *self._repeats()]
+            return [*found, *self._broken_cases(), *self._broken_steps(), *self._unagreed(), *self._repeats()]
 
     @contextmanager
     def _one_moment(self) -> Iterator[None]:
@@ -109,7 +220,7 @@ class JournalReader:
             finally:
                 self._db.execute("ROLLBACK")
         except sqlite3.Error as error:
-            raise ConfigError(f"the journal {self._path} is damaged: {error}") from error
+            raise ConfigError(f"the journal {self.path} is damaged: {error}") from error
 
     def _reasons(self) -> dict[str, dict[str, int]]:
         reasons: dict[str, dict[str, int]] = defaultdict(dict)
@@ -125,7 +236,7 @@ class JournalReader:
 
     def _broken_cases(self) -> Iterator[str]:
         """Yield cases whose status is not the fold of their events."""
-        for case in map(rows.to_case, self._db.execute("SELECT * FROM cases")):
+        for case in map(rows.to_case, self._db.execute(rows.CASES)):
             query = "SELECT * FROM events JOIN cases USING (case_id) WHERE case_id = ? ORDER BY seq"
             try:
                 folded = fold(map(rows.to_event, self._db.execute(query, (case.case_id,))))
@@ -160,6 +271,15 @@ class JournalReader:
             if len(known) > 1:
                 yield f"step {step.step_id} has {len(known)} hashes: {', '.join(sorted(map(str, known)))}"
         yield from (f"the events tell of step {step_id}, which is missing" for step_id in told)
+
+    def _unagreed(self) -> Iterator[str]:
+        """Yield steps that take of an account, and rest on no agreement."""
+        for (step_id,) in self._db.execute(
+            "SELECT json_extract(data, '$.step_id') FROM events WHERE kind = ?"
+            " AND json_extract(data, '$.closes') AND json_extract(data, '$.agreed') IS NULL",
+            (EventKind.RESERVED,),
+        ):
+            yield f"step {step_id} takes of an account, and rests on no agreement"
 
     def _repeats(self) -> Iterator[str]:
         """Yield nonces used twice, and tranches that were included twice."""

@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from keeper.domain import CaseEvent, EventKind, Head
+from keeper.domain import CaseEvent, ChainTime, EventKind, Head
 from keeper.errors import ConfigError, InvariantBroken
+from keeper.journal.migrations import VERSION
 from keeper.lifecycle import Status, advance
 from keeper.ports import Case, Outcome, Searched, StepRecord, StepState
 from keeper.units import AccountKey
 
-VERSION = "1"
 BUSY_TIMEOUT_S = 10.0
+
+MOVES: Mapping[EventKind, tuple[tuple[StepState, ...], StepState]] = {
+    EventKind.SENT: ((StepState.RESERVED,), StepState.SENT),
+    EventKind.ABANDONED: ((StepState.RESERVED,), StepState.ABANDONED),
+    EventKind.INCLUDED: ((StepState.SENT,), StepState.INCLUDED),
+    EventKind.REVERTED: ((StepState.SENT,), StepState.REVERTED),
+    EventKind.DISPLACED: ((StepState.SENT,), StepState.DISPLACED),
+    EventKind.UNINCLUDED: ((StepState.INCLUDED, StepState.REVERTED, StepState.DISPLACED), StepState.SENT),
+}
+"""From where to where each event takes the transaction of a step. ``reserve`` alone makes one."""
 
 SCHEMA = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
@@ -67,6 +78,14 @@ ADDED = (
     """CREATE TABLE IF NOT EXISTS healed (
         only_row INTEGER PRIMARY KEY CHECK (only_row = 1), seq INTEGER NOT NULL
     ) STRICT""",
+    """CREATE TABLE IF NOT EXISTS terms (
+        step_id TEXT PRIMARY KEY REFERENCES steps ON DELETE CASCADE, ends_at_wad TEXT, loss_wad TEXT NOT NULL,
+        takes TEXT NOT NULL
+    ) STRICT""",
+    """CREATE TABLE IF NOT EXISTS levels (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, level TEXT NOT NULL, block INTEGER NOT NULL,
+        block_hash TEXT NOT NULL, at_s INTEGER NOT NULL, why TEXT NOT NULL, signs TEXT NOT NULL
+    ) STRICT""",
 )
 """Tables that came later, and that an older keeper can do without."""
 
@@ -80,10 +99,10 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 
 
 def create(db: sqlite3.Connection, identity: Mapping[str, str]) -> None:
-    """Lay out a new journal, inside an open transaction."""
+    """Lay out a new journal as the first keeper did, inside an open transaction; migrations do the rest."""
     for statement in SCHEMA:
         db.execute(statement)
-    db.executemany("INSERT INTO meta VALUES (?, ?)", [("schema", VERSION), *sorted(identity.items())])
+    db.executemany("INSERT INTO meta VALUES (?, ?)", [("schema", "1"), *sorted(identity.items())])
 
 
 def add_tables(db: sqlite3.Connection) -> None:
@@ -93,11 +112,9 @@ def add_tables(db: sqlite3.Connection) -> None:
 
 
 def check_identity(db: sqlite3.Connection, identity: Mapping[str, str]) -> None:
-    """Raise ConfigError where the journal is another program's, another schema's or another wallet's."""
-    if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is None:
-        raise ConfigError("it is a database, but not a keeper's journal")
+    """Raise ConfigError where the journal is another deployment's or another wallet's."""
     found = {row["key"]: row["value"] for row in db.execute("SELECT key, value FROM meta")}
-    expected = {"schema": VERSION, **identity}
+    expected = {"schema": str(VERSION), **identity}
     for key in sorted(found.keys() | expected.keys()):
         if found.get(key) != expected.get(key):
             raise ConfigError(f"its {key} is {found.get(key)}, and {expected.get(key)} is configured")
@@ -114,37 +131,78 @@ def _hex(value: object) -> str:
     raise TypeError(f"{type(value).__name__} does not go into the journal: {value!r}")
 
 
+AT_ONCE = 500
+"""Cases that are looked up by one statement: SQLite takes some thousand values."""
+
+
 def append(db: sqlite3.Connection, event: CaseEvent) -> None:
     """Append one event and move its case by the lifecycle's table, inside an open transaction."""
-    case = db.execute("SELECT account, status FROM cases WHERE case_id = ?", (event.case_id,)).fetchone()
-    before = Status(case["status"]) if case else None
-    try:
-        after = advance(before, event.kind)
-        if before is None:
-            _open(db, event, after)
-        else:
-            _check_account(event, case["account"])
-    except InvariantBroken as broken:
-        where = f"case {event.case_id}, account {event.account.hex()}, block {event.block}"
-        raise InvariantBroken(f"{where}: {broken}") from None
-    if after is not before:
-        db.execute("UPDATE cases SET status = ? WHERE case_id = ?", (after, event.case_id))
-    db.execute(
+    append_all(db, [event])
+
+
+def append_all(db: sqlite3.Connection, events: Sequence[CaseEvent]) -> None:
+    """Append events in their order, inside an open transaction: a few statements, however many they are."""
+    before = _known(db, events)
+    opened = {each.case_id: each for each in reversed(events) if each.case_id not in before}
+    cared = _under_care(db, opened.values())
+    known = dict(before)
+    for event in events:
+        try:
+            known[event.case_id] = event.account, _moved(event, known.get(event.case_id), cared)
+        except InvariantBroken as broken:
+            where = f"case {event.case_id}, account {event.account.hex()}, block {event.block}"
+            raise InvariantBroken(f"{where}: {broken}") from None
+    db.executemany(
+        "INSERT INTO cases VALUES (?, ?, ?, ?)",
+        [(name, each.account, known[name][1], each.block) for name, each in reversed(opened.items())],
+    )
+    db.executemany(
+        "UPDATE cases SET status = ? WHERE case_id = ?",
+        [(known[name][1], name) for name, was in before.items() if known[name] != was],
+    )
+    db.executemany(
         "INSERT INTO events (case_id, kind, block, at_s, data) VALUES (?, ?, ?, ?, ?)",
-        (event.case_id, event.kind, event.block, event.at_s, dumps(event.data)),
+        [(each.case_id, each.kind, each.block, each.at_s, dumps(each.data)) for each in events],
     )
 
 
-def _open(db: sqlite3.Connection, event: CaseEvent, status: Status) -> None:
-    other = open_case(db, event.account)
-    if other is not None:
-        raise InvariantBroken(f"the account is under care already, as case {other}")
-    db.execute("INSERT INTO cases VALUES (?, ?, ?, ?)", (event.case_id, event.account, status, event.block))
+def _moved(
+    event: CaseEvent, case: tuple[AccountKey, Status] | None, cared: dict[AccountKey, set[str]]
+) -> Status:
+    """Return the status after an event, and bring up to date who is under care."""
+    after = advance(case[1] if case else None, event.kind)
+    others = cared.setdefault(event.account, set())
+    if case is None and others:
+        raise InvariantBroken(f"the account is under care already, as case {min(others)}")
+    if case is not None and event.account != case[0]:
+        raise InvariantBroken(f"the case is that of account {case[0].hex()}")
+    if after is Status.CLOSED:
+        others.discard(event.case_id)
+    else:
+        others.add(event.case_id)
+    return after
 
 
-def _check_account(event: CaseEvent, account: AccountKey) -> None:
-    if event.account != account:
-        raise InvariantBroken(f"the case is that of account {account.hex()}")
+def _known(db: sqlite3.Connection, events: Sequence[CaseEvent]) -> dict[str, tuple[AccountKey, Status]]:
+    """Return account and status of those cases of some events that the journal has."""
+    query = "SELECT case_id, account, status FROM cases WHERE case_id IN ({})"
+    found = _looked_up(db, query, dict.fromkeys(event.case_id for event in events))
+    return {row["case_id"]: (row["account"], Status(row["status"])) for row in found}
+
+
+def _under_care(db: sqlite3.Connection, events: Iterable[CaseEvent]) -> dict[AccountKey, set[str]]:
+    """Return the open cases of those accounts of some events that have any."""
+    query = "SELECT account, case_id FROM cases WHERE status <> 'closed' AND account IN ({})"
+    cared: dict[AccountKey, set[str]] = {}
+    for row in _looked_up(db, query, dict.fromkeys(event.account for event in events)):
+        cared.setdefault(row["account"], set()).add(row["case_id"])
+    return cared
+
+
+def _looked_up(db: sqlite3.Connection, query: str, values: Iterable[object]) -> Iterator[sqlite3.Row]:
+    rest = iter(values)
+    while some := list(islice(rest, AT_ONCE)):
+        yield from db.execute(query.format(", ".join("?" * len(some))), some)
 
 
 def open_case(db: sqlite3.Connection, account: AccountKey) -> str | None:
@@ -155,9 +213,35 @@ def open_case(db: sqlite3.Connection, account: AccountKey) -> str | None:
     return None if row is None else str(row["case_id"])
 
 
+SINCE_CALL = (
+    "seq > ifnull((SELECT max(seq) FROM events WHERE events.case_id = cases.case_id AND kind = 'Called'), 0)"
+)
+CASES = (
+    "SELECT cases.*, (SELECT at_s FROM events WHERE events.case_id = cases.case_id ORDER BY seq LIMIT 1)"  # noqa: S608
+    " AS opened_at_s, since.block AS since_block, since.at_s AS since_at_s,"
+    " (SELECT json_extract(data, '$.rung') FROM events WHERE events.case_id = cases.case_id"
+    f" AND kind = 'Moved' AND {SINCE_CALL} ORDER BY seq DESC LIMIT 1) AS rung,"
+    " EXISTS (SELECT 1 FROM events WHERE events.case_id = cases.case_id AND kind = 'Reserved'"
+    f" AND json_extract(data, '$.agreed') IS NOT NULL AND {SINCE_CALL}) AS agreed"
+    " FROM cases LEFT JOIN events AS since ON since.seq = ("
+    "SELECT min(seq) FROM events WHERE events.case_id = cases.case_id AND kind = 'Suspected'"
+    f" AND {SINCE_CALL})"
+)
+
+
 def to_case(row: sqlite3.Row) -> Case:
-    """Read a row of ``cases``."""
-    return Case(row["case_id"], row["account"], Status(row["status"]), row["opened_block"])
+    """Read a row of ``CASES``."""
+    since = None if row["since_block"] is None else ChainTime(row["since_block"], row["since_at_s"])
+    return Case(
+        row["case_id"],
+        row["account"],
+        Status(row["status"]),
+        row["opened_block"],
+        row["opened_at_s"],
+        since,
+        row["rung"],
+        bool(row["agreed"]),
+    )
 
 
 def to_event(row: sqlite3.Row) -> CaseEvent:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
@@ -12,29 +14,33 @@ from pathlib import Path
 from typing import Any
 
 from keeper.columns.shape import Row
-from keeper.domain import CaseEvent, EventKind, Head, Permit, Reason, Refuse, Step
+from keeper.domain import Agree, CaseEvent, EventKind, Head, Level, Permit, Reason, Record, Refuse, Seen, Step
 from keeper.errors import ConfigError, InvariantBroken, KeeperError
-from keeper.journal import guard, rows
+from keeper.journal import guard, migrations, retention, rows, runs
 from keeper.journal.guard import Limits
+from keeper.journal.retention import Keep
+from keeper.journal.rows import MOVES
+from keeper.journal.tape import Packed, Recorder
 from keeper.lifecycle import OUTCOMES, Status
 from keeper.ports import Case, Outcome, Searched, StepRecord, StepState
-from keeper.units import AccountKey, Block, UnixS
+from keeper.state import archive
+from keeper.units import WAD, AccountKey, Block, UnixS, Wad
 
+ODDS_OF = 50
+"""The last steps of a kind by which it is told how likely the next one does what it should."""
+ODDS_LOOKED_AT = 500
+PRIOR_WON, PRIOR_OF = 9, 10
+"""A kind of which nothing is known yet counts as if so many of so many had."""
 HEADS_KEPT = 10_000
 ACCOUNTS_AT_ONCE = 2**16
+BOOK_BLOCKS = 7_200
+"""How far apart books are kept beside a tape; what lies between is read from the tape."""
 
 S = StepState
 E = EventKind
 
-MOVES: Mapping[EventKind, tuple[tuple[StepState, ...], StepState]] = {
-    E.SENT: ((S.RESERVED,), S.SENT),
-    E.ABANDONED: ((S.RESERVED,), S.ABANDONED),
-    E.INCLUDED: ((S.SENT,), S.INCLUDED),
-    E.REVERTED: ((S.SENT,), S.REVERTED),
-    E.DISPLACED: ((S.SENT,), S.DISPLACED),
-    E.UNINCLUDED: ((S.INCLUDED, S.REVERTED, S.DISPLACED), S.SENT),
-}
-"""From where to where each event takes the transaction of a step. ``reserve`` alone makes one."""
+STILL = (E.CALLED, E.MOVED, E.OBSERVED, E.WAITED, E.REFUSED)
+"""Events that move no case but as whoever records them knows."""
 
 
 class SqliteJournal:
@@ -44,39 +50,72 @@ class SqliteJournal:
     at ``BEGIN IMMEDIATE``, which in WAL mode is exclusive among writers and leaves readers alone.
     """
 
-    def __init__(self, path: Path, *, identity: Mapping[str, str], limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        identity: Mapping[str, str],
+        limits: Limits | None = None,
+        durable: bool = True,
+    ) -> None:
         """Open or create the journal of one chain, deployment and wallet; raise ConfigError otherwise.
 
         ``identity`` names them (such as ``chain_id``, ``deployment``, ``wallet``); case does not matter.
+        Only what nobody builds on, such as a replay, need not be ``durable``.
         """
         self._path = path
         self._lock = threading.RLock()
         self._limits = limits or Limits()
+        self._tape: Recorder | None = None
+        self._run = 0
         try:
             with ExitStack() as undo:
                 self._db = undo.enter_context(closing(rows.connect(path)))
-                self._prepare({key: value.lower() for key, value in identity.items()})
+                self._prepare({key: value.lower() for key, value in identity.items()}, durable=durable)
                 undo.pop_all()
         except (sqlite3.Error, KeeperError) as error:
             raise ConfigError(f"the journal {path} cannot be used: {error.__cause__ or error}") from error
 
-    def _prepare(self, identity: Mapping[str, str]) -> None:
+    def _prepare(self, identity: Mapping[str, str], *, durable: bool) -> None:
+        # Before anything is in the file: later only a VACUUM changes it.
+        self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
         self._db.execute("PRAGMA foreign_keys = ON")
+        is_older = self._keep_what_is_older()
         with self._transaction() as db:
             if db.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
                 rows.create(db, identity)
+            version = migrations.version_of(db)
+            if version is None:
+                raise ConfigError("it is a database, but not a keeper's journal")
+            migrations.expect_known(version)
+            migrations.bring_up(db, version)
             rows.check_identity(db, identity)
             rows.add_tables(db)
             # A write, so that a file that cannot be written is found before the first act.
             db.execute("UPDATE meta SET value = value WHERE key = 'schema'")
+        if is_older:
+            self._db.execute("VACUUM")
+
+    def _keep_what_is_older(self) -> bool:
+        """Copy a journal that is to be migrated; tell whether it is one."""
+        version = migrations.version_of(self._db)
+        if version is None or not 1 <= version < migrations.VERSION:
+            return False
+        migrations.keep_copy(self._db, self._path, version)
+        return True
 
     def close(self) -> None:
         """Close the file; what is in the write-ahead log moves into it, so that it can be copied alone."""
-        with suppress(sqlite3.Error):
+        if self._tape is not None and (head := self.last_head()) is not None:
+            with self._transaction() as db:
+                self._write_tape(db, self._tape, self._tape.take_rest(), head)
+            self._tape = None
+        with self._lock, suppress(sqlite3.Error):
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._db.close()
+        with self._lock:
+            self._db.close()
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -119,7 +158,7 @@ class SqliteJournal:
                     raise InvariantBroken(
                         f"{event.kind} of case {event.case_id} belongs to a step's own move"
                     )
-                rows.append(db, event)
+            rows.append_all(db, events)
 
     def status(self, case_id: str) -> Status | None:
         """Return the status of a case; None where it is not known."""
@@ -134,22 +173,105 @@ class SqliteJournal:
     def open_cases(self) -> tuple[Case, ...]:
         """Return every case that is not closed, oldest first."""
         return tuple(
-            map(rows.to_case, self._rows("SELECT * FROM cases WHERE status <> 'closed' ORDER BY rowid"))
+            map(rows.to_case, self._rows(f"{rows.CASES} WHERE status <> 'closed' ORDER BY cases.rowid"))
         )
+
+    def alarm(self, case_id: str) -> Seen | None:
+        """Return when a case was first suspected since its last call, and how healthy its account was."""
+        query = (
+            "SELECT at_s, data FROM events WHERE case_id = ?1 AND kind = 'Suspected' AND seq > (SELECT"
+            " ifnull(max(seq), 0) FROM events WHERE case_id = ?1 AND kind = 'Called') ORDER BY seq LIMIT 1"
+        )
+        found = self._rows(query, case_id)
+        health = json.loads(found[0]["data"]).get("health") if found else None
+        return None if health is None else Seen(found[0]["at_s"], int(health * WAD))
+
+    def closed_since(self, at_s: UnixS) -> Mapping[AccountKey, Seen]:
+        """Return whom included steps should have restored since: when last, and the best health before."""
+        query = (
+            "SELECT account, outcome_at_s, ends_at_wad FROM steps JOIN terms USING (step_id)"
+            " WHERE reserved_at_s > ? AND outcome_at_s > ? AND state = 'included' AND ends_at_wad IS NOT NULL"
+            " ORDER BY outcome_at_s, steps.rowid"
+        )
+        closed: dict[AccountKey, Seen] = {}
+        for row in self._rows(query, at_s - guard.HOUR_S, at_s):
+            account, health_wad = row["account"], int(row["ends_at_wad"])
+            before = closed.get(account)
+            # In a fall that goes on, each step's own health would let the next one wait for a lower one.
+            best_wad = health_wad if before is None else max(health_wad, before.health_wad)
+            closed[account] = Seen(row["outcome_at_s"], best_wad)
+        return closed
+
+    def record_at(self, at_s: UnixS) -> Record:
+        """Return what the steps so far mean for the next one."""
+        query = (
+            "SELECT kind, state, outcome_at_s FROM steps WHERE outcome_block IS NOT NULL"
+            " ORDER BY outcome_block DESC, rowid DESC LIMIT ?"
+        )
+        ended = defaultdict[str, list[bool]](list)
+        for row in self._rows(query, ODDS_LOOKED_AT):
+            if row["outcome_at_s"] > at_s - retention.LOOKS_BACK_S:
+                ended[row["kind"]].append(row["state"] == S.INCLUDED)
+        won = {kind: _odds_wad(each[:ODDS_OF]) for kind, each in ended.items()}
+        with self._lock:
+            return Record(won, _odds_wad([]), guard.moved_wad(self._db, at_s))
+
+    def last_event(self) -> int:
+        """Return the number of the newest event, 0 where there is none."""
+        return int(self._rows("SELECT ifnull(max(seq), 0) FROM events")[0][0])
+
+    def moved_since(self, event: int) -> dict[AccountKey, Case | None]:
+        """Return the newest open case, if any, of each account whose case a later event has moved."""
+        touched = (
+            "SELECT DISTINCT account FROM events JOIN cases USING (case_id) WHERE seq > ? AND kind NOT IN"
+            " (?, ?, ?, ?, ?)"
+        )
+        accounts = dict.fromkeys(row["account"] for row in self._rows(touched, event, *STILL))
+        found: dict[AccountKey, Case | None] = {}
+        query = f"{rows.CASES} WHERE account = ? AND status <> 'closed' ORDER BY cases.rowid DESC LIMIT 1"
+        for account in accounts:
+            newest = self._rows(query, account)
+            found[account] = rows.to_case(newest[0]) if newest else None
+        return found
 
     def history(self, case_id: str) -> tuple[CaseEvent, ...]:
         """Return the events of a case in the order they were recorded."""
         query = "SELECT * FROM events JOIN cases USING (case_id) WHERE case_id = ? ORDER BY seq"
         return tuple(map(rows.to_event, self._rows(query, case_id)))
 
+    def alarms(self, last: int) -> tuple[CaseEvent, ...]:
+        """Return what began, agreed to, tripped and ended the newest cases, and those that are open."""
+        query = (
+            "SELECT * FROM events JOIN cases USING (case_id)"
+            " WHERE (status <> 'closed' OR cases.rowid > (SELECT max(rowid) FROM cases) - ?)"
+            " AND (kind IN ('Suspected', 'Reserved', 'Closed') OR kind = 'Called' AND seq >"
+            " (SELECT min(seq) FROM events AS all_of WHERE all_of.case_id = events.case_id)"
+            " OR kind = 'Refused' AND json_extract(data, '$.rule') = 'oracle.breaker') ORDER BY seq"
+        )
+        return tuple(map(rows.to_event, self._rows(query, last)))
+
+    def events_after(self, seq: int) -> list[CaseEvent]:
+        """Return all events that were recorded after one of them."""
+        query = "SELECT * FROM events JOIN cases USING (case_id) WHERE seq > ? ORDER BY seq"
+        return list(map(rows.to_event, self._rows(query, seq)))
+
     # --- the one door, and what went through it ---
 
     def reserve(
-        self, step: Step, tx: Mapping[str, Any], *, chain_nonce: int, block: Block, at_s: UnixS
+        self,
+        step: Step,
+        tx: Mapping[str, Any],
+        *,
+        agreed: Agree | None = None,
+        chain_nonce: int,
+        block: Block,
+        at_s: UnixS,
     ) -> Permit | Refuse:
         """Check every limit and commit the unsigned transaction; only then grant the Permit."""
         with self._transaction() as db:
-            return guard.reserve(db, self._limits, step, tx, chain_nonce=chain_nonce, block=block, at_s=at_s)
+            return guard.reserve(
+                db, self._limits, step, tx, agreed=agreed, chain_nonce=chain_nonce, block=block, at_s=at_s
+            )
 
     def step(self, step_id: str) -> StepRecord:
         """Return one step; raise InvariantBroken where it is not known."""
@@ -237,6 +359,31 @@ class SqliteJournal:
         data = {"step_id": step.step_id, "kind": step.kind, "nonce": step.nonce, "tx_hash": step.tx_hash}
         rows.append(db, CaseEvent(step.case_id, step.account, kind, block, at_s, {**data, **told}))
 
+    # --- the book as a whole ---
+
+    def outcomes_since(self, at_s: UnixS, most: int) -> list[bool]:
+        """Return of the newest own steps mined since then that take something over, whether each did."""
+        query = (
+            "SELECT state FROM steps WHERE outcome_block IS NOT NULL AND outcome_at_s > ?"
+            " AND notional_wad <> '0'"
+            " AND state IN ('included', 'reverted') ORDER BY outcome_block DESC, nonce DESC LIMIT ?"
+        )
+        return [row["state"] == S.INCLUDED for row in self._rows(query, at_s, most)]
+
+    def note_level(self, head: Head, level: Level, why: str, signs: Mapping[str, float]) -> None:
+        """Keep that the book has come to another level at a head, and by which signs."""
+        values = (level.name.lower(), head.number, head.hash, head.timestamp_s, why, rows.dumps(signs))
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO levels (level, block, block_hash, at_s, why, signs) VALUES (?, ?, ?, ?, ?, ?)",
+                values,
+            )
+
+    def level(self) -> Level:
+        """Return the level that the book came to last."""
+        found = self._rows("SELECT level FROM levels ORDER BY seq DESC LIMIT 1")
+        return Level[found[0]["level"].upper()] if found else Level.NORMAL
+
     # --- heads ---
 
     def head_done(self, head: Head) -> None:
@@ -255,6 +402,74 @@ class SqliteJournal:
                 ),
             )
             db.execute("DELETE FROM heads WHERE seq <= ?", ((done.lastrowid or 0) - HEADS_KEPT,))
+            if self._tape is not None:
+                self._write_tape(db, self._tape, self._tape.take(), head)
+                if self._tape.has_ended:
+                    self._tape = None
+
+    # --- the tape ---
+
+    def keep_tape(self, tape: Recorder, started: Mapping[str, Any], *, book: Path | None = None) -> None:
+        """Take what a tape notes with every head from now on; a run begins.
+
+        ``started`` says what it takes to play it; what the journal holds now is noted beside it, and the book
+        that the run takes up is kept.
+        """
+        with self._transaction() as db:
+            self._run = runs.begin(db, {**started, "book": book is not None})
+        self._tape = tape
+        if book is not None:
+            try:
+                self._keep_book(book, archive.stamp_of(book)[0])
+            except (OSError, ConfigError):
+                # The keeper begins without such a book, too; only its replay cannot.
+                with self._transaction() as db:
+                    runs.cut(db, "run = ?", self._run)
+
+    def _write_tape(
+        self, db: sqlite3.Connection, tape: Recorder, packed: Sequence[Packed], head: Head
+    ) -> None:
+        events = runs.last_event(db)
+        db.executemany(
+            "INSERT INTO tape (run, number, at_s, events, listing, data) VALUES (?, ?, ?, ?, ?, ?)",
+            ((self._run, head.number, head.timestamp_s, events, each.listing, each.data) for each in packed),
+        )
+        if tape.has_ended:
+            runs.end(db, self._run)
+
+    def keep_book(self, book: Path, block: Block) -> None:
+        """Keep the book that lies on disk, as it is, beside the journal: what is taped goes on from it.
+
+        Now and then only, and only where there is a tape. Raises OSError where it cannot be kept.
+        """
+        last = "SELECT max(block) FROM books WHERE run = ?1"
+        query = f"{last} UNION ALL SELECT min(number) FROM tape WHERE run = ?1"  # noqa: S608
+        begun = [row[0] for row in self._rows(query, self._run) if row[0] is not None]
+        if self._tape is not None and begun and block >= begun[0] + BOOK_BLOCKS:
+            self._keep_book(book, block)
+
+    def _keep_book(self, book: Path, block: Block) -> None:
+        kept = self._path.with_name(f"{self._path.name}.book-{self._run}-{block}")
+        runs.link(book, kept)
+        with self._transaction() as db:
+            seq = db.execute("SELECT coalesce(max(seq), 0) FROM tape").fetchone()[0]
+            db.execute("INSERT OR REPLACE INTO books VALUES (?, ?, ?, ?)", (seq, self._run, block, kept.name))
+
+    def forget(self, keep: Keep) -> bool:
+        """Forget a piece of what is older than it is kept; tell whether there was any.
+
+        Takes a few milliseconds: for a thread of its own, again and again.
+        """
+        head = self.last_head()
+        if head is None:
+            return False
+        with self._transaction() as db:
+            found = retention.forget(db, self._path.parent, keep, head.timestamp_s)
+        # What does not go back to the system now is used again, or goes back the next time.
+        with self._lock, suppress(sqlite3.Error):
+            if not self._db.in_transaction:
+                retention.give_back(self._db)
+        return found
 
     def last_head(self) -> Head | None:
         """Return the head that was done last; None in a new journal."""
@@ -305,3 +520,8 @@ class SqliteJournal:
         """Return how many differences came after that."""
         query = "SELECT count(*) FROM differences WHERE seq > ifnull((SELECT seq FROM healed), 0)"
         return int(self._rows(query)[0][0])
+
+
+def _odds_wad(won: Sequence[bool]) -> Wad:
+    """Return the share of steps that did what they should, with what is presumed before any is known."""
+    return (sum(won) + PRIOR_WON) * WAD // (len(won) + PRIOR_OF)

@@ -38,6 +38,7 @@ NATIVE_FEED: FeedId = "ETH/USD"
 DUST_ROUNDING = 10**9
 """By so many wei may a slice that was raised to the smallest one exceed it."""
 HEALTH_ROUNDING = Fraction(1, 10**9)
+EQUITY_ROUNDING_WAD = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +149,11 @@ class Slices:
     highest: Fraction | None = None
     lowest: Fraction | None = None
     least_gain: Fraction | None = None
+    """Of accounts with equity: the quotient of one without says nothing, it falls as the requirement does."""
     dust: int = 0
     bound: Fraction = Fraction(0)
+    overdrawn_wad: Wad = 0
+    """The most that a slice took of an account without equity beyond its fee, in quote."""
 
 
 def measure_slices(chronicle: Chronicle, rules: Rules) -> Slices:
@@ -164,6 +168,10 @@ def measure_slices(chronicle: Chronicle, rules: Rules) -> Slices:
         before = Fraction(fact.args["equity_before_wad"], fact.args["requirement_before_wad"])
         found.highest = after if found.highest is None else max(found.highest, after)
         found.lowest = after if found.lowest is None else min(found.lowest, after)
+        if fact.args["equity_before_wad"] <= 0:
+            lost_wad = fact.args["equity_before_wad"] - fact.args["equity_after_wad"]
+            found.overdrawn_wad = max(found.overdrawn_wad, lost_wad - fact.args["fee_wad"])
+            continue
         gain = after - before
         found.least_gain = gain if found.least_gain is None else min(found.least_gain, gain)
     return found
@@ -384,6 +392,8 @@ def judge(acts: Mapping[str, int], slices: Slices, healths: Healths) -> Iterator
         yield f"a slice left health {float(slices.highest):.9f}, above {float(slices.bound):.2f}"
     if slices.least_gain is not None and slices.least_gain < 0:
         yield f"a slice lowered health by {-float(slices.least_gain):.3e}"
+    if slices.overdrawn_wad > EQUITY_ROUNDING_WAD:
+        yield f"a slice took {slices.overdrawn_wad / WAD:.3e} beyond its fee of an account without equity"
     for act, least in (("Tranche", "slice"), ("Cured", "cure"), ("Cleared", "cleared alarm")):
         if not acts.get(act, 0):
             yield f"expected at least one {least}, found none"

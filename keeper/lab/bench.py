@@ -1,4 +1,4 @@
-"""The one shape of a benchmark: a table for people, and with ``--json`` the same rows for machines."""
+"""The one shape of a benchmark: a table for people, or with ``--json`` the same rows for machines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).parents[2]
 WIDTH = 180
+STDOUT = Path("-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,18 @@ def row_of(case: str, n: int, times_us: Sequence[float]) -> Row:
 def arguments(description: str, **switches: str) -> argparse.Namespace:
     """Read the command line that every benchmark has, and switches of one's own with what they are for."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const=STDOUT,
+        type=Path,
+        metavar="FILE",
+        help="write the rows there as well; without FILE print them instead of the table",
+    )
     for name, purpose in switches.items():
         parser.add_argument(f"--{name}", action="store_true", help=purpose)
     chosen = parser.parse_args()
-    if chosen.json and not chosen.json.parent.is_dir():
+    if chosen.json is not None and not chosen.json.parent.is_dir():
         parser.error(f"--json: there is no folder {chosen.json.parent}")
     return chosen
 
@@ -87,19 +96,7 @@ def arguments(description: str, **switches: str) -> argparse.Namespace:
 def report(
     title: str, rows: Sequence[Row], *, json_path: Path | None, notes: Mapping[str, str] | None = None
 ) -> None:
-    """Print the table, and under it what is not a time; write the rows to ``json_path``."""
-    table = Table(title=title, title_justify="left", box=None)
-    table.add_column("case", no_wrap=True)
-    for heading in ("n", "min us", "median us", "p99 us", "times as fast"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        times = [f"{us:,.2f}" for us in (row.min_us, row.median_us, row.p99_us)]
-        faster = "" if row.ratio is None else f"{row.ratio:,.{0 if row.ratio >= 10 else 1}f} x {row.baseline}"
-        table.add_row(row.case, f"{row.n:,}", *times, faster)
-    console = Console(width=WIDTH)
-    console.print(table)
-    for what, found in (notes or {}).items():
-        console.print(f"{what}: {found}", highlight=False)
+    """Print the table and what is not a time; write the rows to ``json_path``, or only print them."""
     if json_path is not None:
         written = {
             "commit": commit(),
@@ -107,7 +104,34 @@ def report(
             "rows": [asdict(row) for row in rows],
             "notes": dict(notes or {}),
         }
-        json_path.write_text(json.dumps(written, indent=2) + "\n")
+        write_json(written, json_path)
+    if json_path == STDOUT:
+        return
+    table = Table(title=title, title_justify="left", box=None)
+    table.add_column("case", no_wrap=True)
+    for heading in ("n", "min us", "median us", "p99 us", "times as fast"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        times = [f"{us:,.2f}" for us in (row.min_us, row.median_us, row.p99_us)]
+        faster = "" if row.ratio is None else f"{_short(row.ratio)} x {row.baseline}"
+        table.add_row(row.case, f"{row.n:,}", *times, faster)
+    console = Console(width=WIDTH)
+    console.print(table)
+    for what, found in (notes or {}).items():
+        console.print(f"{what}: {found}", highlight=False)
+
+
+def _short(ratio: float) -> str:
+    return f"{ratio:,.{0 if ratio >= 10 else 1 if ratio >= 1 else 4}f}"
+
+
+def write_json(found: object, path: Path) -> None:
+    """Write what was measured to a file, or to the standard output."""
+    text = json.dumps(found, indent=2) + "\n"
+    if path == STDOUT:
+        sys.stdout.write(text)
+    else:
+        path.write_text(text)
 
 
 def commit() -> str:

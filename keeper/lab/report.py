@@ -168,10 +168,16 @@ def verdict(console: Console, violations: Sequence[str]) -> None:
 
 def whats_next(console: Console, folder: str | None) -> None:
     """Say what to try after the demo."""
-    kept = f"  its journal, configuration and prices are in {folder}\n" if folder else ""
+    at = folder or "FOLDER"
+    kept = f"  its journal, configuration and prices are in {folder}\n" if folder else (
+        "  keep journal and prices:     ./scripts/demo --fast --keep FOLDER\n"
+    )  # fmt: skip
     console.print(
         "\nNext:\n"
         f"{kept}"
+        f"  who was nearest to breach:   .venv/bin/keeper accounts --config {at}/keeper.toml\n"
+        f"  why this was done, or not:   .venv/bin/keeper explain ACCOUNT --config {at}/keeper.toml\n"
+        f"  decide all of it again:      .venv/bin/keeper replay {at}/journal.sqlite\n"
         "  another crash:               ./scripts/demo --seed 7 --accounts 500\n"
         "  hedged books, with options:  ./scripts/demo --fast --options\n"
         "  kill the keeper on the way:  ./scripts/demo --fast --kills 5\n"
@@ -254,7 +260,11 @@ def _closings(f: Mapping[str, Any]) -> Rows:
         ("closed, written off", _count(f["closed"]), f"bad debt {usd(f['bad_debt'])}"),
         ("lowest health after a slice", _health(f["min_health_after_slice"]), "equity / requirement"),
         ("highest health after a slice", highest, "at most 1.15, dust apart"),
-        ("least health gained by a slice", _health(f["min_health_gain"]), "must not be negative"),
+        (
+            "least health gained by a slice",
+            _health(f["min_health_gain"]),
+            "with equity never negative",
+        ),
     ]
 
 

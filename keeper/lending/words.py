@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar
 
 from keeper.domain import Reason
 from keeper.lending.routes import Route
@@ -154,6 +155,7 @@ class Flash:
 class Repay:
     """Repay a part of a debt, and seize collateral for it."""
 
+    closes: ClassVar[bool] = True
     account: AccountKey
     way: Way
     by: By
@@ -168,6 +170,7 @@ class Repay:
 class FlashTakeOver:
     """Take over a part of a position of Perpetual, with margin that is lent, and close it in the pool."""
 
+    closes: ClassVar[bool] = True
     account: AccountKey
     market: str
     """Its virtual token, in lower case."""
@@ -192,6 +195,7 @@ class Order:
 class RepayAll:
     """Repay all debts of a small account, each against collateral."""
 
+    closes: ClassVar[bool] = True
     account: AccountKey
     orders: tuple[Order, ...]
 
@@ -200,6 +204,7 @@ class RepayAll:
 class Heal:
     """Take all collateral of a small account for a part of its debts; the rest is bad debt."""
 
+    closes: ClassVar[bool] = True
     account: AccountKey
 
 
@@ -207,6 +212,7 @@ class Heal:
 class Approve:
     """Let somebody take so many tokens of the wallet, no more."""
 
+    closes: ClassVar[bool] = False
     account: AccountKey
     """Whom they are to be repaid for."""
     token: str
@@ -218,6 +224,7 @@ class Approve:
 class Redeem:
     """Turn receipts that were seized into the tokens that they stand for."""
 
+    closes: ClassVar[bool] = False
     account: AccountKey
     """The wallet's own."""
     receipt: str
@@ -228,6 +235,7 @@ class Redeem:
 class Convert:
     """Sell a token of the wallet along a route, by a router of Uniswap v3."""
 
+    closes: ClassVar[bool] = False
     account: AccountKey
     """The wallet's own."""
     router: str

@@ -3,81 +3,79 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 
-from keeper.desk.port import Desk, Judgement, Tried
+from keeper.columns.keys import Rows
+from keeper.columns.snapshot import Snapshot
+from keeper.desk.port import Alarm, Desk, Judgement
 from keeper.domain import (
+    Agree,
     CaseEvent,
     ChainTime,
     EventKind,
     Fees,
     Head,
-    Permit,
-    Quote,
-    Reason,
+    Posture,
+    Record,
     Refuse,
+    Seen,
     Step,
     Unknown,
     Wait,
 )
-from keeper.errors import ChainFault
-from keeper.lifecycle import Status, advance
+from keeper.ladder import Rung, shown
+from keeper.lifecycle import Status
+from keeper.pipeline.acts import Acts, Planned, held_back
+from keeper.pipeline.alarms import CASES, Alarms, left_to_others
+from keeper.pipeline.case import Case, has_taken, made, new_case, said, taken_up, told, unknown
 from keeper.pipeline.mirror import Mirror
+from keeper.pipeline.moment import Moment
 from keeper.pipeline.params import Params
-from keeper.ports import Journal, Market, Reader, Sender
-from keeper.units import AccountKey, Block, FeedId
+from keeper.pipeline.telling import notice_of, told_call
+from keeper.pipeline.turns import Turns, batches
+from keeper.ports import AlarmRecord, Alerts, Journal, Market, Notice, Reader, Sender, StepState
+from keeper.ports import Case as Recorded
+from keeper.units import AccountKey
 
 log = structlog.get_logger()
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
-T = TypeVar("T")
 
-SIMULATIONS = 16
-"""Steps simulated at the same time."""
 BATCH = 8
-"""Accounts judged, or steps reserved and signed, in one go: a few milliseconds of the loop's time."""
+"""Accounts judged in one go: a few milliseconds of the loop's time."""
 CANDIDATES = 4
 """For so many times as many accounts as are to be ready, at most, it is asked whether they can be."""
-TURN_NS = 5_000_000
-"""How long the work on many accounts keeps the loop to itself."""
+REST_MOST_S = 3_600
+"""For so long it is known whom the keeper restored."""
+ASKED = 4_096
+"""Of so many accounts it is asked at a head, at most, what their owners are to be told."""
+AT_ONCE = 1_000
+"""Margin calls that are journaled in one go: some 20 ms of the loop's time."""
 
 
-@dataclass(slots=True)
-class Case:
-    """An open case, its status in the journal, and the rule it last waited for or was refused by."""
+class Column(Protocol):
+    """What is asked of the rungs below suspicion (``pipeline.rungs.Rungs``)."""
 
-    case_id: str
-    status: Status | None = None
-    said: str = ""
+    def of(self, account: AccountKey) -> Rung:
+        """Return the rung of one account, as of the last head."""
+        ...
 
+    def below_call(self, accounts: Sequence[AccountKey]) -> list[AccountKey]:
+        """Return those of some accounts that stand below ``MARGIN_CALL``; who was not read yet is none."""
+        ...
 
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """Steps of which one is worth sending, and the judgement they follow from."""
+    def sigmas(self, account: AccountKey) -> float:
+        """Return how far one account is from breach; infinity where that was not looked at."""
+        ...
 
-    account: AccountKey
-    steps: tuple[Step, ...]
-    judged: Judgement[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """What decisions go by: a head, the block that comes next, and the fast prices then or later."""
-
-    head: Head
-    at: ChainTime
-    quotes: Mapping[FeedId, Quote | Unknown]
-    suspects: Mapping[AccountKey, str]
-    """Why each is one, the worst first; after a head only those whom prices have made suspect since."""
-    heard_ns: int
-    """``time.monotonic_ns`` when head or tick arrived."""
-    is_tick: bool = False
+    def seed(self, accounts: Iterable[AccountKey]) -> None:
+        """Put back where they were those whose cases the journal holds, at the first head after a start."""
+        ...
 
 
 class Care(Generic[MarketT]):
@@ -92,24 +90,39 @@ class Care(Generic[MarketT]):
         journal: Journal,
         sender: Sender,
         params: Params,
+        rungs: Column,
+        alerts: Alerts,
     ) -> None:
         self._mirror = mirror
-        self._reader = reader
         self._desk = desk
         self._journal = journal
         self._sender = sender
         self._params = params
         self._cases: dict[AccountKey, Case] = {}
-        self._rehearsed: dict[AccountKey, str] = {}
         self._unjudged: set[str] = set()
         """Why some of those under care cannot be judged."""
-        self._simulations = asyncio.Semaphore(SIMULATIONS)
-        self._preparations = asyncio.Semaphore(SIMULATIONS // 2)
-        """What is only got ready does not stand in line before what is due."""
-        self._ready: dict[AccountKey, list[Tried]] = {}
-        self._ready_at: Block = 0
         self._left: Any = None
         """What the decisions since the last head leave for others."""
+        self._posture = Posture()
+        self._alarms = Alarms(params.alarms)
+        self._record = Record()
+        self._closed: Mapping[AccountKey, Seen] = {}
+        """Whom the keeper restored within the last hour."""
+        self._rungs = rungs
+        self._alerts = alerts
+        self._acts = Acts(
+            mirror,
+            reader=reader,
+            desk=desk,
+            journal=journal,
+            sender=sender,
+            cases=self,
+            dry_run=params.dry_run,
+        )
+        self._in_vain: set[AccountKey] = set()
+        """For whom no call was found of late."""
+        self._read_to = 0
+        """The event of the journal up to which the cases are known."""
         self.has_started = False
 
     @property
@@ -117,29 +130,80 @@ class Care(Generic[MarketT]):
         """How many cases are open."""
         return len(self._cases)
 
+    @property
+    def ready(self) -> int:
+        """How many accounts have their acts ready."""
+        return self._acts.ready
+
+    @property
+    def alarms(self) -> Mapping[str, AlarmRecord]:
+        """What became of the last alarms of each market."""
+        return self._alarms.records
+
+    @property
+    def false_alarms(self) -> float | None:
+        """What share of the last alarms of all markets was false; None where too few have ended."""
+        return self._alarms.false_rate
+
+    def stand(self, posture: Posture, at: ChainTime) -> None:
+        """Take how the keeper as a whole stands: decisions go by it until they are told otherwise.
+
+        The tape has it, with the event of the journal that the cases are known up to.
+        """
+        self._posture = posture
+        self._mirror.tape.note("posture", self._read_to, self._standing(at))
+
     async def follow(self, head: Head) -> None:
-        """See what became of our transactions, and take the open cases from the journal.
+        """See what became of our transactions, and take from the journal the cases that have moved.
 
         A reorg may open again a case that was closed; where its account has a newer one, that one goes first.
         """
         if self.has_started:
-            await self._sender.track(head, self._mirror.orphaned)
+            settled = await self._sender.track(head, self._mirror.orphaned)
         else:
-            await self._sender.resume(head)
             await self._warn_of_means()
-            self.has_started = True
+            settled = await self._sender.resume(head)
+            # Nothing that could fail comes after: what is heard twice would count twice.
+            self._alarms.hear(self._journal.alarms(CASES), aloud=False)
+            if slowed := self._alarms.slowed:
+                log.warning("market.slowed", block=head.number, market=sorted(slowed))
         if self._mirror.orphaned:
-            self._ready.clear()
+            self._acts.forget_ready()
+            for each in self._cases.values():
+                each.shown = None
         self._mirror.orphaned.clear()
-        said = {case.case_id: case.said for case in self._cases.values()}
-        self._cases = {
-            case.account: Case(case.case_id, case.status, said.get(case.case_id, ""))
-            for case in self._journal.open_cases()
-        }
-        # The first head after a start may find one that no event since ``from_block`` has touched.
-        self._mirror.book.mark_dirty(
-            [each for each in self._cases if each not in self._mirror.book], head.number
-        )
+        self._take_cases()
+        for step in settled:
+            case = self._cases.get(step.account)
+            # Of an older case of its account a step may be included late.
+            if case is not None and case.case_id == step.case_id and step.state is StepState.INCLUDED:
+                case.taken = case.taken or has_taken(self._journal.history(case.case_id), step.step_id)
+        if not self.has_started:
+            # An account under care may be one that no event since ``from_block`` has touched.
+            self._mirror.book.mark_dirty(
+                [each for each in self._cases if each not in self._mirror.book], head.number
+            )
+            self._rungs.seed(self._cases)
+        self._closed = self._journal.closed_since(head.timestamp_s - REST_MOST_S)
+        self._record = self._journal.record_at(head.timestamp_s)
+        self.has_started = True
+
+    def _take_cases(self) -> None:
+        """Take from the journal whatever has moved since it was asked last; at a start, all that is open."""
+        read_to = self._journal.last_event()
+        if self.has_started:
+            moved: Mapping[AccountKey, Recorded | None] = self._journal.moved_since(self._read_to)
+        else:
+            moved = {each.account: each for each in self._journal.open_cases()}
+        for account, found in moved.items():
+            case = self._cases.get(account)
+            if found is None:
+                self._cases.pop(account, None)
+            elif case is not None and case.case_id == found.case_id:
+                case.status = found.status
+            else:
+                self._cases[account] = taken_up(found)
+        self._read_to = read_to
 
     async def _warn_of_means(self) -> None:
         """Say aloud at the start what the wallet lacks to act with."""
@@ -148,17 +212,22 @@ class Care(Generic[MarketT]):
             lacking = ["native currency for gas", *lacking]
         if lacking:
             log.warning("wallet.lacks", what=lacking, wallet=self._sender.address)
+            text = f"the wallet {self._sender.address} lacks {', '.join(lacking)}"
+            self._alerts.tell(Notice("wallet", "lacks", text))
 
     def observe(self, head: Head) -> None:
         """Write into open cases what the chain shows of their accounts, whoever did it."""
         events = []
         for fact in self._mirror.facts:
             data = {"act": fact.act, "tx_hash": fact.tx_hash, "log_index": fact.log_index, **fact.args}
+            if fact.closes:
+                data["closes"] = True
             for account in self._mirror.concerned(fact):
                 case = self._cases.get(account)
                 if case is not None:
+                    case.touched |= fact.closes
                     seen = replace(head, number=fact.block)
-                    events.append(_event(case, account, EventKind.OBSERVED, seen, data))
+                    events.append(made(case, account, EventKind.OBSERVED, seen, data))
         self._journal.record(events)
         self._mirror.facts.clear()
 
@@ -168,20 +237,21 @@ class Care(Generic[MarketT]):
         """Judge at a head every account that is suspect or under care, and do what is due, in order."""
         sitting = self._sit(moment)
         book = self._mirror.book.freeze()
-        cared = self._desk.under_care(sitting, book, moment.suspects, self._cases)
+        since = {key: case.since for key, case in self._cases.items() if case.status is not Status.CALLED}
+        cared = self._desk.under_care(sitting, book, moment.suspects, since)
         del book
         if self._mirror.market.drifts:
             await self._mirror.read_again(cared, moment.head)
         planned: list[Planned] = []
         unjudged = Counter[str]()
         turns = Turns()
-        for some in _batches(cared, BATCH):
+        for some in batches(cared, BATCH):
             found, sitting = self._judge_all(sitting, some, moment, unjudged)
             planned += found
             await turns.pass_on()
         self._left = sitting
         self._warn_of_unjudged(unjudged, moment.head)
-        await self._act(planned, moment)
+        await self._acts.act(planned, moment)
 
     async def answer(self, moment: Moment) -> None:
         """Judge those whom a tick made suspect, and do what is due; what is ready goes without a question.
@@ -191,13 +261,13 @@ class Care(Generic[MarketT]):
         accounts = [each for each in moment.suspects if not self._desk.is_own(each)]
         sitting = self._desk.carry(self._left, self._sit(moment))
         if self._mirror.market.drifts:
-            is_read = self._ready if self._ready_at == moment.head.number else {}
+            is_read = self._acts.ready_at(moment.head)
             if unread := [each for each in accounts if each not in is_read]:
                 await self._mirror.read_again(unread, moment.head)
-        for some in _batches(accounts, BATCH):
+        for some in batches(accounts, BATCH):
             planned, sitting = self._judge_all(sitting, some, moment, Counter())
             self._left = sitting
-            await self._act(planned, moment)
+            await self._acts.act(planned, moment)
             await asyncio.sleep(0)
 
     async def prepare(self, moment: Moment, nearest: Iterable[AccountKey]) -> Sequence[AccountKey]:
@@ -214,13 +284,7 @@ class Care(Generic[MarketT]):
         if self._mirror.market.drifts and planned:
             await self._mirror.read_again(list(planned), moment.head)
             planned = await self._plan_ahead(planned, moment)
-        _, tried = await asyncio.gather(
-            self._sender.prepare(),
-            asyncio.gather(
-                *(self._try_all(steps, moment.at, self._preparations) for steps in planned.values())
-            ),
-        )
-        self._ready, self._ready_at = dict(zip(planned, tried, strict=True)), moment.head.number
+        await self._acts.make_ready(planned, moment)
         return list(planned)
 
     async def _plan_ahead(
@@ -232,32 +296,11 @@ class Care(Generic[MarketT]):
         for account in accounts:
             if len(planned) == self._params.ready:
                 break
-            if steps := self._desk.ready(sitting, account):
+            case = self._cases.get(account) or new_case(account, moment.head)
+            if steps := self._desk.ready(sitting, account, self._alarm(case, account, None, moment.head)):
                 planned[account] = steps
             await turns.pass_on()
         return planned
-
-    @property
-    def ready(self) -> int:
-        """How many accounts have their acts ready."""
-        return len(self._ready)
-
-    def _ready_of(self, account: AccountKey, moment: Moment) -> list[Tried] | None:
-        """Return what was tried for an account between heads, where that is at most one block old."""
-        is_new = moment.is_tick and moment.head.number - self._ready_at <= 1
-        return self._ready.get(account) if is_new else None
-
-    def _vouched(self, planned: Planned, moment: Moment) -> list[Tried] | None:
-        """Return the steps as tried, where what is ready vouches for every one; None otherwise."""
-        ready = self._ready_of(planned.account, moment) or []
-        found = []
-        for step in planned.steps:
-            tried = next((each for each in ready if self._desk.vouches(each, step)), None)
-            if tried is None:
-                return None
-            result = tried.result if isinstance(tried.result, bytes) else b""
-            found.append(Tried(step, self._mirror.market.encode(step.act), result))
-        return found
 
     def _judge_all(
         self,
@@ -274,26 +317,42 @@ class Care(Generic[MarketT]):
             case = self._cases.get(account)
             if case is not None and case.status in {Status.RESERVED, Status.IN_FLIGHT}:
                 continue
-            # The hash too: after a reorg the same account may be suspected again at the same height.
-            case_id = case.case_id if case else f"0x{account.hex()}@{head.number}-{head.hash[2:10]}"
-            judged = self._desk.judge(sitting, account, case_id, suspects.get(account))
+            taken = case or new_case(account, head)
+            alarm = self._alarm(taken, account, suspects.get(account), head)
+            judged = self._desk.judge(sitting, account, alarm)
             if isinstance(judged, Unknown):
                 unjudged[f"{judged.what}: {judged.why}"] += 1
-                events += self._say(case, account, Wait(at.block, _unknown(judged)), head)
+                events += said(case, account, Wait(at.block, unknown(judged)), head)
                 continue
             if moment.is_tick and not judged.cared:
                 # Opened and closed at one head, a case would have the name of the next one.
                 continue
-            case = case or Case(case_id)
+            case = taken
             events += self._take_up(case, account, judged, suspects.get(account), head)
-            sitting, decision = judged.left, judged.decision
+            sitting, decision = judged.left, held_back(judged.decision, self._posture)
             if isinstance(decision, tuple):
                 planned.append(Planned(account, decision, judged))
             elif decision is not None:
-                events += self._say(case, account, decision, head)
+                events += said(case, account, decision, head)
         if events:
-            self._journal.record(events)
+            self._note(events)
         return planned, sitting
+
+    def _note(self, events: Sequence[CaseEvent]) -> None:
+        """Journal events, learn from them, and tell people of those that they should hear of."""
+        self._journal.record(events)
+        self._alarms.hear(events)
+        for event in events:
+            case = self._cases.get(event.account)
+            goes_on = case is not None and case.rung > Rung.SUSPECTED and event.kind is EventKind.SUSPECTED
+            if not goes_on and (notice := notice_of(event)) is not None:
+                self._alerts.tell(notice)
+
+    def _alarm(self, case: Case, account: AccountKey, suspicion: str | None, head: Head) -> Alarm:
+        """Return what a desk is told of a case, with what the journal knows of its account."""
+        if case.first is None and case.status not in {None, Status.CALLED}:
+            case.first = self._journal.alarm(case.case_id)
+        return replace(case.alarm(suspicion, head), first=case.first, closed=self._closed.get(account))
 
     def _warn_of_unjudged(self, unjudged: Mapping[str, int], head: Head) -> None:
         """Say aloud why some cannot be judged, whenever that changes: without a case no journal tells it."""
@@ -304,20 +363,122 @@ class Care(Generic[MarketT]):
     def _take_up(
         self, case: Case, account: AccountKey, judged: Judgement[Any], suspicion: str | None, head: Head
     ) -> list[CaseEvent]:
-        """Open the case of an account, or close it."""
+        """Open the case of an account, say how far it has come, or close it; a called one stays called."""
         outcome = {"phase": judged.phase, "health": judged.health}
         if not judged.cared:
-            closed = self._cases.pop(account, None)
-            return [_event(case, account, EventKind.CLOSED, head, outcome)] if closed else []
+            return self._let_go(case, account, judged, outcome, head)
         self._cases[account] = case
-        if case.status is Status.SUSPECTED:
+        case.shown = (case.shown or ChainTime(head.number, head.timestamp_s)) if judged.shown else None
+        events = []
+        if case.status is not Status.SUSPECTED:
+            if case.status in {None, Status.CALLED}:
+                case.since = ChainTime(head.number, head.timestamp_s)
+            data = {"score": suspicion, "markets": judged.markets, **outcome}
+            events = [made(case, account, EventKind.SUSPECTED, head, data)]
+        found = shown(agreed=judged.agreed is not None, taken=case.taken, solvent=judged.solvent)
+        if found > case.rung:
+            case.rung = found
+            data = {"rung": found.label, **outcome}
+            events.append(made(case, account, EventKind.MOVED, head, data))
+        return events
+
+    def _let_go(
+        self,
+        case: Case,
+        account: AccountKey,
+        judged: Judgement[Any],
+        outcome: Mapping[str, object],
+        head: Head,
+    ) -> list[CaseEvent]:
+        """Close the case of an account that is in no danger now, or call its owner where it soon may be."""
+        case.shown = None
+        if account not in self._cases or case.status is Status.CALLED:
             return []
-        return [_event(case, account, EventKind.SUSPECTED, head, {"score": suspicion, **outcome})]
+        ending, call = self._ending(case, judged), self._call(judged.left, account, head)
+        if call is None:
+            del self._cases[account]
+            return [made(case, account, EventKind.CLOSED, head, {**outcome, **ending})]
+        case.rung, case.said, case.first = Rung.SUSPECTED, None, None
+        case.agreed = case.touched = case.taken = False
+        return [made(case, account, EventKind.CALLED, head, {**call, **ending})]
+
+    def _ending(self, case: Case, judged: Judgement[Any]) -> Mapping[str, object]:
+        """Say of an alarm that ends why, where a rule ended it, and what it left to others, if it did."""
+        why = told(judged.decision.reason) if isinstance(judged.decision, Refuse) else {}
+        left = left_to_others(self._journal.history(case.case_id)) if case.touched else None
+        return {**why, "left_to_others": left} if left else why
+
+    # --- whom to call ---
+
+    async def call(self, near: Rows, moment: Moment) -> None:
+        """Call the owners of accounts that have come near, the nearest first; let go those who came down.
+
+        These by where they stand, for the head at which they came down may have failed. So many are called as
+        may be at once, each with what brings its buffer back; after those of whom that is not known come the
+        next. Others have their turn in between, and what is found is journaled in slices, so that no crowd
+        holds up the next tick.
+        """
+        book, turns, events = self._mirror.book.freeze(), Turns(), list[CaseEvent]()
+        called = [key for key, case in self._cases.items() if case.status is Status.CALLED]
+        for account in self._rungs.below_call(called):
+            events.append(self._recovered(account, moment.head))
+        most, sitting = self._params.climb.most_called - self.called, self._sit(moment)
+        for account in islice(self._uncalled(book, near), ASKED):
+            if most <= 0:
+                break
+            data = self._call(sitting, account, moment.head)
+            if data is not None:
+                case = new_case(account, moment.head)
+                self._cases[account] = case
+                events.append(made(case, account, EventKind.CALLED, moment.head, data))
+                most -= 1
+            else:
+                self._in_vain.add(account)
+            await turns.pass_on()
+        for some in batches(events, AT_ONCE):
+            self._note(some)
+            await asyncio.sleep(0)
+
+    def _uncalled(self, book: Snapshot, rows: Rows) -> Iterator[AccountKey]:
+        """Yield the accounts of rows without a case; who was asked about in vain, once all others were."""
+        for row in rows.tolist():
+            account = book.key(row)
+            if account in self._cases or account in self._in_vain or self._desk.is_own(account):
+                continue
+            yield account
+        self._in_vain.clear()
+
+    def _recovered(self, account: AccountKey, head: Head) -> CaseEvent:
+        case = self._cases.pop(account)
+        return made(case, account, EventKind.CLOSED, head, {"phase": "recovered", "health": None})
+
+    def _call(self, sitting: Any, account: AccountKey, head: Head) -> dict[str, object] | None:
+        """Return what a call says; None where nobody is to be called, or nothing exact is known."""
+        may = self._params.climb.most_called and not self._desk.is_own(account)
+        if not may or self._rungs.of(account) < Rung.MARGIN_CALL:
+            return None
+        call = self._desk.call(sitting, account, self._params.climb.buffer_wad)
+        if call is None:
+            return None
+        sigmas = max(0.0, self._rungs.sigmas(account))
+        return told_call(call, self._params.climb.call.leave_health, sigmas, head)
+
+    @property
+    def called(self) -> int:
+        """How many owners are called."""
+        return sum(case.status is Status.CALLED for case in self._cases.values())
+
+    @property
+    def rungs(self) -> dict[str, int]:
+        """How many cases stand on each rung above being called."""
+        of = Counter(case.rung.label for case in self._cases.values() if case.status is not Status.CALLED)
+        return {rung.label: of[rung.label] for rung in Rung if Rung.SUSPECTED <= rung < Rung.CLOSED}
 
     def _sit(self, moment: Moment) -> Any:
         """Open the desk for the decisions of a head."""
         mirror, fees = self._mirror, self._sender.fees(moment.head)
         tip_wei = fees.priority_fee_wei if isinstance(fees, Fees) else 0
+        worst_wei = fees.max_fee_wei if isinstance(fees, Fees) else 0
         return self._desk.sit(
             mirror.market,
             mirror.book,
@@ -326,143 +487,27 @@ class Care(Generic[MarketT]):
             quotes=moment.quotes,
             gas_price_wei=moment.head.base_fee_wei + tip_wei,
             at=moment.at,
+            posture=self._standing(moment.at),
+            witnesses=mirror.witnesses,
+            record=replace(self._record, worst_gas_wei=worst_wei),
         )
 
-    # --- and to do it ---
+    def _standing(self, at: ChainTime) -> Posture:
+        """Return how the keeper stands, with the markets that its alarms have slowed."""
+        alarms, posture = self._alarms, self._posture
+        return replace(posture, slowed=posture.slowed | alarms.slowed, tripped=alarms.tripped(at.timestamp_s))
 
-    async def _act(self, planned: Sequence[Planned], moment: Moment) -> None:
-        """Send at once what is ready; simulate all other steps together, and send those picked."""
-        if not planned:
-            return
-        fees = self._mirror.halted or self._sender.fees(moment.head)
-        if isinstance(fees, Refuse):
-            for each in planned:
-                self._refuse(each.account, fees, moment.head)
-            return
-        ready, others = [], []
-        for each in planned:
-            found = self._vouched(each, moment)
-            if found is None:
-                others.append(each)
-            else:
-                ready.append((each, found))
-        await self._sender.prepare()
-        await self._send(ready, fees, moment)
-        simulating = (self._try_all(each.steps, moment.at, self._simulations) for each in others)
-        tried = await asyncio.gather(*simulating)
-        await self._send(list(zip(others, tried, strict=True)), fees, moment)
+    # --- what came of it ---
 
-    async def _try_all(self, steps: Sequence[Step], at: ChainTime, line: asyncio.Semaphore) -> list[Tried]:
-        return await asyncio.gather(*(self._try(step, at, line) for step in steps))
+    def refused(self, account: AccountKey, doubt: Wait | Refuse, head: Head) -> None:
+        """Journal why a step was not sent."""
+        self._note(said(self._cases.get(account), account, doubt, head))
 
-    async def _try(self, step: Step, at: ChainTime, line: asyncio.Semaphore) -> Tried:
-        """Run one step as if in its block. A fault of the node holds up that step only."""
-        call = self._mirror.market.encode(step.act)
-        async with line:
-            try:
-                result = await self._reader.simulate(self._sender.address, call, at, step.gas_limit)
-            except ChainFault as fault:
-                unknown = Wait(at.block, Reason("simulation.unknown", str(fault), "an answer"))
-                return Tried(step, call, unknown)
-        return Tried(
-            step, call, self._mirror.market.explain(result) if isinstance(result, Refuse) else result
-        )
-
-    async def _send(
-        self, planned: Sequence[tuple[Planned, Sequence[Tried]]], fees: Fees, moment: Moment
-    ) -> None:
-        """Reserve what is picked, a batch in one commit, and send it."""
-        for some in _batches(planned, BATCH):
-            if permits := self._reserve_all(some, fees, moment.head):
-                await self._sender.send(permits, tick_ns=moment.heard_ns)
-            await asyncio.sleep(0)
-
-    def _reserve_all(
-        self, planned: Sequence[tuple[Planned, Sequence[Tried]]], fees: Fees, head: Head
-    ) -> list[Permit]:
-        """Reserve in one commit what was picked of the steps tried."""
-        permits = []
-        with self._journal.together():
-            for each, found in planned:
-                picked = self._desk.pick(each.judged.left, found)
-                if not isinstance(picked.result, bytes):
-                    self._refuse(each.account, picked.result, head)
-                elif not self._is_rehearsed(each, picked.step):
-                    permits += self._reserve(each, picked, fees, head)
-        return permits
-
-    def _reserve(self, each: Planned, picked: Tried, fees: Fees, head: Head) -> list[Permit]:
-        """Ask for the permit of one step; the agreement that it rests on goes into the same commit."""
-        granted = self._journal.reserve(
-            picked.step,
-            self._sender.transaction(picked.call, picked.step.gas_limit, fees),
-            chain_nonce=self._sender.chain_nonce,
-            block=head.number,
-            at_s=head.timestamp_s,
-        )
-        if isinstance(granted, Refuse):
-            self._refuse(each.account, granted, head)
-            return []
-        account, agreed = each.account, each.judged.agreed
-        self._rehearsed[account] = _state(each, picked.step)
+    def reserved(self, account: AccountKey, agreed: Agree | None, head: Head) -> None:
+        """Count an agreement; until the next head asks the journal, a tick is not to do the same again."""
+        case = self._cases[account]
+        case.status = Status.RESERVED
         if agreed:
-            data = {"act": "Agreed", "step_id": granted.step_id, "evidence": agreed.evidence}
-            self._journal.record([_event(self._cases[account], account, EventKind.OBSERVED, head, data)])
-        # Until the next head asks the journal: a tick is not to do the same again.
-        self._cases[account].status = Status.RESERVED
-        return [granted]
-
-    def _is_rehearsed(self, each: Planned, step: Step) -> bool:
-        """In a dry run, where the sender withholds all, an act is said once per state of its account."""
-        return self._params.dry_run and self._rehearsed.get(each.account) == _state(each, step)
-
-    def _refuse(self, account: AccountKey, doubt: Wait | Refuse, head: Head) -> None:
-        self._journal.record(self._say(self._cases.get(account), account, doubt, head))
-
-    def _say(
-        self, case: Case | None, account: AccountKey, decision: Wait | Refuse, head: Head
-    ) -> list[CaseEvent]:
-        """Journal a wait or a refusal where the rule is another than last time."""
-        reason = decision.reason
-        if case is None or case.status is not Status.SUSPECTED or case.said == reason.rule:
-            return []
-        case.said = reason.rule
-        kind = EventKind.WAITED if isinstance(decision, Wait) else EventKind.REFUSED
-        data: dict[str, object] = {"rule": reason.rule, "evidence": reason.evidence, "bound": reason.bound}
-        if isinstance(decision, Wait):
-            data["until_block"] = decision.until_block
-        return [_event(case, account, kind, head, data)]
-
-
-def _state(each: Planned, step: Step) -> str:
-    return f"{step.kind}:{each.judged.state}"
-
-
-def _event(
-    case: Case, account: AccountKey, kind: EventKind, head: Head, data: Mapping[str, object]
-) -> CaseEvent:
-    """Make an event and bring the case's status to where the journal's will be."""
-    case.status = advance(case.status, kind)
-    return CaseEvent(case.case_id, account, kind, head.number, head.timestamp_s, data)
-
-
-def _unknown(unknown: Unknown) -> Reason:
-    return Reason("unknown", f"{unknown.what}: {unknown.why}", "a known value")
-
-
-class Turns:
-    """Gives others their turn on the loop, wherever work goes on for long."""
-
-    def __init__(self) -> None:
-        self._since_ns = time.monotonic_ns()
-
-    async def pass_on(self) -> None:
-        """Let others go first, if the last time is long ago."""
-        if time.monotonic_ns() - self._since_ns >= TURN_NS:
-            await asyncio.sleep(0)
-            self._since_ns = time.monotonic_ns()
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    rest = iter(items)
-    return iter(lambda: list(islice(rest, size)), [])
+            case.agreed = True
+            data, kind = {"agreed": asdict(agreed)}, EventKind.RESERVED
+            self._alarms.hear([CaseEvent(case.case_id, account, kind, head.number, head.timestamp_s, data)])

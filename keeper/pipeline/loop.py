@@ -4,12 +4,13 @@ One head at a time. Heads that arrive meanwhile coalesce in the reader: the newe
 every block in between come with it, so that chain facts never drop. A fault of the node ends the work on
 that head only; what was not read stays dirty and is read at the next one.
 
-Where prices move between the heads, three tasks share the loop. The *watch* scores the book at every tick,
-and waits for nothing else. The other two judge and act, one at a time, for both hold ``busy``: the one on
-heads, in their order, the other on those whom ticks made suspect. Nothing acts on a mixture of two heads:
-while one is worked on, alarms wait until its rows are read, its prices and outcomes known and its acts sent;
-where that failed, they wait for the next head, which looks at all suspects. After a head, what the accounts
-nearest to breach would need is built and simulated, so that an alarm need not ask the node anything.
+Where prices move between the heads, four tasks share the loop. The *watch* scores the book at every tick,
+and waits for nothing else. Two judge and act, one at a time, for both hold ``busy``: the one on heads, in
+their order, the other on those whom ticks made suspect. The last one, between these, has the trigger learn
+anew how far away everybody is, where prices went far since. Nothing acts on a mixture of two heads: while one
+is worked on, alarms wait until its rows are read, its prices and outcomes known and its acts sent; where that
+failed, they wait for the next head, which looks at all suspects. After a head, what the accounts nearest to
+breach would need is built and simulated, so that an alarm need not ask the node anything.
 """
 
 from __future__ import annotations
@@ -22,19 +23,41 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from keeper.desk.port import Desk
-from keeper.domain import Head
+from keeper.domain import Head, Posture
 from keeper.errors import ChainFault
-from keeper.pipeline.care import Care, Moment
+from keeper.oracles.panel import Panel
+from keeper.pipeline.blank import Blank
+from keeper.pipeline.care import Care
+from keeper.pipeline.cascade import Cascade
 from keeper.pipeline.mirror import Mirror, Shelf
+from keeper.pipeline.moment import Moment
 from keeper.pipeline.near import Near
 from keeper.pipeline.params import Params
+from keeper.pipeline.posture import Bearing, Lagging
+from keeper.pipeline.rungs import Rungs
 from keeper.pipeline.watch import Watch
-from keeper.ports import BlockUpdate, Feed, Journal, LiveFeed, Market, Progress, Reader, Sender, Vitals
+from keeper.ports import (
+    Alerts,
+    BlockUpdate,
+    Feed,
+    Journal,
+    LiveFeed,
+    Market,
+    Notice,
+    Progress,
+    Reader,
+    Sender,
+    Tape,
+    Vitals,
+)
 from keeper.trigger import Trigger
 from keeper.units import Block
 
 log = structlog.get_logger()
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
+
+SETTLE_S = 0.1
+"""From a tick that was far from what the trigger knows until it learns the new prices."""
 
 
 class Pipeline(Generic[MarketT]):
@@ -51,20 +74,59 @@ class Pipeline(Generic[MarketT]):
         sender: Sender,
         params: Params | None = None,
         shelf: Shelf | None = None,
+        panel: Panel | None = None,
+        alerts: Alerts | None = None,
+        lagging: Lagging = lambda: None,
+        tape: Tape | None = None,
     ) -> None:
         desk.expect(market, feed.latest(0).keys())
         params = params or Params()
+        alerts = alerts or Silence()
         self._reader = reader
         self._journal = journal
+        self._desk = desk
+        self._alerts = alerts
+        self._tape = tape or Blank()
         self.mirror = Mirror(
-            reader=reader, market=market, desk=desk, journal=journal, params=params, shelf=shelf
+            reader=reader,
+            market=market,
+            desk=desk,
+            journal=journal,
+            params=params,
+            shelf=shelf,
+            panel=panel or Panel(),
+            tape=self._tape,
         )
         self._trigger = Trigger()
         self._watch = Watch(self.mirror, trigger=self._trigger, feed=feed, params=params)
-        self._near = Near(self.mirror, trigger=self._trigger, desk=desk, served=feed.latest(0), params=params)
-        self._care = Care(
-            self.mirror, reader=reader, desk=desk, journal=journal, sender=sender, params=params
+        self._rungs = Rungs(self.mirror, trigger=self._trigger, params=params)
+        self._near = Near(
+            self.mirror,
+            trigger=self._trigger,
+            desk=desk,
+            served=feed.latest(0),
+            params=params,
+            rung=self._rungs.of,
         )
+        self._care = Care(
+            self.mirror,
+            reader=reader,
+            desk=desk,
+            journal=journal,
+            sender=sender,
+            params=params,
+            rungs=self._rungs,
+            alerts=alerts,
+        )
+        self._bearing = Bearing(
+            journal=journal,
+            served=feed.latest(0).keys() & {*market.feeds},
+            book=params.tide,
+            block_time_s=params.block_time_s,
+            alerts=alerts,
+            lagging=lambda: self._tape.chance(lagging()),
+        )
+        self._cascade = Cascade(self.mirror, desk=desk, params=params)
         self._live = feed if isinstance(feed, LiveFeed) else None
         self._moment: Moment | None = None
         """The last head, where all suspects of it were judged and acted on."""
@@ -83,6 +145,7 @@ class Pipeline(Generic[MarketT]):
 
         What a large book needs to be scored is compiled before a head waits for it.
         """
+        self._tape.note("discover", from_block, head)
         begin = await self.mirror.discover(from_block, head, published=published, progress=progress)
         await asyncio.to_thread(self._trigger.warm_up, self.mirror.book.freeze(), self.accounts)
         return begin
@@ -91,7 +154,7 @@ class Pipeline(Generic[MarketT]):
         """Work on every head, and on every tick of a live feed, until cancelled."""
         works = [self._follow_heads()]
         if self._live is not None:
-            works += [self._follow_ticks(self._live), self._answer_alarms()]
+            works += [self._follow_ticks(self._live), self._answer_alarms(), self._settle()]
         tasks = [asyncio.ensure_future(each) for each in works]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -127,9 +190,18 @@ class Pipeline(Generic[MarketT]):
                 except ChainFault as fault:
                     log.warning("alarm.failed", why=str(fault))
 
+    async def _settle(self) -> None:
+        while True:
+            await self._watch.drifted.wait()
+            # Ticks that wait come first, and so does whom they make suspect.
+            await asyncio.sleep(SETTLE_S)
+            async with self.busy:
+                self.on_drift()
+
     async def on_update(self, update: BlockUpdate) -> None:
         """Do all that one new head asks for, and journal that it is done."""
         head, mirror = update.head, self.mirror
+        self._tape.note("head", update)
         self._moment = None
         await mirror.hear(update)
         sampled = await mirror.read(head)
@@ -137,20 +209,54 @@ class Pipeline(Generic[MarketT]):
         self._care.observe(head)
         moment = self._watch.look(head, update.heard_ns)
         self._near.hear(moment.quotes)
+        self._watch.settle()
+        self._care.stand(self._take_bearing(moment), moment.at)
+        near = await self._rungs.look(moment, self._near.day)
         await self._care.attend(moment)
+        await self._care.call(near, moment)
         self._moment = moment
+        await self._cascade.measure(moment)
+        self._tell_of_mirror()
         await mirror.check(sampled, head)
+        self._tell_of_mirror()
+        await self._tape.pack()
         mirror.done(head)
         if mirror.is_due_for_disk:
             # The book stands still until the next head; what listens meanwhile need not wait for the disk.
             await asyncio.to_thread(mirror.save)
 
+    def _take_bearing(self, moment: Moment) -> Posture:
+        mirror = self.mirror
+        divergence = self._desk.divergence(mirror.market, mirror.world, moment.quotes)
+        flow = self._cascade.found
+        return self._bearing.look(
+            moment.head,
+            moment.quotes,
+            divergence=divergence,
+            false_alarms=self._care.false_alarms,
+            flow=flow.ratio if flow else None,
+            pace=1 / max(1.0, flow.ratio) if flow else 1.0,
+        )
+
+    def _tell_of_mirror(self) -> None:
+        degraded = self.mirror.audit.degraded
+        text = f"the mirror is degraded: {degraded}" if degraded else "the mirror is as the chain has it"
+        rung = "degraded" if degraded else "healed"
+        self._alerts.tell(Notice("mirror", rung, text, recovered=degraded is None))
+
     def on_tick(self, heard_ns: int) -> None:
         """Find out who is suspect at the newest prices."""
+        self._tape.note("tick")
         self._watch.hear(heard_ns)
+
+    def on_drift(self) -> None:
+        """Have the trigger learn the newest prices, where what it knows is far from them."""
+        self._tape.note("settle")
+        self._watch.settle()
 
     async def on_alarm(self) -> None:
         """Judge whom ticks made suspect, and do what is due, where the last head was worked on whole."""
+        self._tape.note("alarm")
         if self._moment is None:
             self._watch.disperse()
         elif moment := self._watch.take():
@@ -165,12 +271,16 @@ class Pipeline(Generic[MarketT]):
         moment = self._moment
         if moment is None:
             return
+        self._tape.note("prepare")
         if self._live is not None:
-            self._trigger.prepare(self.mirror.book.freeze())
             try:
                 self._watch.keep(await self._care.prepare(moment, self._near.accounts()))
             except ChainFault as fault:
                 log.warning("ready.failed", block=moment.head.number, why=str(fault))
+        try:
+            await self._rungs.refresh(moment)
+        except ChainFault as fault:
+            log.warning("watched.unread", block=moment.head.number, why=str(fault))
         await self._near.measure(moment)
 
     def save(self) -> None:
@@ -199,7 +309,19 @@ class Pipeline(Generic[MarketT]):
             facts_waiting=len(mirror.facts),
             ticks=self._watch.ticks(self._care.ready) if self._live else None,
             nearest=self._near.found,
+            alarms=self._care.alarms,
+            flow=self._cascade.found,
+            rungs={rung.label: count for rung, count in self._rungs.counts.items()} | self._care.rungs,
+            level=self._bearing.stand.level,
+            why=self._bearing.stand.why,
         )
+
+
+class Silence:
+    """Implements ``ports.Alerts`` where nobody is to be told: journal and log have it all."""
+
+    def tell(self, notice: Notice) -> None:
+        """Keep quiet."""
 
 
 async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:

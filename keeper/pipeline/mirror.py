@@ -20,8 +20,9 @@ import structlog
 from keeper.abi import event
 from keeper.columns.shape import RowT, Shape
 from keeper.desk.port import Desk
-from keeper.domain import Call, Fact, Head, Log, Reason, Refuse
+from keeper.domain import Call, Fact, Head, Log, Reason, Refuse, Unknown, Witnesses
 from keeper.errors import ChainFault, ConfigError
+from keeper.oracles.panel import Panel
 from keeper.pipeline.params import Params
 from keeper.ports import (
     BlockUpdate,
@@ -31,6 +32,7 @@ from keeper.ports import (
     Range,
     Reader,
     Searched,
+    Tape,
     World,
     read_through,
 )
@@ -93,8 +95,12 @@ class Mirror(Generic[MarketT]):
         journal: Journal,
         params: Params,
         shelf: Shelf | None,
+        panel: Panel,
+        tape: Tape,
     ) -> None:
         self._reader = reader
+        self._panel = panel
+        self.tape = tape
         self.market = market
         self._journal = journal
         self._desk = desk
@@ -105,6 +111,8 @@ class Mirror(Generic[MarketT]):
         """What the head said of prices; None where the listing is newer, or nothing was read yet."""
         self.funds: Any = None
         """What the wallet has to act with, as the desk decoded it."""
+        self.witnesses: Witnesses = {}
+        """What other oracles said of the prices at that head."""
         self.halted: Refuse | None = None
         """Why nothing more is sent before a restart."""
         self.facts: list[Fact] = []
@@ -114,7 +122,7 @@ class Mirror(Generic[MarketT]):
         self.read_at: Head | None = None
         """The head that the book was read at; None while that is not one and the same for all rows."""
         self.as_of_s: UnixS | None = None
-        self.audit = Audit(random.randrange(2**31), _doubt_left(journal))
+        self.audit = Audit(tape.chance(random.randrange(2**31)), _doubt_left(journal))
         """Begins by chance, so that short lives check the same accounts no more often than others."""
         self._logs: deque[Log] = deque()
         self._told: Head | None = None
@@ -153,8 +161,16 @@ class Mirror(Generic[MarketT]):
             raise
 
     async def read_again(self, accounts: Sequence[AccountKey], head: Head) -> None:
-        """Read accounts at a head, whether they are dirty or not."""
+        """Read accounts at a head, whether they are dirty or not.
+
+        Who was known before and is not any more is read once more at the next head: the head may be gone from
+        the node by now, or about to be.
+        """
+        known = [each for each in accounts if not isinstance(self.book.exact(each), Unknown)]
         self._fold_rows(await self._pages(accounts, head), head)
+        if lost := [each for each in known if isinstance(self.book.exact(each), Unknown)]:
+            log.warning("accounts.lost", block=head.number, accounts=len(lost), of=len(accounts))
+            self.book.mark_dirty(lost, head.number)
 
     def done(self, head: Head) -> None:
         """Journal that a head is done, and how far the chain is searched."""
@@ -176,6 +192,7 @@ class Mirror(Generic[MarketT]):
         self._saved_at = self.read_at.number
         try:
             self.book.save(self._shelf.path, self._shelf.stamp(self.read_at))
+            self._journal.keep_book(self._shelf.path, self.read_at.number)
         except OSError as error:
             log.warning("book.not_saved", path=str(self._shelf.path), why=error.strerror)
 
@@ -313,7 +330,9 @@ class Mirror(Generic[MarketT]):
             else:
                 begin = min(begin, stamp.block + 1)
         for accounts in self._journal.found():
-            self.book.mark_dirty(self.book.without_row(accounts), from_block)
+            unread = self.book.without_row(accounts)
+            self.tape.note("found", unread)
+            self.book.mark_dirty(unread, from_block)
         return begin
 
     async def _stands(self, searched: Searched, from_block: Block) -> bool:
@@ -434,7 +453,8 @@ class Mirror(Generic[MarketT]):
     ) -> tuple[World, list[bytes], list[bytes], list[bytes]]:
         """Ask for prices, means, dirty rows and a sample, once more without the sample where that fails."""
         pages, checks = self._paged(dirty), self._paged(sample)
-        calls = [self.market.prices_call(), *self._desk.calls(self.market)]
+        heard = self._panel.calls()
+        calls = [self.market.prices_call(), *heard, *self._desk.calls(self.market)]
         try:
             (prices, *funds), rows = await self._call(calls, [*pages, *checks], head)
         except ChainFault as fault:
@@ -442,7 +462,9 @@ class Mirror(Generic[MarketT]):
                 raise
             self._leave_unchecked(fault, head)
             (prices, *funds), rows = await self._call(calls, pages, head)
-        return self.market.decode_prices(prices), funds, rows[: len(pages)], rows[len(pages) :]
+        self.witnesses = self._panel.decode(funds[: len(heard)], head.timestamp_s)
+        world = self.market.decode_prices(prices)
+        return world, funds[len(heard) :], rows[: len(pages)], rows[len(pages) :]
 
     def _paged(self, accounts: Sequence[AccountKey]) -> list[Sequence[AccountKey]]:
         """Cut accounts into bulk reads."""
@@ -452,6 +474,7 @@ class Mirror(Generic[MarketT]):
     async def _relist(self, head: Head) -> None:
         """Read the listing and its terms anew, and give the book a column for every instrument."""
         self.world = None
+        self.tape.note("listing")
         listed = await read_through(self._reader, self.market.refresh(), head.hash)
         self.book.relist(listed.shape)
         self.market = listed

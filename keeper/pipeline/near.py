@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -12,10 +13,12 @@ import structlog
 
 from keeper.desk.port import Desk
 from keeper.domain import Quote, Unknown
-from keeper.pipeline.care import Moment
+from keeper.ladder import Rung
 from keeper.pipeline.mirror import Mirror
+from keeper.pipeline.moment import Moment
 from keeper.pipeline.params import Params
 from keeper.ports import Market, Nearest
+from keeper.risk.options import YEAR_S
 from keeper.risk.volatility import Ewma
 from keeper.trigger import Trigger
 from keeper.trigger.distance import Distances, Floats, Sample, distances
@@ -24,6 +27,8 @@ from keeper.units import WAD, AccountKey, Block, FeedId
 log = structlog.get_logger()
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 
+DAY = math.sqrt(86_400 / YEAR_S)
+"""A day's standard deviation, for one of a year."""
 NEAREST = 64
 """Accounts nearest to breach that are looked at more closely after a head."""
 WITHIN = (1, 2, 3)
@@ -43,12 +48,15 @@ class Near(Generic[MarketT]):
         desk: Desk[MarketT, Any],
         served: Iterable[FeedId],
         params: Params,
+        rung: Callable[[AccountKey], Rung],
     ) -> None:
         self._mirror = mirror
+        self._rung = rung
         self._trigger = trigger
         self._desk = desk
         self._params = params
-        self._vols = Ewma(dict.fromkeys(served, params.vol))
+        self._served = tuple(served)
+        self._vols = Ewma(dict.fromkeys(self._served, params.vol))
         self._sigmas: dict[AccountKey, float] = {}
         """How far accounts were that were measured last."""
         self._measured_at: Block = 0
@@ -61,15 +69,20 @@ class Near(Generic[MarketT]):
             if isinstance(quote, Quote):
                 self._vols.hear(quote)
 
+    @property
+    def day(self) -> float:
+        """What one standard deviation of a day is of the feed that moves most, as a share of its price."""
+        return day(self._vols, self._served) if self._served else self._params.vol * DAY
+
     def accounts(self) -> list[AccountKey]:
         """Return the accounts nearest to breach that are not suspects.
 
-        The trigger chooses them by their margin; in order they come by how many standard deviations a price
-        has to move, who was not measured yet before all others.
+        The trigger chooses them by their margin; in order come those who are watched, and then by how many
+        standard deviations a price has to move, who was not measured yet before all others.
         """
         book = self._mirror.book.freeze()
         keys = [book.key(row) for row in self._trigger.nearest(NEAREST).tolist()]
-        return sorted(keys, key=lambda key: self._sigmas.get(key, 0.0))
+        return sorted(keys, key=lambda key: (self._rung(key) < Rung.WATCH, self._sigmas.get(key, 0.0)))
 
     async def measure(self, moment: Moment) -> None:
         """Measure now and then how far the nearest accounts are from breach, price by price; say so.
@@ -86,6 +99,7 @@ class Near(Generic[MarketT]):
         some = Sample(book.cash[rows], book.legs.dense(rows), book.classes[rows])
         del book
         measured = await asyncio.to_thread(distances, some, moment.quotes, price)
+        await mirror.tape.mark("measured")
         vols = {feed: vol for feed in measured.feeds if isinstance(vol := self._vols.vol(feed), float)}
         sigmas = measured.sigmas(vols)
         nearest = np.fmin.reduce(sigmas, axis=1, initial=np.inf)
@@ -97,6 +111,11 @@ class Near(Generic[MarketT]):
         told = [_far(keys[row], measured, sigmas, moment.quotes, row) for row in order]
         if told:
             log.info("accounts.nearest", block=head, within_sigmas=within, accounts=told)
+
+
+def day(vols: Ewma, feeds: Iterable[FeedId]) -> float:
+    """Return one standard deviation of a day of the feed that moves most of some, as a share of its price."""
+    return max(vol for feed in feeds if isinstance(vol := vols.vol(feed), float)) * DAY
 
 
 def _far(

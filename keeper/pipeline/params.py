@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from keeper.units import Block
+from keeper.ladder import Book, Climb
+from keeper.pipeline.alarms import Params as Alarms
+from keeper.risk.liquidity import Depth
+from keeper.units import Block, FeedId
 
 PAGE = 200
 """Accounts per bulk read, at most."""
@@ -28,5 +32,14 @@ class Params:
     """How late suspects may be known after a tick arrived before the log warns."""
     measure_blocks: Block = 10
     """How often it is measured how far the nearest accounts are from breach."""
+    alarms: Alarms = field(default_factory=Alarms)
     vol: float = 0.8
     """Annualised, of every feed: what the volatility is taken for until its prices have shown another."""
+    depth: Mapping[FeedId, Depth] = field(default_factory=dict)
+    """How deep the market of each feed is, as far as it is known."""
+    flow_fall: float = 0.05
+    """The further fall of all prices at which the book's liquidations are measured."""
+    climb: Climb = field(default_factory=Climb)
+    """The bounds of every account's ladder,"""
+    tide: Book = field(default_factory=Book)
+    """and of the book's."""

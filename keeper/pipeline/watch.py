@@ -14,10 +14,11 @@ import structlog
 from keeper.columns.keys import Rows
 from keeper.columns.snapshot import Snapshot
 from keeper.domain import ChainTime, Head, Quote, Unknown
-from keeper.pipeline.care import Moment
 from keeper.pipeline.mirror import Mirror
+from keeper.pipeline.moment import Moment
 from keeper.pipeline.params import Params
 from keeper.ports import Feed, Market, Spread, Ticks
+from keeper.risk.marks import Marks
 from keeper.risk.netting import Floats
 from keeper.trigger import Found, Scores, Trigger
 from keeper.units import AccountKey, FeedId
@@ -83,6 +84,8 @@ class Watch(Generic[MarketT]):
         self._line_since_ns = 0
         self.alarmed = asyncio.Event()
         """Set while somebody is in line."""
+        self.drifted = asyncio.Event()
+        """Set from a tick that was far from what the trigger knows until ``settle``."""
         self._ticks = self._coalesced = self._handed_over = 0
         self._late, self._scored, self._answered = Stopwatch(), Stopwatch(), Stopwatch()
         self._warned_ns = -WARN_EVERY_NS
@@ -100,8 +103,8 @@ class Watch(Generic[MarketT]):
         self._suspects = found.rows
         self._rows = {book.key(row): row for row in found.rows.tolist()}
         self.keep(self._ready)
-        why = _why(found.scores.equity, found.scores.requirement)
-        return Moment(head, self._at(head), quotes, dict(zip(self._rows, why, strict=True)), heard_ns)
+        found_why = why(found.scores.equity, found.scores.requirement)
+        return Moment(head, self._at(head), quotes, dict(zip(self._rows, found_why, strict=True)), heard_ns)
 
     def hear(self, heard_ns: int) -> None:
         """Score the book at the prices of a tick, and put in line who is suspect and was not before.
@@ -127,7 +130,17 @@ class Watch(Generic[MarketT]):
         wanted = np.flatnonzero(~was[found.rows])
         if len(wanted):
             self._stand_in_line(found.rows[wanted], found.scores.of(wanted), heard_ns)
+        if self._trigger.is_due:
+            self.drifted.set()
         self._note_lateness(time.monotonic_ns() - heard_ns)
+
+    def settle(self) -> None:
+        """Have the trigger get ready for ticks at the newest prices, where what it knows is far from them."""
+        self.drifted.clear()
+        head = self._head
+        if head is not None and self._mirror.world is not None and self._trigger.is_due:
+            quotes = self._feed.latest(self._at(head).timestamp_s)
+            self._trigger.prepare(*self._priced(head, quotes))
 
     def take(self) -> Moment | None:
         """Return whoever stands first in line, with the newest prices; the others go on standing there."""
@@ -140,7 +153,7 @@ class Watch(Generic[MarketT]):
         if not len(self._line):
             self.disperse()
         keys = [book.key(row) for row in rows]
-        suspects = dict(zip(keys, _why(*scores), strict=True))
+        suspects = dict(zip(keys, why(*scores), strict=True))
         self._rows.update(zip(keys, rows, strict=True))
         self.keep(self._ready)
         quotes = self._feed.latest(at.timestamp_s)
@@ -171,9 +184,12 @@ class Watch(Generic[MarketT]):
         return ChainTime(head.number + 1, head.timestamp_s + self._params.block_time_s)
 
     def _score(self, head: Head, quotes: Mapping[FeedId, Quote | Unknown]) -> tuple[Snapshot, Found]:
-        book = self._mirror.book.freeze()
-        marks = self._mirror.market.marks(self._mirror.world, quotes, self._at(head).timestamp_s)
+        book, marks = self._priced(head, quotes)
         return book, self._trigger.tick(book, marks, self._mirror.book.take_changed())
+
+    def _priced(self, head: Head, quotes: Mapping[FeedId, Quote | Unknown]) -> tuple[Snapshot, Marks]:
+        market, world = self._mirror.market, self._mirror.world
+        return self._mirror.book.freeze(), market.marks(world, quotes, self._at(head).timestamp_s)
 
     def _stand_in_line(self, rows: Rows, scores: Scores, heard_ns: int) -> None:
         if len(self._line):
@@ -214,7 +230,7 @@ class Watch(Generic[MarketT]):
         self._unpriced = unpriced
 
 
-def _why(equity: Floats, requirement: Floats) -> Iterable[str]:
+def why(equity: Floats, requirement: Floats) -> Iterable[str]:
     """Say of suspects why they are."""
     pairs = zip(equity.tolist(), requirement.tolist(), strict=True)
     return (f"E {has:.2f}, M {needs:.2f}" for has, needs in pairs)

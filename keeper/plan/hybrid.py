@@ -7,7 +7,8 @@ bound. An act that takes anything from an account needs the ``Agree`` of the con
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from keeper.domain import (
     Account,
@@ -25,15 +26,20 @@ from keeper.domain import (
     Phase,
     Poke,
     Reason,
+    Record,
     Refuse,
+    Seen,
     Settle,
     Step,
     Wait,
     WriteOff,
 )
-from keeper.plan.common import Decision, Gas, step, unprofitable
+from keeper.plan import bounds
+from keeper.plan.bounds import Bound
+from keeper.plan.common import Decision, Gas, step
+from keeper.plan.economics import Prudence, is_endangered, loss_wad, weigh
 from keeper.ports import SlicePreview, SlopeMarket
-from keeper.units import WAD, Wad, Wei, mul_div_down
+from keeper.units import WAD, FeedId, Wad, Wei, mul_div_down
 
 BISECTIONS = 12
 """Steps of the search for the slice that the keeper's margin bears: to 1/4096 of the largest."""
@@ -65,6 +71,7 @@ class Params:
     a revert would cost about the rest."""
     free_margin_share_wad: Wad = 9 * WAD // 10
     """How much of a slice that the keeper's own margin bounds is asked for: prices move until inclusion."""
+    prudence: Prudence = field(default_factory=Prudence)
     gas_flag: Gas = field(default_factory=lambda: Gas(230_000, 60_000))
     gas_confirm: Gas = field(default_factory=lambda: Gas(175_000, 65_000))
     gas_slice: Gas = field(default_factory=lambda: Gas(290_000, 185_000))
@@ -89,6 +96,12 @@ class Means:
     """Quote per unit of the native currency."""
     gas_posting: int = 0
     """What posting the prices that an act rests on takes besides."""
+    record: Record = field(default_factory=Record)
+    """With what the steps of this block take already added."""
+    held_wad: Mapping[FeedId, Wad] = field(default_factory=dict)
+    """What the taker's positions come to on each feed; asked for where a depth is known."""
+    pace_wad: Wad = WAD
+    """The pace of this account, that of the whole keeper included."""
 
     def gas_cost_wad(self, gas: int) -> Wad:
         """Return the cost of ``gas`` in quote, rounded up."""
@@ -103,9 +116,14 @@ class Slice:
     preview: SlicePreview
 
 
-def plan_alarm(case_id: str, case: Assessment, means: Means, params: Params) -> Decision:
-    """Plan a flag: the on-chain fast price shows the breach, and the episode should pay for its gas."""
-    bar = _alarm_bar(case, params)
+def plan_alarm(
+    case_id: str, case: Assessment, means: Means, params: Params, *, closed: Seen | None = None
+) -> Decision:
+    """Plan a flag: the on-chain fast price shows the breach, and the episode should pay for its gas.
+
+    ``closed`` is the last slice that the keeper took: an account that it has just cured is left at rest.
+    """
+    bar = _alarm_bar(case, params) or params.prudence.rest.wait(closed, case.health_wad, case.at)
     if bar is not None:
         return bar
     if not case.fast.breaches(case.flag_level_wad):
@@ -116,10 +134,24 @@ def plan_alarm(case_id: str, case: Assessment, means: Means, params: Params) -> 
         return Refuse(Reason("alarm.no_credit", found, f"bond {case.bond_wad / WAD:.2f}"))
     gas = params.gas_flag.typical(_items(case)) + means.gas_posting
     all_gas = gas + params.gas_confirm.typical(_items(case)) + _slice_gas(case, means, params)
-    profit = case.reward_wad + _first_fee(case) - means.gas_cost_wad(all_gas)
-    if profit < params.min_profit_wad:
-        return unprofitable("alarm.unprofitable", profit, params.min_profit_wad)
-    return _step(case_id, case, Flag(case.account.key, case.bond_wad), params, gas=gas, profit_wad=profit)
+    first = {feed: mul_div_down(case.closeable_wad, wad, WAD) for feed, wad in case.exposures}
+    economics = weigh(
+        "flag",
+        means,
+        income_wad=case.reward_wad + _first_fee(case),
+        exit_wad=bounds.taken(first, means.held_wad, params.prudence.depth),
+        gas=all_gas,
+    )
+    endangered = is_endangered(case.execution.equity_wad, dict(case.exposures), params.prudence)
+    loses_wad = loss_wad(
+        "alarm.unprofitable", economics, params.prudence, params.min_profit_wad, endangered=endangered
+    )
+    if isinstance(loses_wad, Refuse):
+        return loses_wad
+    profit = economics.profit_wad
+    planned = _step(case_id, case, Flag(case.account.key, case.bond_wad), params, gas=gas, profit_wad=profit)
+    # What the slices lose they book themselves.
+    return replace(planned, economics=economics, loss_wad=min(loses_wad, means.gas_cost_wad(gas)))
 
 
 def prepare_alarm(case_id: str, case: Assessment, means: Means, params: Params) -> Decision:
@@ -159,7 +191,6 @@ def plan_slice(
     one; refuses what does not pay for its gas. The figures are the contract's own, to the wei, for the block
     ``case.at``. Where the insurance's offer does not pay yet, the act may be a ``Poke`` by which it rises.
     """
-    del agreed
     full = _no_room(case)
     if full is not None:
         return full
@@ -167,17 +198,28 @@ def plan_slice(
     if taker.phase is not Phase.HEALTHY:
         return Refuse(Reason("taker.not_healthy", f"the keeper's account is {taker.phase}", "healthy"))
     largest = _largest(case, market, oracles, means, params)
-    if isinstance(largest, Refuse):
-        return Wait(case.at.block + 1, largest.reason) if largest.reason.rule in PASSING else largest
-    preview, asked = largest
+    if isinstance(largest, Wait | Refuse):
+        is_passing = isinstance(largest, Refuse) and largest.reason.rule in PASSING
+        return Wait(case.at.block + 1, largest.reason) if is_passing else largest
+    preview, asked, bound_by = largest
     if preview.taker_mark_wad < 0:
         found = f"the slice is worth {-preview.taker_mark_wad / WAD:.4f} less at p_F than it costs at p_L"
         return _wait(case, "slope.price_worse_than_fast", found, "p_L no worse than p_F for the taker")
+    if harm := bounds.harms(preview.before, preview.after):
+        return Refuse(harm)
     gas = _slice_gas(case, means, params)
-    profit = preview.taker_fee_wad - means.gas_cost_wad(gas)
-    if profit < params.min_profit_wad:
-        poke = _raise_offer(case_id, case, gas=gas, means=means, params=params)
-        return poke or unprofitable("slope.unprofitable", profit, params.min_profit_wad)
+    exit_wad = bounds.taken(preview.takes, means.held_wad, params.prudence.depth)
+    economics = weigh("liquidate", means, income_wad=preview.taker_fee_wad, exit_wad=exit_wad, gas=gas)
+    endangered = is_endangered(case.execution.equity_wad, dict(case.exposures), params.prudence)
+    loses_wad = loss_wad(
+        "slope.unprofitable", economics, params.prudence, params.min_profit_wad, endangered=endangered
+    )
+    if isinstance(loses_wad, Refuse) and means.pace_wad < WAD:
+        # Where the pace leaves too little to pay, all that is permitted goes.
+        whole = replace(means, pace_wad=WAD)
+        return plan_slice(case_id, case, agreed, market=market, oracles=oracles, means=whole, params=params)
+    if isinstance(loses_wad, Refuse):
+        return _raise_offer(case_id, case, gas=gas, means=means, params=params) or loses_wad
     act = Liquidate(
         account=case.account.key,
         taker=taker.key,
@@ -185,11 +227,22 @@ def plan_slice(
         deadline_s=case.at.timestamp_s + params.validity_blocks * params.block_time_s,
         min_fraction_wad=0,
         max_fraction_wad=asked,
-        min_fee_wad=min(
+        min_fee_wad=0
+        if loses_wad
+        else min(
             preview.taker_fee_wad, mul_div_down(means.gas_cost_wad(gas), params.min_fee_of_gas_wad, WAD)
         ),
     )
-    planned = _step(case_id, case, act, params, gas=gas, profit_wad=profit, notional_wad=preview.notional_wad)
+    profit_wad, notional_wad = economics.profit_wad, preview.notional_wad
+    planned = _step(case_id, case, act, params, gas=gas, profit_wad=profit_wad, notional_wad=notional_wad)
+    planned = replace(
+        planned,
+        takes=tuple(preview.takes.items()),
+        bounds=tuple(each.reason for each in bound_by),
+        economics=economics,
+        loss_wad=loses_wad,
+        ends_at_wad=case.health_wad,
+    )
     return Slice(planned, preview)
 
 
@@ -276,16 +329,60 @@ def _upkeep_act(case: Assessment, *, contradicted: bool) -> Act | None:
 
 def _largest(
     case: Assessment, market: SlopeMarket, oracles: OracleView, means: Means, params: Params
-) -> tuple[SlicePreview, Wad] | Refuse:
-    """Find the largest slice after which the taker still meets its initial margin, and what to ask for."""
+) -> tuple[SlicePreview, Wad, tuple[Bound, ...]] | Wait | Refuse:
+    """Find the largest slice within all bounds, what to ask for, and what kept it from being larger."""
 
     def preview(fraction_wad: Wad) -> SlicePreview | Refuse:
         return market.preview(case, means.taker, oracles, fraction_wad)
 
     whole = preview(WAD)
-    if isinstance(whole, Refuse) or whole.taker_passes:
-        return whole if isinstance(whole, Refuse) else (whole, WAD)
-    low, high = 0, whole.fraction_wad
+    if isinstance(whole, Refuse):
+        return whole
+    bound_by = _bounds(case, whole.fraction_wad, means, params)
+    best, asked = whole, WAD
+    if bound_by:
+        within = _within(preview, bound_by[0], case.smallest_wad)
+        if isinstance(within, Reason):
+            return Wait(case.at.block + 1, within)
+        best, asked = within
+    if best.taker_passes:
+        return best, asked, bound_by
+    found = _borne(preview, best.fraction_wad, means, params)
+    if isinstance(found, Refuse):
+        return found
+    cash = f"cash {means.taker.cash_wad / WAD:.2f}"
+    margin = Bound(found[1], Reason("size.margin", f"the keeper's account has {cash}", "its initial margin"))
+    return *found, (margin, *bound_by)
+
+
+def _bounds(case: Assessment, permitted_wad: Wad, means: Means, params: Params) -> tuple[Bound, ...]:
+    """Return what keeps a slice from being all that the contract permits, as fractions of the book."""
+    found = bounds.of_market(
+        dict(case.exposures),
+        params.prudence.depth,
+        moved_wad=means.record.moved_wad,
+        held_wad=means.held_wad,
+    )
+    found += bounds.of_pace(means.pace_wad, permitted_wad, case.smallest_wad)
+    return bounds.binding(found, permitted_wad)
+
+
+def _within(
+    preview: Callable[[Wad], SlicePreview | Refuse], bound: Bound, smallest_wad: Wad
+) -> tuple[SlicePreview, Wad] | Reason:
+    """Return the slice that a bound allows; where the contract would leave no dust behind, half of it."""
+    for asked in (bound.part_wad, bound.part_wad // 2):
+        found = preview(asked) if asked >= max(1, smallest_wad) else None
+        if isinstance(found, SlicePreview):
+            return found, asked
+    return bound.reason
+
+
+def _borne(
+    preview: Callable[[Wad], SlicePreview | Refuse], most_wad: Wad, means: Means, params: Params
+) -> tuple[SlicePreview, Wad] | Refuse:
+    """Find the largest slice up to a fraction after which the taker still meets its initial margin."""
+    low, high = 0, most_wad
     for _ in range(BISECTIONS):
         middle = (low + high) // 2
         tried = preview(middle)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from keeper.domain import Act, ChainTime, Reason, Refuse, Step, Unknown
+from keeper.domain import Act, ChainTime, Economics, Reason, Record, Refuse, Step, Unknown
 from keeper.lending.routes import Pool, Route
 from keeper.lending.words import (
     Approve,
@@ -30,9 +30,12 @@ from keeper.lending.words import (
     Sweep,
     Way,
 )
+from keeper.plan import bounds
+from keeper.plan.bounds import ROUNDING, Bound
 from keeper.plan.common import Policy, step, unprofitable
+from keeper.plan.economics import Prudence, is_endangered, loss_wad, weigh
 from keeper.ports import LendingMarket
-from keeper.units import WAD, AccountKey, Wad, Wei, mul_div_up
+from keeper.units import WAD, AccountKey, Wad, Wei, mul_div_down, mul_div_up
 
 WAYS = 2
 """Pairs of debt and collateral by which an account is tried to be closed, of those that may pay."""
@@ -89,6 +92,8 @@ class Params:
     convert: ConvertParams | None = None
     """None: the wallet keeps what it seized."""
     validity_blocks: int = 3
+    prudence: Prudence = field(default_factory=Prudence)
+    """Its depths are by token; what borrowed tokens bring is sold at once, and tried: none bounds that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,12 @@ class Means:
     purse: Purse
     gas_price_wei: Wei
     native_price_wad: Wad
+    record: Record = field(default_factory=Record)
+    """With what the steps of this block take already added."""
+    coming_wad: Mapping[str, Wad] = field(default_factory=dict)
+    """What these seize, by token: it is not in the purse yet."""
+    pace_wad: Wad = WAD
+    """The pace of this account, that of the whole keeper included."""
 
     def gas_cost_wad(self, gas: int) -> Wad:
         """Return the cost of ``gas`` in quote, rounded up."""
@@ -182,18 +193,73 @@ def _by_way(case: Case, way: Way, means: Means, pools: Roads, params: Params) ->
     largest = case.market.close(case.loan, way, limit, case.chain)
     if isinstance(largest, Refuse):
         return largest
-    most_wad = _most_wad(case, way, largest, means, params)
-    if isinstance(most_wad, Unknown):
-        return unvalued(most_wad)
     # Before any search for sizes: dust in twenty reserves is four hundred pairs, in breach at every head.
-    if most_wad < params.min_profit_wad:
-        return unprofitable("close.unprofitable", most_wad, params.min_profit_wad)
+    most = _weighed(case, way, largest, means, params)
+    if isinstance(most, Unknown):
+        return unvalued(most)
+    # What selling it costs is left to each size: of less depth a smaller one may pay.
+    loses_wad = _loses_wad(case, replace(most, exit_wad=0), params, (way.collateral,))
+    if isinstance(loses_wad, Refuse):
+        return loses_wad
+    bound_by = _bounds(case, way, largest, means, params)
+    if bound_by:
+        limit = mul_div_down(limit, bound_by[0].part_wad, WAD)
+        if isinstance(case.market.close(case.loan, way, limit, case.chain), Refuse):
+            return Refuse(bound_by[0].reason)
+    found = _paced(case, way, limit, means, pools, params)
+    if isinstance(found, Refuse):
+        return found
+    return [replace(each, bounds=(*each.bounds, *(bound.reason for bound in bound_by))) for each in found]
+
+
+def _paced(
+    case: Case, way: Way, limit: int, means: Means, pools: Roads, params: Params
+) -> list[Step] | Refuse:
+    """Return the steps at the account's pace.
+
+    Where that leaves too little to pay, or less than the protocol takes, all that is wanted goes.
+    """
+    if means.pace_wad < WAD:
+        sizes = sizes_of(case, way, limit, params, pace_wad=means.pace_wad)
+        found = sizes if isinstance(sizes, Refuse) else _steps(case, way, sizes, means, pools, params)
+        if not isinstance(found, Refuse):
+            reasons = tuple(each.reason for each in bounds.of_pace(means.pace_wad, WAD))
+            return [replace(each, bounds=reasons) for each in found]
     sizes = sizes_of(case, way, limit, params)
-    if isinstance(sizes, Refuse):
-        return sizes
+    return sizes if isinstance(sizes, Refuse) else _steps(case, way, sizes, means, pools, params)
+
+
+def _steps(
+    case: Case, way: Way, sizes: Sequence[Close], means: Means, pools: Roads, params: Params
+) -> list[Step] | Refuse:
     if params.flash is None:
         return _own(case, way, sizes, means, params)
     return _borrowed(case, way, sizes, means, pools, params, params.flash)
+
+
+def _bounds(case: Case, way: Way, largest: Close, means: Means, params: Params) -> tuple[Bound, ...]:
+    """Return what depth and inventory leave of the largest closing that the wallet pays for."""
+    if params.flash is not None or not params.prudence.depth:
+        return ()
+    found = bounds.of_market(
+        _takes(case, way, largest),
+        params.prudence.depth,
+        moved_wad=means.record.moved_wad,
+        held_wad=_held(case, way, means),
+    )
+    return bounds.binding(found, WAD)
+
+
+def _takes(case: Case, way: Way, close: Close) -> dict[str, Wad]:
+    """Return what the wallet has more after a closing, at the higher of both prices."""
+    worth = case.worth_wad(way.collateral, close.seized)
+    return {} if isinstance(worth, Unknown) else {way.collateral: worth[1]}
+
+
+def _held(case: Case, way: Way, means: Means) -> dict[str, Wad]:
+    worth = case.worth_wad(way.collateral, means.purse.balances.get(way.collateral, 0))
+    coming_wad = means.coming_wad.get(way.collateral, 0)
+    return {way.collateral: coming_wad + (0 if isinstance(worth, Unknown) else worth[1])}
 
 
 def _borrowed(
@@ -214,18 +280,22 @@ def _borrowed(
     if not loans:
         found = f"no pool of Uniswap v3 lends {way.debt} beside the routes"
         return Refuse(Reason("route.no_lender", found, "another pool, or another closing.lender"))
-    steps = []
+    steps, refusals = list[Step](), list[Refuse]()
     for close in sizes:
-        most_wad = _most_wad(case, way, close, means, params)
+        most = _weighed(case, way, close, means, params)
         paid = case.worth_wad(way.debt, close.repaid)
-        if isinstance(most_wad, Unknown):
-            return unvalued(most_wad)
+        if isinstance(most, Unknown):
+            return unvalued(most)
         if isinstance(paid, Unknown):
             return unvalued(paid)
-        for route, pool in loans if most_wad >= params.min_profit_wad else ():
+        loses_wad = _loses_wad(case, most, params, (way.collateral,))
+        if isinstance(loses_wad, Refuse):
+            refusals.append(loses_wad)
+            continue
+        for route, pool in loans:
             loan = Flash(flash.liquidator, flash.lender, pool, route, 0)
             steps.append(_flash(case, way, close, paid, loan, means, params))
-    return steps
+    return steps or refusals[0]
 
 
 def _lending_pools(way: Way, route: Route, pools: Roads, flash: FlashParams) -> Sequence[str]:
@@ -239,14 +309,26 @@ def _lending_pools(way: Way, route: Route, pools: Roads, flash: FlashParams) -> 
 # --- sizes ---------------------------------------------------------------------------------------
 
 
-def sizes_of(case: Case, way: Way, limit: int, params: Params) -> tuple[Close, ...] | Refuse:
-    """Return the closings to try, the one that is wanted first, where ``limit`` is the most to repay."""
+def sizes_of(
+    case: Case, way: Way, limit: int, params: Params, *, pace_wad: Wad = WAD
+) -> tuple[Close, ...] | Refuse:
+    """Return the closings to try, the one that is wanted first, where ``limit`` is the most to repay.
+
+    A pace takes so much of what is wanted; what has to be closed whole knows none.
+    """
     market, loan, world = case.market, case.loan, case.chain
     largest = market.close(loan, way, limit, world)
     if isinstance(largest, Refuse):
         return largest
     if is_harmful(case.standing, way.bonus_wad, params.slippage_wad):
         return (largest,) if largest.is_whole else _harms(case.standing, way)
+    if pace_wad < WAD:
+        most = params.policy is Policy.MAX
+        wanted = limit if most else _least(case, way, limit, params.target_health_wad)
+        limit = mul_div_down(wanted, pace_wad, WAD)
+        largest = market.close(loan, way, limit, world)
+        if isinstance(largest, Refuse):
+            return largest
     amounts: Sequence[int]
     if params.policy is Policy.MAX:
         amounts = [limit * part // 4 for part in (3, 2, 1)]
@@ -255,7 +337,17 @@ def sizes_of(case: Case, way: Way, limit: int, params: Params) -> tuple[Close, .
         least = _least(case, way, limit, params.target_health_wad)
         amounts = [least + (limit - least) * part // 4 for part in range(4)] if least < limit else []
         found = [*(market.close(loan, way, each, world) for each in amounts), largest]
-    return tuple(dict.fromkeys(each for each in found if isinstance(each, Close)))
+    closings = dict.fromkeys(each for each in found if isinstance(each, Close))
+    return tuple(each for each in closings if not _is_worse(case.standing, each)) or _harms(
+        case.standing, way
+    )
+
+
+def _is_worse(standing: Standing, close: Close) -> bool:
+    """Tell whether a part closed leaves an account less healthy than before, by more than rounding."""
+    if close.is_whole or standing.health_wad is None or close.health_after_wad is None:
+        return False
+    return close.health_after_wad * WAD < standing.health_wad * (WAD - ROUNDING)
 
 
 def is_harmful(standing: Standing, bonus_wad: Wad, slippage_wad: Wad) -> bool:
@@ -271,7 +363,7 @@ def is_harmful(standing: Standing, bonus_wad: Wad, slippage_wad: Wad) -> bool:
 def _harms(standing: Standing, way: Way) -> Refuse:
     ltv = standing.debt_wad / standing.collateral_wad if standing.collateral_wad else float("inf")
     bound = f"a loan to value below 1 / {1 + way.bonus_wad / WAD:.4f}, or all of a debt or of a collateral"
-    return Refuse(Reason("size.harms", f"loan to value {ltv:.4f}", bound))
+    return Refuse(Reason("size.harm", f"loan to value {ltv:.4f}", bound))
 
 
 def _least(case: Case, way: Way, limit: int, target_wad: Wad) -> int:
@@ -294,17 +386,31 @@ def _restores(close: Close, target_wad: Wad) -> bool:
 
 def _own(case: Case, way: Way, sizes: Sequence[Close], means: Means, params: Params) -> list[Step] | Refuse:
     """Return steps that the wallet pays for, or the approval that has to come before."""
-    steps = []
+    steps, refusals = list[Step](), list[Refuse]()
     for close in sizes:
-        profit_wad = _most_wad(case, way, close, means, params)
+        economics = _weighed(case, way, close, means, params)
         paid = case.worth_wad(way.debt, close.repaid)
-        if isinstance(profit_wad, Unknown):
-            return unvalued(profit_wad)
+        if isinstance(economics, Unknown):
+            return unvalued(economics)
         if isinstance(paid, Unknown):
             return unvalued(paid)
-        if profit_wad >= params.min_profit_wad:
-            act = Repay(case.account, way, close.by, close.asked, close.takes)
-            steps.append(step_of(case, act, params, way.gas, profit_wad, paid[1]))
+        loses_wad = _loses_wad(case, economics, params, (way.collateral,))
+        if isinstance(loses_wad, Refuse):
+            refusals.append(loses_wad)
+            continue
+        act = Repay(case.account, way, close.by, close.asked, close.takes)
+        planned = step_of(case, act, params, way.gas, economics.profit_wad, paid[1])
+        steps.append(
+            replace(
+                planned,
+                takes=tuple(_takes(case, way, close).items()),
+                economics=economics,
+                loss_wad=loses_wad,
+                ends_at_wad=_ends_at_wad(case, close),
+            )
+        )
+    if not steps:
+        return refusals[0]
     needed = max(each.act.takes for each in steps if isinstance(each.act, Repay))
     if means.purse.lacks(way.debt, way.venue, needed):
         return _approvals(case, way.debt, way.venue, needed, means, params)
@@ -338,7 +444,14 @@ def _flash(
     min_profit = mul_div_up(needed_wad, close.repaid, paid[0]) if paid[0] else close.repaid + 1
     loan = replace(loan, min_profit=min_profit)
     act = Repay(case.account, way, close.by, close.asked, close.takes, loan)
-    return step_of(case, act, params, gas, params.min_profit_wad, paid[1])
+    planned = step_of(case, act, params, gas, params.min_profit_wad, paid[1])
+    return replace(planned, ends_at_wad=_ends_at_wad(case, close))
+
+
+def _ends_at_wad(case: Case, close: Close) -> Wad | None:
+    """Return the account's health, where a closing should end its breach."""
+    ends = close.health_after_wad is None or close.health_after_wad >= WAD
+    return case.standing.health_wad if ends else None
 
 
 def _swept(case: Case, sweep: Sweep, means: Means, params: Params) -> tuple[Step, ...] | Refuse:
@@ -355,15 +468,19 @@ def _swept(case: Case, sweep: Sweep, means: Means, params: Params) -> tuple[Step
             return Refuse(Reason("means.no_tokens", f"{held} of {due.token}", bound))
     got_wad = sum(each[0] for each in got if not isinstance(each, Unknown))
     paid_wad = sum(each[1] for each in paid if not isinstance(each, Unknown))
-    profit_wad = _profit_wad(got_wad, paid_wad, sweep.gas, means, params)
-    if profit_wad < params.min_profit_wad:
-        return unprofitable("close.unprofitable", profit_wad, params.min_profit_wad)
+    kind, exit_wad = type(sweep.act).__name__.lower(), mul_div_up(got_wad, params.slippage_wad, WAD)
+    income_wad = got_wad - paid_wad
+    economics = weigh(kind, means, income_wad=income_wad, exit_wad=exit_wad, gas=sweep.gas)
+    loses_wad = _loses_wad(case, economics, params, tuple(token for token, _ in sweep.gets))
+    if isinstance(loses_wad, Refuse):
+        return loses_wad
     for due in sweep.pays:
         if means.purse.lacks(due.token, due.spender, due.amount + due.amount // SPARE):
             return tuple(_approvals(case, due.token, due.spender, due.amount, means, params))
     # By the next block interest has grown, and the amounts are no longer those of the whole.
     at_once = replace(params, validity_blocks=1)
-    return (step_of(case, sweep.act, at_once, sweep.gas, profit_wad, paid_wad),)
+    planned = step_of(case, sweep.act, at_once, sweep.gas, economics.profit_wad, paid_wad)
+    return (replace(planned, economics=economics, loss_wad=loses_wad, ends_at_wad=case.standing.health_wad),)
 
 
 def step_of(case: Case, act: Act, params: Params, gas: int, profit_wad: Wad, notional_wad: Wad) -> Step:
@@ -378,7 +495,7 @@ def step_of(case: Case, act: Act, params: Params, gas: int, profit_wad: Wad, not
     )
 
 
-def _most_wad(case: Case, way: Way, close: Close, means: Means, params: Params) -> Wad | Unknown:
+def _weighed(case: Case, way: Way, close: Close, means: Means, params: Params) -> Economics | Unknown:
     """Return what one closing brings, of which a larger one brings more.
 
     With borrowed tokens it is the most that it may bring, sold at the better of both prices: the simulation
@@ -389,14 +506,24 @@ def _most_wad(case: Case, way: Way, close: Close, means: Means, params: Params) 
         return got
     if isinstance(paid, Unknown):
         return paid
-    if params.flash is None:
-        return _profit_wad(got[0], paid[1], way.gas, means, params)
-    return got[1] - paid[0] - means.gas_cost_wad(_flash_gas(way, ()))
+    if params.flash is not None:
+        gas = _flash_gas(way, ())
+        return weigh("repay", means, income_wad=got[1] - paid[0], exit_wad=0, gas=gas)
+    slips_wad = mul_div_up(got[0], params.slippage_wad, WAD)
+    exit_wad = bounds.taken(_takes(case, way, close), _held(case, way, means), params.prudence.depth)
+    income_wad = got[0] - paid[1]
+    return weigh("repay", means, income_wad=income_wad, exit_wad=max(slips_wad, exit_wad), gas=way.gas)
 
 
-def _profit_wad(got_wad: Wad, paid_wad: Wad, gas: int, means: Means, params: Params) -> Wad:
-    """Return what is left of what is seized, were it sold now, after what is paid and gas."""
-    return got_wad * (WAD - params.slippage_wad) // WAD - paid_wad - means.gas_cost_wad(gas)
+def _loses_wad(case: Case, economics: Economics, params: Params, collateral: tuple[str, ...]) -> Wad | Refuse:
+    """Return what a closing may lose, 0 where it pays. With borrowed tokens nothing is closed at a loss."""
+    standing = case.standing
+    exposures = dict.fromkeys(collateral, standing.collateral_wad // max(1, len(collateral)))
+    endangered = params.flash is None and is_endangered(
+        standing.collateral_wad - standing.debt_wad, exposures, params.prudence
+    )
+    floor_wad = params.min_profit_wad
+    return loss_wad("close.unprofitable", economics, params.prudence, floor_wad, endangered=endangered)
 
 
 def unvalued(unknown: Unknown) -> Refuse:
@@ -419,26 +546,34 @@ def with_profit(
     """Return the step of a closing with borrowed tokens with what it left, in units of the debt, less gas."""
     worth = worth_wad(market, worlds, way.debt, profit)
     brought_wad = 0 if isinstance(worth, Unknown) else worth[0]
-    return replace(step_, expected_profit_wad=brought_wad - means.gas_cost_wad(_flash_gas(way, route)))
+    gas = _flash_gas(way, route)
+    economics = weigh(step_.kind, means, income_wad=brought_wad, exit_wad=0, gas=gas)
+    return replace(step_, expected_profit_wad=economics.profit_wad, economics=economics)
 
 
 def chosen(gone: Sequence[Step], params: Params) -> Step | Refuse:
     """Choose among steps that went through, each with the profit that it brought.
 
-    ``restore`` takes the smallest that pays, ``max`` the one that brings most. What is done with the wallet's
-    own tokens brings nothing by itself: it comes where nothing else went through.
+    ``restore`` takes the smallest that pays, ``max`` the one that brings most. What the wallet pays for was
+    weighed when it was planned, and may go at a loss; what borrowed tokens pay for only the simulation has
+    told. What is done with the wallet's own tokens brings nothing by itself: it comes where nothing else went
+    through.
     """
     own = [each for each in gone if isinstance(each.act, Approve | Redeem | Convert)]
     closings = [each for each in gone if each not in own]
-    paying = [each for each in closings if each.expected_profit_wad >= params.min_profit_wad]
+    counted_wad, least_wad = params.prudence.counted_wad, params.min_profit_wad
+    paying = [each for each in closings if not _is_borrowed(each.act) or counted_wad(each) >= least_wad]
     if not paying:
         if own:
             return own[0]
-        best_wad = max(each.expected_profit_wad for each in closings)
-        return unprofitable("close.unprofitable", best_wad, params.min_profit_wad)
+        return unprofitable("close.unprofitable", max(map(counted_wad, closings)), least_wad)
     if params.policy is Policy.MAX:
         return max(paying, key=lambda each: each.expected_profit_wad)
     return min(paying, key=lambda each: (each.notional_wad, -each.expected_profit_wad))
+
+
+def _is_borrowed(act: Act) -> bool:
+    return isinstance(act, Repay) and act.flash is not None
 
 
 def left(purse: Purse, steps: Sequence[Step], sweep: Sweep | None) -> Purse:
@@ -449,7 +584,7 @@ def left(purse: Purse, steps: Sequence[Step], sweep: Sweep | None) -> Purse:
     taken: dict[tuple[str, str], int] = {}
     approved = set()
     for each in steps:
-        for pocket, amount in _takes(each.act, purse, sweep).items():
+        for pocket, amount in _spends(each.act, purse, sweep).items():
             taken[pocket] = max(taken.get(pocket, 0), amount)
             if isinstance(each.act, Approve):
                 approved.add(pocket)
@@ -463,7 +598,7 @@ def left(purse: Purse, steps: Sequence[Step], sweep: Sweep | None) -> Purse:
     return Purse(balances, allowances, promised)
 
 
-def _takes(act: Act, purse: Purse, sweep: Sweep | None) -> Mapping[tuple[str, str], int]:
+def _spends(act: Act, purse: Purse, sweep: Sweep | None) -> Mapping[tuple[str, str], int]:
     """Return what an act takes of the wallet, or is to allow, by token and spender."""
     match act:
         case Repay(flash=None):

@@ -11,12 +11,15 @@ says what the pool gives, and ``chosen`` takes one by the profit that it brought
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from keeper.domain import ChainTime, Reason, Refuse, Step, TakeOver, Unknown
+from keeper.domain import ChainTime, Reason, Record, Refuse, Step, TakeOver, Unknown, Valuation
 from keeper.lending.words import Flash, FlashTakeOver
+from keeper.plan import bounds
+from keeper.plan.bounds import Bound
 from keeper.plan.common import Gas, Policy, step, unprofitable
+from keeper.plan.economics import Prudence, is_endangered, loss_wad, weigh
 from keeper.plan.lending import FlashParams
 from keeper.ports import Offer, PerpMarket, Takeover
 from keeper.units import WAD, Wad, Wei, mul_div_trunc, mul_div_up
@@ -46,6 +49,9 @@ class Params:
     gas: Gas = field(default_factory=lambda: Gas(1_200_000, 200_000))
     """By position of the account and of the keeper, each of which is valued several times over: 1.07 to 1.42
     million were measured for the first one."""
+    prudence: Prudence = field(default_factory=Prudence)
+    """Its depths are by virtual token; what borrowed margin takes over is closed at once, so that none
+    bounds it."""
     flash: FlashParams | None = None
     """None: the keeper's own account takes over, and keeps what it took."""
     flash_gas: Gas = field(default_factory=lambda: Gas(1_600_000, 200_000))
@@ -61,6 +67,10 @@ class Means:
     gas_price_wei: Wei
     native_price_wad: Wad
     """Quote per unit of the native currency."""
+    record: Record = field(default_factory=Record)
+    """With what the steps of this block take already added."""
+    pace_wad: Wad = WAD
+    """The pace of this account, that of the whole keeper included."""
 
     def gas_cost_wad(self, gas: int) -> Wad:
         """Return the cost of ``gas`` in quote, rounded up."""
@@ -88,32 +98,105 @@ class Planned:
 
 
 def plan_takeover(case: Case, params: Params) -> Planned | Refuse:
-    """Plan the takeover that is due of an account, of one of its positions."""
+    """Plan the takeover that is due of an account, of one of its positions, at its pace.
+
+    Where that leaves too little to pay, or a part that does harm, all that is wanted goes.
+    """
+    found = _plan_takeover(case, params)
+    if isinstance(found, Planned) or case.means.pace_wad >= WAD:
+        return found
+    return _plan_takeover(replace(case, means=replace(case.means, pace_wad=WAD)), params)
+
+
+def _plan_takeover(case: Case, params: Params) -> Planned | Refuse:
     gas = params.gas.typical(len(case.account.trader.positions) + len(case.means.taker.trader.positions))
     cost_wad = case.means.gas_cost_wad(gas)
     least_wad = cost_wad + params.min_profit_wad
     offers = case.market.offers(case.account, case.world)
     sized = [_sized(case, offer, least_wad, params) for offer in offers]
-    found = [each for each in sized if isinstance(each, Takeover)]
+    found = [each for each in sized if isinstance(each, Sized)]
     if not found:
         return _first_refusal(sized)
-    chosen = _chosen(found, least_wad, params)
-    profit_wad = chosen.reward_wad - cost_wad
-    if profit_wad < params.min_profit_wad:
-        return unprofitable("takeover.unprofitable", profit_wad, params.min_profit_wad)
+    chosen = _chosen([each.takeover for each in found], least_wad, params)
+    if harm := _harm(case, chosen):
+        return Refuse(harm)
+    takes, held = {chosen.market: chosen.notional_wad}, _held(case, chosen)
+    exit_wad = bounds.taken(takes, held, params.prudence.depth)
+    economics = weigh("takeover", case.means, income_wad=chosen.reward_wad, exit_wad=exit_wad, gas=gas)
+    loses_wad = loss_wad(
+        "takeover.unprofitable",
+        economics,
+        params.prudence,
+        params.min_profit_wad,
+        endangered=_is_endangered(case, params),
+    )
+    if isinstance(loses_wad, Refuse):
+        return loses_wad
     planned = step(
         case.case_id,
         TakeOver(case.account.key, chosen.market, chosen.size_wad),
         case.at,
         validity_blocks=params.validity_blocks,
         gas=gas,
-        profit_wad=profit_wad,
+        profit_wad=economics.profit_wad,
         notional_wad=abs(chosen.notional_wad),
+    )
+    planned = replace(
+        planned,
+        takes=tuple(takes.items()),
+        bounds=next(each.bounds for each in found if each.takeover is chosen),
+        economics=economics,
+        loss_wad=loses_wad,
+        ends_at_wad=_ends_at_wad(case, chosen),
     )
     return Planned(planned, case.market.taken(case.means.taker, chosen))
 
 
-def _first_refusal(sized: Sequence[Takeover | Refuse]) -> Refuse:
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """A takeover of one position, and what kept it from being larger."""
+
+    takeover: Takeover
+    bounds: tuple[Reason, ...] = ()
+
+
+def _ends_at_wad(case: Case, found: Takeover) -> Wad | None:
+    """Return the account's health, where a takeover should end its breach."""
+    before = case.market.stand(case.account, case.world)
+    if isinstance(before, Unknown) or not before.required_wad or not found.margin.covers():
+        return None
+    return before.value_wad * WAD // before.required_wad
+
+
+def _harm(case: Case, found: Takeover) -> Reason | None:
+    """Say what speaks against taking over a part of a position: it leaves the account less healthy."""
+    before, after = case.market.stand(case.account, case.world), found.margin
+    if isinstance(before, Unknown) or found.size_wad == case.market.size_wad(case.account, found.market):
+        return None
+    return bounds.harms(
+        Valuation(before.value_wad, before.required_wad, 0), Valuation(after.value_wad, after.required_wad, 0)
+    )
+
+
+def _is_endangered(case: Case, params: Params) -> bool:
+    margin = case.market.stand(case.account, case.world)
+    if isinstance(margin, Unknown):
+        return False
+    whole = (
+        case.market.take_over(case.account, offer, offer.most_wad, case.world)
+        for offer in case.market.offers(case.account, case.world)
+    )
+    exposures = {each.market: each.notional_wad for each in whole if isinstance(each, Takeover)}
+    return is_endangered(margin.value_wad, exposures, params.prudence)
+
+
+def _held(case: Case, found: Takeover) -> dict[str, Wad]:
+    """Return what the keeper's position in the same market comes to at the mark."""
+    held_wad = case.market.size_wad(case.means.taker, found.market)
+    return {found.market: mul_div_trunc(held_wad, found.notional_wad, found.size_wad)}
+
+
+def _first_refusal(sized: Sequence[Sized | Takeover | Refuse]) -> Refuse:
     none = Refuse(Reason("takeover.none", "no position in an open market", "one"))
     return next((each for each in sized if isinstance(each, Refuse)), none)
 
@@ -135,8 +218,8 @@ def _is_enough(found: Takeover | Refuse, least_wad: Wad, params: Params) -> bool
     )
 
 
-def _sized(case: Case, offer: Offer, least_wad: Wad, params: Params) -> Takeover | Refuse:
-    """Return the takeover of one position that the policy wants, as far as the keeper's margin bears it.
+def _sized(case: Case, offer: Offer, least_wad: Wad, params: Params) -> Sized | Refuse:
+    """Return the takeover of one position that the policy wants, as far as all bounds allow.
 
     What restores is taken larger where only that pays: otherwise a small account would stay below its limit.
     """
@@ -145,12 +228,36 @@ def _sized(case: Case, offer: Offer, least_wad: Wad, params: Params) -> Takeover
         return case.market.take_over(case.account, offer, size_wad, case.world)
 
     found = take(_wanted_wad(case, offer, least_wad, params))
-    if isinstance(found, Refuse) or _bears(case, found):
+    if isinstance(found, Refuse):
         return found
+    bound_by = _bounds(case, found, params)
+    if bound_by:
+        size_wad = mul_div_trunc(found.size_wad, bound_by[0].part_wad, WAD)
+        smaller = take(size_wad) if size_wad else None
+        if not isinstance(smaller, Takeover):
+            return Refuse(bound_by[0].reason)
+        found = smaller
+    reasons = tuple(each.reason for each in bound_by)
+    if _bears(case, found):
+        return Sized(found, reasons)
     too_much_wad = _least(found.size_wad, lambda size_wad: not _bears(case, take(size_wad)))
     size_wad = mul_div_trunc(too_much_wad, params.free_margin_share_wad, WAD)
     borne = take(size_wad) if size_wad else found
-    return borne if _bears(case, borne) else _no_margin(case)
+    if isinstance(borne, Refuse) or not _bears(case, borne):
+        return _no_margin(case)
+    margin = Reason("size.margin", f"{offer.market}: {found.size_wad / WAD:.6f}", "the keeper's margin")
+    return Sized(borne, (margin, *reasons))
+
+
+def _bounds(case: Case, found: Takeover, params: Params) -> tuple[Bound, ...]:
+    """Return what depth, inventory and pace leave of a takeover."""
+    tight = bounds.of_market(
+        {found.market: found.notional_wad},
+        params.prudence.depth,
+        moved_wad=case.means.record.moved_wad,
+        held_wad=_held(case, found),
+    )
+    return bounds.binding([*tight, *bounds.of_pace(case.means.pace_wad, WAD)], WAD)
 
 
 def _wanted_wad(case: Case, offer: Offer, least_wad: Wad, params: Params) -> Wad:
@@ -208,8 +315,13 @@ def plan_flash(case: Case, params: Params, flash: FlashParams) -> tuple[Step, ..
 
 def _sizes(case: Case, offer: Offer, params: Params) -> Sequence[Wad]:
     """Return the size that the policy wants, and parts of the most: the pool may pay for a small one."""
+    wanted_wad = _wanted_wad(case, offer, 0, params)
     parts = [mul_div_trunc(offer.most_wad, part, PARTS) for part in range(1, PARTS + 1)]
-    return list(dict.fromkeys(size for size in (_wanted_wad(case, offer, 0, params), *parts) if size))
+    if case.means.pace_wad < WAD:
+        # A slower keeper takes nothing larger than it would at its pace.
+        wanted_wad = mul_div_trunc(wanted_wad, case.means.pace_wad, WAD)
+        parts = [each for each in parts if abs(each) <= abs(wanted_wad)]
+    return list(dict.fromkeys(size for size in (wanted_wad, *parts) if size))
 
 
 def _flash(case: Case, found: Takeover, params: Params, flash: FlashParams) -> Step:
@@ -219,7 +331,7 @@ def _flash(case: Case, found: Takeover, params: Params, flash: FlashParams) -> S
     needed_wad = case.means.gas_cost_wad(gas) + params.min_profit_wad
     loan = Flash(flash.liquidator, flash.lender, "", (), mul_div_up(needed_wad, 1, unit_wad))
     lent = mul_div_up(margin_wad, LOAN_SPARE + 1, LOAN_SPARE * unit_wad)
-    return step(
+    planned = step(
         case.case_id,
         FlashTakeOver(case.account.key, found.market, found.size_wad, lent, loan),
         case.at,
@@ -228,6 +340,7 @@ def _flash(case: Case, found: Takeover, params: Params, flash: FlashParams) -> S
         profit_wad=params.min_profit_wad,
         notional_wad=abs(found.notional_wad),
     )
+    return replace(planned, ends_at_wad=_ends_at_wad(case, found))
 
 
 def flash_gas(account: Any, params: Params) -> int:
@@ -241,9 +354,10 @@ def chosen(case: Case, gone: Sequence[Step], params: Params) -> Step | Refuse:
     ``restore`` takes the smallest that is enough and pays; ``max``, and where none is enough, the one that
     brings the most.
     """
-    paying = [each for each in gone if each.expected_profit_wad >= params.min_profit_wad]
+    counted_wad = params.prudence.counted_wad
+    paying = [each for each in gone if counted_wad(each) >= params.min_profit_wad]
     if not paying:
-        best_wad = max(each.expected_profit_wad for each in gone)
+        best_wad = max(map(counted_wad, gone))
         return unprofitable("takeover.unprofitable", best_wad, params.min_profit_wad)
     enough = [each for each in paying if _leaves_enough(case, each, params)]
     if params.policy is Policy.RESTORE and enough:

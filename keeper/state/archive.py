@@ -165,6 +165,16 @@ def opened(path: Path, shape: Shape[Any], *, chain_id: int, deployment: str) -> 
         yield found
 
 
+def stamp_of(path: Path) -> tuple[Block, str]:
+    """Return block and hash that a book says it was read at; raise ConfigError where it says none."""
+    try:
+        with path.open("rb") as file:
+            said = _first_line(path, file)
+            return int(said["block"]), str(said["block_hash"])
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise ConfigError(f"the book {path} cannot be read: {error}") from error
+
+
 def layout_of(shape: Shape[Any]) -> str:
     """Say of which cells rows and entries are made, and in which order."""
     of = {"row": shape.cells, **shape.runs}

@@ -228,10 +228,20 @@ class Book(Generic[RowT]):
         """Tell whether what was read once can be what was read now, where nothing has changed in between."""
         return self._shape.alike(mirror, chain)
 
+    def rows_of(self, keys: Sequence[AccountKey]) -> Rows:
+        """Return the rows of those of some accounts that have one."""
+        rows = self._keys.find(key_array(keys))
+        known: Rows = rows[rows != NOBODY]
+        return known
+
     def without_row(self, keys: Sequence[AccountKey]) -> list[AccountKey]:
         """Return those of some accounts that were never read."""
         rows = self._keys.find(key_array(keys))
         return [keys[number] for number in np.flatnonzero(rows == NOBODY).tolist()]
+
+    def rows(self, keys: Sequence[AccountKey]) -> Rows:
+        """Return the rows of some accounts; below 0 of those that were never read."""
+        return self._keys.find(key_array(keys))
 
     def _row(self, key: AccountKey) -> int:
         return int(self._keys.find(key_array([key]))[0])

@@ -80,7 +80,7 @@ def _surplus(some: Sample, feed: FeedId, quotes: Quotes, price: Price) -> Surplu
     """Return the surplus of some accounts as a function of the price of one feed."""
 
     def surplus(factor: float, of: Rows) -> Floats:
-        marks = price({**quotes, feed: _moved(quotes[feed], factor)})
+        marks = price({**quotes, feed: moved(quotes[feed], factor)})
         classes = some.classes[of]
         found = score(cash=some.cash[of], positions=some.positions[of], marks=marks, classes=classes)
         left = found.equity - marks.levels[classes] * found.requirement
@@ -90,7 +90,8 @@ def _surplus(some: Sample, feed: FeedId, quotes: Quotes, price: Price) -> Surplu
     return surplus
 
 
-def _moved(quote: Quote | Unknown, factor: float) -> Quote | Unknown:
+def moved(quote: Quote | Unknown, factor: float) -> Quote | Unknown:
+    """Return a quote with its price multiplied."""
     if isinstance(quote, Unknown):
         return quote
     return Quote(quote.feed, max(1, round(quote.price_wad * factor)), quote.observed_at_s)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from keeper.columns.legs import Floats
-from keeper.trigger.terms import Fills, Held, Terms
+from keeper.trigger.terms import Fills, Held, Singles, Terms
 
 Numbers = NDArray[np.int32]
 
@@ -24,39 +24,27 @@ class Engine(Fills, Protocol):
         rows: Numbers,
         begin: int,
         end: int,
-        state: Floats,
-        bar: float,
-        keep: bool,  # noqa: FBT001 - compiled loops know arguments by their place only
+        surplus: Floats,
         out: Numbers,
         /,
     ) -> tuple[int, int]: ...
 
     def measure(
-        self, held: Held, units: Floats, rows: Numbers, begin: int, end: int, state: Floats, /
-    ) -> None: ...
-
-    def shift(
         self,
+        held: Held,
+        terms: Terms,
+        units: Floats,
         rows: Numbers,
-        sizes: Floats,
-        classes: NDArray[np.unsignedinteger[Any]],
-        moved: Floats,
-        stale: NDArray[np.bool_],
-        state: Floats,
-        bar: float,
         begin: int,
         end: int,
-        out: Numbers,
+        surplus: Floats,
+        away: Singles,
         /,
-    ) -> int: ...
-
-    def within(self, rows: Numbers, state: Floats, bar: float, out: Numbers, /) -> int: ...
+    ) -> None: ...
 
     def apart(self, now: Terms, then: Terms, units: Floats, out: Floats, /) -> None: ...
 
-    def index(
-        self, held: Held, width: int, starts: NDArray[np.int64], rows: Numbers, sizes: Floats, /
-    ) -> None: ...
+    def index(self, held: Held, width: int, away: Singles, /) -> tuple[NDArray[np.int64], Numbers]: ...
 
 
 def engine(*, compiled: bool | None = None) -> Engine:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from keeper.columns.legs import Floats
 from keeper.columns.pool import ranges
 from keeper.risk.marks import ALONE, Netting
-from keeper.trigger.terms import AT_REST, FINITE, Held, Terms
+from keeper.trigger.terms import BELOW, PER, SHELVES, Held, Singles, Terms
 
 Numbers = NDArray[np.int32]
 Flags = NDArray[np.bool_]
@@ -48,23 +48,21 @@ def sieve(
     rows: Numbers,
     begin: int,
     end: int,
-    state: Floats,
-    bar: float,
-    keep: bool,
+    surplus: Floats,
     out: Numbers,
 ) -> tuple[int, int]:
     found = unknown = 0
     for first in range(begin, end, BLOCK):
-        block = _block(rows, first, min(first + BLOCK, end))
+        last = min(first + BLOCK, end)
+        block = _block(rows, first, last)
         with np.errstate(invalid="ignore"):
-            surplus = _surplus(held, terms, block)
-        low = np.flatnonzero(~((surplus > bar * state[block, 1]) & (surplus < FINITE)))
-        surplus[low[_at_rest(held, terms, block[low]) & ~np.isnan(surplus[low])]] = AT_REST
-        if keep:
-            state[block, 0] = surplus
-        low = low[surplus[low] != AT_REST]
-        nan = np.isnan(surplus[low])
+            left = _surplus(held, terms, block)
+        if len(surplus):
+            surplus[first:last] = left
+        low = np.flatnonzero(~((left > 0) & (left < np.inf)))
+        nan = np.isnan(left[low])
         hits = block[low[~nan]]
+        hits = hits[~_at_rest(held, terms, hits)]
         out[begin + found : begin + found + len(hits)] = hits
         found, unknown = found + len(hits), unknown + int(nan.sum())
     return found, unknown
@@ -113,64 +111,58 @@ def _surplus(held: Held, terms: Terms, rows: NDArray[np.integer[Any]]) -> Floats
     return surplus
 
 
-def measure(held: Held, units: Floats, rows: Numbers, begin: int, end: int, state: Floats) -> None:
+def measure(
+    held: Held,
+    terms: Terms,
+    units: Floats,
+    rows: Numbers,
+    begin: int,
+    end: int,
+    surplus: Floats,
+    away: Singles,
+) -> None:
     for first in range(begin, end, BLOCK):
-        block = _block(rows, first, min(first + BLOCK, end))
-        counts = held.counts[block]
+        last = min(first + BLOCK, end)
+        block = _block(rows, first, last)
+        counts, left = held.counts[block], surplus[first:last]
         of = _class(held, block, len(units))
         reach = np.zeros(len(block))
         for number in range(int(counts.max(initial=0))):
             has = np.flatnonzero(counts > number)
             leg = held.first[block[has]].astype(np.intp) + number
             reach[has] += np.abs(held.sizes[leg]) * units[of[has], held.codes[leg]]
-        state[block, 1] = reach
-
-
-def shift(
-    rows: Numbers,
-    sizes: Floats,
-    classes: NDArray[np.unsignedinteger[Any]],
-    moved: Floats,
-    stale: Flags,
-    state: Floats,
-    bar: float,
-    begin: int,
-    end: int,
-    out: Numbers,
-) -> int:
-    row, size = rows[begin:end], sizes[begin:end]
-    if len(stale):
-        row, size = row[~stale[row]], size[~stale[row]]
-    of = classes[row] if len(moved) > 1 else 0
-    surplus = state[row, 0] + size * moved[of, (size < 0).astype(np.intp)]
-    state[row, 0] = surplus
-    hits = row[~(surplus > bar * state[row, 1]) & ~np.isnan(surplus)]
-    out[begin : begin + len(hits)] = hits
-    return len(hits)
-
-
-def within(rows: Numbers, state: Floats, bar: float, out: Numbers) -> int:
-    surplus = state[rows, 0]
-    hits = rows[~((surplus > bar * state[rows, 1]) & (surplus < FINITE)) & ~np.isnan(surplus)]
-    out[: len(hits)] = hits
-    return len(hits)
+        clear = (left > 0) & (left < np.inf)
+        low = np.flatnonzero(~clear)
+        rest = clear.copy()
+        rest[low] = _at_rest(held, terms, block[low])
+        with np.errstate(all="ignore"):
+            far = np.where(
+                np.isfinite(left) & (reach > 0), left / reach * BELOW, np.where(clear, np.inf, -np.inf)
+            )
+            far[low[rest[low]]] = np.inf
+            far[np.isnan(left)] = np.nan
+            away[block] = far
 
 
 def apart(now: Terms, then: Terms, units: Floats, out: Floats) -> None:
     with np.errstate(invalid="ignore", divide="ignore"):
         moved = np.where(np.isfinite(now.net) & np.isfinite(then.net), np.abs(now.net - then.net), np.inf)
-        moved[(now.net == then.net) | (np.isnan(now.net) & np.isnan(then.net))] = 0.0
+        moved[now.net == then.net] = 0.0
         moved[now.against != then.against] = np.inf
         loss = np.abs(now.risk - then.risk).max(axis=1, initial=0.0)
         moved += now.levels[:, None] * np.repeat(loss, 2)
+        moved[np.isnan(now.net) & np.isnan(then.net)] = 0.0
         far = np.where(moved > 0, np.where(units > 0, moved / units, np.inf), 0.0)
     out[:] = far.max(axis=0).reshape(-1, 2).max(axis=1)
 
 
-def index(held: Held, width: int, starts: NDArray[np.int64], rows: Numbers, sizes: Floats) -> None:
-    at = ranges(held.first.astype(np.intp), held.counts)
-    columns = held.codes[at] >> 1
-    order = np.argsort(columns, kind="stable")
-    starts[:] = np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=width))])
-    rows[:] = np.repeat(np.arange(len(held.first), dtype=np.int32), held.counts)[order]
-    sizes[:] = held.sizes[at][order]
+def index(held: Held, width: int, away: Singles) -> tuple[NDArray[np.int64], Numbers]:
+    place = away.astype(np.float64) * PER
+    listed = np.flatnonzero(place < SHELVES).astype(np.int32)
+    shelf, counts = np.maximum(place[listed], 0.0).astype(np.intp), held.counts[listed]
+    columns = held.codes[ranges(held.first[listed].astype(np.intp), counts)].astype(np.intp) >> 1
+    rows = np.concatenate([np.repeat(listed, counts), listed])
+    keys = np.concatenate([columns * SHELVES + np.repeat(shelf, counts), width * SHELVES + shelf])
+    starts = np.zeros((width + 1) * SHELVES + 1, np.int64)
+    np.cumsum(np.bincount(keys, minlength=len(starts) - 1), out=starts[1:])
+    return starts, rows[np.argsort(keys, kind="stable")]

@@ -1,12 +1,15 @@
 """What the sieve knows: the book as it lies in memory, and the marks in the shape in which they are fastest.
 
-The sieve computes for every account a *surplus*: what its equity is above its level times its requirement,
-less the rounding margin. Its value alone tells:
+The sieve computes for an account a *surplus*: what its equity is above its level times its requirement, less
+the rounding margin. Its value tells:
 
 - more than 0: the account is clear;
-- ``AT_REST``: it owes nothing, and nothing that it holds can count against it, so that no rounding is in it;
 - NaN: it holds something without a price, or has changed and was not read since; nobody acts on it;
-- else, -inf where it holds what is doubtful: it must be looked at by ``scores.score``, which decides.
+- else, -inf where it holds what is doubtful: it is at rest, where it owes nothing and nothing that it holds
+  can count against it, so that no rounding is in it; or ``scores.score`` must look at it, which decides.
+
+The *reach* is how much of it hangs on prices, and surplus over reach is how far *away* an account is:
+where no mark that it holds moves by so great a share, its surplus stays above 0.
 """
 
 from __future__ import annotations
@@ -20,9 +23,17 @@ from keeper.columns.legs import Floats
 from keeper.columns.snapshot import Snapshot
 from keeper.risk.marks import Groups, Marks, Netting
 
-AT_REST = 1e300
-FINITE = 1e301
-"""More than any surplus that is believed: what is not finite is never clear."""
+Singles = NDArray[np.float32]
+
+# The compiled loops that are kept on disk know these as they were when ``compiled`` was last written to.
+HORIZON = 0.1
+"""How far away accounts are listed; a move beyond concerns everybody."""
+SHELVES = 100
+"""How many lists there are of each column, by how far away its holders are,"""
+PER = SHELVES / HORIZON
+"""and how many of a move by the whole."""
+BELOW = 1 - 2**-22
+"""Takes from how far away an account is more than single precision may add, to it and to a move."""
 SLACK = 1.01
 """The sieve's rounding margin in those of ``score``: whom rounding tells apart, ``score`` judges."""
 

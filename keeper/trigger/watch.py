@@ -1,9 +1,10 @@
 """The trigger between two heads: what it knows of every account, and what a tick of prices changes in it.
 
-It holds for every account a surplus at some marks (``terms``) and a *reach*: how much of it hangs on prices.
-No joint move of all marks by a share m can take more than m times its reach from an account, so that a tick
-looks only at those that are near enough, and where a column moved farther than the *box* is wide, at those
-that hold it; or at all, where that is cheaper. What it cannot clear ``scores`` judges, and nothing else does.
+It holds for every account how far *away* it is at some marks: no move of all that it holds by a smaller share
+brings it to breach. So a tick asks only whom its moves can have reached: those that are near enough for what
+moved within a *box*, and of each column that moved farther those of its holders who are; or everybody, where
+that is cheaper. What the sieve cannot clear of them ``scores`` judges, and nothing else does. A tick leaves
+all that is known as it is, but for rows that changed: the marks are others only after ``prepare``.
 """
 
 from __future__ import annotations
@@ -16,29 +17,24 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from keeper.columns.column import zeros
 from keeper.columns.legs import Floats
 from keeper.columns.snapshot import Snapshot
 from keeper.risk.marks import Marks
 from keeper.trigger.engine import Engine, Numbers, engine
 from keeper.trigger.scores import Rows, Scores, score, suspects
-from keeper.trigger.terms import AT_REST, Held, Terms
+from keeper.trigger.terms import PER, SHELVES, Held, Singles, Terms
 
 BOX = 0.02
-"""How far marks move until the accounts beyond are looked at again."""
-SHARE = 8
+"""How far marks move together until each is looked at by itself."""
+SHARE = 16
 """One over the share of a book from which on a pass over all of it is cheaper."""
 STALE_SHARE = 64
-"""One over the share of a book whose changes make an index worth building again."""
+"""One over the share of a book whose changes make lists worth building again."""
 COMPILED_FROM = 10_000
 """Rows from which on compiled loops are worth a second of loading them."""
-SHIFTS = 1_000
-"""So many ticks may move surpluses before all are computed anew: each rounds them once more."""
 THREADS = 2
 SPREAD = 2**15
-"""Rows whose legs are to be added up that are worth a second thread,"""
-SPREAD_SHIFT = 2**18
-"""and rows that only shift."""
+"""Rows that are worth a second thread."""
 NO_ROWS: Numbers = np.zeros(0, np.int32)
 NOTHING, NEVER = np.zeros(0), np.zeros(0, np.bool_)
 NO_SCORES = Scores(NOTHING, NOTHING, NOTHING, NEVER, NEVER)
@@ -54,51 +50,51 @@ class Found:
     """How many accounts hold something without a price, or wait to be read."""
 
 
-@dataclass(slots=True)
-class Index:
-    """The legs of a book by column, as they were when it was built."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The marks at which it is known how far away accounts are, and lists of these."""
 
+    terms: Terms
+    units: Floats
+    """[k, codes], of these marks."""
     starts: NDArray[np.int64]
     rows: Numbers
-    sizes: Floats
-    stale: NDArray[np.bool_]
-    """[n], which rows have changed since: what is said of them here counts no more. Empty where none have."""
-    changed: Numbers
-    """Those rows."""
+    """Who holds each column by shelf, and after all columns everybody; ``compiled.index`` says how."""
+
+    def listed(self, column: int, first: int, last: int) -> Numbers:
+        """Return who is on some shelves of a column, the last one among them."""
+        at = column * SHELVES
+        return self.rows[self.starts[at + first] : self.starts[at + last + 1]]
 
 
 class Trigger:
     """Finds at every tick all accounts that cannot be cleared: exactly those that ``scores`` finds."""
 
-    def __init__(self, *, loops: Engine | None = None, box: float = BOX, threads: int = THREADS) -> None:
+    def __init__(self, *, loops: Engine | None = None, threads: int = THREADS) -> None:
         self._loops = loops or engine(compiled=False)
         self._may_compile = loops is None
-        self._box = box
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads - 1, "trigger") if threads > 1 else None
-        self._terms: Terms | None = None
-        """The marks at which the surpluses hold."""
-        self._units: Floats = np.zeros((0, 0))
-        self._state: Floats = np.zeros((0, 2))
-        """[n, 2], surplus and reach of every row."""
-        self._near: Numbers = NO_ROWS
-        """The rows within the box, in no order."""
+        self._known: Known | None = None
+        self._away: Singles = np.zeros(0, np.float32)
+        """[n], how far away every row is at the known marks."""
+        self._changed: Numbers = NO_ROWS
+        """The rows that changed since they were listed."""
         self._unknown = 0
+        """How many are at the known marks."""
         self._suspects: Rows = NO_ROWS.astype(np.intp)
         """Those of the last tick."""
-        self._index: Index | None = None
         self._out: Numbers = NO_ROWS
-        self._rows = self._shifts = 0
+        self._rows = 0
+        self.is_due = True
+        """Whether ticks like the last one are worth a ``prepare``."""
 
     def tick(self, book: Snapshot, marks: Marks, changed: Rows | None) -> Found:
         """Return all suspects at some marks; ``changed`` are the rows written to since, None all of them."""
-        self._grow(len(book))
-        if self._may_compile and len(book) >= COMPILED_FROM:
-            self._loops, self._may_compile = engine(), False
-        held, terms = Held.of(book), Terms.of(marks, self._loops)
-        moved = self._follow(held, terms, changed)
-        candidates = self._whole(held, terms) if moved is None else self._sift(held, terms, moved)
-        found = self._judge(book, marks, candidates)
+        held, terms = self._take(book, marks)
+        self._follow(held, terms, changed)
+        candidates, unknown = self._sift(held, terms, self._reached(terms))
+        found = self._judge(book, marks, candidates, unknown)
         self._suspects = found.rows
         return found
 
@@ -107,169 +103,162 @@ class Trigger:
         if not self._may_compile or accounts < COMPILED_FROM:
             return
         self._loops, self._may_compile = engine(), False
-        held, few, state = Held.of(book), np.zeros(1, np.int32), np.zeros((1, 2))
-        one, none = np.ones(1), np.zeros(0)
-        terms = Terms.of(Marks(one, one, one), self._loops)
+        held, one = Held.of(book), np.ones(1)
+        terms, away = Terms.of(Marks(one, one, one), self._loops), np.zeros(1, np.float32)
         for each in (terms, terms._replace(risk=np.zeros((1, 1)))):
-            self._loops.sieve(held, each, NO_ROWS, 0, 0, state, 0.0, True, few)
-        self._loops.measure(held, terms.units(), NO_ROWS, 0, 0, state)
-        self._loops.shift(NO_ROWS, none, held.classes, state, NEVER, state, 0.0, 0, 0, few)
-        self._loops.within(NO_ROWS, state, 0.0, few)
+            self._loops.sieve(held, each, NO_ROWS, 0, 0, one, np.zeros(1, np.int32))
+        self._loops.measure(held, terms, terms.units(), NO_ROWS, 0, 0, one, away)
         self._loops.apart(terms, terms, terms.units(), one.copy())
-        nobody = held._replace(first=held.first[:0], counts=held.counts[:0])
-        self._loops.index(nobody, 1, np.zeros(2, np.int64), NO_ROWS.copy(), none.copy())
+        self._loops.index(held._replace(first=held.first[:0], counts=held.counts[:0]), 1, away)
 
-    def prepare(self, book: Snapshot) -> None:
-        """Get ready for ticks, after a head and off their path: bring the index up to date."""
-        index = self._index
-        if index is None or len(index.changed) * STALE_SHARE > len(book):
-            held, width, legs = Held.of(book), book.legs.width, int(book.legs.counts.sum(dtype=np.int64))
-            index = Index(
-                np.zeros(width + 1, np.int64),
-                np.empty(legs, np.int32),
-                np.empty(legs),
-                np.zeros(0, np.bool_),
-                NO_ROWS,
-            )
-            self._loops.index(held, width, index.starts, index.rows, index.sizes)
-            self._index = index
+    def prepare(self, book: Snapshot, marks: Marks) -> None:
+        """Get ready for ticks from these marks on, where the last one was far from those that are known.
+
+        Off the path of ticks: it computes anew how far away everybody is, and lists all who are near.
+        """
+        if not self.is_due:
+            return
+        held, terms = self._take(book, marks)
+        # Nothing is known until all of it is.
+        self._known = None
+        self._away[:] = np.inf
+        units = terms.units()
+        self._measure(held, terms, units, NO_ROWS, self._away)
+        away = self._away[: self._rows]
+        self._unknown = int(np.isnan(away).sum())
+        self._changed = NO_ROWS
+        self._known = Known(terms, units, *self._loops.index(held, len(terms.group), away))
+        self.is_due = False
 
     def nearest(self, count: int) -> Rows:
-        """Return the accounts nearest to breach by their reach that are no suspects, the nearest first."""
-        rows = self._near[self._is_known(self._near)]
-        if len(rows) < count:
-            rows = np.flatnonzero(self._is_known(slice(self._rows))).astype(np.int32)
-        away = self._state[rows, 0] / self._state[rows, 1]
-        if count < len(rows):
-            some = away <= np.partition(away, count)[count]
-            rows, away = rows[some], away[some]
-        nearest: Rows = rows[np.argsort(away, kind="stable")][:count].astype(np.intp)
-        return nearest
+        """Return the accounts nearest to breach that are no suspects, the nearest first.
 
-    def _is_known(self, rows: Numbers | slice) -> NDArray[np.bool_]:
-        """Tell whom prices could bring to breach, and have not at the last tick."""
-        surplus, reach = self._state[rows].T
-        suspect = np.zeros(self._rows, np.bool_)
+        Of those whom prices could bring there, and have not at the last tick.
+        """
+        if self._known is None:
+            return NO_ROWS.astype(np.intp)
+        away, suspect = self._away[: self._rows], np.zeros(self._rows, np.bool_)
         suspect[self._suspects] = True
-        known: NDArray[np.bool_] = (np.abs(surplus) < AT_REST) & (reach > 0) & ~suspect[rows]
-        return known
+        rows = np.flatnonzero((away <= BOX) & np.isfinite(away) & ~suspect)
+        if len(rows) < count:
+            rows = np.flatnonzero(np.isfinite(away) & ~suspect)
+        if count < len(rows):
+            rows = rows[away[rows] <= np.partition(away[rows], count)[count]]
+        return rows[np.argsort(away[rows], kind="stable")][:count]
+
+    def within(self, book: Snapshot, marks: Marks, share: float) -> Rows:
+        """Return all who may be so near to breach at some marks, in order; some of them may be farther."""
+        held, terms = self._take(book, marks)
+        known, apart = self._known, np.full(1, np.inf)
+        if known is not None and terms.is_alike(known.terms):
+            apart = np.empty(len(terms.group))
+            self._loops.apart(terms, known.terms, known.units, apart)
+        moved = float(apart.max(initial=0.0))
+        if not np.isfinite(moved):
+            return np.arange(len(held.first))
+        # A surplus is less by no more than what moved of its reach, and that is no more times larger.
+        return np.flatnonzero(self._away[: self._rows] <= share * (1 + moved) + moved)
+
+    def away(self, book: Snapshot, marks: Marks, rows: Rows) -> Floats:
+        """Return how far each of some rows is from breach at some marks [r].
+
+        That is how far all prices may move together until it cannot be cleared, as a share of them: endless
+        where no move does it, no more than 0 where it cannot be now, NaN of whom nothing is known.
+        """
+        held, terms = self._take(book, marks)
+        away = np.empty(self._rows, np.float32)
+        if len(rows):
+            self._measure(held, terms, terms.units(), rows.astype(np.int32), away)
+        return away[rows].astype(np.float64)
 
     # --- what has changed ---
 
-    def _follow(self, held: Held, terms: Terms, changed: Rows | None) -> float | None:
-        """Bring surpluses up to the book and near the marks; return how far these are from them now.
+    def _take(self, book: Snapshot, marks: Marks) -> tuple[Held, Terms]:
+        """Make room for a book, and bring it and some marks into shape."""
+        rows, had = len(book), len(self._away)
+        if rows > had:
+            away = np.full(rows + rows // 8, np.inf, np.float32)
+            away[:had] = self._away
+            self._away, self._out = away, np.empty(len(away), np.int32)
+        if rows < self._rows:
+            # Rows are listed that are there no more.
+            self._known = None
+        self._rows = rows
+        if self._may_compile and rows >= COMPILED_FROM:
+            self._loops, self._may_compile = engine(), False
+        return Held.of(book), Terms.of(marks, self._loops)
 
-        None where a pass over the whole book is due.
-        """
-        then, rows = self._terms, len(held.first)
-        fewer, self._rows = rows < self._rows, rows
-        if fewer:
-            # Whoever comes there later was not unknown before.
-            self._state[rows:, 0] = AT_REST
+    def _follow(self, held: Held, terms: Terms, changed: Rows | None) -> None:
+        """Find out how far away those are that changed; forget all where that is too many."""
+        known = self._known
         if (
-            then is None
+            known is None
             or changed is None
-            or fewer
-            or len(changed) * SHARE > rows
-            or not terms.is_alike(then)
+            or len(changed) * SHARE > self._rows
+            or not terms.is_alike(known.terms)
         ):
-            self._terms = self._index = None
-            return None
-        apart = np.empty(len(terms.group))
-        self._loops.apart(terms, then, self._units, apart)
-        self._take_changes(held, then, changed.astype(np.int32))
-        if not np.isfinite(apart).all():
-            # Measured anew, too: what had no price had no reach, and would be far away at every tick.
-            self._terms = None
-            return None
-        far = np.flatnonzero(apart > self._box)
-        if len(far) and not self._move(held, terms, far):
-            return None
-        apart[far] = 0.0
-        return float(apart.max(initial=0.0))
+            self._known = None
+        elif len(changed):
+            rows = changed.astype(np.int32)
+            self._unknown -= int(np.isnan(self._away[rows]).sum())
+            self._measure(held, known.terms, known.units, rows, self._away)
+            self._unknown += int(np.isnan(self._away[rows]).sum())
+            self._changed = np.union1d(self._changed, rows)
 
-    def _take_changes(self, held: Held, then: Terms, rows: Numbers) -> None:
-        """Compute anew what is known of rows that were written to."""
-        if not len(rows):
-            return
-        self._unknown -= int(np.isnan(self._state[rows, 0]).sum())
-        self._loops.measure(held, self._units, rows, 0, len(rows), self._state)
-        self._unknown += self._pass(held, then, rows, len(rows))
-        if self._index is not None:
-            stale = np.zeros(len(held.first), np.bool_)
-            stale[: len(self._index.stale)] = self._index.stale[: len(stale)]
-            self._index.changed = np.concatenate([self._index.changed, rows[~stale[rows]]])
-            stale[rows] = True
-            self._index.stale = stale
-
-    def _move(self, held: Held, terms: Terms, columns: Rows) -> bool:
-        """Bring the surpluses of all who hold some columns up to the new marks, unless that is too many."""
-        index, then = self._index, self._terms
-        if index is None or then is None:
-            return False
-        runs = [slice(int(index.starts[each]), int(index.starts[each + 1])) for each in columns]
-        touched = sum(run.stop - run.start for run in runs)
-        linear = not terms.risk.shape[1]
-        if (touched if linear else 2 * touched) > len(held.first) or self._shifts == SHIFTS:
-            return False
-        self._shifts += linear
-        codes = np.concatenate([2 * columns, 2 * columns + 1])
-        gains = (terms.net[:, codes] - then.net[:, codes]).reshape(-1, 2, len(columns)) if linear else None
-        then.net[:, codes], then.alone[codes] = terms.net[:, codes], terms.alone[codes]
-        then.risk[columns] = terms.risk[columns]
-        for number, run in enumerate(runs):
-            if gains is None:
-                self._pass(held, then, index.rows[run], run.stop - run.start)
-            else:
-                self._shift(held, index, run, gains[:, :, number].copy())
-        if len(index.changed):
-            self._pass(held, then, index.changed, len(index.changed))
-        return True
-
-    def _shift(self, held: Held, index: Index, run: slice, delta: Floats) -> None:
-        rows, sizes, stale = index.rows[run], index.sizes[run], index.stale
+    def _measure(self, held: Held, terms: Terms, units: Floats, rows: Numbers, away: Singles) -> None:
+        """Compute how far away some rows are, or all where none are listed."""
+        count = len(rows) or self._rows
+        surplus = np.empty(count)
 
         def part(begin: int, end: int) -> int:
-            return self._loops.shift(
-                rows, sizes, held.classes, delta, stale, self._state, self._box, begin, end, self._out
-            )
+            self._loops.sieve(held, terms, rows, begin, end, surplus, self._out)
+            self._loops.measure(held, terms, units, rows, begin, end, surplus, away)
+            return 0
 
-        self._add_near(self._spread(part, len(rows), SPREAD_SHIFT))
+        self._spread(part, count)
 
     # --- who is to be looked at ---
 
-    def _whole(self, held: Held, terms: Terms) -> Numbers:
-        """Compute every surplus anew, at new marks; return who is not above 0."""
-        rows = len(held.first)
-        if self._terms is None:
-            self._units = terms.units()
-            self._loops.measure(held, self._units, NO_ROWS, 0, rows, self._state)
-        self._near, self._shifts = NO_ROWS, 0
-        # Kept apart from the marks, for it is brought up column by column.
-        self._terms = terms._replace(risk=terms.risk.copy(), alone=terms.alone.copy())
-        self._unknown = self._pass(held, terms, NO_ROWS, rows)
-        return self._within(0.0)
+    def _reached(self, terms: Terms) -> Numbers | None:
+        """Return whom prices can have brought to breach, some of them twice; None where it may be anybody."""
+        known, self.is_due = self._known, True
+        if known is None:
+            return None
+        apart = np.empty(len(terms.group))
+        self._loops.apart(terms, known.terms, known.units, apart)
+        if not (apart * PER < SHELVES).all():
+            return None
+        shelves, is_far = (apart * PER).astype(np.intp), apart > BOX
+        near = int(shelves[~is_far].max(initial=0))
+        far = np.flatnonzero(is_far).tolist()
+        parts = [
+            known.listed(len(apart), 0, near),
+            *(known.listed(column, near + 1, int(shelves[column])) for column in far),
+            self._changed[self._away[self._changed] <= apart.max(initial=0.0)],
+        ]
+        if sum(map(len, parts)) * SHARE > self._rows:
+            return None
+        self.is_due = len(far) > 0 or len(self._changed) * STALE_SHARE > self._rows
+        return np.concatenate(parts)
 
-    def _sift(self, held: Held, terms: Terms, moved: float) -> Numbers:
-        """Return who is not above 0, among those whom so small a move may have brought there."""
-        rows = self._within(moved)
-        if not len(rows):
-            return NO_ROWS
-        if len(rows) * SHARE > len(held.first):
-            return self._whole(held, terms)
-        found, _ = self._loops.sieve(held, terms, rows, 0, len(rows), self._state, 0.0, False, self._out)
-        return self._out[:found].copy()
+    def _sift(self, held: Held, terms: Terms, rows: Numbers | None) -> tuple[Numbers, int]:
+        """Return who of some rows, or of all, is not above 0; and how many are unknown in all."""
+        if rows is not None and not len(rows):
+            return NO_ROWS, self._unknown
+        listed, unknown = NO_ROWS if rows is None else rows, list[int]()
 
-    def _within(self, bar: float) -> Numbers:
-        if not len(self._near):
-            return NO_ROWS
-        found = self._loops.within(self._near, self._state, bar, self._out)
-        return self._out[:found].copy()
+        def part(begin: int, end: int) -> int:
+            found, without = self._loops.sieve(held, terms, listed, begin, end, NOTHING, self._out)
+            unknown.append(without)
+            return found
 
-    def _judge(self, book: Snapshot, marks: Marks, rows: Numbers) -> Found:
+        found = self._spread(part, len(listed) or self._rows)
+        return np.unique(found), sum(unknown) if rows is None else self._unknown
+
+    def _judge(self, book: Snapshot, marks: Marks, rows: Numbers, unknown: int) -> Found:
         """Let ``scores`` decide."""
         if not len(rows):
-            return Found(NO_ROWS.astype(np.intp), NO_SCORES, self._unknown)
+            return Found(NO_ROWS.astype(np.intp), NO_SCORES, unknown)
         scores = score(
             cash=book.cash[rows],
             positions=book.legs.dense(rows),
@@ -277,28 +266,11 @@ class Trigger:
             classes=book.classes[rows],
         )
         worst = suspects(scores, level=marks.levels[book.classes[rows]])
-        unknown = self._unknown + int(scores.unknown.sum())
-        return Found(rows[worst].astype(np.intp), scores.of(worst), unknown)
+        return Found(rows[worst].astype(np.intp), scores.of(worst), unknown + int(scores.unknown.sum()))
 
-    # --- how ---
-
-    def _pass(self, held: Held, terms: Terms, rows: Numbers, count: int) -> int:
-        """Compute surpluses and keep them, add who lies in the box to the near ones; count the unknown."""
-        unknown = list[int]()
-
-        def part(begin: int, end: int) -> int:
-            found, without = self._loops.sieve(
-                held, terms, rows, begin, end, self._state, self._box, True, self._out
-            )
-            unknown.append(without)
-            return found
-
-        self._add_near(self._spread(part, count, SPREAD))
-        return sum(unknown)
-
-    def _spread(self, part: Callable[[int, int], int], count: int, least: int) -> Numbers:
-        """Let every thread do a part of some rows, from so many on; return what they wrote."""
-        if self._pool is None or count < least:
+    def _spread(self, part: Callable[[int, int], int], count: int) -> Numbers:
+        """Let every thread do a part of some rows, where they are many; return what they wrote."""
+        if self._pool is None or count < SPREAD:
             return self._out[: part(0, count)].copy()
         edges = [count * number // self._threads for number in range(self._threads + 1)]
         parts = list(pairwise(edges))
@@ -308,19 +280,3 @@ class Trigger:
         return np.concatenate(
             [self._out[begin : begin + found] for (begin, _), found in zip(parts, counts, strict=True)]
         )
-
-    def _add_near(self, rows: Numbers) -> None:
-        """Put rows to the near ones, none of them twice."""
-        if not len(self._near):
-            self._near = rows
-        elif len(rows):
-            self._near = np.union1d(self._near, rows).astype(np.int32)
-
-    def _grow(self, rows: int) -> None:
-        """Make room for so many rows."""
-        had = len(self._state)
-        if rows > had:
-            state = zeros((rows + rows // 8, 2), self._state.dtype)
-            state[:, 0] = AT_REST
-            state[:had] = self._state
-            self._state, self._out = state, np.empty(len(state), np.int32)

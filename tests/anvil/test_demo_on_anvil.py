@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -11,12 +12,15 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from keeper import cli
 from keeper.domain import OracleView, Phase
 from keeper.errors import ChainFault
+from keeper.journal.reader import JournalReader
 from keeper.lab import drill
 from keeper.lab.anvil import Node, Tx, anvil, stop
 from keeper.lab.demo import rehearse, run_demo
@@ -29,7 +33,10 @@ from keeper.protocols.hybrid import codec, math
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.portfolio import setting_at
 from keeper.protocols.hybrid.rows import accounts_of
+from keeper.replay.scene import Scene
 from keeper.units import WAD
+from keeper.why.explain import explain, words_of
+from keeper.why.nearest import nearest
 
 pytestmark = [pytest.mark.anvil, pytest.mark.timeout(300)]
 
@@ -188,6 +195,52 @@ def test_the_demo_keeps_every_promise(tmp_path: Path) -> None:
     assert sum(row["legs_reduced"] for row in found["hedges"]) >= len(Strategy)
     assert found["options_settled"] > 0
     assert found["risk_arrays"] > 100
+    expect_explained(kept)
+    expect_replayed(kept)
+
+
+def expect_explained(folder: Path) -> None:
+    """Ask of every account that was ever found, at the end and in the middle of the fall."""
+    reader = JournalReader(folder / "journal.sqlite")
+    kinds = set()
+    for at in (None, 60, 120):
+        scene = asyncio.run(cli._scene(reader, at))
+        assert isinstance(scene, Scene)
+        keys = scene.book.keys.tolist()
+        assert len(keys) >= 20
+        for key in keys:
+            said = explain(reader, scene, f"0x{key.hex()}", at)
+            assert f"0x{key.hex()}" in next(words_of(said))
+            json.dumps(said)
+            kinds |= {said["decision"]["kind"]} if "decision" in said else {"own"}
+            decided = [
+                event
+                for case in said["cases"]
+                for event in case["events"]
+                if event["block"] == at and event["kind"] in {"Waited", "Refused", "Reserved"}
+            ]
+            assert not decided or is_of(decided[0], said["decision"]), (at, decided[0], said["decision"])
+        assert nearest(reader, scene, 10)
+    reader.close()
+    assert kinds >= {"nothing", "own", "wait"}
+    assert "unknown" not in kinds
+
+
+def is_of(event: dict[str, Any], decision: dict[str, Any]) -> bool:
+    """Tell whether an event says what was decided, or what kept a step from being sent."""
+    data = event["data"]
+    if decision["kind"] == "step":
+        at_the_door = data.get("rule", "").startswith(("limit.", "simulation."))
+        return at_the_door or data.get("kind") in {step["act"] for step in decision["steps"]}
+    return bool(data.get("rule") == decision.get("rule"))
+
+
+def expect_replayed(folder: Path) -> None:
+    """Have the command line decide all of it again."""
+    command = [sys.executable, "-m", "keeper", "replay", str(folder / "journal.sqlite")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "equal, event for event" in done.stdout
 
 
 @pytest.mark.slow

@@ -124,12 +124,12 @@ async def test_the_flag_is_with_the_node_before_the_next_head(tmp_path: Path) ->
                 tip = world.node.block_number()
                 return (
                     done
-                    and done.number == pipeline._care._ready_at == tip
-                    and ACCOUNT in pipeline._care._ready
+                    and done.number == pipeline._care._acts._ready_at == tip
+                    and ACCOUNT in pipeline._care._acts._ready
                 )
 
             await until(ready)
-            [tried] = pipeline._care._ready[ACCOUNT]
+            [tried] = pipeline._care._acts._ready[ACCOUNT]
             # Nothing but the breach is missing, in the contract's own words.
             assert isinstance(tried.result, Refuse)
             assert tried.result.reason.evidence.startswith("NotBreached(")

@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import pytest
 
-from keeper.confirm.hybrid import Params as ConfirmParams
 from keeper.confirm.hybrid import confirm_alarm
 from keeper.domain import (
     SCENARIOS,
@@ -163,7 +162,7 @@ def confirm_everybody(world: World) -> None:
     outcomes = world.act([Confirm(key) for key in judged], at)
     after = world.rows(list(judged))
     for (key, expected), outcome in zip(judged.items(), outcomes, strict=True):
-        agreed = isinstance(confirm_alarm(expected, oracles, ConfirmParams()), Agree)
+        agreed = isinstance(confirm_alarm(expected, oracles), Agree)
         assert agreed == (not isinstance(outcome, str)), (outcome, expected)
         if isinstance(outcome, str):
             continue

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from keeper.domain import CaseEvent, EventKind, Liquidate, Permit, Reason, Refuse, Step
+from keeper.domain import Agree, CaseEvent, EventKind, Liquidate, Permit, Reason, Refuse, Step
 from keeper.errors import InvariantBroken
 from keeper.journal.guard import Limits
 from keeper.journal.reader import JournalReader
@@ -79,8 +79,16 @@ def test_a_case_is_never_reserved_twice_without_an_end_between(attempts: list[Ev
 @given(kinds)
 def test_what_the_chain_shows_of_an_account_never_moves_its_case(attempts: list[EventKind]) -> None:
     history = lived(attempts)
-    without = [event for event in history if event.kind is not E.OBSERVED]
+    without = [event for event in history if event.kind not in {E.OBSERVED, E.MOVED}]
     assert fold(history) is fold(without)
+
+
+@given(kinds)
+def test_nothing_is_reserved_of_an_account_that_is_only_called(attempts: list[EventKind]) -> None:
+    history = lived(attempts)
+    for seen, event in enumerate(history):
+        if event.kind is E.RESERVED:
+            assert fold(history[:seen]) is S.SUSPECTED
 
 
 def test_every_status_can_be_reached_and_closed() -> None:
@@ -154,6 +162,16 @@ class Keeping(RuleBasedStateMachine):
             self.journal.record([self._event(case_id, account, E.SUSPECTED)])
         return case_id
 
+    @rule(who=st.sampled_from([1, 2]), kind=st.sampled_from([E.CALLED, E.MOVED]))
+    def call(self, who: int, kind: EventKind) -> None:
+        account = bytes([who]) * 32
+        case_id = self.journal.open_case(account)
+        if case_id is None:
+            self.opened += 1
+            case_id = f"case{self.opened}"
+        if (self.journal.status(case_id), kind) in TABLE:
+            self.journal.record([self._event(case_id, account, kind)])
+
     @rule(who=st.sampled_from([1, 2]), tranche=st.integers(0, 3), stale=st.integers(0, 3))
     def reserve(self, who: int, tranche: int, stale: int) -> None:
         account = bytes([who]) * 32
@@ -166,7 +184,12 @@ class Keeping(RuleBasedStateMachine):
         tx = {"to": "0x" + "d1" * 20, "gas": 10**6, "maxFeePerGas": 10**10}
         busy = any(live.account == account for live in self.journal.live_steps())
         answer = self.journal.reserve(
-            step, tx, chain_nonce=max(nonce - stale, 0), block=self.block, at_s=self.at_s
+            step,
+            tx,
+            agreed=Agree("both clocks"),
+            chain_nonce=max(nonce - stale, 0),
+            block=self.block,
+            at_s=self.at_s,
         )
         if isinstance(answer, Permit):
             assert not busy

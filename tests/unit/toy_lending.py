@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from keeper.domain import ChainTime, Quote, Reason, Refuse, Unknown
 from keeper.lending.words import By, Close, Due, Sight, Standing, Sweep, Way
+from keeper.risk.marks import Marks
 from keeper.units import WAD, AccountKey, FeedId, Wad
 
 DEBT, COLLATERAL, VENUE = "0x" + "d0" * 20, "0x" + "c0" * 20, "0x" + "ee" * 20
@@ -40,10 +43,15 @@ class Toy:
     worthless: frozenset[str] = frozenset()
     refusing: Reason | None = None
     answered_at_s: int = 0
+    name: str = ""
     spending: tuple[tuple[str, str], ...] = ((DEBT, VENUE),)
     tokens: tuple[str, ...] = (DEBT, COLLATERAL)
+    feeds: tuple[FeedId, ...] = (FEED,)
     receipts: Mapping[str, str] = field(default_factory=lambda: {RECEIPT: COLLATERAL})
     way: Way = field(default_factory=lambda: Way(VENUE, DEBT, COLLATERAL, 5 * WAD // 100, 300_000))
+
+    def market_of(self, loan: Loan) -> str:
+        return self.name
 
     def carried(self, world: Wad, at: ChainTime) -> Wad:
         assert at == AT
@@ -52,6 +60,9 @@ class Toy:
     def fast(self, world: Wad, quotes: Mapping[FeedId, Quote | Unknown]) -> Wad:
         quote = quotes.get(FEED)
         return quote.price_wad if isinstance(quote, Quote) else world
+
+    def marks(self, world: Wad, quotes: Mapping[FeedId, Quote | Unknown], at_s: int) -> Marks:
+        return Marks(np.ones(1), np.zeros(1), np.ones(1))
 
     def sights(self, loan: Loan, world: Wad, quotes: Mapping[FeedId, Quote | Unknown]) -> tuple[Sight, ...]:
         quote = quotes.get(FEED)

@@ -46,7 +46,7 @@ NOISE: Final = 0.0003
 PATIENCE_S: Final = 20.0
 """How long the chain waits for the keeper at each block."""
 LINES: Final = 10
-BEYOND_REPAIR: Final = "size.harms"
+BEYOND_REPAIR: Final = "size.harm"
 """The refusal that names a debt which closing a part of makes worse."""
 CONFIG: Final = """\
 [chain]

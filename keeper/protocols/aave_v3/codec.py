@@ -64,6 +64,7 @@ def decode(log: Log, deployment: Deployment) -> Fact | None:
         touched=tuple(map(key_of, users)),
         args=args,
         block_hash=log.block_hash,
+        closes=event.name == "LiquidationCall",
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -20,10 +22,13 @@ from keeper.protocols.aave_v3.math import RAY, Loan, Rules, Unmet
 from keeper.protocols.aave_v3.oracles import Trace
 from keeper.protocols.aave_v3.params import BASE_UNIT, CATEGORIES, Deployment, read_deployment
 from keeper.protocols.aave_v3.rows import AaveRow, AaveRows
+from keeper.remedies import Do, Mend
 from keeper.risk.marks import Marks
 from keeper.units import BPS, WAD, AccountKey, Bps, FeedId, UnixS, Wad, mul_div_down, mul_div_up
 
 BASE_WAD: Final = WAD // BASE_UNIT
+MOST: Final = 2**128 - 1
+"""A supply of more is none."""
 GAS: Final = 280_000
 GAS_OF_RESERVE: Final = 40_000
 """What a liquidation uses, and what each reserve of the account adds, of which the pool asks the price."""
@@ -122,7 +127,8 @@ class AaveMarket:
         """Mark each column at the worse of both clocks: collateral at the lower price, debt at the higher.
 
         So whoever is below 1 at either is a suspect. Value is price x threshold x index, the charge of a debt
-        price x index, by e-mode category; NaN where a price is not to be had.
+        price x index, by e-mode category; NaN where a price is not to be had. In 3.0 collateral without a
+        threshold of its own counts for nothing in a category either.
         """
         now, count = world.at(at_s).now, len(world.now.reserves)
         chain = _column(each.price or np.nan for each in now.reserves)
@@ -139,6 +145,8 @@ class AaveMarket:
             low, high = (category.price,) * 2 if category.price else (lower[inside], higher[inside])
             value[number, inside] = low * held[inside] * _weight(category.threshold_bps, now.rules)
             gross[number, count:][inside] = high * owed[inside]
+        if now.rules is Rules.V3_0:
+            value[:, [reserve for reserve, each in enumerate(now.reserves) if not each.threshold_bps]] = 0
         value[list(world.silent)] = np.nan
         return Marks(
             value=value,
@@ -148,6 +156,11 @@ class AaveMarket:
         )
 
     # --- the two clocks ---
+
+    def market_of(self, loan: AaveRow) -> str:
+        """Return nothing: all accounts are in one pool."""
+        del loan
+        return ""
 
     def carried(self, world: AaveWorld, at: ChainTime) -> AaveWorld:
         """Return the world as it will be in block ``at`` if nobody acts on any reserve."""
@@ -259,6 +272,30 @@ class AaveMarket:
         del loan, world
         return None
 
+    def mends(self, loan: AaveRow, world: AaveWorld) -> tuple[Mend, ...]:
+        """Return what its owner can do: supply more of a collateral, or repay some of a debt."""
+
+        def supplied(reserve: int, amount: int) -> AaveRow:
+            scaled = math.scaled_supply(world.now, reserve, amount)
+            return replace(loan, collateral=_with(loan.collateral, reserve, scaled))
+
+        def repaid(reserve: int, amount: int) -> AaveRow:
+            scaled = math.scaled_repaid(world.now, reserve, dict(loan.debt)[reserve], amount)
+            return replace(loan, debt=_with(loan.debt, reserve, -scaled))
+
+        reserves, found = world.now.reserves, []
+        for number, scaled in loan.collateral:
+            if reserves[number].threshold_bps:
+                scale = max(1, math.supplied(world.now, number, scaled) // 100)
+                on = partial(supplied, number)
+                found.append(
+                    Mend(Do.DEPOSIT, world.tokens[number], reserves[number].decimals, scale, MOST, on)
+                )
+        for number, scaled in loan.debt:
+            owed, of, on = math.owed(world.now, number, scaled), world.tokens[number], partial(repaid, number)
+            found.append(Mend(Do.REPAY, of, reserves[number].decimals, max(1, owed // 100), owed, on))
+        return tuple(found)
+
     def worth_wad(self, token: str, amount: int, world: AaveWorld) -> Wad | Unknown:
         """Return what an amount of a listed token is worth at the world's prices, rounded down."""
         numbers = [number for number, each in world.tokens.items() if each == token.lower()]
@@ -268,6 +305,12 @@ class AaveMarket:
         if not reserve.price:
             return Unknown(f"token {token}", "the pool's oracle has no price for it")
         return mul_div_down(amount * BASE_WAD, reserve.price, reserve.unit)
+
+
+def _with(amounts: tuple[tuple[int, int], ...], reserve: int, more: int) -> tuple[tuple[int, int], ...]:
+    """Return amounts by reserve with one of them changed; one that is 0 then is none."""
+    changed = {number: amount + more * (number == reserve) for number, amount in amounts}
+    return tuple((number, amount) for number, amount in changed.items() if amount)
 
 
 def _column(numbers: Iterable[float]) -> Floats:

@@ -210,6 +210,21 @@ def owed(world: World, reserve: int, scaled: int) -> int:
     return mul_div_up(scaled, debt_ray, RAY) if world.rules is Rules.V3_6 else _ray_mul(scaled, debt_ray)
 
 
+def scaled_supply(world: World, reserve: int, amount: int) -> int:
+    """Return what a supply of so much is credited with (AToken.mint): 3.6 rounds down, 3.0 to the nearest."""
+    income_ray = world.reserves[reserve].income_ray
+    return amount * RAY // income_ray if world.rules is Rules.V3_6 else _nearest(amount, RAY, income_ray)
+
+
+def scaled_repaid(world: World, reserve: int, scaled: int, amount: int) -> int:
+    """Return by what a repayment lowers a debt (VariableDebtToken.burn): all of it where all is repaid."""
+    if amount >= owed(world, reserve, scaled):
+        return scaled
+    debt_ray = world.reserves[reserve].debt_ray
+    found = amount * RAY // debt_ray if world.rules is Rules.V3_6 else _nearest(amount, RAY, debt_ray)
+    return min(scaled, found)
+
+
 def health(loan: Loan, world: World) -> Health:
     """Return what ``getUserAccountData`` returns at ``world.at_s`` (GenericLogic.calculateUserAccountData).
 

@@ -85,6 +85,7 @@ def decode(log: Log, listing: Listing) -> Fact | None:
         touched=tuple(key_of(owner) for owner in sorted(owners)),
         args=args,
         block_hash=log.block_hash,
+        closes=shape.name == "LiquidateBorrow",
     )
 
 

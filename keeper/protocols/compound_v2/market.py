@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -33,9 +34,12 @@ from keeper.protocols.compound_v2 import codec, math, oracles
 from keeper.protocols.compound_v2.math import Health, Pool, Unmet
 from keeper.protocols.compound_v2.params import Listing, World, read_listing
 from keeper.protocols.compound_v2.rows import Loan, VenusRows
+from keeper.remedies import Do, Mend
 from keeper.risk.marks import Marks
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad, mul_div_down
 
+MOST: Final = 2**128 - 1
+"""A supply of more is none."""
 CLOSE_GAS: Final = 600_000
 SWEEP_GAS: Final = 240_000
 """Closing a small account, and so much again for each order or market of it."""
@@ -131,6 +135,11 @@ class VenusMarket:
         return abi.explained(reverted, flash.named(codec.revert_name))
 
     # --- both clocks ---
+
+    def market_of(self, loan: Loan) -> str:
+        """Return nothing: all accounts are in one pool."""
+        del loan
+        return ""
 
     def carried(self, world: World, at: ChainTime) -> World:
         """Return the world as it will be in block ``at`` if nobody acts: stored as it is."""
@@ -256,6 +265,32 @@ class VenusMarket:
         if isinstance(healed, math.Close):
             return self._swept(Heal(loan.key), healed, len(state.entered))
         return None
+
+    def mends(self, loan: Loan, world: World) -> tuple[Mend, ...]:
+        """Return what its owner can do, in units: supply more of a collateral, or repay some of a debt."""
+        if self._unknown(loan, world):
+            return ()
+        pool, state, found = world.pool, loan.state, []
+
+        def supplied(number: int, amount: int) -> Loan:
+            more = amount * WAD // pool.markets[number].exchange_rate_wad
+            held = {**state.held, number: state.held.get(number, 0) + more}
+            return replace(loan, state=replace(state, held=held))
+
+        def repaid(number: int, amount: int) -> Loan:
+            left = math.owed(state, pool, number) - amount
+            debts = {**state.debts, number: math.Debt(left, pool.markets[number].borrow_index_wad)}
+            return replace(loan, state=replace(state, debts={k: v for k, v in debts.items() if v.principal}))
+
+        for number in state.entered:
+            market, token = pool.markets[number], self.listing.markets[number].token
+            if held := state.held.get(number, 0) * bool(market.threshold_wad):
+                scale = max(1, held * market.exchange_rate_wad // WAD // 100)
+                found.append(Mend(Do.DEPOSIT, token, 0, scale, MOST, partial(supplied, number)))
+        for number in state.debts:
+            owed, token = math.owed(state, pool, number), self.listing.markets[number].token
+            found.append(Mend(Do.REPAY, token, 0, max(1, owed // 100), owed, partial(repaid, number)))
+        return tuple(found)
 
     def worth_wad(self, token: str, amount: int, world: World) -> Wad | Unknown:
         """Return what a token of the pool, or a vToken, is worth at the pool's own price."""

@@ -142,6 +142,9 @@ class ArrayPost(Protocol):
     def valid_until_s(self) -> UnixS: ...
 
 
+_CLOSINGS: Final = frozenset({"Tranche", "CollateralSold"})
+
+
 @dataclass(frozen=True, slots=True)
 class _Shape:
     contract: str
@@ -169,6 +172,7 @@ def decode(log: Log, deployment: Deployment) -> Fact | None:
         touched=touched,
         args=args,
         block_hash=log.block_hash,
+        closes=shape.event.name in _CLOSINGS,
         markets=(args["market"],) if shape.event.name == _SHARED else (),
     )
 

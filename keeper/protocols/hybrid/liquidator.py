@@ -7,7 +7,7 @@ prices for granted: the caller has seen to it that none is lacking.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -212,6 +212,8 @@ class Slice:
     """The taker's initial margin afterwards, at the oracle that decides."""
     oracles: OracleView
     """What the next slice of the same block finds: buckets filled, insurance drawn."""
+    takes: Mapping[FeedId, Wad]
+    """What the taker then has more of each feed."""
 
 
 def feeds_of(account: Account, terms: Terms | Rules) -> tuple[FeedId, ...]:
@@ -349,6 +351,7 @@ def liquidate(
         taker=taker,
         taker_margin=_taker_margin(taker, oracles, setting),
         oracles=_drawn(_filled(oracles, look, part), fee, covered_wad),
+        takes=takes(look, moves),
     )
 
 
@@ -479,6 +482,35 @@ def _watched(flag: FlagState, found: View) -> FlagState:
     if not is_insolvent(found) or found.account.holdings:
         return replace(flag, insolvent_tau_s=0)
     return replace(flag, insolvent_tau_s=flag.insolvent_tau_s or flag.tau_s + 1)
+
+
+def exposures(account: Account, prices: Marks, setting: Setting) -> dict[FeedId, Wad]:
+    """Return what positions come to on each feed, as `_rooms` counts it, but with their signs."""
+    found: dict[FeedId, Wad] = {}
+    for position in setting.positions(account):
+        if not position.is_settled:
+            feed = position.market.feed
+            held = mul_div_trunc(position.size_wad, prices[feed], WAD)
+            if is_current(position.array, prices[feed], setting.now_s):
+                assert position.array is not None
+                held = mul_div_trunc(held, position.array.delta_wad, WAD)
+            found[feed] = found.get(feed, 0) + held
+    return found
+
+
+def takes(look: Outlook, moves: Iterable[Move]) -> dict[FeedId, Wad]:
+    """Return what a slice adds to its taker's positions on each feed, collateral that it buys included."""
+    legs = tuple(Leg(move.market, move.size_wad, 0) for move in moves)
+    found = exposures(replace(look.sold.account, legs=legs), look.prices.execution, look.setting)
+    for sale in look.sales:
+        worth_wad = mul_div_trunc(sale.amount_wad, look.prices.execution[sale.feed], WAD)
+        found[sale.feed] = found.get(sale.feed, 0) + worth_wad
+    return found
+
+
+def smallest_wad(look: Outlook) -> Wad:
+    """Return the smallest slice as a fraction of the book (Liquidator._fraction)."""
+    return _raised(look, 1)
 
 
 def risk_wad(look: Outlook) -> Wad:

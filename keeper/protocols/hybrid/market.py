@@ -31,12 +31,14 @@ from keeper.domain import (
 )
 from keeper.errors import InvariantBroken
 from keeper.ports import Purchase, SlicePreview
-from keeper.protocols.hybrid import arrays, codec, liquidator, quorum, signing
+from keeper.protocols.hybrid import arrays, calls, codec, liquidator, math, quorum, signing
 from keeper.protocols.hybrid.codec import ArrayPost
 from keeper.protocols.hybrid.marks import marks_of
 from keeper.protocols.hybrid.params import Deployment, Listed, Terms, read_rules
+from keeper.protocols.hybrid.portfolio import setting_at
 from keeper.protocols.hybrid.rows import HybridRows
 from keeper.protocols.hybrid.signing import ArraysToSign
+from keeper.remedies import Health, Mend
 from keeper.risk.marks import Marks
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad
 
@@ -252,7 +254,31 @@ class HybridMarket:
             incentive_most_wad=min(liquidator.risk_wad(look), oracles.world.drawable_wad),
             incentive_step_wad=liquidator.incentive_step_wad(look),
             settlable=tuple(leg.market for leg in account.legs if leg.market in oracles.settlements),
+            smallest_wad=liquidator.smallest_wad(look),
+            exposures=tuple(
+                liquidator.exposures(look.sold.account, look.prices.execution, look.setting).items()
+            ),
         )
+
+    def measured(self, account: Account, oracles: OracleView, at: ChainTime) -> Health:
+        """Return how health is measured: equity over the flag level times the requirement, at p_F."""
+        setting = setting_at(self._rules, oracles, at.timestamp_s)
+        feeds = [each for each in self._rules.feeds if each in oracles]
+        prices = liquidator.prices_of(feeds, oracles, 0, at.timestamp_s)
+        level_wad = WAD + setting.terms.slope_of(account).beta_flag_wad
+
+        def health(account: Account) -> tuple[int, int]:
+            found = math.maintenance(account, prices.fast, setting)
+            return found.equity_wad * WAD, found.requirement_wad * level_wad
+
+        return health
+
+    def mends(self, account: Account, oracles: OracleView, at: ChainTime) -> tuple[Mend, ...] | Unknown:
+        """Return what its owner can do: deposit quote or collateral, or reduce every position alike."""
+        if lacking := self._lacking(account, oracles):
+            return lacking
+        setting = setting_at(self._rules, oracles, at.timestamp_s)
+        return calls.mends(account, setting, oracles, self.deployment.quote, at.timestamp_s)
 
     def preview(
         self, target: Assessment, taker: Account, oracles: OracleView, max_fraction_wad: Wad
@@ -277,7 +303,16 @@ class HybridMarket:
             taker_after=slice_.taker,
             taker_passes=not slice_.taker_margin.breaches(),
             oracles_after=slice_.oracles,
+            before=slice_.before,
+            after=slice_.after,
+            takes=slice_.takes,
         )
+
+    def exposures(self, account: Account, oracles: OracleView, at: ChainTime) -> Mapping[FeedId, Wad]:
+        """Return what an account's positions come to on each feed, at the fast price; short is below 0."""
+        setting = setting_at(self._rules, oracles, at.timestamp_s)
+        prices = liquidator.prices_of(self.feeds_of(account), oracles, 0, at.timestamp_s)
+        return liquidator.exposures(account, prices.fast, setting)
 
     def purchase(
         self, account: Account, oracles: OracleView, at: ChainTime, max_quote_wad: Wad

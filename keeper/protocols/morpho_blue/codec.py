@@ -58,6 +58,9 @@ _PRE_LIQUIDATED: Final = event(
 )
 
 
+_CLOSINGS: Final = frozenset({"Liquidate", "PreLiquidate"})
+
+
 def key_of(owner: str, market_id: bytes) -> AccountKey:
     """Return the row of an owner in a market."""
     return bytes.fromhex(owner[2:]) + market_id[:12]
@@ -119,6 +122,7 @@ def _fact(log: Log, act: str, account: AccountKey, args: Mapping[str, Any]) -> F
         touched=(account,),
         args=args,
         block_hash=log.block_hash,
+        closes=act in _CLOSINGS,
     )
 
 

@@ -19,11 +19,14 @@ from keeper.protocols.morpho_blue import codec, math, oracles
 from keeper.protocols.morpho_blue.math import PreTerms, Unmet
 from keeper.protocols.morpho_blue.params import Listed, Listing, Pre, World, read_listing
 from keeper.protocols.morpho_blue.rows import COLLATERAL, SHARES, Loan, MorphoRows
+from keeper.remedies import Do, Mend
 from keeper.risk.marks import Marks
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad, mul_div_down
 
 ROUNDING: Final = 4.0
 """Units of the loan: a debt is rounded up once, and what a collateral allows is rounded down twice."""
+MOST: Final = 2**128 - 1
+"""A supply of more is none."""
 PLAIN_GAS: Final = 220_000
 PRE_GAS: Final = 300_000
 
@@ -151,6 +154,11 @@ class MorphoMarket:
 
     # --- both clocks ---
 
+    def market_of(self, loan: Loan) -> str:
+        """Return the id of its market; nothing where that is not listed."""
+        listed = self._listed(loan)
+        return listed.name if listed else ""
+
     def carried(self, world: World, at: ChainTime) -> World:
         """Return the world as it will be in block ``at`` if nobody acts."""
         return replace(world, at=at)
@@ -263,6 +271,27 @@ class MorphoMarket:
         """Return none: whatever an account owes, Morpho closes it by the same act."""
         del loan, world
         return None
+
+    def mends(self, loan: Loan, world: World) -> tuple[Mend, ...]:
+        """Return what its owner can do: supply more collateral, or repay some of the debt."""
+        found = self._found(loan, world)
+        if isinstance(found, Unknown) or not loan.borrow_shares:
+            return ()
+        market, listed, decimals = found.market, found.listed, self.listing.decimals
+        owed = math.owed(market, loan.borrow_shares)
+
+        def supplied(amount: int) -> Loan:
+            return replace(loan, collateral=loan.collateral + amount)
+
+        def repaid(amount: int) -> Loan:
+            shares = loan.borrow_shares if amount >= owed else math.shares_for(market, amount)
+            return replace(loan, borrow_shares=loan.borrow_shares - min(shares, loan.borrow_shares))
+
+        scale, digits = max(1, loan.collateral // 100), decimals.get(listed.collateral, 0)
+        return (
+            Mend(Do.DEPOSIT, listed.collateral, digits, scale, MOST, supplied),
+            Mend(Do.REPAY, listed.loan, decimals.get(listed.loan, 0), max(1, owed // 100), owed, repaid),
+        )
 
     def worth_wad(self, token: str, amount: int, world: World) -> Wad | Unknown:
         """Return what a token is worth: by its own feed, or as collateral by its oracle and the loan's."""

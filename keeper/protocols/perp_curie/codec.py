@@ -120,6 +120,7 @@ def decode(log: Log, deployment: Deployment) -> Fact | None:
         touched=tuple(key_of(args[name]) for name in _ACCOUNTS if name in args),
         args=args,
         block_hash=log.block_hash,
+        closes=shape.name == "PositionLiquidated",
     )
 
 

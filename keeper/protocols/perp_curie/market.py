@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -18,12 +19,15 @@ from keeper.protocols.perp_curie.codec import MarketView, PerpWorld
 from keeper.protocols.perp_curie.math import MILLION, Market, Trader, Unmet
 from keeper.protocols.perp_curie.params import Deployment, read_feeds
 from keeper.protocols.perp_curie.rows import FLAGS, Account, PerpRows, why_barred
+from keeper.remedies import Do, Mend
 from keeper.risk.marks import Marks
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad
 
 DAY_S: Final = 86_400
 UNREAD_S: Final = 2_400
 """How long funding may have accrued unread: before that, an account with a position is read again."""
+MOST: Final = 2**128 - 1
+"""A deposit of more is none."""
 ROUNDING: Final = 1e-6
 """A value is cut to the units of the settlement token."""
 
@@ -153,6 +157,40 @@ class PerpCurieMarket:
         lacking = self._lacking(account, world)
         return lacking or math.free_wad(account.trader, _markets(world), world.initial)
 
+    def mends(self, account: Account, world: PerpWorld) -> tuple[Mend, ...]:
+        """Return what its owner can do: deposit the settlement token, or close some of a position.
+
+        At the mark: what closing costs in the pool is not counted.
+        """
+        trader, terms, markets = account.trader, world.terms, _markets(world)
+
+        def deposited(amount: int) -> Account:
+            cash_wad = trader.cash_wad + amount * terms.unit_wad
+            return replace(account, trader=replace(trader, cash_wad=cash_wad))
+
+        def reduced(number: int, size_wad: Wad) -> Account:
+            sign = 1 if trader.positions[number].size_wad > 0 else -1
+            return replace(account, trader=math.reduced(trader, number, sign * size_wad, markets))
+
+        gross_wad = (
+            sum(abs(each.size_wad) * markets[n].mark_wad for n, each in trader.positions.items()) // WAD
+        )
+        token, scale = self.deployment.token, max(1, gross_wad // terms.unit_wad // 100)
+        deposit = Mend(Do.DEPOSIT, token, terms.decimals, scale, MOST, deposited)
+        reductions = (
+            Mend(
+                Do.REDUCE,
+                self.deployment.bases[number],
+                18,
+                abs(each.size_wad) // 100,
+                abs(each.size_wad),
+                partial(reduced, number),
+            )
+            for number, each in trader.positions.items()
+            if markets[number].is_open and each.size_wad
+        )
+        return (deposit, *reductions)
+
     def offers(self, account: Account, world: PerpWorld) -> tuple[Offer, ...]:
         """Return what the contract lets be taken of each position in an open market, the most worth first."""
         markets, trader = _markets(world), account.trader
@@ -181,6 +219,16 @@ class PerpCurieMarket:
             reward_wad=found.reward_wad,
             margin=Margin(left.value_wad, left.required_wad),
         )
+
+    @property
+    def markets(self) -> tuple[str, ...]:
+        """The virtual tokens of its markets."""
+        return tuple(self.deployment.bases)
+
+    def size_wad(self, account: Account, market: str) -> Wad:
+        """Return the size of an account's position in a market, with its sign; 0 where it has none."""
+        position = account.trader.positions.get(self.deployment.bases.index(market))
+        return position.size_wad if position else 0
 
     def taken(self, taker: Account, takeover: Takeover) -> Account:
         """Return the account of whoever takes over, as it is afterwards."""

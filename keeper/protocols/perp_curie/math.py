@@ -167,6 +167,12 @@ def close(
     return Close(size_wad, notional_wad, penalty_wad, reward_wad, left)
 
 
+def reduced(trader: Trader, market: int, size_wad: Wad, markets: Mapping[int, Market]) -> Trader:
+    """Return the account once it has closed a size at the mark, at no cost."""
+    notional_wad = mul_div_trunc(size_wad, markets[market].mark_wad, WAD)
+    return _reduced(trader, market, size_wad, notional_wad, 0)
+
+
 def mark_wad(spot_wad: Wad, twap_wad: Wad, index_wad: Wad, premium_wad: Wad) -> Wad:
     """Return the mark of an open market (AccountBalance._getMarkPrice).
 

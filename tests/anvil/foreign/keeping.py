@@ -8,32 +8,52 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Generator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader, Params
 from keeper.chain.wire import head_of
-from keeper.desk.port import Desk
+from keeper.desk.port import Alarm, Desk
 from keeper.domain import Call, CaseEvent, EventKind, Head, Quote, Unknown
+from keeper.execute.fees import FeeParams
 from keeper.execute.sender import ChainSender
+from keeper.execute.sender import Params as SenderParams
 from keeper.journal.guard import Limits
 from keeper.journal.reader import JournalReader
+from keeper.journal.runs import Run
 from keeper.journal.store import SqliteJournal
+from keeper.journal.tape import Recorder
 from keeper.lab.anvil import Node
+from keeper.ladder import NEVER, Climb
+from keeper.ladder import Book as Tide
+from keeper.oracles.panel import Panel, reader_creation
 from keeper.pipeline import Params as PipelineParams
 from keeper.pipeline import Pipeline
-from keeper.ports import Feed, Market
+from keeper.pipeline.posture import Lagging
+from keeper.ports import Feed, Journal, LiveFeed, Market, Reports
+from keeper.replay.deck import Deck
+from keeper.replay.play import play_run, playable
+from keeper.replay.scene import Parts, scene_at
 from keeper.state.book import Book
-from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad
+from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad
+from keeper.why.account import told_decision
+from keeper.why.explain import explain, words_of
+from keeper.why.nearest import nearest
 from tests.unit.pipeline.desk import SIGNER
 
 BLOCK_S = 12
 PATIENCE_S = 30
 LIMITS = Limits(spend_day_wei=100 * WAD)
+NO_SIGN = (NEVER, NEVER, NEVER)
+CALM = Tide(head_age=NO_SIGN, feeds_lost=NO_SIGN, divergence=NO_SIGN)
+"""Time is made to pass between heads here, of some feeds nobody speaks, and one clock falls a block later."""
 Found = TypeVar("Found")
+Heard: TypeAlias = dict[tuple[Block, AccountKey], Any]
+NOBODY_CALLED = Climb(most_called=0)
+"""Most scenarios are of closings: nobody is called before or after."""
 Lent = Mapping[str, bytes]
 """Creation code by address, of readers that are not deployed."""
 
@@ -98,7 +118,7 @@ class Keeping:
 
     def told(self, account: AccountKey) -> list[str]:
         """Return them in short: each with its act, its rule, or the kind of its step."""
-        return [_short(event) for event in self.history(account)]
+        return [_short(event) for event in self.history(account) if event.kind is not EventKind.MOVED]
 
     def acts(self, account: AccountKey) -> list[Any]:
         """Return what was reserved for an account, oldest first."""
@@ -124,23 +144,34 @@ async def keeping(
     lent: Lent | None = None,
     limits: Limits = LIMITS,
     params: PipelineParams | None = None,
+    climb: Climb = NOBODY_CALLED,
+    panel: Panel | None = None,
+    lagging: Lagging = lambda: None,
+    explained: bool = False,
 ) -> AsyncIterator[Keeping]:
     """Run a keeper, with the wallet of ``SIGNER``, that has found every account and seen the newest block."""
     node.fund([SIGNER.address])
+    params, panel = replace(params or PipelineParams(), climb=climb, tide=CALM), panel or Panel()
+    heard: Heard = {}
     async with Pool([node.http_url]) as pool:
         reader = ChainReader(pool, [node.ws_url], market.addresses, Params(deaf_poll_s=0.02, poll_s=0.2))
-        for address, creation in (lent or {}).items():
+        for address, creation in {**(lent or {}), panel.reader: reader_creation()}.items():
             await reader.lend(address, creation)
         journal = SqliteJournal(folder / "journal", identity={"of": "a test"}, limits=limits)
-        sender = ChainSender(pool, journal, SIGNER, chain_id=node.chain_id)
+        tape = Recorder()
+        journal.keep_tape(tape, {"wallet": SIGNER.address, "chain_id": node.chain_id})
+        sender = ChainSender(tape.rpc(pool), journal, SIGNER, chain_id=node.chain_id)
         pipeline = Pipeline(
-            reader=reader,
+            reader=tape.reader(reader),
             market=market,
-            desk=desk,
-            feed=feed,
+            desk=cast("Desk[Any, Any]", Listened(desk, heard)),
+            feed=tape.feed(feed),
             journal=journal,
             sender=sender,
             params=params,
+            panel=panel,
+            lagging=lagging,
+            tape=tape,
         )
         kept = Keeping(node, pool, reader, pipeline, journal)
         try:
@@ -149,6 +180,78 @@ async def keeping(
         finally:
             await reader.close()
             journal.close()
+    parts = Parts(market, desk, params, FeeParams(), node.chain_id, "", panel)
+    await expect_replay(journal, parts, limits, live=isinstance(feed, LiveFeed))
+    if explained:
+        await expect_explained(journal, parts, heard)
+
+
+@dataclass
+class Listened:
+    """A desk that is listened to: what it said of each account at a head, by the number of that."""
+
+    desk: Desk[Any, Any]
+    heard: Heard
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.desk, name)
+
+    def judge(self, sitting: Any, account: AccountKey, alarm: Alarm) -> Any:
+        found = self.heard[sitting.at.block - 1, account] = self.desk.judge(sitting, account, alarm)
+        return found
+
+
+async def expect_explained(journal: SqliteJournal, parts: Parts, heard: Heard) -> None:
+    """Expect that what is explained of every account at every head is what was decided there."""
+
+    async def open_parts(run: Run, answers: Any, said: Reports) -> Parts:
+        del run, answers, said
+        return parts
+
+    with closing(JournalReader(journal._path)) as reader:
+        for block in sorted({block for block, _ in heard}):
+            scene = await scene_at(reader, open_parts, block)
+            for key in {key for _, key in heard if key in scene.book}:
+                said = explain(reader, scene, f"0x{key.hex()}", block).get("decision", {})
+                if (block, key) in heard and said:
+                    said.pop("done", None)
+                    assert said == told_decision(scene, heard[block, key])
+
+
+async def expect_replay(journal: SqliteJournal, parts: Parts, limits: Limits, *, live: bool) -> None:
+    """Play what the keeper has taped, and expect the same events; have every account explained."""
+
+    async def make(deck: Deck, into: Journal, sender: ChainSender, book: Path | None) -> Pipeline[Any]:
+        assert book is None
+        return Pipeline(
+            reader=deck.reader,
+            market=parts.market,
+            desk=parts.desk,
+            feed=deck.feed(live=live),
+            journal=into,
+            sender=sender,
+            params=parts.params,
+            panel=parts.panel,
+            tape=deck,
+        )
+
+    async def open_parts(run: Run, answers: Any, said: Reports) -> Parts:
+        del run, answers, said
+        return parts
+
+    path = journal._path
+    with closing(JournalReader(path)) as reader:
+        runs = playable(reader, path)
+        scene = await scene_at(reader, open_parts, None)
+        for key in scene.book.keys.tolist():
+            said = explain(reader, scene, f"0x{key.hex()}", None)
+            assert {"own", "unknown", "decision"} & said.keys()
+            assert list(words_of(said))
+        assert all("kind" in each["there"] for each in nearest(reader, scene, 10))
+    for run in runs:
+        played = await play_run(path, run, make, limits=limits, sender=SenderParams())
+        assert list(played.differences) == []
+        assert played.beyond == []
 
 
 def read(node: Node, rounds: Generator[list[Call], list[bytes], Found], lent: Lent | None = None) -> Found:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from keeper.chain.pool import Pool
-from keeper.confirm import clocks
+from keeper.confirm.policy import CAUTIOUS, Policies
 from keeper.desk.lending import LendingDesk, Params
+from keeper.domain import EventKind
 from keeper.lab.anvil import anvil
 from keeper.lab.foreign.aave_v3 import ASSETS, Aave, deploy, deploy_v3_0
 from keeper.lab.foreign.base import minted
@@ -38,7 +39,7 @@ ETHER, DOLLAR = 10**18, 10**6
 WEAK, CALM = "0x" + "b0" * 20, "0x" + "ca" * 20
 LENT = {LENT_READER: reader_creation(), tokens.LENT_READER: tokens.reader_creation()}
 FEED = "ETH/USD"
-AGREED = {"Observed Agreed", "Observed BalanceTransfer"}
+BESIDE = {"Observed BalanceTransfer"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Stage:
 
     def desk(self, policy: Policy, flash: plan.FlashParams | None = None) -> LendingDesk:
         chosen = plan.Params(policy=policy, flash=flash)
-        return LendingDesk(SIGNER.address, Params(FEED, clocks.Params(), chosen), self.pools)
+        return LendingDesk(SIGNER.address, Params(FEED, Policies(), chosen), self.pools)
 
     @property
     def flash(self) -> plan.FlashParams:
@@ -124,7 +125,7 @@ async def test_from_the_wallet_a_fall_is_closed_in_the_least_that_restores(
         for _ in range(4):
             await kept.head()
         assert 1.05 <= stage.factor(WEAK) < 1.052
-        told = [each for each in kept.told(weak)[3:] if each not in AGREED]
+        told = [each for each in kept.told(weak)[3:] if each not in BESIDE]
         assert told == [
             *("Suspected", "Waited confirm.oracle_lags"),
             *("Reserved approve", "Sent", "Included"),
@@ -226,7 +227,7 @@ async def test_what_waits_for_the_fast_price_is_closed_at_a_tick_without_a_quest
         monkeypatch.undo()
         await kept.head(after_s=1)
         told = [each for each in kept.told(weak)[2:] if each != "Observed BalanceTransfer"]
-        assert told[:4] == ["Reserved repay", "Observed Agreed", "Sent", "Included"]
+        assert told[:3] == ["Reserved repay", "Sent", "Included"]
         assert stage.factor(WEAK) > 1.05
         assert kept.violations() == []
 
@@ -255,7 +256,7 @@ async def test_by_the_rules_of_3_0_from_the_wallet(older: Stage, tmp_path: Path)
         older.fall(0.95)
         for _ in range(4):
             await kept.head()
-        told = [each for each in kept.told(weak) if each not in AGREED]
+        told = [each for each in kept.told(weak) if each not in BESIDE]
         assert told == [
             *("Suspected", "Waited confirm.oracle_lags", "Reserved approve", "Sent", "Included"),
             *("Suspected", "Reserved repay", "Sent", "Included", "Observed LiquidationCall", "Closed"),
@@ -283,9 +284,35 @@ async def test_several_at_once_are_approved_and_closed_with_none_in_vain(
         for _ in range(4):
             await kept.head()
         for who in (WEAK, *others):
-            told = [each for each in kept.told(key_of(who)) if each not in AGREED]
+            told = [each for each in kept.told(key_of(who)) if each not in BESIDE]
             assert told == [
                 *("Suspected", "Reserved approve", "Sent", "Included"),
                 *("Suspected", "Reserved repay", "Sent", "Included", "Observed LiquidationCall", "Closed"),
             ]
+        assert kept.violations() == []
+
+
+async def test_an_oracle_that_jumps_before_the_market_is_left_to_others_and_the_journal_says_so(
+    stage: Stage, tmp_path: Path
+) -> None:
+    aave, lab, other = stage.aave, stage.aave.lab, "0x" + "07" * 20
+    lab.node.fund([other])
+    lab.run(minted(lab, SIGNER.address, aave.tokens["USDC"], aave.pool, 100_000 * DOLLAR))
+    lab.run(minted(lab, other, aave.tokens["USDC"], aave.pool, 100_000 * DOLLAR))
+    feed, desk = Spoken({FEED: 2_000 * WAD}), stage.desk(Policy.MAX)
+    desk = replace(desk, params=replace(desk.params, confirm=Policies(CAUTIOUS)))
+    async with keeping(lab.node, stage.market, desk, feed, tmp_path, lent=LENT) as kept:
+        aave.price({"WETH": 0.95})
+        for _ in range(6):
+            await kept.head()
+        assert kept.acts(key_of(WEAK)) == []
+        assert kept.told(key_of(WEAK))[-1] == "Waited confirm.fast_disagrees"
+        lab.node.send([aave.close(other, "WETH", "USDC", WEAK, 8_000 * DOLLAR)])
+        for _ in range(2):
+            await kept.head()
+        closed = kept.history(key_of(WEAK))[-1]
+        assert closed.kind is EventKind.CLOSED
+        assert closed.data["left_to_others"]["rule"] == "confirm.fast_disagrees"
+        assert closed.data["left_to_others"]["act"] == "LiquidationCall"
+        assert kept.pipeline.vitals.alarms[FEED].false_rate == 0
         assert kept.violations() == []

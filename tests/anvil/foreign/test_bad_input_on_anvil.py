@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from keeper import abi
-from keeper.confirm import clocks
+from keeper.confirm.policy import Policies
 from keeper.desk.lending import LendingDesk, Params
 from keeper.domain import CaseEvent
 from keeper.lab.anvil import Tx, anvil
@@ -45,7 +45,7 @@ LENT = {LENT_READER: reader_creation(), tokens.LENT_READER: tokens.reader_creati
 FEED = "ETH/USD"
 ODD = "ODD"
 """The symbol of a token with habits of its own, worth ten dollars."""
-BESIDE = {"Observed Agreed", "Observed BalanceTransfer"}
+BESIDE = {"Observed BalanceTransfer"}
 BOUND_S = 3.0
 CLOSED = ("Suspected", "Reserved repay", "Sent", "Included", "Observed LiquidationCall", "Closed")
 APPROVED = ("Reserved approve", "Sent", "Included")
@@ -116,7 +116,7 @@ class Stage:
                 [self.aave.tokens[ODD].lower()], [self.exchange.quote], v3_factory=self.exchange.v3_factory
             )
             pools = read(node, rounds)
-        desk = LendingDesk(SIGNER.address, Params(FEED, clocks.Params(), params), pools)
+        desk = LendingDesk(SIGNER.address, Params(FEED, Policies(), params), pools)
         return keeping(node, market, desk, feed, self.folder, lent=LENT)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keeper.confirm import clocks
+from keeper.confirm.policy import Policies
 from keeper.desk.lending import LendingDesk, Params
 from keeper.lab.anvil import anvil
 from keeper.lab.foreign.base import minted
@@ -34,7 +34,7 @@ WHO = "0x" + "b0" * 20
 WEAK = codec.key_of(WHO)
 LENT = {LENT_READER: codec.reader_creation(), tokens.LENT_READER: tokens.reader_creation()}
 FEED = "WETH/USD"
-BESIDE = {"Observed Agreed", "Observed RepayBorrow", "Observed Transfer", "Observed AccrueInterest"}
+BESIDE = {"Observed RepayBorrow", "Observed Transfer", "Observed AccrueInterest"}
 """What the same transaction tells beside its own event."""
 
 
@@ -52,12 +52,10 @@ class Stage:
         return plan.FlashParams(self.exchange.liquidator, Lender.MORPHO)
 
     def desk(self, flash: plan.FlashParams | None = None) -> LendingDesk:
-        return LendingDesk(
-            SIGNER.address, Params(FEED, clocks.Params(), plan.Params(flash=flash)), self.pools
-        )
+        return LendingDesk(SIGNER.address, Params(FEED, Policies(), plan.Params(flash=flash)), self.pools)
 
     def feed(self) -> Spoken:
-        return Spoken(dict.fromkeys(self.market.feeds) | {FEED: 2_000 * WAD})
+        return Spoken(dict.fromkeys(self.market.feeds) | {FEED: 2_000 * WAD, "USDC/USD": WAD})
 
     def open(self, ether: float, dollars: float) -> None:
         """Open the account, and give the keeper's wallet dollars that nobody may take yet."""

@@ -20,7 +20,7 @@ from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader
 from keeper.chain.wire import head_of
 from keeper.config import Config, load
-from keeper.confirm import clocks
+from keeper.confirm.policy import Policies
 from keeper.deployments import ForeignDeployment
 from keeper.desk.lending import LendingDesk, Params
 from keeper.doctor import foreign
@@ -78,7 +78,7 @@ async def test_an_account_is_found_and_closed_on_a_fork_of_which_the_chain_hears
         fork.fund([SIGNER.address])
         lab.run([lab.tx("TestToken", aave.tokens["USDC"], "mint", SIGNER.address, 100_000 * DOLLAR)])
         market = AaveMarket(read(fork, read_deployment(aave.pool, {aave.sources["WETH"]: FEED}), LENT))
-        params = Params(FEED, clocks.Params(), plan.Params())
+        params = Params(FEED, Policies(), plan.Params())
         desk = LendingDesk(SIGNER.address, params, Pools({}, ()))
         async with keeping(fork, market, desk, feed, tmp_path, lent=LENT) as kept:
             assert key_of(WEAK) in kept.book

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from keeper.confirm import clocks
+from keeper.confirm.policy import Policies
 from keeper.desk.lending import LendingDesk, Params
 from keeper.lab.anvil import anvil
-from keeper.lab.foreign.base import minted
+from keeper.lab.foreign.base import gathered, minted
 from keeper.lab.foreign.exchange import OWNER, Exchange, deploy_exchange
 from keeper.lab.foreign.morpho_blue import Market, Morpho, deploy
+from keeper.ladder import Book, Climb
 from keeper.lending import tokens
 from keeper.lending.routes import Pools, find_pools
 from keeper.lending.words import SPARE, Lender
+from keeper.oracles.aggregator import Aggregator
+from keeper.oracles.panel import Panel
+from keeper.pipeline import Params as PipelineParams
 from keeper.plan import lending as plan
+from keeper.plan.economics import Prudence
 from keeper.protocols.morpho_blue import codec
 from keeper.protocols.morpho_blue.market import MorphoMarket
 from keeper.protocols.morpho_blue.params import LENT_READER, read_listing
+from keeper.risk.liquidity import Depth
 from keeper.units import WAD, AccountKey
 from tests.anvil.foreign.keeping import Keeping, Spoken, keeping, read
 from tests.unit.pipeline.desk import SIGNER
@@ -33,7 +39,6 @@ HELD, RICH = 10 * ETHER, 100_000 * DOLLAR
 WEAK = "0x" + "b0" * 20
 LENT = {LENT_READER: codec.reader_creation(), tokens.LENT_READER: tokens.reader_creation()}
 NATIVE, PRICED = "WETH/USD", "WETH/USDC"
-AGREED = "Observed Agreed"
 AT_START = 2_000 * WAD
 
 
@@ -60,9 +65,7 @@ class Stage:
         return plan.FlashParams(self.exchange.liquidator, Lender.MORPHO)
 
     def desk(self, flash: plan.FlashParams | None = None) -> LendingDesk:
-        return LendingDesk(
-            SIGNER.address, Params(NATIVE, clocks.Params(), plan.Params(flash=flash)), self.pools
-        )
+        return LendingDesk(SIGNER.address, Params(NATIVE, Policies(), plan.Params(flash=flash)), self.pools)
 
     def feed(self) -> Spoken:
         return Spoken(dict.fromkeys(self.market.feeds) | {PRICED: AT_START, NATIVE: 2_000 * WAD})
@@ -131,7 +134,7 @@ def stage(deployed: Stage) -> Iterator[Stage]:
 
 def told(kept: Keeping, stage: Stage) -> list[str]:
     """Return what became of the account, but for what the same commit tells beside it."""
-    return [each for each in kept.told(stage.weak) if each != AGREED]
+    return kept.told(stage.weak)
 
 
 async def test_what_the_owner_agreed_to_comes_first_and_takes_less(stage: Stage, tmp_path: Path) -> None:
@@ -175,6 +178,51 @@ async def test_without_it_an_account_is_closed_plainly_with_borrowed_tokens(
         # The least that brings it to a health of 1.05.
         assert stage.health(1_900) == pytest.approx(1.05, rel=2e-3)
         assert kept.violations() == []
+
+
+async def test_a_fall_with_calls_depth_a_witness_and_levels_is_explained_and_replayed(
+    stage: Stage, tmp_path: Path
+) -> None:
+    stage.open(16_500)
+    stage.enrich()
+    lab, feed, ether = stage.morpho.lab, stage.feed(), stage.morpho.tokens["WETH"].lower()
+    lab.contracts["PriceSource"] = gathered("subjects")["PriceSource"]
+    source = lab.create("PriceSource", 8, 2_000 * 10**8)
+    panel = Panel({PRICED: (Aggregator("link", source, 3_600, WAD // 200),)})
+    depth = {ether: Depth(most_bps=50, volume_day=1_000_000)}
+    desk = stage.desk()
+    paced = replace(desk.params, plan=replace(desk.params.plan, prudence=Prudence(depth=depth)))
+    desk, behind = replace(desk, params=paced), [0.0]
+    async with keeping(
+        lab.node,
+        stage.market,
+        desk,
+        feed,
+        tmp_path,
+        lent=LENT,
+        # Of the other markets nobody says a price here.
+        params=PipelineParams(tide=Book(feeds_lost=(0.9, 0.95, 1.0))),
+        climb=Climb(),
+        panel=panel,
+        lagging=lambda: behind[0],
+        explained=True,
+    ) as kept:
+        feed.prices[PRICED] = 1_900 * WAD
+        await kept.head()
+        stage.morpho.price([(0.95, 0.95), *[(1.0, 1.0)] * 3])
+        stage.exchange.price({ether: 1_900.0})
+        await kept.head()
+        behind[0] = 0.5
+        await kept.head()
+        behind[0] = 0.0
+        lab.do("PriceSource", source, "set", 1_900 * 10**8)
+        for _ in range(16):
+            await kept.head()
+        found = kept.told(stage.weak)
+        assert found[:2] == ["Called", "Suspected"]
+        assert {"Waited confirm.witnesses", "Reserved repay", "Included"} <= {*found}
+        levels = kept.journal._rows("SELECT level FROM levels ORDER BY seq")
+        assert [row["level"] for row in levels] == ["elevated", "normal"]
 
 
 @pytest.mark.parametrize("is_flash", [False, True], ids=["from the wallet", "with borrowed tokens"])

@@ -106,7 +106,8 @@ async def test_the_keeper_sees_a_fall_waits_for_the_mark_and_takes_over_in_steps
         assert told.count("Included") == len(taken(kept, OWNER)) >= 2
         assert not [each for each in told if each.startswith(("Refused", "Reverted"))]
         assert told[-1].startswith("Closed")
-        assert lowest_wad > WAD * 95 // 100
+        # A head takes 5.5% of health here, and who is within 1% of the limit after a takeover rests for one.
+        assert lowest_wad > WAD * 93 // 100
         assert margin(perp, OWNER).covers()
         assert kept.told(key_of(CALM)) == []
         assert kept.violations() == []

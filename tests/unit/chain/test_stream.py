@@ -2,11 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from keeper.chain import stream as stream_module
 from keeper.chain.stream import Stream, expect_chain
@@ -110,21 +111,23 @@ async def test_a_node_that_accepts_and_closes_is_dialled_less_and_less(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stream_module, "LONGEST_WAIT_S", 0.4)
-    async with StubNode(Tree()) as node, listening(node) as stream:
-        closing = asyncio.create_task(_close_for_ever(node))
-        await asyncio.sleep(1)
-        closing.cancel()
-        # 0.02 s, then twice as long each time, up to 0.4 s.
-        assert 4 <= node.connects <= 8
-        await becomes_true(lambda: stream.connected)
-        await asyncio.sleep(0.45)
-        await node.mine()
-        await heard_of(stream)
-        before = node.connects
-        await node.drop_sockets()
-        async with asyncio.timeout(0.2):
-            while node.connects == before:  # noqa: ASYNC110 nothing announces it
-                await asyncio.sleep(0.005)
+    with capture_logs() as logs:
+        async with StubNode(Tree()) as node, listening(node) as stream:
+            closing = asyncio.create_task(_close_for_ever(node))
+            await becomes_true(lambda: len(_waits(logs)) == 7)
+            closing.cancel()
+            assert _waits(logs)[:7] == [0.02, 0.04, 0.08, 0.16, 0.32, 0.4, 0.4]
+            await becomes_true(lambda: stream.connected)
+            await asyncio.sleep(0.45)
+            await node.mine()
+            await heard_of(stream)
+            await node.drop_sockets()
+            await becomes_true(lambda: len(_waits(logs)) > 7)
+            assert _waits(logs)[-1] == 0.01, "after a socket that lasted, at once"
+
+
+def _waits(logs: Sequence[MutableMapping[str, Any]]) -> list[float]:
+    return [each["wait_s"] for each in logs if each["event"] == "chain.socket_lost"]
 
 
 async def _close_for_ever(node: StubNode) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from keeper import pipeline
 from keeper.chain.pool import Params as PoolParams
-from keeper.config import Config, GeneratedSource, LiveSource, RecordedSource, load
-from keeper.confirm import hybrid as confirm
+from keeper.config import FIELDS, Config, GeneratedSource, LiveSource, RecordedSource, load
+from keeper.confirm.policy import BALANCED, CAUTIOUS, FAST, Policies, Policy, tuned
 from keeper.deployments import (
     AaveDeployment,
     HybridDeployment,
@@ -31,9 +31,14 @@ from keeper.execute.keys import KeyParams
 from keeper.execute.sender import Params as SenderParams
 from keeper.feeds import GeneratedFeed, LiveComposite
 from keeper.journal.guard import Limits
+from keeper.ladder import NEVER, Bounds
 from keeper.lending.words import Lender
+from keeper.oracles.aggregator import Aggregator, Delayed
+from keeper.oracles.delayed import Queued
 from keeper.plan import hybrid as plan
+from keeper.plan.economics import Prudence
 from keeper.plan.lending import FlashParams
+from keeper.plan.rest import Rest
 from keeper.reporter import Params as ReporterParams
 from keeper.risk.scenarios import Option
 from keeper.steward import EwmaVols, FixedVols
@@ -140,6 +145,7 @@ def test_every_setting_is_documented_with_its_default(path: Path) -> None:
     }
     optional = {
         "chain": {"requests_s"},
+        "confirmation": {*FIELDS},
         "deployment": {"clearing"},
         "closing": {"liquidator", "into"},
         "exchange": {"uniswap_v3", "uniswap_v2", "router"},
@@ -304,8 +310,13 @@ def test_the_pipeline_gets_what_the_loop_needs(whole: Config, dry_run: bool) -> 
 def test_the_desk_gets_the_parameters_of_every_stage(whole: Config) -> None:
     assert whole.desk_params() == DeskParams(
         native_feed="BTC/USD",
-        confirm=confirm.Params(max_divergence_wad=WAD // 4, min_blocks=4, block_time_s=2),
-        plan=plan.Params(min_profit_wad=-3 * WAD // 2, upkeep=False, block_time_s=2),
+        confirm=Policies(tuned(BALANCED, max_divergence_wad=WAD // 4, min_blocks=4), block_time_s=2),
+        plan=plan.Params(
+            min_profit_wad=-3 * WAD // 2,
+            upkeep=False,
+            block_time_s=2,
+            prudence=Prudence(rest=Rest(block_time_s=2)),
+        ),
     )
 
 
@@ -524,7 +535,7 @@ def test_a_file_with_a_mistake_is_refused_with_its_place(path: Path, old: str, n
         ("economics", "min_profit = nan"),
         ("confirmation", 'max_divergence = "0.31"'),
         ("confirmation", "max_divergence = 0"),
-        ("confirmation", "min_blocks = 1"),
+        ("confirmation", "min_blocks = 0"),
         ("confirmation", "min_blocks = 101"),
         ("reporter", "deviation_bps = -1"),
         ("reporter", "heartbeat_s = 0"),
@@ -676,3 +687,98 @@ def test_settings_do_not_change_once_they_are_read(path: Path) -> None:
     config: Any = loaded(path)
     with pytest.raises(ValueError, match="frozen"):
         config.chain.chain_id = 1
+
+
+# --- confirmation --------------------------------------------------------------------------------
+
+ONE = "0x" + "00" * 19 + "01"
+
+
+def test_a_policy_is_a_preset_with_bounds_of_its_own(path: Path) -> None:
+    told = '[confirmation]\npolicy = "fast"\nmin_delay_s = 5\nagree = "all"\ntrust_chain_after_s = "never"\n'
+    policy = loaded(path, LEAST + told).policies().default
+    own = {"agree": None, "min_delay_s": 5, "trust_chain_after_s": None}
+    assert policy == tuned(FAST, **own)
+    assert policy.name == "fast (own agree, min_delay_s, trust_chain_after_s)"
+    assert loaded(path).policies() == Policies()
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("min_delay_s = 60", tuned(FAST, min_blocks=9, min_delay_s=60)),
+        ('policy = "fast"', tuned(FAST, min_blocks=9)),
+        ('policy = "cautious"', CAUTIOUS),
+        ('policy = "cautious"\nmin_blocks = 5', tuned(CAUTIOUS, min_blocks=5)),
+    ],
+)
+def test_a_feed_has_what_all_have_unless_it_names_another_preset(
+    path: Path, told: str, expected: Policy
+) -> None:
+    common = '[confirmation]\npolicy = "fast"\nmin_blocks = 9\n'
+    config = loaded(path, f'{LEAST}{common}[confirmation.feeds."ETH/USD"]\n{told}\n')
+    assert config.policies().feeds == {"ETH/USD": expected}
+
+
+def test_witnesses_are_named_by_feed(path: Path) -> None:
+    [block] = [each for each in BLOCKS if "[confirmation.witnesses" in each]
+    config = loaded(path, LEAST + block)
+    link, late, pool = config.panel().feeds["LINK/USD"]
+    assert link == Aggregator("chainlink", ONE, 3_600, WAD // 200)
+    assert late == Delayed("late", ONE, 600, 3_600, WAD // 200)
+    assert (pool.witness, getattr(pool, "window_s", None)) == ("pool", 1_800)
+    queue = loaded(path, LEAST + block.replace("delay_s = 600 ", "")).panel().feeds["LINK/USD"][1]
+    assert queue == Queued("late", ONE, "LINK/USD", 3_600, WAD // 200)
+
+
+@pytest.mark.parametrize(
+    ("section", "place"),
+    [
+        ('[confirmation]\npolicy = "brave"', "confirmation.policy"),
+        ("[confirmation]\nagree = 0", "confirmation.agree"),
+        ('[confirmation]\nagree = "most"', "confirmation.agree"),
+        ("[confirmation]\ntrust_chain_after_s = -1", "confirmation.trust_chain_after_s"),
+        ('[confirmation]\ndivergence = "panic"', "confirmation.divergence"),
+        ("[confirmation]\ntimeout_s = 59", "confirmation.timeout_s"),
+        ("[confirmation]\nmost_false = 1.1", "confirmation.most_false"),
+        ('[confirmation.feeds."ETH/USD"]\nagree = 2', "agree = 2, and 1 are there"),
+        ('[confirmation.feeds."ETH/USD"]\nwait = 2', "confirmation.feeds.ETH/USD.wait"),
+        ('[confirmation.witnesses."ETH/USD".x]\nkind = "oracle"', "confirmation.witnesses.ETH/USD.x"),
+        (
+            '[confirmation.witnesses."ETH/USD".x]\nkind = "aggregator"\naddress = "0x12"',
+            "address",
+        ),
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_refused(path: Path, section: str, place: str) -> None:
+    assert place in refusal(path, f"{LEAST}{section}\n")
+
+
+# --- the ladders ---------------------------------------------------------------------------------
+
+
+def test_the_ladders_are_those_of_the_file(path: Path) -> None:
+    text = (
+        "[ladder.call]\nhealth = 1.2\nsigmas = 3\nleave_health = 1.3\nleave_sigmas = 4\nleave_after_s = 9\n"
+    )
+    found = loaded(path, LEAST + text + "[ladder.book]\nreverts = [0.1, 0.2]\n").pipeline_params(
+        dry_run=False
+    )
+    assert found.climb.call == Bounds(1.2, 3.0, 1.3, 4.0, 9)
+    assert found.tide.reverts == (0.1, 0.2, NEVER)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[ladder.call]\nhealth = 1.2\nsigmas = 3\nleave_health = 1.2\nleave_sigmas = 4\nleave_after_s = 9\n",
+         "leave_health and leave_sigmas must be more"),
+        ("[ladder.call]\nhealth = 2\nsigmas = 3\nleave_health = 3\nleave_sigmas = 4\nleave_after_s = 9\n",
+         "call must lie within watch"),
+        ("[ladder.book]\nreverts = [0.1, 0.2, 0.3, 0.4]\n", "ladder.book.reverts"),
+        ("[ladder.book]\nreverts = [0.3, 0.2]\n", "expected bounds that rise"),
+    ],
+)  # fmt: skip
+def test_a_ladder_that_makes_no_sense_is_refused(path: Path, text: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        loaded(path, LEAST + text).pipeline_params(dry_run=False)

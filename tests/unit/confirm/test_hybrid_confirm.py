@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from keeper.confirm.hybrid import Params, confirm_alarm, confirm_slice, contradicted, has_slow_evidence
+from keeper.confirm.hybrid import confirm_alarm, confirm_slice, contradicted, has_slow_evidence
 from keeper.domain import (
     Account,
     Agree,
@@ -82,7 +82,7 @@ def flagged(**changes: object) -> Assessment:
 
 
 def test_a_breach_that_both_clocks_show_is_agreed() -> None:
-    assert isinstance(confirm_alarm(flagged(), of(feed()), Params()), Agree)
+    assert isinstance(confirm_alarm(flagged(), of(feed())), Agree)
 
 
 @pytest.mark.parametrize(
@@ -116,14 +116,14 @@ def test_a_breach_that_both_clocks_show_is_agreed() -> None:
 def test_missing_evidence_waits_and_names_the_rule(
     case: Assessment, oracle: FeedView, rule: str, until_block: int
 ) -> None:
-    verdict = confirm_alarm(case, of(oracle), Params())
+    verdict = confirm_alarm(case, of(oracle))
     assert isinstance(verdict, Wait)
     assert (verdict.reason.rule, verdict.until_block) == (rule, until_block)
 
 
 def test_the_slow_oracle_alone_confirms_after_twice_the_delay_on_a_new_round() -> None:
     case = flagged(fresh=False, slow_only=True)
-    assert isinstance(confirm_alarm(case, of(silent()), Params()), Agree)
+    assert isinstance(confirm_alarm(case, of(silent())), Agree)
     # Its fast price, 25% away and old, neither counts as evidence nor contradicts any.
     assert not has_slow_evidence(
         silent(slow_updated_at_s=FLAGGED_AT - 1, slow_wad=150 * WAD),
@@ -133,7 +133,7 @@ def test_the_slow_oracle_alone_confirms_after_twice_the_delay_on_a_new_round() -
 
 
 def test_the_first_breaker_level_holds_nothing_up() -> None:
-    assert isinstance(confirm_alarm(flagged(breaker_level=1), of(feed()), Params()), Agree)
+    assert isinstance(confirm_alarm(flagged(breaker_level=1), of(feed())), Agree)
 
 
 def test_a_slice_waits_for_the_breaker_for_prices_and_for_arrays() -> None:
@@ -152,11 +152,11 @@ def test_a_slice_waits_for_the_breaker_for_prices_and_for_arrays() -> None:
 def test_an_old_round_within_heartbeat_and_deviation_is_evidence() -> None:
     old = feed(slow_updated_at_s=FLAGGED_AT - 100, fast_wad=199 * WAD)
     assert has_slow_evidence(old, since_s=FLAGGED_AT, now_s=FLAGGED_AT + 24)
-    assert isinstance(confirm_alarm(flagged(), of(old), Params()), Agree)
+    assert isinstance(confirm_alarm(flagged(), of(old)), Agree)
 
 
 def test_prices_too_far_apart_are_refused_with_evidence_and_bound() -> None:
-    verdict = confirm_alarm(flagged(), of(feed(fast_wad=130 * WAD)), Params())
+    verdict = confirm_alarm(flagged(), of(feed(fast_wad=130 * WAD)))
     assert isinstance(verdict, Refuse)
     assert verdict.reason.rule == "oracle.divergent"
     assert "35.00%" in verdict.reason.evidence

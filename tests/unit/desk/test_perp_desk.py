@@ -6,12 +6,28 @@ import pytest
 from eth_abi.abi import encode
 
 from keeper.desk.perp import ROUND, Params, PerpDesk, Sitting
-from keeper.desk.port import Judgement, Tried
-from keeper.domain import Agree, Call, ChainTime, Quote, Reason, Refuse, Step, TakeOver, Unknown, Wait
+from keeper.desk.port import Alarm, Judgement, Tried
+from keeper.domain import (
+    Agree,
+    Call,
+    ChainTime,
+    Posture,
+    Quote,
+    Reason,
+    Record,
+    Refuse,
+    Seen,
+    Step,
+    TakeOver,
+    Unknown,
+    Wait,
+)
 from keeper.errors import ChainFault, ConfigError
 from keeper.lending.words import FlashTakeOver, Lender
 from keeper.plan import perp as plan
+from keeper.plan.economics import Prudence
 from keeper.plan.lending import FlashParams
+from keeper.plan.rest import Rest
 from keeper.protocols.perp_curie.codec import PerpWorld
 from keeper.protocols.perp_curie.rows import Account
 from keeper.units import WAD, FeedId
@@ -20,6 +36,7 @@ from tests.unit.protocols.perp_curie.perps import MARKET, NOW_S, account, book_o
 WALLET = "0x" + "00" * 19 + "09"
 DESK = PerpDesk(WALLET, Params("ETH/USD"))
 RICH = account(9, 50_000, {})
+ALARM = Alarm("case", None, ChainTime(1_000, NOW_S))
 LONG = account(1, 1_000, {0: (10, -20_000)})
 LAGGING = replace(view(2_100), spot_wad=1_950 * WAD, twap_wad=2_100 * WAD)
 """The pool has fallen, its mean and the index have not."""
@@ -35,7 +52,7 @@ def sitting(
     *accounts: Account,
     fast: int | None = None,
     taker: Account = RICH,
-    at_s: int = NOW_S + 12,
+    at_s: int = NOW_S + 36,
 ) -> Sitting:
     return DESK.sit(
         MARKET,
@@ -45,11 +62,14 @@ def sitting(
         quotes=said(fast),
         gas_price_wei=10**8,
         at=ChainTime(1_000, at_s),
+        posture=Posture(),
+        witnesses={},
+        record=Record(),
     )
 
 
 def judged(at: Sitting, number: int = 1) -> Judgement[Sitting]:
-    found = DESK.judge(at, key(number), "case", "E 1, M 2")
+    found = DESK.judge(at, key(number), ALARM)
     assert isinstance(found, Judgement)
     return found
 
@@ -82,21 +102,25 @@ def test_where_only_the_fast_mark_breaches_the_contract_is_waited_for() -> None:
 def test_a_breach_at_both_clocks_is_acted_on_and_says_what_both_said() -> None:
     found = judged(sitting(world(1_980), LONG, fast=1_980))
     assert size_of(found) == 5 * WAD
-    assert found.agreed == Agree("chain 800.00 of 1237.50, fast 800.00 of 1237.50")
+    found_at_both = "chain 800.00 of 1237.50, fast 800.00 of 1237.50; ETH/USD by own"
+    assert found.agreed == Agree(found_at_both, "balanced")
     assert found.phase == "breached at chain and fast"
     assert found.left.means.taker.trader.positions[0].size_wad == 5 * WAD
 
 
 def test_a_fast_price_that_clears_the_account_is_waited_for_and_not_for_long() -> None:
     falling = world(replace(view(1_980), twap_wad=2_100 * WAD))
-    found = judged(sitting(falling, LONG, fast=2_100))
+    found = judged(sitting(falling, LONG, fast=2_100, at_s=NOW_S + 24))
     assert isinstance(found.decision, Wait)
     assert (found.decision.reason.rule, found.decision.until_block) == ("confirm.fast_disagrees", 1_001)
-    later = judged(sitting(falling, LONG, fast=2_100, at_s=NOW_S + 24))
+    later = judged(sitting(falling, LONG, fast=2_100, at_s=NOW_S + 36))
     assert size_of(later) == 5 * WAD
 
 
-def test_without_a_fast_price_the_chain_decides_alone() -> None:
+def test_without_a_fast_price_the_chain_decides_alone_once_its_answer_has_stood() -> None:
+    young = judged(sitting(world(1_980), LONG, at_s=NOW_S + 12))
+    assert isinstance(young.decision, Wait)
+    assert young.decision.reason.rule == "confirm.unsupported"
     assert size_of(judged(sitting(world(1_980), LONG))) == 5 * WAD
 
 
@@ -108,10 +132,10 @@ def test_prices_too_far_apart_are_not_acted_on() -> None:
 
 def test_what_cannot_be_judged_is_unknown_and_says_why() -> None:
     maker = account(1, 0, {0: (10, -20_000)}, barred=1)
-    found = DESK.judge(sitting(world(1_980), maker), key(1), "case", None)
+    found = DESK.judge(sitting(world(1_980), maker), key(1), ALARM)
     assert isinstance(found, Unknown)
     assert found.why == "has orders, and makers are not judged"
-    assert isinstance(DESK.judge(sitting(world(1_980)), key(1), "case", None), Unknown)
+    assert isinstance(DESK.judge(sitting(world(1_980)), key(1), ALARM), Unknown)
 
 
 def test_the_next_takeover_of_a_block_finds_the_margin_that_the_first_one_leaves() -> None:
@@ -135,6 +159,27 @@ def test_the_only_step_is_picked() -> None:
     assert DESK.pick(found.left, [tried]) is tried
 
 
+def test_an_account_that_was_just_restored_rests() -> None:
+    at = sitting(world(1_980), LONG, fast=1_980)
+    before = MARKET.stand(LONG, at.world)
+    assert not isinstance(before, Unknown)
+    closed = Seen(NOW_S, before.value_wad * WAD // before.required_wad)
+    assert isinstance(judged(at).decision, tuple)
+    params = plan.Params(prudence=Prudence(rest=Rest(band_wad=WAD // 2)))
+    resting = replace(DESK, params=replace(DESK.params, plan=params))
+    found = resting.judge(at, key(1), replace(ALARM, closed=closed))
+    assert isinstance(found, Judgement)
+    assert isinstance(found.decision, Wait)
+    assert found.decision.reason.rule == "size.rest"
+
+
+def test_the_next_takeover_finds_what_this_one_took() -> None:
+    found = judged(sitting(world(1_980), LONG, fast=1_980))
+    assert isinstance(found.decision, tuple)
+    [(market, wad)] = found.decision[0].takes
+    assert found.left.means.record.moved_wad == {market: wad}
+
+
 # --- all of them ---------------------------------------------------------------------------------
 
 
@@ -143,11 +188,12 @@ def test_suspects_come_first_then_cases_then_whose_turn_it_is_and_never_the_keep
     bare = account(5, 10, {})
     at = sitting(world(2_000), LONG, bare, *many, taker=account(9, 10, {0: (1, -2_000)}))
     snapshot = at.book.freeze()
-    found = DESK.under_care(at, snapshot, {key(9): "", key(30): ""}, [key(5), key(30)])
+    since = ChainTime(1_000, NOW_S)
+    found = DESK.under_care(at, snapshot, {key(9): "", key(30): ""}, {key(5): since, key(30): since})
     assert found[:2] == [key(30), key(5)]
     seen = set[bytes]()
     for block in range(0, 2 * ROUND, 2):
-        turn = DESK.under_care(replace(at, at=ChainTime(block, 0)), snapshot, {}, [])
+        turn = DESK.under_care(replace(at, at=ChainTime(block, 0)), snapshot, {}, {})
         assert len(turn) <= 3
         seen.update(turn)
     assert seen == {each.key for each in (LONG, *many)}
@@ -192,7 +238,7 @@ def test_with_borrowed_margin_no_deposit_is_lacking_and_none_is_used() -> None:
     poor = account(9, 0, {})
     assert BORROWING.lacking(book_of(poor), None) == []
     at = sitting(world(1_980), LONG, taker=poor)
-    found = BORROWING.judge(at, key(1), "case", None)
+    found = BORROWING.judge(at, key(1), ALARM)
     assert isinstance(found, Judgement)
     assert isinstance(found.decision, tuple)
     assert {type(each.act) for each in found.decision} == {FlashTakeOver}
@@ -202,7 +248,7 @@ def test_with_borrowed_margin_no_deposit_is_lacking_and_none_is_used() -> None:
 
 def test_of_simulated_takeovers_one_is_picked_with_the_profit_that_it_brought() -> None:
     at = sitting(world(1_980), LONG)
-    found = BORROWING.judge(at, key(1), "case", None)
+    found = BORROWING.judge(at, key(1), ALARM)
     assert isinstance(found, Judgement)
     assert isinstance(found.decision, tuple)
     refused = Refuse(Reason("simulation.reverted", "Unprofitable", "must not revert"))
@@ -244,7 +290,7 @@ def test_distances_are_asked_of_the_fast_mark_alone() -> None:
 
 def test_an_account_that_waits_for_the_fast_price_has_its_takeover_ready() -> None:
     waiting = sitting(world(replace(view(1_980), twap_wad=2_100 * WAD)), LONG, fast=2_100)
-    (ready,) = DESK.ready(waiting, key(1))
+    (ready,) = DESK.ready(waiting, key(1), ALARM)
     assert isinstance(ready.act, TakeOver)
     assert ready.act.size_wad == 5 * WAD
     due = replace(ready, case_id="case")
@@ -255,8 +301,8 @@ def test_an_account_that_waits_for_the_fast_price_has_its_takeover_ready() -> No
 
 
 def test_what_the_contract_sees_no_breach_of_is_not_ready() -> None:
-    assert DESK.ready(sitting(world(LAGGING), LONG, fast=1_900), key(1)) == ()
-    assert DESK.ready(sitting(world(1_980), LONG, fast=1_300), key(1)) == ()
-    assert DESK.ready(sitting(world(1_980)), key(1)) == ()
+    assert DESK.ready(sitting(world(LAGGING), LONG, fast=1_900), key(1), ALARM) == ()
+    assert DESK.ready(sitting(world(1_980), LONG, fast=1_300), key(1), ALARM) == ()
+    assert DESK.ready(sitting(world(1_980)), key(1), ALARM) == ()
     assert DESK.is_own(DESK.taker)
-    assert DESK.ready(sitting(world(1_980)), DESK.taker) == ()
+    assert DESK.ready(sitting(world(1_980)), DESK.taker, ALARM) == ()

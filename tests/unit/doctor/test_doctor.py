@@ -1,8 +1,10 @@
 """What the doctor finds: each fault by its own name, with what mends it, and no key in any of it."""
 
 import os
+import sqlite3
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +17,20 @@ from rich.console import Console
 from keeper.cli import PROTOCOLS
 from keeper.config import Config, load
 from keeper.deployments import KINDS
-from keeper.doctor.examine import LOOKS, Doctor, examine, look_at_clock, look_at_disk, without_silent
+from keeper.doctor.examine import (
+    LOOKS,
+    Doctor,
+    examine,
+    look_at_alerts,
+    look_at_clock,
+    look_at_disk,
+    look_at_witnesses,
+    without_silent,
+)
 from keeper.doctor.finding import Finding, Mark, table_of
 from keeper.doctor.foreign import look_at_deposit
 from keeper.doctor.hybrid import look_at_code, look_at_oracles
-from keeper.domain import Head, OracleView
+from keeper.domain import Head, OracleView, Unknown, Witnessed
 from keeper.journal.store import SqliteJournal
 from keeper.protocols.hybrid.abi import CONTRACTS, artifact
 from keeper.units import WAD
@@ -117,8 +128,11 @@ def test_the_journal_of_another_keeper_is_told(tmp_path: Path) -> None:
     assert by_name(list(looked._journal()))["journal"].found.endswith("is whole")
     list(looked._key())
     assert "another wallet" in by_name(list(looked._journal()))["journal"].found
-    whole = config.journal.path.read_bytes()
-    config.journal.path.write_bytes(whole[:12_288] + b"\xff" * (len(whole) - 12_288))
+    with closing(sqlite3.connect(config.journal.path)) as db:
+        [page] = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'events'").fetchone()
+    with config.journal.path.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
     assert "is damaged" in by_name(list(looked._journal()))["journal"].found
     config.journal.path.write_bytes(b"no database, " * 100)
     assert by_name(list(looked._journal()))["journal"].mark is Mark.BAD
@@ -210,6 +224,20 @@ async def test_with_a_liquidator_no_deposit_is_needed_but_its_operator_is_the_wa
     assert (found.what, found.mark) == ("FlashLiquidator", mark)
 
 
+def test_a_witness_tells_what_it_says_or_why_it_says_nothing() -> None:
+    said = Witnessed("link", 2_000 * WAD, 940, 3_600, WAD // 100)
+    heard = {"ETH/USD": (said, Unknown("pool", "no history of 1800 s"))}
+    assert list(look_at_witnesses(heard, 1_000)) == [
+        Finding("witness ETH/USD link", Mark.OK, "2,000, 60 s old"),
+        Finding(
+            "witness ETH/USD pool",
+            Mark.WARN,
+            "no history of 1800 s",
+            "correct it in [confirmation.witnesses], or leave it out",
+        ),
+    ]
+
+
 def test_brackets_in_a_finding_are_shown() -> None:
     console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
     console.print(table_of([Finding("x", Mark.BAD, "found [feed]", "see to [feed]")]))
@@ -228,3 +256,16 @@ def test_one_silent_endpoint_of_several_is_no_reason_not_to_run() -> None:
 def test_every_protocol_that_can_be_configured_is_looked_at_and_kept() -> None:
     named = {get_args(kind.model_fields["protocol"].annotation)[0] for kind in KINDS}
     assert {*LOOKS} == {*PROTOCOLS} == named
+
+
+@pytest.mark.parametrize(
+    ("urls", "marks"),
+    [("", []), ("json://127.0.0.1:1/hush", [Mark.OK]), ("json://127.0.0.1:1 tgram:/hush", [Mark.BAD])],
+)
+def test_services_that_cannot_be_told_are_found_and_never_shown(
+    monkeypatch: pytest.MonkeyPatch, urls: str, marks: list[Mark]
+) -> None:
+    monkeypatch.setenv("KEEPER_ALERT_URLS", urls)
+    found = list(look_at_alerts())
+    assert [each.mark for each in found] == marks
+    assert "hush" not in str(found)

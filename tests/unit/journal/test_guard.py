@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 
-from keeper.domain import CaseEvent, EventKind, Permit, Reason, Refuse, Step
+from keeper.domain import Agree, CaseEvent, EventKind, Permit, Reason, Refuse, Step
 from keeper.journal.guard import Ask, Limits, Past, check
 from keeper.journal.store import SqliteJournal
 from keeper.ports import Outcome, StepState
 from keeper.units import WAD
 
 NOW_S = 1_000_000
+BOTH = Agree("both clocks")
 ME = b"\x01" * 32
 S = StepState
 
@@ -20,7 +21,10 @@ LIMITS = Limits(
     attempts_hour=3,
     backoff_s=30,
     backoff_max_s=100,
+    solvency_day_wad=30 * WAD,
+    depth_minute_wad={"ETH/USD": 20 * WAD},
 )
+TAKES = (("BTC/USD", 10**9 * WAD), ("ETH/USD", -5 * WAD))
 
 
 def past(state: StepState = S.INCLUDED, *, ago_s: int = 600) -> Past:
@@ -39,13 +43,23 @@ AGREED = {
     "the attempts of an earlier hour": ask(*[past(ago_s=3_600)] * 9),
     "a revert that was followed by an inclusion": ask(past(S.REVERTED, ago_s=20), past(ago_s=10)),
     "a revert whose pause is over": ask(past(S.REVERTED, ago_s=30)),
+    "an agreement to take something": ask(closes=True, agreed=BOTH),
     "the last block before the end of validity": ask(valid_until_block=101),
+    "exactly what a market takes within a minute": ask(
+        takes=TAKES, moved_minute_wad={"ETH/USD": 15 * WAD, "BTC/USD": 10**9 * WAD}
+    ),
+    "exactly what a day may lose": ask(loss_wad=10 * WAD, losses_day_wad=20 * WAD),
+    "what loses nothing, however much was lost": ask(losses_day_wad=31 * WAD),
 }
 
 REFUSED = {
     "halted": (
         ask(limits=replace(LIMITS, halted=True)),
         Reason("limit.halted", "the kill switch is set", "halted = false"),
+    ),
+    "agreement": (
+        ask(closes=True),
+        Reason("limit.agreement", "none", "what takes of an account rests on an agreement"),
     ),
     "validity": (
         ask(valid_until_block=100),
@@ -74,6 +88,22 @@ REFUSED = {
     "attempts": (
         ask(past(), past(S.ABANDONED), past(S.DISPLACED)),
         Reason("limit.attempts_hour", "3 attempts in 1 h", "3 attempts"),
+    ),
+    "depth": (
+        ask(takes=TAKES, moved_minute_wad={"ETH/USD": 15 * WAD + 1}),
+        Reason(
+            "limit.depth_minute",
+            f"ETH/USD: {15 * WAD + 1} wad in 1 min and {5 * WAD} wad for this step",
+            f"{20 * WAD} wad",
+        ),
+    ),
+    "solvency": (
+        ask(loss_wad=10 * WAD, losses_day_wad=20 * WAD + 1),
+        Reason(
+            "limit.solvency_day",
+            f"{20 * WAD + 1} wad lost in 24 h and {10 * WAD} wad by this step",
+            f"{30 * WAD} wad",
+        ),
     ),
     "first revert": (
         ask(past(S.REVERTED, ago_s=29)),
@@ -116,6 +146,21 @@ def test_a_refusal_leaves_nothing_behind(
     assert isinstance(answer, Refuse)
     assert journal.live_steps() == ()
     assert len(journal.history("case1")) == 1
+
+
+def test_what_takes_of_an_account_rests_on_an_agreement_that_the_same_event_tells(
+    journal: SqliteJournal, event: Callable[..., CaseEvent], step: Callable[..., Step], tx: dict[str, Any]
+) -> None:
+    journal.record([event()])
+    refused = journal.reserve(step(tranche=0), tx, chain_nonce=0, block=101, at_s=1212)
+    assert isinstance(refused, Refuse)
+    assert refused.reason.rule == "limit.agreement"
+    agreed = Agree("both clocks", "balanced")
+    granted = journal.reserve(step(tranche=0), tx, agreed=agreed, chain_nonce=0, block=101, at_s=1212)
+    assert isinstance(granted, Permit)
+    told = journal.history("case1")[-1].data
+    assert told["agreed"] == {"policy": "balanced", "evidence": "both clocks"}
+    assert told["closes"]
 
 
 def test_spend_counts_the_maximum_in_flight_and_the_cost_once_it_is_known(
@@ -168,7 +213,14 @@ def test_the_same_tranche_tried_again_is_another_attempt_of_it(
     for number, (kind, tranche) in enumerate([("Displaced", 0), ("Included", 0), ("Included", 1)]):
         block = 101 + number
         journal.record([event(block=block)])
-        permit = journal.reserve(step(tranche=tranche), tx, chain_nonce=0, block=block, at_s=block * 12)
+        permit = journal.reserve(
+            step(tranche=tranche),
+            tx,
+            agreed=BOTH,
+            chain_nonce=0,
+            block=block,
+            at_s=block * 12,
+        )
         assert isinstance(permit, Permit)
         journal.sign(permit.step_id, b"raw%d" % number, f"0x{number}")
         journal.sent(permit.step_id, block=block, at_s=block * 12)

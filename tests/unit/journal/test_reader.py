@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from keeper.domain import CaseEvent, EventKind, Head, Permit, Step
+from keeper.domain import Agree, CaseEvent, EventKind, Head, Permit, Step
 from keeper.errors import ConfigError
 from keeper.journal.reader import JournalReader
 from keeper.journal.store import SqliteJournal
@@ -23,7 +23,9 @@ def reader(
     """Read a journal of three cases: one tranche included, one in flight, one that waits."""
     for case in (1, 2):
         journal.record([event(case=case)])
-        permit = journal.reserve(step(case=case, tranche=0), tx, chain_nonce=0, block=101, at_s=1212)
+        permit = journal.reserve(
+            step(case=case, tranche=0), tx, agreed=Agree("both clocks"), chain_nonce=0, block=101, at_s=1212
+        )
         assert isinstance(permit, Permit)
         journal.sign(permit.step_id, b"raw", f"0x{case}")
         journal.sent(permit.step_id, block=101, at_s=1212, data={"tick_to_tx_ms": 1.5 * case})
@@ -72,8 +74,11 @@ def test_a_reader_cannot_write(reader: JournalReader) -> None:
 
 
 def test_a_reader_needs_a_journal(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read: unable to open"):
+    with pytest.raises(ConfigError, match="cannot be read: there is no such file"):
         JournalReader(tmp_path / "none.db")
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(ConfigError, match=r"cannot be read: it is empty, or no keeper's journal"):
+        JournalReader(tmp_path / "empty.db")
 
 
 def test_a_sound_journal_has_no_violations(reader: JournalReader) -> None:

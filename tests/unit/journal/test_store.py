@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keeper.domain import Account, CaseEvent, EventKind, Head, Permit, Phase, Reason, Refuse, Step
+from keeper.domain import Account, CaseEvent, ChainTime, EventKind, Head, Permit, Phase, Reason, Refuse, Step
 from keeper.errors import ConfigError, InvariantBroken
 from keeper.journal import store
 from keeper.journal.reader import JournalReader
@@ -70,6 +70,15 @@ def test_a_status_follows_the_lifecycle(journal: SqliteJournal, event: Callable[
     assert journal.status("case1") is Status.SUSPECTED
     journal.record([event(EventKind.CLOSED)])
     assert journal.status("case1") is Status.CLOSED
+
+
+def test_a_case_tells_the_rung_of_its_last_alarm_alone(
+    journal: SqliteJournal, event: Callable[..., CaseEvent]
+) -> None:
+    journal.record([event(), event(EventKind.MOVED, rung="confirmed")])
+    rungs = [journal.open_cases()[0].rung]
+    journal.record([event(EventKind.CALLED), event()])
+    assert [*rungs, journal.open_cases()[0].rung] == ["confirmed", None]
 
 
 def test_what_the_lifecycle_forbids_is_refused_with_case_account_and_block(
@@ -278,7 +287,7 @@ def test_another_schema_is_refused(
     with sqlite3.connect(path) as db:
         db.execute("UPDATE meta SET value = '0' WHERE key = 'schema'")
     db.close()
-    with pytest.raises(ConfigError, match="schema is 0, and 1"):
+    with pytest.raises(ConfigError, match="schema is 0, and this keeper knows 1 to 2"):
         open_journal()
 
 
@@ -384,3 +393,50 @@ def test_differences_are_unhealed_until_a_later_note(journal: SqliteJournal) -> 
     assert journal.unhealed() == 0
     journal.note_difference(head, account, replace(account, cash_wad=1))
     assert journal.unhealed() == 1
+
+
+def test_many_events_of_many_cases_are_one_batch(
+    journal: SqliteJournal, event: Callable[..., CaseEvent]
+) -> None:
+    called = event(EventKind.CALLED)
+    opened = [
+        replace(called, case_id=f"case{number}", account=number.to_bytes(32)) for number in range(1_200)
+    ]
+    again = [replace(each, kind=EventKind.SUSPECTED) for each in opened]
+    journal.record([*opened, *again, opened[7]])
+    assert [case.status for case in journal.open_cases()].count(Status.SUSPECTED) == 1_199
+    assert [each.kind for each in journal.history("case7")] == ["Called", "Suspected", "Called"]
+
+
+def test_a_batch_is_written_whole_or_not_at_all(
+    journal: SqliteJournal, event: Callable[..., CaseEvent]
+) -> None:
+    with pytest.raises(InvariantBroken, match="case2"):
+        journal.record([event(), event(EventKind.WAITED, case=2)])
+    assert journal.open_cases() == ()
+
+
+def test_a_case_tells_its_first_suspicion_since_the_last_call(
+    journal: SqliteJournal, event: Callable[..., CaseEvent]
+) -> None:
+    def suspected() -> ChainTime | None:
+        return journal.open_cases()[0].suspected
+
+    journal.record([event(EventKind.CALLED)])
+    assert suspected() is None
+    journal.record([replace(event(), block=104, at_s=1248), replace(event(), block=105, at_s=1260)])
+    assert suspected() == ChainTime(104, 1248)
+    journal.record([event(EventKind.CALLED), replace(event(), block=109, at_s=1308)])
+    assert suspected() == ChainTime(109, 1308)
+
+
+def test_a_journal_tells_whose_cases_moved_since_an_event(
+    journal: SqliteJournal, event: Callable[..., CaseEvent]
+) -> None:
+    journal.record([event(EventKind.CALLED), event(case=2), event(EventKind.OBSERVED)])
+    assert set(journal.moved_since(0)) == {event(case=2).account}
+    since = journal.last_event()
+    assert journal.moved_since(since) == {}
+    closed = event(EventKind.CLOSED, case=2)
+    journal.record([closed])
+    assert journal.moved_since(since) == {closed.account: None}

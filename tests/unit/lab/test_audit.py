@@ -45,6 +45,7 @@ def tranche(changes: Mapping[str, int] | None = None, tx_hash: str = "0x1") -> F
     """A slice from E/M = 900/1000 to 875/875; changes in whole quote units."""
     amounts = {
         "notional_wad": 2500,
+        "fee_wad": 25,
         "equity_before_wad": 900,
         "requirement_before_wad": 1000,
         "equity_after_wad": 875,
@@ -83,6 +84,13 @@ def test_health_after_and_gained_are_exact_fractions() -> None:
     assert found.dust == 0
 
 
+def test_of_an_account_without_equity_a_slice_takes_no_more_than_its_fee() -> None:
+    deep = {"equity_before_wad": -900, "equity_after_wad": -925}
+    for after_wad, overdrawn in ((-925, 0), (-926, 1), (-800, 0)):
+        found = measure_slices(chronicle((tranche(deep | {"equity_after_wad": after_wad}),)), RULES)
+        assert (found.least_gain, found.overdrawn_wad) == (None, overdrawn * WAD)
+
+
 @pytest.mark.parametrize("changes", [{"notional_wad": 100}, {"requirement_after_wad": 0}])
 def test_a_slice_that_took_all_or_was_raised_to_the_smallest_is_dust(changes: dict[str, int]) -> None:
     fact = tranche(changes)
@@ -106,6 +114,7 @@ def test_a_sound_drill_breaks_nothing() -> None:
             "a slice left health 1.200000000",
         ),
         (Slices(least_gain=Fraction(-1, 10)), Healths(), {}, "a slice lowered health by 1.000e-01"),
+        (Slices(overdrawn_wad=WAD // 10), Healths(), {}, "a slice took 1.000e-01 beyond its fee"),
         (Slices(), Healths(false_closes=["0xab"]), {}, "false close: 0xab"),
         (Slices(), Healths(), {"Cured": 0}, "expected at least one cure, found none"),
         (Slices(), Healths(), {"Cleared": 0}, "expected at least one cleared alarm, found none"),

@@ -1,11 +1,12 @@
 """The one shape of a benchmark."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from keeper.lab.bench import Row, report, timed
+from keeper.lab.bench import STDOUT, Row, arguments, report, timed
 
 
 def test_a_case_is_measured_without_its_warm_up_and_told_per_account() -> None:
@@ -30,3 +31,15 @@ def test_the_table_says_what_the_file_says(tmp_path: Path, capsys: pytest.Captur
     printed = capsys.readouterr().out
     assert "5.0 x slow" in printed
     assert "memory: 3 MB" in printed
+
+
+def test_without_a_file_the_rows_are_all_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [Row("slow", 1000, 7.0, 10.0, 20.0)]
+    report("Title", rows, json_path=STDOUT)
+    assert [Row(**each) for each in json.loads(capsys.readouterr().out)["rows"]] == rows
+
+
+def test_the_file_may_be_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for words, path in (([], None), (["--json"], STDOUT), (["--json", str(tmp_path / "a")], tmp_path / "a")):
+        monkeypatch.setattr(sys, "argv", ["bench", *words])
+        assert arguments("What it measures.").json == path

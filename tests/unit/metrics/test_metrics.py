@@ -7,11 +7,12 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from keeper.alerts import Sent
 from keeper.chain.health import Health
-from keeper.domain import Head
+from keeper.domain import Head, Level
 from keeper.errors import ConfigError
 from keeper.metrics import Reading, Status, judge, served
-from keeper.ports import Nearest, Spread, Ticks, Vitals
+from keeper.ports import AlarmRecord, Nearest, Spread, Ticks, Vitals
 
 NOW_S = 1_700_000_000
 HEAD = Head(123, "0xab", "0xaa", NOW_S - 5, 7)
@@ -103,7 +104,8 @@ async def test_everything_is_told_under_its_name() -> None:
     assert samples["keeper_rpc_calls_total", "http://slow"] == 3
     assert samples["keeper_rpc_budget_used", "http://fast"] == 0.5
     assert samples["keeper_rpc_in_service", "http://slow"] == 0
-    assert (status, said) == (200, {"status": "healthy", "why": [], "block": 123, "clock_off_s": 0.0})
+    expected = {"status": "healthy", "why": [], "block": 123, "clock_off_s": 0.0}
+    assert (status, said) == (200, {**expected, "level": "normal", "level_why": ""})
 
 
 async def test_how_late_the_trigger_is_is_told_as_a_histogram() -> None:
@@ -117,6 +119,34 @@ async def test_how_late_the_trigger_is_is_told_as_a_histogram() -> None:
     assert samples["keeper_alarm_seconds_count", ""] == 4
     assert (samples["keeper_ticks_total", ""], samples["keeper_ticks_coalesced_total", ""]) == (4, 1)
     assert (samples["keeper_tick_suspects_total", ""], samples["keeper_accounts_ready", ""]) == (7, 32)
+
+
+async def test_how_good_alarms_are_is_told_by_feed() -> None:
+    alarms = {
+        "ETH/USD": AlarmRecord(9, 0.25, 36, 3, is_slowed=True),
+        "BTC/USD": AlarmRecord(0, None, None, None, is_slowed=False),
+    }
+    samples, _, _ = await told(replace(READING, vitals=replace(VITALS, alarms=alarms)))
+    assert samples["keeper_alarm_lead_seconds", "ETH/USD"] == 36
+    assert samples["keeper_alarm_lead_blocks", "ETH/USD"] == 3
+    assert samples["keeper_false_alarm_rate", "ETH/USD"] == 0.25
+    assert [samples["keeper_market_slowed", feed] for feed in alarms] == [1, 0]
+    assert ("keeper_alarm_lead_seconds", "BTC/USD") not in samples
+
+
+async def test_rungs_level_and_notices_are_told() -> None:
+    vitals = replace(VITALS, rungs={"watch": 7, "margin_call": 2}, level=Level.STRESSED, why="reverts 0.5")
+    samples, status, said = await told(
+        replace(READING, vitals=vitals, alerts=Sent(3, suppressed=2, failed=1))
+    )
+    assert (samples["keeper_accounts_rung", "watch"], samples["keeper_accounts_rung", "margin_call"]) == (
+        7,
+        2,
+    )
+    assert samples["keeper_book_level", ""] == 2
+    names = ("sent", "suppressed", "failed")
+    assert [samples[f"keeper_alerts_{name}_total", ""] for name in names] == [3, 2, 1]
+    assert (status, said["level"], said["level_why"]) == (200, "stressed", "reverts 0.5")
 
 
 async def test_how_near_the_nearest_are_is_told() -> None:

@@ -43,13 +43,18 @@ from keeper.execute.sender import Params as SenderParams
 from keeper.journal.guard import Limits
 from keeper.journal.reader import JournalReader
 from keeper.journal.store import SqliteJournal
-from keeper.pipeline import Params, Pipeline, Shelf
+from keeper.journal.tape import Recorder
+from keeper.ladder import Book, Climb
+from keeper.oracles.panel import Panel
+from keeper.oracles.words import LENT_READER
+from keeper.pipeline import AlarmParams, Params, Pipeline, Shelf
 from keeper.plan import hybrid as plan
-from keeper.ports import BlockUpdate, Range
+from keeper.ports import BlockUpdate, Feed, Notice, Range
 from keeper.protocols.hybrid import codec
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.params import Deployment, Listed, SlopeParams, feed_name
+from keeper.risk.liquidity import Depth
 from keeper.units import WAD, AccountKey, Block, FeedId, Wad
 from tests.unit.protocols.hybrid.books import CAP, NOW_S, OWNER, PRICES, deployment, feed_view
 from tests.unit.protocols.hybrid.pages import page_of
@@ -92,6 +97,7 @@ class Chain:
     """How far the version that the reader tells is ahead of the listing's."""
     arrays: dict[int, ArrayView] = field(default_factory=dict)
     settlements: dict[int, Wad] = field(default_factory=dict)
+    breaker_level: int = 0
     bucket_cap_wad: Wad = CAP
     balance_wei: int = WAD
     reverts: Mapping[str, bytes] = field(default_factory=dict)
@@ -110,6 +116,8 @@ class Chain:
     """The options that the last reading of the world was of."""
     simulated: list[str] = field(default_factory=list)
     on_send: Callable[[], None] = lambda: None
+    witnessed: Callable[[], bytes] = bytes
+    """What the reader of witnesses answers."""
     fork: str = "a"
     span: int = 1_000
     """Blocks in one range of a search."""
@@ -266,6 +274,8 @@ class Chain:
             return self._world(call)
         if call.data[:4] == reads["rows"].selector:
             return self._rows(call)
+        if call.to == LENT_READER:
+            return self.witnessed()
         if call == HybridMarket(self.deployment).credit_call(SIGNER.address):
             return self.credit
         self._may_fail("listing")
@@ -279,7 +289,7 @@ class Chain:
         if unknown := [each for each in options if each not in rules.markets]:
             raise ChainFault(f"reverted: UnknownMarket(id={unknown[0]})")
         version = self.deployment.version + self.version_ahead
-        said = (version, 0, 0, insurance, 0, 0, insurance, 0, rules.default_slope)
+        said = (version, self.breaker_level, 0, insurance, 0, 0, insurance, 0, rules.default_slope)
         rows = [self._feed_row(feed_name(each)) for each in feeds]
         return encode(world.outputs, [said, rows, [self._option_row(each) for each in options]])
 
@@ -304,6 +314,7 @@ class Chain:
 
     async def request(self, method: str, params: list[Any]) -> str:
         self.asked.append(method)
+        self._may_fail(method)
         if method == "eth_getBalance":
             return hex(self.balance_wei)
         assert method == "eth_sendRawTransaction"
@@ -363,22 +374,41 @@ class Tape:
         }
 
 
+@dataclass
+class Told:
+    """Hands notices to whatever a test has put there."""
+
+    desk: Desk
+
+    def tell(self, notice: Notice) -> None:
+        self.desk.notices(notice)
+
+
 class Desk:
     """What a test works with."""
 
-    def __init__(self, path: Path, *, restarting: bool) -> None:
+    def __init__(self, path: Path, *, restarting: bool, chain: Chain | None = None) -> None:
         self.path = path
         self.restarting = restarting
         self.dry_run = False
         self.limits = Limits()
         self.plan = plan.Params()
+        self.alarms = AlarmParams()
         self.native_feed = "ETH/USD"
         self.protocol = HybridMarket
         self.deciding = HybridDesk
         self.from_block = 0
+        self.taping = False
         self.shelf: Shelf | None = None
+        self.climb = Climb()
+        self.tide = Book()
+        self.depth: Mapping[FeedId, Depth] = {}
+        self.panel = Panel()
+        self.lagging: float | None = None
+        """What share of the endpoints is behind."""
+        self.notices: Callable[[Notice], None] = lambda _: None
         self.published: Path | None = None
-        self.chain = Chain()
+        self.chain = chain or Chain()
         self.feed = Tape(self.chain)
         self.chain.extend()
         self.chain.put(replace(EMPTY, key=KEEPER, cash_wad=100_000 * WAD))
@@ -388,20 +418,48 @@ class Desk:
         """Start anew from the journal, as after a crash."""
         self.close()
         self.journal = SqliteJournal(self.path, identity={"chain_id": "31337"}, limits=self.limits)
+        self.tape = tape = self._tape()
+        chain = self.chain
+        feed: Feed = self.feed
+        if tape is not None:
+            chain, feed = tape.reader(chain), tape.feed(feed)
         sender = ChainSender(
-            self.chain, self.journal, SIGNER, chain_id=31337, params=SenderParams(dry_run=self.dry_run)
+            tape.rpc(self.chain) if tape else self.chain,
+            self.journal,
+            SIGNER,
+            chain_id=31337,
+            params=SenderParams(dry_run=self.dry_run),
         )
         self.pipeline = Pipeline(
-            reader=self.chain,
+            reader=chain,
             market=self.protocol(self.chain.deployment),
             desk=self.deciding(SIGNER.address, KEEPER, DeskParams(self.native_feed, plan=self.plan)),
-            feed=self.feed,
+            feed=feed,
             journal=self.journal,
             sender=sender,
-            params=Params(dry_run=self.dry_run),
+            params=Params(
+                dry_run=self.dry_run,
+                alarms=self.alarms,
+                climb=self.climb,
+                tide=self.tide,
+                depth=self.depth,
+            ),
             shelf=self.shelf,
+            panel=self.panel,
+            lagging=lambda: self.lagging,
+            alerts=Told(self),
+            tape=tape,
         )
         self.discovered = False
+
+    def _tape(self) -> Recorder | None:
+        """Begin a tape, where the journal is to have one."""
+        if not self.taping:
+            return None
+        tape, started = Recorder(), {"wallet": SIGNER.address, "chain_id": 31337}
+        book = self.shelf.path if self.shelf and self.shelf.path.exists() else self.published
+        self.journal.keep_tape(tape, started, book=book)
+        return tape
 
     def close(self) -> None:
         if hasattr(self, "journal"):
@@ -446,8 +504,15 @@ class Desk:
         return self.journal.history(cases[case]) if case < len(cases) else ()
 
     def told(self, case: int = 0) -> list[str]:
-        """Return a case's history in short: its events, with the act or the rule in question."""
-        return [_short(event) for event in self.history(case)]
+        """Return a case's history in short: its events, with the act or the rule in question.
+
+        Without the rungs that it came to, which follow from the others.
+        """
+        return [_short(event) for event in self.history(case) if event.kind is not EventKind.MOVED]
+
+    def rungs(self, case: int = 0) -> list[str]:
+        """Return the rungs above suspicion that a case came to."""
+        return [event.data["rung"] for event in self.history(case) if event.kind is EventKind.MOVED]
 
     def heads_done(self) -> list[Block]:
         return [row["number"] for row in self.journal._rows("SELECT number FROM heads ORDER BY seq")]
@@ -468,10 +533,9 @@ class Desk:
         """Yield what took something from an account without the agreement of both clocks beside it."""
         for case in range(len(self.cases())):
             events = self.history(case)
-            agreed = {event.data["step_id"] for event in events if event.data.get("act") == "Agreed"}
             for event in events:
-                takes = event.kind is EventKind.RESERVED and event.data["kind"] in {"confirm", "liquidate"}
-                if takes and event.data["step_id"] not in agreed:
+                rests = event.kind is EventKind.RESERVED and event.data["kind"] in {"confirm", "liquidate"}
+                if rests and not event.data.get("agreed"):
                     yield f"{event.data['step_id']} without agreement"
 
 

@@ -15,7 +15,7 @@ from eth_abi.abi import encode
 from structlog.testing import capture_logs
 
 from keeper.desk import hybrid
-from keeper.domain import Account, ArrayView, Holding, Leg, Log, Phase
+from keeper.domain import Account, ArrayView, EventKind, Holding, Leg, Log, Phase
 from keeper.errors import ChainFault, ConfigError
 from keeper.journal.guard import Limits
 from keeper.lifecycle import Status
@@ -72,12 +72,40 @@ async def test_a_breach_is_walked_from_the_alarm_to_the_slice_and_closed(desk: D
     assert desk.told() == [
         *FLAGGED,
         *("Included", "Observed Poked", "Suspected", "Waited confirm.min_blocks"),
-        *("Reserved confirm", "Observed Agreed", "Sent"),
-        *("Included", "Observed Poked", "Suspected", "Reserved liquidate", "Observed Agreed", "Sent"),
+        *("Reserved confirm", "Sent"),
+        *("Included", "Observed Poked", "Suspected", "Reserved liquidate", "Sent"),
         *("Included", "Observed Poked", "Closed"),
     ]
     assert desk.journal.open_cases() == ()
     assert len(set(desk.chain.sent)) == 3
+
+
+async def test_who_was_just_cured_by_a_slice_is_flagged_again_only_if_worse_or_later(desk: Desk) -> None:
+    found = await to_confirmed(desk)
+    await desk.head(replace(cured(found), phase=Phase.HEALTHY), mined=True)
+    again = replace(BREACHED, flag=found.flag, cash_wad=BREACHED.cash_wad + 95 * WAD)
+    await desk.head(again)
+    case = len(desk.cases()) - 1
+    [suspected, waited] = desk.history(case)
+    assert suspected.data["health"] == pytest.approx(0.995)
+    assert waited.data["rule"] == "size.rest"
+    assert "closed 24 s ago, health 0.995000 now" in waited.data["evidence"]
+    await desk.head(replace(again, cash_wad=again.cash_wad - 20 * WAD))
+    assert desk.acts() == ["flag", "confirm", "liquidate", "flag"]
+
+
+async def test_a_slice_tells_in_the_journal_what_it_should_bring_and_what_it_takes(desk: Desk) -> None:
+    await to_confirmed(desk)
+    [reserved] = [
+        each for each in desk.history() if "economics" in each.data and each.data["kind"] == "liquidate"
+    ]
+    economics = reserved.data["economics"]
+    gross_wad = (economics["income_wad"] - economics["exit_wad"]) * economics["won_wad"] // WAD
+    assert reserved.data["expected_profit_wad"] == gross_wad - economics["gas_wad"]
+    assert economics["worst_gas_wad"] > economics["gas_wad"] > 0
+    assert economics["won_wad"] == 9 * WAD // 10
+    [moved] = desk.journal.record_at(reserved.at_s).moved_wad.values()
+    assert 0 < moved <= reserved.data["notional_wad"]
 
 
 async def test_a_suspect_opens_a_case_that_says_why(desk: Desk) -> None:
@@ -120,7 +148,7 @@ async def test_nothing_is_confirmed_while_the_slow_clock_disagrees(desk: Desk) -
     desk.chain.slow["BTC/USD"] = 200 * WAD
     await desk.head()
     assert desk.acts() == ["flag", "confirm"]
-    assert desk.told()[-3:] == ["Reserved confirm", "Observed Agreed", "Sent"]
+    assert desk.told()[-3:] == ["Waited confirm.no_breach_at_slow", "Reserved confirm", "Sent"]
 
 
 async def test_no_slice_is_taken_while_one_price_shows_no_breach(desk: Desk) -> None:
@@ -219,7 +247,8 @@ async def test_collateral_is_not_bought_twice_with_the_same_credit(desk: Desk) -
     indebted = replace(EMPTY, cash_wad=-300 * WAD, holdings=(Holding(1, 2 * WAD),), debt_since_s=1)
     await desk.head(replace(indebted, key=BREACHED.key), replace(indebted, key=OTHER.key))
     assert desk.acts() == ["buycollateral", "buycollateral"]
-    spent = [desk.history(case)[1].data["act"]["max_quote_wad"] for case in (0, 1)]
+    reserved = [event for case in (0, 1) for event in desk.history(case) if event.kind == EventKind.RESERVED]
+    spent = [event.data["act"]["max_quote_wad"] for event in reserved]
     assert spent == [30 * WAD, 15 * WAD]
 
 
@@ -365,6 +394,29 @@ async def test_a_reorg_opens_a_closed_case_again(desk: Desk) -> None:
     assert desk.told()[-2:] == ["Included", "Closed"]
     assert desk.acts() == ["flag"]
     assert len(set(desk.chain.sent)) == 1
+
+
+async def test_a_case_that_a_reorg_opens_again_still_has_its_agreement(desk: Desk) -> None:
+    await to_confirmed(desk)
+    await desk.head(cured(BREACHED), mined=True)
+    assert desk.told()[-1] == "Closed"
+    await desk.head(reorg=1)
+    assert desk.told()[-1] == "Unincluded"
+    assert desk.pipeline._care._cases[BREACHED.key].agreed
+
+
+async def test_a_late_slice_of_an_older_case_is_none_of_the_newer_one(desk: Desk) -> None:
+    await to_confirmed(desk)
+    assert desk.acts()[-1] == "liquidate"
+    await desk.head(cured(BREACHED), mined=True)
+    desk.chain.fast_age_s = 16
+    await desk.head(BREACHED)
+    await desk.head(reorg=2)
+    await desk.head(BREACHED, mined=True)
+    assert desk.told(0)[-1] == "Included"
+    assert len(desk.cases()) == 2
+    assert desk.rungs(1) == []
+    assert not desk.pipeline._care._cases[BREACHED.key].taken
 
 
 async def test_two_cases_of_one_account_after_a_reorg_both_come_to_their_end(desk: Desk) -> None:
@@ -641,10 +693,10 @@ async def test_a_listing_that_a_reorg_takes_back_is_forgotten(kept: Desk) -> Non
     kept.chain.relist(OPTIONS[CALL])
     kept.chain.arrays[CALL] = array(kept.chain, worst_wad=10 * WAD)
     await kept.head(replace(BREACHED, cash_wad=1_300 * WAD, legs=(CALLS,)))
-    assert kept.cases() == []
+    assert kept.told() == ["Called"]
     kept.chain.deployment = before
     await kept.head(BREACHED, reorg=1)
-    assert kept.told() == FLAGGED
+    assert kept.told() == ["Called", "Observed Poked", *FLAGGED]
 
 
 async def test_a_listing_on_another_branch_is_read_even_where_its_version_is_the_same(kept: Desk) -> None:
@@ -728,13 +780,13 @@ def listed(desk: Desk) -> Desk:
 
 async def test_a_new_risk_array_is_judged_by_although_it_touches_nobody(listed: Desk) -> None:
     await listed.head(replace(BREACHED, cash_wad=1_300 * WAD, legs=(CALLS,)))
-    assert listed.cases() == []
+    assert listed.told() == ["Called"]
     listed.chain.arrays[CALL] = array(listed.chain, worst_wad=12 * WAD)
     listed.chain.read.clear()
     prices = (200 * WAD, 5 * WAD, WAD // 2, listed.chain.next.timestamp_s)
     await listed.head(emitted=("RiskArrays", "RiskArraySet", CALL, *prices))
-    assert listed.told() == FLAGGED
-    assert listed.history()[0].data["score"] == "E 1300.00, M 1400.00"
+    assert listed.told() == ["Called", *FLAGGED]
+    assert listed.history()[1].data["score"] == "E 1300.00, M 1400.00"
 
 
 async def test_an_option_left_behind_by_the_price_counts_by_the_most_that_it_can_lose(listed: Desk) -> None:
@@ -884,6 +936,17 @@ async def test_a_dry_run_journals_once_what_it_would_have_sent(kept: Desk) -> No
     await kept.head()
     assert kept.acts() == ["flag", "confirm", "liquidate"]
     assert kept.chain.sent == []
+
+
+async def test_a_dry_run_journals_it_again_in_the_next_case(kept: Desk) -> None:
+    kept.dry_run = True
+    kept.start()
+    for _ in range(2):
+        await kept.head(BREACHED)
+        await kept.head()
+        await kept.head(cured(BREACHED))
+    assert len(kept.cases()) == 2
+    assert kept.acts() == ["flag", "flag"]
 
 
 async def test_a_dry_run_sends_nothing_on_any_path(desk: Desk) -> None:

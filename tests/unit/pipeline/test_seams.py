@@ -5,12 +5,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from keeper.desk.hybrid import HybridDesk, Sitting
 from keeper.desk.port import Judgement, Tried
-from keeper.domain import Log, Unknown
-from keeper.pipeline import UPGRADED
+from keeper.domain import Account, Log, Unknown
+from keeper.ladder import Climb
+from keeper.pipeline import UPGRADED, Params, rungs
+from keeper.pipeline.rungs import CYCLE
 from keeper.plan.common import GAS_RESERVE
 from keeper.protocols.hybrid.market import HybridMarket
+from keeper.units import WAD
 from tests.unit.pipeline.desk import BREACHED, EMPTY, KEEPER, MARKET, Desk, cured
 from tests.unit.protocols.hybrid.books import OWNER
 
@@ -69,6 +74,55 @@ async def test_who_is_judged_is_read_again_before_where_accounts_drift(kept: Des
     assert kept.chain.read == [KEEPER, OWNER]
     # Suspected on what the mirror had, judged on what is there now.
     assert kept.told() == ["Suspected", "Refused simulation.reverted", "Waited alarm.not_on_chain"]
+
+
+async def test_who_is_on_a_rung_is_read_again_in_turn_though_every_other_block_is_missed(kept: Desk) -> None:
+    near = [replace(BREACHED, key=bytes([n]) * 20 + bytes(12), cash_wad=2_060 * WAD) for n in range(1, 5)]
+    kept.protocol = Drifting
+    kept.climb = Climb(most_called=0)
+    kept.start()
+    await kept.head(*near)
+    kept.chain.read.clear()
+    moment = kept.pipeline._moment
+    assert moment is not None
+    for number in range(0, 2 * CYCLE, 2):
+        await kept.pipeline._rungs.refresh(replace(moment, head=replace(moment.head, number=number)))
+    assert sorted(kept.chain.read) == [each.key for each in near]
+
+
+async def test_who_of_a_turn_is_nearest_is_read_again_first(
+    kept: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cash = {n: (2_000 + 10 * abs(n - 30)) * WAD for n in range(1, 45)}
+    near = [replace(BREACHED, key=bytes([n]) * 20 + bytes(12), cash_wad=each) for n, each in cash.items()]
+    kept.protocol = Drifting
+    kept.climb = Climb(most_called=0)
+    kept.start()
+    await kept.head(*near)
+    monkeypatch.setattr(rungs, "GROUP", 1)
+    monkeypatch.setattr(kept.pipeline._rungs, "_params", Params(page=1))
+    book = kept.pipeline.mirror.book
+    kept.chain.read.clear()
+    moment = kept.pipeline._moment
+    assert moment is not None
+    for number in range(CYCLE):
+        await kept.pipeline._rungs.refresh(replace(moment, head=replace(moment.head, number=number)))
+    worst: dict[int, Account] = {}
+    for each in near:
+        turn = int(book.rows([each.key])[0]) % CYCLE
+        worst[turn] = min(worst.get(turn, each), each, key=lambda account: account.cash_wad)
+    assert kept.chain.read == [worst[turn].key for turn in range(CYCLE)]
+
+
+async def test_who_cannot_be_read_again_is_read_once_more_at_the_next_head(
+    kept: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.start()
+    await kept.head(OTHER)
+    mirror, said = kept.pipeline.mirror, [OTHER, Unknown("account", "cannot be read")]
+    monkeypatch.setattr(type(mirror.book), "exact", lambda *_: said.pop(0))
+    await mirror.read_again([OTHER.key], kept.chain.tip)
+    assert mirror.book.dirty() == (OTHER.key,)
 
 
 async def test_nothing_more_is_sent_once_a_contract_has_other_code(kept: Desk) -> None:

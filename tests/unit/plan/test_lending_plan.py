@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keeper.domain import Reason, Refuse, Step, Unknown
+from keeper.domain import Reason, Record, Refuse, Step, Unknown
 from keeper.lending.routes import Hop, Pool, Route
 from keeper.lending.words import (
     Approve,
@@ -21,6 +21,7 @@ from keeper.lending.words import (
     Way,
 )
 from keeper.plan.common import Policy
+from keeper.plan.economics import Prudence
 from keeper.plan.lending import (
     Case,
     FlashParams,
@@ -131,7 +132,7 @@ def test_where_a_part_does_harm_only_a_whole_closing_is_left() -> None:
     refused = sizes_of(loan, Toy().way, 400 * ONE, Params())
     assert isinstance(refused, Refuse)
     assert refused.reason == Reason(
-        "size.harms",
+        "size.harm",
         "loan to value 0.9900",
         "a loan to value below 1 / 1.0500, or all of a debt or of a collateral",
     )
@@ -309,6 +310,16 @@ def test_restore_takes_the_smallest_that_pays_and_max_the_one_that_brings_most()
     assert chosen(brought, FLASH) is brought[1]
     assert chosen(brought, replace(FLASH, policy=Policy.MAX)) is brought[2]
     assert rule(chosen(brought[:1], FLASH)) == "close.unprofitable"
+
+
+def test_what_borrowed_tokens_bring_must_pay_at_the_highest_fee_where_that_is_asked_for() -> None:
+    [first, *_] = steps(plan_close(case(), RICH, Roads(), FLASH))
+    assert isinstance(first.act, Repay)
+    at_worst = replace(RICH, record=Record(worst_gas_wei=20 * 10**9))
+    brought = with_profit(first, first.act.way, ROUTE, 7 * ONE, market(), (WAD, WAD), at_worst)
+    assert chosen([brought], FLASH) is brought
+    prudent = replace(FLASH, prudence=Prudence(at_worst_fee=True))
+    assert rule(chosen([brought], prudent)) == "close.unprofitable"
 
 
 def test_of_one_size_the_route_that_brings_more_is_taken() -> None:

@@ -105,7 +105,10 @@ def test_what_does_not_pay_for_its_gas_is_refused() -> None:
 
 def test_the_keepers_own_margin_bounds_what_is_taken_with_something_to_spare() -> None:
     poor = account(9, 500, {})
-    _, size_wad = taken(plan_takeover(case(LONG, world(1_980), poor), MAX))
+    planned = plan_takeover(case(LONG, world(1_980), poor), MAX)
+    _, size_wad = taken(planned)
+    assert isinstance(planned, Planned)
+    assert [each.rule for each in planned.step.bounds] == ["size.margin"]
     found = after(LONG, world(1_980), ETH, size_wad)
     free_wad = MARKET.free_wad(MARKET.taken(poor, found), world(1_980))
     assert isinstance(free_wad, int)

@@ -186,6 +186,17 @@ def test_a_category_of_3_0_may_have_a_price_of_its_own() -> None:
     assert stands[2] == Unknown("e-mode category 2", "its price is not to be had")
 
 
+def test_without_a_threshold_of_its_own_collateral_counts_for_nothing_in_a_category_of_3_0() -> None:
+    pooled = {**POOLED, WETH: replace(POOLED[WETH], threshold_bps=0)}
+    loan = row(1, {WETH: 10 * ETHER}, {USDC: 15_000 * DOLLAR}, 1)
+    for rules, found in ((Rules.V3_0, {loan.key}), (Rules.V3_6, set[bytes]())):
+        here = world(rules, pooled, categories=[(1, 9_000, 10_100, 1 << WETH, 0)])
+        standing = market(rules).stand(loan, here)
+        assert isinstance(standing, Standing)
+        assert standing.is_breached is bool(found)
+        assert suspected([loan], here, {}, market(rules))[0] == found
+
+
 def test_3_0_rounds_the_mean_threshold_and_is_suspected_for_it() -> None:
     old = market(Rules.V3_0)
     mixed = row(1, {WETH: 10 * ETHER, USDC: 1}, {USDC: 15_999 * DOLLAR})

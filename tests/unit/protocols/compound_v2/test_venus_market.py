@@ -91,7 +91,7 @@ def test_what_stands_against_closing_is_told_in_the_contracts_words(
 ) -> None:
     unmet = stand(each, world).unmet
     assert unmet is not None
-    assert unmet.evidence == words
+    assert (unmet.rule, unmet.evidence) == ("venus.refuses", words)
 
 
 def test_interest_that_a_close_would_bring_up_counts_where_it_opens_one() -> None:
@@ -110,7 +110,9 @@ def test_without_a_price_nothing_is_known_of_who_is_in_that_market() -> None:
     way = MARKET.ways(loan(1_700), WORLD)[0]
     assert MARKET.ways(loan(1_700), blind) == ()
     assert MARKET.most(loan(1_700), way, blind) == 0
-    assert isinstance(MARKET.close(loan(1_700), way, UNIT, blind), Refuse)
+    refused = MARKET.close(loan(1_700), way, UNIT, blind)
+    assert isinstance(refused, Refuse)
+    assert refused.reason.rule == "venus.unknown"
     assert MARKET.sweep(loan(45, 0.025), blind) is None
     assert isinstance(MARKET.worth_wad(WETH, 1, blind), Unknown)
     elsewhere = Loan(KEY, math.Loan((DOLLAR,), {DOLLAR: 1}, {}))

@@ -743,8 +743,8 @@ def test_splitting_a_slice_at_one_q_closes_the_same(
     assume(not whole.sales and whole.fraction_wad < WAD and part.account.phase is Phase.CONFIRMED)
     rest = liquidate(part.account, taker(10**30), oracles(marks), AT, rules(slope), max_fraction_wad=WAD)
     left = rest.account if isinstance(rest, Slice) else part.account
-    # The error of E and M, over M - q kappa N, which is at least half of M.
-    error = 4 * slack(account, marks) * WAD // whole.before.requirement_wad + 200
+    # The error of E and M, over M - q kappa N, which is at least half of M, in each of three slices.
+    error = 3 * 4 * slack(account, marks) * WAD // whole.before.requirement_wad + 200
     for one, other, leg in zip(whole.account.legs, left.legs, account.legs, strict=True):
         assert abs(one.size_wad - other.size_wad) <= abs(leg.size_wad) * error // WAD + 4
 

@@ -135,6 +135,9 @@ def test_what_the_contract_would_refuse_is_left_out(changes: dict[str, Any], rul
 
 def test_what_is_posted_already_is_left_out_and_nothing_to_name() -> None:
     view = replace(VIEW, fast_observed_at_s=NOW_S + 10)
+    reason = unusable(report(0, 200 * WAD), view, AT_S)
+    assert reason is not None
+    assert reason.rule == "report.not_newer"
     assert pick(priced(200, 200, 200), QUORUM, view, AT_S) is None
     assert dict(unusable_among(priced(200), {"BTC/USD": view}, AT_S)) == {}
 

@@ -1,6 +1,6 @@
 """Between bytes and words: logs, acts, answers and refusals of Morpho Blue."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -256,24 +256,28 @@ def listed(change: Callable[[dict[tuple[str, str], bytes]], None] = lambda _: No
 def answered(
     rounds: Generator[list[Call], list[bytes], Listing], answers: dict[tuple[str, str], bytes]
 ) -> Listing:
+    [call] = next(rounds)
+    while True:
+        try:
+            [call] = rounds.send([tried_answer(call, answers)])
+        except StopIteration as done:
+            listing: Listing = done.value
+            return listing
+
+
+def tried_answer(call: Call, answers: Mapping[tuple[str, str], bytes]) -> bytes:
+    """Answer what can be, by address and name of the question."""
     names = ("MORPHO", "ID", "preLiquidationParams", "decimals", "description")
     getters = {
         keccak(text=f"{name}()")[:4]: name
         for name in (*names, *(f"{s}_FEED_{n}" for s in ("BASE", "QUOTE") for n in (1, 2)))
     }
-    tried = load("readers", "MorphoReader").functions["tried"]
-    [call] = next(rounds)
-    while True:
-        addresses, questions = tried_arguments(call)
-        found = [
-            answers.get((to, getters.get(data[:4], "idToMarketParams" + data[4:].hex())), b"")
-            for to, data in zip(addresses, questions, strict=True)
-        ]
-        try:
-            [call] = rounds.send([encode(tried.outputs, [found])])
-        except StopIteration as done:
-            listing: Listing = done.value
-            return listing
+    addresses, questions = tried_arguments(call)
+    found = [
+        answers.get((to, getters.get(data[:4], "idToMarketParams" + data[4:].hex())), b"")
+        for to, data in zip(addresses, questions, strict=True)
+    ]
+    return encode(load("readers", "MorphoReader").functions["tried"].outputs, [found])
 
 
 def tried_arguments(call: Call) -> tuple[Any, ...]:

@@ -86,7 +86,7 @@ def test_between_a_limit_at_its_own_oracle_and_the_markets_nobody_may_close() ->
     stands = stand(loan(1_600 * DOLLAR, authorised=(1,)), world)
     assert stands.is_breached
     assert stands.unmet is not None
-    assert stands.unmet.evidence == "LiquidatablePosition"
+    assert (stands.unmet.rule, stands.unmet.evidence) == ("morpho.refuses", "LiquidatablePosition")
 
 
 @pytest.mark.parametrize("price", [{}, {OTHER_ORACLE: 1}], ids=["none", "of another market"])
@@ -97,7 +97,9 @@ def test_without_a_price_nothing_is_known_of_that_market_alone(price: dict[str, 
     assert "its oracle has no price" in found.why
     assert MARKET.ways(loan(1_800 * DOLLAR), world) == ()
     way = MARKET.ways(loan(1_800 * DOLLAR), WORLD)[0]
-    assert isinstance(MARKET.close(loan(1_800 * DOLLAR), way, DOLLAR, world), Refuse)
+    refused = MARKET.close(loan(1_800 * DOLLAR), way, DOLLAR, world)
+    assert isinstance(refused, Refuse)
+    assert refused.reason.rule == "morpho.unknown"
     assert MARKET.most(loan(1_800 * DOLLAR), way, world) == 0
     assert isinstance(MARKET.stand(loan(1, market=SECOND), world), Standing) == bool(price)
 

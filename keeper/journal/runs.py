@@ -1,0 +1,185 @@
+"""The runs of a keeper: how a journal stood when each began, and a copy of it as it stood then.
+
+A restart takes up what the journal holds. So each run is replayed over the journal rewound to its beginning:
+whatever was cut off before, by a kill or by retention, does no harm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keeper.domain import EventKind
+from keeper.journal import rows
+from keeper.journal.rows import MOVES
+from keeper.lifecycle import OUTCOMES, fold
+from keeper.ports import StepState
+from keeper.units import AccountKey
+
+OWN = frozenset(
+    {"meta", "cases", "events", "steps", "heads", "accounts", "searched", "differences", "healed"}
+    | {"levels", "terms"}
+    | {"runs", "tape", "books", "sqlite_sequence"}
+)
+"""Tables that a copy takes over by rules of their own, or not at all; others whole."""
+HEAD = "number, hash, parent_hash, timestamp_s, base_fee_wei, done_at_s"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One life of a keeper, from its start on."""
+
+    run: int
+    events: int
+    """The last event of before."""
+    started: Mapping[str, Any]
+
+
+def last_event(db: sqlite3.Connection) -> int:
+    """Return the number of the newest event; 0 without one."""
+    return int(db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0])
+
+
+def begin(db: sqlite3.Connection, started: Mapping[str, Any]) -> int:
+    """Note that a run begins, and how the journal stands, inside an open transaction."""
+    told = {**started, "journal": _standing(db)}
+    done = db.execute("INSERT INTO runs (events, started) VALUES (?, ?)", (last_event(db), rows.dumps(told)))
+    return done.lastrowid or 0
+
+
+def _standing(db: sqlite3.Connection) -> dict[str, Any]:
+    """Say what events alone do not tell of how a journal stands."""
+
+    def one(query: str) -> list[Any] | None:
+        found = db.execute(query).fetchone()
+        return None if found is None else list(found)
+
+    live = db.execute("SELECT step_id, signed_tx IS NOT NULL FROM steps WHERE state IN ('reserved', 'sent')")
+    return {
+        "head": one(f"SELECT {HEAD} FROM heads ORDER BY seq DESC LIMIT 1"),  # noqa: S608
+        "searched": one("SELECT first, last, last_hash FROM searched"),
+        "differences": one("SELECT coalesce(max(seq), 0) FROM differences"),
+        "healed": one("SELECT seq FROM healed"),
+        "levels": db.execute("SELECT coalesce(max(seq), 0) FROM levels").fetchone()[0],
+        "unsigned": [step_id for step_id, is_signed in live if not is_signed],
+    }
+
+
+def runs_of(db: sqlite3.Connection) -> list[Run]:
+    """Return every run that a journal knows, oldest first."""
+    found = db.execute("SELECT run, events, started FROM runs ORDER BY run")
+    return [Run(run, events, json.loads(started)) for run, events, started in found]
+
+
+def cut(db: sqlite3.Connection, which: str, *values: int) -> None:
+    """Note of runs that they can no longer be replayed from their beginning."""
+    db.execute(f"UPDATE runs SET started = json_set(started, '$.cut', 1) WHERE {which}", values)  # noqa: S608
+
+
+def end(db: sqlite3.Connection, run: int) -> None:
+    """Note of a run that it went on after its tape."""
+    db.execute("UPDATE runs SET started = json_set(started, '$.ended', 1) WHERE run = ?", (run,))
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the disk is another; raise OSError where neither can be."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+# --- a journal as it stood -----------------------------------------------------------------------
+
+
+def rewind(source: Path, target: Path, run: Run, found: Iterable[AccountKey]) -> None:
+    """Bring an empty journal to where another one stood when a run began.
+
+    ``found`` are the accounts that were known then and not in the book that the run took up.
+    """
+    db = rows.connect(target)
+    with closing(db):
+        db.execute("PRAGMA synchronous = OFF")
+        db.execute("ATTACH ? AS old", (f"{source.absolute().as_uri()}?mode=ro",))
+        db.execute("BEGIN IMMEDIATE")
+        standing = run.started["journal"]
+        db.executemany("INSERT OR IGNORE INTO accounts VALUES (?)", ((each,) for each in found))
+        if standing["searched"]:
+            db.execute("INSERT INTO searched VALUES (1, ?, ?, ?)", standing["searched"])
+        differences = standing["differences"][0]
+        db.execute("INSERT INTO differences SELECT * FROM old.differences WHERE seq <= ?", (differences,))
+        if standing["healed"]:
+            db.execute("INSERT INTO healed VALUES (1, ?)", standing["healed"])
+        if standing["head"]:
+            db.execute(f"INSERT INTO heads ({HEAD}) VALUES (?, ?, ?, ?, ?, ?)", standing["head"])  # noqa: S608
+        _rewind_cases(db, run.events)
+        _rewind_steps(db, frozenset(standing["unsigned"]))
+        db.execute("INSERT INTO levels SELECT * FROM old.levels WHERE seq <= ?", (standing["levels"],))
+        db.execute("INSERT INTO terms SELECT * FROM old.terms WHERE step_id IN (SELECT step_id FROM steps)")
+        for table in _others(db):
+            db.execute(f'INSERT INTO "{table}" SELECT * FROM old."{table}"')  # noqa: S608
+        db.execute("COMMIT")
+
+
+def _others(db: sqlite3.Connection) -> Iterator[str]:
+    both = (
+        "SELECT name FROM main.sqlite_master WHERE type = 'table'"
+        " INTERSECT SELECT name FROM old.sqlite_master WHERE type = 'table'"
+    )
+    yield from ({name for (name,) in db.execute(both)} - OWN)
+
+
+def _rewind_cases(db: sqlite3.Connection, last: int) -> None:
+    """Take over events up to one of them, and the cases that they make."""
+    db.execute(
+        # By their own rows: by these it is told which cases are the newest, gaps or not.
+        "INSERT INTO cases (rowid, case_id, account, status, opened_block)"
+        " SELECT rowid, * FROM old.cases WHERE case_id IN"
+        " (SELECT case_id FROM old.events WHERE seq <= ?) ORDER BY old.cases.rowid",
+        (last,),
+    )
+    db.execute("INSERT INTO events SELECT * FROM old.events WHERE seq <= ? ORDER BY seq", (last,))
+    db.execute("DELETE FROM sqlite_sequence WHERE name = 'events'")
+    db.execute("INSERT INTO sqlite_sequence VALUES ('events', ?)", (last,))
+    query = "SELECT * FROM events JOIN cases USING (case_id) WHERE case_id = ? ORDER BY seq"
+    for (case_id,) in db.execute("SELECT case_id FROM cases").fetchall():
+        status = fold(map(rows.to_event, db.execute(query, (case_id,))))
+        db.execute("UPDATE cases SET status = ? WHERE case_id = ?", (status, case_id))
+
+
+def _rewind_steps(db: sqlite3.Connection, unsigned: frozenset[str]) -> None:
+    """Take over the steps that were reserved by then, each as its events leave it."""
+    states: dict[str, StepState] = {}
+    ends: dict[str, tuple[Any, ...]] = {}
+    for kind, block, at_s, data in db.execute("SELECT kind, block, at_s, data FROM events ORDER BY seq"):
+        told = json.loads(data)
+        if kind == EventKind.RESERVED:
+            states[told["step_id"]] = StepState.RESERVED
+        elif kind in MOVES:
+            step_id, moved = told["step_id"], EventKind(kind)
+            states[step_id] = MOVES[moved][1]
+            if moved in OUTCOMES:
+                ends[step_id] = (block, told["block_hash"], at_s, str(told["gas_cost_wei"]))
+            elif moved is EventKind.UNINCLUDED:
+                ends.pop(step_id, None)
+            elif moved is EventKind.ABANDONED:
+                ends[step_id] = (None, None, None, "0")
+    for step_id, state in states.items():
+        db.execute("INSERT INTO steps SELECT * FROM old.steps WHERE step_id = ?", (step_id,))
+        end = ends.get(step_id, (None, None, None, None))
+        db.execute(
+            "UPDATE steps SET state = ?, outcome_block = ?, outcome_hash = ?, outcome_at_s = ?,"
+            " gas_cost_wei = ? WHERE step_id = ?",
+            (state, *end, step_id),
+        )
+    db.executemany(
+        "UPDATE steps SET signed_tx = NULL, tx_hash = NULL WHERE step_id = ?", ((each,) for each in unsigned)
+    )

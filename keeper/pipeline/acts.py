@@ -1,0 +1,212 @@
+"""Steps on their way out: tried, reserved, sent; and those that are kept ready between heads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+from keeper.desk.port import Desk, Judgement, Tried
+from keeper.domain import Agree, ChainTime, Fees, Head, Level, Permit, Posture, Reason, Refuse, Step, Wait
+from keeper.errors import ChainFault
+from keeper.pipeline.mirror import Mirror
+from keeper.pipeline.moment import Moment
+from keeper.pipeline.turns import batches
+from keeper.ports import Journal, Market, Reader, Sender
+from keeper.units import AccountKey, Block
+
+MarketT = TypeVar("MarketT", bound=Market[Any, Any])
+
+SIMULATIONS = 16
+"""Steps simulated at the same time."""
+BATCH = 8
+"""Steps reserved and signed in one go: a few milliseconds of the loop's time."""
+
+Decided: TypeAlias = tuple[Step, ...] | Wait | Refuse | None
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Steps of which one is worth sending, and the judgement they follow from."""
+
+    account: AccountKey
+    steps: tuple[Step, ...]
+    judged: Judgement[Any]
+
+
+class Cases(Protocol):
+    """Whoever keeps the cases: is told what came of their steps."""
+
+    def refused(self, account: AccountKey, doubt: Wait | Refuse, head: Head) -> None:
+        """Take it that a step was not sent, and why."""
+        ...
+
+    def reserved(self, account: AccountKey, agreed: Agree | None, head: Head) -> None:
+        """Take it that a step has its permit, with the agreement that it rests on."""
+        ...
+
+
+class Acts(Generic[MarketT]):
+    """Tries steps, and sends what goes through."""
+
+    def __init__(
+        self,
+        mirror: Mirror[MarketT],
+        *,
+        reader: Reader,
+        desk: Desk[MarketT, Any],
+        journal: Journal,
+        sender: Sender,
+        cases: Cases,
+        dry_run: bool,
+    ) -> None:
+        self._mirror = mirror
+        self._reader = reader
+        self._desk = desk
+        self._journal = journal
+        self._sender = sender
+        self._cases = cases
+        self._dry_run = dry_run
+        self._rehearsed: dict[AccountKey, str] = {}
+        self._simulations = asyncio.Semaphore(SIMULATIONS)
+        self._preparations = asyncio.Semaphore(SIMULATIONS // 2)
+        """What is only got ready does not stand in line before what is due."""
+        self._ready: dict[AccountKey, list[Tried]] = {}
+        self._ready_at: Block = 0
+
+    @property
+    def ready(self) -> int:
+        """How many accounts have their acts ready."""
+        return len(self._ready)
+
+    def ready_at(self, head: Head) -> Collection[AccountKey]:
+        """Return whose acts were got ready at a head."""
+        return self._ready if self._ready_at == head.number else ()
+
+    def forget_ready(self) -> None:
+        """Forget what is ready: the blocks it was tried at were taken back."""
+        self._ready.clear()
+
+    async def make_ready(self, planned: Mapping[AccountKey, tuple[Step, ...]], moment: Moment) -> None:
+        """Try steps that may be due at once before the next head. Nothing is reserved or sent."""
+        _, tried = await asyncio.gather(
+            self._sender.prepare(),
+            asyncio.gather(
+                *(self._try_all(steps, moment.at, self._preparations) for steps in planned.values())
+            ),
+        )
+        await self._mirror.tape.mark("ready")
+        self._ready, self._ready_at = dict(zip(planned, tried, strict=True)), moment.head.number
+
+    async def act(self, planned: Sequence[Planned], moment: Moment) -> None:
+        """Send at once what is ready; simulate all other steps together, and send those picked."""
+        if not planned:
+            return
+        fees = self._mirror.halted or self._sender.fees(moment.head)
+        if isinstance(fees, Refuse):
+            for each in planned:
+                self._cases.refused(each.account, fees, moment.head)
+            return
+        ready, others = [], []
+        for each in planned:
+            found = self._vouched(each, moment)
+            if found is None:
+                others.append(each)
+            else:
+                ready.append((each, found))
+        await self._sender.prepare()
+        await self._send(ready, fees, moment)
+        simulating = (self._try_all(each.steps, moment.at, self._simulations) for each in others)
+        tried = await asyncio.gather(*simulating)
+        await self._send(list(zip(others, tried, strict=True)), fees, moment)
+
+    async def _try_all(self, steps: Sequence[Step], at: ChainTime, line: asyncio.Semaphore) -> list[Tried]:
+        return await asyncio.gather(*(self._try(step, at, line) for step in steps))
+
+    async def _try(self, step: Step, at: ChainTime, line: asyncio.Semaphore) -> Tried:
+        """Run one step as if in its block. A fault of the node holds up that step only."""
+        call = self._mirror.market.encode(step.act)
+        async with line:
+            try:
+                result = await self._reader.simulate(self._sender.address, call, at, step.gas_limit)
+            except ChainFault as fault:
+                unknown = Wait(at.block, Reason("simulation.unknown", str(fault), "an answer"))
+                return Tried(step, call, unknown)
+        return Tried(
+            step, call, self._mirror.market.explain(result) if isinstance(result, Refuse) else result
+        )
+
+    async def _send(
+        self, planned: Sequence[tuple[Planned, Sequence[Tried]]], fees: Fees, moment: Moment
+    ) -> None:
+        """Reserve what is picked, a batch in one commit, and send it."""
+        for some in batches(planned, BATCH):
+            if permits := self._reserve_all(some, fees, moment.head):
+                await self._sender.send(permits, tick_ns=moment.heard_ns)
+            await asyncio.sleep(0)
+
+    def _reserve_all(
+        self, planned: Sequence[tuple[Planned, Sequence[Tried]]], fees: Fees, head: Head
+    ) -> list[Permit]:
+        """Reserve in one commit what was picked of the steps tried."""
+        permits = []
+        with self._journal.together():
+            for each, found in planned:
+                picked = self._desk.pick(each.judged.left, found)
+                if not isinstance(picked.result, bytes):
+                    self._cases.refused(each.account, picked.result, head)
+                elif not self._is_rehearsed(each, picked.step):
+                    permits += self._reserve(each, picked, fees, head)
+        return permits
+
+    def _reserve(self, each: Planned, picked: Tried, fees: Fees, head: Head) -> list[Permit]:
+        """Ask for the permit of one step, with the agreement that it rests on."""
+        granted = self._journal.reserve(
+            picked.step,
+            self._sender.transaction(picked.call, picked.step.gas_limit, fees),
+            agreed=each.judged.agreed,
+            chain_nonce=self._sender.chain_nonce,
+            block=head.number,
+            at_s=head.timestamp_s,
+        )
+        if isinstance(granted, Refuse):
+            self._cases.refused(each.account, granted, head)
+            return []
+        if self._dry_run:
+            self._rehearsed[each.account] = _state(each, picked.step)
+        self._cases.reserved(each.account, each.judged.agreed, head)
+        return [granted]
+
+    def _is_rehearsed(self, each: Planned, step: Step) -> bool:
+        """In a dry run, where the sender withholds all, an act is said once a case and state."""
+        return self._dry_run and self._rehearsed.get(each.account) == _state(each, step)
+
+    def _ready_of(self, account: AccountKey, moment: Moment) -> list[Tried] | None:
+        """Return what was tried for an account between heads, where that is at most one block old."""
+        is_new = moment.is_tick and moment.head.number - self._ready_at <= 1
+        return self._ready.get(account) if is_new else None
+
+    def _vouched(self, planned: Planned, moment: Moment) -> list[Tried] | None:
+        """Return the steps as tried, where what is ready vouches for every one; None otherwise."""
+        ready = self._ready_of(planned.account, moment) or []
+        found = []
+        for step in planned.steps:
+            tried = next((each for each in ready if self._desk.vouches(each, step)), None)
+            if tried is None:
+                return None
+            result = tried.result if isinstance(tried.result, bytes) else b""
+            found.append(Tried(step, self._mirror.market.encode(step.act), result))
+        return found
+
+
+def _state(each: Planned, step: Step) -> str:
+    return f"{step.case_id}:{step.kind}:{each.judged.state}"
+
+
+def held_back(decision: Decided, posture: Posture) -> Decided:
+    """Return what may be done of a decision as the keeper stands: halted, it takes nothing of anybody."""
+    if not isinstance(decision, tuple) or posture.level is not Level.HALTED:
+        return decision
+    others = tuple(step for step in decision if not step.act.closes)
+    return others or Refuse(Reason("book.halted", f"{decision[0].kind} is due", "a level below halted"))

@@ -1,0 +1,79 @@
+"""What a further fall of prices would have liquidated: of the whole book, and against which market's depth.
+
+One pass of the trigger's own loops over the book, at marks whose prices have fallen; of whom that breaches it
+is then added up what closing would move. In float64, and an estimate: who deposits, or is closed on the way,
+is not foreseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keeper.columns.snapshot import Snapshot
+from keeper.domain import Quote
+from keeper.risk.marks import Marks
+from keeper.trigger.distance import Price, Quotes, moved
+from keeper.trigger.engine import engine
+from keeper.trigger.scores import Rows, score
+from keeper.trigger.terms import Held, Terms
+from keeper.trigger.watch import COMPILED_FROM, NO_ROWS, NOTHING
+from keeper.units import FeedId
+
+SAMPLE = 4_096
+"""Of more rows than this in breach, so many, evenly spread, stand for all."""
+
+
+def flows(
+    book: Snapshot, quotes: Quotes, price: Price, feeds: Collection[FeedId], fall: float
+) -> Mapping[FeedId, float]:
+    """Return what would be liquidated on each of some feeds, in quote, if all of them fell by a fraction.
+
+    Of an account so much as ends its breach: what it lacks, over what it must have; all of it, where nothing
+    is required but that debts are covered. Whoever is in breach already counts, too. A feed without a quote
+    is left out.
+    """
+    fallen = {feed: moved(quotes[feed], 1 - fall) for feed in feeds if isinstance(quotes.get(feed), Quote)}
+    if not fallen:
+        return {}
+    now, then = price(quotes), price({**quotes, **fallen})
+    found = _breached(book, then)
+    every = -(-len(found) // SAMPLE) or 1
+    rows = found[::every]
+    classes, positions = book.classes[rows], book.legs.dense(rows)
+    scores = score(cash=book.cash[rows], positions=positions, marks=then, classes=classes)
+    missing = then.levels[classes] * scores.requirement - scores.equity
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(scores.requirement > 0, missing / scores.requirement, 1.0)
+    closed = np.abs(positions) * np.where(scores.unknown, 0.0, np.clip(share, 0.0, 1.0))[:, None]
+    value = np.abs(np.nan_to_num(then.value))
+    worth = (closed * (value if value.ndim == 1 else value[classes])).sum(axis=0) * every
+    return {
+        feed: float(worth[_hang_on(now, price({**quotes, feed: quote}))].sum())
+        for feed, quote in fallen.items()
+    }
+
+
+def _breached(book: Snapshot, marks: Marks) -> Rows:
+    """Return the rows that are not clear at some marks; those that are not known are left out."""
+    loops = engine() if len(book) >= COMPILED_FROM else engine(compiled=False)
+    held, terms, out = Held.of(book), Terms.of(marks, loops), np.empty(len(book), np.int32)
+    middle = len(book) // 2
+
+    def part(begin: int, end: int) -> Rows:
+        found, _ = loops.sieve(held, terms, NO_ROWS, begin, end, NOTHING, out)
+        return out[begin : begin + found].astype(np.intp)
+
+    with ThreadPoolExecutor(1) as other:
+        rest = other.submit(part, middle, len(book))
+        return np.concatenate([part(0, middle), rest.result()])
+
+
+def _hang_on(now: Marks, then: Marks) -> NDArray[Any]:
+    """Tell which columns' worth has moved between two marks [i]."""
+    differ = np.isfinite(now.value) & (now.value != then.value)
+    return differ if differ.ndim == 1 else np.asarray(differ.any(axis=0))
