@@ -239,8 +239,9 @@ async def look_at_deposit(
     taker: AccountKey = bytes.fromhex(wallet[2:]) + bytes(12)
     page = await reader.call(market.rows_call([taker]), head.hash)
     market.shape.check_names(page, [taker])
-    [row] = rows_of(market.shape, page)
-    yield amount("deposit", max(0, row.trader.cash_wad), f"deposit into Perpetual's Vault for {wallet}")
+    rows = rows_of(market.shape, page)
+    cash_wad = rows[0].trader.cash_wad if rows else 0
+    yield amount("deposit", max(0, cash_wad), f"deposit into Perpetual's Vault for {wallet}")
 
 
 async def _look_at_operator(config: Config, wallet: str, reader: ChainReader, head: Head) -> Finding:

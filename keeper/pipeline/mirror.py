@@ -164,10 +164,13 @@ class Mirror(Generic[MarketT]):
         """Read accounts at a head, whether they are dirty or not.
 
         Who was known before and is not any more is read once more at the next head: the head may be gone from
-        the node by now, or about to be.
+        the node by now, or about to be, or mixed with the next one.
         """
         known = [each for each in accounts if not isinstance(self.book.exact(each), Unknown)]
-        self._fold_rows(await self._pages(accounts, head), head)
+        pages = await self._pages(accounts, head)
+        # An account that a page leaves out was not read: what was known of it is no answer to this.
+        self.book.mark_dirty(accounts, head.number)
+        self._fold_rows(pages, head)
         if lost := [each for each in known if isinstance(self.book.exact(each), Unknown)]:
             log.warning("accounts.lost", block=head.number, accounts=len(lost), of=len(accounts))
             self.book.mark_dirty(lost, head.number)

@@ -72,6 +72,13 @@ def weigh(kind: str, means: Means, *, income_wad: Wad, exit_wad: Wad, gas: int) 
     )
 
 
+def least_income_wad(kind: str, means: Means, prudence: Prudence, min_profit_wad: Wad, *, gas: int) -> Wad:
+    """Return from which income on a step pays whose inventory costs nothing to sell."""
+    costs = weigh(kind, means, income_wad=0, exit_wad=0, gas=gas)
+    gas_wad = costs.worst_gas_wad if prudence.at_worst_fee else costs.gas_wad
+    return mul_div_up(gas_wad + min_profit_wad, WAD, costs.won_wad)
+
+
 def loss_wad(
     rule: str, found: Economics, prudence: Prudence, min_profit_wad: Wad, *, endangered: bool
 ) -> Wad | Refuse:

@@ -19,7 +19,7 @@ from keeper.lending.words import Flash, FlashTakeOver
 from keeper.plan import bounds
 from keeper.plan.bounds import Bound
 from keeper.plan.common import Gas, Policy, step, unprofitable
-from keeper.plan.economics import Prudence, is_endangered, loss_wad, weigh
+from keeper.plan.economics import Prudence, is_endangered, least_income_wad, loss_wad, weigh
 from keeper.plan.lending import FlashParams
 from keeper.ports import Offer, PerpMarket, Takeover
 from keeper.units import WAD, Wad, Wei, mul_div_trunc, mul_div_up
@@ -110,8 +110,7 @@ def plan_takeover(case: Case, params: Params) -> Planned | Refuse:
 
 def _plan_takeover(case: Case, params: Params) -> Planned | Refuse:
     gas = params.gas.typical(len(case.account.trader.positions) + len(case.means.taker.trader.positions))
-    cost_wad = case.means.gas_cost_wad(gas)
-    least_wad = cost_wad + params.min_profit_wad
+    least_wad = least_income_wad("takeover", case.means, params.prudence, params.min_profit_wad, gas=gas)
     offers = case.market.offers(case.account, case.world)
     sized = [_sized(case, offer, least_wad, params) for offer in offers]
     found = [each for each in sized if isinstance(each, Sized)]

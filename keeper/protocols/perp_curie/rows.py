@@ -71,7 +71,10 @@ class PerpRows:
         return self.bases
 
     def decode(self, page: bytes) -> Page:
-        """Decode a page; raise ChainFault where it is not a whole number of believable rows."""
+        """Decode a page, but for accounts that the contract could not read: these stay unread.
+
+        Raises ChainFault where it is not a whole number of believable rows.
+        """
         heads, entries = _columns(page)
         if len(heads) % HEAD_WORDS or len(entries) % ENTRY_WORDS:
             raise _cut_off(len(heads), len(entries), "whole rows")
@@ -87,12 +90,15 @@ class PerpRows:
             raise ChainFault(f"expected markets below {len(self.bases)} in a page of rows, found others")
         if flags.max(initial=0) >= FLAGS or names[:, ADDRESS:30].any():
             raise ChainFault(f"expected flags below {FLAGS} in a page of rows, found others")
-        keys = np.zeros((len(heads), 32), np.uint8)
-        keys[:, :ADDRESS] = names[:, :ADDRESS]
+        read = flags & UNREADABLE == 0
+        if count[~read].any():
+            raise ChainFault("expected no positions of accounts that cannot be read, found some")
+        keys = np.zeros((read.sum(), 32), np.uint8)
+        keys[:, :ADDRESS] = names[read, :ADDRESS]
         return Page(
             keys=keys.view("V32")[:, 0],
-            cells={"barred": flags, "cash": wide.decode(heads[:, 1])},
-            counts={"positions": count},
+            cells={"barred": flags[read], "cash": wide.decode(heads[read, 1])},
+            counts={"positions": count[read]},
             runs={
                 "positions": {
                     "market": market.astype(np.uint16),

@@ -18,6 +18,7 @@ from keeper.protocols.hybrid.market import HybridMarket
 from keeper.units import WAD
 from tests.unit.pipeline.desk import BREACHED, EMPTY, KEEPER, MARKET, Desk, cured
 from tests.unit.protocols.hybrid.books import OWNER
+from tests.unit.protocols.hybrid.pages import page_of
 
 FLAGGED = ["Suspected", "Reserved flag", "Sent"]
 OTHER = replace(EMPTY, key=b"\x0c" * 20 + bytes(12))
@@ -123,6 +124,22 @@ async def test_who_cannot_be_read_again_is_read_once_more_at_the_next_head(
     monkeypatch.setattr(type(mirror.book), "exact", lambda *_: said.pop(0))
     await mirror.read_again([OTHER.key], kept.chain.tip)
     assert mirror.book.dirty() == (OTHER.key,)
+
+
+async def test_an_account_that_a_page_leaves_out_is_not_believed_to_be_as_it_was(
+    kept: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.start()
+    await kept.head(OTHER)
+    mirror = kept.pipeline.mirror
+    none = mirror.market.shape.decode(page_of([]))
+    assert mirror.book.exact(OTHER.key) == OTHER
+    with monkeypatch.context() as patch:
+        patch.setattr(type(mirror.market.shape), "decode", lambda *_: none)
+        await mirror.read_again([OTHER.key], kept.chain.tip)
+    assert isinstance(mirror.book.exact(OTHER.key), Unknown)
+    await kept.head()
+    assert mirror.book.exact(OTHER.key) == OTHER
 
 
 async def test_nothing_more_is_sent_once_a_contract_has_other_code(kept: Desk) -> None:

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from keeper.domain import ChainTime, Reason, Refuse, Step, TakeOver
+from keeper.domain import ChainTime, Reason, Record, Refuse, Step, TakeOver
 from keeper.lending.words import Flash, FlashTakeOver, Lender
 from keeper.plan.common import Policy
+from keeper.plan.economics import Prudence
 from keeper.plan.lending import FlashParams
 from keeper.plan.perp import Case, Means, Params, Planned, chosen, plan_flash, plan_takeover
 from keeper.ports import Offer, Takeover
@@ -57,6 +58,20 @@ def test_restore_takes_the_least_that_pays_where_less_would_do_for_the_account()
     assert isinstance(planned, Planned)
     assert enough < taken(planned)[1] < 5 * WAD
     assert 0 <= planned.step.expected_profit_wad < WAD // 1_000
+
+
+@pytest.mark.parametrize("at_worst_fee", [False, True])
+def test_the_least_that_pays_counts_how_often_takeovers_fail_and_the_fee_at_worst(at_worst_fee: bool) -> None:
+    low = replace(LONG, trader=replace(LONG.trader, cash_wad=1_300 * WAD))
+    at, params = case(low, world(1_990)), Params(prudence=Prudence(at_worst_fee=at_worst_fee))
+    record = Record(won_wad={"takeover": WAD * 98 // 100}, worst_gas_wei=40 * GWEI)
+    means = replace(at.means, gas_price_wei=30 * GWEI, record=record)
+    planned = plan_takeover(replace(at, means=means), params)
+    assert isinstance(planned, Planned)
+    economics = planned.step.economics
+    assert economics is not None
+    counted_wad = economics.worst_profit_wad if at_worst_fee else economics.profit_wad
+    assert 0 <= counted_wad < WAD // 1_000
 
 
 def test_restore_takes_the_most_where_one_takeover_is_not_enough() -> None:

@@ -59,6 +59,21 @@ def test_funding_accrues_and_fees_come_in_without_an_event() -> None:
     assert not SHAPE.alike(BARE, account(2, -1.25, {}))
 
 
+def test_who_cannot_be_read_stays_as_unread_as_before() -> None:
+    lost = account(2, 0, {}, barred=8)
+    page = page_of([ONE, lost, MAKER])
+    SHAPE.check_names(page, [key(1), key(2), key(3)])
+    assert rows_of(SHAPE, page) == (ONE, MAKER)
+    book = book_of(ONE, BARE)
+    book.mark_dirty([key(1), key(2)], 2)
+    book.fold_rows(page, 2)
+    assert (book.exact(key(1)), book.dirty()) == (ONE, (key(2),))
+    book.fold_rows(page_of([BARE]), 3)
+    assert (book.exact(key(2)), book.dirty()) == (BARE, ())
+    with pytest.raises(ChainFault, match="expected no positions of accounts that cannot be read"):
+        SHAPE.decode(page_of([replace(ONE, barred=8)]))
+
+
 def garbled(column: int, place: int, word: int) -> bytes:
     """Return a page with one word of its heads or entries replaced."""
     columns = words_of([ONE])
