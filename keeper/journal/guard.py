@@ -7,7 +7,6 @@ first that refuses names the limit, the value found and the bound. Time is chain
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import count, takewhile
@@ -15,6 +14,7 @@ from typing import Any
 
 from keeper.domain import Agree, CaseEvent, EventKind, Liquidate, Permit, Reason, Refuse, Step
 from keeper.journal import rows
+from keeper.journal.db import Db
 from keeper.ports import LIVE, StepState
 from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad, Wei
 
@@ -182,7 +182,7 @@ def _refuse(rule: str, evidence: str, bound: str) -> Refuse:
 
 
 def reserve(
-    db: sqlite3.Connection,
+    db: Db,
     limits: Limits,
     step: Step,
     tx: Mapping[str, Any],
@@ -219,7 +219,7 @@ def reserve(
     return check(asked) or _grant(db, step, {**tx, "nonce": free_nonce(db, chain_nonce)}, asked)
 
 
-def _grant(db: sqlite3.Connection, step: Step, tx: Mapping[str, Any], asked: Ask) -> Permit:
+def _grant(db: Db, step: Step, tx: Mapping[str, Any], asked: Ask) -> Permit:
     """Write down the step with its whole transaction, and the event of its case."""
     tranche_nonce = step.act.tranche_nonce if isinstance(step.act, Liquidate) else None
     attempt = 1 + _attempts(db, step, tranche_nonce)
@@ -273,7 +273,7 @@ def _told(step: Step) -> Mapping[str, Any]:
     return told
 
 
-def free_nonce(db: sqlite3.Connection, chain_nonce: int) -> int:
+def free_nonce(db: Db, chain_nonce: int) -> int:
     """Return the lowest nonce from the chain's up that no transaction of ours holds.
 
     Not one more than the highest: an abandoned step leaves a hole, which would block all above it.
@@ -287,15 +287,16 @@ def free_nonce(db: sqlite3.Connection, chain_nonce: int) -> int:
     return next(nonce for nonce in count(chain_nonce) if nonce not in held)
 
 
-def _attempts(db: sqlite3.Connection, step: Step, tranche_nonce: int | None) -> int:
-    query = "SELECT count(*) FROM steps WHERE case_id = ? AND kind = ? AND tranche_nonce IS ?"
-    return int(db.execute(query, (step.case_id, step.kind, tranche_nonce)).fetchone()[0])
+def _attempts(db: Db, step: Step, tranche_nonce: int | None) -> int:
+    query = "SELECT count(*) FROM steps WHERE case_id = ? AND kind = ? AND coalesce(tranche_nonce, -1) = ?"
+    found = db.execute(query, (step.case_id, step.kind, -1 if tranche_nonce is None else tranche_nonce))
+    return int(found.fetchone()[0])
 
 
 RECENT = "(state IN ('reserved', 'sent') OR reserved_at_s > ?)"
 
 
-def _own(db: sqlite3.Connection, account: AccountKey, at_s: UnixS) -> tuple[Past, ...]:
+def _own(db: Db, account: AccountKey, at_s: UnixS) -> tuple[Past, ...]:
     columns = "step_id, state, reserved_at_s, outcome_at_s"
     query = f"SELECT {columns} FROM steps WHERE account = ? AND {RECENT} ORDER BY rowid"  # noqa: S608
     found = db.execute(query, (account, at_s - DAY_S))
@@ -305,14 +306,14 @@ def _own(db: sqlite3.Connection, account: AccountKey, at_s: UnixS) -> tuple[Past
     )
 
 
-def _spent_wei(db: sqlite3.Connection, at_s: UnixS) -> Wei:
+def _spent_wei(db: Db, at_s: UnixS) -> Wei:
     """Sum in whole gwei, each cost rounded up: a day's wei may be more than SQLite's integers hold."""
-    gwei = f"(CAST(coalesce(gas_cost_wei, max_cost_wei) AS INTEGER) + {GWEI - 1}) / {GWEI}"
+    gwei = f"(CAST(coalesce(gas_cost_wei, max_cost_wei) AS BIGINT) + {GWEI - 1}) / {GWEI}"
     query = f"SELECT coalesce(sum({gwei}), 0) FROM steps WHERE {RECENT}"  # noqa: S608
     return int(db.execute(query, (at_s - DAY_S,)).fetchone()[0]) * GWEI
 
 
-def moved_wad(db: sqlite3.Connection, at_s: UnixS) -> Mapping[FeedId, Wad]:
+def moved_wad(db: Db, at_s: UnixS) -> Mapping[FeedId, Wad]:
     """Return what the steps of the last minute take of each feed, those that took nothing left out."""
     query = (
         "SELECT takes FROM steps JOIN terms USING (step_id) WHERE reserved_at_s > ? AND reserved_at_s <= ?"
@@ -325,7 +326,7 @@ def moved_wad(db: sqlite3.Connection, at_s: UnixS) -> Mapping[FeedId, Wad]:
     return moved
 
 
-def _lost_wad(db: sqlite3.Connection, at_s: UnixS) -> Wad:
+def _lost_wad(db: Db, at_s: UnixS) -> Wad:
     query = (
         "SELECT loss_wad FROM steps JOIN terms USING (step_id)"
         " WHERE reserved_at_s > ? AND state <> 'abandoned' AND loss_wad <> '0'"
@@ -333,6 +334,6 @@ def _lost_wad(db: sqlite3.Connection, at_s: UnixS) -> Wad:
     return sum(int(row["loss_wad"]) for row in db.execute(query, (at_s - DAY_S,)))
 
 
-def _reserved_wad(db: sqlite3.Connection, block: Block) -> Wad:
+def _reserved_wad(db: Db, block: Block) -> Wad:
     query = "SELECT notional_wad FROM steps WHERE reserved_block = ? AND state <> 'abandoned'"
     return sum(int(row["notional_wad"]) for row in db.execute(query, (block,)))

@@ -13,6 +13,8 @@ from contextlib import closing
 from pathlib import Path
 
 from keeper.errors import ConfigError
+from keeper.journal.db import Db
+from keeper.journal.sqlite import SqliteDb
 
 VERSION = 2
 
@@ -37,9 +39,9 @@ MIGRATIONS: Mapping[int, tuple[str, ...]] = {
 """By the version that each leads to."""
 
 
-def version_of(db: sqlite3.Connection) -> int | None:
+def version_of(db: Db) -> int | None:
     """Return the version of a journal's tables; None where it has none yet, or is no journal."""
-    if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is None:
+    if "meta" not in db.tables():
         return None
     found = db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
     text = found[0] if found else ""
@@ -54,7 +56,7 @@ def expect_known(version: int | None) -> None:
         raise ConfigError(f"its schema is {version}, and this keeper knows 1 to {VERSION}")
 
 
-def bring_up(db: sqlite3.Connection, version: int) -> None:
+def bring_up(db: Db, version: int) -> None:
     """Take every step from a version to today's, inside an open transaction."""
     for target in range(version + 1, VERSION + 1):
         for statement in MIGRATIONS[target]:
@@ -62,7 +64,7 @@ def bring_up(db: sqlite3.Connection, version: int) -> None:
     db.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (str(VERSION),))
 
 
-def keep_copy(db: sqlite3.Connection, path: Path, version: int) -> Path:
+def keep_copy(db: SqliteDb, path: Path, version: int) -> Path:
     """Copy a journal as it is beside it, in place of what an attempt before may have left."""
     copy = path.with_name(f"{path.name}.v{version}")
     fresh = copy.with_name(copy.name + ".new")

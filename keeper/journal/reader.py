@@ -12,7 +12,7 @@ from pathlib import Path
 
 from keeper.domain import CaseEvent, EventKind
 from keeper.errors import ConfigError, InvariantBroken
-from keeper.journal import migrations, rows
+from keeper.journal import migrations, rows, sqlite
 from keeper.journal.rows import MOVES
 from keeper.journal.runs import Run, runs_of
 from keeper.journal.tape import Record, unpack
@@ -68,7 +68,7 @@ class JournalReader:
             raise ConfigError(f"the journal {path} cannot be read: there is no such file")
         try:
             with ExitStack() as undo:
-                self._db = undo.enter_context(closing(rows.connect(path, read_only=True)))
+                self._db = undo.enter_context(closing(sqlite.connect(path, read_only=True)))
                 migrations.expect_known(migrations.version_of(self._db))
                 self.identity = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
                 undo.pop_all()
@@ -106,7 +106,7 @@ class JournalReader:
         """Return, for each account that something was decided about, the rule of the newest reason."""
         query = (
             "SELECT account, json_extract(data, '$.rule') AS rule FROM events JOIN cases USING (case_id)"
-            " WHERE rule IS NOT NULL ORDER BY seq"
+            " WHERE json_extract(data, '$.rule') IS NOT NULL ORDER BY seq"
         )
         return {bytes(account): rule for account, rule in self._db.execute(query)}
 
@@ -124,7 +124,7 @@ class JournalReader:
         """
         query = (
             "SELECT seq, number, at_s, events, data FROM tape WHERE run = ? AND seq > ?"
-            " AND (seq >= ? OR listing OR seq = (SELECT min(seq) FROM tape WHERE run = ?))"
+            " AND (seq >= ? OR listing <> 0 OR seq = (SELECT min(seq) FROM tape WHERE run = ?))"
             " ORDER BY seq LIMIT 64"
         )
         last = 0
@@ -193,28 +193,35 @@ class JournalReader:
 
     def signed(self) -> dict[str, tuple[bytes, str]]:
         """Return by unsigned transaction the bytes that were signed of it, and their hash."""
-        found = self._db.execute("SELECT unsigned_tx, signed_tx, tx_hash FROM steps WHERE signed_tx NOT NULL")
+        found = self._db.execute(
+            "SELECT unsigned_tx, signed_tx, tx_hash FROM steps WHERE signed_tx IS NOT NULL"
+        )
         return {unsigned: (bytes(raw), tx_hash) for unsigned, raw, tx_hash in found}
 
     def tick_to_tx_ms(self) -> list[float]:
         """Return, in the order of sending, the time from each tick to the node's answer."""
         query = (
             "SELECT json_extract(data, '$.tick_to_tx_ms') AS ms FROM events"
-            " WHERE kind = ? AND ms IS NOT NULL ORDER BY seq"
+            " WHERE kind = ? AND json_extract(data, '$.tick_to_tx_ms') IS NOT NULL ORDER BY seq"
         )
         return [float(row["ms"]) for row in self._db.execute(query, (EventKind.SENT,))]
 
     def verify(self) -> list[str]:
         """Return every violation of what a journal promises; none in a sound one."""
         with self._one_moment():
-            found = [row[0] for row in self._db.execute("PRAGMA integrity_check") if row[0] != "ok"]
-            return [*found, *self._broken_cases(), *self._broken_steps(), *self._unagreed(), *self._repeats()]
+            return [
+                *self._db.flaws(),
+                *self._broken_cases(),
+                *self._broken_steps(),
+                *self._unagreed(),
+                *self._repeats(),
+            ]
 
     @contextmanager
     def _one_moment(self) -> Iterator[None]:
         """See one state of the file for several queries, whatever the keeper writes meanwhile."""
         try:
-            self._db.execute("BEGIN")
+            self._db.look()
             try:
                 yield
             finally:
@@ -226,7 +233,7 @@ class JournalReader:
         reasons: dict[str, dict[str, int]] = defaultdict(dict)
         for kind, rule, found in self._db.execute(
             "SELECT kind, json_extract(data, '$.rule') AS rule, count(*) FROM events"
-            " WHERE rule IS NOT NULL GROUP BY kind, rule ORDER BY kind, rule"
+            " WHERE json_extract(data, '$.rule') IS NOT NULL GROUP BY kind, rule ORDER BY kind, rule"
         ):
             reasons[kind][rule] = found
         return dict(reasons)
@@ -274,23 +281,24 @@ class JournalReader:
 
     def _unagreed(self) -> Iterator[str]:
         """Yield steps that take of an account, and rest on no agreement."""
-        for (step_id,) in self._db.execute(
-            "SELECT json_extract(data, '$.step_id') FROM events WHERE kind = ?"
-            " AND json_extract(data, '$.closes') AND json_extract(data, '$.agreed') IS NULL",
-            (EventKind.RESERVED,),
-        ):
-            yield f"step {step_id} takes of an account, and rests on no agreement"
+        for (data,) in self._db.execute("SELECT data FROM events WHERE kind = ?", (EventKind.RESERVED,)):
+            told = json.loads(data)
+            if told.get("closes") and told.get("agreed") is None:
+                yield f"step {told['step_id']} takes of an account, and rests on no agreement"
 
     def _repeats(self) -> Iterator[str]:
         """Yield nonces used twice, and tranches that were included twice."""
-        for nonce, steps in self._db.execute(
-            "SELECT nonce, group_concat(step_id, ', ') FROM steps WHERE state <> 'abandoned'"
-            " GROUP BY nonce HAVING count(*) > 1"
-        ):
-            yield f"nonce {nonce} is held by several steps: {steps}"
-        for account, tranche, steps in self._db.execute(
-            "SELECT hex(account), tranche_nonce, group_concat(step_id, ', ') FROM steps"
-            " WHERE state = 'included' AND tranche_nonce IS NOT NULL"
-            " GROUP BY account, tranche_nonce HAVING count(*) > 1"
-        ):
-            yield f"tranche {tranche} of account {account.lower()} was included several times: {steps}"
+        held: dict[int, list[str]] = defaultdict(list)
+        closed: dict[tuple[str, int], list[str]] = defaultdict(list)
+        query = "SELECT step_id, account, nonce, tranche_nonce, state FROM steps ORDER BY step_id"
+        for step_id, account, nonce, tranche, state in self._db.execute(query):
+            if state != StepState.ABANDONED:
+                held[nonce].append(step_id)
+            if state == StepState.INCLUDED and tranche is not None:
+                closed[account.hex(), tranche].append(step_id)
+        for nonce, steps in held.items():
+            if len(steps) > 1:
+                yield f"nonce {nonce} is held by several steps: {', '.join(steps)}"
+        for (owner, tranche), steps in closed.items():
+            if len(steps) > 1:
+                yield f"tranche {tranche} of account {owner} was included several times: {', '.join(steps)}"

@@ -8,11 +8,12 @@ does, and so does every listing.
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
+from typing import Any
 
+from keeper.journal.db import Db
 from keeper.journal.runs import cut
 from keeper.units import UnixS
 
@@ -24,7 +25,6 @@ LOOKS_BACK_S = 7 * DAY_S
 forgotten cannot be decided again."""
 CASES = 50
 REELS = 64
-PAGES = 256
 """How much goes at a time: a few milliseconds."""
 MB = 2**20
 
@@ -37,7 +37,7 @@ class Keep:
     mb: int = 2_000
 
 
-def forget(db: sqlite3.Connection, folder: Path, keep: Keep, now_s: UnixS) -> bool:
+def forget(db: Db, folder: Path, keep: Keep, now_s: UnixS) -> bool:
     """Forget a piece of what is older than it is kept, inside an open transaction; tell whether any was.
 
     ``folder`` is where the books lie. ``now_s`` is chain time. Where all that is kept is too much, the tape
@@ -46,12 +46,12 @@ def forget(db: sqlite3.Connection, folder: Path, keep: Keep, now_s: UnixS) -> bo
     horizon_s, least_s = (now_s - max(days, LEAST_DAYS) * DAY_S for days in (keep.days, LEAST_DAYS))
     if _forget_all(db, folder, horizon_s):
         return True
-    if size_of(db) <= keep.mb * MB:
+    if db.size() <= keep.mb * MB:
         return False
     return _forget_tape(db, folder, least_s) or _forget_all(db, folder, least_s)
 
 
-def _forget_all(db: sqlite3.Connection, folder: Path, horizon_s: UnixS) -> bool:
+def _forget_all(db: Db, folder: Path, horizon_s: UnixS) -> bool:
     found = [
         _forget_cases(db, horizon_s),
         _forget_tape(db, folder, horizon_s),
@@ -60,20 +60,7 @@ def _forget_all(db: sqlite3.Connection, folder: Path, horizon_s: UnixS) -> bool:
     return any(found)
 
 
-def size_of(db: sqlite3.Connection) -> int:
-    """Return how many bytes of the file hold anything."""
-    pages, free, size = (
-        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
-    )
-    return int((pages - free) * size)
-
-
-def give_back(db: sqlite3.Connection) -> None:
-    """Give some pages that hold nothing back to the system, outside of a transaction."""
-    db.execute(f"PRAGMA incremental_vacuum({PAGES})").fetchall()
-
-
-def _forget_cases(db: sqlite3.Connection, horizon_s: UnixS) -> bool:
+def _forget_cases(db: Db, horizon_s: UnixS) -> bool:
     """Forget the oldest closed cases of which nothing has happened since.
 
     No further than to the first one that began since: of all that are younger nothing is to be looked at.
@@ -97,11 +84,11 @@ def _forget_cases(db: sqlite3.Connection, horizon_s: UnixS) -> bool:
     for table in ("steps", "events", "cases"):
         db.executemany(f"DELETE FROM {table} WHERE case_id = ?", over)  # noqa: S608
     last, last_s = (max(each) for each in zip(*lasts, strict=True))
-    cut(db, "events < ? OR json_extract(started, '$.journal.head[3]') < ?", last, last_s + LOOKS_BACK_S)
+    cut(db, lambda run: run.events < last or run.began_s < last_s + LOOKS_BACK_S)
     return True
 
 
-def _forget_tape(db: sqlite3.Connection, folder: Path, horizon_s: UnixS) -> bool:
+def _forget_tape(db: Db, folder: Path, horizon_s: UnixS) -> bool:
     """Forget what was taped before: of runs that ended then all, of another what a kept book has read."""
     first = db.execute(
         "SELECT seq, run FROM tape WHERE at_s >= ? ORDER BY at_s, seq LIMIT 1", (horizon_s,)
@@ -117,20 +104,20 @@ def _forget_tape(db: sqlite3.Connection, folder: Path, horizon_s: UnixS) -> bool
         return False
     gone = db.execute(
         "DELETE FROM tape WHERE seq IN (SELECT seq FROM tape WHERE run = ? AND seq > ? AND seq <= ?"
-        " AND NOT listing ORDER BY seq LIMIT ?)",
+        " AND listing = 0 ORDER BY seq LIMIT ?)",
         (run, opening, book, REELS),
     ).rowcount
     if gone:
-        cut(db, "run = ?", run)
+        cut(db, lambda each: each.run == run)
     old = db.execute("SELECT rowid, file FROM books WHERE run = ? AND seq < ?", (run, book)).fetchall()
     _forget_books(db, folder, old)
     return gone > 0 or bool(old)
 
 
-def _forget_runs(db: sqlite3.Connection, folder: Path, run: int) -> bool:
+def _forget_runs(db: Db, folder: Path, run: int) -> bool:
     """Forget what was taped before a run, the oldest first."""
     oldest = db.execute("SELECT min(run) FROM runs WHERE run < ?", (run,)).fetchone()[0]
-    cut(db, "run = ?", oldest)
+    cut(db, lambda each: each.run == oldest)
     gone = db.execute(
         "DELETE FROM tape WHERE seq IN (SELECT seq FROM tape WHERE run = ? ORDER BY seq LIMIT ?)",
         (oldest, REELS),
@@ -143,13 +130,13 @@ def _forget_runs(db: sqlite3.Connection, folder: Path, run: int) -> bool:
     return True
 
 
-def _forget_books(db: sqlite3.Connection, folder: Path, books: list[sqlite3.Row]) -> None:
+def _forget_books(db: Db, folder: Path, books: list[Any]) -> None:
     for rowid, file in books:
         (folder / file).unlink(missing_ok=True)
         db.execute("DELETE FROM books WHERE rowid = ?", (rowid,))
 
 
-def _forget_others(db: sqlite3.Connection, horizon_s: UnixS) -> bool:
+def _forget_others(db: Db, horizon_s: UnixS) -> bool:
     """Forget heads and levels, but for the last ones, and differences that a clean round has followed."""
     heads = db.execute(
         "DELETE FROM heads WHERE seq IN (SELECT seq FROM heads WHERE timestamp_s < ?"

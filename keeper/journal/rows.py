@@ -7,20 +7,17 @@ is larger into floats. JSON is the standard library's, whose integers have no bo
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from keeper.domain import CaseEvent, ChainTime, EventKind, Head
 from keeper.errors import ConfigError, InvariantBroken
+from keeper.journal.db import Db
 from keeper.journal.migrations import VERSION
 from keeper.lifecycle import Status, advance
 from keeper.ports import Case, Outcome, Searched, StepRecord, StepState
 from keeper.units import AccountKey
-
-BUSY_TIMEOUT_S = 10.0
 
 MOVES: Mapping[EventKind, tuple[tuple[StepState, ...], StepState]] = {
     EventKind.SENT: ((StepState.RESERVED,), StepState.SENT),
@@ -90,28 +87,20 @@ ADDED = (
 """Tables that came later, and that an older keeper can do without."""
 
 
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """Open a connection in autocommit mode: transactions begin and end where the code says so."""
-    uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-    db = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    db.row_factory = sqlite3.Row
-    return db
-
-
-def create(db: sqlite3.Connection, identity: Mapping[str, str]) -> None:
+def create(db: Db, identity: Mapping[str, str]) -> None:
     """Lay out a new journal as the first keeper did, inside an open transaction; migrations do the rest."""
     for statement in SCHEMA:
         db.execute(statement)
     db.executemany("INSERT INTO meta VALUES (?, ?)", [("schema", "1"), *sorted(identity.items())])
 
 
-def add_tables(db: sqlite3.Connection) -> None:
+def add_tables(db: Db) -> None:
     """Add what a journal of before does not have yet, inside an open transaction."""
     for statement in ADDED:
         db.execute(statement)
 
 
-def check_identity(db: sqlite3.Connection, identity: Mapping[str, str]) -> None:
+def check_identity(db: Db, identity: Mapping[str, str]) -> None:
     """Raise ConfigError where the journal is another deployment's or another wallet's."""
     found = {row["key"]: row["value"] for row in db.execute("SELECT key, value FROM meta")}
     expected = {"schema": str(VERSION), **identity}
@@ -135,12 +124,12 @@ AT_ONCE = 500
 """Cases that are looked up by one statement: SQLite takes some thousand values."""
 
 
-def append(db: sqlite3.Connection, event: CaseEvent) -> None:
+def append(db: Db, event: CaseEvent) -> None:
     """Append one event and move its case by the lifecycle's table, inside an open transaction."""
     append_all(db, [event])
 
 
-def append_all(db: sqlite3.Connection, events: Sequence[CaseEvent]) -> None:
+def append_all(db: Db, events: Sequence[CaseEvent]) -> None:
     """Append events in their order, inside an open transaction: a few statements, however many they are."""
     before = _known(db, events)
     opened = {each.case_id: each for each in reversed(events) if each.case_id not in before}
@@ -183,14 +172,14 @@ def _moved(
     return after
 
 
-def _known(db: sqlite3.Connection, events: Sequence[CaseEvent]) -> dict[str, tuple[AccountKey, Status]]:
+def _known(db: Db, events: Sequence[CaseEvent]) -> dict[str, tuple[AccountKey, Status]]:
     """Return account and status of those cases of some events that the journal has."""
     query = "SELECT case_id, account, status FROM cases WHERE case_id IN ({})"
     found = _looked_up(db, query, dict.fromkeys(event.case_id for event in events))
     return {row["case_id"]: (row["account"], Status(row["status"])) for row in found}
 
 
-def _under_care(db: sqlite3.Connection, events: Iterable[CaseEvent]) -> dict[AccountKey, set[str]]:
+def _under_care(db: Db, events: Iterable[CaseEvent]) -> dict[AccountKey, set[str]]:
     """Return the open cases of those accounts of some events that have any."""
     query = "SELECT account, case_id FROM cases WHERE status <> 'closed' AND account IN ({})"
     cared: dict[AccountKey, set[str]] = {}
@@ -199,13 +188,13 @@ def _under_care(db: sqlite3.Connection, events: Iterable[CaseEvent]) -> dict[Acc
     return cared
 
 
-def _looked_up(db: sqlite3.Connection, query: str, values: Iterable[object]) -> Iterator[sqlite3.Row]:
+def _looked_up(db: Db, query: str, values: Iterable[object]) -> Iterator[Any]:
     rest = iter(values)
     while some := list(islice(rest, AT_ONCE)):
         yield from db.execute(query.format(", ".join("?" * len(some))), some)
 
 
-def open_case(db: sqlite3.Connection, account: AccountKey) -> str | None:
+def open_case(db: Db, account: AccountKey) -> str | None:
     """Return the id of the account's newest open case."""
     row = db.execute(
         "SELECT case_id FROM cases WHERE account = ? AND status <> 'closed' ORDER BY rowid DESC", (account,)
@@ -214,7 +203,8 @@ def open_case(db: sqlite3.Connection, account: AccountKey) -> str | None:
 
 
 SINCE_CALL = (
-    "seq > ifnull((SELECT max(seq) FROM events WHERE events.case_id = cases.case_id AND kind = 'Called'), 0)"
+    "seq > coalesce("
+    "(SELECT max(seq) FROM events WHERE events.case_id = cases.case_id AND kind = 'Called'), 0)"
 )
 CASES = (
     "SELECT cases.*, (SELECT at_s FROM events WHERE events.case_id = cases.case_id ORDER BY seq LIMIT 1)"  # noqa: S608
@@ -229,7 +219,7 @@ CASES = (
 )
 
 
-def to_case(row: sqlite3.Row) -> Case:
+def to_case(row: Any) -> Case:
     """Read a row of ``CASES``."""
     since = None if row["since_block"] is None else ChainTime(row["since_block"], row["since_at_s"])
     return Case(
@@ -244,7 +234,7 @@ def to_case(row: sqlite3.Row) -> Case:
     )
 
 
-def to_event(row: sqlite3.Row) -> CaseEvent:
+def to_event(row: Any) -> CaseEvent:
     """Read a row of ``events`` joined with the account of its case."""
     return CaseEvent(
         row["case_id"],
@@ -256,7 +246,7 @@ def to_event(row: sqlite3.Row) -> CaseEvent:
     )
 
 
-def to_step(row: sqlite3.Row) -> StepRecord:
+def to_step(row: Any) -> StepRecord:
     """Read a row of ``steps``."""
     return StepRecord(
         step_id=row["step_id"],
@@ -274,16 +264,16 @@ def to_step(row: sqlite3.Row) -> StepRecord:
     )
 
 
-def _to_outcome(row: sqlite3.Row) -> Outcome:
+def _to_outcome(row: Any) -> Outcome:
     kind = EventKind(row["state"].capitalize())
     return Outcome(kind, row["outcome_block"], row["outcome_hash"], int(row["gas_cost_wei"]))
 
 
-def to_head(row: sqlite3.Row) -> Head:
+def to_head(row: Any) -> Head:
     """Read a row of ``heads``."""
     return Head(row["number"], row["hash"], row["parent_hash"], row["timestamp_s"], int(row["base_fee_wei"]))
 
 
-def to_searched(row: sqlite3.Row) -> Searched:
+def to_searched(row: Any) -> Searched:
     """Read the row of ``searched``."""
     return Searched(row["first"], row["last"], row["last_hash"])

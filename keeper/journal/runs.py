@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from keeper.domain import EventKind
-from keeper.journal import rows
+from keeper.journal import rows, sqlite
+from keeper.journal.db import Db
 from keeper.journal.rows import MOVES
+from keeper.journal.sqlite import SqliteDb
 from keeper.lifecycle import OUTCOMES, fold
 from keeper.ports import StepState
 from keeper.units import AccountKey
@@ -41,20 +43,27 @@ class Run:
     """The last event of before."""
     started: Mapping[str, Any]
 
+    @property
+    def began_s(self) -> float:
+        """When the head was that was done last before; infinity where there was none."""
+        head = self.started.get("journal", {}).get("head")
+        return inf if head is None else float(head[3])
 
-def last_event(db: sqlite3.Connection) -> int:
+
+def last_event(db: Db) -> int:
     """Return the number of the newest event; 0 without one."""
     return int(db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0])
 
 
-def begin(db: sqlite3.Connection, started: Mapping[str, Any]) -> int:
+def begin(db: Db, started: Mapping[str, Any]) -> int:
     """Note that a run begins, and how the journal stands, inside an open transaction."""
     told = {**started, "journal": _standing(db)}
-    done = db.execute("INSERT INTO runs (events, started) VALUES (?, ?)", (last_event(db), rows.dumps(told)))
-    return done.lastrowid or 0
+    values = last_event(db), rows.dumps(told)
+    [(run,)] = db.execute("INSERT INTO runs (events, started) VALUES (?, ?) RETURNING run", values).fetchall()
+    return int(run)
 
 
-def _standing(db: sqlite3.Connection) -> dict[str, Any]:
+def _standing(db: Db) -> dict[str, Any]:
     """Say what events alone do not tell of how a journal stands."""
 
     def one(query: str) -> list[Any] | None:
@@ -72,20 +81,28 @@ def _standing(db: sqlite3.Connection) -> dict[str, Any]:
     }
 
 
-def runs_of(db: sqlite3.Connection) -> list[Run]:
+def runs_of(db: Db) -> list[Run]:
     """Return every run that a journal knows, oldest first."""
     found = db.execute("SELECT run, events, started FROM runs ORDER BY run")
     return [Run(run, events, json.loads(started)) for run, events, started in found]
 
 
-def cut(db: sqlite3.Connection, which: str, *values: int) -> None:
+def cut(db: Db, which: Callable[[Run], bool]) -> None:
     """Note of runs that they can no longer be replayed from their beginning."""
-    db.execute(f"UPDATE runs SET started = json_set(started, '$.cut', 1) WHERE {which}", values)  # noqa: S608
+    for each in runs_of(db):
+        if "cut" not in each.started and which(each):
+            _say(db, each, cut=1)
 
 
-def end(db: sqlite3.Connection, run: int) -> None:
+def end(db: Db, run: int) -> None:
     """Note of a run that it went on after its tape."""
-    db.execute("UPDATE runs SET started = json_set(started, '$.ended', 1) WHERE run = ?", (run,))
+    [its] = (each for each in runs_of(db) if each.run == run)
+    _say(db, its, ended=1)
+
+
+def _say(db: Db, run: Run, **more: int) -> None:
+    told = rows.dumps({**run.started, **more})
+    db.execute("UPDATE runs SET started = ? WHERE run = ?", (told, run.run))
 
 
 def link(source: Path, target: Path) -> None:
@@ -105,7 +122,7 @@ def rewind(source: Path, target: Path, run: Run, found: Iterable[AccountKey]) ->
 
     ``found`` are the accounts that were known then and not in the book that the run took up.
     """
-    db = rows.connect(target)
+    db = sqlite.connect(target)
     with closing(db):
         db.execute("PRAGMA synchronous = OFF")
         db.execute("ATTACH ? AS old", (f"{source.absolute().as_uri()}?mode=ro",))
@@ -129,7 +146,7 @@ def rewind(source: Path, target: Path, run: Run, found: Iterable[AccountKey]) ->
         db.execute("COMMIT")
 
 
-def _others(db: sqlite3.Connection) -> Iterator[str]:
+def _others(db: SqliteDb) -> Iterator[str]:
     both = (
         "SELECT name FROM main.sqlite_master WHERE type = 'table'"
         " INTERSECT SELECT name FROM old.sqlite_master WHERE type = 'table'"
@@ -137,7 +154,7 @@ def _others(db: sqlite3.Connection) -> Iterator[str]:
     yield from ({name for (name,) in db.execute(both)} - OWN)
 
 
-def _rewind_cases(db: sqlite3.Connection, last: int) -> None:
+def _rewind_cases(db: SqliteDb, last: int) -> None:
     """Take over events up to one of them, and the cases that they make."""
     db.execute(
         # By their own rows: by these it is told which cases are the newest, gaps or not.
@@ -155,7 +172,7 @@ def _rewind_cases(db: sqlite3.Connection, last: int) -> None:
         db.execute("UPDATE cases SET status = ? WHERE case_id = ?", (status, case_id))
 
 
-def _rewind_steps(db: sqlite3.Connection, unsigned: frozenset[str]) -> None:
+def _rewind_steps(db: SqliteDb, unsigned: frozenset[str]) -> None:
     """Take over the steps that were reserved by then, each as its events leave it."""
     states: dict[str, StepState] = {}
     ends: dict[str, tuple[Any, ...]] = {}

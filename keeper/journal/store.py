@@ -1,4 +1,8 @@
-"""The journal that the keeper writes: SQLite in WAL mode, every commit on disk before it returns."""
+"""The journal that the keeper writes: every commit is on disk before it returns.
+
+``StoredJournal`` holds all that is written and asked; what is a database's own is below, for SQLite, and in
+``shared``, for PostgreSQL.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,12 @@ from typing import Any
 from keeper.columns.shape import Row
 from keeper.domain import Agree, CaseEvent, EventKind, Head, Level, Permit, Reason, Record, Refuse, Seen, Step
 from keeper.errors import ConfigError, InvariantBroken, KeeperError
-from keeper.journal import guard, migrations, retention, rows, runs
+from keeper.journal import guard, migrations, retention, rows, runs, sqlite
+from keeper.journal.db import Db
 from keeper.journal.guard import Limits
 from keeper.journal.retention import Keep
 from keeper.journal.rows import MOVES
+from keeper.journal.sqlite import SqliteDb
 from keeper.journal.tape import Packed, Recorder
 from keeper.lifecycle import OUTCOMES, Status
 from keeper.ports import Case, Outcome, Searched, StepRecord, StepState
@@ -43,79 +49,47 @@ STILL = (E.CALLED, E.MOVED, E.OBSERVED, E.WAITED, E.REFUSED)
 """Events that move no case but as whoever records them knows."""
 
 
-class SqliteJournal:
-    """Implements ``ports.Journal`` and ``ports.Outbox`` on one file.
+class StoredJournal:
+    """Implements ``ports.Journal`` and ``ports.Outbox`` on a database.
 
-    May be called from several threads, and several processes may open the same file: writers take turns
-    at ``BEGIN IMMEDIATE``, which in WAL mode is exclusive among writers and leaves readers alone.
+    May be called from several threads, and several processes may write to the same database: they take turns.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        identity: Mapping[str, str],
-        limits: Limits | None = None,
-        durable: bool = True,
-    ) -> None:
-        """Open or create the journal of one chain, deployment and wallet; raise ConfigError otherwise.
-
-        ``identity`` names them (such as ``chain_id``, ``deployment``, ``wallet``); case does not matter.
-        Only what nobody builds on, such as a replay, need not be ``durable``.
-        """
+    def __init__(self, db: Db, path: Path, name: str, limits: Limits | None) -> None:
+        """Take a connection; books are kept beside ``path``, and errors call the journal by ``name``."""
+        self._db = db
         self._path = path
+        self._name = name
         self._lock = threading.RLock()
         self._limits = limits or Limits()
         self._tape: Recorder | None = None
         self._run = 0
-        try:
-            with ExitStack() as undo:
-                self._db = undo.enter_context(closing(rows.connect(path)))
-                self._prepare({key: value.lower() for key, value in identity.items()}, durable=durable)
-                undo.pop_all()
-        except (sqlite3.Error, KeeperError) as error:
-            raise ConfigError(f"the journal {path} cannot be used: {error.__cause__ or error}") from error
 
-    def _prepare(self, identity: Mapping[str, str], *, durable: bool) -> None:
-        # Before anything is in the file: later only a VACUUM changes it.
-        self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
-        self._db.execute("PRAGMA foreign_keys = ON")
-        is_older = self._keep_what_is_older()
-        with self._transaction() as db:
-            if db.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
-                rows.create(db, identity)
-            version = migrations.version_of(db)
-            if version is None:
-                raise ConfigError("it is a database, but not a keeper's journal")
-            migrations.expect_known(version)
-            migrations.bring_up(db, version)
-            rows.check_identity(db, identity)
-            rows.add_tables(db)
-            # A write, so that a file that cannot be written is found before the first act.
-            db.execute("UPDATE meta SET value = value WHERE key = 'schema'")
-        if is_older:
-            self._db.execute("VACUUM")
-
-    def _keep_what_is_older(self) -> bool:
-        """Copy a journal that is to be migrated; tell whether it is one."""
-        version = migrations.version_of(self._db)
-        if version is None or not 1 <= version < migrations.VERSION:
-            return False
-        migrations.keep_copy(self._db, self._path, version)
-        return True
+    def _prepare(self, db: Db, identity: Mapping[str, str]) -> None:
+        """Lay out a new journal, bring an older one up, refuse another's; inside an open transaction."""
+        if not db.tables():
+            rows.create(db, identity)
+        version = migrations.version_of(db)
+        if version is None:
+            raise ConfigError("it is a database, but not a keeper's journal")
+        migrations.expect_known(version)
+        migrations.bring_up(db, version)
+        rows.check_identity(db, identity)
+        rows.add_tables(db)
+        # A write, so that what cannot be written is found before the first act.
+        db.execute("UPDATE meta SET value = value WHERE key = 'schema'")
 
     def close(self) -> None:
-        """Close the file; what is in the write-ahead log moves into it, so that it can be copied alone."""
+        """Write what is left of the tape, and close the database."""
+        self._end_tape()
+        with self._lock:
+            self._db.close()
+
+    def _end_tape(self) -> None:
         if self._tape is not None and (head := self.last_head()) is not None:
             with self._transaction() as db:
                 self._write_tape(db, self._tape, self._tape.take_rest(), head)
             self._tape = None
-        with self._lock, suppress(sqlite3.Error):
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        with self._lock:
-            self._db.close()
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -124,29 +98,29 @@ class SqliteJournal:
             yield
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Iterator[Db]:
         with self._lock:
             joined = self._db.in_transaction
             if joined:
                 yield self._db
                 return
             try:
-                self._db.execute("BEGIN IMMEDIATE")
+                self._db.begin()
                 yield self._db
                 self._db.execute("COMMIT")
             except BaseException as error:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-                if isinstance(error, sqlite3.Error):
-                    raise KeeperError(f"the journal {self._path} cannot be written: {error}") from error
+                if isinstance(error, self._db.Fault):
+                    raise KeeperError(f"the journal {self._name} cannot be written: {error}") from error
                 raise
 
-    def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
+    def _rows(self, query: str, *values: object) -> list[Any]:
         with self._lock:
             try:
                 return self._db.execute(query, values).fetchall()
-            except sqlite3.Error as error:
-                raise KeeperError(f"the journal {self._path} cannot be read: {error}") from error
+            except self._db.Fault as error:
+                raise KeeperError(f"the journal {self._name} cannot be read: {error}") from error
 
     # --- cases ---
 
@@ -179,10 +153,10 @@ class SqliteJournal:
     def alarm(self, case_id: str) -> Seen | None:
         """Return when a case was first suspected since its last call, and how healthy its account was."""
         query = (
-            "SELECT at_s, data FROM events WHERE case_id = ?1 AND kind = 'Suspected' AND seq > (SELECT"
-            " ifnull(max(seq), 0) FROM events WHERE case_id = ?1 AND kind = 'Called') ORDER BY seq LIMIT 1"
+            "SELECT at_s, data FROM events WHERE case_id = ? AND kind = 'Suspected' AND seq > (SELECT"
+            " coalesce(max(seq), 0) FROM events WHERE case_id = ? AND kind = 'Called') ORDER BY seq LIMIT 1"
         )
-        found = self._rows(query, case_id)
+        found = self._rows(query, case_id, case_id)
         health = json.loads(found[0]["data"]).get("health") if found else None
         return None if health is None else Seen(found[0]["at_s"], int(health * WAD))
 
@@ -218,7 +192,7 @@ class SqliteJournal:
 
     def last_event(self) -> int:
         """Return the number of the newest event, 0 where there is none."""
-        return int(self._rows("SELECT ifnull(max(seq), 0) FROM events")[0][0])
+        return int(self._rows("SELECT coalesce(max(seq), 0) FROM events")[0][0])
 
     def moved_since(self, event: int) -> dict[AccountKey, Case | None]:
         """Return the newest open case, if any, of each account whose case a later event has moved."""
@@ -343,7 +317,7 @@ class SqliteJournal:
 
     def _move(
         self,
-        db: sqlite3.Connection,
+        db: Db,
         step: StepRecord,
         kind: EventKind,
         *,
@@ -389,9 +363,9 @@ class SqliteJournal:
     def head_done(self, head: Head) -> None:
         """Note that everything the keeper had to do at a head is done."""
         with self._transaction() as db:
-            done = db.execute(
+            [(seq,)] = db.execute(
                 "INSERT INTO heads (number, hash, parent_hash, timestamp_s, base_fee_wei, done_at_s)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
+                " VALUES (?, ?, ?, ?, ?, ?) RETURNING seq",
                 (
                     head.number,
                     head.hash,
@@ -400,8 +374,8 @@ class SqliteJournal:
                     str(head.base_fee_wei),
                     time.time(),
                 ),
-            )
-            db.execute("DELETE FROM heads WHERE seq <= ?", ((done.lastrowid or 0) - HEADS_KEPT,))
+            ).fetchall()
+            db.execute("DELETE FROM heads WHERE seq <= ?", (seq - HEADS_KEPT,))
             if self._tape is not None:
                 self._write_tape(db, self._tape, self._tape.take(), head)
                 if self._tape.has_ended:
@@ -424,15 +398,16 @@ class SqliteJournal:
             except (OSError, ConfigError):
                 # The keeper begins without such a book, too; only its replay cannot.
                 with self._transaction() as db:
-                    runs.cut(db, "run = ?", self._run)
+                    runs.cut(db, lambda each: each.run == self._run)
 
-    def _write_tape(
-        self, db: sqlite3.Connection, tape: Recorder, packed: Sequence[Packed], head: Head
-    ) -> None:
+    def _write_tape(self, db: Db, tape: Recorder, packed: Sequence[Packed], head: Head) -> None:
         events = runs.last_event(db)
         db.executemany(
             "INSERT INTO tape (run, number, at_s, events, listing, data) VALUES (?, ?, ?, ?, ?, ?)",
-            ((self._run, head.number, head.timestamp_s, events, each.listing, each.data) for each in packed),
+            (
+                (self._run, head.number, head.timestamp_s, events, int(each.listing), each.data)
+                for each in packed
+            ),
         )
         if tape.has_ended:
             runs.end(db, self._run)
@@ -442,9 +417,10 @@ class SqliteJournal:
 
         Now and then only, and only where there is a tape. Raises OSError where it cannot be kept.
         """
-        last = "SELECT max(block) FROM books WHERE run = ?1"
-        query = f"{last} UNION ALL SELECT min(number) FROM tape WHERE run = ?1"  # noqa: S608
-        begun = [row[0] for row in self._rows(query, self._run) if row[0] is not None]
+        query = (
+            "SELECT max(block) FROM books WHERE run = ? UNION ALL SELECT min(number) FROM tape WHERE run = ?"
+        )
+        begun = [row[0] for row in self._rows(query, self._run, self._run) if row[0] is not None]
         if self._tape is not None and begun and block >= begun[0] + BOOK_BLOCKS:
             self._keep_book(book, block)
 
@@ -453,7 +429,11 @@ class SqliteJournal:
         runs.link(book, kept)
         with self._transaction() as db:
             seq = db.execute("SELECT coalesce(max(seq), 0) FROM tape").fetchone()[0]
-            db.execute("INSERT OR REPLACE INTO books VALUES (?, ?, ?, ?)", (seq, self._run, block, kept.name))
+            db.execute(
+                "INSERT INTO books (seq, run, block, file) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (file) DO UPDATE SET seq = excluded.seq",
+                (seq, self._run, block, kept.name),
+            )
 
     def forget(self, keep: Keep) -> bool:
         """Forget a piece of what is older than it is kept; tell whether there was any.
@@ -466,9 +446,9 @@ class SqliteJournal:
         with self._transaction() as db:
             found = retention.forget(db, self._path.parent, keep, head.timestamp_s)
         # What does not go back to the system now is used again, or goes back the next time.
-        with self._lock, suppress(sqlite3.Error):
+        with self._lock, suppress(self._db.Fault):
             if not self._db.in_transaction:
-                retention.give_back(self._db)
+                self._db.give_back()
         return found
 
     def last_head(self) -> Head | None:
@@ -481,10 +461,15 @@ class SqliteJournal:
     def note_found(self, accounts: Iterable[AccountKey], searched: Searched | None) -> None:
         """Keep accounts that events named, and up to where they were looked for, in one transaction."""
         with self._transaction() as db:
-            db.executemany("INSERT OR IGNORE INTO accounts VALUES (?)", ((each,) for each in accounts))
+            db.executemany(
+                "INSERT INTO accounts (account) VALUES (?) ON CONFLICT (account) DO NOTHING",
+                ((each,) for each in accounts),
+            )
             if searched is not None:
                 db.execute(
-                    "INSERT OR REPLACE INTO searched VALUES (1, ?, ?, ?)",
+                    "INSERT INTO searched (only_row, first, last, last_hash) VALUES (1, ?, ?, ?)"
+                    " ON CONFLICT (only_row) DO UPDATE SET first = excluded.first, last = excluded.last,"
+                    " last_hash = excluded.last_hash",
                     (searched.first, searched.last, searched.last_hash),
                 )
 
@@ -514,12 +499,69 @@ class SqliteJournal:
     def note_healed(self) -> None:
         """Note that since the last difference every account was found as the chain has it."""
         with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO healed SELECT 1, max(seq) FROM differences")
+            db.execute(
+                "INSERT INTO healed (only_row, seq) SELECT 1, max(seq) FROM differences WHERE true"
+                " ON CONFLICT (only_row) DO UPDATE SET seq = excluded.seq"
+            )
 
     def unhealed(self) -> int:
         """Return how many differences came after that."""
-        query = "SELECT count(*) FROM differences WHERE seq > ifnull((SELECT seq FROM healed), 0)"
+        query = "SELECT count(*) FROM differences WHERE seq > coalesce((SELECT seq FROM healed), 0)"
         return int(self._rows(query)[0][0])
+
+
+class SqliteJournal(StoredJournal):
+    """A journal in one SQLite file, in WAL mode: writers take turns, and leave readers alone."""
+
+    _db: SqliteDb
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        identity: Mapping[str, str],
+        limits: Limits | None = None,
+        durable: bool = True,
+    ) -> None:
+        """Open or create the journal of one chain, deployment and wallet; raise ConfigError otherwise.
+
+        ``identity`` names them (such as ``chain_id``, ``deployment``, ``wallet``); case does not matter.
+        Only what nobody builds on, such as a replay, need not be ``durable``.
+        """
+        try:
+            with ExitStack() as undo:
+                super().__init__(undo.enter_context(closing(sqlite.connect(path))), path, str(path), limits)
+                self._open({key: value.lower() for key, value in identity.items()}, durable=durable)
+                undo.pop_all()
+        except (sqlite3.Error, KeeperError) as error:
+            raise ConfigError(f"the journal {path} cannot be used: {error.__cause__ or error}") from error
+
+    def _open(self, identity: Mapping[str, str], *, durable: bool) -> None:
+        # Before anything is in the file: later only a VACUUM changes it.
+        self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        is_older = self._keep_what_is_older()
+        with self._transaction() as db:
+            self._prepare(db, identity)
+        if is_older:
+            self._db.execute("VACUUM")
+
+    def _keep_what_is_older(self) -> bool:
+        """Copy a journal that is to be migrated; tell whether it is one."""
+        version = migrations.version_of(self._db)
+        if version is None or not 1 <= version < migrations.VERSION:
+            return False
+        migrations.keep_copy(self._db, self._path, version)
+        return True
+
+    def close(self) -> None:
+        """Close the file; what is in the write-ahead log moves into it, so that it can be copied alone."""
+        self._end_tape()
+        with self._lock, suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        super().close()
 
 
 def _odds_wad(won: Sequence[bool]) -> Wad:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from keeper.doctor.foreign import IMPLEMENTATION_SLOT
-from keeper.journal import rows
+from keeper.journal import sqlite
 from keeper.journal.reader import JournalReader
 from keeper.lab.anvil import anvil
 from keeper.lab.foreign.aave_v3 import Aave, deploy
@@ -136,7 +136,7 @@ def test_a_dry_run_journals_the_closing_that_it_would_send(site: Site) -> None:
         assert journal.verify() == []
         assert journal.summary().steps == {"abandoned": 1}
         assert journal.identity["deployment"] == site.aave.pool.lower()
-    with closing(rows.connect(path, read_only=True)) as db:
+    with closing(sqlite.connect(path, read_only=True)) as db:
         [(told,)] = db.execute("SELECT data FROM events WHERE kind = 'Reserved'").fetchall()
     act = json.loads(told)["act"]
     assert act["account"].startswith(WEAK)
