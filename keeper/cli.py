@@ -488,7 +488,7 @@ async def _run(config_path: Path, *, snapshot: Path | None, dry_run: bool) -> No
             sender = ChainSender(
                 tape.rpc(parts.rpc) if tape else parts.rpc,
                 journal,
-                signer,
+                tape.signer(signer) if tape else signer,
                 chain_id=config.chain.chain_id,
                 params=config.sender_params(dry_run=dry_run),
             )

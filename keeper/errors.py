@@ -15,3 +15,7 @@ class ChainFault(KeeperError):
 
 class ConfigError(KeeperError):
     """The configuration cannot be used; found before the first act."""
+
+
+class SignerFault(KeeperError):
+    """Whoever holds the wallet's key gave no signature of it: silent, or wrong. It may be asked again."""

@@ -39,6 +39,7 @@ from keeper.domain import (
     Step,
     Unknown,
     Valuation,
+    Wait,
 )
 from keeper.lending.words import Close, Sight, Standing, Sweep, Way
 from keeper.lifecycle import Status
@@ -907,8 +908,11 @@ class Sender(Protocol):
 
     async def send(
         self, permits: Sequence[Permit], *, tick_ns: int | None = None
-    ) -> tuple[str | Refuse, ...]:
+    ) -> tuple[str | Refuse | Wait, ...]:
         """Sign, commit the signed bytes, send them; return the hashes. Sending again gives the same ones.
+
+        A Wait says that whoever holds the key has not signed: the step stays reserved, and is tried again at
+        every head until it is no longer valid.
 
         A Refuse says that the node definitely took nothing, and that the step is abandoned. A failure of
         which nobody knows whether it arrived returns the hash: the step is in flight. ``tick_ns`` is the

@@ -30,7 +30,7 @@ from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader
 from keeper.desk.hybrid import HybridDesk, Params
 from keeper.domain import Quote, Unknown
-from keeper.execute.keys import Signer
+from keeper.execute.keys import LocalSigner
 from keeper.execute.sender import ChainSender
 from keeper.journal.guard import Limits
 from keeper.journal.store import SqliteJournal
@@ -218,7 +218,7 @@ def steady(crowd: Crowd, runner: asyncio.Runner) -> tuple[Row, Counter[str]]:
 
     async def follow(journal: SqliteJournal, pool: CountingPool) -> None:
         reader = ChainReader(pool, [node.ws_url], market.deployment.contracts)
-        sender = ChainSender(pool, journal, Signer(Wallet.from_key(wallet.key)), chain_id=node.chain_id)
+        sender = ChainSender(pool, journal, LocalSigner(Wallet.from_key(wallet.key)), chain_id=node.chain_id)
         desk = HybridDesk(sender.address, wallet.account, Params("ETH/USD"))
         pipeline = Pipeline(
             reader=reader, market=market, desk=desk, feed=Calm(), journal=journal, sender=sender

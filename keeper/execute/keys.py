@@ -19,6 +19,7 @@ from eth_account import Account
 from eth_utils.address import to_checksum_address
 
 from keeper.errors import ConfigError, InvariantBroken
+from keeper.execute.signer import Signed
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
@@ -38,24 +39,17 @@ class KeyParams:
     passphrase_file: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """A signed transaction as it goes over the wire, and its hash."""
-
-    raw: bytes
-    tx_hash: str
-
-
-class Signer:
-    """Signs transactions for one address. Neither prints nor pickles its key."""
+class LocalSigner:
+    """Implements ``Signer`` with a key in this process. Neither prints nor pickles it."""
 
     __slots__ = ("__account", "address")
+    fault: str | None = None
 
     def __init__(self, account: LocalAccount) -> None:
         self.__account = account
         self.address = account.address.lower()
 
-    def sign(self, tx: Mapping[str, Any]) -> Signed:
+    async def sign(self, tx: Mapping[str, Any]) -> Signed:
         """Sign a transaction; the same one always gives the same bytes (RFC 6979)."""
         try:
             signed = self.__account.sign_transaction({**tx, "to": to_checksum_address(tx["to"])})
@@ -66,13 +60,13 @@ class Signer:
         raise InvariantBroken(f"the transaction cannot be signed: {fault}")
 
     def __repr__(self) -> str:
-        return f"Signer({self.address})"
+        return f"LocalSigner({self.address})"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Signer does not leave its process")
+        raise TypeError("a signer does not leave its process")
 
 
-def load_signer(params: KeyParams) -> Signer:
+def load_signer(params: KeyParams) -> LocalSigner:
     """Load the wallet's key; raise ConfigError where it is missing, malformed, or locked otherwise."""
     if params.keystore is None:
         return _from_environment()
@@ -108,21 +102,21 @@ def load_exchange_token() -> str:
     return token
 
 
-def signer_of(key: bytes) -> Signer:
-    """Return a Signer for a key that was loaded before."""
-    return Signer(Account.from_key(key))
+def signer_of(key: bytes) -> LocalSigner:
+    """Return a signer for a key that was loaded before."""
+    return LocalSigner(Account.from_key(key))
 
 
-def _from_environment() -> Signer:
+def _from_environment() -> LocalSigner:
     if not os.environ.get(KEY_VARIABLE):
         raise ConfigError(f"no key: set {KEY_VARIABLE}, or a keystore with its passphrase file")
     account = _account(os.environ[KEY_VARIABLE].strip())
     if account is None:
         raise ConfigError(f"{KEY_VARIABLE} is not a private key of 32 bytes in hexadecimal")
-    return Signer(account)
+    return LocalSigner(account)
 
 
-def _from_keystore(keystore: Path, passphrase_file: Path) -> Signer:
+def _from_keystore(keystore: Path, passphrase_file: Path) -> LocalSigner:
     if not keystore.is_file():
         raise ConfigError(f"there is no keystore {keystore}")
     if _json(keystore) is None:
@@ -134,7 +128,7 @@ def _from_keystore(keystore: Path, passphrase_file: Path) -> Signer:
         raise ConfigError(
             f"the keystore {keystore} is not opened by the passphrase in {passphrase_file}, or is damaged"
         )
-    return Signer(account)
+    return LocalSigner(account)
 
 
 def _account(key: str | bytes) -> LocalAccount | None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from keeper.domain import Call, Fees, Head
 from keeper.errors import ChainFault
 from keeper.execute.fees import FeeParams, choose_fees
-from keeper.execute.keys import Signer
 from keeper.execute.sender import Rpc
+from keeper.execute.signer import Signer
 
 
 class PlainSender:
@@ -48,7 +48,7 @@ class PlainSender:
         if not isinstance(fees, Fees):
             raise ChainFault(f"no report sent: {fees.reason}")
         nonce = int(await self._rpc.request("eth_getTransactionCount", [self.address, "latest"]), 16)
-        signed = self._signer.sign(
+        signed = await self._signer.sign(
             {
                 "type": 2,
                 "chainId": self._chain_id,

@@ -1,5 +1,8 @@
 """Signs, sends and follows transactions; leaves a step in flight until the chain itself says how it ended.
 
+While there is no signature a step keeps its nonce: whoever holds the key is asked again at the next head,
+until the step is no longer valid. Nothing is locked meanwhile, and nobody waits twice at one head.
+
 Three answers to a send: the node has it, the node definitely refused it, or nobody knows. Only a refusal
 of bytes that were never sent before ends a step without chain evidence; nobody knowing counts as sent,
 and the same bytes go out again until there is evidence.
@@ -7,18 +10,19 @@ and the same bytes go out again until there is evidence.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
 import structlog
 
-from keeper.domain import Call, EventKind, Fees, Head, Permit, Reason, Refuse
-from keeper.errors import ChainFault, InvariantBroken
+from keeper.domain import Call, EventKind, Fees, Head, Permit, Reason, Refuse, Wait
+from keeper.errors import ChainFault, InvariantBroken, SignerFault
 from keeper.execute.fees import FeeParams, choose_fees
-from keeper.execute.keys import Signed, Signer
+from keeper.execute.signer import Signed, Signer
 from keeper.ports import LIVE, Outbox, Outcome, StepRecord, StepState
 from keeper.units import Block, Wei
 
@@ -120,6 +124,9 @@ class ChainSender:
         self._chain_nonce: int | None = None
         self._recheck_from: Block | None = None
         self._last_sent: dict[str, Block] = {}
+        self._silent: SignerFault | None = None
+        """Why nobody signs at this head: asked once, it is not waited for again."""
+        self._unsigned: dict[str, SignerFault] = {}
 
     @property
     def address(self) -> str:
@@ -168,30 +175,23 @@ class ChainSender:
 
     async def send(
         self, permits: Sequence[Permit], *, tick_ns: int | None = None
-    ) -> tuple[str | Refuse, ...]:
-        """Sign, commit the signed bytes, send them; return the hashes, or the node's definite refusals."""
+    ) -> tuple[str | Refuse | Wait, ...]:
+        """Sign, commit the signed bytes, send them; return the hashes, or the node's definite refusals.
+
+        A Wait says that there is no signature yet: the step stays reserved, and is tried again.
+        """
         return await self._deliver([self._outbox.step(permit.step_id) for permit in permits], tick_ns)
 
     async def resume(self, head: Head) -> tuple[StepRecord, ...]:
-        """Deliver what the journal holds as live, then follow it as ``track`` does.
-
-        What was never signed and is no longer valid is abandoned: nothing of it can be out.
-        """
-        self._now = head
-        held = []
-        for step in self._outbox.live_steps():
-            if step.signed_tx is None and step.valid_until_block <= head.number:
-                bound = f"valid until block {step.valid_until_block}"
-                self._abandon(step, Reason("send.validity", f"next block {head.number + 1}", bound))
-            else:
-                held.append(step)
-        await self._deliver(held)
+        """Deliver what the journal holds as live, then follow it as ``track`` does."""
+        self._now, self._silent = head, None
+        await self._deliver(self._still_valid(self._outbox.live_steps()))
         self._recheck_from = head.number - self._params.recheck_blocks
         return await self._follow()
 
     async def track(self, head: Head, orphaned: Sequence[Head]) -> tuple[StepRecord, ...]:
         """Look for outcomes at a new head, undo orphaned ones, send again what is due."""
-        self._now = head
+        self._now, self._silent = head, None
         pending = [] if self._recheck_from is None else [self._recheck_from]
         self._recheck_from = min([*pending, *(each.number for each in orphaned)], default=None)
         return await self._follow()
@@ -200,7 +200,7 @@ class ChainSender:
 
     async def _deliver(
         self, steps: Sequence[StepRecord], tick_ns: int | None = None
-    ) -> tuple[str | Refuse, ...]:
+    ) -> tuple[str | Refuse | Wait, ...]:
         """Hand steps' bytes to the node, lowest nonce first; write down what is known afterwards.
 
         Two commits for all of them: the signed bytes before the first is sent, the answers after the last.
@@ -209,19 +209,21 @@ class ChainSender:
             raise InvariantBroken(f"abandoned, the permit is void: {', '.join(void)}")
         if self._params.dry_run:
             return tuple(self._withhold(step) for step in steps)
+        signed = await self._signed(steps)
         with self._outbox.together():
-            signed = [self._signed(step) for step in steps]
-        answers = await self._hand_over_all(steps, signed)
+            for step, each in signed:
+                if step.signed_tx is None:
+                    self._outbox.sign(step.step_id, each.raw, each.tx_hash)
+        answers = await self._hand_over_all(signed)
+        bytes_of = {step.step_id: each for step, each in signed}
         with self._outbox.together():
             return tuple(
-                self._answered(step, each.tx_hash, *answers[step.step_id], tick_ns)
-                if step.step_id in answers
-                else each.tx_hash
-                for step, each in zip(steps, signed, strict=True)
+                self._told(step, bytes_of.get(step.step_id), answers.get(step.step_id), tick_ns)
+                for step in steps
             )
 
     async def _hand_over_all(
-        self, steps: Sequence[StepRecord], signed: Sequence[Signed]
+        self, signed: Sequence[tuple[StepRecord, Signed]]
     ) -> dict[str, tuple[Answer, str]]:
         """Hand over in the order of the nonces; what comes after a refused nonce is not sent at all.
 
@@ -229,7 +231,7 @@ class ChainSender:
         """
         answers: dict[str, tuple[Answer, str]] = {}
         hole = ""
-        for step, each in zip(steps, signed, strict=True):
+        for step, each in signed:
             if step.state not in LIVE:
                 continue
             unsent = step.signed_tx is None
@@ -238,6 +240,20 @@ class ChainSender:
                 hole = hole or f"nonce {step.nonce} below was refused: {words}"
             answers[step.step_id] = answer, words
         return answers
+
+    def _told(
+        self,
+        step: StepRecord,
+        signed: Signed | None,
+        answer: tuple[Answer, str] | None,
+        tick_ns: int | None,
+    ) -> str | Refuse | Wait:
+        """Write down what became of a step, as far as anything did."""
+        if signed is None:
+            fault = self._unsigned[step.step_id]
+            reason = Reason("send.unsigned", str(fault), f"a signature of {self.address}")
+            return Wait(self._head.number + 1, reason)
+        return signed.tx_hash if answer is None else self._answered(step, signed.tx_hash, *answer, tick_ns)
 
     def _answered(
         self, step: StepRecord, tx_hash: str, answer: Answer, words: str, tick_ns: int | None
@@ -253,13 +269,59 @@ class ChainSender:
         log.info("tx.sent", step_id=step.step_id, tx_hash=tx_hash, nonce=step.nonce, **data)
         return tx_hash
 
-    def _signed(self, step: StepRecord) -> Signed:
-        """Return the committed bytes; sign and commit them where there are none."""
-        if step.signed_tx is not None and step.tx_hash is not None:
-            return Signed(step.signed_tx, step.tx_hash)
-        signed = self._signer.sign(step.unsigned_tx)
-        self._outbox.sign(step.step_id, signed.raw, signed.tx_hash)
+    async def _signed(self, steps: Sequence[StepRecord]) -> list[tuple[StepRecord, Signed]]:
+        """Return the steps that have their bytes, with these; have signed what was not yet.
+
+        Of those never signed only such as have no unsigned nonce below them: the others could not be included
+        before, and would bar their accounts.
+        """
+        found = await self._sign([step for step in steps if step.signed_tx is None])
+        signed = []
+        for step in steps:
+            if step.signed_tx is not None and step.tx_hash is not None:
+                signed.append((step, Signed(step.signed_tx, step.tx_hash)))
+            elif step.step_id in found:
+                signed.append((step, found[step.step_id]))
         return signed
+
+    async def _sign(self, steps: Sequence[StepRecord]) -> dict[str, Signed]:
+        """Have steps signed, all at once; what lies above the first fault is left as it was."""
+        asking = () if self._silent is not None else [self._signer.sign(step.unsigned_tx) for step in steps]
+        if len(steps) == 1:
+            # Awaited as it is: with a key of this process, without a turn of the loop.
+            answers = [await _caught(each) for each in asking]
+        else:
+            answers = await asyncio.gather(*map(_caught, asking))
+        found: dict[str, Signed] = {}
+        for step, answer in zip(steps, answers, strict=False):
+            if isinstance(answer, SignerFault):
+                self._silent = answer
+                break
+            found[step.step_id] = answer
+            self._unsigned.pop(step.step_id, None)
+        for step in steps[len(found) :]:
+            assert self._silent is not None
+            self._unsigned[step.step_id] = self._silent
+            log.warning("tx.unsigned", step_id=step.step_id, nonce=step.nonce, why=str(self._silent))
+        return found
+
+    def _still_valid(self, steps: Sequence[StepRecord]) -> list[StepRecord]:
+        """Return the steps that may go out; abandon what was never signed, and could not be included in time.
+
+        Nothing of it can be out.
+        """
+        valid, following = [], self._head.number + 1
+        for step in steps:
+            if step.signed_tx is not None or step.valid_until_block >= following:
+                valid.append(step)
+                continue
+            bound = f"valid until block {step.valid_until_block}"
+            fault = self._unsigned.pop(step.step_id, None)
+            reason = Reason("send.validity", f"next block {following}", bound)
+            if fault is not None:
+                reason = Reason("send.unsigned", f"next block {following}; {fault}", bound)
+            self._abandon(step, reason)
+        return valid
 
     async def _hand_over(self, signed: Signed) -> tuple[Answer, str]:
         try:
@@ -341,10 +403,18 @@ class ChainSender:
     async def _resend(self, head: Head) -> None:
         """Send the same bytes again where an outcome is long overdue, or was undone by a reorg."""
         every = self._params.resend_after_blocks
-        live = self._outbox.live_steps()
+        live = self._still_valid(self._outbox.live_steps())
         await self._deliver(
             [s for s in live if head.number - self._last_sent.get(s.step_id, -every) >= every]
         )
+
+
+async def _caught(signing: Awaitable[Signed]) -> Signed | SignerFault:
+    """Return the fault of a signer as a value, so that it does not hide what others signed."""
+    try:
+        return await signing
+    except SignerFault as fault:
+        return fault
 
 
 def _same(believed: Outcome | None, seen: Outcome | None) -> bool:

@@ -48,13 +48,15 @@ from keeper.domain import (
     Report,
     Unknown,
 )
-from keeper.errors import ChainFault
+from keeper.errors import ChainFault, SignerFault
+from keeper.journal import rows
 from keeper.ports import BlockUpdate, Drawn, Feed, LiveFeed, Range, Reader, Reports
 from keeper.units import Block, FeedId, UnixS
 
 Record: TypeAlias = list[Any]
 ReaderT = TypeVar("ReaderT", bound=Reader)
 RpcT = TypeVar("RpcT")
+SignerT = TypeVar("SignerT")
 log = structlog.get_logger()
 
 LEVEL = 6
@@ -93,6 +95,8 @@ def at_block(at_hash: str) -> str:
 
 RPC = "rpc"
 """What several requests of a sender are of."""
+SIGN = "sign"
+"""What a signature is asked by. Only that there was none is noted: what was signed is in the journal."""
 
 
 def simulation_key(sender: str, call: Call, at: ChainTime, gas_limit: int) -> str:
@@ -284,6 +288,10 @@ class Recorder:
         """Stand around what a sender asks the nodes by."""
         return cast("RpcT", _TapedRpc(self, rpc))
 
+    def signer(self, signer: SignerT) -> SignerT:
+        """Stand around whoever holds the wallet's key."""
+        return cast("SignerT", _TapedSigner(self, signer))
+
     def feed(self, feed: Feed) -> Feed:
         """Stand around a source of prices."""
         return _TapedLiveFeed(self, feed) if isinstance(feed, LiveFeed) else _TapedFeed(self, feed)
@@ -403,6 +411,22 @@ class _TapedRpc:
         ids = [key_of(method, params) for method, params in calls]
         found: list[Any] = await self._tape.answers(RPC, ids, self._rpc.batch(calls))
         return found
+
+
+class _TapedSigner:
+    def __init__(self, tape: Recorder, signer: Any) -> None:
+        self._tape = tape
+        self._signer = signer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._signer, name)
+
+    async def sign(self, tx: Mapping[str, Any]) -> Any:
+        try:
+            return await self._signer.sign(tx)
+        except SignerFault as fault:
+            self._tape.note("!", key_of(SIGN, rows.dumps(tx)), str(fault))
+            raise
 
 
 class _TapedFeed:

@@ -25,11 +25,12 @@ from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Any, TypeAlias
 
 from keeper.domain import Bundle, Call, ChainTime, FeedView, Quote, Refuse, Unknown
-from keeper.errors import ChainFault
-from keeper.execute.keys import Signed
+from keeper.errors import ChainFault, SignerFault
+from keeper.execute.signer import Signed
 from keeper.journal import rows
 from keeper.journal.tape import (
     RPC,
+    SIGN,
     Record,
     at_block,
     call_id,
@@ -374,9 +375,18 @@ class Deck:
                 self._bundles = {feed: tuple(map(to_report, each)) for feed, each in said.items()}
         return self._bundles
 
-    def sign(self, unsigned: Mapping[str, Any]) -> Signed:
-        """Return what was signed then; of another transaction, what nobody can send."""
+    async def sign(self, unsigned: Mapping[str, Any]) -> Signed:
+        """Return what was signed then; of another transaction, what nobody can send.
+
+        Raises SignerFault where the tape says that it was not signed yet.
+        """
         text = rows.dumps(unsigned)
+        key = key_of(SIGN, text)
+        if self._stock[key] or self._ahead[key] > len(self._pending[key]):
+            try:
+                await self.ask(key)
+            except ChainFault as fault:
+                raise SignerFault(str(fault)) from None
         if text in self._signed:
             return Signed(*self._signed[text])
         return Signed(text.encode(), key_of("unsigned", text))

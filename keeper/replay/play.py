@@ -183,8 +183,8 @@ async def _played(
     sender: SenderParams,
     until: Block | None,
 ) -> Pipeline[Any] | None:
-    identity: Any = _Wallet(run.started["wallet"], deck)
-    away = ChainSender(deck.rpc, journal, identity, chain_id=run.started["chain_id"], params=sender)
+    wallet = _Wallet(run.started["wallet"], deck)
+    away = ChainSender(deck.rpc, journal, wallet, chain_id=run.started["chain_id"], params=sender)
 
     async def build(deck: Deck) -> Pipeline[Any]:
         return await made(deck, journal, away, book)
@@ -197,6 +197,8 @@ async def _played(
 
 class _Wallet:
     """Signs what was signed then, without a key."""
+
+    fault: str | None = None
 
     def __init__(self, address: str, deck: Deck) -> None:
         self.address = address

@@ -46,6 +46,9 @@ ELSEWHERE = {
         *("slope.empty_slice", "slope.slice_outside"),
     },
     "the keeper stopped between a permit and its signature, which is within one block": {"send.validity"},
+    "the signer gave no signature while the step was valid; the wallet on stage signs for itself": {
+        "send.unsigned"
+    },
     "it is the name of a file": {"book.snapshot"},
 }
 """The rules in no table of this folder: why, and which; ``_`` at an end stands for sixteen numbers."""

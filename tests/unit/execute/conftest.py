@@ -13,12 +13,13 @@ from eth_utils.crypto import keccak
 
 from keeper.domain import Call, CaseEvent, EventKind, Fees, Flag, Head, Permit, Step
 from keeper.errors import ChainFault
-from keeper.execute.keys import Signer
+from keeper.execute.keys import LocalSigner
 from keeper.execute.sender import ChainSender, Params
+from keeper.execute.signer import Signer
 from keeper.journal.store import SqliteJournal
 from keeper.lifecycle import Status
 from keeper.ports import StepState
-from keeper.units import WAD, Block
+from keeper.units import WAD, AccountKey, Block
 
 KEY = "0x" + "4c" * 32
 ACCOUNT = b"\x01" * 32
@@ -94,10 +95,10 @@ class Desk:
         self.node = Node()
         self.restart()
 
-    def restart(self, *, dry_run: bool = False) -> None:
+    def restart(self, *, dry_run: bool = False, signer: Signer | None = None) -> None:
         self.close()
         self.journal = SqliteJournal(self.path, identity={"chain_id": "31337"})
-        signer = Signer(Account.from_key(KEY))
+        signer = signer or LocalSigner(Account.from_key(KEY))
         params = Params(dry_run=dry_run)
         self.sender = ChainSender(self.node, self.journal, signer, chain_id=31337, params=params)
 
@@ -105,13 +106,16 @@ class Desk:
         if hasattr(self, "journal"):
             self.journal.close()
 
-    def reserve(self, block: Block = 100, *, valid_until: Block = 1_000) -> Permit:
-        if self.journal.status("case") in (None, Status.SETTLED):
-            suspected = CaseEvent("case", ACCOUNT, EventKind.SUSPECTED, block, block * 12, {})
+    def reserve(
+        self, block: Block = 100, *, valid_until: Block = 1_000, account: AccountKey = ACCOUNT
+    ) -> Permit:
+        case = "case" if account == ACCOUNT else f"case of {account.hex()}"
+        if self.journal.status(case) in (None, Status.SETTLED):
+            suspected = CaseEvent(case, account, EventKind.SUSPECTED, block, block * 12, {})
             self.journal.record([suspected])
         call = Call("0x" + "d1" * 20, b"\x12\x34")
         tx = self.sender.transaction(call, 1_000_000, Fees(3 * 10**9, 10**9))
-        step = Step("case", Flag(ACCOUNT, WAD), valid_until, 1_000_000, WAD)
+        step = Step(case, Flag(account, WAD), valid_until, 1_000_000, WAD)
         permit = self.journal.reserve(step, tx, chain_nonce=0, block=block, at_s=block * 12)
         assert isinstance(permit, Permit)
         return permit

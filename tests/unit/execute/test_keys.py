@@ -10,7 +10,7 @@ from eth_account import Account
 from structlog.testing import capture_logs
 
 from keeper.errors import ConfigError, InvariantBroken, KeeperError
-from keeper.execute.keys import KEY_VARIABLE, KeyParams, Signer, load_exchange_token, load_signer
+from keeper.execute.keys import KEY_VARIABLE, KeyParams, LocalSigner, load_exchange_token, load_signer
 
 PASSPHRASE = "correct horse battery"
 TX = {
@@ -32,8 +32,8 @@ def _no_key_around(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def signer(key: str) -> Signer:
-    return Signer(Account.from_key(key))
+def signer(key: str) -> LocalSigner:
+    return LocalSigner(Account.from_key(key))
 
 
 @pytest.fixture
@@ -54,12 +54,14 @@ def told_by(error: BaseException) -> str:
     return "".join(traceback.TracebackException(type(error), error, ours, capture_locals=True).format())
 
 
-def test_a_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, key: str, signer: Signer) -> None:
+def test_a_key_comes_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, key: str, signer: LocalSigner
+) -> None:
     monkeypatch.setenv(KEY_VARIABLE, f" {key}\n")
     assert load_signer(KeyParams()).address == signer.address
 
 
-def test_a_key_comes_from_a_keystore(stored: KeyParams, signer: Signer) -> None:
+def test_a_key_comes_from_a_keystore(stored: KeyParams, signer: LocalSigner) -> None:
     assert load_signer(stored).address == signer.address
 
 
@@ -145,9 +147,9 @@ def test_a_token_that_is_none_is_refused_without_showing_it(
     assert not token or token not in str(caught.value)
 
 
-def test_a_signer_shows_its_address_only(signer: Signer, key: str) -> None:
+def test_a_signer_shows_its_address_only(signer: LocalSigner, key: str) -> None:
     shown = [repr(signer), str(signer), f"{signer}", f"{[signer]}", f"{signer!a}", " ".join(dir(signer))]
-    assert shown[0] == f"Signer({signer.address})"
+    assert shown[0] == f"LocalSigner({signer.address})"
     for text in shown:
         assert key[2:] not in text
     with pytest.raises(TypeError):
@@ -155,13 +157,15 @@ def test_a_signer_shows_its_address_only(signer: Signer, key: str) -> None:
 
 
 @pytest.mark.parametrize("leave", [pickle.dumps, copy.copy, copy.deepcopy])
-def test_a_signer_does_not_leave_its_process(signer: Signer, key: str, leave: Any) -> None:
+def test_a_signer_does_not_leave_its_process(signer: LocalSigner, key: str, leave: Any) -> None:
     with pytest.raises(TypeError, match="does not leave") as refused:
         leave(signer)
     assert key[2:] not in told_by(refused.value)
 
 
-def test_a_logged_signer_shows_no_key(signer: Signer, key: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_logged_signer_shows_no_key(
+    signer: LocalSigner, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
     import structlog
 
     with capture_logs() as logged:
@@ -170,16 +174,16 @@ def test_a_logged_signer_shows_no_key(signer: Signer, key: str, caplog: pytest.L
     assert key[2:] not in caplog.text
 
 
-def test_what_cannot_be_signed_is_our_own_fault_and_shows_no_key(signer: Signer, key: str) -> None:
+async def test_what_cannot_be_signed_is_our_own_fault_and_shows_no_key(signer: LocalSigner, key: str) -> None:
     for broken in ({**TX, "gas": None}, {k: v for k, v in TX.items() if k != "to"}, {**TX, "to": "0xzz"}):
         with pytest.raises(InvariantBroken, match="cannot be signed") as refused:
-            signer.sign(broken)
+            await signer.sign(broken)
         assert isinstance(refused.value, KeeperError)
         assert key[2:] not in told_by(refused.value)
 
 
-def test_the_same_transaction_is_signed_into_the_same_bytes(signer: Signer) -> None:
-    first, again = signer.sign(TX), signer.sign(dict(reversed(TX.items())))
+async def test_the_same_transaction_is_signed_into_the_same_bytes(signer: LocalSigner) -> None:
+    first, again = await signer.sign(TX), await signer.sign(dict(reversed(TX.items())))
     assert first == again
     assert Account.recover_transaction(first.raw).lower() == signer.address
-    assert signer.sign({**TX, "nonce": 1}).tx_hash != first.tx_hash
+    assert (await signer.sign({**TX, "nonce": 1})).tx_hash != first.tx_hash

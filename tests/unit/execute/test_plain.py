@@ -12,7 +12,7 @@ from hexbytes import HexBytes
 from keeper.domain import Call, Head
 from keeper.errors import ChainFault
 from keeper.execute.fees import FeeParams
-from keeper.execute.keys import Signer
+from keeper.execute.keys import LocalSigner
 from keeper.execute.plain import PlainSender
 
 GWEI = 10**9
@@ -43,7 +43,7 @@ class Node:
 
 
 def sender(node: Node, key: str, **fees: int) -> PlainSender:
-    wallet = Signer(Account.from_key(key))
+    wallet = LocalSigner(Account.from_key(key))
     return PlainSender(node, wallet, chain_id=31337, gas_limit=1_500_000, fees=FeeParams(**fees))
 
 

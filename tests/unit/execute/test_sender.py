@@ -354,7 +354,7 @@ async def test_a_signed_step_is_in_flight_after_a_restart_even_where_the_node_re
     ready: Any, heads: Callable[[int], Head]
 ) -> None:
     permit = ready.reserve()
-    signed = ready.sender._signer.sign(permit.unsigned_tx)
+    signed = await ready.sender._signer.sign(permit.unsigned_tx)
     ready.journal.sign(permit.step_id, signed.raw, signed.tx_hash)
     ready.node.faults = [ChainFault("insufficient funds")]
     ready.restart()

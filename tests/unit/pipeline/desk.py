@@ -37,7 +37,7 @@ from keeper.domain import (
     Unknown,
 )
 from keeper.errors import ChainFault
-from keeper.execute.keys import Signer
+from keeper.execute.keys import LocalSigner
 from keeper.execute.sender import ChainSender
 from keeper.execute.sender import Params as SenderParams
 from keeper.journal.guard import Limits
@@ -61,7 +61,7 @@ from tests.unit.protocols.hybrid.pages import page_of
 from tests.unit.protocols.hybrid.test_codec import FakeChain
 
 KEY = "0x" + "4c" * 32
-SIGNER = Signer(Wallet.from_key(KEY))
+SIGNER = LocalSigner(Wallet.from_key(KEY))
 KEEPER = bytes.fromhex(SIGNER.address[2:]) + bytes(12)
 MARKET = HybridMarket(deployment())
 """The market as it is listed at first."""

@@ -1,0 +1,156 @@
+"""What becomes of a step whose transaction nobody signs yet."""
+
+import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from typing import Any
+
+import pytest
+from eth_account import Account
+
+from keeper.domain import EventKind, Head, Permit, Wait
+from keeper.errors import SignerFault
+from keeper.execute.keys import LocalSigner
+from keeper.execute.signer import Signed
+from keeper.lifecycle import Status
+from keeper.ports import StepState
+
+Updates = Callable[..., tuple[Head, tuple[Head, ...]]]
+
+
+class Distant:
+    """Signs as the wallet does, unless it is told to be silent."""
+
+    fault: str | None = None
+
+    def __init__(self, key: str) -> None:
+        self._near = LocalSigner(Account.from_key(key))
+        self.address = self._near.address
+        self.silent_for: set[int] = set()
+        """Nonces that are not signed."""
+        self.asked: list[int] = []
+        self.on_sign: Callable[[], object] = int
+
+    async def sign(self, tx: Mapping[str, Any]) -> Signed:
+        self.asked.append(tx["nonce"])
+        self.on_sign()
+        if tx["nonce"] in self.silent_for:
+            raise SignerFault("the signer is silent")
+        return await self._near.sign(tx)
+
+
+@pytest.fixture
+def signer(key: str) -> Distant:
+    return Distant(key)
+
+
+@pytest.fixture
+async def ready(desk: Any, signer: Distant, heads: Callable[[int], Head]) -> Any:
+    """Give a desk whose sender has a distant signer, and has resumed at block 100."""
+    desk.restart(signer=signer)
+    await desk.sender.resume(heads(100))
+    return desk
+
+
+def reserved(desk: Any, count: int) -> list[Permit]:
+    """Reserve a step of each of several accounts."""
+    return [desk.reserve(account=bytes([number]) * 32) for number in range(1, count + 1)]
+
+
+async def test_a_step_without_a_signature_keeps_its_nonce_and_goes_out_at_the_next_head(
+    ready: Any, signer: Distant, updates: Updates
+) -> None:
+    signer.silent_for = {0}
+    permit = ready.reserve()
+    (waits,) = await ready.sender.send([permit])
+    assert isinstance(waits, Wait)
+    assert (waits.until_block, waits.reason.rule) == (101, "send.unsigned")
+    assert waits.reason.evidence == "the signer is silent"
+    assert ready.state(permit) is StepState.RESERVED
+    assert ready.node.raws == []
+
+    signer.silent_for = set()
+    await ready.sender.track(*updates(101))
+    assert ready.state(permit) is StepState.SENT
+    assert ready.journal.step(permit.step_id).nonce == permit.nonce == 0
+    assert len(ready.node.raws) == 1
+
+
+async def test_a_silent_signer_is_asked_once_a_head(ready: Any, signer: Distant, updates: Updates) -> None:
+    signer.silent_for = {0, 1}
+    first, second = reserved(ready, 2)
+    await ready.sender.send([first])
+    await ready.sender.send([second])
+    assert signer.asked == [0]
+    await ready.sender.track(*updates(101))
+    assert signer.asked == [0, 0, 1]
+    assert {ready.state(first), ready.state(second)} == {StepState.RESERVED}
+
+
+async def test_nothing_goes_out_above_a_nonce_that_is_not_signed(ready: Any, signer: Distant) -> None:
+    signer.silent_for = {1}
+    sent, *waits = await ready.sender.send(reserved(ready, 3))
+    assert isinstance(sent, str)
+    assert [each.reason.rule for each in waits] == ["send.unsigned"] * 2
+    assert len(ready.node.raws) == 1
+
+
+async def test_what_is_not_signed_while_it_is_valid_is_abandoned(
+    ready: Any, signer: Distant, updates: Updates
+) -> None:
+    signer.silent_for = {0}
+    permit = ready.reserve(valid_until=102)
+    await ready.sender.send([permit])
+    await ready.sender.track(*updates(101))
+    assert ready.state(permit) is StepState.RESERVED
+    await ready.sender.track(*updates(102))
+    assert ready.state(permit) is StepState.ABANDONED
+    assert ready.journal.status("case") is Status.SETTLED
+    told = ready.journal.history("case")[-1]
+    assert (told.kind, told.data["rule"]) == (EventKind.ABANDONED, "send.unsigned")
+    assert "the signer is silent" in told.data["evidence"]
+    assert signer.asked == [0, 0]
+    assert ready.node.raws == []
+
+
+async def test_what_is_in_flight_is_followed_while_nobody_signs(
+    ready: Any, signer: Distant, updates: Updates
+) -> None:
+    sent, waits = reserved(ready, 2)
+    (tx_hash,) = await ready.sender.send([sent])
+    signer.silent_for = {1}
+    await ready.sender.send([waits])
+    ready.node.mine(tx_hash, 101)
+    (settled,) = await ready.sender.track(*updates(101))
+    assert settled.state is StepState.INCLUDED
+    assert ready.state(waits) is StepState.RESERVED
+
+
+async def test_nothing_is_locked_while_a_signature_is_awaited(ready: Any, signer: Distant) -> None:
+    locked = []
+
+    def another_writer() -> None:
+        with closing(sqlite3.connect(ready.path, timeout=0)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            db.rollback()
+        locked.append(False)
+
+    signer.on_sign = another_writer
+    await ready.sender.send([ready.reserve()])
+    assert locked == [False]
+
+
+def test_a_key_of_this_process_signs_without_a_turn_of_the_loop(signer: Distant) -> None:
+    tx = {
+        "type": 2,
+        "chainId": 1,
+        "nonce": 0,
+        "to": "0x" + "d1" * 20,
+        "data": "0x",
+        "value": 0,
+        "gas": 21_000,
+    }
+    signing = signer.sign({**tx, "maxFeePerGas": 1, "maxPriorityFeePerGas": 1})
+    with pytest.raises(StopIteration) as done:
+        signing.send(None)
+    assert isinstance(done.value.value, Signed)
