@@ -14,13 +14,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Protocol
 
 import structlog
 
 from keeper.domain import Call, EventKind, Fees, Head, Permit, Reason, Refuse, Wait
 from keeper.errors import ChainFault, InvariantBroken, SignerFault
+from keeper.execute.answers import REFUSALS, Answer, read
 from keeper.execute.fees import FeeParams, choose_fees
 from keeper.execute.signer import Signed, Signer
 from keeper.ports import LIVE, Outbox, Outcome, StepRecord, StepState
@@ -54,39 +54,6 @@ class Params:
     """At start, how far back recorded outcomes are looked at again, for reorgs while we were down."""
     dry_run: bool = False
     """Sign and send nothing, on no path; what is in flight is still followed."""
-
-
-class Answer(StrEnum):
-    """What a node said to a transaction."""
-
-    TAKEN = "taken"
-    KNOWN = "known"
-    """It has these bytes already, or the nonce is used: by us or by another, the receipt will tell."""
-    REFUSED = "refused"
-    UNKNOWN = "unknown"
-
-
-KNOWN = ("already known", "known transaction", "already imported", "already exists", "nonce too low")
-REFUSED = (
-    "insufficient funds",
-    "underpriced",
-    "intrinsic gas",
-    "less than block base fee",
-    "higher than max fee per gas",
-    "exceeds the configured cap",
-    "exceeds block gas limit",
-    "gas limit too high",
-    "invalid chain id",
-    "invalid sender",
-)
-
-
-def answer_of(fault: ChainFault) -> Answer:
-    """Read a node's error by its words, which geth's kin share; codes differ. Unfamiliar is unknown."""
-    words = str(fault).lower()
-    if any(known in words for known in KNOWN):
-        return Answer.KNOWN
-    return Answer.REFUSED if any(refused in words for refused in REFUSED) else Answer.UNKNOWN
 
 
 def judge(step: StepRecord, receipt: Mapping[str, Any] | None, used: int, head: Head) -> Outcome | None:
@@ -236,7 +203,7 @@ class ChainSender:
                 continue
             unsent = step.signed_tx is None
             answer, words = (Answer.REFUSED, hole) if unsent and hole else await self._hand_over(each)
-            if unsent and answer is Answer.REFUSED:
+            if unsent and answer in REFUSALS:
                 hole = hole or f"nonce {step.nonce} below was refused: {words}"
             answers[step.step_id] = answer, words
         return answers
@@ -259,7 +226,7 @@ class ChainSender:
         self, step: StepRecord, tx_hash: str, answer: Answer, words: str, tick_ns: int | None
     ) -> str | Refuse:
         """Write down what a node said; only a refusal of bytes never sent before ends a step."""
-        if answer is Answer.REFUSED and step.signed_tx is None:
+        if answer in REFUSALS and step.signed_tx is None:
             return self._abandon(step, Reason("send.refused", words, "accepted by the node"))
         data: dict[str, Any] = {"answer": answer} | ({"words": words} if words else {})
         if tick_ns is not None:
@@ -327,7 +294,7 @@ class ChainSender:
         try:
             await self._rpc.request("eth_sendRawTransaction", ["0x" + signed.raw.hex()])
         except ChainFault as fault:
-            return answer_of(fault), str(fault)
+            return read(str(fault)), str(fault)
         return Answer.TAKEN, ""
 
     def _withhold(self, step: StepRecord) -> Refuse:

@@ -9,7 +9,6 @@ import pytest
 from keeper.domain import Call, EventKind, Fees, Head, Permit, Refuse
 from keeper.errors import ChainFault, InvariantBroken
 from keeper.execute.fees import FeeParams, choose_fees
-from keeper.execute.sender import Answer, answer_of
 from keeper.lifecycle import Status
 from keeper.ports import Sender, StepState
 
@@ -427,26 +426,6 @@ def test_a_transaction_is_whole_but_for_its_nonce(desk: Any) -> None:
         "maxFeePerGas": 30,
         "maxPriorityFeePerGas": 2,
     }
-
-
-@pytest.mark.parametrize(
-    ("words", "answer"),
-    [
-        ("already known", Answer.KNOWN),
-        ("ALREADY_EXISTS: already known", Answer.KNOWN),
-        ("transaction already imported", Answer.KNOWN),
-        ("nonce too low: address 0x.., tx: 3 state: 4", Answer.KNOWN),
-        ("Insufficient funds for gas * price + value", Answer.REFUSED),
-        ("replacement transaction underpriced", Answer.REFUSED),
-        ("max fee per gas less than block base fee: address 0x..", Answer.REFUSED),
-        ("intrinsic gas too low: gas 1, minimum needed 21000", Answer.REFUSED),
-        ("connection refused", Answer.UNKNOWN),
-        ("request timed out", Answer.UNKNOWN),
-        ("internal error", Answer.UNKNOWN),
-    ],
-)
-def test_a_nodes_words_are_understood_and_unfamiliar_ones_are_unknown(words: str, answer: Answer) -> None:
-    assert answer_of(ChainFault(words)) is answer
 
 
 @pytest.mark.parametrize(
