@@ -1,0 +1,93 @@
+"""The one door with a node behind it that takes everything: what from permit to wire is timed on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eth_account import Account as Wallet
+
+from keeper.domain import Call, CaseEvent, EventKind, Fees, Flag, Head, Permit, Reason, Refuse, Step
+from keeper.execute.keys import Signer
+from keeper.execute.sender import ChainSender
+from keeper.journal.guard import Limits
+from keeper.journal.store import SqliteJournal
+from keeper.lab.world import person
+from keeper.units import WAD
+
+HEAD = Head(1_000, "0x" + "ab" * 32, "0x" + "aa" * 32, 1_700_000_000, 10**9)
+CALL = Call("0x" + "d1" * 20, bytes(132))
+FEES = Fees(3 * 10**9, 10**9)
+GAS = 400_000
+
+
+@dataclass
+class Taker:
+    """A node that takes whatever it is handed, and keeps when."""
+
+    handed_ns: list[int] = field(default_factory=list)
+
+    async def request(self, method: str, params: list[Any]) -> Any:
+        """Take a transaction."""
+        del method, params
+        self.handed_ns.append(time.perf_counter_ns())
+
+    async def batch(self, calls: Sequence[tuple[str, list[Any]]]) -> list[Any]:
+        """Know of no transaction of the wallet."""
+        return [hex(0) if method == "eth_getTransactionCount" else None for method, _ in calls]
+
+
+class Door:
+    """A wallet with its journal in a file, and accounts without end that something is to be done about."""
+
+    def __init__(self, path: Path, *, durable: bool) -> None:
+        limits = Limits(spend_day_wei=10**6 * WAD)
+        self.journal = SqliteJournal(path, identity={"of": "a benchmark"}, limits=limits, durable=durable)
+        self.node = Taker()
+        signer = Signer(Wallet.from_key(person(1, "keeper").key))
+        self._sender = ChainSender(self.node, self.journal, signer, chain_id=31337)
+        self._accounts = 0
+
+    async def open(self, before: int) -> None:
+        """Have so many steps of the last hour in the journal, none of them in flight any more."""
+        await self._sender.resume(HEAD)
+        await self._sender.prepare()
+        over = Reason("bench.over", "a step of the day", "none in flight")
+        with self.journal.together():
+            for _ in range(before):
+                permit = self._reserve(self._due())
+                self.journal.abandon(permit.step_id, over, block=HEAD.number, at_s=HEAD.timestamp_s)
+
+    async def pass_through(self) -> float:
+        """Take the step of a new account to the node; return how long that took [us]."""
+        step = self._due()
+        self.node.handed_ns.clear()
+        began_ns = time.perf_counter_ns()
+        with self.journal.together():
+            permit = self._reserve(step)
+        await self._sender.send([permit])
+        return (self.node.handed_ns[0] - began_ns) / 1e3
+
+    def _due(self) -> Step:
+        """Return the step of an account that is newly suspect, by the journal too."""
+        self._accounts += 1
+        account = self._accounts.to_bytes(32)
+        case_id = f"0x{account.hex()}@{HEAD.number}"
+        suspected = {"score": "E 1.00, M 2.00", "markets": ["BTC/USD"], "health": 0.5}
+        event = CaseEvent(case_id, account, EventKind.SUSPECTED, HEAD.number, HEAD.timestamp_s, suspected)
+        self.journal.record([event])
+        return Step(case_id, Flag(account, 50 * WAD), HEAD.number + 25, GAS, WAD)
+
+    def _reserve(self, step: Step) -> Permit:
+        granted = self.journal.reserve(
+            step,
+            self._sender.transaction(CALL, GAS, FEES),
+            chain_nonce=self._sender.chain_nonce,
+            block=HEAD.number,
+            at_s=HEAD.timestamp_s,
+        )
+        assert not isinstance(granted, Refuse), granted.reason
+        return granted

@@ -1,0 +1,76 @@
+"""Time the one door: ``scripts/bench execute [--json [FILE]]``.
+
+``reserve-sign-commit``: from a step that is due to its signed bytes on disk, as a keeper does it. Every limit
+is checked, the unsigned transaction reserved with its nonce, signed by the local key, and committed; the
+clock stops when the node is handed the bytes. Each step is of an account of its own, 10 ms after the last
+one, in a journal with 2,000 steps of the last hour. ``-hot`` is without the pause, ``-no-disk`` without
+waiting for the disk. ``fdatasync`` is what this disk takes to keep 4 KiB more of a file. All in a folder
+beside this repository's caches: a temporary one may lie in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from keeper.lab.bench import ROOT, Row, arguments, clocked, report, row_of
+from keeper.lab.door import Door
+
+BEFORE = 2_000
+PASSES = 400
+WARM_UP = 20
+PAUSE_S = 0.010
+PAGE = bytes(4_096)
+
+
+async def passes(path: Path, case: str, *, pause_s: float, durable: bool = True) -> Row:
+    """Take steps through the door, one after the other."""
+    door, times_us = Door(path / case, durable=durable), list[float]()
+    try:
+        await door.open(BEFORE)
+        for _ in range(WARM_UP + PASSES):
+            await asyncio.sleep(pause_s)
+            times_us.append(await door.pass_through())
+    finally:
+        door.journal.close()
+    return row_of(case, BEFORE, times_us[WARM_UP:])
+
+
+def bare(path: Path) -> Row:
+    """Measure what the disk itself takes."""
+    with (path / "bare").open("wb", buffering=0) as file:
+
+        def keep() -> None:
+            file.write(PAGE)
+            os.fdatasync(file.fileno())
+
+        return clocked("fdatasync", 1, [keep] * (WARM_UP + PASSES), pause_s=PAUSE_S, warm_up=WARM_UP)
+
+
+def main() -> None:
+    """Measure on one disk, the bare wait in between."""
+    chosen = arguments(__doc__ or "")
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
+    cache = ROOT / ".cache"
+    cache.mkdir(exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=cache, prefix="bench-") as name,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        path = Path(name)
+        rows = [
+            runner.run(passes(path, "reserve-sign-commit", pause_s=PAUSE_S)),
+            bare(path),
+            runner.run(passes(path, "reserve-sign-commit-hot", pause_s=0.0)),
+            runner.run(passes(path, "reserve-sign-commit-no-disk", pause_s=PAUSE_S, durable=False)),
+        ]
+    report("The one door: us per step", rows, json_path=chosen.json)
+
+
+if __name__ == "__main__":
+    main()
