@@ -7,9 +7,11 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
-from dataclasses import dataclass, replace
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Generic, Protocol, TextIO, TypeAlias, TypeVar
@@ -46,6 +48,7 @@ from keeper.journal.reader import JournalReader
 from keeper.journal.runs import Run
 from keeper.journal.store import SqliteJournal
 from keeper.journal.tape import Recorder, of_head, to_head
+from keeper.journal.wallet import Wallet
 from keeper.oracles.panel import reader_creation
 from keeper.pipeline import PAGE, Pipeline
 from keeper.ports import Journal, LendingMarket, Market, PerpMarket, Reports
@@ -101,6 +104,10 @@ app = typer.Typer(
 HERE = Path("keeper.toml")
 """The configuration, where only something is looked up."""
 ConfigOption = Annotated[Path, typer.Option(help="TOML file; docs/configuration.md lists its keys.")]
+ConfigOptions = Annotated[
+    list[Path],
+    typer.Option(help="TOML file; docs/configuration.md lists its keys. Again for each further deployment."),
+]
 Published = Annotated[
     Path | None,
     typer.Option(help="Start from a published book of the deployment, where the keeper has none of its own."),
@@ -118,8 +125,8 @@ def main() -> None:
 
 
 @app.command()
-def run(config: ConfigOption, *, snapshot: Published = None, dry_run: DryRun = False) -> None:
-    """Keep one deployment until told to stop (SIGTERM or Ctrl-C)."""
+def run(config: ConfigOptions, *, snapshot: Published = None, dry_run: DryRun = False) -> None:
+    """Keep deployments of one chain until told to stop (SIGTERM or Ctrl-C)."""
     _log_to_stdout()
     uvloop.run(_until_told(_run(config, snapshot=snapshot, dry_run=dry_run)))
 
@@ -437,36 +444,96 @@ PROTOCOLS: Mapping[str, Kind[Any]] = {
 
 
 @asynccontextmanager
-async def _connected(
-    config: Config, find: Find[MarketT], tape: Recorder | None = None
-) -> AsyncIterator[Parts[MarketT]]:
+async def _connected(config: Config, find: Find[MarketT]) -> AsyncIterator[Parts[MarketT]]:
     """Reach the node, and find the deployment; everything in the configuration is checked on the way."""
-    async with Pool(config.chain.http, config.pool_params()) as rpc:
-        scout = ChainReader(rpc, config.chain.ws, [])
-        await scout.verify(config.chain.chain_id, {config.deployment.setting: config.deployment.address})
-        await expect_chain(config.chain.ws, config.chain.chain_id)
-        head = head_of(await rpc.request("eth_getBlockByNumber", ["latest", False]))
-        if config.deployment.from_block > head.number:
-            bound = f"the chain's head is block {head.number}"
-            raise ConfigError(f"deployment.from_block is {config.deployment.from_block}, but {bound}")
-        if isinstance(config.deployment, ForeignDeployment):
-            await foreign.expect_code(rpc, config.deployment)
-        market = await find(tape.reader(scout) if tape else scout, config, head)
-        beacons: tuple[str, ...] = ()
-        if isinstance(config.deployment, ForeignDeployment):
-            beacons = await foreign.beacons_of(rpc, market.addresses)
-        reader = ChainReader(
-            rpc, config.chain.ws, market.addresses, config.reader_params(), lent=scout.lent, always=beacons
-        )
-        async with AsyncExitStack() as stack:
-            yield Parts(config, rpc, tape.reader(reader) if tape else reader, market, head, stack, tape)
+    async with Pool(config.chain.http, config.pool_params()) as rpc, _found(rpc, config, find) as parts:
+        yield parts
 
 
-async def _run(config_path: Path, *, snapshot: Path | None, dry_run: bool) -> None:
-    config = load(config_path)
+@asynccontextmanager
+async def _found(
+    rpc: Pool, config: Config, find: Find[MarketT], tape: Recorder | None = None
+) -> AsyncIterator[Parts[MarketT]]:
+    """Find the deployment at a node, as ``_connected`` does."""
+    scout = ChainReader(rpc, config.chain.ws, [])
+    await scout.verify(config.chain.chain_id, {config.deployment.setting: config.deployment.address})
+    await expect_chain(config.chain.ws, config.chain.chain_id)
+    head = head_of(await rpc.request("eth_getBlockByNumber", ["latest", False]))
+    if config.deployment.from_block > head.number:
+        bound = f"the chain's head is block {head.number}"
+        raise ConfigError(f"deployment.from_block is {config.deployment.from_block}, but {bound}")
+    if isinstance(config.deployment, ForeignDeployment):
+        await foreign.expect_code(rpc, config.deployment)
+    market = await find(tape.reader(scout) if tape else scout, config, head)
+    beacons: tuple[str, ...] = ()
+    if isinstance(config.deployment, ForeignDeployment):
+        beacons = await foreign.beacons_of(rpc, market.addresses)
+    reader = ChainReader(
+        rpc, config.chain.ws, market.addresses, config.reader_params(), lent=scout.lent, always=beacons
+    )
+    async with AsyncExitStack() as stack:
+        yield Parts(config, rpc, tape.reader(reader) if tape else reader, market, head, stack, tape)
+
+
+@dataclass(frozen=True, slots=True)
+class Berth:
+    """What the deployments that one process keeps have in common, or apart."""
+
+    rpc: Pool
+    wallets: defaultdict[str, Wallet]
+    """By address: journals of one wallet are one door."""
+    of: int
+    """How many deployments there are."""
+
+
+async def _run(paths: Sequence[Path], *, snapshot: Path | None, dry_run: bool) -> None:
+    configs = [load(path) for path in paths]
+    _expect_apart(dict(zip(paths, configs, strict=True)), snapshot)
+    chain = configs[0]
+    async with Pool(chain.chain.http, chain.pool_params()) as rpc, AsyncExitStack() as stack:
+        berth = Berth(rpc, defaultdict(Wallet), len(configs))
+        works = [
+            await stack.enter_async_context(_keeper(berth, config, snapshot=snapshot, dry_run=dry_run))
+            for config in configs
+        ]
+        await _until_stopped(*works)
+
+
+def _expect_apart(configs: Mapping[Path, Config], snapshot: Path | None) -> None:
+    """Raise ConfigError where deployments cannot be kept by one process."""
+    if snapshot is not None and len(configs) > 1:
+        raise ConfigError("--snapshot is the book of one deployment: give it with one --config")
+    (first, one), *others = configs.items()
+    for path, config in others:
+        if config.chain != one.chain:
+            raise ConfigError(f"{path}: [chain] is not that of {first}, and one process keeps one chain")
+    for name, of in APART.items():
+        taken: dict[object, Path] = {}
+        for path, config in configs.items():
+            value = of(config)
+            if value is not None and taken.setdefault(value, path) is not path:
+                raise ConfigError(f"{path}: {name} is that of {taken[value]}: {value}")
+
+
+APART: Mapping[str, Callable[[Config], object]] = {
+    "journal.path": lambda config: config.journal.path,
+    "mirror.snapshot": lambda config: config.mirror.snapshot,
+    "health.port": lambda config: config.health.port or None,
+}
+"""What each deployment of a process has to itself; of port 0 everybody gets another."""
+
+
+@asynccontextmanager
+async def _keeper(
+    berth: Berth, config: Config, *, snapshot: Path | None, dry_run: bool
+) -> AsyncIterator[Work]:
+    """Make ready to keep one deployment: all that it takes is open while the block lasts."""
     kind = PROTOCOLS[config.deployment.protocol]
     tape = Recorder() if config.journal.tape else None
-    async with _connected(config, kind.find, tape) as parts:
+    about = f"{config.deployment.protocol} {config.deployment.address}: " if berth.of > 1 else ""
+    if about:
+        structlog.contextvars.bind_contextvars(deployment=config.deployment.address)
+    async with _found(berth.rpc, config, kind.find, tape) as parts:
         market, reader = parts.market, parts.reader
         signer = load_signer(config.key_params())
         path = config.journal_path(dry_run=dry_run)
@@ -478,13 +545,23 @@ async def _run(config_path: Path, *, snapshot: Path | None, dry_run: bool) -> No
             "mode": "dry run" if dry_run else "live",
         }
         limits, feed = config.limits_for_guard(), config.open_feed(dry_run=dry_run)
-        teller = Teller(open_messengers(load_urls()), config.alert_params())
+        teller = Teller(open_messengers(load_urls()), config.alert_params(), about=about)
         panel = config.panel()
         if panel.feeds:
             await reader.lend(panel.reader, reader_creation())
-        with alone(path), closing(SqliteJournal(path, identity=identity, limits=limits)) as journal:
+        wallet = berth.wallets[signer.address]
+        opened = partial(SqliteJournal, path, identity=identity, limits=limits, wallet=wallet)
+        with alone(path), closing(opened()) as journal:
             if tape is not None:
-                begin_tape(journal, tape, parts, wallet=signer.address, snapshot=snapshot, dry_run=dry_run)
+                begin_tape(
+                    journal,
+                    tape,
+                    parts,
+                    wallet=signer.address,
+                    shares_wallet=berth.of > 1,
+                    snapshot=snapshot,
+                    dry_run=dry_run,
+                )
             sender = ChainSender(
                 tape.rpc(parts.rpc) if tape else parts.rpc,
                 journal,
@@ -516,10 +593,12 @@ async def _run(config_path: Path, *, snapshot: Path | None, dry_run: bool) -> No
                     first = await pipeline.discover(
                         config.deployment.from_block, parts.head, published=snapshot, progress=blocks
                     )
-                started = {"wallet": signer.address, "block": parts.head.number, "dry_run": dry_run}
-                log.info("keeper.started", accounts=pipeline.accounts, **started)
+                begun = {"wallet": signer.address, "block": parts.head.number, "dry_run": dry_run}
+                log.info("keeper.started", accounts=pipeline.accounts, **begun)
+                context = copy_context()
+                structlog.contextvars.clear_contextvars()
                 async with _forgetting(journal, config):
-                    await _until_stopped(reader, pipeline, first)
+                    yield Work(reader, pipeline, first, context)
                 pipeline.save()
 
 
@@ -561,6 +640,7 @@ def begin_tape(
     parts: Parts[MarketT],
     *,
     wallet: str,
+    shares_wallet: bool = False,
     snapshot: Path | None,
     dry_run: bool,
 ) -> None:
@@ -570,6 +650,7 @@ def begin_tape(
         "keeper": __version__,
         "chain_id": config.chain.chain_id,
         "wallet": wallet,
+        "shares_wallet": shares_wallet,
         "dry_run": dry_run,
         "live": config.feed.kind != "recorded",
         "head": of_head(parts.head),
@@ -669,7 +750,7 @@ async def _report(path: Path) -> None:
             await parts.open.enter_async_context(serving)
         log.info("reporter.started", wallet=wallet.address, keys=len(keys), quorum=roll.quorum.size)
         async with listening(feed):
-            await _until_stopped(parts.reader, reporter, parts.head.number)
+            await _until_stopped(Work(parts.reader, reporter, parts.head.number))
 
 
 async def _report_options(path: Path) -> None:
@@ -701,7 +782,7 @@ async def _report_options(path: Path) -> None:
         )
         log.info("steward.started", wallet=wallet.address, keys=len(keys), options=len(rules.options))
         async with listening(feed):
-            await _until_stopped(parts.reader, steward, parts.head.number)
+            await _until_stopped(Work(parts.reader, steward, parts.head.number))
 
 
 async def _genesis(rpc: Pool) -> str:
@@ -738,6 +819,7 @@ def _log_to(file: TextIO) -> None:
     renderer = structlog.dev.ConsoleRenderer() if file.isatty() else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
+            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             renderer,
@@ -765,25 +847,47 @@ async def _until_told(work: Coroutine[None, None, None]) -> None:
     log.info("stopped")
 
 
-async def _until_stopped(reader: ChainReader, daemon: Daemon, first: Block) -> None:
-    """Run until SIGTERM or SIGINT; the work on a head that has begun is finished first."""
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A daemon, and what it follows: the chain, from its first block on."""
+
+    reader: ChainReader
+    daemon: Daemon
+    first: Block
+    context: Context = field(default_factory=copy_context)
+    """What its words in the log say of it."""
+
+
+async def _until_stopped(*works: Work) -> None:
+    """Run until SIGTERM or SIGINT; the work on a head that has begun is finished first.
+
+    Where one of several ends by itself, all do.
+    """
     stop = asyncio.Event()
     stopping = asyncio.create_task(stop.wait())
     try:
-        await reader.start(first)
+        for each in works:
+            await each.reader.start(each.first)
         _on_signal(stop.set)
-        working = asyncio.create_task(daemon.run())
-        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(daemon.busy.acquire(), PATIENCE_S)
-            working.cancel()
-            await asyncio.wait({working})
-        if not working.cancelled():
-            working.result()
+        running = [asyncio.create_task(each.daemon.run(), context=each.context) for each in works]
+        await asyncio.wait({*running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.gather(*map(_finished, works, running))
+        for task in running:
+            if not task.cancelled():
+                task.result()
     finally:
         stopping.cancel()
-        await reader.close()
+        for each in works:
+            await each.reader.close()
+
+
+async def _finished(work: Work, running: asyncio.Task[None]) -> None:
+    """End a daemon that has not ended by itself."""
+    if not running.done():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(work.daemon.busy.acquire(), PATIENCE_S)
+        running.cancel()
+        await asyncio.wait({running})
 
 
 def _on_signal(act: Callable[[], object]) -> None:

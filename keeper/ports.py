@@ -48,7 +48,7 @@ from keeper.risk.marks import Marks
 from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad, Wei
 
 Found = TypeVar("Found")
-Drawn = TypeVar("Drawn", int, float | None)
+Drawn = TypeVar("Drawn", int, float | None, list[Any])
 
 
 class Feed(Protocol):

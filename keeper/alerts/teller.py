@@ -41,9 +41,12 @@ class Teller:
         messengers: Sequence[Messenger],
         params: Params | None = None,
         *,
+        about: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Tell by these messengers; ``about`` begins every text, where there are several tellers."""
         self._messengers = messengers
+        self._about = about
         # Not the loop's own threads: whoever hangs there would hold up name look-ups, and the head itself.
         self._threads = [ThreadPoolExecutor(1, "alerts") for _ in messengers]
         self._params = params or Params()
@@ -64,7 +67,7 @@ class Teller:
 
     def _put(self, text: str) -> None:
         try:
-            self._queue.put_nowait(text)
+            self._queue.put_nowait(self._about + text)
         except asyncio.QueueFull:
             self.counts.suppressed += 1
 

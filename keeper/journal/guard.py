@@ -7,7 +7,7 @@ first that refuses names the limit, the value found and the bound. Time is chain
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import count, takewhile
 from typing import Any
@@ -83,6 +83,31 @@ class Ask:
     takes: tuple[tuple[FeedId, Wad], ...] = ()
     moved_minute_wad: Mapping[FeedId, Wad] = field(default_factory=dict)
     """Of all accounts: what the steps of the last minute take of each feed, or have taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the steps of a journal mean for the next one of their wallet, whichever journal that goes into."""
+
+    nonces: frozenset[int] = frozenset()
+    """Those not below the chain's that a transaction holds."""
+    spent_day_wei: Wei = 0
+    notional_block_wad: Wad = 0
+    losses_day_wad: Wad = 0
+    moved_minute_wad: Mapping[FeedId, Wad] = field(default_factory=dict)
+
+    def __add__(self, other: Held) -> Held:
+        """Take two together."""
+        moved = dict(self.moved_minute_wad)
+        for feed, wad in other.moved_minute_wad.items():
+            moved[feed] = moved.get(feed, 0) + wad
+        return Held(
+            self.nonces | other.nonces,
+            self.spent_day_wei + other.spent_day_wei,
+            self.notional_block_wad + other.notional_block_wad,
+            self.losses_day_wad + other.losses_day_wad,
+            moved,
+        )
 
 
 def not_halted(ask: Ask) -> Refuse | None:
@@ -191,12 +216,14 @@ def reserve(
     chain_nonce: int,
     block: Block,
     at_s: UnixS,
+    beside: Held,
 ) -> Permit | Refuse:
     """Grant the one Permit of a step, or refuse; the caller holds the write lock and commits.
 
     The whole unsigned transaction is stored with the nonce given out here, so that a restart signs the
-    same bytes again.
+    same bytes again. ``beside`` is what other journals of the wallet hold.
     """
+    all_held = held(db, step, chain_nonce=chain_nonce, block=block, at_s=at_s) + beside
     max_cost_wei = int(tx["gas"]) * int(tx["maxFeePerGas"]) + int(tx.get("value", 0))
     asked = Ask(
         account=step.act.account,
@@ -206,17 +233,28 @@ def reserve(
         block=block,
         at_s=at_s,
         own=_own(db, step.act.account, at_s),
-        spent_day_wei=_spent_wei(db, at_s),
-        notional_block_wad=_reserved_wad(db, block),
+        spent_day_wei=all_held.spent_day_wei,
+        notional_block_wad=all_held.notional_block_wad,
         limits=limits,
         closes=step.act.closes,
         agreed=agreed,
         loss_wad=step.loss_wad,
-        losses_day_wad=_lost_wad(db, at_s) if step.loss_wad else 0,
+        losses_day_wad=all_held.losses_day_wad,
         takes=step.takes,
-        moved_minute_wad=moved_wad(db, at_s) if step.takes else {},
+        moved_minute_wad=all_held.moved_minute_wad,
     )
-    return check(asked) or _grant(db, step, {**tx, "nonce": free_nonce(db, chain_nonce)}, asked)
+    return check(asked) or _grant(db, step, {**tx, "nonce": free_nonce(all_held.nonces, chain_nonce)}, asked)
+
+
+def held(db: Db, step: Step, *, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
+    """Return what the steps of one journal mean for a step; what it does not ask for is left out."""
+    return Held(
+        _held_nonces(db, chain_nonce),
+        _spent_wei(db, at_s),
+        _reserved_wad(db, block),
+        _lost_wad(db, at_s) if step.loss_wad else 0,
+        moved_wad(db, at_s) if step.takes else {},
+    )
 
 
 def _grant(db: Db, step: Step, tx: Mapping[str, Any], asked: Ask) -> Permit:
@@ -273,18 +311,17 @@ def _told(step: Step) -> Mapping[str, Any]:
     return told
 
 
-def free_nonce(db: Db, chain_nonce: int) -> int:
+def free_nonce(taken: Collection[int], chain_nonce: int) -> int:
     """Return the lowest nonce from the chain's up that no transaction of ours holds.
 
     Not one more than the highest: an abandoned step leaves a hole, which would block all above it.
     """
-    held = {
-        row["nonce"]
-        for row in db.execute(
-            "SELECT nonce FROM steps WHERE state <> 'abandoned' AND nonce >= ?", (chain_nonce,)
-        )
-    }
-    return next(nonce for nonce in count(chain_nonce) if nonce not in held)
+    return next(nonce for nonce in count(chain_nonce) if nonce not in taken)
+
+
+def _held_nonces(db: Db, chain_nonce: int) -> frozenset[int]:
+    query = "SELECT nonce FROM steps WHERE state <> 'abandoned' AND nonce >= ?"
+    return frozenset(row["nonce"] for row in db.execute(query, (chain_nonce,)))
 
 
 def _attempts(db: Db, step: Step, tranche_nonce: int | None) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,11 +21,12 @@ from keeper.domain import Agree, CaseEvent, EventKind, Head, Level, Permit, Reas
 from keeper.errors import ConfigError, InvariantBroken, KeeperError
 from keeper.journal import guard, migrations, retention, rows, runs, sqlite
 from keeper.journal.db import Db
-from keeper.journal.guard import Limits
+from keeper.journal.guard import Held, Limits
 from keeper.journal.retention import Keep
 from keeper.journal.rows import MOVES
 from keeper.journal.sqlite import SqliteDb
 from keeper.journal.tape import Packed, Recorder
+from keeper.journal.wallet import Wallet, to_record
 from keeper.lifecycle import OUTCOMES, Status
 from keeper.ports import Case, Outcome, Searched, StepRecord, StepState
 from keeper.state import archive
@@ -55,12 +55,18 @@ class StoredJournal:
     May be called from several threads, and several processes may write to the same database: they take turns.
     """
 
-    def __init__(self, db: Db, path: Path, name: str, limits: Limits | None) -> None:
-        """Take a connection; books are kept beside ``path``, and errors call the journal by ``name``."""
+    def __init__(
+        self, db: Db, path: Path, name: str, limits: Limits | None, wallet: Wallet | None = None
+    ) -> None:
+        """Take a connection; books are kept beside ``path``, and errors call the journal by ``name``.
+
+        ``wallet`` is shared with the journals of other deployments.
+        """
         self._db = db
         self._path = path
         self._name = name
-        self._lock = threading.RLock()
+        self._wallet = wallet or Wallet()
+        self._lock = self._wallet.lock
         self._limits = limits or Limits()
         self._tape: Recorder | None = None
         self._run = 0
@@ -83,6 +89,7 @@ class StoredJournal:
         """Write what is left of the tape, and close the database."""
         self._end_tape()
         with self._lock:
+            self._wallet.leave(self)
             self._db.close()
 
     def _end_tape(self) -> None:
@@ -244,8 +251,28 @@ class StoredJournal:
         """Check every limit and commit the unsigned transaction; only then grant the Permit."""
         with self._transaction() as db:
             return guard.reserve(
-                db, self._limits, step, tx, agreed=agreed, chain_nonce=chain_nonce, block=block, at_s=at_s
+                db,
+                self._limits,
+                step,
+                tx,
+                agreed=agreed,
+                chain_nonce=chain_nonce,
+                block=block,
+                at_s=at_s,
+                beside=self._beside(step, chain_nonce, block, at_s),
             )
+
+    def _beside(self, step: Step, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
+        """Return what other journals of the wallet hold; the tape has it where there are any."""
+        found = self._wallet.beside(self, step, chain_nonce, block, at_s)
+        if self._tape is not None and self._wallet.is_shared:
+            self._tape.chance(to_record(found))
+        return found
+
+    def held(self, step: Step, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
+        """Return what its steps mean for a step of the same wallet in another journal."""
+        with self._lock:
+            return guard.held(self._db, step, chain_nonce=chain_nonce, block=block, at_s=at_s)
 
     def step(self, step_id: str) -> StepRecord:
         """Return one step; raise InvariantBroken where it is not known."""
@@ -522,17 +549,21 @@ class SqliteJournal(StoredJournal):
         identity: Mapping[str, str],
         limits: Limits | None = None,
         durable: bool = True,
+        wallet: Wallet | None = None,
     ) -> None:
         """Open or create the journal of one chain, deployment and wallet; raise ConfigError otherwise.
 
         ``identity`` names them (such as ``chain_id``, ``deployment``, ``wallet``); case does not matter.
-        Only what nobody builds on, such as a replay, need not be ``durable``.
+        Only what nobody builds on, such as a replay, need not be ``durable``. ``wallet`` is shared with the
+        journals of other deployments.
         """
         try:
             with ExitStack() as undo:
-                super().__init__(undo.enter_context(closing(sqlite.connect(path))), path, str(path), limits)
+                db = undo.enter_context(closing(sqlite.connect(path)))
+                super().__init__(db, path, str(path), limits, wallet)
                 self._open({key: value.lower() for key, value in identity.items()}, durable=durable)
                 undo.pop_all()
+            self._wallet.join(self)
         except (sqlite3.Error, KeeperError) as error:
             raise ConfigError(f"the journal {path} cannot be used: {error.__cause__ or error}") from error
 

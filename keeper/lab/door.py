@@ -11,7 +11,7 @@ from typing import Any
 from eth_account import Account as Wallet
 
 from keeper.domain import Call, CaseEvent, EventKind, Fees, Flag, Head, Permit, Reason, Refuse, Step
-from keeper.execute.keys import Signer
+from keeper.execute.keys import LocalSigner
 from keeper.execute.sender import ChainSender
 from keeper.journal.guard import Limits
 from keeper.journal.store import SqliteJournal
@@ -47,7 +47,7 @@ class Door:
         limits = Limits(spend_day_wei=10**6 * WAD)
         self.journal = SqliteJournal(path, identity={"of": "a benchmark"}, limits=limits, durable=durable)
         self.node = Taker()
-        signer = Signer(Wallet.from_key(person(1, "keeper").key))
+        signer = LocalSigner(Wallet.from_key(person(1, "keeper").key))
         self._sender = ChainSender(self.node, self.journal, signer, chain_id=31337)
         self._accounts = 0
 

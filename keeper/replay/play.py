@@ -24,6 +24,7 @@ from keeper.journal.reader import JournalReader, Reel
 from keeper.journal.runs import Run
 from keeper.journal.store import SqliteJournal
 from keeper.journal.tape import Record
+from keeper.journal.wallet import TapedWallet, Wallet
 from keeper.pipeline import Pipeline
 from keeper.ports import BlockUpdate, Journal
 from keeper.replay.deck import Deck
@@ -122,7 +123,8 @@ async def play_run(
         signed = reader.signed()
         deck = Deck(_wound(reader, run, reels), signed)
         before = Path(folder) / "journal.sqlite"
-        with closing(rewound(reader, run, before, limits)) as journal:
+        wallet = TapedWallet(deck.chance) if run.started.get("shares_wallet") else None
+        with closing(rewound(reader, run, before, limits, wallet)) as journal:
             book = reader.book(run)
             await _played(deck, journal, run, made, book, sender, until)
             now = journal.events_after(run.events)
@@ -156,12 +158,18 @@ def _wound(reader: JournalReader, run: Run, reels: list[Reel]) -> Iterator[list[
         reels.append(Reel(reel.seq, reel.number, reel.at_s, reel.events, []))
 
 
-def rewound(reader: JournalReader, run: Run, target: Path, limits: Limits | None = None) -> SqliteJournal:
+def rewound(
+    reader: JournalReader,
+    run: Run,
+    target: Path,
+    limits: Limits | None = None,
+    wallet: Wallet | None = None,
+) -> SqliteJournal:
     """Open a new journal that stands where another one stood when a run began."""
     identity = {key: value for key, value in reader.identity.items() if key != "schema"}
     SqliteJournal(target, identity=identity).close()
     runs.rewind(reader.path, target, run, _found(reader, run))
-    return SqliteJournal(target, identity=identity, limits=limits, durable=False)
+    return SqliteJournal(target, identity=identity, limits=limits, durable=False, wallet=wallet)
 
 
 def _found(reader: JournalReader, run: Run) -> Iterator[AccountKey]:

@@ -1,0 +1,76 @@
+"""One wallet, and a journal for each deployment that a process keeps with it.
+
+Each journal says which nonces its transactions hold and what its steps have cost; no Permit is granted but by
+a look at all of them. They share one lock, held until a grant is on disk: so no two grants miss each other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from keeper.domain import Step
+from keeper.journal.guard import Held
+from keeper.units import Block, UnixS
+
+
+class Holder(Protocol):
+    """A journal, as far as others of its wallet look at it."""
+
+    def held(self, step: Step, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
+        """Return what its steps mean for a step of the same wallet in another journal."""
+        ...
+
+
+class Wallet:
+    """What the journals of one wallet share, in one process; a journal alone has one to itself."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._journals: list[Holder] = []
+
+    def join(self, journal: Holder) -> None:
+        """Take in a journal that has been opened."""
+        self._journals.append(journal)
+
+    def leave(self, journal: Holder) -> None:
+        """Forget one that is closed."""
+        self._journals = [each for each in self._journals if each is not journal]
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether there is more than one."""
+        return len(self._journals) > 1
+
+    def beside(self, journal: Holder, step: Step, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
+        """Return what all journals but one hold."""
+        others = (each for each in self._journals if each is not journal)
+        return sum((each.held(step, chain_nonce, block, at_s) for each in others), Held())
+
+
+class TapedWallet(Wallet):
+    """The wallet of a replay: what its other journals held then is on the tape."""
+
+    def __init__(self, told: Callable[[list[Any]], list[Any]]) -> None:
+        super().__init__()
+        self._told = told
+
+    def beside(self, journal: Holder, step: Step, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
+        """Return what was noted when this was asked."""
+        del journal, step, chain_nonce, block, at_s
+        return of_record(self._told(to_record(Held())))
+
+
+def to_record(held: Held) -> list[Any]:
+    """Write down what is held as a tape has it, large numbers as text."""
+    moved = {feed: str(wad) for feed, wad in held.moved_minute_wad.items()}
+    sums = (held.spent_day_wei, held.notional_block_wad, held.losses_day_wad)
+    return [sorted(held.nonces), *map(str, sums), moved]
+
+
+def of_record(record: list[Any]) -> Held:
+    """Read it again."""
+    nonces, spent, notional, losses, moved = record
+    taken = {feed: int(wad) for feed, wad in moved.items()}
+    return Held(frozenset(nonces), int(spent), int(notional), int(losses), taken)
