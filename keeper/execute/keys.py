@@ -1,4 +1,4 @@
-"""The wallet's key: loaded once, and never shown again.
+"""The wallet's key in this process: loaded once, and never shown again.
 
 No text, pickle or exception of this module holds key material. Errors are raised outside the handlers
 that catch the libraries' own exceptions: one in ``__context__`` would carry along what those quote, and
@@ -7,11 +7,16 @@ the local variables of their frames, which some tracebacks print.
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
-from collections.abc import Mapping
+import stat
+import sys
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
 
 KEY_VARIABLE = "KEEPER_PRIVATE_KEY"
+PASSPHRASE_VARIABLE = "KEEPER_PASSPHRASE"  # noqa: S105 the name of it
 REPORTER_KEYS_VARIABLE = "KEEPER_REPORTER_KEYS"
 TOKEN_VARIABLE = "KEEPER_EXCHANGE_TOKEN"  # noqa: S105 the name of it
 TOKEN = re.compile(r"[!-~]{16,256}")
@@ -33,10 +39,15 @@ TOKEN = re.compile(r"[!-~]{16,256}")
 
 @dataclass(frozen=True, slots=True)
 class KeyParams:
-    """Where the key is: an encrypted JSON keystore, or the environment variable KEEPER_PRIVATE_KEY."""
+    """Where the key is: an encrypted JSON keystore, or the environment variable KEEPER_PRIVATE_KEY.
+
+    A keystore's passphrase is in a file, in KEEPER_PASSPHRASE, or typed on the terminal.
+    """
 
     keystore: Path | None = None
     passphrase_file: Path | None = None
+    address: str | None = None
+    """Whose key it has to be; None: whichever is found."""
 
 
 class LocalSigner:
@@ -67,14 +78,29 @@ class LocalSigner:
 
 
 def load_signer(params: KeyParams) -> LocalSigner:
-    """Load the wallet's key; raise ConfigError where it is missing, malformed, or locked otherwise."""
+    """Load the wallet's key; raise ConfigError where it is missing, malformed, locked, or of another wallet.
+
+    May ask for a passphrase on the terminal, and a loop that calls it then waits with it.
+    """
     if params.keystore is None:
-        return _from_environment()
-    if os.environ.get(KEY_VARIABLE):
-        raise ConfigError(f"both a keystore and {KEY_VARIABLE} are set: which key is meant?")
-    if params.passphrase_file is None:
-        raise ConfigError(f"the keystore {params.keystore} needs a passphrase file")
-    return _from_keystore(params.keystore, params.passphrase_file)
+        signer = _from_environment()
+    else:
+        if os.environ.get(KEY_VARIABLE):
+            raise ConfigError(f"both a keystore and {KEY_VARIABLE} are set: which key is meant?")
+        signer = _from_keystore(params.keystore, params.passphrase_file)
+    if params.address not in {None, signer.address}:
+        raise ConfigError(f"wallet.address is {params.address}, and the key is that of {signer.address}")
+    return signer
+
+
+def expect_private(path: Path) -> None:
+    """Refuse a file of secrets that everybody on this machine may read; a group may be meant to."""
+    try:
+        is_open = bool(path.stat().st_mode & stat.S_IROTH)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    if is_open:
+        raise ConfigError(f"{path} holds a secret and may be read by everybody: chmod o-r {path}")
 
 
 def load_reporter_keys() -> tuple[bytes, ...]:
@@ -116,19 +142,63 @@ def _from_environment() -> LocalSigner:
     return LocalSigner(account)
 
 
-def _from_keystore(keystore: Path, passphrase_file: Path) -> LocalSigner:
+def _from_keystore(keystore: Path, passphrase_file: Path | None) -> LocalSigner:
     if not keystore.is_file():
         raise ConfigError(f"there is no keystore {keystore}")
     if _json(keystore) is None:
         raise ConfigError(f"{keystore} cannot be read as a JSON keystore")
-    if _text(passphrase_file) is None:
-        raise ConfigError(f"the passphrase file {passphrase_file} cannot be read")
-    account = _unlock(keystore, passphrase_file)
+    source = _source(keystore, passphrase_file)
+    account = _unlock(keystore, source)
     if account is None:
         raise ConfigError(
-            f"the keystore {keystore} is not opened by the passphrase in {passphrase_file}, or is damaged"
+            f"the keystore {keystore} is not opened by the passphrase {source.said}, or is damaged"
         )
     return LocalSigner(account)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a passphrase comes from. Only what opens the keystore holds it, and no longer than that."""
+
+    said: str
+    read: Callable[[], str | None]
+
+
+def _source(keystore: Path, passphrase_file: Path | None) -> Source:
+    """Choose the one source that there is."""
+    in_environment = bool(os.environ.get(PASSPHRASE_VARIABLE))
+    if passphrase_file is not None:
+        if in_environment:
+            raise ConfigError(
+                f"both a passphrase file and {PASSPHRASE_VARIABLE} are set: which passphrase is meant?"
+            )
+        if _text(passphrase_file) is None:
+            raise ConfigError(f"the passphrase file {passphrase_file} cannot be read")
+        expect_private(passphrase_file)
+        return Source(f"in {passphrase_file}", partial(_text, passphrase_file))
+    if in_environment:
+        return Source(f"in {PASSPHRASE_VARIABLE}", _from_variable)
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            f"the keystore {keystore} needs a passphrase file, {PASSPHRASE_VARIABLE},"
+            " or a terminal to type its passphrase on"
+        )
+    return Source("that was typed", partial(_prompted, keystore))
+
+
+def _from_variable() -> str | None:
+    """Read the variable: a method of the environment itself would show all of it, where it is shown."""
+    return os.environ.get(PASSPHRASE_VARIABLE)
+
+
+def _prompted(keystore: Path) -> str | None:
+    """Ask on the terminal, without an echo; where that cannot be kept back, do not ask."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", getpass.GetPassWarning)
+        try:
+            return getpass.getpass(f"Passphrase of {keystore}: ")
+        except (EOFError, getpass.GetPassWarning):
+            return None
 
 
 def _account(key: str | bytes) -> LocalAccount | None:
@@ -141,8 +211,8 @@ def _account(key: str | bytes) -> LocalAccount | None:
     return account
 
 
-def _unlock(keystore: Path, passphrase_file: Path) -> LocalAccount | None:
-    document, passphrase = _json(keystore), _text(passphrase_file)
+def _unlock(keystore: Path, source: Source) -> LocalAccount | None:
+    document, passphrase = _json(keystore), source.read()
     if document is None or passphrase is None:
         return None
     try:

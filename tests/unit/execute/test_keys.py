@@ -1,7 +1,14 @@
 import copy
+import getpass
 import json
+import os
 import pickle
+import pty
+import sys
 import traceback
+import warnings
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +17,17 @@ from eth_account import Account
 from structlog.testing import capture_logs
 
 from keeper.errors import ConfigError, InvariantBroken, KeeperError
-from keeper.execute.keys import KEY_VARIABLE, KeyParams, LocalSigner, load_exchange_token, load_signer
+from keeper.execute.keys import (
+    KEY_VARIABLE,
+    PASSPHRASE_VARIABLE,
+    KeyParams,
+    LocalSigner,
+    load_exchange_token,
+    load_signer,
+)
 
 PASSPHRASE = "correct horse battery"
-TX = {
+TX: dict[str, Any] = {
     "type": 2,
     "chainId": 1,
     "nonce": 0,
@@ -28,7 +42,8 @@ TX = {
 
 @pytest.fixture(autouse=True)
 def _no_key_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    for name in (KEY_VARIABLE, PASSPHRASE_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -43,6 +58,7 @@ def stored(tmp_path: Path, key: str) -> KeyParams:
     keystore.write_text(
         json.dumps(Account.encrypt(bytes.fromhex(key[2:]), PASSPHRASE, kdf="pbkdf2", iterations=2))
     )
+    passphrase_file.touch(0o600)
     passphrase_file.write_text(PASSPHRASE + "\n")
     return KeyParams(keystore, passphrase_file)
 
@@ -120,6 +136,93 @@ def test_missing_files_are_named(stored: KeyParams, tmp_path: Path) -> None:
         load_signer(KeyParams(stored.keystore, tmp_path / "none"))
     with pytest.raises(ConfigError, match="needs a passphrase file"):
         load_signer(KeyParams(stored.keystore))
+
+
+def without_file(stored: KeyParams) -> KeyParams:
+    return KeyParams(stored.keystore)
+
+
+def test_a_passphrase_comes_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, stored: KeyParams, signer: LocalSigner
+) -> None:
+    monkeypatch.setenv(PASSPHRASE_VARIABLE, PASSPHRASE)
+    assert load_signer(without_file(stored)).address == signer.address
+    with pytest.raises(ConfigError, match="which passphrase is meant"):
+        load_signer(stored)
+    monkeypatch.setenv(PASSPHRASE_VARIABLE, "wrong horse battery")
+    with pytest.raises(
+        ConfigError, match=f"not opened by the passphrase in {PASSPHRASE_VARIABLE}"
+    ) as refused:
+        load_signer(without_file(stored))
+    assert "wrong horse" not in told_by(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "opens"), [(PASSPHRASE, True), ("wrong horse battery", False), ("", False)]
+)
+def test_a_passphrase_is_typed_on_a_terminal_and_not_echoed(
+    stored: KeyParams, signer: LocalSigner, typed: str, opens: bool
+) -> None:
+    """A process with a terminal of its own as its controlling one loads the keystore."""
+    load = (
+        "import sys; from pathlib import Path; from keeper.execute.keys import *\n"
+        "try: print(load_signer(KeyParams(Path(sys.argv[1]))).address)\n"
+        "except Exception as error: print(error)"
+    )
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", load, str(stored.keystore)])  # noqa: S606 not by a shell
+    with os.fdopen(terminal, "r+b", buffering=0) as screen:
+        shown = b""
+        while b"Passphrase of" not in shown:
+            shown += screen.read(4096)
+        screen.write(typed.encode() + b"\n")
+        # Linux says EIO where the other side of a terminal is gone.
+        with suppress(OSError):
+            while more := screen.read(4096):
+                shown += more
+    os.waitpid(pid, 0)
+    said = shown.decode()
+    assert (signer.address in said) is opens
+    assert opens or "not opened by the passphrase that was typed" in said
+    assert not typed or typed not in said
+
+
+def test_a_passphrase_that_would_be_echoed_is_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch, stored: KeyParams
+) -> None:
+    def echoing(prompt: str) -> str:
+        warnings.warn(prompt, getpass.GetPassWarning, stacklevel=1)
+        return PASSPHRASE
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(getpass, "getpass", echoing)
+    with pytest.raises(ConfigError, match="not opened by the passphrase that was typed"):
+        load_signer(without_file(stored))
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_refused"), [(0o600, False), (0o640, False), (0o604, True), (0o644, True)]
+)
+def test_a_passphrase_that_everybody_may_read_is_refused(
+    stored: KeyParams, mode: int, is_refused: bool
+) -> None:
+    assert stored.passphrase_file
+    stored.passphrase_file.chmod(mode)
+    with pytest.raises(ConfigError, match="may be read by everybody") if is_refused else nullcontext():
+        load_signer(stored)
+
+
+def test_a_key_of_another_wallet_is_refused(
+    monkeypatch: pytest.MonkeyPatch, key: str, stored: KeyParams, signer: LocalSigner
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    assert load_signer(KeyParams(address=signer.address)).address == signer.address
+    for named in (KeyParams(address=TX["to"]), replace(stored, address=TX["to"])):
+        if named.keystore is not None:
+            monkeypatch.delenv(KEY_VARIABLE)
+        with pytest.raises(ConfigError, match=f"is {TX['to']}, and the key is that of {signer.address}"):
+            load_signer(named)
 
 
 def test_the_token_of_a_group_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
