@@ -39,9 +39,11 @@ from keeper.doctor.examine import examine
 from keeper.doctor.finding import Mark, table_of
 from keeper.domain import ChainTime, Head
 from keeper.errors import ChainFault, ConfigError, KeeperError
-from keeper.execute.keys import load_exchange_token, load_reporter_keys, load_signer, signer_of
+from keeper.execute.keys import LocalSigner, load_exchange_token, load_reporter_keys, signer_of
 from keeper.execute.plain import PlainSender
 from keeper.execute.sender import ChainSender
+from keeper.execute.signer import Signer
+from keeper.execute.signers import SignerParams, open_signer, unlock
 from keeper.feeds import listening
 from keeper.journal.lock import alone
 from keeper.journal.reader import JournalReader
@@ -128,7 +130,11 @@ def main() -> None:
 def run(config: ConfigOptions, *, snapshot: Published = None, dry_run: DryRun = False) -> None:
     """Keep deployments of one chain until told to stop (SIGTERM or Ctrl-C)."""
     _log_to_stdout()
-    uvloop.run(_until_told(_run(config, snapshot=snapshot, dry_run=dry_run)))
+    configs = [load(path) for path in config]
+    _expect_apart(dict(zip(config, configs, strict=True)), snapshot)
+    # Before there is a loop: a passphrase may have to be typed, once for each keystore.
+    keys = {signer: unlock(signer) for signer in dict.fromkeys(each.signer_params() for each in configs)}
+    uvloop.run(_until_told(_run(configs, keys, snapshot=snapshot, dry_run=dry_run)))
 
 
 @app.command("report-prices")
@@ -482,16 +488,22 @@ class Berth:
     rpc: Pool
     wallets: defaultdict[str, Wallet]
     """By address: journals of one wallet are one door."""
+    keys: Mapping[SignerParams, LocalSigner | None]
+    """Those of this process."""
     of: int
     """How many deployments there are."""
 
 
-async def _run(paths: Sequence[Path], *, snapshot: Path | None, dry_run: bool) -> None:
-    configs = [load(path) for path in paths]
-    _expect_apart(dict(zip(paths, configs, strict=True)), snapshot)
+async def _run(
+    configs: Sequence[Config],
+    keys: Mapping[SignerParams, LocalSigner | None],
+    *,
+    snapshot: Path | None,
+    dry_run: bool,
+) -> None:
     chain = configs[0]
     async with Pool(chain.chain.http, chain.pool_params()) as rpc, AsyncExitStack() as stack:
-        berth = Berth(rpc, defaultdict(Wallet), len(configs))
+        berth = Berth(rpc, defaultdict(Wallet), keys, len(configs))
         works = [
             await stack.enter_async_context(_keeper(berth, config, snapshot=snapshot, dry_run=dry_run))
             for config in configs
@@ -533,9 +545,15 @@ async def _keeper(
     about = f"{config.deployment.protocol} {config.deployment.address}: " if berth.of > 1 else ""
     if about:
         structlog.contextvars.bind_contextvars(deployment=config.deployment.address)
-    async with _found(berth.rpc, config, kind.find, tape) as parts:
+    signing = config.signer_params()
+    if signing.is_in_environment and not config.is_rehearsal:
+        mend = "a keystore, or whoever signs elsewhere: docs/signers.md"
+        log.warning("wallet.key_in_environment", chain_id=config.chain.chain_id, mend=mend)
+    async with (
+        _found(berth.rpc, config, kind.find, tape) as parts,
+        open_signer(signing, berth.keys[signing]) as signer,
+    ):
         market, reader = parts.market, parts.reader
-        signer = load_signer(config.key_params())
         path = config.journal_path(dry_run=dry_run)
         identity = {
             "chain_id": str(config.chain.chain_id),
@@ -583,7 +601,7 @@ async def _keeper(
                 lagging=partial(_lagging, parts),
                 tape=tape,
             )
-            read, block_time_s = partial(_reading, parts, pipeline, teller), config.chain.block_time_s
+            read, block_time_s = partial(_reading, parts, pipeline, teller, signer), config.chain.block_time_s
             async with (
                 teller.sending(),
                 listening(feed),
@@ -700,7 +718,9 @@ def settings_of(run: Run, config: Path | None) -> Config:
     return other
 
 
-def _reading(parts: Parts[MarketT], pipeline: Pipeline[MarketT], teller: Teller) -> metrics.Reading:
+def _reading(
+    parts: Parts[MarketT], pipeline: Pipeline[MarketT], teller: Teller, signer: Signer
+) -> metrics.Reading:
     reader = parts.reader
     return metrics.Reading(
         vitals=pipeline.vitals,
@@ -711,6 +731,7 @@ def _reading(parts: Parts[MarketT], pipeline: Pipeline[MarketT], teller: Teller)
         logs_left_out=reader.discrepancies,
         logs_heard=reader.logs_heard,
         alerts=teller.counts,
+        signer_fault=signer.fault,
     )
 
 

@@ -43,9 +43,11 @@ from keeper.desk.hybrid import Params as DeskParams
 from keeper.desk.lending import Params as LendingDeskParams
 from keeper.desk.perp import Params as PerpDeskParams
 from keeper.errors import ConfigError
+from keeper.execute import kms, web3signer
 from keeper.execute.fees import GWEI, FeeParams
 from keeper.execute.keys import KeyParams
 from keeper.execute.sender import Params as SenderParams
+from keeper.execute.signers import Elsewhere, SignerParams
 from keeper.feeds import AnyFeed, GeneratedFeed, LiveComposite, RecordedFeed, Source
 from keeper.feeds.composite import Params as CompositeParams
 from keeper.journal.guard import Limits
@@ -121,11 +123,55 @@ class Chain(Section):
 
 
 class Wallet(Section):
-    """Where the key is (or in KEEPER_PRIVATE_KEY), and which sub-account takes positions over."""
+    """Where the key is (or in KEEPER_PRIVATE_KEY), whose, and which sub-account takes positions over."""
 
+    address: Address | None = None
+    """Whose key it has to be; needed where the key is elsewhere."""
     keystore: Path | None = None
     passphrase_file: Path | None = None
     sub_account: int = Field(default=0, ge=0, lt=2**96)
+
+
+class Signer(Section):
+    """Who signs: the keeper itself, or whoever holds the wallet's key elsewhere."""
+
+    kind: Literal["local", "web3signer", "aws_kms"] = "local"
+    timeout_ms: int = Field(default=1_000, ge=50, le=60_000)
+    url: PeerUrl | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    key_id: str | None = Field(default=None, min_length=1)
+    region: str | None = None
+    endpoint: PeerUrl | None = None
+
+    @model_validator(mode="after")
+    def _is_of_its_kind(self) -> Self:
+        named = {name for name in SIGNER_OF if getattr(self, name) is not None}
+        if strange := {name for name in named if SIGNER_OF[name] != self.kind}:
+            raise ValueError(f"{', '.join(sorted(strange))}: not of the kind {self.kind}")
+        needed = {"web3signer": "url", "aws_kms": "key_id"}.get(self.kind)
+        if needed is not None and needed not in named:
+            raise ValueError(f"{needed} is needed for the kind {self.kind}")
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file belong together")
+        return self
+
+    def elsewhere(self) -> Elsewhere | None:
+        """Return how to ask whoever holds the key; None where the keeper does."""
+        timeout_s = self.timeout_ms / 1e3
+        if self.url is not None:
+            return web3signer.Params(self.url, timeout_s, self.ca_file, self.cert_file, self.key_file)
+        if self.key_id is not None:
+            return kms.Params(self.key_id, self.region, self.endpoint, timeout_s)
+        return None
+
+
+SIGNER_OF = {
+    **dict.fromkeys(("url", "ca_file", "cert_file", "key_file"), "web3signer"),
+    **dict.fromkeys(("key_id", "region", "endpoint"), "aws_kms"),
+}
+"""Which kind of signer each of its settings is for."""
 
 
 class RecordedSource(Section):
@@ -662,6 +708,7 @@ class Config(BaseSettings):
     deployment: Deployment
     feed: FeedSource
     wallet: Wallet = Wallet()
+    signer: Signer = Signer()
     journal: JournalFile = JournalFile()
     mirror: Mirror = Mirror()
     trigger: Trigger = Trigger()
@@ -803,13 +850,21 @@ class Config(BaseSettings):
         )
 
     def key_params(self) -> KeyParams:
-        """Return where the wallet's key is."""
-        return KeyParams(keystore=self.wallet.keystore, passphrase_file=self.wallet.passphrase_file)
+        """Return where a key of this process is."""
+        return KeyParams(self.wallet.keystore, self.wallet.passphrase_file, self.wallet.address)
+
+    def signer_params(self) -> SignerParams:
+        """Return whose transactions are signed, and by whom."""
+        return SignerParams(self.key_params(), self.signer.elsewhere())
+
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether the chain is one on which nothing has a worth."""
+        return self.chain.chain_id in TEST_CHAINS
 
     def open_feed(self, *, dry_run: bool = False) -> AnyFeed:
         """Open the source of fast prices; nobody acts on invented ones where they could do harm."""
-        is_test = dry_run or self.chain.chain_id in TEST_CHAINS
-        if self.feed.kind == "generated" and not is_test:
+        if self.feed.kind == "generated" and not (dry_run or self.is_rehearsal):
             raise ConfigError(
                 f'feed.kind = "generated" is for --dry-run and test chains, not for {self.chain.chain_id}'
             )
@@ -979,6 +1034,9 @@ PATHS = (
     ("mirror", "snapshot"),
     ("wallet", "keystore"),
     ("wallet", "passphrase_file"),
+    ("signer", "ca_file"),
+    ("signer", "cert_file"),
+    ("signer", "key_file"),
 )
 DEFAULT_PATHS = (("journal", "path", JournalFile().path), ("mirror", "snapshot", Mirror().snapshot))
 

@@ -77,6 +77,8 @@ class Reading:
     logs_heard: int
     """Announced logs that wait for their cross-check."""
     alerts: Alerted | None = None
+    signer_fault: str | None = None
+    """Why nobody signs."""
 
 
 class Status(StrEnum):
@@ -84,7 +86,7 @@ class Status(StrEnum):
 
     HEALTHY = "healthy"
     DEGRADED = "degraded"
-    """It works, on a mirror that was found to differ from the chain."""
+    """It works, on a mirror that was found to differ from the chain, or without anybody who signs."""
     DOWN = "down"
     """It does not follow the chain."""
 
@@ -104,10 +106,10 @@ def judge(reading: Reading, now_s: float, block_time_s: float) -> tuple[Status, 
         down.append(f"the newest head cannot be read: {reading.fault}")
     if reading.endpoints and all(each.why is not None for each in reading.endpoints):
         down.append("no endpoint is in service")
-    degraded = reading.vitals.degraded
+    degraded = [why for why in (reading.vitals.degraded, reading.signer_fault) if why]
     if down:
-        return Status.DOWN, [*down, *([degraded] if degraded else [])]
-    return (Status.DEGRADED, [degraded]) if degraded else (Status.HEALTHY, [])
+        return Status.DOWN, [*down, *degraded]
+    return (Status.DEGRADED, degraded) if degraded else (Status.HEALTHY, [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ class Gauges(Collector):
                 "rows_dirty": ("Accounts to be read at the next head.", vitals.dirty),
                 "degraded": ("1 while the mirror is in doubt.", int(vitals.degraded is not None)),
                 "cases_open": ("Accounts under care.", vitals.cases),
+                "signer_up": ("0 while nobody signs.", int(reading.signer_fault is None)),
                 "websocket_up": ("1 while heads and logs are announced.", int(reading.listening)),
                 "clock_off_seconds": ("By how much the local clock is off.", reading.clock_off_s),
             }

@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 from keeper.alerts.teller import URLS_VARIABLE, load_urls, open_messengers
 from keeper.chain.pool import Pool
@@ -26,8 +27,10 @@ from keeper.deployments import ForeignDeployment
 from keeper.doctor import foreign, hybrid
 from keeper.doctor.finding import Finding, Mark, NoDeployment, amount
 from keeper.domain import Head, Quote, Unknown, Witnesses
-from keeper.errors import ChainFault, ConfigError, KeeperError
+from keeper.errors import ChainFault, ConfigError, KeeperError, SignerFault
+from keeper.execute import web3signer
 from keeper.execute.keys import load_signer
+from keeper.execute.signers import Elsewhere, reached, unlock
 from keeper.feeds import LiveComposite
 from keeper.feeds.composite import Composite
 from keeper.journal.reader import JournalReader
@@ -43,6 +46,19 @@ CLOCK_S = 2.0
 HEAR_S = 5.0
 """So long venues are waited for."""
 LOOK_S = 0.1
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+MEND_SIGNER = "see to [signer] and wallet.address, and to whoever holds the key: docs/signers.md"
+UNSENDABLE = {
+    "type": 2,
+    "nonce": 2**64 - 1,
+    "to": "0x" + "00" * 20,
+    "data": "0x",
+    "value": 0,
+    "gas": 0,
+    "maxFeePerGas": 0,
+    "maxPriorityFeePerGas": 0,
+}
+"""Signed to see whether anybody does. No chain takes it: it has no gas, and EIP-2681 rules out its nonce."""
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 
 
@@ -80,7 +96,8 @@ class Doctor:
         """Yield every finding, in an order in which the first bad one is the one to mend first."""
         folders = dict.fromkeys((self.config.journal.path.parent, self.config.mirror.snapshot.parent))
         disks = (each for folder in folders for each in look_at_disk(folder))
-        for each in (*self._key(), *look_at_alerts(), *disks, *self._journal()):
+        yield await self._key()
+        for each in (*look_at_alerts(), *disks, *self._journal()):
             yield each
         for look, urls in ((self._http, self.config.chain.http), (self._ws, self.config.chain.ws)):
             for each in without_silent([await look(url) for url in urls]):
@@ -94,14 +111,27 @@ class Doctor:
 
     # --- what is here ---
 
-    def _key(self) -> Iterator[Finding]:
-        mend = "set KEEPER_PRIVATE_KEY, or wallet.keystore with wallet.passphrase_file"
+    async def _key(self) -> Finding:
+        """Look whether there is somebody who signs for the wallet, and have something signed."""
+        params = self.config.signer_params()
+        self._wallet = params.keys.address
         try:
-            self._wallet = load_signer(self.config.key_params()).address
+            if params.elsewhere is not None:
+                unlock(params)
+                async with reached(params) as signer:
+                    await signer.check()
+                    await signer.sign({**UNSENDABLE, "chainId": self.config.chain.chain_id})
+                return look_at_signer(params.elsewhere, signer.address)
+            self._wallet = load_signer(params.keys).address
         except ConfigError as error:
-            yield Finding("key", Mark.BAD, str(error), mend)
-        else:
-            yield Finding("key", Mark.OK, f"signs for {self._wallet}")
+            mend = "set KEEPER_PRIVATE_KEY, or wallet.keystore with wallet.passphrase_file"
+            return Finding("key", Mark.BAD, str(error), mend if params.elsewhere is None else MEND_SIGNER)
+        except SignerFault as fault:
+            return Finding("key", Mark.BAD, str(fault), MEND_SIGNER)
+        if params.is_in_environment and not self.config.is_rehearsal:
+            found = f"signs for {self._wallet}, and lies open in the environment"
+            return Finding("key", Mark.WARN, found, "use a keystore, or a signer elsewhere: docs/signers.md")
+        return Finding("key", Mark.OK, f"signs for {self._wallet}")
 
     def _journal(self) -> Iterator[Finding]:
         path = self.config.journal_path(dry_run=False)
@@ -280,6 +310,16 @@ def look_at_witnesses(heard: Witnesses, now_s: UnixS) -> Iterator[Finding]:
             else:
                 said = f"{each.price_wad / WAD:,.8g}, {now_s - each.at_s} s old"
                 yield Finding(f"witness {feed} {each.witness}", Mark.OK, said)
+
+
+def look_at_signer(elsewhere: Elsewhere, address: str) -> Finding:
+    """Look whether anybody on the way to a signer could have it sign: it asks for no password of its own."""
+    found = f"a signer elsewhere signs for {address}"
+    url = urlsplit(elsewhere.url) if isinstance(elsewhere, web3signer.Params) else None
+    if url is not None and url.scheme == "http" and url.hostname not in LOOPBACK:
+        mend = "let it speak TLS, and ask for a certificate: docs/signers.md"
+        return Finding("key", Mark.WARN, f"{found}, over a line that is not encrypted", mend)
+    return Finding("key", Mark.OK, found)
 
 
 def look_at_alerts() -> Iterator[Finding]:

@@ -7,9 +7,20 @@ wallet's address, so that it cannot be of another key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+import rlp
+from coincurve import PublicKey
+from eth_utils.crypto import keccak
+
+from keeper.errors import InvariantBroken, SignerFault
+
+T = TypeVar("T")
+ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+"""Of the group of secp256k1 (SEC 2, section 2.4.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +51,145 @@ class Signer(Protocol):
         transaction is none.
         """
         ...
+
+
+class Holder(Protocol):
+    """Whoever holds keys elsewhere, as far as it is asked; raises SignerFault where it does not answer."""
+
+    @property
+    def name(self) -> str:
+        """How it is told of; no secret."""
+        ...
+
+    async def addresses(self) -> Collection[str]:
+        """Return the addresses, in lower case, that it signs for."""
+        ...
+
+    async def sign(self, unsigned: bytes, address: str) -> bytes:
+        """Return a signature of the keccak hash of ``unsigned``: r and s, 32 bytes each."""
+        ...
+
+
+class RemoteSigner:
+    """Implements ``Signer`` with a key elsewhere: asks in time, and believes only what is proven."""
+
+    def __init__(self, holder: Holder, address: str, *, timeout_s: float) -> None:
+        self._holder = holder
+        self._timeout_s = timeout_s
+        self.address = address
+        self.fault: str | None = None
+
+    async def sign(self, tx: Mapping[str, Any]) -> Signed:
+        """Have a transaction signed; raise SignerFault where no signature of the wallet comes in time."""
+        fields = fields_of(tx)
+
+        async def signed() -> Signed:
+            return completed(fields, await self._holder.sign(fields.unsigned, self.address), self.address)
+
+        return await self._asked(signed())
+
+    async def check(self) -> None:
+        """Raise SignerFault where whoever holds keys does not answer, or does not hold the wallet's."""
+
+        async def held() -> None:
+            if self.address not in (found := await self._holder.addresses()):
+                raise SignerFault(f"it holds no key of {self.address}, only {len(found)} others")
+
+        await self._asked(held())
+
+    async def _asked(self, asking: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answer = await asking
+        except TimeoutError:
+            why = f"no answer within {self._timeout_s:g} s"
+        except SignerFault as fault:
+            why = str(fault)
+        else:
+            self.fault = None
+            return answer
+        self.fault = f"{self._holder.name}: {why}"
+        raise SignerFault(self.fault)
+
+    def __repr__(self) -> str:
+        return f"RemoteSigner({self.address})"
+
+
+# --- transactions and their signatures ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """A transaction as it is hashed, and what becomes of it with a signature."""
+
+    prefix: bytes
+    """The type of EIP-2718; none for a legacy transaction."""
+    values: tuple[Any, ...]
+    chain_id: int
+
+    @property
+    def unsigned(self) -> bytes:
+        """What is hashed and signed: EIP-1559, or EIP-155 for a legacy transaction."""
+        replay = () if self.prefix else (self.chain_id, 0, 0)
+        return self.prefix + bytes(rlp.encode([*self.values, *replay]))
+
+    def signed(self, parity: int, r: int, s: int) -> bytes:
+        """What goes over the wire."""
+        v = parity if self.prefix else parity + 35 + 2 * self.chain_id
+        return self.prefix + bytes(rlp.encode([*self.values, v, r, s]))
+
+
+DYNAMIC = ("chainId", "nonce", "maxPriorityFeePerGas", "maxFeePerGas", "gas", "to", "value", "data")
+LEGACY = ("nonce", "gasPrice", "gas", "to", "value", "data")
+
+
+def fields_of(tx: Mapping[str, Any]) -> Fields:
+    """Read a transaction of type 2, or a legacy one; raise InvariantBroken where it is neither, or has more.
+
+    Properties hold the bytes to those of eth-account.
+    """
+    kind = tx.get("type", 0)
+    names = {0: LEGACY, 2: DYNAMIC}.get(kind)
+    if names is None or tx.keys() - {"type"} != {*names, "chainId"}:
+        raise InvariantBroken(f"the transaction cannot be signed: type {kind} of {', '.join(sorted(tx))}")
+    values: list[Any] = [_plain(tx[name]) for name in names]
+    return (
+        Fields(b"\x02", (*values, []), tx["chainId"]) if kind == 2 else Fields(b"", (*values,), tx["chainId"])
+    )
+
+
+def _plain(value: str | int) -> bytes | int:
+    return bytes.fromhex(value.removeprefix("0x")) if isinstance(value, str) else value
+
+
+def completed(fields: Fields, signature: bytes, address: str) -> Signed:
+    """Put a signature to a transaction; raise SignerFault where it is not one of the address.
+
+    Of the two values of s that a signature may have the lower is taken, as EIP-2 demands; the parity, which
+    not every holder tells, is the one that recovers to the address.
+    """
+    digest = keccak(fields.unsigned)
+    if len(signature) != 64:
+        raise SignerFault(f"a signature of 64 bytes was expected, and {len(signature)} came")
+    r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:])
+    s = min(s, ORDER - s)
+    for parity in (0, 1):
+        if s > 0 and recovered(digest, parity, r, s) == address:
+            raw = fields.signed(parity, r, s)
+            return Signed(raw, "0x" + keccak(raw).hex())
+    raise SignerFault(f"what it returned is no signature of {address}")
+
+
+def recovered(digest: bytes, parity: int, r: int, s: int) -> str | None:
+    """Return the address whose key made a signature; None where it is none."""
+    try:
+        compact = r.to_bytes(32) + s.to_bytes(32) + bytes([parity])
+        found = PublicKey.from_signature_and_message(compact, digest, hasher=None)
+    except ValueError:
+        return None
+    return address_of(found.format(compressed=False)[1:])
+
+
+def address_of(point: bytes) -> str:
+    """Return the address of a public key, given as x and y."""
+    return "0x" + keccak(point)[12:].hex()

@@ -26,9 +26,11 @@ from keeper.deployments import (
 from keeper.desk.hybrid import Params as DeskParams
 from keeper.domain import Kind, Quote, Unknown
 from keeper.errors import ConfigError
+from keeper.execute import kms, web3signer
 from keeper.execute.fees import FeeParams
 from keeper.execute.keys import KeyParams
 from keeper.execute.sender import Params as SenderParams
+from keeper.execute.signers import SignerParams
 from keeper.feeds import GeneratedFeed, LiveComposite
 from keeper.journal.guard import Limits
 from keeper.ladder import NEVER, Bounds
@@ -150,7 +152,8 @@ def test_every_setting_is_documented_with_its_default(path: Path) -> None:
         "closing": {"liquidator", "into"},
         "exchange": {"uniswap_v3", "uniswap_v2", "router"},
         "health": {"port"},
-        "wallet": {"keystore", "passphrase_file"},
+        "signer": {"url", "ca_file", "cert_file", "key_file", "key_id", "region", "endpoint"},
+        "wallet": {"address", "keystore", "passphrase_file"},
         "steward": {"half_life_s"},
         "reporter": {"patience_s", "listen"},
     }
@@ -650,6 +653,40 @@ def test_the_pool_is_as_patient_as_the_configuration_says(path: Path) -> None:
     assert "chain.requests_s" in refusal(
         path, LEAST.replace("chain_id = 31337", settings.replace("25", "0.5"))
     )
+
+
+def test_a_signer_elsewhere_is_known_by_its_kind(path: Path, tmp_path: Path) -> None:
+    assert loaded(path).signer_params() == SignerParams()
+    wallet = f'{LEAST}[wallet]\naddress = "{READER}"\n[signer]\n'
+    tls = 'ca_file = "ca.pem"\ncert_file = "keeper.pem"\nkey_file = "/run/key"\n'
+    url = "https://signer.example:9000"
+    found = loaded(path, f'{wallet}kind = "web3signer"\nurl = "{url}"\ntimeout_ms = 250\n{tls}')
+    files = (tmp_path / "ca.pem", tmp_path / "keeper.pem", Path("/run/key"))
+    there = web3signer.Params(url, 0.25, *files)
+    assert found.signer_params() == SignerParams(KeyParams(address=READER.lower()), there)
+    assert Config(**found.told()).signer.url == "https://not-told"
+    found = loaded(path, f'{wallet}kind = "aws_kms"\nkey_id = "alias/keeper"\nregion = "eu-west-1"\n')
+    assert found.signer_params().elsewhere == kms.Params("alias/keeper", "eu-west-1")
+
+
+@pytest.mark.parametrize(
+    ("signer", "why"),
+    [
+        ('kind = "hsm"', "signer.kind: "),
+        ('kind = "web3signer"', "url is needed for the kind web3signer"),
+        ('kind = "aws_kms"', "key_id is needed for the kind aws_kms"),
+        ('url = "https://a"', "url: not of the kind local"),
+        ('kind = "aws_kms"\nkey_id = "a"\nca_file = "b"', "ca_file: not of the kind aws_kms"),
+        ('kind = "web3signer"\nurl = "https://a"\nkey_file = "b"', "cert_file and key_file belong together"),
+        (f'kind = "web3signer"\nurl = "https://user:{SECRET}@a"', "signer.url: "),
+        (f'kind = "web3signer"\nurl = "https://a/?token={SECRET}"', "signer.url: "),
+        ("timeout_ms = 1", "signer.timeout_ms: "),
+    ],
+)
+def test_a_signer_that_is_not_whole_is_refused(path: Path, signer: str, why: str) -> None:
+    said = refusal(path, f"{LEAST}[signer]\n{signer}\n")
+    assert why in said
+    assert SECRET not in said
 
 
 def test_keys_in_the_environment_are_no_settings(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

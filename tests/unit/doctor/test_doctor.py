@@ -4,7 +4,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +12,11 @@ from typing import Any, get_args
 
 import pytest
 from eth_abi.abi import encode
+from eth_account import Account
 from rich.console import Console
 
 from keeper.cli import PROTOCOLS
-from keeper.config import Config, load
+from keeper.config import Config, Signer, Wallet, load
 from keeper.deployments import KINDS
 from keeper.doctor.examine import (
     LOOKS,
@@ -24,6 +25,7 @@ from keeper.doctor.examine import (
     look_at_alerts,
     look_at_clock,
     look_at_disk,
+    look_at_signer,
     look_at_witnesses,
     without_silent,
 )
@@ -31,10 +33,12 @@ from keeper.doctor.finding import Finding, Mark, table_of
 from keeper.doctor.foreign import look_at_deposit
 from keeper.doctor.hybrid import look_at_code, look_at_oracles
 from keeper.domain import Head, OracleView, Unknown, Witnessed
+from keeper.execute import web3signer
 from keeper.journal.store import SqliteJournal
 from keeper.protocols.hybrid.abi import CONTRACTS, artifact
 from keeper.units import WAD
 from tests.stub_node import StubNode, Tree
+from tests.unit.execute.stub_web3signer import StubWeb3Signer
 from tests.unit.protocols.hybrid.books import NOW_S, feed_view
 from tests.unit.protocols.perp_curie.perps import MARKET, account, key, page_of
 
@@ -114,19 +118,72 @@ async def test_a_bad_key_is_told_and_not_shown(
 ) -> None:
     monkeypatch.setenv("KEEPER_PRIVATE_KEY", key)
     config = config_of(tmp_path, "http://127.0.0.1:1", "ws://127.0.0.1:1")
-    found = by_name(list(Doctor(config)._key()))
+    found = by_name([await Doctor(config)._key()])
     assert found["key"].mark is Mark.BAD
     assert not key or key[2:] not in found["key"].found
 
 
-def test_the_journal_of_another_keeper_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("chain_id", "mark"), [(31337, Mark.OK), (1, Mark.WARN)])
+async def test_a_key_in_the_environment_is_for_rehearsals(tmp_path: Path, chain_id: int, mark: Mark) -> None:
+    config = config_of(tmp_path, "http://127.0.0.1:1", "ws://127.0.0.1:1", chain_id)
+    found = by_name([await Doctor(config)._key()])["key"]
+    assert found.mark is mark
+    assert found.found.startswith(f"signs for {Account.from_key(KEY).address.lower()}")
+
+
+@pytest.mark.parametrize(
+    ("key", "signs_with", "address", "found"),
+    [
+        (KEY, KEY, "", "a signer elsewhere signs for 0x"),
+        (KEY, "0x" + "05" * 32, "", "what it returned is no signature of"),
+        ("0x" + "05" * 32, KEY, "", "it holds no key of"),
+        (None, KEY, "", "it cannot be asked: Cannot connect"),
+        (KEY, KEY, None, "wallet.address is not set; Web3Signer at http"),
+    ],
+)
+async def test_a_signer_elsewhere_is_asked_for_a_signature(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str | None,
+    signs_with: str,
+    address: str | None,
+    found: str,
+) -> None:
+    monkeypatch.delenv("KEEPER_PRIVATE_KEY")
+    stub = StubWeb3Signer(bytes.fromhex((key or KEY)[2:]), signs_with=bytes.fromhex(signs_with[2:]))
+    async with AsyncExitStack() as serving:
+        await serving.enter_async_context(stub.serving())
+        if key is None:
+            await serving.aclose()
+        config = config_of(tmp_path, "http://127.0.0.1:1", "ws://127.0.0.1:1")
+        ours = Account.from_key(KEY).address.lower() if address is not None else None
+        there = {"wallet": Wallet(address=ours), "signer": Signer(kind="web3signer", url=stub.url)}
+        told = by_name([await Doctor(config.model_copy(update=there))._key()])["key"]
+    assert found in told.found
+    assert told.mark is (Mark.OK if "signs for 0x" in found else Mark.BAD)
+
+
+@pytest.mark.parametrize(
+    ("url", "mark"),
+    [
+        ("http://127.0.0.1:9000", Mark.OK),
+        ("http://[::1]:9000", Mark.OK),
+        ("http://signer:9000", Mark.WARN),
+        ("https://signer:9000", Mark.OK),
+    ],
+)
+def test_an_open_line_to_a_signer_is_told(url: str, mark: Mark) -> None:
+    assert look_at_signer(web3signer.Params(url), READER).mark is mark
+
+
+async def test_the_journal_of_another_keeper_is_told(tmp_path: Path) -> None:
     config = config_of(tmp_path, "http://127.0.0.1:1", "ws://127.0.0.1:1")
     looked = Doctor(config)
     assert by_name(list(looked._journal()))["journal"].mark is Mark.OK
     identity = {"chain_id": "31337", "deployment": READER, "wallet": "0x" + "22" * 20}
     SqliteJournal(config.journal.path, identity=identity).close()
     assert by_name(list(looked._journal()))["journal"].found.endswith("is whole")
-    list(looked._key())
+    await looked._key()
     assert "another wallet" in by_name(list(looked._journal()))["journal"].found
     with closing(sqlite3.connect(config.journal.path)) as db:
         [page] = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'events'").fetchone()

@@ -38,6 +38,7 @@ READING = Reading(VITALS, [FAST, SLOW], True, None, 0.0, 0, 9)
     [
         (READING, Status.HEALTHY, ""),
         (replace(READING, vitals=replace(VITALS, degraded="1 accounts differed")), Status.DEGRADED, "1 acc"),
+        (replace(READING, signer_fault="the signer is away"), Status.DEGRADED, "the signer is away"),
         (replace(READING, vitals=replace(VITALS, done=None)), Status.DOWN, "no head is done yet"),
         (
             replace(READING, vitals=replace(VITALS, done=replace(HEAD, timestamp_s=NOW_S - 61))),
