@@ -28,7 +28,7 @@ from keeper.lab.deploy import EARLY_SLOPE, QUOTE, Spec, deploy, find
 from keeper.lab.drill import DrillFailed
 from keeper.lab.hedges import Strategy
 from keeper.lab.paths import Paths, generate, wad
-from keeper.lab.world import HEALTH, SET_UP_S, Zone, fast_prices, populate, reporters
+from keeper.lab.world import HEALTH, SET_UP_S, Zone, fast_prices, person, populate, reporters
 from keeper.protocols.hybrid import codec, math
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.portfolio import setting_at
@@ -37,6 +37,7 @@ from keeper.replay.scene import Scene
 from keeper.units import WAD
 from keeper.why.explain import explain, words_of
 from keeper.why.nearest import nearest
+from tests.secrecy import command_lines, expect_nothing_of, written_in
 
 pytestmark = [pytest.mark.anvil, pytest.mark.timeout(300)]
 
@@ -44,6 +45,11 @@ ROOT = Path(__file__).resolve().parents[2]
 GENESIS_S = 1_600_000_000
 SIGNERS = [reporter.address for reporter in reporters(0)]
 KEYS = [reporter.key for reporter in reporters(0)]
+
+
+def keys(seed: int) -> list[bytes]:
+    """Return the keys that the processes of a demo are given."""
+    return [person(seed, "keeper").key, *(reporter.key for reporter in reporters(seed))]
 
 
 def children(parent: int) -> dict[int, str]:
@@ -168,7 +174,7 @@ def test_hundreds_of_accounts_are_opened_in_seconds_and_stand_where_they_should(
 
 
 @pytest.mark.slow
-def test_the_demo_keeps_every_promise(tmp_path: Path) -> None:
+def test_the_demo_keeps_every_promise(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     figures = tmp_path / "figures.json"
     kept = tmp_path / "kept"
     assert run_demo(seed=2, accounts=20, fast=True, options=True, json_path=figures, keep_dir=kept) == 0
@@ -197,6 +203,7 @@ def test_the_demo_keeps_every_promise(tmp_path: Path) -> None:
     assert found["risk_arrays"] > 100
     expect_explained(kept)
     expect_replayed(kept)
+    expect_nothing_of(keys(2), written_in(tmp_path) + "".join(capfd.readouterr()).encode())
 
 
 def expect_explained(folder: Path) -> None:
@@ -273,6 +280,7 @@ def test_a_demo_that_is_told_to_stop_leaves_nothing_behind(tmp_path: Path) -> No
                 break
         started = children(demo.pid)
         assert len(started) == 3
+        expect_nothing_of(keys(1), command_lines(demo.pid))
         demo.terminate()
         demo.stdout.read()
         assert demo.wait(60) == 128 + signal.SIGTERM
