@@ -1,42 +1,19 @@
 """What becomes of a step whose transaction nobody signs yet."""
 
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
 import pytest
-from eth_account import Account
 
 from keeper.domain import EventKind, Head, Permit, Wait
-from keeper.errors import SignerFault
-from keeper.execute.keys import LocalSigner
 from keeper.execute.signer import Signed
 from keeper.lifecycle import Status
 from keeper.ports import StepState
+from tests.unit.execute.distant import Distant
 
 Updates = Callable[..., tuple[Head, tuple[Head, ...]]]
-
-
-class Distant:
-    """Signs as the wallet does, unless it is told to be silent."""
-
-    fault: str | None = None
-
-    def __init__(self, key: str) -> None:
-        self._near = LocalSigner(Account.from_key(key))
-        self.address = self._near.address
-        self.silent_for: set[int] = set()
-        """Nonces that are not signed."""
-        self.asked: list[int] = []
-        self.on_sign: Callable[[], object] = int
-
-    async def sign(self, tx: Mapping[str, Any]) -> Signed:
-        self.asked.append(tx["nonce"])
-        self.on_sign()
-        if tx["nonce"] in self.silent_for:
-            raise SignerFault("the signer is silent")
-        return await self._near.sign(tx)
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ from keeper.errors import ChainFault
 from keeper.execute.keys import LocalSigner
 from keeper.execute.sender import ChainSender
 from keeper.execute.sender import Params as SenderParams
+from keeper.execute.signer import Signer
 from keeper.journal.guard import Limits
 from keeper.journal.reader import JournalReader
 from keeper.journal.store import SqliteJournal
@@ -410,6 +411,7 @@ class Desk:
         self.published: Path | None = None
         self.chain = chain or Chain()
         self.feed = Tape(self.chain)
+        self.signer: Signer = SIGNER
         self.chain.extend()
         self.chain.put(replace(EMPTY, key=KEEPER, cash_wad=100_000 * WAD))
         self.start()
@@ -426,7 +428,7 @@ class Desk:
         sender = ChainSender(
             tape.rpc(self.chain) if tape else self.chain,
             self.journal,
-            SIGNER,
+            tape.signer(self.signer) if tape else self.signer,
             chain_id=31337,
             params=SenderParams(dry_run=self.dry_run),
         )

@@ -29,7 +29,8 @@ from keeper.replay.play import Played, play_run, playable
 from keeper.replay.scene import _place
 from keeper.replay.told import words_of
 from keeper.units import WAD
-from tests.unit.pipeline.desk import BREACHED, KEEPER, SIGNER, Desk, confirmed, cured, flagged
+from tests.unit.execute.distant import Distant
+from tests.unit.pipeline.desk import BREACHED, KEEPER, KEY, SIGNER, Desk, confirmed, cured, flagged
 from tests.unit.pipeline.ticking import Ticker
 from tests.unit.protocols.hybrid.books import deployment
 from tests.unit.replay import fall
@@ -131,6 +132,36 @@ async def test_a_fall_with_calls_depth_witnesses_and_levels_is_replayed(taped: D
     played = await Studio(plan=fall.PLAN, params=fall.params(), panel=fall.PANEL).play(taped)
     expect_equal(played)
     assert sum(len(each.now) for each in played) > 40
+
+
+async def test_a_signer_that_was_silent_is_silent_again(taped: Desk) -> None:
+    taped.signer = signer = Distant(KEY)
+    taped.start()
+    signer.silent_for = {0, 1}
+    await taped.head(BREACHED)
+    await taped.head(OTHER)
+    signer.silent_for = {1}
+    await taped.head()
+    signer.silent_for = set()
+    for _ in range(2):
+        await taped.head()
+    told = [each for case in range(len(taped.cases())) for each in taped.told(case)]
+    assert told.count("Reserved flag") == told.count("Sent") == 2
+    assert signer.asked.count(0) >= 3
+    expect_equal(await Studio().play(taped))
+
+
+async def test_a_step_that_nobody_signed_in_time_is_abandoned_again(kept: Desk) -> None:
+    kept.signer = signer = Distant(KEY)
+    kept.start()
+    signer.silent_for = {0}
+    await kept.head(BREACHED)
+    while "Abandoned send.unsigned" not in kept.told():
+        await kept.head()
+    signer.silent_for = set()
+    await kept.head()
+    assert kept.told(len(kept.cases()) - 1)[-2:] == ["Reserved flag", "Sent"]
+    expect_equal(await Studio().play(kept))
 
 
 async def test_a_tape_that_gets_too_long_without_a_head_ends_there_and_says_so(
