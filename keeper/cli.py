@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import signal
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 from contextvars import Context, copy_context
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Generic, Protocol, TextIO, TypeAlias, TypeVar
@@ -46,6 +47,7 @@ from keeper.execute.signer import Signer
 from keeper.execute.signers import SignerParams, open_signer, unlock
 from keeper.feeds import listening
 from keeper.journal.lock import alone
+from keeper.journal.migrations import VERSION
 from keeper.journal.reader import JournalReader
 from keeper.journal.runs import Run
 from keeper.journal.store import SqliteJournal
@@ -53,7 +55,17 @@ from keeper.journal.tape import Recorder, of_head, to_head
 from keeper.journal.wallet import Wallet
 from keeper.oracles.panel import reader_creation
 from keeper.pipeline import PAGE, Pipeline
-from keeper.ports import Journal, LendingMarket, Market, PerpMarket, Reports
+from keeper.ports import (
+    BREAKERS,
+    Journal,
+    LendingMarket,
+    Market,
+    Notice,
+    PerpMarket,
+    Reports,
+    Switch,
+    Thrown,
+)
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.signing import address_of
 from keeper.replay.deck import Deck
@@ -92,6 +104,8 @@ NEVER: Block = 2**62
 """A replay writes no book."""
 FORGET_S, FORGET_SOON_S = 60.0, 0.5
 """How often the journal forgets a piece of what is old: while there is none, and while there is more."""
+LAST_SWITCHED = 10
+"""So many switches are shown with the limits."""
 PATIENCE_S = 2.0
 """How long the work on a head may still take after a signal; given up later, it is a crash, which is safe."""
 
@@ -134,7 +148,7 @@ def run(config: ConfigOptions, *, snapshot: Published = None, dry_run: DryRun = 
     _expect_apart(dict(zip(config, configs, strict=True)), snapshot)
     # Before there is a loop: a passphrase may have to be typed, once for each keystore.
     keys = {signer: unlock(signer) for signer in dict.fromkeys(each.signer_params() for each in configs)}
-    uvloop.run(_until_told(_run(configs, keys, snapshot=snapshot, dry_run=dry_run)))
+    uvloop.run(_until_told(_run(config, configs, keys, snapshot=snapshot, dry_run=dry_run)))
 
 
 @app.command("report-prices")
@@ -366,11 +380,131 @@ async def _replay(journal: Path, *, until: int | None, config: Path | None) -> i
         settings = settings_of(run, config)
         limits, fees = settings.limits_for_guard(), settings.sender_params(dry_run=run.started["dry_run"])
         made = studio(run, settings)
-        played = await play_run(journal, run, made, limits=limits, sender=fees, until=until)
+        played = await play_run(
+            journal, run, made, limits=limits, sender=fees, until=until, reloads=config is None
+        )
         for line in words_of(played, other=config is not None):
             console.print(line, soft_wrap=True, highlight=False, markup=False)
         equal = equal and played.is_equal
     return 0 if equal or config is not None else 1
+
+
+# --- what stops the wallet ------------------------------------------------------------------------
+
+Reason = Annotated[str, typer.Option(help="Why; it goes into the journal.")]
+MarketName = Annotated[str, typer.Argument(help="A feed, such as ETH/USD, or the protocol's own market.")]
+
+
+@app.command()
+def halt(*, config: ConfigOption = HERE, reason: Reason = "", dry_run: Rehearsed = False) -> None:
+    """Permit nothing new from the next grant on; what is in flight is still followed."""
+    with _switchboard(config, dry_run=dry_run) as journal:
+        journal.throw(Switch.HALT, "", on=True, who=_operator(), why=reason)
+    typer.echo("halted")
+
+
+@app.command()
+def resume(*, config: ConfigOption = HERE, reason: Reason = "", dry_run: Rehearsed = False) -> None:
+    """Take back a halt by command or signal; says what still holds."""
+    with _switchboard(config, dry_run=dry_run) as journal:
+        journal.throw(Switch.HALT, "", on=False, who=_operator(), why=reason)
+        still = [metrics.stopped(each) for each in journal.thrown()]
+    typer.echo("\n".join(["resumed", *still]))
+
+
+@app.command()
+def pause(
+    market: MarketName, *, config: ConfigOption = HERE, reason: Reason = "", dry_run: Rehearsed = False
+) -> None:
+    """Permit nothing that hangs on a market, until it is unpaused."""
+    with _switchboard(config, dry_run=dry_run) as journal:
+        journal.throw(Switch.PAUSE, market, on=True, who=_operator(), why=reason)
+    typer.echo(f"{market} paused")
+
+
+@app.command()
+def unpause(
+    market: MarketName, *, config: ConfigOption = HERE, reason: Reason = "", dry_run: Rehearsed = False
+) -> None:
+    """Take back the pause of a market."""
+    with _switchboard(config, dry_run=dry_run) as journal:
+        _expect_on(journal, Switch.PAUSE, market)
+        journal.throw(Switch.PAUSE, market, on=False, who=_operator(), why=reason)
+    typer.echo(f"{market} unpaused")
+
+
+@app.command("reset")
+def reset_breaker(
+    breaker: Annotated[str, typer.Argument(help="One of " + ", ".join(BREAKERS) + ".")],
+    *,
+    market: Annotated[str, typer.Option(help="Of one feed only.")] = "",
+    config: ConfigOption = HERE,
+    reason: Reason = "",
+    dry_run: Rehearsed = False,
+) -> None:
+    """Close a breaker before its time; it trips again where its figure says so."""
+    with _switchboard(config, dry_run=dry_run) as journal:
+        found = _expect_on(journal, breaker, market)
+        for each in found:
+            journal.throw(each.switch, each.subject, on=False, who=_operator(), why=reason)
+    typer.echo("\n".join(f"{each.name} closed" for each in found))
+
+
+@app.command()
+def sold(
+    market: MarketName, *, config: ConfigOption = HERE, reason: Reason = "", dry_run: Rehearsed = False
+) -> None:
+    """Say that what was taken over of a market up to now has been sold: it is no inventory any more."""
+    with _switchboard(config, dry_run=dry_run) as journal:
+        journal.throw(Switch.SOLD, market, on=True, who=_operator(), why=reason)
+    typer.echo(f"{market} sold")
+
+
+@app.command("limits")
+def see_limits(*, config: ConfigOption = HERE, as_json: Json = False, dry_run: Rehearsed = False) -> None:
+    """Show how much of each limit of the file is used, and what is halted, paused or tripped."""
+    with _switchboard(config, dry_run=dry_run) as journal:
+        found, thrown, switched = journal.measures(), journal.thrown(), journal.switched(LAST_SWITCHED)
+    if as_json:
+        said = {"limits": [asdict(each) for each in found], "stopped": [asdict(each) for each in thrown]}
+        typer.echo(json.dumps(said, indent=2))
+        return
+    table = Table("limit", "market", "used", "bound", "unit")
+    for each in found:
+        bound = "-" if each.bound is None else f"{each.bound:,.6g}"
+        table.add_row(each.limit, each.subject, f"{each.used:,.6g}", bound, each.unit)
+    _console().print(table)
+    lines = [f"{each.at_s}: {each.name} {'on' if on else 'off'} {each.told}" for each, on in switched]
+    for line in (*map(metrics.stopped, thrown), "", "thrown last, by chain time:", *lines):
+        _console().print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+@contextmanager
+def _switchboard(path: Path, *, dry_run: bool) -> Iterator[SqliteJournal]:
+    """Open the journal of a keeper that may be running, as that has it."""
+    config = load(path)
+    file = config.journal_path(dry_run=dry_run)
+    with closing(JournalReader(file)) as reader:
+        identity = dict(reader.identity)
+    schema = identity.pop("schema")
+    if schema != str(VERSION):
+        raise ConfigError(
+            f"the journal {file} is of schema {schema}, this keeper's is {VERSION}: start it once before"
+        )
+    with closing(SqliteJournal(file, identity=identity, limits=config.limits_for_guard())) as journal:
+        yield journal
+
+
+def _expect_on(journal: SqliteJournal, switch: str, subject: str) -> list[Thrown]:
+    """Return the switches of a kind that are on, of one subject where it is given; there must be one."""
+    found = [each for each in journal.thrown() if each.switch == switch and subject in {"", each.subject}]
+    if not found:
+        raise ConfigError(f"{switch} {subject}".rstrip() + " is not on")
+    return found
+
+
+def _operator() -> str:
+    return f"command of user {os.getuid()}"
 
 
 @app.command()
@@ -482,6 +616,52 @@ async def _found(
 
 
 @dataclass(frozen=True, slots=True)
+class Board:
+    """What signals act on, of one deployment."""
+
+    file: Path
+    """Its configuration."""
+    journal: SqliteJournal
+    teller: Teller
+
+    def throw(self, number: signal.Signals, *, on: bool) -> None:
+        """Halt, or resume."""
+        try:
+            self.journal.throw(Switch.HALT, "", on=on, who=number.name)
+        except KeeperError as error:
+            log.warning("halt.not_written", signal=number.name, why=str(error))
+
+    def reload(self) -> None:
+        """Read the limits of the file anew; one that cannot be used changes nothing."""
+        try:
+            found = load(self.file).limits_for_guard()
+            changes = self.journal.limits.changes(found)
+            if changes:
+                self.journal.reload(found, signal.SIGHUP.name, changes)
+        except KeeperError as error:
+            log.warning("limits.not_reloaded", why=str(error))
+            self.teller.tell(Notice("limits", "not reloaded", f"the limits stay as they are: {error}"))
+            return
+        log.warning("limits.reloaded", changes=changes)
+        self.teller.tell(
+            Notice("limits", "reloaded", f"the limits were read anew: {changes}", recovered=True)
+        )
+
+
+def _on_switches(boards: Sequence[Board]) -> None:
+    """Halt at SIGUSR1, resume at SIGUSR2, and read limits anew at SIGHUP."""
+
+    def each(act: Callable[[Board], None]) -> None:
+        for board in boards:
+            act(board)
+
+    loop = asyncio.get_running_loop()
+    for number, on in ((signal.SIGUSR1, True), (signal.SIGUSR2, False)):
+        loop.add_signal_handler(number, each, partial(Board.throw, number=number, on=on))
+    loop.add_signal_handler(signal.SIGHUP, each, Board.reload)
+
+
+@dataclass(frozen=True, slots=True)
 class Berth:
     """What the deployments that one process keeps have in common, or apart."""
 
@@ -492,9 +672,11 @@ class Berth:
     """Those of this process."""
     of: int
     """How many deployments there are."""
+    boards: list[Board] = field(default_factory=list)
 
 
 async def _run(
+    paths: Sequence[Path],
     configs: Sequence[Config],
     keys: Mapping[SignerParams, LocalSigner | None],
     *,
@@ -505,9 +687,10 @@ async def _run(
     async with Pool(chain.chain.http, chain.pool_params()) as rpc, AsyncExitStack() as stack:
         berth = Berth(rpc, defaultdict(Wallet), keys, len(configs))
         works = [
-            await stack.enter_async_context(_keeper(berth, config, snapshot=snapshot, dry_run=dry_run))
-            for config in configs
+            await stack.enter_async_context(_keeper(berth, path, config, snapshot=snapshot, dry_run=dry_run))
+            for path, config in zip(paths, configs, strict=True)
         ]
+        _on_switches(berth.boards)
         await _until_stopped(*works)
 
 
@@ -537,7 +720,7 @@ APART: Mapping[str, Callable[[Config], object]] = {
 
 @asynccontextmanager
 async def _keeper(
-    berth: Berth, config: Config, *, snapshot: Path | None, dry_run: bool
+    berth: Berth, file: Path, config: Config, *, snapshot: Path | None, dry_run: bool
 ) -> AsyncIterator[Work]:
     """Make ready to keep one deployment: all that it takes is open while the block lasts."""
     kind = PROTOCOLS[config.deployment.protocol]
@@ -601,7 +784,8 @@ async def _keeper(
                 lagging=partial(_lagging, parts),
                 tape=tape,
             )
-            read, block_time_s = partial(_reading, parts, pipeline, teller, signer), config.chain.block_time_s
+            read = partial(_reading, parts, pipeline, teller, signer, journal)
+            block_time_s = config.chain.block_time_s
             async with (
                 teller.sending(),
                 listening(feed),
@@ -611,6 +795,7 @@ async def _keeper(
                     first = await pipeline.discover(
                         config.deployment.from_block, parts.head, published=snapshot, progress=blocks
                     )
+                berth.boards.append(Board(file, journal, teller))
                 begun = {"wallet": signer.address, "block": parts.head.number, "dry_run": dry_run}
                 log.info("keeper.started", accounts=pipeline.accounts, **begun)
                 context = copy_context()
@@ -719,7 +904,11 @@ def settings_of(run: Run, config: Path | None) -> Config:
 
 
 def _reading(
-    parts: Parts[MarketT], pipeline: Pipeline[MarketT], teller: Teller, signer: Signer
+    parts: Parts[MarketT],
+    pipeline: Pipeline[MarketT],
+    teller: Teller,
+    signer: Signer,
+    journal: SqliteJournal,
 ) -> metrics.Reading:
     reader = parts.reader
     return metrics.Reading(
@@ -732,6 +921,7 @@ def _reading(
         logs_heard=reader.logs_heard,
         alerts=teller.counts,
         signer_fault=signer.fault,
+        measures=journal.measures(),
     )
 
 

@@ -50,7 +50,7 @@ from keeper.execute.sender import Params as SenderParams
 from keeper.execute.signers import Elsewhere, SignerParams
 from keeper.feeds import AnyFeed, GeneratedFeed, LiveComposite, RecordedFeed, Source
 from keeper.feeds.composite import Params as CompositeParams
-from keeper.journal.guard import Limits
+from keeper.journal.guard import BREAKER_BOUNDS, Limits
 from keeper.journal.retention import Keep
 from keeper.lending.words import Lender
 from keeper.oracles.aggregator import Aggregator, Delayed
@@ -65,7 +65,7 @@ from keeper.plan.pace import Kind as PaceKind
 from keeper.plan.pace import Pace
 from keeper.plan.queue import OLD_BLOCKS
 from keeper.plan.rest import Rest
-from keeper.ports import Feed
+from keeper.ports import Feed, Switch
 from keeper.reporter import Params as ReporterParams
 from keeper.risk.liquidity import VOLATILITY, Depth
 from keeper.steward import EwmaVols, FixedVols, Vols
@@ -95,6 +95,10 @@ def _as_key(name: str) -> str:
     return name.lower() if name.startswith("0x") else name
 
 
+AccountName: TypeAlias = Annotated[
+    str, Field(pattern=r"^0x([0-9A-Fa-f]{40}|[0-9A-Fa-f]{64})$"), AfterValidator(str.lower)
+]
+"""An owner, or the whole key of an account."""
 T = TypeVar("T")
 Several: TypeAlias = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_as_list)]
 Urls: TypeAlias = Annotated[Several[T], Field(min_length=1)]
@@ -413,13 +417,59 @@ class Health(Section):
     port: int | None = Field(default=None, ge=0, lt=65_536)
 
 
+class MarketLimits(Section):
+    """What may be taken of one market; quote amounts."""
+
+    notional_day: Decimal | None = Field(default=None, ge=0)
+    inventory: Decimal | None = Field(default=None, ge=0)
+    """Taken over and not sold."""
+
+
+class Breakers(Section):
+    """At which figure each breaker trips, 0 for never; and for how long it holds."""
+
+    reverts: float = Field(default=BREAKER_BOUNDS[Switch.REVERTS], ge=0, le=1)
+    """Share of the last own steps of an hour that take something."""
+    drift: int = Field(default=int(BREAKER_BOUNDS[Switch.DRIFT]), ge=0)
+    """Accounts found otherwise than in the mirror since all were found the same."""
+    jump: float = Field(default=BREAKER_BOUNDS[Switch.JUMP], ge=0, le=10)
+    """Move of a fast price within a minute, as a share."""
+    divergence: float = Field(default=BREAKER_BOUNDS[Switch.DIVERGENCE], ge=0, le=10)
+    """Widest distance of a fast price from the chain's, as a share."""
+    rest_s: int = Field(default=600, ge=1, le=86_400)
+
+    def bounds(self) -> dict[str, float]:
+        """Return the bounds of those that trip at all."""
+        named = self.model_dump(exclude={"rest_s"})
+        return {name: float(bound) for name, bound in named.items() if bound}
+
+
 class Spending(Section):
     """The limits that every Permit is checked against."""
 
     halted: bool = False
+    kill_file: Path = Path("keeper.halt")
+    """As long as it exists, nothing new is permitted."""
+    spend_hour_native: Decimal | None = Field(default=None, ge=0)
     spend_day_native: Decimal = Field(default=Decimal("0.5"), ge=0)
+    wallet_floor_native: Decimal = Field(default=Decimal(0), ge=0)
+    """What the wallet must have left once all in flight has cost its most."""
+    loss_hour: Decimal | None = Field(default=None, ge=0)
+    loss_day: Decimal | None = Field(default=None, ge=0)
     notional_block: Decimal = Field(default=Decimal(10_000_000), ge=0)
+    notional_hour: Decimal | None = Field(default=None, ge=0)
     attempts_hour: int = Field(default=60, ge=1)
+    backoff_s: int = Field(default=30, ge=0, le=3_600)
+    """Pause of an account after a revert, twice as long after each further one in a row,"""
+    backoff_max_s: int = Field(default=1_800, ge=0, le=86_400)
+    """up to this."""
+    accounts_allow: tuple[AccountName, ...] = ()
+    accounts_deny: tuple[AccountName, ...] = ()
+    markets_allow: tuple[FeedId, ...] = ()
+    markets_deny: tuple[FeedId, ...] = ()
+    markets: dict[Annotated[FeedId, AfterValidator(_as_key)], MarketLimits] = Field(default={})
+    """By feed, or by token where tokens are seized; ``*`` for all that are not named."""
+    breakers: Breakers = Breakers()
     priority_fee_gwei: Decimal = Field(default=Decimal(1), ge=0, le=10_000)
     max_fee_gwei: Decimal = Field(default=Decimal(500), ge=Decimal("0.001"), le=1_000_000)
 
@@ -791,13 +841,35 @@ class Config(BaseSettings):
 
     def limits_for_guard(self) -> Limits:
         """Return the guard's limits in its own units."""
+        limits = self.limits
+        days = {market: each.notional_day for market, each in limits.markets.items()}
+        inventories = {market: each.inventory for market, each in limits.markets.items()}
         return Limits(
-            halted=self.limits.halted,
-            spend_day_wei=int(self.limits.spend_day_native * WAD),
-            notional_block_wad=int(self.limits.notional_block * WAD),
-            attempts_hour=self.limits.attempts_hour,
+            halted=limits.halted,
+            kill_file=limits.kill_file,
+            spend_day_wei=int(limits.spend_day_native * WAD),
+            spend_hour_wei=_wad(limits.spend_hour_native),
+            floor_wei=int(limits.wallet_floor_native * WAD),
+            max_fee_wei=int(limits.max_fee_gwei * GWEI),
+            notional_block_wad=int(limits.notional_block * WAD),
+            notional_hour_wad=_wad(limits.notional_hour),
+            market_day_wad={market: int(most * WAD) for market, most in days.items() if most is not None},
+            inventory_wad={
+                market: int(most * WAD) for market, most in inventories.items() if most is not None
+            },
+            loss_hour_wad=_wad(limits.loss_hour),
+            loss_day_wad=_wad(limits.loss_day),
+            attempts_hour=limits.attempts_hour,
+            backoff_s=limits.backoff_s,
+            backoff_max_s=limits.backoff_max_s,
             solvency_day_wad=int(self.economics.solvency_day * WAD),
             depth_minute_wad={feed: depth.most_wad for feed, depth in self.depths().items()},
+            accounts_allow=frozenset(limits.accounts_allow),
+            accounts_deny=frozenset(limits.accounts_deny),
+            markets_allow=frozenset(limits.markets_allow),
+            markets_deny=frozenset(limits.markets_deny),
+            breakers=limits.breakers.bounds(),
+            breaker_rest_s=limits.breakers.rest_s,
         )
 
     def depths(self) -> dict[FeedId, Depth]:
@@ -1015,6 +1087,10 @@ def load(path: Path) -> Config:
         raise ConfigError(f"the environment cannot be used: {error}") from None
 
 
+def _wad(amount: Decimal | None) -> int | None:
+    return None if amount is None else int(amount * WAD)
+
+
 def _without_urls(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_urls(each) for name, each in value.items()}
@@ -1031,6 +1107,7 @@ def _own(path: Path, *, dry_run: bool) -> Path:
 PATHS = (
     ("feed", "path"),
     ("journal", "path"),
+    ("limits", "kill_file"),
     ("mirror", "snapshot"),
     ("wallet", "keystore"),
     ("wallet", "passphrase_file"),
@@ -1038,7 +1115,11 @@ PATHS = (
     ("signer", "cert_file"),
     ("signer", "key_file"),
 )
-DEFAULT_PATHS = (("journal", "path", JournalFile().path), ("mirror", "snapshot", Mirror().snapshot))
+DEFAULT_PATHS = (
+    ("journal", "path", JournalFile().path),
+    ("limits", "kill_file", Spending().kill_file),
+    ("mirror", "snapshot", Mirror().snapshot),
+)
 
 
 def _resolve(raw: dict[str, Any], folder: Path) -> None:

@@ -717,6 +717,8 @@ class Step:
     """What it is expected to lose, where an account is kept solvent at a cost."""
     ends_at_wad: Wad | None = None
     """The account's health now, where the step should end its breach; None where more may follow at once."""
+    sells: tuple[FeedId, ...] = ()
+    """What it sells all of that was taken over."""
 
     @property
     def kind(self) -> str:

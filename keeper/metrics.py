@@ -6,6 +6,7 @@ Served on the loopback address only, and read at the moment of the request: noth
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from keeper.errors import ConfigError
-from keeper.ports import AlarmRecord, Spread, Ticks, Vitals
+from keeper.ports import BREAKERS, AlarmRecord, Measure, Spread, Switch, Thrown, Ticks, Vitals
 from keeper.units import WAD, Block, UnixS
 
 log = structlog.get_logger()
@@ -79,6 +80,8 @@ class Reading:
     alerts: Alerted | None = None
     signer_fault: str | None = None
     """Why nobody signs."""
+    measures: Sequence[Measure] = ()
+    """How much of each limit is used."""
 
 
 class Status(StrEnum):
@@ -86,7 +89,7 @@ class Status(StrEnum):
 
     HEALTHY = "healthy"
     DEGRADED = "degraded"
-    """It works, on a mirror that was found to differ from the chain, or without anybody who signs."""
+    """It works, on a mirror that was found to differ from the chain, or it is kept from acting."""
     DOWN = "down"
     """It does not follow the chain."""
 
@@ -106,10 +109,17 @@ def judge(reading: Reading, now_s: float, block_time_s: float) -> tuple[Status, 
         down.append(f"the newest head cannot be read: {reading.fault}")
     if reading.endpoints and all(each.why is not None for each in reading.endpoints):
         down.append("no endpoint is in service")
-    degraded = [why for why in (reading.vitals.degraded, reading.signer_fault) if why]
+    doubts = [why for why in (reading.vitals.degraded, reading.signer_fault) if why]
+    doubts += map(stopped, reading.vitals.thrown)
     if down:
-        return Status.DOWN, [*down, *degraded]
-    return (Status.DEGRADED, degraded) if degraded else (Status.HEALTHY, [])
+        return Status.DOWN, [*down, *doubts]
+    return (Status.DEGRADED, doubts) if doubts else (Status.HEALTHY, [])
+
+
+def stopped(thrown: Thrown) -> str:
+    """Say what stops the wallet, and why."""
+    state = "tripped" if thrown.switch in BREAKERS else "is on"
+    return f"{thrown.name} {state} {thrown.told}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +166,7 @@ class Gauges(Collector):
         yield _by("queue_depth", "What waits.", "queue", depths)
         yield from _gauges({"book_level": ("0 normal, 1 elevated, 2 stressed, 3 halted.", vitals.level)})
         yield _by("accounts_rung", "Accounts on each rung of their ladder.", "rung", {**vitals.rungs})
+        yield from _of_limits(reading.measures, vitals.thrown)
         if reading.alerts is not None:
             yield from _of_alerts(reading.alerts)
         if vitals.ticks is not None:
@@ -230,6 +241,7 @@ async def served(
             "clock_off_s": reading.clock_off_s,
             "level": reading.vitals.level.name.lower(),
             "level_why": reading.vitals.why,
+            "stopped": [stopped(each) for each in reading.vitals.thrown],
         }
         return web.json_response(said, status=503 if status is Status.DOWN else 200)
 
@@ -271,6 +283,28 @@ def _of_alerts(alerts: Alerted) -> Iterator[Metric]:
             "alerts_sent": ("Notices that a messenger took.", alerts.sent),
             "alerts_suppressed": ("Notices that were only summed up.", alerts.suppressed),
             "alerts_failed": ("Notices that a messenger did not take.", alerts.failed),
+        }
+    )
+
+
+def _of_limits(measures: Sequence[Measure], thrown: Sequence[Thrown]) -> Iterator[Metric]:
+    names = ["limit", "market", "unit"]
+    used = GaugeMetricFamily("keeper_limit_used", "How much of a limit is used.", labels=names)
+    bounds = GaugeMetricFamily("keeper_limit_bound", "The limit, where there is one.", labels=names)
+    for each in measures:
+        labels = [each.limit, each.subject, each.unit]
+        used.add_metric(labels, each.used)
+        if each.bound is not None:
+            bounds.add_metric(labels, each.bound)
+    yield from (used, bounds)
+    tripped = Counter(each.switch for each in thrown)
+    yield _by(
+        "breaker_open", "On how many feeds it is open.", "breaker", {each: tripped[each] for each in BREAKERS}
+    )
+    yield from _gauges(
+        {
+            "halted": ("1 while nothing is permitted.", int(tripped[Switch.HALT] > 0)),
+            "markets_paused": ("Markets on which nothing is permitted.", tripped[Switch.PAUSE]),
         }
     )
 

@@ -513,6 +513,70 @@ class Notice:
     """It is well again: told only where it was told that it was not."""
 
 
+class Switch(StrEnum):
+    """What stops the wallet, whole or in part, or is thrown to say something."""
+
+    HALT = "halt"
+    PAUSE = "pause"
+    """Of one market."""
+    REVERTS = "reverts"
+    DRIFT = "drift"
+    JUMP = "jump"
+    DIVERGENCE = "divergence"
+    SOLD = "sold"
+    """What was taken over of a market up to then has been sold."""
+    LIMITS = "limits"
+    """Other limits hold from then on."""
+
+
+BREAKERS = (Switch.REVERTS, Switch.DRIFT, Switch.JUMP, Switch.DIVERGENCE)
+"""Those that rules trip, and that close by themselves in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thrown:
+    """A switch as it was thrown."""
+
+    switch: Switch
+    subject: str
+    """The market or feed that it is of; empty where it is of all."""
+    who: str
+    why: str
+    at_s: UnixS
+    """Chain time of the head that was done last."""
+    until_s: UnixS | None = None
+    """When it closes by itself."""
+    mark: int = 0
+    """Of what was sold: the last stake that is part of it."""
+
+    @property
+    def name(self) -> str:
+        """The switch with its subject."""
+        return f"{self.switch} {self.subject}".rstrip()
+
+    @property
+    def told(self) -> str:
+        """Who threw it, and why."""
+        return f"by {self.who}: {self.why}" if self.why else f"by {self.who}"
+
+    def holds(self, at_s: UnixS) -> bool:
+        """Tell whether it has not closed by itself yet."""
+        return self.until_s is None or at_s < self.until_s
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """How much of a limit is used."""
+
+    limit: str
+    subject: str
+    """The market; empty where it is of all."""
+    used: float
+    bound: float | None
+    """None where it is not bounded."""
+    unit: str
+
+
 class Alerts(Protocol):
     """Whoever tells people; it never holds anybody up, and never fails."""
 
@@ -581,15 +645,25 @@ class Journal(Protocol):
         tx: Mapping[str, Any],
         *,
         agreed: Agree | None = None,
+        markets: Iterable[str] = (),
+        balance_wei: Wei | None = None,
         chain_nonce: int,
         block: Block,
         at_s: UnixS,
     ) -> Permit | Refuse:
         """Check every limit and commit the whole unsigned transaction; only then grant the Permit.
 
-        What takes of an account needs ``agreed``, which goes into the same event as the step.
+        What takes of an account needs ``agreed``, which goes into the same event as the step. ``markets``
+        are those that the account hangs on, ``balance_wei`` is the wallet's at the newest head.
         ``chain_nonce`` is the wallet's next nonce as the chain has it; the journal gives out the lowest
         one from there up that none of its own transactions holds.
+        """
+        ...
+
+    def watch(self, figures: Mapping[tuple[Switch, str], float], at_s: UnixS) -> tuple[Thrown, ...]:
+        """Trip the breakers whose figure is at its bound; return what stops the wallet, whole or in part.
+
+        Figures are by breaker and by what it is of; those that follow from the journal itself it adds.
         """
         ...
 
@@ -765,6 +839,8 @@ class Vitals:
     """Where the book stands on its own,"""
     why: str = ""
     """and why."""
+    thrown: tuple[Thrown, ...] = ()
+    """What stops the wallet, whole or in part, as of that head."""
 
 
 class Tape(Protocol):
@@ -898,6 +974,11 @@ class Sender(Protocol):
         """
         ...
 
+    @property
+    def balance_wei(self) -> Wei:
+        """The wallet's native balance at that head, likewise."""
+        ...
+
     def fees(self, head: Head) -> Fees | Refuse:
         """Choose the fees for the next block; refuse where the cap is below its base fee."""
         ...
@@ -933,7 +1014,7 @@ class Sender(Protocol):
         ...
 
     async def prepare(self) -> None:
-        """Ask for the wallet's next nonce, where nothing in flight has had it asked for at this head."""
+        """Ask for the wallet's nonce and balance, where nothing in flight has had that done at this head."""
         ...
 
     async def balance(self) -> Wei:

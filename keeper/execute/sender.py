@@ -89,6 +89,7 @@ class ChainSender:
         self._params = params or Params()
         self._now: Head | None = None
         self._chain_nonce: int | None = None
+        self._balance_wei: Wei = 0
         self._recheck_from: Block | None = None
         self._last_sent: dict[str, Block] = {}
         self._silent: SignerFault | None = None
@@ -107,6 +108,12 @@ class ChainSender:
         if self._chain_nonce is None:
             raise InvariantBroken("a sender must be prepared at a head before it gives out its nonce")
         return self._chain_nonce
+
+    @property
+    def balance_wei(self) -> Wei:
+        """The wallet's native balance at that head."""
+        _ = self.chain_nonce
+        return self._balance_wei
 
     @property
     def _head(self) -> Head:
@@ -132,7 +139,7 @@ class ChainSender:
         }
 
     async def prepare(self) -> None:
-        """Ask for the wallet's next nonce, where nothing in flight has had it asked for at this head."""
+        """Ask for the wallet's nonce and balance, where nothing in flight has had that done at this head."""
         if self._chain_nonce is None:
             await self._outcomes((), self._head)
 
@@ -329,13 +336,15 @@ class ChainSender:
     async def _outcomes(
         self, steps: Sequence[StepRecord], head: Head
     ) -> list[tuple[StepRecord, Outcome | None]]:
-        """Ask for all receipts, and for the nonces used, in one batch."""
+        """Ask for all receipts, for the nonces used and the balance, in one batch."""
         deep = max(head.number - self._params.displaced_after_blocks, 0)
         signed = [step for step in steps if step.tx_hash is not None]
         counts = [("eth_getTransactionCount", [self.address, hex(number)]) for number in (head.number, deep)]
+        balance = ("eth_getBalance", [self.address, hex(head.number)])
         receipts = [("eth_getTransactionReceipt", [step.tx_hash]) for step in signed]
-        now, used, *found = await self._rpc.batch([*counts, *receipts])
+        now, used, left, *found = await self._rpc.batch([*counts, balance, *receipts])
         try:
+            self._balance_wei = int(left, 16)
             self._chain_nonce = int(now, 16)
             judged = [
                 judge(step, seen, int(used, 16), head) for step, seen in zip(signed, found, strict=True)

@@ -1,27 +1,36 @@
 """The one door to the wallet: every limit is checked, and the step committed, in one transaction.
 
-Each rule is a pure function of what is asked, with the steps of the last day and the limits beside it; the
+Each rule is a pure function of what is asked, with what earlier steps add up to and the limits beside it; the
 first that refuses names the limit, the value found and the bound. Time is chain time, from the caller.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from itertools import count, takewhile
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from keeper.domain import Agree, CaseEvent, EventKind, Liquidate, Permit, Reason, Refuse, Step
-from keeper.journal import rows
+from keeper.journal import rows, switches, tally
 from keeper.journal.db import Db
-from keeper.ports import LIVE, StepState
+from keeper.journal.tally import DAY_S, GWEI, HOUR_S, Inventory, Sums
+from keeper.ports import BREAKERS, LIVE, Measure, StepState, Switch, Thrown
 from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad, Wei
 
-DAY_S = 86_400
-GWEI: Wei = 10**9
-HOUR_S = 3_600
-MINUTE_S = 60
+Added = TypeVar("Added", int, Inventory)
+EACH = "*"
+"""In the place of a market: each one that is not named."""
+BREAKER_BOUNDS: Mapping[str, float] = {
+    Switch.REVERTS: 1.0,
+    Switch.DRIFT: 50,
+    Switch.JUMP: 0.5,
+    Switch.DIVERGENCE: 0.5,
+}
+"""Share of the last own steps that reverted, accounts that the mirror had otherwise, moves and distances as
+shares of a price."""
 MINED = (StepState.INCLUDED, StepState.REVERTED)
 
 
@@ -31,10 +40,28 @@ class Limits:
 
     halted: bool = False
     """The kill switch: nothing new is permitted; what is in flight is still followed."""
+    kill_file: Path | None = None
+    """As long as it exists, nothing new is permitted either."""
     spend_day_wei: Wei = WAD // 2
-    """Gas paid in the last 24 h, plus the most that transactions in flight may still cost."""
+    """Gas paid in the last 24 h, plus the most that transactions in flight may still cost,"""
+    spend_hour_wei: Wei | None = None
+    """and in an hour."""
+    floor_wei: Wei = 0
+    """What the wallet must have left once everything in flight has cost its most."""
+    max_fee_wei: Wei = 500 * GWEI
+    """The most that a transaction may bid per gas, tip included."""
     notional_block_wad: Wad = 10_000_000 * WAD
-    """Position notional taken over by the steps reserved at one block, in quote."""
+    """Position notional taken over by the steps reserved at one block, in quote,"""
+    notional_hour_wad: Wad | None = None
+    """and in an hour."""
+    market_day_wad: Mapping[FeedId, Wad] = field(default_factory=dict)
+    """What all steps may take of one market in 24 h, in quote; ``EACH`` for those not named."""
+    inventory_wad: Mapping[FeedId, Wad] = field(default_factory=dict)
+    """What may be taken over of one market and not be sold yet, long or short; likewise."""
+    loss_hour_wad: Wad | None = None
+    """What steps may lose in an hour, in quote: in flight or reverted the most they may, else as expected;"""
+    loss_day_wad: Wad | None = None
+    """and in 24 h."""
     attempts_hour: int = 60
     """Steps of one account in the last hour, whatever became of them."""
     backoff_s: int = 30
@@ -44,6 +71,47 @@ class Limits:
     """What steps may be expected to lose in 24 h, in quote, on accounts that are kept solvent at a cost."""
     depth_minute_wad: Mapping[FeedId, Wad] = field(default_factory=dict)
     """What all steps together may take of a feed within a minute, in quote."""
+    accounts_allow: frozenset[str] = frozenset()
+    """Owners, or whole keys, in lower hexadecimal with 0x: where any is named, nobody else is touched."""
+    accounts_deny: frozenset[str] = frozenset()
+    """These never are."""
+    markets_allow: frozenset[str] = frozenset()
+    """Feeds, or the protocol's own markets: where any is named, nothing is done that hangs on another one."""
+    markets_deny: frozenset[str] = frozenset()
+    """Nothing is done that hangs on one of these."""
+    breakers: Mapping[str, float] = field(default_factory=lambda: dict(BREAKER_BOUNDS))
+    """At which figure each breaker trips; one that is not named never does."""
+    breaker_rest_s: int = 600
+    """After so long a breaker closes by itself, unless its figure is still at the bound."""
+
+    def changes(self, other: Limits) -> str:
+        """Say in which limits others are otherwise, and how."""
+        was, now = (
+            {each.name: getattr(limits, each.name) for each in fields(limits)} for limits in (self, other)
+        )
+        return ", ".join(f"{name} {was[name]} -> {now[name]}" for name in was if was[name] != now[name])
+
+    def of_market(self, bounds: Mapping[FeedId, Wad], market: FeedId) -> Wad | None:
+        """Return the bound of a market, or the one for all that are not named."""
+        return bounds.get(market, bounds.get(EACH))
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What bears on a grant beside steps and limits: the tape has it, for a replay cannot know."""
+
+    thrown: tuple[Thrown, ...] = ()
+    """The switches that are on, a file that halts among them."""
+    limits: Limits | None = None
+    """Those that hold instead of the ones that the run began with."""
+
+    def of(self, *kinds: Switch) -> tuple[Thrown, ...]:
+        """Return some kinds of switches."""
+        return tuple(each for each in self.thrown if each.switch in kinds)
+
+    def sold_to(self, market: FeedId) -> int:
+        """Return the last stake of a market that the operator has sold."""
+        return next((each.mark for each in self.of(Switch.SOLD) if each.subject == market), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +137,9 @@ class Ask:
     own: tuple[Past, ...]
     """The account's steps in flight and those of the last day, oldest first."""
     spent_day_wei: Wei
-    """Of all accounts: paid in the last day where the outcome is known, else the most it may cost."""
+    """Of all accounts, as all below: paid in the last day where the outcome is known, else the most."""
     notional_block_wad: Wad
-    """Of all accounts: what the steps reserved at this block take over, the abandoned ones left out."""
+    """What the steps reserved at this block take over, the abandoned ones left out."""
     limits: Limits
     closes: bool = False
     """Whether it takes something of the account."""
@@ -79,10 +147,27 @@ class Ask:
     """What it rests on."""
     loss_wad: Wad = 0
     losses_day_wad: Wad = 0
-    """Of all accounts: what the steps of the last day are expected to lose, the abandoned ones left out."""
+    """What the steps of the last day lose to keep accounts solvent, the abandoned ones left out."""
     takes: tuple[tuple[FeedId, Wad], ...] = ()
     moved_minute_wad: Mapping[FeedId, Wad] = field(default_factory=dict)
-    """Of all accounts: what the steps of the last minute take of each feed, or have taken."""
+    """What the steps of the last minute take of each feed, or have taken."""
+    standing: Standing = Standing()
+    markets: tuple[str, ...] = ()
+    """What the account hangs on."""
+    max_fee_wei: Wei = 0
+    """What the transaction bids per gas."""
+    balance_wei: Wei | None = None
+    """Of the wallet, at the newest head; None where nobody has asked."""
+    in_flight_wei: Wei = 0
+    """The most that transactions in flight may cost."""
+    risk_wad: Wad = 0
+    """The most that the step may lose."""
+    hour: Sums = field(default_factory=Sums)
+    day: Sums = field(default_factory=Sums)
+    taken_day_wad: Mapping[FeedId, Wad] = field(default_factory=dict)
+    """What the steps of the last day take of each market, or have taken; of those that this one takes of."""
+    inventory: Mapping[FeedId, Inventory] = field(default_factory=dict)
+    """What is not sold of each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,28 +176,80 @@ class Held:
 
     nonces: frozenset[int] = frozenset()
     """Those not below the chain's that a transaction holds."""
-    spent_day_wei: Wei = 0
+    in_flight_wei: Wei = 0
     notional_block_wad: Wad = 0
     losses_day_wad: Wad = 0
+    hour: Sums = field(default_factory=Sums)
+    day: Sums = field(default_factory=Sums)
     moved_minute_wad: Mapping[FeedId, Wad] = field(default_factory=dict)
+    taken_day_wad: Mapping[FeedId, Wad] = field(default_factory=dict)
+    inventory: Mapping[FeedId, Inventory] = field(default_factory=dict)
 
     def __add__(self, other: Held) -> Held:
         """Take two together."""
-        moved = dict(self.moved_minute_wad)
-        for feed, wad in other.moved_minute_wad.items():
-            moved[feed] = moved.get(feed, 0) + wad
         return Held(
             self.nonces | other.nonces,
-            self.spent_day_wei + other.spent_day_wei,
+            self.in_flight_wei + other.in_flight_wei,
             self.notional_block_wad + other.notional_block_wad,
             self.losses_day_wad + other.losses_day_wad,
-            moved,
+            self.hour + other.hour,
+            self.day + other.day,
+            _together(self.moved_minute_wad, other.moved_minute_wad, 0),
+            _together(self.taken_day_wad, other.taken_day_wad, 0),
+            _together(self.inventory, other.inventory, Inventory()),
         )
 
 
+def _together(one: Mapping[FeedId, Added], other: Mapping[FeedId, Added], none: Added) -> dict[FeedId, Added]:
+    return {feed: one.get(feed, none) + other.get(feed, none) for feed in one.keys() | other.keys()}
+
+
 def not_halted(ask: Ask) -> Refuse | None:
-    """Refuse everything while the kill switch is set."""
-    return _refuse("halted", "the kill switch is set", "halted = false") if ask.limits.halted else None
+    """Refuse everything while the kill switch is set: in the settings, by a file, a command or a signal."""
+    if ask.limits.halted:
+        return _refuse("halted", "the kill switch is set", "halted = false")
+    for each in ask.standing.of(Switch.HALT):
+        bound = "no such file" if each.who == switches.FILE else "keeper resume"
+        return _refuse("halted", f"halted {each.told}", bound)
+    return None
+
+
+def not_paused(ask: Ask) -> Refuse | None:
+    """Refuse what hangs on a market that is paused."""
+    for each in ask.standing.of(Switch.PAUSE):
+        if each.subject in ask.markets:
+            return _refuse("paused", f"{each.subject} paused {each.told}", f"keeper unpause {each.subject}")
+    return None
+
+
+def account_listed(ask: Ask) -> Refuse | None:
+    """Refuse accounts that are denied, or that are not allowed where only some are."""
+    limits, key = ask.limits, f"0x{ask.account.hex()}"
+    if any(map(key.startswith, limits.accounts_deny)):
+        return _refuse("account", key, "limits.accounts_deny")
+    if limits.accounts_allow and not any(map(key.startswith, limits.accounts_allow)):
+        return _refuse("account", key, "limits.accounts_allow")
+    return None
+
+
+def markets_listed(ask: Ask) -> Refuse | None:
+    """Refuse what hangs on a market that is denied, or that is not allowed where only some are."""
+    allowed, denied = ask.limits.markets_allow, ask.limits.markets_deny
+    for market in ask.markets:
+        if market in denied or (allowed and market not in allowed):
+            return _refuse("market", market, f"limits.markets_{'deny' if market in denied else 'allow'}")
+    return None
+
+
+def no_breaker(ask: Ask) -> Refuse | None:
+    """Refuse while a breaker is open: after reverts everything, else what takes something of an account."""
+    for each in ask.standing.of(*BREAKERS):
+        concerned = not each.subject or each.subject in ask.markets
+        holds_it = concerned and (ask.closes or each.switch is Switch.REVERTS)
+        if holds_it and each.holds(ask.at_s):
+            bound = f"until {each.until_s}, or keeper reset {each.switch}"
+            return _refuse("breaker", f"{each.name} {each.why}, tripped at {each.at_s}", bound)
+    return None
 
 
 def agreement(ask: Ask) -> Refuse | None:
@@ -135,6 +272,35 @@ def no_duplicate(ask: Ask) -> Refuse | None:
     return _refuse("duplicate", f"in flight: {', '.join(live)}", "1 transaction an account") if live else None
 
 
+def max_fee(ask: Ask) -> Refuse | None:
+    """Bound what a transaction bids per gas."""
+    if ask.max_fee_wei <= ask.limits.max_fee_wei:
+        return None
+    return _refuse("max_fee", f"{ask.max_fee_wei} wei per gas", f"{ask.limits.max_fee_wei} wei per gas")
+
+
+def wallet_floor(ask: Ask) -> Refuse | None:
+    """Keep so much in the wallet, were everything in flight to cost its most."""
+    if ask.balance_wei is None:
+        unasked = ask.limits.floor_wei > 0
+        return _refuse("wallet_floor", "balance unknown", f"{ask.limits.floor_wei} wei") if unasked else None
+    left_wei = ask.balance_wei - ask.in_flight_wei - ask.max_cost_wei
+    if left_wei >= ask.limits.floor_wei:
+        return None
+    used = f"{ask.in_flight_wei} wei in flight and {ask.max_cost_wei} wei for this step"
+    evidence = f"{ask.balance_wei} wei less {used}"
+    return _refuse("wallet_floor", evidence, f"{ask.limits.floor_wei} wei left")
+
+
+def spend_hour(ask: Ask) -> Refuse | None:
+    """Bound what an hour may cost, transactions in flight counted at their maximum."""
+    most_wei = ask.limits.spend_hour_wei
+    if most_wei is None or ask.hour.spent_wei + ask.max_cost_wei <= most_wei:
+        return None
+    evidence = f"{ask.hour.spent_wei} wei in 1 h and {ask.max_cost_wei} wei for this step"
+    return _refuse("spend_hour", evidence, f"{most_wei} wei")
+
+
 def spend_day(ask: Ask) -> Refuse | None:
     """Bound what a day may cost, transactions in flight counted at their maximum."""
     if ask.spent_day_wei + ask.max_cost_wei <= ask.limits.spend_day_wei:
@@ -149,6 +315,41 @@ def notional_block(ask: Ask) -> Refuse | None:
         return None
     evidence = f"{ask.notional_block_wad} wad at block {ask.block} and {ask.notional_wad} wad for this step"
     return _refuse("notional_block", evidence, f"{ask.limits.notional_block_wad} wad")
+
+
+def notional_hour(ask: Ask) -> Refuse | None:
+    """Bound the notional that the steps of an hour take over."""
+    most_wad = ask.limits.notional_hour_wad
+    if most_wad is None or ask.hour.notional_wad + ask.notional_wad <= most_wad:
+        return None
+    evidence = f"{ask.hour.notional_wad} wad in 1 h and {ask.notional_wad} wad for this step"
+    return _refuse("notional_hour", evidence, f"{most_wad} wad")
+
+
+def market_day(ask: Ask) -> Refuse | None:
+    """Bound what the steps of a day take of one market."""
+    for market, wad in ask.takes:
+        most_wad = ask.limits.of_market(ask.limits.market_day_wad, market)
+        taken_wad = ask.taken_day_wad.get(market, 0)
+        if most_wad is not None and taken_wad + abs(wad) > most_wad:
+            evidence = f"{market}: {taken_wad} wad in 24 h and {abs(wad)} wad for this step"
+            return _refuse("market_day", evidence, f"{most_wad} wad")
+    return None
+
+
+def inventory(ask: Ask) -> Refuse | None:
+    """Bound what is taken over of one market and not sold, long or short; what brings it down may pass."""
+    for market, wad in ask.takes:
+        most_wad = ask.limits.of_market(ask.limits.inventory_wad, market)
+        found = ask.inventory.get(market, Inventory())
+        after_wad = found.held_wad + found.rising_wad + wad
+        if wad < 0:
+            after_wad = -(found.held_wad + found.falling_wad + wad)
+        if most_wad is not None and wad and after_wad > most_wad:
+            flying = f"{found.rising_wad} and {found.falling_wad} wad in flight"
+            evidence = f"{market}: {found.held_wad} wad held, {flying}, {wad} wad for this step"
+            return _refuse("inventory", evidence, f"{most_wad} wad")
+    return None
 
 
 def depth_minute(ask: Ask) -> Refuse | None:
@@ -167,6 +368,24 @@ def solvency_day(ask: Ask) -> Refuse | None:
         return None
     evidence = f"{ask.losses_day_wad} wad lost in 24 h and {ask.loss_wad} wad by this step"
     return _refuse("solvency_day", evidence, f"{ask.limits.solvency_day_wad} wad")
+
+
+def loss_hour(ask: Ask) -> Refuse | None:
+    """Bound what the steps of an hour may lose."""
+    most_wad = ask.limits.loss_hour_wad
+    if most_wad is None or ask.hour.loss_wad + ask.risk_wad <= most_wad:
+        return None
+    evidence = f"{ask.hour.loss_wad} wad in 1 h and at most {ask.risk_wad} wad by this step"
+    return _refuse("loss_hour", evidence, f"{most_wad} wad")
+
+
+def loss_day(ask: Ask) -> Refuse | None:
+    """Bound what the steps of a day may lose."""
+    most_wad = ask.limits.loss_day_wad
+    if most_wad is None or ask.day.loss_wad + ask.risk_wad <= most_wad:
+        return None
+    evidence = f"{ask.day.loss_wad} wad in 24 h and at most {ask.risk_wad} wad by this step"
+    return _refuse("loss_day", evidence, f"{most_wad} wad")
 
 
 def attempts_hour(ask: Ask) -> Refuse | None:
@@ -192,8 +411,9 @@ def backoff(ask: Ask) -> Refuse | None:
 
 
 RULES: tuple[Callable[[Ask], Refuse | None], ...] = (
-    not_halted, agreement, still_valid, no_duplicate, spend_day, notional_block, depth_minute, solvency_day,
-    attempts_hour, backoff
+    not_halted, agreement, still_valid, no_duplicate, account_listed, markets_listed, not_paused, no_breaker,
+    max_fee, wallet_floor, spend_hour, spend_day, notional_block, notional_hour, market_day, inventory,
+    depth_minute, solvency_day, loss_hour, loss_day, attempts_hour, backoff,
 )  # fmt: skip
 
 
@@ -213,6 +433,9 @@ def reserve(
     tx: Mapping[str, Any],
     *,
     agreed: Agree | None,
+    markets: Iterable[str],
+    balance_wei: Wei | None,
+    standing: Standing,
     chain_nonce: int,
     block: Block,
     at_s: UnixS,
@@ -223,37 +446,51 @@ def reserve(
     The whole unsigned transaction is stored with the nonce given out here, so that a restart signs the
     same bytes again. ``beside`` is what other journals of the wallet hold.
     """
-    all_held = held(db, step, chain_nonce=chain_nonce, block=block, at_s=at_s) + beside
-    max_cost_wei = int(tx["gas"]) * int(tx["maxFeePerGas"]) + int(tx.get("value", 0))
+    found = held(db, step, standing=standing, chain_nonce=chain_nonce, block=block, at_s=at_s) + beside
     asked = Ask(
         account=step.act.account,
-        max_cost_wei=max_cost_wei,
+        max_cost_wei=int(tx["gas"]) * int(tx["maxFeePerGas"]) + int(tx.get("value", 0)),
         notional_wad=step.notional_wad,
         valid_until_block=step.valid_until_block,
         block=block,
         at_s=at_s,
         own=_own(db, step.act.account, at_s),
-        spent_day_wei=all_held.spent_day_wei,
-        notional_block_wad=all_held.notional_block_wad,
+        spent_day_wei=found.day.spent_wei,
+        notional_block_wad=found.notional_block_wad,
         limits=limits,
         closes=step.act.closes,
         agreed=agreed,
         loss_wad=step.loss_wad,
-        losses_day_wad=all_held.losses_day_wad,
+        losses_day_wad=found.losses_day_wad,
         takes=step.takes,
-        moved_minute_wad=all_held.moved_minute_wad,
+        moved_minute_wad=found.moved_minute_wad,
+        standing=standing,
+        markets=tuple(markets) or tuple(market for market, _ in step.takes),
+        max_fee_wei=int(tx["maxFeePerGas"]),
+        balance_wei=balance_wei,
+        in_flight_wei=found.in_flight_wei,
+        risk_wad=tally.risk_wad(step),
+        hour=found.hour,
+        day=found.day,
+        taken_day_wad=found.taken_day_wad,
+        inventory=found.inventory,
     )
-    return check(asked) or _grant(db, step, {**tx, "nonce": free_nonce(all_held.nonces, chain_nonce)}, asked)
+    return check(asked) or _grant(db, step, {**tx, "nonce": free_nonce(found.nonces, chain_nonce)}, asked)
 
 
-def held(db: Db, step: Step, *, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
+def held(db: Db, step: Step, *, standing: Standing, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
     """Return what the steps of one journal mean for a step; what it does not ask for is left out."""
+    taken = [market for market, _ in step.takes]
     return Held(
         _held_nonces(db, chain_nonce),
-        _spent_wei(db, at_s),
-        _reserved_wad(db, block),
-        _lost_wad(db, at_s) if step.loss_wad else 0,
-        moved_wad(db, at_s) if step.takes else {},
+        tally.in_flight_wei(db),
+        tally.reserved_wad(db, block),
+        tally.kept_solvent_wad(db, at_s) if step.loss_wad else 0,
+        tally.sums(db, at_s - HOUR_S),
+        tally.sums(db, at_s - DAY_S),
+        tally.moved_wad(db, at_s) if step.takes else {},
+        {market: tally.taken_wad(db, market, at_s - DAY_S) for market in taken},
+        {market: tally.inventory(db, market, standing.sold_to(market)) for market in taken},
     )
 
 
@@ -296,6 +533,7 @@ def _grant(db: Db, step: Step, tx: Mapping[str, Any], asked: Ask) -> Permit:
             rows.dumps({feed: str(wad) for feed, wad in step.takes}),
         ),
     )
+    tally.enter(db, step_id, step, asked.max_cost_wei, asked.at_s)
     return Permit(step_id, step.case_id, int(tx["nonce"]), json.loads(unsigned_tx))
 
 
@@ -330,47 +568,41 @@ def _attempts(db: Db, step: Step, tranche_nonce: int | None) -> int:
     return int(found.fetchone()[0])
 
 
-RECENT = "(state IN ('reserved', 'sent') OR reserved_at_s > ?)"
-
-
 def _own(db: Db, account: AccountKey, at_s: UnixS) -> tuple[Past, ...]:
-    columns = "step_id, state, reserved_at_s, outcome_at_s"
-    query = f"SELECT {columns} FROM steps WHERE account = ? AND {RECENT} ORDER BY rowid"  # noqa: S608
-    found = db.execute(query, (account, at_s - DAY_S))
     return tuple(
         Past(row["step_id"], StepState(row["state"]), row["reserved_at_s"], row["outcome_at_s"])
-        for row in found
+        for row in tally.own(db, account, at_s)
     )
 
 
-def _spent_wei(db: Db, at_s: UnixS) -> Wei:
-    """Sum in whole gwei, each cost rounded up: a day's wei may be more than SQLite's integers hold."""
-    gwei = f"(CAST(coalesce(gas_cost_wei, max_cost_wei) AS BIGINT) + {GWEI - 1}) / {GWEI}"
-    query = f"SELECT coalesce(sum({gwei}), 0) FROM steps WHERE {RECENT}"  # noqa: S608
-    return int(db.execute(query, (at_s - DAY_S,)).fetchone()[0]) * GWEI
+# --- how they stand ------------------------------------------------------------------------------
 
 
-def moved_wad(db: Db, at_s: UnixS) -> Mapping[FeedId, Wad]:
-    """Return what the steps of the last minute take of each feed, those that took nothing left out."""
-    query = (
-        "SELECT takes FROM steps JOIN terms USING (step_id) WHERE reserved_at_s > ? AND reserved_at_s <= ?"
-        " AND state IN ('reserved', 'sent', 'included')"
+def measures(db: Db, limits: Limits, standing: Standing, block: Block, at_s: UnixS) -> tuple[Measure, ...]:
+    """Return how much is used of every limit that adds something up, as of a head."""
+    hour, day = tally.sums(db, at_s - HOUR_S), tally.sums(db, at_s - DAY_S)
+    found: list[tuple[str, str, int, int | None, str]] = [
+        ("spend_hour", "", hour.spent_wei, limits.spend_hour_wei, "native"),
+        ("spend_day", "", day.spent_wei, limits.spend_day_wei, "native"),
+        ("notional_block", "", tally.reserved_wad(db, block), limits.notional_block_wad, "quote"),
+        ("notional_hour", "", hour.notional_wad, limits.notional_hour_wad, "quote"),
+        ("loss_hour", "", hour.loss_wad, limits.loss_hour_wad, "quote"),
+        ("loss_day", "", day.loss_wad, limits.loss_day_wad, "quote"),
+        ("solvency_day", "", tally.kept_solvent_wad(db, at_s), limits.solvency_day_wad, "quote"),
+    ]
+    moved_wad = tally.moved_wad(db, at_s)
+    for market in sorted({*tally.markets(db), *limits.depth_minute_wad} - {EACH}):
+        taken_wad = tally.taken_wad(db, market, at_s - DAY_S)
+        held_wad = tally.inventory(db, market, standing.sold_to(market)).most_wad
+        day_wad = limits.of_market(limits.market_day_wad, market)
+        most_wad = limits.of_market(limits.inventory_wad, market)
+        depth_wad = limits.depth_minute_wad.get(market)
+        found += [
+            ("market_day", market, taken_wad, day_wad, "quote"),
+            ("inventory", market, held_wad, most_wad, "quote"),
+            ("depth_minute", market, moved_wad.get(market, 0), depth_wad, "quote"),
+        ]
+    return tuple(
+        Measure(limit, subject, used / WAD, None if bound is None else bound / WAD, unit)
+        for limit, subject, used, bound, unit in found
     )
-    moved: dict[FeedId, Wad] = {}
-    for row in db.execute(query, (at_s - MINUTE_S, at_s)):
-        for feed, wad in json.loads(row["takes"]).items():
-            moved[feed] = moved.get(feed, 0) + abs(int(wad))
-    return moved
-
-
-def _lost_wad(db: Db, at_s: UnixS) -> Wad:
-    query = (
-        "SELECT loss_wad FROM steps JOIN terms USING (step_id)"
-        " WHERE reserved_at_s > ? AND state <> 'abandoned' AND loss_wad <> '0'"
-    )
-    return sum(int(row["loss_wad"]) for row in db.execute(query, (at_s - DAY_S,)))
-
-
-def _reserved_wad(db: Db, block: Block) -> Wad:
-    query = "SELECT notional_wad FROM steps WHERE reserved_block = ? AND state <> 'abandoned'"
-    return sum(int(row["notional_wad"]) for row in db.execute(query, (block,)))

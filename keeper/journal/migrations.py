@@ -16,7 +16,15 @@ from keeper.errors import ConfigError
 from keeper.journal.db import Db
 from keeper.journal.sqlite import SqliteDb
 
-VERSION = 2
+VERSION = 3
+
+STAKES_OF_BEFORE = """INSERT INTO stakes (
+        step_id, market, at_s, state, most_gwei, paid_gwei, notional_micro, loss_micro, risk_micro
+    ) SELECT step_id, '', reserved_at_s, state, (CAST(max_cost_wei AS BIGINT) + 999999999) / 1000000000,
+        (CAST(gas_cost_wei AS BIGINT) + 999999999) / 1000000000,
+        CAST(substr('0000000000000' || notional_wad, 1, length(notional_wad) + 1) AS BIGINT) + 1, 0, 0
+    FROM steps"""
+"""What the steps of an older journal have spent and taken over; of which markets is not in its tables."""
 
 MIGRATIONS: Mapping[int, tuple[str, ...]] = {
     2: (
@@ -34,6 +42,29 @@ MIGRATIONS: Mapping[int, tuple[str, ...]] = {
             seq INTEGER NOT NULL, run INTEGER NOT NULL REFERENCES runs, block INTEGER NOT NULL,
             file TEXT NOT NULL UNIQUE
         ) STRICT""",
+    ),
+    3: (
+        """CREATE TABLE switches (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT, switch TEXT NOT NULL, subject TEXT NOT NULL,
+            is_on INTEGER NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL, at_s INTEGER NOT NULL,
+            until_s INTEGER, mark INTEGER NOT NULL
+        ) STRICT""",
+        "CREATE INDEX newest_switch ON switches (switch, subject, seq)",
+        """CREATE TABLE stakes (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT, step_id TEXT NOT NULL REFERENCES steps ON DELETE CASCADE,
+            market TEXT NOT NULL, at_s INTEGER NOT NULL, state TEXT NOT NULL,
+            most_gwei INTEGER NOT NULL DEFAULT 0, paid_gwei INTEGER, notional_micro INTEGER NOT NULL,
+            risk_micro INTEGER NOT NULL DEFAULT 0, loss_micro INTEGER NOT NULL DEFAULT 0,
+            held_micro INTEGER NOT NULL DEFAULT 0, is_sale INTEGER NOT NULL DEFAULT 0
+        ) STRICT""",
+        "CREATE INDEX stakes_of_step ON stakes (step_id)",
+        """CREATE INDEX stakes_by_time ON stakes (
+            market, at_s, state, paid_gwei, most_gwei, notional_micro, risk_micro, loss_micro
+        )""",
+        "CREATE INDEX stakes_held ON stakes (market, state, seq, held_micro)",
+        "CREATE INDEX live_stakes ON stakes (market) WHERE state IN ('reserved', 'sent')",
+        "CREATE INDEX sales ON stakes (market, seq) WHERE is_sale = 1",
+        STAKES_OF_BEFORE,
     ),
 }
 """By the version that each leads to."""

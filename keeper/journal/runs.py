@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from keeper.domain import EventKind
-from keeper.journal import rows, sqlite
+from keeper.journal import rows, sqlite, tally
 from keeper.journal.db import Db
+from keeper.journal.migrations import STAKES_OF_BEFORE
 from keeper.journal.rows import MOVES
 from keeper.journal.sqlite import SqliteDb
 from keeper.lifecycle import OUTCOMES, fold
@@ -27,7 +28,7 @@ from keeper.units import AccountKey
 
 OWN = frozenset(
     {"meta", "cases", "events", "steps", "heads", "accounts", "searched", "differences", "healed"}
-    | {"levels", "terms"}
+    | {"levels", "terms", "stakes", "switches"}
     | {"runs", "tape", "books", "sqlite_sequence"}
 )
 """Tables that a copy takes over by rules of their own, or not at all; others whole."""
@@ -141,6 +142,7 @@ def rewind(source: Path, target: Path, run: Run, found: Iterable[AccountKey]) ->
         _rewind_steps(db, frozenset(standing["unsigned"]))
         db.execute("INSERT INTO levels SELECT * FROM old.levels WHERE seq <= ?", (standing["levels"],))
         db.execute("INSERT INTO terms SELECT * FROM old.terms WHERE step_id IN (SELECT step_id FROM steps)")
+        _rewind_stakes(db)
         for table in _others(db):
             db.execute(f'INSERT INTO "{table}" SELECT * FROM old."{table}"')  # noqa: S608
         db.execute("COMMIT")
@@ -200,3 +202,13 @@ def _rewind_steps(db: SqliteDb, unsigned: frozenset[str]) -> None:
     db.executemany(
         "UPDATE steps SET signed_tx = NULL, tx_hash = NULL WHERE step_id = ?", ((each,) for each in unsigned)
     )
+
+
+def _rewind_stakes(db: SqliteDb) -> None:
+    """Take over the stakes of those steps, each as its step stands; an older journal has none yet."""
+    query = "SELECT 1 FROM old.sqlite_master WHERE name = 'stakes'"
+    if db.execute(query).fetchone() is None:
+        db.execute(STAKES_OF_BEFORE)
+        return
+    db.execute("INSERT INTO stakes SELECT * FROM old.stakes WHERE step_id IN (SELECT step_id FROM steps)")
+    db.execute(tally.FOLLOWS)

@@ -10,7 +10,7 @@ import json
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -19,18 +19,18 @@ from typing import Any
 from keeper.columns.shape import Row
 from keeper.domain import Agree, CaseEvent, EventKind, Head, Level, Permit, Reason, Record, Refuse, Seen, Step
 from keeper.errors import ConfigError, InvariantBroken, KeeperError
-from keeper.journal import guard, migrations, retention, rows, runs, sqlite
+from keeper.journal import guard, migrations, retention, rows, runs, sqlite, switches, tally
 from keeper.journal.db import Db
-from keeper.journal.guard import Held, Limits
+from keeper.journal.guard import Held, Limits, Standing
 from keeper.journal.retention import Keep
 from keeper.journal.rows import MOVES
 from keeper.journal.sqlite import SqliteDb
 from keeper.journal.tape import Packed, Recorder
 from keeper.journal.wallet import Wallet, to_record
 from keeper.lifecycle import OUTCOMES, Status
-from keeper.ports import Case, Outcome, Searched, StepRecord, StepState
+from keeper.ports import BREAKERS, Case, Measure, Outcome, Searched, StepRecord, StepState, Switch, Thrown
 from keeper.state import archive
-from keeper.units import WAD, AccountKey, Block, UnixS, Wad
+from keeper.units import WAD, AccountKey, Block, UnixS, Wad, Wei
 
 ODDS_OF = 50
 """The last steps of a kind by which it is told how likely the next one does what it should."""
@@ -38,9 +38,13 @@ ODDS_LOOKED_AT = 500
 PRIOR_WON, PRIOR_OF = 9, 10
 """A kind of which nothing is known yet counts as if so many of so many had."""
 HEADS_KEPT = 10_000
+REVERTS_OF, REVERTS_LEAST = 20, 8
+"""Own steps of the last hour by which it is told what share reverts: so many at most, and at least."""
 ACCOUNTS_AT_ONCE = 2**16
 BOOK_BLOCKS = 7_200
 """How far apart books are kept beside a tape; what lies between is read from the tape."""
+
+STOPS = (Switch.HALT, Switch.PAUSE, *BREAKERS)
 
 S = StepState
 E = EventKind
@@ -68,6 +72,8 @@ class StoredJournal:
         self._wallet = wallet or Wallet()
         self._lock = self._wallet.lock
         self._limits = limits or Limits()
+        self._reloaded = False
+        self._told: Callable[[Standing], Standing] = lambda standing: standing
         self._tape: Recorder | None = None
         self._run = 0
 
@@ -175,7 +181,7 @@ class StoredJournal:
             " ORDER BY outcome_at_s, steps.rowid"
         )
         closed: dict[AccountKey, Seen] = {}
-        for row in self._rows(query, at_s - guard.HOUR_S, at_s):
+        for row in self._rows(query, at_s - tally.HOUR_S, at_s):
             account, health_wad = row["account"], int(row["ends_at_wad"])
             before = closed.get(account)
             # In a fall that goes on, each step's own health would let the next one wait for a lower one.
@@ -195,7 +201,7 @@ class StoredJournal:
                 ended[row["kind"]].append(row["state"] == S.INCLUDED)
         won = {kind: _odds_wad(each[:ODDS_OF]) for kind, each in ended.items()}
         with self._lock:
-            return Record(won, _odds_wad([]), guard.moved_wad(self._db, at_s))
+            return Record(won, _odds_wad([]), tally.moved_wad(self._db, at_s))
 
     def last_event(self) -> int:
         """Return the number of the newest event, 0 where there is none."""
@@ -244,18 +250,24 @@ class StoredJournal:
         tx: Mapping[str, Any],
         *,
         agreed: Agree | None = None,
+        markets: Iterable[str] = (),
+        balance_wei: Wei | None = None,
         chain_nonce: int,
         block: Block,
         at_s: UnixS,
     ) -> Permit | Refuse:
         """Check every limit and commit the unsigned transaction; only then grant the Permit."""
         with self._transaction() as db:
+            standing = self._told(self._standing(db, at_s))
             return guard.reserve(
                 db,
-                self._limits,
+                standing.limits or self._limits,
                 step,
                 tx,
                 agreed=agreed,
+                markets=markets,
+                balance_wei=balance_wei,
+                standing=standing,
                 chain_nonce=chain_nonce,
                 block=block,
                 at_s=at_s,
@@ -272,7 +284,80 @@ class StoredJournal:
     def held(self, step: Step, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
         """Return what its steps mean for a step of the same wallet in another journal."""
         with self._lock:
-            return guard.held(self._db, step, chain_nonce=chain_nonce, block=block, at_s=at_s)
+            standing = self._standing(self._db, at_s)
+            return guard.held(
+                self._db, step, standing=standing, chain_nonce=chain_nonce, block=block, at_s=at_s
+            )
+
+    # --- what the door goes by beside ---
+
+    def _standing(self, db: Db, at_s: UnixS) -> Standing:
+        by_file = switches.halted_by_file(self._limits.kill_file, at_s)
+        thrown = switches.standing(db)
+        return Standing((*by_file, *thrown), self._limits if self._reloaded else None)
+
+    def go_by(self, told: Callable[[Standing], Standing]) -> None:
+        """Have what bears on each grant pass through a tape."""
+        self._told = told
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that hold."""
+        return self._limits
+
+    def reload(self, limits: Limits, who: str, why: str) -> None:
+        """Go by other limits from the next grant on, and write down that it is so."""
+        with self._transaction() as db:
+            switches.throw(db, Thrown(Switch.LIMITS, "", who, why, self._now_s()), on=True)
+        self._limits, self._reloaded = limits, True
+
+    def throw(self, switch: Switch, subject: str, *, on: bool, who: str, why: str = "") -> None:
+        """Throw a switch; the keeper goes by it from its next grant on."""
+        with self._transaction() as db:
+            mark = tally.last_stake(db) if switch is Switch.SOLD else 0
+            switches.throw(db, Thrown(switch, subject, who, why, self._now_s(), mark=mark), on=on)
+
+    def watch(self, figures: Mapping[tuple[Switch, str], float], at_s: UnixS) -> tuple[Thrown, ...]:
+        """Trip the breakers whose figure is at its bound; return what stops the wallet, whole or in part."""
+        limits = self._limits
+        with self._transaction() as db:
+            since_s = max(at_s - tally.HOUR_S, switches.last_thrown(db, Switch.REVERTS))
+            own = self.outcomes_since(since_s, REVERTS_OF)
+            seen = {**figures, (Switch.DRIFT, ""): float(self.unhealed())}
+            if len(own) >= REVERTS_LEAST:
+                seen[Switch.REVERTS, ""] = own.count(False) / len(own)
+            on = switches.standing(db)
+            for each in switches.tripped(seen, limits.breakers, on, at_s, limits.breaker_rest_s):
+                switches.throw(db, each, on=True)
+            return self._stopping(db, at_s)
+
+    def _stopping(self, db: Db, at_s: UnixS) -> tuple[Thrown, ...]:
+        standing = self._standing(db, at_s)
+        in_settings = Thrown(Switch.HALT, "", "settings", "halted = true", at_s)
+        stopping = tuple(each for each in standing.of(*STOPS) if each.holds(at_s))
+        return (in_settings, *stopping) if self._limits.halted else stopping
+
+    def thrown(self) -> tuple[Thrown, ...]:
+        """Return what stops the wallet, whole or in part, as of the last head."""
+        with self._lock:
+            return self._stopping(self._db, self._now_s())
+
+    def switched(self, last: int) -> list[tuple[Thrown, bool]]:
+        """Return what was thrown last, oldest first, each with whether it was thrown on."""
+        with self._lock:
+            return switches.history(self._db, last)
+
+    def measures(self) -> tuple[Measure, ...]:
+        """Return how much of each limit is used, as of the last head."""
+        with self._lock:
+            head = self.last_head()
+            block, at_s = (head.number, head.timestamp_s) if head else (0, 0)
+            return guard.measures(self._db, self._limits, self._standing(self._db, at_s), block, at_s)
+
+    def _now_s(self) -> UnixS:
+        """Return the time of the last head: switches are of chain time, as all that they stop."""
+        head = self.last_head()
+        return head.timestamp_s if head else int(time.time())
 
     def step(self, step_id: str) -> StepRecord:
         """Return one step; raise InvariantBroken where it is not known."""
@@ -316,6 +401,7 @@ class StoredJournal:
         with self._transaction() as db:
             self._move(db, self.step(step_id), E.ABANDONED, told=told, block=block, at_s=at_s)
             db.execute("UPDATE steps SET gas_cost_wei = '0' WHERE step_id = ?", (step_id,))
+            tally.follow(db, step_id)
 
     def settle(self, step_id: str, outcome: Outcome, *, at_s: UnixS) -> None:
         """Note how a sent transaction ended."""
@@ -329,6 +415,7 @@ class StoredJournal:
                 " WHERE step_id = ?",
                 (outcome.block, outcome.block_hash, at_s, str(outcome.gas_cost_wei), step_id),
             )
+            tally.follow(db, step_id)
 
     def unsettle(self, step_id: str, *, block: Block, at_s: UnixS) -> None:
         """Put a transaction back in flight whose outcome a reorg has undone."""
@@ -341,6 +428,7 @@ class StoredJournal:
                 " gas_cost_wei = NULL WHERE step_id = ?",
                 (step_id,),
             )
+            tally.follow(db, step_id)
 
     def _move(
         self,
@@ -419,6 +507,7 @@ class StoredJournal:
         with self._transaction() as db:
             self._run = runs.begin(db, {**started, "book": book is not None})
         self._tape = tape
+        self.go_by(tape.standing)
         if book is not None:
             try:
                 self._keep_book(book, archive.stamp_of(book)[0])

@@ -14,6 +14,7 @@ moment at which whoever asked goes on. Nothing is written before the head is don
     listing                                  that it was read anew
     posture                                  what decisions of a head go by: the event of the journal up to
                                              which cases are known, and how the keeper as a whole stands
+    door                                     what a grant goes by: switches, and limits read anew
 
 A call is known by its selector and a digest of all of it; no key, no URL and no signed bytes are on a tape.
 """
@@ -25,7 +26,7 @@ import json
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from hashlib import blake2b
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -49,7 +50,8 @@ from keeper.domain import (
     Unknown,
 )
 from keeper.errors import ChainFault, SignerFault
-from keeper.journal import rows
+from keeper.journal import rows, switches
+from keeper.journal.guard import Limits, Standing
 from keeper.ports import BlockUpdate, Drawn, Feed, LiveFeed, Range, Reader, Reports
 from keeper.units import Block, FeedId, UnixS
 
@@ -189,6 +191,26 @@ def to_posture(row: Sequence[Any]) -> Posture:
     return Posture(Level(level), caution, pace_wad, frozenset(slowed), frozenset(tripped))
 
 
+def of_standing(standing: Standing) -> Record:
+    """Write down what a grant goes by."""
+    limits = None if standing.limits is None else json.dumps(asdict(standing.limits), default=_listed)
+    return [[switches.of_thrown(each) for each in standing.thrown], limits]
+
+
+def to_standing(row: Sequence[Any]) -> Standing:
+    thrown, text = row
+    limits = None
+    if text is not None:
+        values = json.loads(text)
+        lists = {name: frozenset(each) for name, each in values.items() if isinstance(each, list)}
+        limits = Limits(**{**values, **lists, "kill_file": None})
+    return Standing(tuple(map(switches.to_thrown, thrown)), limits)
+
+
+def _listed(value: object) -> Any:
+    return sorted(value) if isinstance(value, frozenset) else str(value)
+
+
 def of_simulated(result: bytes | Refuse) -> Any:
     return list(astuple(result.reason)) if isinstance(result, Refuse) else result.hex()
 
@@ -247,6 +269,11 @@ class Recorder:
         """Note what was drawn by chance."""
         self.note("chance", drawn)
         return drawn
+
+    def standing(self, standing: Standing) -> Standing:
+        """Note what a grant goes by."""
+        self.note("door", *of_standing(standing))
+        return standing
 
     async def pack(self) -> None:
         """Pack what was noted, in a thread where it is much."""

@@ -6,12 +6,15 @@ a look at all of them. They share one lock, held until a grant is on disk: so no
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from keeper.domain import Step
 from keeper.journal.guard import Held
+from keeper.journal.tally import Inventory, Sums
 from keeper.units import Block, UnixS
 
 
@@ -64,13 +67,14 @@ class TapedWallet(Wallet):
 
 def to_record(held: Held) -> list[Any]:
     """Write down what is held as a tape has it, large numbers as text."""
-    moved = {feed: str(wad) for feed, wad in held.moved_minute_wad.items()}
-    sums = (held.spent_day_wei, held.notional_block_wad, held.losses_day_wad)
-    return [sorted(held.nonces), *map(str, sums), moved]
+    told = asdict(replace(held, nonces=frozenset()))
+    return [sorted(held.nonces), json.dumps({**told, "nonces": []})]
 
 
 def of_record(record: list[Any]) -> Held:
     """Read it again."""
-    nonces, spent, notional, losses, moved = record
-    taken = {feed: int(wad) for feed, wad in moved.items()}
-    return Held(frozenset(nonces), int(spent), int(notional), int(losses), taken)
+    nonces, text = record
+    told = json.loads(text)
+    sums = {name: Sums(**told[name]) for name in ("hour", "day")}
+    inventory = {market: Inventory(**each) for market, each in told["inventory"].items()}
+    return Held(**{**told, **sums, "inventory": inventory, "nonces": frozenset(nonces)})

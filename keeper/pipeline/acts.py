@@ -166,6 +166,8 @@ class Acts(Generic[MarketT]):
             picked.step,
             self._sender.transaction(picked.call, picked.step.gas_limit, fees),
             agreed=each.judged.agreed,
+            markets=each.judged.markets,
+            balance_wei=self._sender.balance_wei,
             chain_nonce=self._sender.chain_nonce,
             block=head.number,
             at_s=head.timestamp_s,

@@ -29,6 +29,7 @@ from keeper.oracles.panel import Panel
 from keeper.pipeline.blank import Blank
 from keeper.pipeline.care import Care
 from keeper.pipeline.cascade import Cascade
+from keeper.pipeline.door import Door
 from keeper.pipeline.mirror import Mirror, Shelf
 from keeper.pipeline.moment import Moment
 from keeper.pipeline.near import Near
@@ -126,6 +127,7 @@ class Pipeline(Generic[MarketT]):
             alerts=alerts,
             lagging=lambda: self._tape.chance(lagging()),
         )
+        self._door = Door(journal=journal, alerts=alerts)
         self._cascade = Cascade(self.mirror, desk=desk, params=params)
         self._live = feed if isinstance(feed, LiveFeed) else None
         self._moment: Moment | None = None
@@ -229,6 +231,7 @@ class Pipeline(Generic[MarketT]):
         mirror = self.mirror
         divergence = self._desk.divergence(mirror.market, mirror.world, moment.quotes)
         flow = self._cascade.found
+        self._door.look(moment.head, moment.quotes, divergence)
         return self._bearing.look(
             moment.head,
             moment.quotes,
@@ -314,6 +317,7 @@ class Pipeline(Generic[MarketT]):
             rungs={rung.label: count for rung, count in self._rungs.counts.items()} | self._care.rungs,
             level=self._bearing.stand.level,
             why=self._bearing.stand.why,
+            thrown=self._door.thrown,
         )
 
 

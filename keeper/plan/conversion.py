@@ -7,6 +7,7 @@ for nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from keeper.domain import Act, Reason, Refuse, Step, Unknown
@@ -79,7 +80,8 @@ def _sold(
     if isinstance(least, Unknown):
         return unvalued(least)
     deadline_s = case.at.timestamp_s + DEADLINE_S
-    return tuple(
+    sells = (token, *(each for each, of in case.market.receipts.items() if of == token))
+    steps = (
         _own_step(
             case,
             Convert(case.account, convert.router, route, amount, least, deadline_s),
@@ -89,6 +91,7 @@ def _sold(
         )
         for route in routes
     )
+    return tuple(replace(step, sells=sells) for step in steps)
 
 
 def _convertible(

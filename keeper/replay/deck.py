@@ -28,6 +28,7 @@ from keeper.domain import Bundle, Call, ChainTime, FeedView, Quote, Refuse, Unkn
 from keeper.errors import ChainFault, SignerFault
 from keeper.execute.signer import Signed
 from keeper.journal import rows
+from keeper.journal.guard import Standing
 from keeper.journal.tape import (
     RPC,
     SIGN,
@@ -42,6 +43,7 @@ from keeper.journal.tape import (
     to_range,
     to_report,
     to_simulated,
+    to_standing,
     to_update,
 )
 from keeper.pipeline import Pipeline
@@ -50,7 +52,9 @@ from keeper.units import Block, FeedId, UnixS
 
 Build: TypeAlias = Callable[["Deck"], Awaitable[Pipeline[Any]]]
 BEGINS = frozenset({"discover", "head", "tick", "settle", "alarm", "prepare"})
-COUNT = "eth_getTransactionCount:"
+COUNT, BALANCE = WALLET = "eth_getTransactionCount", "eth_getBalance"
+PLENTY = hex(2**128)
+"""The balance of a wallet at which a tape of before never looked."""
 QUIET = 6
 """Turns of the loop in which no task takes a step, after which none can: what wakes one takes fewer."""
 THREAD_S = 30.0
@@ -79,11 +83,12 @@ class Deck:
         self._stock: dict[str, deque[Record]] = defaultdict(deque)
         self._pending: dict[str, deque[asyncio.Future[Record]]] = defaultdict(deque)
         self._calls: dict[tuple[str, str], Any] = {}
-        self._count: str | None = None
-        """How many transactions of the wallet the chain had when a sender last asked."""
+        self._wallet: dict[str, Any] = {BALANCE: PLENTY}
+        """How many transactions of the wallet the chain had when a sender last asked, and what it held."""
         self._pulled: dict[str, deque[tuple[int, Record]]] = {}
         self._quotes: dict[FeedId, Quote | Unknown] = {}
         self._bundles: Mapping[FeedId, Bundle] = {}
+        self._standing: Standing | None = None
         self._steps = 0
         self._main: asyncio.Task[Any] | None = None
         self._side: asyncio.Task[Any] | None = None
@@ -178,7 +183,7 @@ class Deck:
         }
         self._pulled = {
             kind: deque((at, record) for at, record in enumerate(segment) if record[0] == kind)
-            for kind in ("q", "b", "chance")
+            for kind in ("q", "b", "chance", "door")
         }
 
     async def _deliver(self, key: str, record: Record) -> None:
@@ -188,10 +193,10 @@ class Deck:
             await self._wait_for_thread(key)
         self._ahead[key] -= 1
         if record[0] == "c" and record[1] == RPC:
-            counts = [
-                answer for name, answer in zip(record[2], record[3], strict=True) if name.startswith(COUNT)
+            named = [
+                (name.partition(":")[0], answer) for name, answer in zip(record[2], record[3], strict=True)
             ]
-            self._count = counts[0] if counts else self._count
+            self._wallet |= {name: answer for name, answer in reversed(named) if name in WALLET}
         if waiting := self._pending[key]:
             waiting.popleft().set_result(record)
             await self._settle()
@@ -295,13 +300,10 @@ class Deck:
             known = [self._calls.get((of, name)) for name in ids]
             if None not in known:
                 return known
-            if of == RPC and self._count is not None:
+            if of == RPC and COUNT in self._wallet:
                 # Of a transaction that was never sent there is no receipt, and none of its nonces is used.
                 self.beyond.append(key)
-                return [
-                    self._calls.get((of, name), self._count if name.startswith(COUNT) else None)
-                    for name in ids
-                ]
+                return [self._calls.get((of, name), self._wallet.get(name.partition(":")[0])) for name in ids]
         return list((await self.ask(key))[3])
 
     def _pull(self, kind: str) -> Iterator[Record]:
@@ -336,6 +338,14 @@ class Deck:
 
     async def pack(self) -> None:
         """Have nothing to pack."""
+
+    # --- what is not asked of a port ---
+
+    def standing(self, found: Standing) -> Standing:
+        """Return what a grant went by then; where none was asked for then, what the one before it did."""
+        for _, *row in self._pull("door"):
+            self._standing = to_standing(row)
+        return self._standing or found
 
     # --- the other ports ---
 

@@ -9,7 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -110,10 +110,12 @@ async def play_run(
     limits: Limits,
     sender: SenderParams,
     until: Block | None = None,
+    reloads: bool = True,
 ) -> Played:
     """Play one run of a journal, up to a block if one is given; raise ConfigError where that cannot be.
 
     The sender takes what it asks, and signs, from the tape; ``made`` gets it with the journal to write to.
+    Limits that were read anew then are so again, unless it is played by others (``reloads``).
     """
     with (
         closing(JournalReader(path)) as reader,
@@ -125,6 +127,9 @@ async def play_run(
         before = Path(folder) / "journal.sqlite"
         wallet = TapedWallet(deck.chance) if run.started.get("shares_wallet") else None
         with closing(rewound(reader, run, before, limits, wallet)) as journal:
+            journal.go_by(
+                deck.standing if reloads else lambda found: replace(deck.standing(found), limits=None)
+            )
             book = reader.book(run)
             await _played(deck, journal, run, made, book, sender, until)
             now = journal.events_after(run.events)
@@ -169,7 +174,9 @@ def rewound(
     identity = {key: value for key, value in reader.identity.items() if key != "schema"}
     SqliteJournal(target, identity=identity).close()
     runs.rewind(reader.path, target, run, _found(reader, run))
-    return SqliteJournal(target, identity=identity, limits=limits, durable=False, wallet=wallet)
+    # What its switches said then is on the tape.
+    unhalted = replace(limits or Limits(), kill_file=None)
+    return SqliteJournal(target, identity=identity, limits=unhalted, durable=False, wallet=wallet)
 
 
 def _found(reader: JournalReader, run: Run) -> Iterator[AccountKey]:

@@ -101,7 +101,7 @@ def test_the_least_file_is_enough_and_the_rest_has_its_defaults(path: Path) -> N
     config = loaded(path)
     assert config.chain.chain_id == 31337
     assert config.deployment.reader == READER.lower()
-    assert config.limits_for_guard() == Limits()
+    assert config.limits_for_guard() == Limits(kill_file=path.parent / "keeper.halt")
     assert config.sender_params(dry_run=False) == SenderParams()
     assert config.key_params() == KeyParams()
     assert config.reporter_params() == ReporterParams()
@@ -284,10 +284,12 @@ def whole(path: Path) -> Config:
     return loaded(path, text + WHOLE)
 
 
-def test_the_guard_gets_exact_limits_in_its_own_units(whole: Config) -> None:
+def test_the_guard_gets_exact_limits_in_its_own_units(whole: Config, path: Path) -> None:
     assert whole.limits_for_guard() == Limits(
         halted=True,
+        kill_file=path.parent / "keeper.halt",
         spend_day_wei=123_456_789_012_345_678,
+        max_fee_wei=77 * GWEI,
         notional_block_wad=1_234_567_890 * 10**15,
         attempts_hour=3,
     )

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from keeper.domain import Agree, CaseEvent, EventKind, Permit, Reason, Refuse, Step
-from keeper.journal.guard import Ask, Limits, Past, check
+from keeper.journal.guard import EACH, RULES, Ask, Limits, Past, Standing, check
 from keeper.journal.store import SqliteJournal
-from keeper.ports import Outcome, StepState
+from keeper.journal.tally import Inventory, Sums
+from keeper.ports import Outcome, StepState, Switch, Thrown
 from keeper.units import WAD
 
 NOW_S = 1_000_000
@@ -15,8 +16,17 @@ BOTH = Agree("both clocks")
 ME = b"\x01" * 32
 S = StepState
 
+HIM, HIS_KEY = "0x" + "01" * 20, "0x" + "01" * 32
 LIMITS = Limits(
     spend_day_wei=1_000,
+    spend_hour_wei=500,
+    floor_wei=1_000,
+    max_fee_wei=9,
+    notional_hour_wad=90 * WAD,
+    market_day_wad={"ETH/USD": 60 * WAD, EACH: 10**10 * WAD},
+    inventory_wad={"ETH/USD": 40 * WAD},
+    loss_hour_wad=5 * WAD,
+    loss_day_wad=8 * WAD,
     notional_block_wad=50 * WAD,
     attempts_hour=3,
     backoff_s=30,
@@ -24,6 +34,11 @@ LIMITS = Limits(
     solvency_day_wad=30 * WAD,
     depth_minute_wad={"ETH/USD": 20 * WAD},
 )
+HALTED = Thrown(Switch.HALT, "", "SIGUSR1", "", NOW_S)
+PAUSED = Thrown(Switch.PAUSE, "ETH/USD", "command of user 7", "delisted", NOW_S)
+JUMPED = Thrown(Switch.JUMP, "ETH/USD", "rule", "0.6, bound 0.5", NOW_S - 9, NOW_S + 1)
+REVERTED = Thrown(Switch.REVERTS, "", "rule", "1, bound 1", NOW_S - 9, NOW_S + 1)
+BOTH_MARKETS = ("BTC/USD", "ETH/USD")
 TAKES = (("BTC/USD", 10**9 * WAD), ("ETH/USD", -5 * WAD))
 
 
@@ -31,8 +46,12 @@ def past(state: StepState = S.INCLUDED, *, ago_s: int = 600) -> Past:
     return Past("s1", state, NOW_S - ago_s, NOW_S - ago_s)
 
 
+def on(*thrown: Thrown) -> Standing:
+    return Standing(thrown)
+
+
 def ask(*earlier: Past, limits: Limits = LIMITS, **asked: Any) -> Ask:
-    question = Ask(ME, 100, 10 * WAD, 105, 100, NOW_S, earlier, 0, 0, limits)
+    question = Ask(ME, 100, 10 * WAD, 105, 100, NOW_S, earlier, 0, 0, limits, balance_wei=10**6)
     return replace(question, **asked)
 
 
@@ -50,12 +69,155 @@ AGREED = {
     ),
     "exactly what a day may lose": ask(loss_wad=10 * WAD, losses_day_wad=20 * WAD),
     "what loses nothing, however much was lost": ask(losses_day_wad=31 * WAD),
+    "exactly the spend of an hour": ask(hour=Sums(spent_wei=400)),
+    "exactly the notional of an hour": ask(hour=Sums(notional_wad=80 * WAD)),
+    "exactly what an hour and a day may lose": ask(
+        risk_wad=WAD, hour=Sums(loss_wad=4 * WAD), day=Sums(loss_wad=7 * WAD)
+    ),
+    "exactly what a market may give in a day": ask(takes=TAKES, taken_day_wad={"ETH/USD": 55 * WAD}),
+    "exactly what may be held short": ask(
+        takes=TAKES, inventory={"ETH/USD": Inventory(-20 * WAD, 99 * WAD, -15 * WAD)}
+    ),
+    "what brings an inventory down that is too large": ask(
+        takes=TAKES, inventory={"ETH/USD": Inventory(99 * WAD)}
+    ),
+    "exactly what leaves the floor in the wallet": ask(balance_wei=1_300, in_flight_wei=200),
+    "exactly the highest bid": ask(max_fee_wei=9),
+    "an account that is allowed by its owner": ask(limits=replace(LIMITS, accounts_allow=frozenset({HIM}))),
+    "an account of whose owner another is denied": ask(
+        limits=replace(LIMITS, accounts_deny=frozenset({HIM + "02" * 12}))
+    ),
+    "what hangs on allowed markets alone": ask(
+        markets=BOTH_MARKETS, limits=replace(LIMITS, markets_allow=frozenset(BOTH_MARKETS))
+    ),
+    "what hangs on nothing, where some markets are allowed": ask(
+        limits=replace(LIMITS, markets_allow=frozenset({"BTC/USD"}))
+    ),
+    "another market than the paused one": ask(markets=("BTC/USD",), standing=on(PAUSED)),
+    "an alarm while a price jumps": ask(markets=BOTH_MARKETS, standing=on(JUMPED)),
+    "another market than the one that jumped": ask(
+        markets=("BTC/USD",), closes=True, agreed=BOTH, standing=on(JUMPED)
+    ),
+    "a breaker that has closed by itself": ask(at_s=NOW_S + 1, standing=on(REVERTED)),
 }
 
 REFUSED = {
     "halted": (
         ask(limits=replace(LIMITS, halted=True)),
         Reason("limit.halted", "the kill switch is set", "halted = false"),
+    ),
+    "halted by a signal": (
+        ask(standing=on(HALTED)),
+        Reason("limit.halted", "halted by SIGUSR1", "keeper resume"),
+    ),
+    "halted by a file": (
+        ask(standing=on(Thrown(Switch.HALT, "", "file", "/halt exists", NOW_S))),
+        Reason("limit.halted", "halted by file: /halt exists", "no such file"),
+    ),
+    "paused": (
+        ask(markets=BOTH_MARKETS, standing=on(PAUSED)),
+        Reason("limit.paused", "ETH/USD paused by command of user 7: delisted", "keeper unpause ETH/USD"),
+    ),
+    "jumped": (
+        ask(markets=BOTH_MARKETS, closes=True, agreed=BOTH, standing=on(JUMPED)),
+        Reason(
+            "limit.breaker",
+            f"jump ETH/USD 0.6, bound 0.5, tripped at {NOW_S - 9}",
+            f"until {NOW_S + 1}, or keeper reset jump",
+        ),
+    ),
+    "reverts": (
+        ask(standing=on(REVERTED)),
+        Reason(
+            "limit.breaker",
+            f"reverts 1, bound 1, tripped at {NOW_S - 9}",
+            f"until {NOW_S + 1}, or keeper reset reverts",
+        ),
+    ),
+    "denied": (
+        ask(limits=replace(LIMITS, accounts_deny=frozenset({HIS_KEY}))),
+        Reason("limit.account", HIS_KEY, "limits.accounts_deny"),
+    ),
+    "not allowed": (
+        ask(limits=replace(LIMITS, accounts_allow=frozenset({HIM + "02" * 12}))),
+        Reason("limit.account", HIS_KEY, "limits.accounts_allow"),
+    ),
+    "denied market": (
+        ask(markets=BOTH_MARKETS, limits=replace(LIMITS, markets_deny=frozenset({"ETH/USD"}))),
+        Reason("limit.market", "ETH/USD", "limits.markets_deny"),
+    ),
+    "market not allowed": (
+        ask(markets=BOTH_MARKETS, limits=replace(LIMITS, markets_allow=frozenset({"BTC/USD"}))),
+        Reason("limit.market", "ETH/USD", "limits.markets_allow"),
+    ),
+    "bid": (
+        ask(max_fee_wei=10),
+        Reason("limit.max_fee", "10 wei per gas", "9 wei per gas"),
+    ),
+    "floor": (
+        ask(balance_wei=1_299, in_flight_wei=200),
+        Reason(
+            "limit.wallet_floor",
+            "1299 wei less 200 wei in flight and 100 wei for this step",
+            "1000 wei left",
+        ),
+    ),
+    "floor of an unknown balance": (
+        ask(balance_wei=None),
+        Reason("limit.wallet_floor", "balance unknown", "1000 wei"),
+    ),
+    "spend of an hour": (
+        ask(hour=Sums(spent_wei=401)),
+        Reason("limit.spend_hour", "401 wei in 1 h and 100 wei for this step", "500 wei"),
+    ),
+    "notional of an hour": (
+        ask(hour=Sums(notional_wad=80 * WAD + 1)),
+        Reason(
+            "limit.notional_hour",
+            f"{80 * WAD + 1} wad in 1 h and {10 * WAD} wad for this step",
+            f"{90 * WAD} wad",
+        ),
+    ),
+    "market of a day": (
+        ask(takes=TAKES, taken_day_wad={"ETH/USD": 55 * WAD + 1}),
+        Reason(
+            "limit.market_day",
+            f"ETH/USD: {55 * WAD + 1} wad in 24 h and {5 * WAD} wad for this step",
+            f"{60 * WAD} wad",
+        ),
+    ),
+    "market that is not named": (
+        ask(takes=TAKES, taken_day_wad={"BTC/USD": 9 * 10**9 * WAD + 1}),
+        Reason(
+            "limit.market_day",
+            f"BTC/USD: {9 * 10**9 * WAD + 1} wad in 24 h and {10**9 * WAD} wad for this step",
+            f"{10**10 * WAD} wad",
+        ),
+    ),
+    "inventory": (
+        ask(takes=TAKES, inventory={"ETH/USD": Inventory(-20 * WAD, 99 * WAD, -15 * WAD - 1)}),
+        Reason(
+            "limit.inventory",
+            f"ETH/USD: {-20 * WAD} wad held, {99 * WAD} and {-15 * WAD - 1} wad in flight,"
+            f" {-5 * WAD} wad for this step",
+            f"{40 * WAD} wad",
+        ),
+    ),
+    "loss of an hour": (
+        ask(risk_wad=WAD, hour=Sums(loss_wad=4 * WAD + 1)),
+        Reason(
+            "limit.loss_hour",
+            f"{4 * WAD + 1} wad in 1 h and at most {WAD} wad by this step",
+            f"{5 * WAD} wad",
+        ),
+    ),
+    "loss of a day": (
+        ask(risk_wad=WAD, day=Sums(loss_wad=7 * WAD + 1)),
+        Reason(
+            "limit.loss_day",
+            f"{7 * WAD + 1} wad in 24 h and at most {WAD} wad by this step",
+            f"{8 * WAD} wad",
+        ),
     ),
     "agreement": (
         ask(closes=True),
@@ -132,6 +294,10 @@ def test_what_stays_within_the_limits_is_agreed_to(asked: Ask) -> None:
 @pytest.mark.parametrize(("asked", "reason"), REFUSED.values(), ids=REFUSED)
 def test_each_limit_refuses_with_its_name_the_value_and_the_bound(asked: Ask, reason: Reason) -> None:
     assert check(asked) == Refuse(reason)
+
+
+def test_each_rule_refuses_something_here() -> None:
+    assert len({reason.rule for _, reason in REFUSED.values()}) == len(RULES)
 
 
 def test_a_refusal_leaves_nothing_behind(

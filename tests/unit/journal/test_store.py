@@ -287,7 +287,7 @@ def test_another_schema_is_refused(
     with sqlite3.connect(path) as db:
         db.execute("UPDATE meta SET value = '0' WHERE key = 'schema'")
     db.close()
-    with pytest.raises(ConfigError, match="schema is 0, and this keeper knows 1 to 2"):
+    with pytest.raises(ConfigError, match="schema is 0, and this keeper knows 1 to 3"):
         open_journal()
 
 

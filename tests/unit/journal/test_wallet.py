@@ -13,6 +13,7 @@ from keeper.domain import CaseEvent, EventKind, Flag, Permit, Reason, Refuse, St
 from keeper.errors import KeeperError
 from keeper.journal.guard import Held, Limits
 from keeper.journal.store import SqliteJournal
+from keeper.journal.tally import Inventory, Sums
 from keeper.journal.tape import Recorder, unpack
 from keeper.journal.wallet import TapedWallet, Wallet, of_record, to_record
 from keeper.units import WAD
@@ -134,14 +135,21 @@ def test_a_replay_grants_by_what_the_tape_says_that_others_held(fleet: Fleet, tx
     other.keep_tape(tape, {})
     assert nonce_of(reserve(one, *asked(tx, 1))) == 5
     assert nonce_of(reserve(other, *asked(tx, 2))) == 6
-    [(kind, told)] = [record for packed in tape.take_rest() for record in unpack(packed.data)]
-    assert (kind, of_record(told)) == ("chance", Held(frozenset({5}), COST))
+    records = [record for packed in tape.take_rest() for record in unpack(packed.data)]
+    [told] = [said for kind, said, *_ in records if kind == "chance"]
+    held = of_record(told)
+    assert (held.nonces, held.in_flight_wei, held.day.spent_wei) == (frozenset({5}), COST, COST)
     [replayed] = fleet(of=1, wallet=TapedWallet(lambda _: told))
     assert nonce_of(reserve(replayed, *asked(tx, 2))) == 6
 
 
 def test_what_is_held_comes_back_from_a_tape_as_it_was() -> None:
-    held = Held(frozenset({7, 5}), 10**30, 2 * 10**30, 3 * 10**30, {"ETH/USD": 4 * 10**30})
+    sums, moved = Sums(10**30, 2 * 10**30, 3), {"ETH/USD": 4 * 10**30}
+    held = Held(
+        frozenset({7, 5}), 10**30, 5, 6, sums, sums, moved, moved, {"ETH/USD": Inventory(7, 8, -(10**30))}
+    )
     assert of_record(to_record(held)) == held
     assert held + Held() == held
     assert (held + held).moved_minute_wad == {"ETH/USD": 8 * 10**30}
+    assert (held + held).inventory == {"ETH/USD": Inventory(14, 16, -2 * 10**30)}
+    assert (held + held).day == Sums(2 * 10**30, 4 * 10**30, 6)

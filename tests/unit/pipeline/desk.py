@@ -336,6 +336,8 @@ class Chain:
         if method == "eth_getTransactionCount":
             blocks = [int(receipt["blockNumber"], 16) for receipt in self.receipts.values()]
             return hex(sum(block <= int(params[1], 16) for block in blocks))
+        if method == "eth_getBalance":
+            return hex(self.balance_wei)
         assert method == "eth_getTransactionReceipt"
         return self.receipts.get(params[0])
 

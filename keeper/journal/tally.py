@@ -1,0 +1,235 @@
+"""What earlier steps add up to, as the limits look at it: spent, taken over, lost, and not sold yet.
+
+Each step has its stakes in whole gwei and in millionths of quote, rounded up, so that the store can add them
+up itself: a row for the step, and one for each market that it takes something of. Their state follows the
+step's own. Wei and wad themselves are decimal text, for they may not fit into 63 bits.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from keeper.domain import Step
+from keeper.journal.db import Db
+from keeper.units import AccountKey, Block, FeedId, UnixS, Wad, Wei, mul_div_up
+
+DAY_S = 86_400
+GWEI: Wei = 10**9
+HOUR_S = 3_600
+MINUTE_S = 60
+MICRO: Wad = 10**12
+MOST = 2**60
+"""An amount beyond this many millionths counts as so much: it is beyond every limit."""
+WHOLE = ""
+"""In the place of a market: the step as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What the steps of some time come to, those in flight at their most, whenever they were reserved."""
+
+    spent_wei: Wei = 0
+    """Paid where the outcome is known, else the most it may cost."""
+    notional_wad: Wad = 0
+    """Position notional of all steps but the abandoned ones."""
+    loss_wad: Wad = 0
+    """Of included steps what they were expected to lose, of others the most they could."""
+
+    def __add__(self, other: Sums) -> Sums:
+        """Take two together."""
+        return Sums(
+            self.spent_wei + other.spent_wei,
+            self.notional_wad + other.notional_wad,
+            self.loss_wad + other.loss_wad,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What was taken over of a market and is not sold; below 0 where the keeper is short."""
+
+    held_wad: Wad = 0
+    rising_wad: Wad = 0
+    """What steps in flight may add,"""
+    falling_wad: Wad = 0
+    """and what they may take off, a number below 0."""
+
+    def __add__(self, other: Inventory) -> Inventory:
+        """Take two together."""
+        return Inventory(
+            self.held_wad + other.held_wad,
+            self.rising_wad + other.rising_wad,
+            self.falling_wad + other.falling_wad,
+        )
+
+    @property
+    def most_wad(self) -> Wad:
+        """How much it may come to, long or short."""
+        return max(self.held_wad + self.rising_wad, -self.held_wad - self.falling_wad)
+
+
+def enter(db: Db, step_id: str, step: Step, max_cost_wei: Wei, at_s: UnixS) -> None:
+    """Write down what a step that has its permit puts at stake."""
+    db.execute(
+        "INSERT INTO stakes (step_id, market, at_s, state, most_gwei, notional_micro, risk_micro, loss_micro)"
+        " VALUES (?, ?, ?, 'reserved', ?, ?, ?, ?)",
+        (
+            step_id, WHOLE, at_s, -(-max_cost_wei // GWEI), _micro(step.notional_wad),
+            _micro(risk_wad(step)), _micro(due_loss_wad(step)),
+        ),
+    )  # fmt: skip
+    parts = {feed: (abs(wad), wad, 0) for feed, wad in step.takes}
+    parts |= dict.fromkeys(step.sells, (0, 0, 1))
+    db.executemany(
+        "INSERT INTO stakes (step_id, market, at_s, state, notional_micro, held_micro, is_sale)"
+        " VALUES (?, ?, ?, 'reserved', ?, ?, ?)",
+        [
+            (step_id, feed, at_s, _micro(notional_wad), _signed_micro(held_wad), is_sale)
+            for feed, (notional_wad, held_wad, is_sale) in parts.items()
+        ],
+    )
+
+
+FOLLOWS = (
+    "UPDATE stakes SET state = (SELECT state FROM steps WHERE steps.step_id = stakes.step_id),"
+    " paid_gwei = (SELECT (CAST(gas_cost_wei AS BIGINT) + 999999999) / 1000000000 FROM steps"
+    " WHERE steps.step_id = stakes.step_id)"
+)
+
+
+def follow(db: Db, step_id: str) -> None:
+    """Bring the stakes of a step to where it stands now, and to what it has cost.
+
+    While it is in flight that need not be: reserved counts as sent.
+    """
+    db.execute(f"{FOLLOWS} WHERE step_id = ?", (step_id,))
+
+
+def due_loss_wad(step: Step) -> Wad:
+    """Return what a step loses where it does what it should, 0 where it earns."""
+    return max(step.loss_wad, -step.expected_profit_wad, 0)
+
+
+def risk_wad(step: Step) -> Wad:
+    """Return what a step may lose at most: that, or all of its gas at its highest fee and nothing for it."""
+    gas_wad = step.economics.worst_gas_wad if step.economics else 0
+    return max(due_loss_wad(step), gas_wad)
+
+
+def sums(db: Db, since_s: UnixS) -> Sums:
+    """Add up the steps that were reserved after some time, and all that are in flight."""
+    columns = (
+        "coalesce(paid_gwei, most_gwei) AS gwei,"
+        " CASE state WHEN 'abandoned' THEN 0 ELSE notional_micro END AS notional,"
+        " CASE state WHEN 'included' THEN loss_micro WHEN 'abandoned' THEN 0 WHEN 'displaced' THEN 0"
+        " ELSE risk_micro END AS loss"
+    )
+    found = db.execute(
+        "SELECT coalesce(sum(gwei), 0), coalesce(sum(notional), 0), coalesce(sum(loss), 0) FROM"  # noqa: S608
+        f" (SELECT {columns} FROM stakes WHERE market = '' AND at_s > ? UNION ALL"
+        f" SELECT {columns} FROM stakes WHERE market = '' AND state IN ('reserved', 'sent') AND at_s <= ?)"
+        " AS counted",
+        (since_s, since_s),
+    ).fetchone()
+    gwei, notional, loss = map(int, found)
+    return Sums(gwei * GWEI, notional * MICRO, loss * MICRO)
+
+
+def in_flight_wei(db: Db) -> Wei:
+    """Return the most that the transactions in flight may cost."""
+    query = (
+        "SELECT coalesce(sum(most_gwei), 0) FROM stakes WHERE market = '' AND state IN ('reserved', 'sent')"
+    )
+    return int(db.execute(query).fetchone()[0]) * GWEI
+
+
+def taken_wad(db: Db, market: FeedId, since_s: UnixS) -> Wad:
+    """Return what all steps took of a market after some time, or may yet, the abandoned ones left out."""
+    query = (
+        "SELECT coalesce(sum(notional_micro), 0) FROM stakes"
+        " WHERE market = ? AND at_s > ? AND state <> 'abandoned'"
+    )
+    return int(db.execute(query, (market, since_s)).fetchone()[0]) * MICRO
+
+
+def inventory(db: Db, market: FeedId, sold_to: int = 0) -> Inventory:
+    """Return what was taken over of a market since it was sold last, by a step or as the operator has said.
+
+    ``sold_to`` is the last stake that the operator means.
+    """
+    sold = "SELECT coalesce(max(seq), 0) FROM stakes WHERE market = ? AND is_sale = 1 AND state = 'included'"
+    since = max(sold_to, int(db.execute(sold, (market,)).fetchone()[0]))
+    kept = (
+        "SELECT coalesce(sum(held_micro), 0) FROM stakes WHERE market = ? AND state = 'included' AND seq > ?"
+    )
+    flying = (
+        "SELECT coalesce(sum(CASE WHEN held_micro > 0 THEN held_micro ELSE 0 END), 0),"
+        " coalesce(sum(CASE WHEN held_micro < 0 THEN held_micro ELSE 0 END), 0)"
+        " FROM stakes WHERE market = ? AND state IN ('reserved', 'sent')"
+    )
+    rising, falling = map(int, db.execute(flying, (market,)).fetchone())
+    now = int(db.execute(kept, (market, since)).fetchone()[0])
+    return Inventory(now * MICRO, rising * MICRO, falling * MICRO)
+
+
+def markets(db: Db) -> list[FeedId]:
+    """Return every market that a step of the journal takes something of."""
+    query = "SELECT DISTINCT market FROM stakes WHERE market <> '' ORDER BY market"
+    return [row[0] for row in db.execute(query)]
+
+
+def last_stake(db: Db) -> int:
+    """Return the newest stake of which it is known how it ended, and those before it too."""
+    query = (
+        "SELECT coalesce((SELECT min(seq) - 1 FROM stakes"
+        " WHERE state IN ('reserved', 'sent')), max(seq), 0) FROM stakes"
+    )
+    return int(db.execute(query).fetchone()[0])
+
+
+def moved_wad(db: Db, at_s: UnixS) -> Mapping[FeedId, Wad]:
+    """Return what the steps of the last minute take of each feed, those that took nothing left out."""
+    query = (
+        "SELECT takes FROM steps JOIN terms USING (step_id) WHERE reserved_at_s > ? AND reserved_at_s <= ?"
+        " AND state IN ('reserved', 'sent', 'included')"
+    )
+    moved: dict[FeedId, Wad] = {}
+    for row in db.execute(query, (at_s - MINUTE_S, at_s)):
+        for feed, wad in json.loads(row["takes"]).items():
+            moved[feed] = moved.get(feed, 0) + abs(int(wad))
+    return moved
+
+
+def kept_solvent_wad(db: Db, at_s: UnixS) -> Wad:
+    """Return what the steps of a day lose on accounts that are kept solvent, the abandoned ones left out."""
+    query = (
+        "SELECT loss_wad FROM steps JOIN terms USING (step_id)"
+        " WHERE reserved_at_s > ? AND state <> 'abandoned' AND loss_wad <> '0'"
+    )
+    return sum(int(row["loss_wad"]) for row in db.execute(query, (at_s - DAY_S,)))
+
+
+def reserved_wad(db: Db, block: Block) -> Wad:
+    """Return the notional of the steps reserved at a block, the abandoned ones left out."""
+    query = "SELECT notional_wad FROM steps WHERE reserved_block = ? AND state <> 'abandoned'"
+    return sum(int(row["notional_wad"]) for row in db.execute(query, (block,)))
+
+
+def own(db: Db, account: AccountKey, at_s: UnixS) -> Iterable[Any]:
+    """Yield the steps of an account that are in flight, and those of the last day, oldest first."""
+    query = (
+        "SELECT step_id, state, reserved_at_s, outcome_at_s FROM steps"
+        " WHERE account = ? AND (state IN ('reserved', 'sent') OR reserved_at_s > ?) ORDER BY rowid"
+    )
+    return db.execute(query, (account, at_s - DAY_S))
+
+
+def _micro(wad: Wad) -> int:
+    return min(mul_div_up(wad, 1, MICRO), MOST)
+
+
+def _signed_micro(wad: Wad) -> int:
+    return _micro(wad) if wad >= 0 else -_micro(-wad)

@@ -1,0 +1,158 @@
+"""What earlier steps add up to, whatever became of them."""
+
+from __future__ import annotations
+
+import gzip
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keeper.domain import CaseEvent, Economics, EventKind, Permit, Reason, Refuse, Step
+from keeper.journal import tally
+from keeper.journal.guard import EACH, Limits
+from keeper.journal.store import SqliteJournal
+from keeper.journal.tally import GWEI, Inventory, Sums
+from keeper.ports import Measure, Outcome, Switch
+from keeper.units import WAD
+
+NOW_S = 1_000_000
+ETH = "ETH/USD"
+OLD = Path(__file__).parents[2] / "golden" / "journal-v1.sqlite.gz"
+RICH = Limits(spend_day_wei=10**30)
+Journals = Callable[..., SqliteJournal]
+Grants = Callable[..., Permit]
+
+
+@pytest.fixture
+def grant(event: Callable[..., CaseEvent], step: Callable[..., Step], tx: dict[str, Any]) -> Grants:
+    cases = iter(range(1, 200))
+
+    def _grant(journal: SqliteJournal, *, at_s: int = NOW_S, **terms: Any) -> Permit:
+        case = next(cases)
+        journal.record([event(case=case)])
+        wanted = replace(step(case=case), **terms)
+        found = journal.reserve(wanted, tx, chain_nonce=0, block=at_s // 12, at_s=at_s)
+        assert isinstance(found, Permit), found
+        return found
+
+    return _grant
+
+
+def end(journal: SqliteJournal, permit: Permit, kind: EventKind, cost_wei: int = 1) -> None:
+    journal.sign(permit.step_id, b"raw", f"0x{permit.nonce}")
+    journal.sent(permit.step_id, block=1, at_s=NOW_S)
+    journal.settle(permit.step_id, Outcome(kind, 1, "0xb", cost_wei), at_s=NOW_S)
+
+
+LOSSES = {
+    None: 4,
+    EventKind.INCLUDED: 3,
+    EventKind.REVERTED: 4,
+    EventKind.DISPLACED: 0,
+    EventKind.ABANDONED: 0,
+}
+
+
+@pytest.mark.parametrize(("kind", "lost"), LOSSES.items(), ids=map(str, LOSSES))
+def test_a_loss_is_the_most_it_may_be_until_the_step_is_included(
+    journal: SqliteJournal, grant: Grants, kind: EventKind | None, lost: int
+) -> None:
+    economics = Economics(2 * WAD, 0, 3 * WAD, 4 * WAD)
+    permit = grant(journal, expected_profit_wad=-3 * WAD, economics=economics)
+    if kind is EventKind.ABANDONED:
+        journal.abandon(permit.step_id, Reason("test", "", ""), block=1, at_s=NOW_S)
+    elif kind is not None:
+        end(journal, permit, kind)
+    assert tally.sums(journal._db, NOW_S - 1).loss_wad == lost * WAD
+
+
+def test_what_is_in_flight_counts_whenever_it_was_reserved(journal: SqliteJournal, grant: Grants) -> None:
+    permit = grant(journal, notional_wad=5 * WAD)
+    most_wei = 3 * 10**15
+    later_s = NOW_S + 10**6
+    assert tally.sums(journal._db, later_s) == Sums(most_wei, 5 * WAD, 0)
+    end(journal, permit, EventKind.INCLUDED, 10**15 + 1)
+    assert tally.sums(journal._db, later_s) == Sums()
+    assert tally.sums(journal._db, NOW_S - 1) == Sums(10**15 + GWEI, 5 * WAD, 0)
+    journal.unsettle(permit.step_id, block=2, at_s=NOW_S)
+    assert tally.sums(journal._db, later_s) == Sums(most_wei, 5 * WAD, 0)
+
+
+def test_what_was_taken_over_is_held_until_it_is_sold(journal: SqliteJournal, grant: Grants) -> None:
+    end(journal, grant(journal, takes=((ETH, 9 * WAD), ("BTC/USD", -WAD))), EventKind.INCLUDED)
+    end(journal, grant(journal, takes=((ETH, 7 * WAD),)), EventKind.REVERTED)
+    flying = grant(journal, takes=((ETH, -2 * WAD),))
+    assert tally.inventory(journal._db, ETH) == Inventory(9 * WAD, 0, -2 * WAD)
+    assert tally.inventory(journal._db, "BTC/USD") == Inventory(-WAD)
+    assert tally.inventory(journal._db, "BTC/USD").most_wad == WAD
+    sale = grant(journal, sells=(ETH,))
+    assert tally.inventory(journal._db, ETH).held_wad == 9 * WAD, "it may still revert"
+    end(journal, flying, EventKind.INCLUDED)
+    end(journal, sale, EventKind.INCLUDED)
+    assert tally.inventory(journal._db, ETH) == Inventory()
+
+
+def test_what_the_operator_has_sold_is_held_no_more_but_for_what_is_in_flight(
+    open_journal: Journals, event: Callable[..., CaseEvent], grant: Grants, step: Callable[..., Step],
+    tx: dict[str, Any],
+) -> None:  # fmt: skip
+    limits = replace(RICH, inventory_wad={EACH: 10 * WAD})
+    journal = open_journal(limits)
+    end(journal, grant(journal, takes=((ETH, 6 * WAD),)), EventKind.INCLUDED)
+    flying = grant(journal, takes=((ETH, 4 * WAD),))
+    journal.record([event(case=99)])
+    more = replace(step(case=99), takes=((ETH, 6 * WAD),))
+    refused = journal.reserve(more, tx, chain_nonce=0, block=1, at_s=NOW_S)
+    assert isinstance(refused, Refuse)
+    assert refused.reason.rule == "limit.inventory"
+    journal.throw(Switch.SOLD, ETH, on=True, who="a test")
+    end(journal, flying, EventKind.INCLUDED)
+    journal.close()
+    again = open_journal(limits)
+    assert [(each.subject, each.used) for each in again.measures() if each.limit == "inventory"] == [(ETH, 4)]
+    assert isinstance(again.reserve(more, tx, chain_nonce=0, block=1, at_s=NOW_S), Permit)
+
+
+def test_a_day_may_cost_more_wei_than_an_integer_of_the_store_holds(
+    open_journal: Journals, grant: Grants
+) -> None:
+    journal = open_journal(RICH)
+    for _ in range(4):
+        journal._db.execute("UPDATE stakes SET most_gwei = 9 * 1000000000")
+        grant(journal)
+    assert tally.sums(journal._db, NOW_S - 1).spent_wei > 2**64
+
+
+def test_an_amount_that_no_limit_admits_counts_as_very_much(journal: SqliteJournal, grant: Grants) -> None:
+    journal._limits = replace(RICH, notional_block_wad=10**60)
+    grant(journal, notional_wad=10**50)
+    assert tally.sums(journal._db, NOW_S - 1).notional_wad == tally.MOST * tally.MICRO
+
+
+def test_what_an_older_journal_has_spent_counts_on(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    path.write_bytes(gzip.decompress(OLD.read_bytes()))
+    with closing(sqlite3.connect(path)) as db:
+        most = sum(
+            int(row[0]) for row in db.execute("SELECT coalesce(gas_cost_wei, max_cost_wei) FROM steps")
+        )
+        notional = sum(int(row[0]) for row in db.execute("SELECT notional_wad FROM steps"))
+    with closing(SqliteJournal(path, identity={"chain_id": "31337"})) as journal:
+        found = tally.sums(journal._db, 0)
+    assert 0 <= found.spent_wei - most < 9 * GWEI
+    assert 0 < found.notional_wad - notional < 9 * tally.MICRO
+
+
+def test_each_limit_that_adds_something_up_is_measured(open_journal: Journals, grant: Grants) -> None:
+    journal = open_journal(replace(RICH, loss_day_wad=5 * WAD, market_day_wad={ETH: 50 * WAD}))
+    grant(journal, takes=((ETH, -9 * WAD),), notional_wad=9 * WAD, expected_profit_wad=-WAD)
+    found = {(each.limit, each.subject): each for each in journal.measures()}
+    assert found["spend_day", ""] == Measure("spend_day", "", 0.003, 10**12, "native")
+    assert found["loss_day", ""] == Measure("loss_day", "", 1, 5, "quote")
+    assert found["market_day", ETH] == Measure("market_day", ETH, 9, 50, "quote")
+    assert found["inventory", ETH] == Measure("inventory", ETH, 9, None, "quote")
