@@ -19,3 +19,11 @@ class ConfigError(KeeperError):
 
 class SignerFault(KeeperError):
     """Whoever holds the wallet's key gave no signature of it: silent, or wrong. It may be asked again."""
+
+
+class Deposed(KeeperError):
+    """Another keeper leads, or nobody can tell who does: nothing may be written, and nothing sent."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"standby.deposed: {why}")
+        self.why = why

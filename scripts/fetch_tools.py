@@ -6,6 +6,7 @@ Only the standard library, because it runs before anything is installed. ``npm p
 
 import base64
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -49,6 +50,8 @@ class Package:
     platform: str | None = None
     keep: tuple[str, ...] = ()
     strip: str = ""
+    links: str = ""
+    """The file that lists what are symbolic links: npm's tarballs hold none."""
 
     @property
     def spec(self) -> str:
@@ -119,7 +122,22 @@ def unpack(package: Package, tarball: Path) -> None:
             with archive.extractfile(member) as source, target.open("wb") as sink:  # type: ignore[union-attr]
                 shutil.copyfileobj(source, sink)
             target.chmod(0o755 if member.mode & 0o100 else 0o644)
+    if package.links:
+        link_inside(package)
     (package.folder / ".integrity").write_text(package.integrity)
+
+
+def link_inside(package: Package) -> None:
+    """Make the symbolic links of a package, each beside the file that it points to."""
+
+    def placed(path: str) -> Path:
+        return package.folder / PurePosixPath(path).relative_to(package.strip)
+
+    for row in json.loads(placed(package.links).read_text()):
+        source, target = placed(row["source"]), placed(row["target"])
+        if source.parent != target.parent or ".." in source.parts:
+            raise FetchError(f"{package.spec}: refused the link {row['target']} to {row['source']}")
+        target.symlink_to(source.name)
 
 
 def link(name: str, target: Path) -> None:

@@ -8,7 +8,24 @@ integers they have a ``rowid`` on both.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Where a journal is that several keepers share. Its URL may hold a password, and is shown nowhere."""
+
+    url: str = field(repr=False)
+    schema: str
+    path: Path
+    """Beside which this keeper keeps what is no table."""
+
+    def __str__(self) -> str:
+        told = urlsplit(self.url)
+        return f"{told.path.lstrip('/')} at {told.hostname}, schema {self.schema}"
 
 
 class Found(Protocol):

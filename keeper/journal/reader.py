@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -12,7 +11,8 @@ from pathlib import Path
 
 from keeper.domain import CaseEvent, EventKind
 from keeper.errors import ConfigError, InvariantBroken
-from keeper.journal import migrations, rows, sqlite
+from keeper.journal import migrations, opening, rows
+from keeper.journal.db import Shared
 from keeper.journal.rows import MOVES
 from keeper.journal.runs import Run, runs_of
 from keeper.journal.tape import Record, unpack
@@ -56,24 +56,28 @@ class CaseHistory:
 
 
 class JournalReader:
-    """A read-only view of one journal file."""
+    """A read-only view of one journal."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, place: Path | Shared) -> None:
         """Open an existing journal; raise ConfigError where there is none.
 
         ``summary`` and ``verify`` raise it too, where the file turns out to be damaged.
         """
-        self.path = path
-        if not path.exists():
-            raise ConfigError(f"the journal {path} cannot be read: there is no such file")
+        self.place = place
+        self._db = opening.to_read(place)
         try:
             with ExitStack() as undo:
-                self._db = undo.enter_context(closing(sqlite.connect(path, read_only=True)))
+                undo.enter_context(closing(self._db))
                 migrations.expect_known(migrations.version_of(self._db))
                 self.identity = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
                 undo.pop_all()
-        except (sqlite3.Error, ConfigError) as error:
-            raise ConfigError(f"the journal {path} cannot be read: {error}") from error
+        except (self._db.Fault, ConfigError) as error:
+            raise ConfigError(f"the journal {place} cannot be read: {error}") from error
+
+    @property
+    def path(self) -> Path:
+        """The file, or beside which books are kept."""
+        return self.place if isinstance(self.place, Path) else self.place.path
 
     def close(self) -> None:
         """Close the file."""
@@ -226,8 +230,8 @@ class JournalReader:
                 yield
             finally:
                 self._db.execute("ROLLBACK")
-        except sqlite3.Error as error:
-            raise ConfigError(f"the journal {self.path} is damaged: {error}") from error
+        except self._db.Fault as error:
+            raise ConfigError(f"the journal {self.place} is damaged: {error}") from error
 
     def _reasons(self) -> dict[str, dict[str, int]]:
         reasons: dict[str, dict[str, int]] = defaultdict(dict)

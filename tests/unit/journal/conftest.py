@@ -1,21 +1,36 @@
-"""A journal in a temporary file, and the words to fill it with."""
+"""A journal on either store, and the words to fill it with."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
+from uuid import uuid4
 
 import pytest
 
 from keeper.domain import CaseEvent, EventKind, Flag, Head, Liquidate, Step
+from keeper.journal.db import Shared
 from keeper.journal.guard import Limits
-from keeper.journal.store import SqliteJournal
+from keeper.journal.shared import PostgresJournal
+from keeper.journal.store import SqliteJournal, StoredJournal
 from keeper.units import WAD, Block
 
 IDENTITY = {"chain_id": "31337", "deployment": "0x" + "d1" * 20, "wallet": "0x" + "e2" * 20}
 
 Events: TypeAlias = Callable[..., CaseEvent]
 Steps: TypeAlias = Callable[..., Step]
-Journals: TypeAlias = Callable[..., SqliteJournal]
+Journals: TypeAlias = Callable[..., StoredJournal]
+
+on_sqlite = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+"""For what is only true of a file."""
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | Shared:
+    """Return where the journal of a test is: each is run on both stores."""
+    path = tmp_path / "journal.db"
+    if request.param == "sqlite":
+        return path
+    return Shared(request.getfixturevalue("server"), f"test_{uuid4().hex}", path)
 
 
 @pytest.fixture
@@ -23,21 +38,33 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "journal.db"
 
 
-@pytest.fixture
-def open_journal(path: Path) -> Iterator[Journals]:
-    opened: list[SqliteJournal] = []
+def opened(place: Path | Shared, limits: Limits | None = None, **identity: str) -> StoredJournal:
+    told = IDENTITY | identity
+    if isinstance(place, Path):
+        return SqliteJournal(place, identity=told, limits=limits)
+    return PostgresJournal(place, identity=told, limits=limits, lease_s=60)
 
-    def _open(limits: Limits | None = None, **identity: str) -> SqliteJournal:
-        opened.append(SqliteJournal(path, identity=IDENTITY | identity, limits=limits))
-        return opened[-1]
+
+@pytest.fixture
+def open_journal(place: Path | Shared) -> Iterator[Journals]:
+    """Open the journal again and again, as threads of one keeper would."""
+    journals: list[StoredJournal] = []
+
+    def _open(limits: Limits | None = None, **identity: str) -> StoredJournal:
+        journal = opened(place, limits, **identity)
+        if isinstance(journal, PostgresJournal) and not journal.leads():
+            first = next(each for each in journals if isinstance(each, PostgresJournal) and each.leads())
+            journal._db.token = first._db.token
+        journals.append(journal)
+        return journal
 
     yield _open
-    for each in opened:
+    for each in reversed(journals):
         each.close()
 
 
 @pytest.fixture
-def journal(open_journal: Journals) -> SqliteJournal:
+def journal(open_journal: Journals) -> StoredJournal:
     return open_journal()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from keeper.domain import Agree, CaseEvent, EventKind, Permit, Reason, Refuse, Step
 from keeper.journal.guard import EACH, RULES, Ask, Limits, Past, Standing, check
-from keeper.journal.store import SqliteJournal
+from keeper.journal.store import StoredJournal
 from keeper.journal.tally import Inventory, Sums
 from keeper.ports import Outcome, StepState, Switch, Thrown
 from keeper.units import WAD
@@ -301,7 +301,7 @@ def test_each_rule_refuses_something_here() -> None:
 
 
 def test_a_refusal_leaves_nothing_behind(
-    open_journal: Callable[..., SqliteJournal],
+    open_journal: Callable[..., StoredJournal],
     event: Callable[..., CaseEvent],
     step: Callable[..., Step],
     tx: dict[str, Any],
@@ -315,7 +315,7 @@ def test_a_refusal_leaves_nothing_behind(
 
 
 def test_what_takes_of_an_account_rests_on_an_agreement_that_the_same_event_tells(
-    journal: SqliteJournal, event: Callable[..., CaseEvent], step: Callable[..., Step], tx: dict[str, Any]
+    journal: StoredJournal, event: Callable[..., CaseEvent], step: Callable[..., Step], tx: dict[str, Any]
 ) -> None:
     journal.record([event()])
     refused = journal.reserve(step(tranche=0), tx, chain_nonce=0, block=101, at_s=1212)
@@ -330,7 +330,7 @@ def test_what_takes_of_an_account_rests_on_an_agreement_that_the_same_event_tell
 
 
 def test_spend_counts_the_maximum_in_flight_and_the_cost_once_it_is_known(
-    open_journal: Callable[..., SqliteJournal],
+    open_journal: Callable[..., StoredJournal],
     event: Callable[..., CaseEvent],
     step: Callable[..., Step],
     tx: dict[str, Any],
@@ -354,7 +354,7 @@ def test_spend_counts_the_maximum_in_flight_and_the_cost_once_it_is_known(
 
 
 def test_an_abandoned_step_has_cost_nothing_but_counts_as_an_attempt(
-    open_journal: Callable[..., SqliteJournal],
+    open_journal: Callable[..., StoredJournal],
     event: Callable[..., CaseEvent],
     step: Callable[..., Step],
     tx: dict[str, Any],
@@ -373,7 +373,7 @@ def test_an_abandoned_step_has_cost_nothing_but_counts_as_an_attempt(
 
 
 def test_the_same_tranche_tried_again_is_another_attempt_of_it(
-    journal: SqliteJournal, event: Callable[..., CaseEvent], step: Callable[..., Step], tx: dict[str, Any]
+    journal: StoredJournal, event: Callable[..., CaseEvent], step: Callable[..., Step], tx: dict[str, Any]
 ) -> None:
     ids = []
     for number, (kind, tranche) in enumerate([("Displaced", 0), ("Included", 0), ("Included", 1)]):
@@ -396,7 +396,7 @@ def test_the_same_tranche_tried_again_is_another_attempt_of_it(
 
 
 def test_the_limits_count_what_other_accounts_did_only_where_they_are_for_all(
-    open_journal: Callable[..., SqliteJournal],
+    open_journal: Callable[..., StoredJournal],
     event: Callable[..., CaseEvent],
     step: Callable[..., Step],
     tx: dict[str, Any],

@@ -1,4 +1,3 @@
-import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,15 +6,17 @@ import pytest
 
 from keeper.domain import Agree, CaseEvent, EventKind, Head, Permit, Step
 from keeper.errors import ConfigError
+from keeper.journal.db import Shared
 from keeper.journal.reader import JournalReader
-from keeper.journal.store import SqliteJournal
+from keeper.journal.store import StoredJournal
 from keeper.ports import Outcome
+from tests.unit.journal.conftest import on_sqlite
 
 
 @pytest.fixture
 def reader(
-    path: Path,
-    journal: SqliteJournal,
+    place: Path | Shared,
+    journal: StoredJournal,
     event: Callable[..., CaseEvent],
     step: Callable[..., Step],
     tx: dict[str, Any],
@@ -32,7 +33,7 @@ def reader(
     journal.settle("case1:liquidate:0:1", Outcome(EventKind.INCLUDED, 102, "0xb", 10), at_s=1224)
     waited = event(EventKind.WAITED, case=3, rule="confirm.stale", evidence="71 s", bound="60 s")
     journal.record([event(case=3), waited, waited, event(EventKind.REFUSED, case=3, rule="plan.profit")])
-    reader = JournalReader(path)
+    reader = JournalReader(place)
     yield reader
     reader.close()
 
@@ -52,7 +53,7 @@ def test_latencies_come_in_the_order_of_sending(reader: JournalReader) -> None:
 
 
 def test_a_head_is_done_by_its_number_or_by_exactly_its_hash(
-    reader: JournalReader, journal: SqliteJournal, head: Callable[[int], Head]
+    reader: JournalReader, journal: StoredJournal, head: Callable[[int], Head]
 ) -> None:
     assert not reader.head_done(7)
     journal.head_done(head(7))
@@ -63,13 +64,14 @@ def test_a_head_is_done_by_its_number_or_by_exactly_its_hash(
     assert not reader.head_done(7, "0xdead")
 
 
+@on_sqlite
 def test_a_head_is_looked_up_by_an_index(reader: JournalReader) -> None:
     query = "EXPLAIN QUERY PLAN SELECT 1 FROM heads WHERE number >= 5 LIMIT 1"
     assert "INDEX heads_by_number" in reader._db.execute(query).fetchone()["detail"]
 
 
 def test_a_reader_cannot_write(reader: JournalReader) -> None:
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+    with pytest.raises(reader._db.Fault, match=r"read-?only"):
         reader._db.execute("DELETE FROM events")
 
 
@@ -121,8 +123,9 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize(("damage", "violation"), DAMAGE.values(), ids=DAMAGE)
-def test_damage_is_found_and_named(reader: JournalReader, path: Path, damage: str, violation: str) -> None:
-    db = sqlite3.connect(path)
-    db.executescript(damage)
-    db.close()
+def test_damage_is_found_and_named(
+    reader: JournalReader, journal: StoredJournal, damage: str, violation: str
+) -> None:
+    for statement in damage.split("; "):
+        journal._db.execute(statement)
     assert any(violation in found for found in reader.verify()), reader.verify()

@@ -10,13 +10,15 @@ from typing import Any, TypeAlias
 import pytest
 
 from keeper.domain import CaseEvent, EventKind, Head, Permit, Step
+from keeper.journal.db import Shared
 from keeper.journal.reader import JournalReader
 from keeper.journal.retention import DAY_S, LOOKS_BACK_S, Keep
-from keeper.journal.store import SqliteJournal
+from keeper.journal.store import SqliteJournal, StoredJournal
 from keeper.journal.tape import Recorder
 from keeper.ports import Outcome
 from keeper.replay.play import rewound
 from keeper.units import WAD
+from tests.unit.journal.conftest import on_sqlite
 
 Events: TypeAlias = Callable[..., CaseEvent]
 Steps: TypeAlias = Callable[..., Step]
@@ -45,6 +47,7 @@ def effort(journal: SqliteJournal, work: Callable[[], object]) -> int:
     return taken
 
 
+@on_sqlite
 def test_where_nothing_is_old_a_crowd_of_closed_cases_is_not_looked_through(
     journal: SqliteJournal, event: Events
 ) -> None:
@@ -56,14 +59,15 @@ def test_where_nothing_is_old_a_crowd_of_closed_cases_is_not_looked_through(
     assert effort(journal, lambda: journal.forget(KEEP)) <= little + 2
 
 
-def test_an_open_case_does_not_keep_the_closed_ones_after_it(journal: SqliteJournal, event: Events) -> None:
+def test_an_open_case_does_not_keep_the_closed_ones_after_it(journal: StoredJournal, event: Events) -> None:
     journal.record([event(case=1), event(case=2), event(EventKind.CLOSED, case=2)])
     journal.head_done(at_day(100))
     assert journal.forget(KEEP)
     assert (journal.status("case1"), journal.status("case2")) == ("suspected", None)
 
 
-def test_of_too_much_the_tape_goes_before_any_case(journal: SqliteJournal, event: Events) -> None:
+@on_sqlite
+def test_of_too_much_the_tape_goes_before_any_case(journal: StoredJournal, event: Events) -> None:
     for kind in (EventKind.SUSPECTED, EventKind.CLOSED):
         journal.record([event(kind, block=90 * BLOCKS_A_DAY)])
     for day in (90, 100):
@@ -81,8 +85,9 @@ def test_of_too_much_the_tape_goes_before_any_case(journal: SqliteJournal, event
     assert journal.status("case1") is None
 
 
+@on_sqlite
 def test_a_copy_as_of_then_has_the_same_newest_cases_whatever_is_gone_between(
-    journal: SqliteJournal, event: Events, path: Path, tmp_path: Path
+    journal: StoredJournal, event: Events, place: Path, tmp_path: Path
 ) -> None:
     for number in range(1, 6):
         journal.record([event(case=number)])
@@ -94,7 +99,7 @@ def test_a_copy_as_of_then_has_the_same_newest_cases_whatever_is_gone_between(
     journal.keep_tape(Recorder(), {})
     newest = journal.alarms(2)
     assert {each.case_id for each in newest} == {"case5"}
-    with closing(JournalReader(path)) as reader:
+    with closing(JournalReader(place)) as reader:
         [run] = reader.runs()
         with closing(rewound(reader, run, tmp_path / "then.sqlite")) as then:
             assert then.alarms(2) == newest
@@ -102,13 +107,13 @@ def test_a_copy_as_of_then_has_the_same_newest_cases_whatever_is_gone_between(
 
 @pytest.mark.parametrize(("after_s", "cut"), [(LOOKS_BACK_S - 12, 1), (LOOKS_BACK_S, None)])
 def test_a_run_that_looked_back_at_what_is_forgotten_cannot_be_decided_again(
-    journal: SqliteJournal,
+    journal: StoredJournal,
     event: Events,
     step: Steps,
     tx: dict[str, Any],
     after_s: int,
     cut: int | None,
-    path: Path,
+    place: Path | Shared,
 ) -> None:
     last = at_day(1)
     journal.record([event(block=last.number)])
@@ -129,5 +134,5 @@ def test_a_run_that_looked_back_at_what_is_forgotten_cannot_be_decided_again(
     journal.head_done(at_day(40))
     assert journal.forget(KEEP)
     assert journal.record_at(began.timestamp_s).won_wad == {}
-    with closing(JournalReader(path)) as reader:
+    with closing(JournalReader(place)) as reader:
         assert reader.runs()[-1].started.get("cut") == cut

@@ -11,10 +11,12 @@ import pytest
 from keeper.domain import Account, CaseEvent, ChainTime, EventKind, Head, Permit, Phase, Reason, Refuse, Step
 from keeper.errors import ConfigError, InvariantBroken
 from keeper.journal import store
+from keeper.journal.db import Shared
 from keeper.journal.reader import JournalReader
-from keeper.journal.store import SqliteJournal
+from keeper.journal.store import SqliteJournal, StoredJournal
 from keeper.lifecycle import Status
 from keeper.ports import Journal, Outbox, Outcome, Searched, StepState
+from tests.unit.journal.conftest import on_sqlite
 
 INCLUDED = Outcome(EventKind.INCLUDED, 103, "0xb103", 1_000_000 * 2 * 10**9)
 REVERTED = Outcome(EventKind.REVERTED, 103, "0xb103", 500_000 * 2 * 10**9)
@@ -22,7 +24,7 @@ REVERTED = Outcome(EventKind.REVERTED, 103, "0xb103", 500_000 * 2 * 10**9)
 
 @pytest.fixture
 def permitted(
-    journal: SqliteJournal, event: Callable[..., CaseEvent], step: Callable[..., Step], tx: dict[str, Any]
+    journal: StoredJournal, event: Callable[..., CaseEvent], step: Callable[..., Step], tx: dict[str, Any]
 ) -> Permit:
     """Reserve one step of case 1."""
     journal.record([event()])
@@ -31,40 +33,40 @@ def permitted(
     return permit
 
 
-def _sent(journal: SqliteJournal, permit: Permit) -> None:
+def _sent(journal: StoredJournal, permit: Permit) -> None:
     journal.sign(permit.step_id, b"raw", "0xaa")
     journal.sent(permit.step_id, block=102, at_s=1224)
 
 
-def test_the_journal_is_what_the_pipeline_and_the_sender_ask_for(journal: SqliteJournal) -> None:
+def test_the_journal_is_what_the_pipeline_and_the_sender_ask_for(journal: StoredJournal) -> None:
     for_pipeline: Journal = journal
     for_sender: Outbox = journal
     assert for_pipeline.last_head() is None
     assert for_sender.live_steps() == ()
 
 
-def test_events_come_back_as_they_went_in(journal: SqliteJournal, event: Callable[..., CaseEvent]) -> None:
+def test_events_come_back_as_they_went_in(journal: StoredJournal, event: Callable[..., CaseEvent]) -> None:
     told = event(equity_wad=-(10**30), health=0.97, feeds=["BTC/USD"], note={"über": None})
     journal.record([told])
     assert journal.history("case1") == (told,)
     assert type(journal.history("case1")[0].data["equity_wad"]) is int
 
 
-def test_bytes_become_hexadecimal_text(journal: SqliteJournal, event: Callable[..., CaseEvent]) -> None:
+def test_bytes_become_hexadecimal_text(journal: StoredJournal, event: Callable[..., CaseEvent]) -> None:
     journal.record([event(flagger=b"\x0a\xff")])
     assert journal.history("case1")[0].data == {"flagger": "0x0aff"}
 
 
 @pytest.mark.parametrize("value", [float("nan"), object()])
 def test_what_json_cannot_hold_is_refused(
-    journal: SqliteJournal, event: Callable[..., CaseEvent], value: object
+    journal: StoredJournal, event: Callable[..., CaseEvent], value: object
 ) -> None:
     with pytest.raises((TypeError, ValueError)):
         journal.record([event(value=value)])
     assert journal.status("case1") is None
 
 
-def test_a_status_follows_the_lifecycle(journal: SqliteJournal, event: Callable[..., CaseEvent]) -> None:
+def test_a_status_follows_the_lifecycle(journal: StoredJournal, event: Callable[..., CaseEvent]) -> None:
     assert journal.status("case1") is None
     journal.record([event(), event(EventKind.WAITED), event(EventKind.OBSERVED)])
     assert journal.status("case1") is Status.SUSPECTED
@@ -73,7 +75,7 @@ def test_a_status_follows_the_lifecycle(journal: SqliteJournal, event: Callable[
 
 
 def test_a_case_tells_the_rung_of_its_last_alarm_alone(
-    journal: SqliteJournal, event: Callable[..., CaseEvent]
+    journal: StoredJournal, event: Callable[..., CaseEvent]
 ) -> None:
     journal.record([event(), event(EventKind.MOVED, rung="confirmed")])
     rungs = [journal.open_cases()[0].rung]
@@ -82,14 +84,14 @@ def test_a_case_tells_the_rung_of_its_last_alarm_alone(
 
 
 def test_what_the_lifecycle_forbids_is_refused_with_case_account_and_block(
-    journal: SqliteJournal, event: Callable[..., CaseEvent]
+    journal: StoredJournal, event: Callable[..., CaseEvent]
 ) -> None:
     with pytest.raises(InvariantBroken, match=r"case case1, account 0101.*, block 100: .*new.*Waited"):
         journal.record([event(EventKind.WAITED)])
 
 
 def test_one_forbidden_event_undoes_the_whole_record(
-    journal: SqliteJournal, event: Callable[..., CaseEvent]
+    journal: StoredJournal, event: Callable[..., CaseEvent]
 ) -> None:
     with pytest.raises(InvariantBroken):
         journal.record([event(), event(EventKind.CLOSED), event(EventKind.WAITED)])
@@ -98,7 +100,7 @@ def test_one_forbidden_event_undoes_the_whole_record(
 
 
 def test_events_of_a_transaction_cannot_be_recorded_past_its_step(
-    journal: SqliteJournal, event: Callable[..., CaseEvent]
+    journal: StoredJournal, event: Callable[..., CaseEvent]
 ) -> None:
     journal.record([event()])
     for kind in (EventKind.RESERVED, EventKind.SENT, EventKind.INCLUDED, EventKind.UNINCLUDED):
@@ -107,7 +109,7 @@ def test_events_of_a_transaction_cannot_be_recorded_past_its_step(
 
 
 def test_an_account_is_in_one_open_case_at_a_time(
-    journal: SqliteJournal, event: Callable[..., CaseEvent]
+    journal: StoredJournal, event: Callable[..., CaseEvent]
 ) -> None:
     journal.record([event()])
     assert journal.open_case(b"\x01" * 32) == "case1"
@@ -119,14 +121,14 @@ def test_an_account_is_in_one_open_case_at_a_time(
     assert [case.case_id for case in journal.open_cases()] == ["case1b"]
 
 
-def test_a_case_keeps_its_account(journal: SqliteJournal, event: Callable[..., CaseEvent]) -> None:
+def test_a_case_keeps_its_account(journal: StoredJournal, event: Callable[..., CaseEvent]) -> None:
     journal.record([event()])
     with pytest.raises(InvariantBroken, match="is that of account 0101"):
         journal.record([CaseEvent("case1", b"\x02" * 32, EventKind.WAITED, 101, 1212, {})])
 
 
 def test_a_permit_carries_the_stored_transaction_with_its_nonce(
-    journal: SqliteJournal, permitted: Permit, tx: dict[str, Any]
+    journal: StoredJournal, permitted: Permit, tx: dict[str, Any]
 ) -> None:
     assert permitted.unsigned_tx == tx | {"nonce": 5}
     stored = journal.step(permitted.step_id)
@@ -139,7 +141,7 @@ def test_a_permit_carries_the_stored_transaction_with_its_nonce(
 
 
 def test_a_step_goes_from_permit_to_inclusion_together_with_its_case(
-    journal: SqliteJournal, permitted: Permit
+    journal: StoredJournal, permitted: Permit
 ) -> None:
     _sent(journal, permitted)
     assert journal.status("case1") is Status.IN_FLIGHT
@@ -156,7 +158,7 @@ def test_a_step_goes_from_permit_to_inclusion_together_with_its_case(
 
 
 def test_a_reorg_puts_a_step_back_in_flight_even_when_its_case_is_closed(
-    journal: SqliteJournal, permitted: Permit, event: Callable[..., CaseEvent]
+    journal: StoredJournal, permitted: Permit, event: Callable[..., CaseEvent]
 ) -> None:
     _sent(journal, permitted)
     journal.settle(permitted.step_id, INCLUDED, at_s=1236)
@@ -169,7 +171,7 @@ def test_a_reorg_puts_a_step_back_in_flight_even_when_its_case_is_closed(
     assert journal.status("case1") is Status.SETTLED
 
 
-def test_a_second_hash_for_a_step_is_refused(journal: SqliteJournal, permitted: Permit) -> None:
+def test_a_second_hash_for_a_step_is_refused(journal: StoredJournal, permitted: Permit) -> None:
     journal.sign(permitted.step_id, b"raw", "0xaa")
     journal.sign(permitted.step_id, b"raw", "0xaa")
     with pytest.raises(InvariantBroken, match="as 0xaa, not as 0xbb"):
@@ -178,19 +180,19 @@ def test_a_second_hash_for_a_step_is_refused(journal: SqliteJournal, permitted: 
 
 
 def test_nothing_is_sent_before_its_signed_bytes_are_committed(
-    journal: SqliteJournal, permitted: Permit
+    journal: StoredJournal, permitted: Permit
 ) -> None:
     with pytest.raises(InvariantBroken, match="before its signed bytes"):
         journal.sent(permitted.step_id, block=102, at_s=1224)
 
 
-def test_sent_twice_is_one_event(journal: SqliteJournal, permitted: Permit) -> None:
+def test_sent_twice_is_one_event(journal: StoredJournal, permitted: Permit) -> None:
     _sent(journal, permitted)
     journal.sent(permitted.step_id, block=103, at_s=1236)
     assert [e.kind for e in journal.history("case1")].count(EventKind.SENT) == 1
 
 
-def test_a_step_cannot_settle_before_it_was_sent_nor_twice(journal: SqliteJournal, permitted: Permit) -> None:
+def test_a_step_cannot_settle_before_it_was_sent_nor_twice(journal: StoredJournal, permitted: Permit) -> None:
     with pytest.raises(InvariantBroken, match="is reserved and cannot become included"):
         journal.settle(permitted.step_id, INCLUDED, at_s=1236)
     _sent(journal, permitted)
@@ -200,14 +202,14 @@ def test_a_step_cannot_settle_before_it_was_sent_nor_twice(journal: SqliteJourna
     assert journal.step(permitted.step_id).outcome == INCLUDED
 
 
-def test_a_sent_step_cannot_be_abandoned(journal: SqliteJournal, permitted: Permit) -> None:
+def test_a_sent_step_cannot_be_abandoned(journal: StoredJournal, permitted: Permit) -> None:
     _sent(journal, permitted)
     with pytest.raises(InvariantBroken, match="is sent and cannot become abandoned"):
         journal.abandon(permitted.step_id, Reason("send.refused", "a", "b"), block=102, at_s=1224)
 
 
 def test_an_abandoned_step_frees_its_nonce_for_the_next_attempt(
-    journal: SqliteJournal,
+    journal: StoredJournal,
     permitted: Permit,
     event: Callable[..., CaseEvent],
     step: Callable[..., Step],
@@ -223,7 +225,7 @@ def test_an_abandoned_step_frees_its_nonce_for_the_next_attempt(
 
 
 def test_nonces_go_on_from_what_is_held_and_from_what_the_chain_says(
-    journal: SqliteJournal, event: Callable[..., CaseEvent], step: Callable[..., Step], tx: dict[str, Any]
+    journal: StoredJournal, event: Callable[..., CaseEvent], step: Callable[..., Step], tx: dict[str, Any]
 ) -> None:
     nonces = []
     for case, chain_nonce in [(1, 5), (2, 5), (3, 9), (4, 5)]:
@@ -234,12 +236,12 @@ def test_nonces_go_on_from_what_is_held_and_from_what_the_chain_says(
     assert nonces == [5, 6, 9, 7]
 
 
-def test_an_unknown_step_is_our_own_fault(journal: SqliteJournal) -> None:
+def test_an_unknown_step_is_our_own_fault(journal: StoredJournal) -> None:
     with pytest.raises(InvariantBroken, match="knows no step nowhere"):
         journal.step("nowhere")
 
 
-def test_the_last_head_done_comes_back(journal: SqliteJournal, head: Callable[[int], Head]) -> None:
+def test_the_last_head_done_comes_back(journal: StoredJournal, head: Callable[[int], Head]) -> None:
     assert journal.last_head() is None
     journal.head_done(head(7))
     journal.head_done(head(6))
@@ -247,60 +249,61 @@ def test_the_last_head_done_comes_back(journal: SqliteJournal, head: Callable[[i
 
 
 def test_old_heads_are_forgotten(
-    journal: SqliteJournal, path: Path, head: Callable[[int], Head], monkeypatch: pytest.MonkeyPatch
+    journal: StoredJournal, head: Callable[[int], Head], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "HEADS_KEPT", 3)
     for number in range(10):
         journal.head_done(head(number))
-    with sqlite3.connect(path) as db:
-        assert [number for (number,) in db.execute("SELECT number FROM heads")] == [7, 8, 9]
-    db.close()
+    assert [number for (number,) in journal._rows("SELECT number FROM heads ORDER BY seq")] == [7, 8, 9]
 
 
 @pytest.mark.parametrize(
     ("key", "value"), [("chain_id", "1"), ("deployment", "0x" + "aa" * 20), ("wallet", "0x" + "bb" * 20)]
 )
 def test_a_journal_of_another_chain_deployment_or_wallet_is_refused_with_both_values(
-    journal: SqliteJournal, open_journal: Callable[..., SqliteJournal], path: Path, key: str, value: str
+    journal: StoredJournal,
+    open_journal: Callable[..., StoredJournal],
+    place: Path | Shared,
+    key: str,
+    value: str,
 ) -> None:
     with pytest.raises(ConfigError) as refused:
         open_journal(**{key: value})
-    expected = JournalReader(path)
+    expected = JournalReader(place)
     assert key in str(refused.value)
     assert value in str(refused.value)
     assert expected.identity[key] in str(refused.value)
-    assert str(path) in str(refused.value)
+    assert str(place) in str(refused.value)
     expected.close()
     assert journal.open_cases() == ()
 
 
 def test_upper_case_in_an_address_makes_no_other_identity(
-    journal: SqliteJournal, open_journal: Callable[..., SqliteJournal]
+    journal: StoredJournal, open_journal: Callable[..., StoredJournal]
 ) -> None:
     assert open_journal(wallet="0x" + "E2" * 20).open_cases() == journal.open_cases()
 
 
 def test_another_schema_is_refused(
-    journal: SqliteJournal, open_journal: Callable[..., SqliteJournal], path: Path
+    journal: StoredJournal, open_journal: Callable[..., StoredJournal]
 ) -> None:
-    journal.close()
-    with sqlite3.connect(path) as db:
-        db.execute("UPDATE meta SET value = '0' WHERE key = 'schema'")
-    db.close()
+    journal._db.execute("UPDATE meta SET value = '0' WHERE key = 'schema'")
     with pytest.raises(ConfigError, match="schema is 0, and this keeper knows 1 to 3"):
         open_journal()
 
 
+@on_sqlite
 def test_a_file_that_is_no_database_is_refused(
-    open_journal: Callable[..., SqliteJournal], path: Path
+    open_journal: Callable[..., StoredJournal], path: Path
 ) -> None:
     path.write_bytes(b"not a database at all" * 500)
     with pytest.raises(ConfigError, match="cannot be used: file is not a database"):
         open_journal()
 
 
+@on_sqlite
 def test_another_programs_database_is_left_alone(
-    open_journal: Callable[..., SqliteJournal], path: Path
+    open_journal: Callable[..., StoredJournal], path: Path
 ) -> None:
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE photographs (name TEXT)")
@@ -319,7 +322,7 @@ def test_a_place_without_a_file_is_refused(tmp_path: Path, where: str) -> None:
 
 
 def test_ten_racing_threads_get_one_permit(
-    open_journal: Callable[..., SqliteJournal],
+    open_journal: Callable[..., StoredJournal],
     event: Callable[..., CaseEvent],
     step: Callable[..., Step],
     tx: dict[str, Any],
@@ -328,7 +331,7 @@ def test_ten_racing_threads_get_one_permit(
     journals[0].record([event()])
     together = threading.Barrier(10)
 
-    def reserve(journal: SqliteJournal) -> Permit | Refuse:
+    def reserve(journal: StoredJournal) -> Permit | Refuse:
         together.wait()
         return journal.reserve(step(), tx, chain_nonce=0, block=101, at_s=1212)
 
@@ -340,7 +343,7 @@ def test_ten_racing_threads_get_one_permit(
 
 
 def test_ten_threads_may_share_one_journal(
-    journal: SqliteJournal, event: Callable[..., CaseEvent], step: Callable[..., Step], tx: dict[str, Any]
+    journal: StoredJournal, event: Callable[..., CaseEvent], step: Callable[..., Step], tx: dict[str, Any]
 ) -> None:
     def reserve(case: int) -> Permit | Refuse:
         journal.record([event(case=case)])
@@ -354,7 +357,7 @@ def test_ten_threads_may_share_one_journal(
 # --- accounts -------------------------------------------------------------------------------------
 
 
-def test_what_was_found_and_searched_comes_back(open_journal: Callable[..., SqliteJournal]) -> None:
+def test_what_was_found_and_searched_comes_back(open_journal: Callable[..., StoredJournal]) -> None:
     journal = open_journal()
     assert (list(journal.found()), journal.searched()) == ([], None)
     journal.note_found([b"\x01" * 32, b"\x02" * 32], None)
@@ -366,7 +369,7 @@ def test_what_was_found_and_searched_comes_back(open_journal: Callable[..., Sqli
 
 
 def test_a_journal_from_before_there_were_accounts_in_it_goes_on(
-    open_journal: Callable[..., SqliteJournal],
+    open_journal: Callable[..., StoredJournal],
 ) -> None:
     journal = open_journal()
     for table in ("accounts", "searched", "differences", "healed"):
@@ -376,7 +379,7 @@ def test_a_journal_from_before_there_were_accounts_in_it_goes_on(
 
 
 def test_many_accounts_are_found_some_at_a_time(
-    journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
+    journal: StoredJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "ACCOUNTS_AT_ONCE", 3)
     keys = [bytes(31) + bytes([number]) for number in range(8)]
@@ -384,7 +387,7 @@ def test_many_accounts_are_found_some_at_a_time(
     assert list(journal.found()) == [keys[:3], keys[3:6], keys[6:]]
 
 
-def test_differences_are_unhealed_until_a_later_note(journal: SqliteJournal) -> None:
+def test_differences_are_unhealed_until_a_later_note(journal: StoredJournal) -> None:
     head, account = Head(5, "0x5", "0x4", 12, 1), Account(bytes(32), Phase.HEALTHY, 0, (), ())
     for _ in range(2):
         journal.note_difference(head, account, replace(account, cash_wad=1))
@@ -396,7 +399,7 @@ def test_differences_are_unhealed_until_a_later_note(journal: SqliteJournal) -> 
 
 
 def test_many_events_of_many_cases_are_one_batch(
-    journal: SqliteJournal, event: Callable[..., CaseEvent]
+    journal: StoredJournal, event: Callable[..., CaseEvent]
 ) -> None:
     called = event(EventKind.CALLED)
     opened = [
@@ -409,7 +412,7 @@ def test_many_events_of_many_cases_are_one_batch(
 
 
 def test_a_batch_is_written_whole_or_not_at_all(
-    journal: SqliteJournal, event: Callable[..., CaseEvent]
+    journal: StoredJournal, event: Callable[..., CaseEvent]
 ) -> None:
     with pytest.raises(InvariantBroken, match="case2"):
         journal.record([event(), event(EventKind.WAITED, case=2)])
@@ -417,7 +420,7 @@ def test_a_batch_is_written_whole_or_not_at_all(
 
 
 def test_a_case_tells_its_first_suspicion_since_the_last_call(
-    journal: SqliteJournal, event: Callable[..., CaseEvent]
+    journal: StoredJournal, event: Callable[..., CaseEvent]
 ) -> None:
     def suspected() -> ChainTime | None:
         return journal.open_cases()[0].suspected
@@ -431,7 +434,7 @@ def test_a_case_tells_its_first_suspicion_since_the_last_call(
 
 
 def test_a_journal_tells_whose_cases_moved_since_an_event(
-    journal: SqliteJournal, event: Callable[..., CaseEvent]
+    journal: StoredJournal, event: Callable[..., CaseEvent]
 ) -> None:
     journal.record([event(EventKind.CALLED), event(case=2), event(EventKind.OBSERVED)])
     assert set(journal.moved_since(0)) == {event(case=2).account}

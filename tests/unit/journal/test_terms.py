@@ -8,28 +8,28 @@ import pytest
 
 from keeper.domain import CaseEvent, Economics, EventKind, Permit, Reason, Refuse, Seen, Step
 from keeper.journal.guard import Limits
-from keeper.journal.store import ODDS_OF, SqliteJournal
+from keeper.journal.store import ODDS_OF, StoredJournal
 from keeper.ports import Outcome
 from keeper.units import WAD
 
 NOW_S = 1_000_000
 ETH = "ETH/USD"
-Journals = Callable[..., SqliteJournal]
+Journals = Callable[..., StoredJournal]
 Events = Callable[..., CaseEvent]
 Steps = Callable[..., Step]
 
 
-def reserve(journal: SqliteJournal, step: Step, tx: dict[str, Any], at_s: int = NOW_S) -> Permit | Refuse:
+def reserve(journal: StoredJournal, step: Step, tx: dict[str, Any], at_s: int = NOW_S) -> Permit | Refuse:
     return journal.reserve(step, tx, chain_nonce=0, block=at_s // 12, at_s=at_s)
 
 
-def granted(journal: SqliteJournal, step: Step, tx: dict[str, Any], at_s: int = NOW_S) -> Permit:
+def granted(journal: StoredJournal, step: Step, tx: dict[str, Any], at_s: int = NOW_S) -> Permit:
     found = reserve(journal, step, tx, at_s)
     assert isinstance(found, Permit), found
     return found
 
 
-def settle(journal: SqliteJournal, permit: Permit, kind: EventKind, at_s: int = NOW_S) -> None:
+def settle(journal: StoredJournal, permit: Permit, kind: EventKind, at_s: int = NOW_S) -> None:
     journal.sign(permit.step_id, b"raw", f"0x{permit.nonce}")
     journal.sent(permit.step_id, block=at_s // 12, at_s=at_s)
     journal.settle(permit.step_id, Outcome(kind, at_s // 12, "0xb", 1), at_s=at_s)
@@ -131,7 +131,7 @@ def test_of_several_restorations_the_last_time_and_the_best_health_count(
     assert journal.closed_since(NOW_S - 1) == {bytes([1]) * 32: Seen(NOW_S + 24, 99 * WAD // 100)}
 
 
-def test_the_first_suspicion_of_a_case_is_told_with_its_health(journal: SqliteJournal, event: Events) -> None:
+def test_the_first_suspicion_of_a_case_is_told_with_its_health(journal: StoredJournal, event: Events) -> None:
     assert journal.alarm("case1") is None
     journal.record([event(health=0.5), event(health=0.25)])
     assert journal.alarm("case1") == Seen(1_200, WAD // 2)
@@ -140,7 +140,7 @@ def test_the_first_suspicion_of_a_case_is_told_with_its_health(journal: SqliteJo
 
 
 def test_the_permit_says_what_the_step_rests_on(
-    journal: SqliteJournal, event: Events, step: Steps, tx: dict[str, Any]
+    journal: StoredJournal, event: Events, step: Steps, tx: dict[str, Any]
 ) -> None:
     journal.record([event()])
     bound = Reason("size.depth", "much", "little")

@@ -1,0 +1,58 @@
+"""Opens a journal wherever it is: a file, or a schema that several keepers share."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from keeper.errors import ConfigError
+from keeper.journal import sqlite
+from keeper.journal.db import Db, Shared
+from keeper.journal.guard import Limits
+from keeper.journal.store import SqliteJournal
+
+if TYPE_CHECKING:
+    from keeper.journal.shared import PostgresJournal
+
+
+def to_write(
+    place: Path | Shared, *, identity: Mapping[str, str], limits: Limits, lease_s: float
+) -> SqliteJournal | PostgresJournal:
+    """Open or create a journal; raise ConfigError where that cannot be."""
+    if isinstance(place, Path):
+        return SqliteJournal(place, identity=identity, limits=limits)
+    _expect_psycopg()
+    from keeper.journal.shared import PostgresJournal
+
+    return PostgresJournal(place, identity=identity, limits=limits, lease_s=lease_s)
+
+
+def to_read(place: Path | Shared) -> Db:
+    """Connect to an existing journal, to read only; raise ConfigError where that cannot be."""
+    if isinstance(place, Shared):
+        psycopg = _expect_psycopg()
+        from keeper.journal import postgres
+
+        try:
+            return postgres.connect(place, read_only=True)
+        except psycopg.Error as error:
+            raise ConfigError(f"the journal {place} cannot be read: {error}") from error
+    if not place.exists():
+        raise ConfigError(f"the journal {place} cannot be read: there is no such file")
+    try:
+        return sqlite.connect(place, read_only=True)
+    except sqlite3.Error as error:
+        raise ConfigError(f"the journal {place} cannot be read: {error}") from error
+
+
+def _expect_psycopg() -> ModuleType:
+    try:
+        import psycopg
+    except ImportError:
+        raise ConfigError(
+            "journal.url is set, and psycopg is not installed: it comes with the extra postgres"
+        ) from None
+    return psycopg

@@ -1,0 +1,105 @@
+"""The journal in PostgreSQL that several keepers share: one leads and writes, the others stand by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, closing
+
+import psycopg
+
+from keeper.errors import ConfigError, KeeperError
+from keeper.journal import migrations, postgres
+from keeper.journal.db import Shared
+from keeper.journal.guard import Limits
+from keeper.journal.lease import BEGUN_SHARE, Held, Tenure, whoami
+from keeper.journal.postgres import PostgresDb
+from keeper.journal.retention import Keep
+from keeper.journal.store import StoredJournal
+from keeper.ports import Searched
+from keeper.units import AccountKey
+
+LEASE_S = 5.0
+LAYING_OUT = 0x6B65_6570_6572
+"""The number under which servers keep those apart that lay out tables at the same time."""
+
+
+class PostgresJournal(StoredJournal):
+    """A journal in one schema; it is written only while this keeper holds the lease."""
+
+    _db: PostgresDb
+
+    def __init__(
+        self,
+        place: Shared,
+        *,
+        identity: Mapping[str, str],
+        limits: Limits | None = None,
+        holder: str | None = None,
+        lease_s: float = LEASE_S,
+    ) -> None:
+        """Open or create the journal, and ask for the lease from now on; raise ConfigError otherwise.
+
+        ``identity`` is that of ``SqliteJournal``.
+        """
+        try:
+            with ExitStack() as undo:
+                db = undo.enter_context(closing(postgres.connect(place)))
+                super().__init__(db, place.path, str(place), limits)
+                self._open(place.schema, {key: value.lower() for key, value in identity.items()})
+                pause_ms = f"{lease_s * 1000 * BEGUN_SHARE:.0f}"
+                db.execute(f"SET idle_in_transaction_session_timeout = {pause_ms}")
+                self._tenure = Tenure(place, db, holder=holder or whoami(), lease_s=lease_s)
+                self._tenure.begin()
+                undo.pop_all()
+        except (psycopg.Error, KeeperError) as error:
+            raise ConfigError(f"the journal {place} cannot be used: {error}") from error
+        self._found: dict[AccountKey, None] = {}
+        """Accounts that were found while another led."""
+
+    def _open(self, schema: str, identity: Mapping[str, str]) -> None:
+        db = self._db
+        db.execute("BEGIN")
+        db.execute("SELECT pg_advisory_xact_lock(?)", (LAYING_OUT,))
+        if not db.execute("SELECT 1 FROM pg_namespace WHERE nspname = ?", (schema,)).fetchall():
+            db.execute(f'CREATE SCHEMA "{schema}"')
+        for statement in postgres.OWN:
+            db.execute(statement)
+        version = migrations.version_of(db)
+        [(is_led,)] = db.execute("SELECT until > clock_timestamp() FROM lease").fetchall()
+        if version is not None and 1 <= version < migrations.VERSION and is_led:
+            found = f"a keeper leads that knows schema {version}"
+            raise ConfigError(f"{found}: stop it, and start this one before another takes over")
+        self._prepare(db, identity)
+        db.execute("COMMIT")
+
+    def leads(self) -> bool:
+        """Tell whether this keeper may act; raise Deposed where it may not any more."""
+        if self._tenure.lost is not None:
+            raise self._tenure.lost
+        if self._db.token is None:
+            return False
+        if self._found:
+            super().note_found(self._found, None)
+            self._found.clear()
+        return True
+
+    @property
+    def held(self) -> Held | None:
+        """Who leads, as far as this keeper knows."""
+        return self._tenure.held
+
+    def note_found(self, accounts: Iterable[AccountKey], searched: Searched | None) -> None:
+        """Keep accounts that events named; a standby, until it leads."""
+        if self.leads():
+            super().note_found(accounts, searched)
+        else:
+            self._found.update(dict.fromkeys(accounts))
+
+    def forget(self, keep: Keep) -> bool:
+        """Forget a piece of what is old, where this keeper leads."""
+        return self.leads() and super().forget(keep)
+
+    def close(self) -> None:
+        """Let another keeper lead, and close the connections."""
+        self._tenure.end()
+        super().close()

@@ -1,0 +1,96 @@
+"""PostgreSQL for the tests: a server of its own folder, on a free port of this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+PACKAGE = Path(__file__).resolve().parents[1] / "tools" / "packages" / "postgres"
+PASSWORD = "correct-horse-battery-staple"
+NOBODY = 65_534
+START_S = 60
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+@contextmanager
+def serving(*, is_durable: bool = False) -> Iterator[str]:
+    """Run a server, and give the URL of its database; without the package this fails."""
+    if not (PACKAGE / "bin" / "postgres").is_file():
+        raise FileNotFoundError(f"there is no PostgreSQL in {PACKAGE}: run scripts/setup --dev")
+    with tempfile.TemporaryDirectory(prefix="keeper-postgres-") as name:
+        folder, run = Path(name), PACKAGE
+        # The server refuses to run as root, and another user may not see this folder.
+        as_user: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            as_user = {"user": NOBODY, "group": NOBODY}
+            run = folder / "run"
+            shutil.copytree(PACKAGE, run, symlinks=True)
+            shutil.chown(folder, NOBODY, NOBODY)
+        secret, data, log = folder / "password", folder / "data", folder / "log"
+        secret.write_text(PASSWORD)
+        secret.chmod(0o644)
+        made = subprocess.run(
+            [
+                run / "bin" / "initdb", "--pgdata", data, "--username", "keeper", "--pwfile", secret,
+                "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-sync",
+            ],
+            capture_output=True, text=True, check=False, cwd=folder, **as_user,
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+        port = free_port()
+        settings = {
+            "port": port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "fsync": "on" if is_durable else "off",
+            "max_connections": 60,
+            "shared_buffers": "16MB",
+        }
+        options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
+        with log.open("w") as out:
+            server = subprocess.Popen(
+                [run / "bin" / "postgres", "-D", data, *options],
+                stdout=out, stderr=out, cwd=folder, **as_user,
+            )  # fmt: skip
+        url = f"postgresql://keeper:{PASSWORD}@127.0.0.1:{port}/postgres"
+        try:
+            _wait(server, url, log)
+            yield url
+        finally:
+            server.terminate()
+            try:
+                server.wait(5)
+            except subprocess.TimeoutExpired:
+                # Sessions that are still open, or stopped, hold up a polite end.
+                server.kill()
+                server.wait()
+
+
+def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            psycopg.connect(url, connect_timeout=5).close()
+        except psycopg.OperationalError as error:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"PostgreSQL does not run: {log.read_text()}") from error
+            time.sleep(0.05)
+        else:
+            return
