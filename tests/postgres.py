@@ -7,11 +7,13 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 
@@ -94,3 +96,55 @@ def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
             time.sleep(0.05)
         else:
             return
+
+
+class Line:
+    """A line to a server that can be cut: what is sent then is taken, and answered by nobody."""
+
+    def __init__(self, url: str) -> None:
+        self._server = urlsplit(url)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._goes = threading.Event()
+        self._goes.set()
+        self._ends: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        """The server's URL, by way of this line."""
+        port = self._listening.getsockname()[1]
+        return self._server._replace(netloc=f"keeper:{PASSWORD}@127.0.0.1:{port}").geturl()
+
+    def cut(self) -> None:
+        """Pass nothing on any more."""
+        self._goes.clear()
+
+    def mend(self) -> None:
+        """Pass on again, what waited first."""
+        self._goes.set()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._goes.set()
+        for each in (self._listening, *self._ends):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listening.accept()
+                far = socket.create_connection((self._server.hostname, self._server.port))
+                self._ends += [near, far]
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while some := source.recv(2**16):
+                self._goes.wait()
+                sink.sendall(some)
+        for each in (source, sink):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)

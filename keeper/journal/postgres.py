@@ -45,9 +45,9 @@ OWN = (
         jsonb_path_query_first(replace(data, '\\u0000', '')::jsonb, place::jsonpath) #>> '{}'""",
     """CREATE TABLE IF NOT EXISTS lease (
         only_row INTEGER PRIMARY KEY CHECK (only_row = 1), holder TEXT NOT NULL, token INTEGER NOT NULL,
-        until TIMESTAMPTZ NOT NULL
+        until TIMESTAMPTZ NOT NULL, session INTEGER, begun TIMESTAMPTZ
     )""",
-    "INSERT INTO lease VALUES (1, '', 0, '-infinity') ON CONFLICT DO NOTHING",
+    "INSERT INTO lease VALUES (1, '', 0, '-infinity', NULL, NULL) ON CONFLICT DO NOTHING",
 )
 """What a shared journal has beside the tables of every journal."""
 
@@ -99,6 +99,11 @@ class PostgresDb:
         """By which lease this connection writes; None where it does not."""
         self.why = "another keeper leads, or none yet"
         """Why it does not."""
+
+    @property
+    def session(self) -> int:
+        """The number of the server's process for this connection."""
+        return self._connection.info.backend_pid
 
     @property
     def in_transaction(self) -> bool:

@@ -11,7 +11,7 @@ from keeper.errors import ConfigError, KeeperError
 from keeper.journal import migrations, postgres
 from keeper.journal.db import Shared
 from keeper.journal.guard import Limits
-from keeper.journal.lease import BEGUN_SHARE, Held, Tenure, whoami
+from keeper.journal.lease import Held, Tenure, whoami
 from keeper.journal.postgres import PostgresDb
 from keeper.journal.retention import Keep
 from keeper.journal.store import StoredJournal
@@ -46,8 +46,6 @@ class PostgresJournal(StoredJournal):
                 db = undo.enter_context(closing(postgres.connect(place)))
                 super().__init__(db, place.path, str(place), limits)
                 self._open(place.schema, {key: value.lower() for key, value in identity.items()})
-                pause_ms = f"{lease_s * 1000 * BEGUN_SHARE:.0f}"
-                db.execute(f"SET idle_in_transaction_session_timeout = {pause_ms}")
                 self._tenure = Tenure(place, db, holder=holder or whoami(), lease_s=lease_s)
                 self._tenure.begin()
                 undo.pop_all()
