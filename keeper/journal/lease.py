@@ -68,8 +68,8 @@ class Lease:
     def take(self) -> int | None:
         """Take the lease where it has ended; return its new token, or None.
 
-        The session of who held it is ended first, where it is in a transaction: frozen there, it would hold the
-        row for ever. The server's own time-out for sessions that idle in one is not relied on: after
+        The session of who held it is ended first, where it is in a transaction: frozen there, it would hold
+        the row for ever. The server's own time-out for sessions that idle in one is not relied on: after
         statements that went out together it was seen not to count.
         """
         end = (
