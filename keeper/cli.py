@@ -10,7 +10,7 @@ import signal
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, contextmanager, suppress
 from contextvars import Context, copy_context
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -46,11 +46,14 @@ from keeper.execute.sender import ChainSender
 from keeper.execute.signer import Signer
 from keeper.execute.signers import SignerParams, open_signer, unlock
 from keeper.feeds import listening
+from keeper.journal import opening
+from keeper.journal.db import Shared
+from keeper.journal.guard import Limits
 from keeper.journal.lock import alone
 from keeper.journal.migrations import VERSION
 from keeper.journal.reader import JournalReader
 from keeper.journal.runs import Run
-from keeper.journal.store import SqliteJournal
+from keeper.journal.store import SqliteJournal, StoredJournal
 from keeper.journal.tape import Recorder, of_head, to_head
 from keeper.journal.wallet import Wallet
 from keeper.oracles.panel import reader_creation
@@ -275,7 +278,7 @@ def see_why(
     """Say what was known of an account, which rule decided, and what would change the answer."""
     _log_to_nobody()
     settings = load(config)
-    with closing(JournalReader(settings.journal_path(dry_run=dry_run))) as reader:
+    with closing(JournalReader(settings.journal_place(dry_run=dry_run))) as reader:
         said = explain(reader, asyncio.run(_scene(reader, at)), account, at)
     if as_json:
         typer.echo(json.dumps(said, indent=2, default=str))
@@ -296,7 +299,7 @@ def see_accounts(
     """Show the accounts nearest to breach: where each breaks, and what would be taken of it there."""
     _log_to_nobody()
     settings = load(config)
-    with closing(JournalReader(settings.journal_path(dry_run=dry_run))) as reader:
+    with closing(JournalReader(settings.journal_place(dry_run=dry_run))) as reader:
         scene = asyncio.run(_scene(reader, at))
         if isinstance(scene, str):
             raise ConfigError(scene)
@@ -360,7 +363,7 @@ def see_replay(
 
 
 async def _decide(prices: Path, config: Config, book: Path) -> Iterator[str]:
-    with closing(JournalReader(config.journal_path(dry_run=False))) as reader:
+    with closing(JournalReader(config.journal_place(dry_run=False))) as reader:
         scene = await _scene(reader, None, config)
     if isinstance(scene, str):
         raise ConfigError(f"what is listed is taken from the tape: {scene}")
@@ -483,7 +486,11 @@ def see_limits(*, config: ConfigOption = HERE, as_json: Json = False, dry_run: R
 def _switchboard(path: Path, *, dry_run: bool) -> Iterator[SqliteJournal]:
     """Open the journal of a keeper that may be running, as that has it."""
     config = load(path)
-    file = config.journal_path(dry_run=dry_run)
+    file = config.journal_place(dry_run=dry_run)
+    if isinstance(file, Shared):
+        raise ConfigError(
+            f"only who leads writes to {file}: use limits.kill_file, or a signal to each keeper"
+        )
     with closing(JournalReader(file)) as reader:
         identity = dict(reader.identity)
     schema = identity.pop("schema")
@@ -621,7 +628,7 @@ class Board:
 
     file: Path
     """Its configuration."""
-    journal: SqliteJournal
+    journal: StoredJournal
     teller: Teller
 
     def throw(self, number: signal.Signals, *, on: bool) -> None:
@@ -702,6 +709,8 @@ def _expect_apart(configs: Mapping[Path, Config], snapshot: Path | None) -> None
     for path, config in others:
         if config.chain != one.chain:
             raise ConfigError(f"{path}: [chain] is not that of {first}, and one process keeps one chain")
+    if others and any(config.journal.url for config in configs.values()):
+        raise ConfigError("a shared journal is led for one deployment: give journal.url with one --config")
     for name, of in APART.items():
         taken: dict[object, Path] = {}
         for path, config in configs.items():
@@ -724,7 +733,8 @@ async def _keeper(
 ) -> AsyncIterator[Work]:
     """Make ready to keep one deployment: all that it takes is open while the block lasts."""
     kind = PROTOCOLS[config.deployment.protocol]
-    tape = Recorder() if config.journal.tape else None
+    # What is taped is one keeper's run from its start: whoever takes over began before.
+    tape = Recorder() if config.journal.tape and config.journal.url is None else None
     about = f"{config.deployment.protocol} {config.deployment.address}: " if berth.of > 1 else ""
     if about:
         structlog.contextvars.bind_contextvars(deployment=config.deployment.address)
@@ -737,7 +747,6 @@ async def _keeper(
         open_signer(signing, berth.keys[signing]) as signer,
     ):
         market, reader = parts.market, parts.reader
-        path = config.journal_path(dry_run=dry_run)
         identity = {
             "chain_id": str(config.chain.chain_id),
             "genesis": await _genesis(parts.rpc),
@@ -751,8 +760,7 @@ async def _keeper(
         if panel.feeds:
             await reader.lend(panel.reader, reader_creation())
         wallet = berth.wallets[signer.address]
-        opened = partial(SqliteJournal, path, identity=identity, limits=limits, wallet=wallet)
-        with alone(path), closing(opened()) as journal:
+        with _journal(config, wallet, identity=identity, limits=limits, dry_run=dry_run) as journal:
             if tape is not None:
                 begin_tape(
                     journal,
@@ -783,6 +791,7 @@ async def _keeper(
                 alerts=teller,
                 lagging=partial(_lagging, parts),
                 tape=tape,
+                leads=journal.leads,
             )
             read = partial(_reading, parts, pipeline, teller, signer, journal)
             block_time_s = config.chain.block_time_s
@@ -812,8 +821,21 @@ def _lagging(parts: Parts[MarketT]) -> float | None:
     return sum(behind) / len(behind) if behind else None
 
 
+@contextmanager
+def _journal(
+    config: Config, wallet: Wallet, *, identity: Mapping[str, str], limits: Limits, dry_run: bool
+) -> Iterator[StoredJournal]:
+    """Open the journal: a file that nobody else writes, or the one that several keepers share."""
+    place, lease_s = config.journal_place(dry_run=dry_run), config.journal.lease_s
+    with ExitStack() as held:
+        if isinstance(place, Path):
+            held.enter_context(alone(place))
+        opened = opening.to_write(place, identity=identity, limits=limits, lease_s=lease_s, wallet=wallet)
+        yield held.enter_context(closing(opened))
+
+
 @asynccontextmanager
-async def _forgetting(journal: SqliteJournal, config: Config) -> AsyncIterator[None]:
+async def _forgetting(journal: StoredJournal, config: Config) -> AsyncIterator[None]:
     """Forget what is older than it is kept while the keeper runs, a piece now and then.
 
     What cannot be forgotten now is tried again: nobody is to find out by a full disk.
@@ -838,7 +860,7 @@ async def _forgetting(journal: SqliteJournal, config: Config) -> AsyncIterator[N
 
 
 def begin_tape(
-    journal: SqliteJournal,
+    journal: StoredJournal,
     tape: Recorder,
     parts: Parts[MarketT],
     *,
@@ -908,7 +930,7 @@ def _reading(
     pipeline: Pipeline[MarketT],
     teller: Teller,
     signer: Signer,
-    journal: SqliteJournal,
+    journal: StoredJournal,
 ) -> metrics.Reading:
     reader = parts.reader
     return metrics.Reading(
@@ -922,6 +944,7 @@ def _reading(
         alerts=teller.counts,
         signer_fault=signer.fault,
         measures=journal.measures(),
+        leadership=journal.leadership,
     )
 
 

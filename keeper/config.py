@@ -20,6 +20,7 @@ from pydantic import (
     BeforeValidator,
     Discriminator,
     Field,
+    SecretStr,
     Tag,
     ValidationError,
     field_validator,
@@ -50,6 +51,7 @@ from keeper.execute.sender import Params as SenderParams
 from keeper.execute.signers import Elsewhere, SignerParams
 from keeper.feeds import AnyFeed, GeneratedFeed, LiveComposite, RecordedFeed, Source
 from keeper.feeds.composite import Params as CompositeParams
+from keeper.journal.db import Shared
 from keeper.journal.guard import BREAKER_BOUNDS, Limits
 from keeper.journal.retention import Keep
 from keeper.lending.words import Lender
@@ -286,10 +288,16 @@ TEST_CHAINS = frozenset({1337, 31337})
 """Ids of chains on which nothing has a worth."""
 
 
-class JournalFile(Section):
-    """The SQLite file that holds the case history, and how much of it is kept."""
+class JournalPlace(Section):
+    """Where the case history is, and how much of it is kept."""
 
     path: Path = Path("journal.sqlite")
+    """The SQLite file; of a shared journal, beside which a keeper keeps what is its own."""
+    url: SecretStr | None = None
+    """Of PostgreSQL: the journal is shared by several keepers, one of which leads."""
+    schema_name: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,40}$")] = "keeper"
+    lease_s: float = Field(default=5, ge=1, le=60)
+    """How long a leader that is not heard of stays the leader."""
     tape: bool = True
     """Keep what decisions depend on, so that they can be explained and replayed."""
     keep_days: int = Field(default=30, ge=2)
@@ -759,7 +767,7 @@ class Config(BaseSettings):
     feed: FeedSource
     wallet: Wallet = Wallet()
     signer: Signer = Signer()
-    journal: JournalFile = JournalFile()
+    journal: JournalPlace = JournalPlace()
     mirror: Mirror = Mirror()
     trigger: Trigger = Trigger()
     ladder: Ladder = Ladder()
@@ -775,6 +783,13 @@ class Config(BaseSettings):
     reporter: Reporter = Reporter()
     reports: Reports = Reports()
     steward: Steward = Steward()
+
+    @model_validator(mode="after")
+    def _can_share(self) -> Self:
+        url = self.journal.url.get_secret_value() if self.journal.url else "postgresql://"
+        if not url.startswith(("postgresql://", "postgres://")):
+            raise ValueError("journal.url is no URL of PostgreSQL: postgresql://user:password@host/database")
+        return self
 
     @model_validator(mode="after")
     def _can_convert(self) -> Self:
@@ -902,6 +917,14 @@ class Config(BaseSettings):
     def journal_path(self, *, dry_run: bool) -> Path:
         """Return the journal's file; a dry run has one of its own beside it."""
         return _own(self.journal.path, dry_run=dry_run)
+
+    def journal_place(self, *, dry_run: bool) -> Path | Shared:
+        """Return the journal's file, or the schema of a shared one; a dry run has one of its own."""
+        path, url = self.journal_path(dry_run=dry_run), self.journal.url
+        if url is None:
+            return path
+        schema = self.journal.schema_name + ("_dry_run" if dry_run else "")
+        return Shared(url.get_secret_value(), schema, path)
 
     def keep(self) -> Keep:
         """Return how much of the journal is kept."""
@@ -1116,7 +1139,7 @@ PATHS = (
     ("signer", "key_file"),
 )
 DEFAULT_PATHS = (
-    ("journal", "path", JournalFile().path),
+    ("journal", "path", JournalPlace().path),
     ("limits", "kill_file", Spending().kill_file),
     ("mirror", "snapshot", Mirror().snapshot),
 )

@@ -21,7 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from keeper.errors import ConfigError
-from keeper.ports import BREAKERS, AlarmRecord, Measure, Spread, Switch, Thrown, Ticks, Vitals
+from keeper.ports import BREAKERS, AlarmRecord, Leadership, Measure, Spread, Switch, Thrown, Ticks, Vitals
 from keeper.units import WAD, Block, UnixS
 
 log = structlog.get_logger()
@@ -82,6 +82,15 @@ class Reading:
     """Why nobody signs."""
     measures: Sequence[Measure] = ()
     """How much of each limit is used."""
+    leadership: Leadership | None = None
+    """Who leads, where the journal is shared."""
+
+    @property
+    def worked_at_s(self) -> UnixS | None:
+        """When the head was that was done last; of a standby, that was read last."""
+        if self.leadership is not None and not self.leadership.leads:
+            return self.vitals.mirror_at_s
+        return self.vitals.done.timestamp_s if self.vitals.done else None
 
 
 class Status(StrEnum):
@@ -97,8 +106,7 @@ class Status(StrEnum):
 def judge(reading: Reading, now_s: float, block_time_s: float) -> tuple[Status, list[str]]:
     """Return how a keeper does, and all that speaks against it; pure."""
     down = []
-    done = reading.vitals.done
-    age_s = _age_s(done.timestamp_s if done else None, now_s)
+    age_s = _age_s(reading.worked_at_s, now_s)
     if age_s is None:
         down.append("no head is done yet")
     elif age_s > LATE_BLOCKS * block_time_s:
@@ -151,6 +159,14 @@ class Gauges(Collector):
                 "clock_off_seconds": ("By how much the local clock is off.", reading.clock_off_s),
             }
         )
+        if (leadership := reading.leadership) is not None:
+            yield from _gauges(
+                {
+                    "leads": ("1 while this keeper leads, 0 while it stands by.", int(leadership.leads)),
+                    "lease_number": ("One more with every leader.", leadership.lease),
+                    "lease_left_seconds": ("Until the lease ends, when it was last seen.", leadership.left_s),
+                }
+            )
         yield from _counters(
             {
                 "accounts_checked": ("Accounts held against the chain.", vitals.checked),
@@ -243,6 +259,8 @@ async def served(
             "level_why": reading.vitals.why,
             "stopped": [stopped(each) for each in reading.vitals.thrown],
         }
+        if reading.leadership is not None:
+            said |= {"leads": reading.leadership.leads, "leader": reading.leadership.holder}
         return web.json_response(said, status=503 if status is Status.DOWN else 200)
 
     app = web.Application()

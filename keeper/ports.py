@@ -717,6 +717,19 @@ class Journal(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Leadership:
+    """Who leads of several keepers that share a journal, as one of them saw it last."""
+
+    leads: bool
+    """Whether that is this keeper."""
+    holder: str
+    lease: int
+    """The number of the lease, one more with every leader."""
+    left_s: float
+    """Until it ends, if it is not renewed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Spread:
     """How long something took, every time that it was done."""
 

@@ -13,17 +13,26 @@ from keeper.journal import sqlite
 from keeper.journal.db import Db, Shared
 from keeper.journal.guard import Limits
 from keeper.journal.store import SqliteJournal
+from keeper.journal.wallet import Wallet
 
 if TYPE_CHECKING:
     from keeper.journal.shared import PostgresJournal
 
 
 def to_write(
-    place: Path | Shared, *, identity: Mapping[str, str], limits: Limits, lease_s: float
+    place: Path | Shared,
+    *,
+    identity: Mapping[str, str],
+    limits: Limits,
+    lease_s: float,
+    wallet: Wallet,
 ) -> SqliteJournal | PostgresJournal:
-    """Open or create a journal; raise ConfigError where that cannot be."""
+    """Open or create a journal; raise ConfigError where that cannot be.
+
+    A file may share the ``wallet`` with those of other deployments.
+    """
     if isinstance(place, Path):
-        return SqliteJournal(place, identity=identity, limits=limits)
+        return SqliteJournal(place, identity=identity, limits=limits, wallet=wallet)
     _expect_psycopg()
     from keeper.journal.shared import PostgresJournal
 

@@ -11,11 +11,11 @@ from keeper.errors import ConfigError, KeeperError
 from keeper.journal import migrations, postgres
 from keeper.journal.db import Shared
 from keeper.journal.guard import Limits
-from keeper.journal.lease import Held, Tenure, whoami
+from keeper.journal.lease import Tenure, whoami
 from keeper.journal.postgres import PostgresDb
 from keeper.journal.retention import Keep
 from keeper.journal.store import StoredJournal
-from keeper.ports import Searched
+from keeper.ports import Leadership, Searched
 from keeper.units import AccountKey
 
 LEASE_S = 5.0
@@ -82,9 +82,12 @@ class PostgresJournal(StoredJournal):
         return True
 
     @property
-    def held(self) -> Held | None:
+    def leadership(self) -> Leadership | None:
         """Who leads, as far as this keeper knows."""
-        return self._tenure.held
+        held = self._tenure.held
+        if held is None:
+            return None
+        return Leadership(self._db.token == held.token, held.holder, held.token, held.left_s)
 
     def note_found(self, accounts: Iterable[AccountKey], searched: Searched | None) -> None:
         """Keep accounts that events named; a standby, until it leads."""

@@ -28,7 +28,18 @@ from keeper.journal.sqlite import SqliteDb
 from keeper.journal.tape import Packed, Recorder
 from keeper.journal.wallet import Wallet, to_record
 from keeper.lifecycle import OUTCOMES, Status
-from keeper.ports import BREAKERS, Case, Measure, Outcome, Searched, StepRecord, StepState, Switch, Thrown
+from keeper.ports import (
+    BREAKERS,
+    Case,
+    Leadership,
+    Measure,
+    Outcome,
+    Searched,
+    StepRecord,
+    StepState,
+    Switch,
+    Thrown,
+)
 from keeper.state import archive
 from keeper.units import WAD, AccountKey, Block, UnixS, Wad, Wei
 
@@ -134,6 +145,15 @@ class StoredJournal:
                 return self._db.execute(query, values).fetchall()
             except self._db.Fault as error:
                 raise KeeperError(f"the journal {self._name} cannot be read: {error}") from error
+
+    def leads(self) -> bool:
+        """Tell whether this keeper may act; raise Deposed where it may not any more. Alone it always may."""
+        return True
+
+    @property
+    def leadership(self) -> Leadership | None:
+        """Who leads; None where nobody else could."""
+        return None
 
     # --- cases ---
 

@@ -16,7 +16,7 @@ breach would need is built and simulated, so that an alarm need not ask the node
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -79,7 +79,9 @@ class Pipeline(Generic[MarketT]):
         alerts: Alerts | None = None,
         lagging: Lagging = lambda: None,
         tape: Tape | None = None,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
+        """Take parts; where ``leads`` says no, the keeper follows the chain, and writes and sends nothing."""
         desk.expect(market, feed.latest(0).keys())
         params = params or Params()
         alerts = alerts or Silence()
@@ -88,6 +90,8 @@ class Pipeline(Generic[MarketT]):
         self._desk = desk
         self._alerts = alerts
         self._tape = tape or Blank()
+        self._leads = leads
+        self._stood_by = False
         self.mirror = Mirror(
             reader=reader,
             market=market,
@@ -207,6 +211,10 @@ class Pipeline(Generic[MarketT]):
         self._moment = None
         await mirror.hear(update)
         sampled = await mirror.read(head)
+        if not self._leads():
+            await self._stand_by(update)
+            return
+        self._take_over(head)
         await self._care.follow(head)
         self._care.observe(head)
         moment = self._watch.look(head, update.heard_ns)
@@ -226,6 +234,25 @@ class Pipeline(Generic[MarketT]):
         if mirror.is_due_for_disk:
             # The book stands still until the next head; what listens meanwhile need not wait for the disk.
             await asyncio.to_thread(mirror.save)
+
+    async def _stand_by(self, update: BlockUpdate) -> None:
+        """Be ready to take over at the next head: all is read and scored, nothing is journaled or sent."""
+        moment = self._watch.look(update.head, update.heard_ns)
+        self._near.hear(moment.quotes)
+        self._watch.settle()
+        self.mirror.stand_by(update.head, self._journal.last_head())
+        if not self._stood_by:
+            log.info("standby.waits", block=update.head.number)
+        self._stood_by = True
+        if self.mirror.is_due_for_disk:
+            await asyncio.to_thread(self.mirror.save)
+
+    def _take_over(self, head: Head) -> None:
+        """Take up what the leader before has left, where there was one."""
+        if self._stood_by:
+            log.warning("standby.leads", block=head.number)
+            self._bearing.take_up()
+            self._stood_by = False
 
     def _take_bearing(self, moment: Moment) -> Posture:
         mirror = self.mirror

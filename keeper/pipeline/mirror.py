@@ -177,16 +177,27 @@ class Mirror(Generic[MarketT]):
 
     def done(self, head: Head) -> None:
         """Journal that a head is done, and how far the chain is searched."""
-        settled = None
-        while self._line and self._line[0].number <= head.number - SETTLED:
-            settled = self._line.popleft()
-        if settled:
-            self._searched = Searched(self._first, settled.number, settled.hash)
+        settled = self._settle(head)
         with self._journal.together():
             if self._new or settled:
                 self._journal.note_found(self._new, self._searched)
             self._journal.head_done(head)
         self._new.clear()
+
+    def _settle(self, head: Head) -> bool:
+        """Note how far the chain is searched; tell whether that has changed."""
+        settled = None
+        while self._line and self._line[0].number <= head.number - SETTLED:
+            settled = self._line.popleft()
+        if settled:
+            self._searched = Searched(self._first, settled.number, settled.hash)
+        return settled is not None
+
+    def stand_by(self, head: Head, done: Head | None) -> None:
+        """Keep of a head what whoever takes over has to journal: the leader has done all up to ``done``."""
+        self._settle(head)
+        self.facts = [fact for fact in self.facts if done is None or fact.block > done.number]
+        self.orphaned.clear()
 
     def save(self) -> None:
         """Write the book to disk, where it is to be kept and was read whole at one head."""

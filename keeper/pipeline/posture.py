@@ -49,6 +49,10 @@ class Bearing:
         self._lost: frozenset[FeedId] = frozenset()
         self.stand = Stand(journal.level(), None, "as before the start")
 
+    def take_up(self) -> None:
+        """Take the level from the journal, as at a start: another keeper may have moved it."""
+        self.stand = Stand(self._journal.level(), None, "as before this keeper led")
+
     def look(
         self,
         head: Head,
