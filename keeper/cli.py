@@ -488,9 +488,7 @@ def _switchboard(path: Path, *, dry_run: bool) -> Iterator[SqliteJournal]:
     config = load(path)
     file = config.journal_place(dry_run=dry_run)
     if isinstance(file, Shared):
-        raise ConfigError(
-            f"only who leads writes to {file}: use limits.kill_file, or a signal to each keeper"
-        )
+        raise ConfigError(f"only who leads writes to {file}: use limits.kill_file, or a signal to a keeper")
     with closing(JournalReader(file)) as reader:
         identity = dict(reader.identity)
     schema = identity.pop("schema")
