@@ -588,16 +588,24 @@ class Alerts(Protocol):
 class Journal(Protocol):
     """The case history, and the one door to the wallet."""
 
-    def together(self) -> AbstractContextManager[None]:
+    def together(self, *, lasting: bool = True) -> AbstractContextManager[None]:
         """Commit all that is written inside at once, or nothing of it.
 
-        A Permit counts only after the block is left: before that it is not on disk.
+        A Permit counts only after the block is left: before that it is not committed.
+
+        What need not be ``lasting`` is committed without waiting for the disk. Others see it, no kill undoes
+        it, and the next commit that lasts takes it along, for nothing is on disk before what was committed
+        before it. Until then the power may take it, with all that came after. So may be written what a start
+        makes good: a suspicion, which its first head has again; a permit, for nothing leaves the keeper
+        before ``Outbox.sign``, which always lasts; and that bytes were sent, for a start sends all bytes
+        again of which it does not know how they ended.
         """
         ...
 
     def record(self, events: Sequence[CaseEvent]) -> None:
         """Append events in one transaction; raise InvariantBroken where the lifecycle forbids one.
 
+        It does not last by itself: whoever lost them with the power finds the same again, or what is so now.
         Not for the events of a transaction: these belong to ``reserve`` and to the ``Outbox``. A decision
         (Waited, Refused) carries the ``rule``, ``evidence`` and ``bound`` of its Reason in ``data``.
         """
@@ -934,8 +942,8 @@ class Outbox(Protocol):
     where the step does not stand where the move begins.
     """
 
-    def together(self) -> AbstractContextManager[None]:
-        """Commit all that is written inside at once, or nothing of it."""
+    def together(self, *, lasting: bool = True) -> AbstractContextManager[None]:
+        """Commit all that is written inside at once, or nothing of it; see ``Journal.together``."""
         ...
 
     def step(self, step_id: str) -> StepRecord:
@@ -951,7 +959,10 @@ class Outbox(Protocol):
         ...
 
     def sign(self, step_id: str, raw: bytes, tx_hash: str) -> None:
-        """Commit the signed bytes, before they are first sent. The same bytes again change nothing."""
+        """Commit the signed bytes, before they are first sent. The same bytes again change nothing.
+
+        They are on disk afterwards, with all that was committed before.
+        """
         ...
 
     def sent(self, step_id: str, *, block: Block, at_s: UnixS, data: Mapping[str, Any] = ...) -> None:

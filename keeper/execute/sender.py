@@ -178,6 +178,7 @@ class ChainSender:
         """Hand steps' bytes to the node, lowest nonce first; write down what is known afterwards.
 
         Two commits for all of them: the signed bytes before the first is sent, the answers after the last.
+        Only the first waits for the disk, unless a step has ended: what is lost of answers, a start asks for.
         """
         if void := [step.step_id for step in steps if step.state is StepState.ABANDONED]:
             raise InvariantBroken(f"abandoned, the permit is void: {', '.join(void)}")
@@ -190,7 +191,8 @@ class ChainSender:
                     self._outbox.sign(step.step_id, each.raw, each.tx_hash)
         answers = await self._hand_over_all(signed)
         bytes_of = {step.step_id: each for step, each in signed}
-        with self._outbox.together():
+        ended = any(answer in REFUSALS for answer, _ in answers.values())
+        with self._outbox.together(lasting=ended):
             return tuple(
                 self._told(step, bytes_of.get(step.step_id), answers.get(step.step_id), tick_ns)
                 for step in steps

@@ -72,8 +72,11 @@ class Db(Protocol):
         """Run one statement for each of many rows of values."""
         ...
 
-    def begin(self) -> None:
-        """Begin a transaction that is the only one to write."""
+    def begin(self, *, lasting: bool = True) -> None:
+        """Begin a transaction that is the only one to write.
+
+        Its commit waits until all up to it is on disk; where it need not be ``lasting``, a later one will.
+        """
         ...
 
     def look(self) -> None:

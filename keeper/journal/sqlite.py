@@ -14,8 +14,19 @@ class SqliteDb(sqlite3.Connection):
     """Implements ``db.Db``; in WAL mode ``BEGIN IMMEDIATE`` shuts out other writers, and no reader."""
 
     Fault: type[Exception] = sqlite3.Error
+    durable = True
+    """Whether any commit waits for the disk."""
+    _lasting: bool | None = None
+    """Whether the commit of the last transaction did."""
 
-    def begin(self) -> None:
+    def begin(self, *, lasting: bool = True) -> None:
+        lasting = lasting and self.durable
+        if lasting is not self._lasting:
+            # In WAL mode NORMAL leaves out that wait alone: the power takes the newest commits at most. OFF
+            # may damage the file, too (https://www.sqlite.org/pragma.html#pragma_synchronous).
+            level = "FULL" if lasting else "NORMAL" if self.durable else "OFF"
+            self.execute(f"PRAGMA synchronous = {level}")
+            self._lasting = lasting
         self.execute("BEGIN IMMEDIATE")
 
     def look(self) -> None:

@@ -87,6 +87,8 @@ class StoredJournal:
         self._told: Callable[[Standing], Standing] = lambda standing: standing
         self._tape: Recorder | None = None
         self._run = 0
+        self._lasting = True
+        """Whether the transaction that is open, or was the last, is on disk once it is committed."""
 
     def _prepare(self, db: Db, identity: Mapping[str, str]) -> None:
         """Lay out a new journal, bring an older one up, refuse another's; inside an open transaction."""
@@ -116,20 +118,25 @@ class StoredJournal:
             self._tape = None
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Commit all that is written inside at once, or nothing of it: one wait for the disk, not many."""
-        with self._transaction():
+    def together(self, *, lasting: bool = True) -> Iterator[None]:
+        """Commit all that is written inside at once, or nothing of it: one wait for the disk, not many.
+
+        What need not be ``lasting`` does not wait at all; see ``ports.Journal.together``.
+        """
+        with self._transaction(lasting=lasting):
             yield
 
     @contextmanager
-    def _transaction(self) -> Iterator[Db]:
+    def _transaction(self, *, lasting: bool = True) -> Iterator[Db]:
+        """Write in a transaction of its own, or in the one that is open, which lasts or does not."""
         with self._lock:
             joined = self._db.in_transaction
             if joined:
                 yield self._db
                 return
             try:
-                self._db.begin()
+                self._db.begin(lasting=lasting)
+                self._lasting = lasting
                 yield self._db
                 self._db.execute("COMMIT")
             except BaseException as error:
@@ -159,7 +166,7 @@ class StoredJournal:
 
     def record(self, events: Sequence[CaseEvent]) -> None:
         """Append events in one transaction; see ``ports.Journal.record``."""
-        with self._transaction() as db:
+        with self._transaction(lasting=False) as db:
             for event in events:
                 if event.kind in MOVES or event.kind is E.RESERVED:
                     raise InvariantBroken(
@@ -399,6 +406,10 @@ class StoredJournal:
     def sign(self, step_id: str, raw: bytes, tx_hash: str) -> None:
         """Commit the signed bytes, before they are first sent. The same bytes again change nothing."""
         with self._transaction() as db:
+            if not self._lasting:
+                raise InvariantBroken(
+                    f"the signed bytes of step {step_id} must be on disk before they are sent"
+                )
             step = self.step(step_id)
             if step.tx_hash is None and step.state is S.RESERVED:
                 update = "UPDATE steps SET signed_tx = ?, tx_hash = ? WHERE step_id = ?"
@@ -680,7 +691,7 @@ class SqliteJournal(StoredJournal):
         # Before anything is in the file: later only a VACUUM changes it.
         self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+        self._db.durable = durable
         self._db.execute("PRAGMA foreign_keys = ON")
         is_older = self._keep_what_is_older()
         with self._transaction() as db:

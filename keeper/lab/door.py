@@ -66,7 +66,7 @@ class Door:
         step = self._due()
         self.node.handed_ns.clear()
         began_ns = time.perf_counter_ns()
-        with self.journal.together():
+        with self.journal.together(lasting=False):
             permit = self._reserve(step)
         await self._sender.send([permit])
         return (self.node.handed_ns[0] - began_ns) / 1e3

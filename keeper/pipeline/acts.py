@@ -149,9 +149,9 @@ class Acts(Generic[MarketT]):
     def _reserve_all(
         self, planned: Sequence[tuple[Planned, Sequence[Tried]]], fees: Fees, head: Head
     ) -> list[Permit]:
-        """Reserve in one commit what was picked of the steps tried."""
+        """Reserve in one commit what was picked of the steps tried; the signed bytes bring it to disk."""
         permits = []
-        with self._journal.together():
+        with self._journal.together(lasting=False):
             for each, found in planned:
                 picked = self._desk.pick(each.judged.left, found)
                 if not isinstance(picked.result, bytes):
