@@ -16,12 +16,14 @@ from keeper.execute.sender import ChainSender
 from keeper.journal.guard import Limits
 from keeper.journal.store import SqliteJournal
 from keeper.lab.world import person
-from keeper.units import WAD
+from keeper.units import WAD, Block
 
 HEAD = Head(1_000, "0x" + "ab" * 32, "0x" + "aa" * 32, 1_700_000_000, 10**9)
 CALL = Call("0x" + "d1" * 20, bytes(132))
 FEES = Fees(3 * 10**9, 10**9)
 GAS = 400_000
+BLOCKS = 300
+"""Of an hour: so many have the steps that were before."""
 
 
 @dataclass
@@ -57,8 +59,8 @@ class Door:
         await self._sender.prepare()
         over = Reason("bench.over", "a step of the day", "none in flight")
         with self.journal.together():
-            for _ in range(before):
-                permit = self._reserve(self._due())
+            for number in range(before):
+                permit = self._reserve(self._due(), block=HEAD.number - 1 - number % BLOCKS)
                 self.journal.abandon(permit.step_id, over, block=HEAD.number, at_s=HEAD.timestamp_s)
 
     async def pass_through(self) -> float:
@@ -81,12 +83,12 @@ class Door:
         self.journal.record([event])
         return Step(case_id, Flag(account, 50 * WAD), HEAD.number + 25, GAS, WAD)
 
-    def _reserve(self, step: Step) -> Permit:
+    def _reserve(self, step: Step, block: Block = HEAD.number) -> Permit:
         granted = self.journal.reserve(
             step,
             self._sender.transaction(CALL, GAS, FEES),
             chain_nonce=self._sender.chain_nonce,
-            block=HEAD.number,
+            block=block,
             at_s=HEAD.timestamp_s,
         )
         assert not isinstance(granted, Refuse), granted.reason
