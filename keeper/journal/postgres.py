@@ -118,15 +118,21 @@ class PostgresDb:
         cursor.executemany(written(sql).encode(), rows)
         return cursor
 
-    def begin(self) -> None:
-        """Begin a transaction in which the lease stays as it is; raise Deposed where it is another's."""
+    def begin(self, *, lasting: bool = True) -> None:
+        """Begin a transaction in which the lease stays as it is; raise Deposed where it is another's.
+
+        The server, too, writes commits to disk in their order
+        (https://www.postgresql.org/docs/current/wal-async-commit.html).
+        """
         if self.token is None:
             raise Deposed(self.why)
         # In one message, so that the check costs no round trip of its own.
+        wait = "" if lasting else " SET LOCAL synchronous_commit = off;"
         found = self._connection.execute(
-            f"BEGIN; SELECT holder FROM lease WHERE token = {self.token:d} FOR UPDATE".encode()  # noqa: S608
+            f"BEGIN;{wait} SELECT holder FROM lease WHERE token = {self.token:d} FOR UPDATE".encode()  # noqa: S608
         )
-        found.nextset()
+        while found.nextset():
+            pass
         if not found.fetchall():
             [(holder, token)] = self.execute("SELECT holder, token FROM lease").fetchall()
             raise Deposed(deposed_by(holder, token, self.token))

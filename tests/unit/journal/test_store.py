@@ -443,3 +443,14 @@ def test_a_journal_tells_whose_cases_moved_since_an_event(
     closed = event(EventKind.CLOSED, case=2)
     journal.record([closed])
     assert journal.moved_since(since) == {closed.account: None}
+
+
+def test_what_need_not_last_is_written_and_undone_like_all_else(
+    journal: StoredJournal, event: Callable[..., CaseEvent]
+) -> None:
+    with journal.together(lasting=False):
+        journal.record([event(case=1)])
+    unknown = event(EventKind.CLOSED, case=2)
+    with pytest.raises(InvariantBroken), journal.together(lasting=False):
+        journal.record([event(case=3), unknown])
+    assert [journal.status(case) for case in ("case1", "case3")] == [Status.SUSPECTED, None]
