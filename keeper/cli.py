@@ -27,6 +27,7 @@ from keeper import __version__, ladder, metrics, progress
 from keeper.alerts import Teller, load_urls, open_messengers
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader
+from keeper.chain.relay import Relay, Updates
 from keeper.chain.stream import expect_chain
 from keeper.chain.wire import head_of
 from keeper.config import Config, Ladder, load
@@ -40,11 +41,19 @@ from keeper.doctor.examine import examine
 from keeper.doctor.finding import Mark, table_of
 from keeper.domain import ChainTime, Head
 from keeper.errors import ChainFault, ConfigError, KeeperError
-from keeper.execute.keys import LocalSigner, load_exchange_token, load_reporter_keys, signer_of
+from keeper.execute.keys import (
+    LocalSigner,
+    load_exchange_token,
+    load_relay_key,
+    load_reporter_keys,
+    signer_of,
+)
 from keeper.execute.plain import PlainSender
+from keeper.execute.relay_auth import relay_headers
 from keeper.execute.sender import ChainSender
 from keeper.execute.signer import Signer
 from keeper.execute.signers import SignerParams, open_signer, unlock
+from keeper.execute.transports import PENDING_UPDATES, Via
 from keeper.feeds import listening
 from keeper.journal import opening
 from keeper.journal.db import Shared
@@ -769,12 +778,14 @@ async def _keeper(
                     snapshot=snapshot,
                     dry_run=dry_run,
                 )
+            relay = await _relay(parts, signer.address)
             sender = ChainSender(
                 tape.rpc(parts.rpc) if tape else parts.rpc,
                 journal,
                 tape.signer(signer) if tape else signer,
                 chain_id=config.chain.chain_id,
                 params=config.sender_params(dry_run=dry_run),
+                relay=tape.rpc(relay) if tape and relay else relay,
             )
             pipeline = Pipeline(
                 reader=reader,
@@ -791,7 +802,7 @@ async def _keeper(
                 tape=tape,
                 leads=journal.leads,
             )
-            read = partial(_reading, parts, pipeline, teller, signer, journal)
+            read = partial(_reading, parts, pipeline, teller, signer, journal, sender)
             block_time_s = config.chain.block_time_s
             async with (
                 teller.sending(),
@@ -810,6 +821,23 @@ async def _keeper(
                 async with _forgetting(journal, config):
                     yield Work(reader, pipeline, first, context)
                 pipeline.save()
+
+
+async def _relay(parts: Parts[MarketT], wallet: str) -> Relay | None:
+    """Return the relay of the configuration, None where there is none; its key is not the wallet's."""
+    config = parts.config
+    send = config.send
+    if send.relay is None or set(send.via) == {Via.PUBLIC}:
+        return None
+    local = {}
+    if send.hints is not None and Via.AUCTION in send.via:
+        updates = Updates(send.hints, send.oracles, fresh_s=2 * config.chain.block_time_s)
+        await parts.open.enter_async_context(updates.listening())
+        local[PENDING_UPDATES] = updates.pending
+    headers = relay_headers(load_relay_key(wallet))
+    relay = Relay(send.relay, timeout_s=send.relay_ms / 1e3, headers=headers, local=local)
+    parts.open.push_async_callback(relay.close)
+    return relay
 
 
 def _lagging(parts: Parts[MarketT]) -> float | None:
@@ -929,6 +957,7 @@ def _reading(
     teller: Teller,
     signer: Signer,
     journal: StoredJournal,
+    sender: ChainSender,
 ) -> metrics.Reading:
     reader = parts.reader
     return metrics.Reading(
@@ -943,6 +972,7 @@ def _reading(
         signer_fault=signer.fault,
         measures=journal.measures(),
         leadership=journal.leadership,
+        transports=sender.tallies,
     )
 
 

@@ -49,6 +49,7 @@ from keeper.execute.fees import GWEI, FeeParams
 from keeper.execute.keys import KeyParams
 from keeper.execute.sender import Params as SenderParams
 from keeper.execute.signers import Elsewhere, SignerParams
+from keeper.execute.transports import Via
 from keeper.feeds import AnyFeed, GeneratedFeed, LiveComposite, RecordedFeed, Source
 from keeper.feeds.composite import Params as CompositeParams
 from keeper.journal.db import Shared
@@ -482,6 +483,35 @@ class Spending(Section):
     max_fee_gwei: Decimal = Field(default=Decimal(500), ge=Decimal("0.001"), le=1_000_000)
 
 
+class Send(Section):
+    """Who is handed signed transactions, and for how long (docs/transports.md)."""
+
+    via: Annotated[Several[Via], Field(min_length=1)] = (Via.PUBLIC,)
+    """One after the other; each but the last has a transaction to itself for a while."""
+    private_blocks: int = Field(default=3, ge=1, le=25)
+    """So long."""
+    relay: HttpUrl | None = None
+    """Of ``bundle``, ``private`` and ``auction``; its key is in KEEPER_RELAY_KEY."""
+    relay_ms: int = Field(default=1_000, ge=50, le=10_000)
+    """How long it may take to answer."""
+    hints: HttpUrl | None = None
+    """The stream of ``auction``."""
+    oracles: Several[Address] = ()
+    """Whose pending updates are followed there."""
+
+    @model_validator(mode="after")
+    def _can_send(self) -> Self:
+        if len(set(self.via)) != len(self.via):
+            raise ValueError("via names each transport once")
+        if self.via[-1] is Via.AUCTION:
+            raise ValueError("via cannot end with auction: it takes nothing while no update is pending")
+        if self.relay is None and set(self.via) != {Via.PUBLIC}:
+            raise ValueError("bundle, private and auction need send.relay")
+        if Via.AUCTION in self.via and (self.hints is None or not self.oracles):
+            raise ValueError("auction needs send.hints and send.oracles")
+        return self
+
+
 FIELDS = (
     "agree",
     "band_bps",
@@ -774,6 +804,7 @@ class Config(BaseSettings):
     alerts: Alerts = Alerts()
     health: Health = Health()
     limits: Spending = Spending()
+    send: Send = Send()
     economics: Economics = Economics()
     depth: dict[Annotated[FeedId, AfterValidator(_as_key)], DepthOf] = Field(default={})
     pace: Pacing = Pacing()
@@ -905,7 +936,12 @@ class Config(BaseSettings):
 
     def sender_params(self, *, dry_run: bool) -> SenderParams:
         """Return the sender's parameters."""
-        return SenderParams(dry_run=dry_run, fees=self.fee_params())
+        return SenderParams(
+            dry_run=dry_run,
+            fees=self.fee_params(),
+            via=self.send.via,
+            private_blocks=self.send.private_blocks,
+        )
 
     def fee_params(self) -> FeeParams:
         """Return how much to bid."""

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -63,6 +63,19 @@ class Alerted(Protocol):
     def failed(self) -> int: ...
 
 
+class Transported(Protocol):
+    """What is told of one transport (``execute.transports.Tally``)."""
+
+    @property
+    def answers(self) -> Mapping[str, int]: ...
+    @property
+    def answer_s(self) -> float: ...
+    @property
+    def included(self) -> int: ...
+    @property
+    def blocks(self) -> Block: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """Everything that is told, as of one moment."""
@@ -84,6 +97,7 @@ class Reading:
     """How much of each limit is used."""
     leadership: Leadership | None = None
     """Who leads, where the journal is shared."""
+    transports: Mapping[str, Transported] = field(default_factory=dict)
 
     @property
     def worked_at_s(self) -> UnixS | None:
@@ -207,6 +221,7 @@ class Gauges(Collector):
             yield _by("depth_quote", "What the market takes of it within a minute.", "feed", depths_there)
             ratio = ("The flow over the depth, where it is worst.", vitals.flow.ratio)
             yield from _gauges({"flow_ratio": ratio})
+        yield from _of_transports(reading.transports)
         yield from self._of_endpoints(reading.endpoints)
 
     @staticmethod
@@ -341,6 +356,24 @@ def _of_ticks(ticks: Ticks) -> Iterator[Metric]:
         "alarm", "From a tick's arrival until its suspects are judged and acted on.", ticks.answered
     )
     yield from _gauges({"accounts_ready": ("Accounts whose acts are built and simulated.", ticks.ready)})
+
+
+def _of_transports(transports: Mapping[str, Transported]) -> Iterator[Metric]:
+    answers = CounterMetricFamily("keeper_sends", "Transactions handed over.", labels=["via", "answer"])
+    for via, each in transports.items():
+        for answer, count in each.answers.items():
+            answers.add_metric([via, answer], count)
+    yield answers
+    told: dict[str, tuple[str, Callable[[Transported], float]]] = {
+        "send_seconds": ("How long the answers took, all together.", lambda each: each.answer_s),
+        "sends_included": ("Transactions included that it had taken last.", lambda each: each.included),
+        "sends_included_blocks": ("Blocks from permit to inclusion, all together.", lambda each: each.blocks),
+    }
+    for name, (text, of) in told.items():
+        family = CounterMetricFamily(f"keeper_{name}", text, labels=["via"])
+        for via, each in transports.items():
+            family.add_metric([via], of(each))
+        yield family
 
 
 def _of_alarms(alarms: Mapping[str, AlarmRecord]) -> Iterator[Metric]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from itertools import count
@@ -99,7 +99,14 @@ def _secrets(url: str) -> list[bytes]:
 class Rpc:
     """A JSON-RPC client of one node. Raises RpcError for its refusals and Unreachable for silence."""
 
-    def __init__(self, url: str, *, timeout_s: float = 10.0, requests_s: float | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 10.0,
+        requests_s: float | None = None,
+        headers: Callable[[bytes], Mapping[str, str]] | None = None,
+    ) -> None:
         self.endpoint = without_secrets(url)
         if not self.endpoint.startswith(("http://", "https://")):
             raise ConfigError(
@@ -109,6 +116,8 @@ class Rpc:
         self._url = url
         self._secrets = _secrets(url)
         self._timeout_s = timeout_s
+        self._headers = headers
+        """What goes with a body, such as a signature of it."""
         self._ids = count(1)
         self._session: aiohttp.ClientSession | None = None
 
@@ -153,8 +162,11 @@ class Rpc:
                 timeout=aiohttp.ClientTimeout(total=self._timeout_s),
                 headers={"Content-Type": "application/json"},
             )
+        headers = self._headers(body) if self._headers is not None else None
         try:
-            async with self._session.post(self._url, data=body, allow_redirects=False) as response:
+            async with self._session.post(
+                self._url, data=body, headers=headers, allow_redirects=False
+            ) as response:
                 parts, size = [], 0
                 async for part in response.content.iter_any():
                     parts.append(part)

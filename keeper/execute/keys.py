@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 KEY_VARIABLE = "KEEPER_PRIVATE_KEY"
 PASSPHRASE_VARIABLE = "KEEPER_PASSPHRASE"  # noqa: S105 the name of it
 REPORTER_KEYS_VARIABLE = "KEEPER_REPORTER_KEYS"
+RELAY_KEY_VARIABLE = "KEEPER_RELAY_KEY"
 TOKEN_VARIABLE = "KEEPER_EXCHANGE_TOKEN"  # noqa: S105 the name of it
 TOKEN = re.compile(r"[!-~]{16,256}")
 """Long enough not to be guessed, and of characters that a header takes."""
@@ -130,6 +131,21 @@ def load_reporter_keys() -> tuple[bytes, ...]:
             )
         keys.append(bytes(account.key))
     return tuple(keys)
+
+
+def load_relay_key(wallet: str) -> bytes:
+    """Load the key by which relays know us; raise ConfigError where it is none, or the wallet's own."""
+    text = os.environ.get(RELAY_KEY_VARIABLE, "").strip()
+    if not text:
+        raise ConfigError(f"no key for the relay: set {RELAY_KEY_VARIABLE} to one that holds nothing")
+    account = _account(text)
+    if account is None:
+        raise ConfigError(f"{RELAY_KEY_VARIABLE} is not a private key of 32 bytes in hexadecimal")
+    if account.address.lower() == wallet:
+        raise ConfigError(
+            f"{RELAY_KEY_VARIABLE} is the wallet's own key: a relay needs one that holds nothing"
+        )
+    return bytes(account.key)
 
 
 def load_exchange_token() -> str:

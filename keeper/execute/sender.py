@@ -23,6 +23,7 @@ from keeper.errors import ChainFault, InvariantBroken, SignerFault
 from keeper.execute.answers import REFUSALS, Answer, read
 from keeper.execute.fees import FeeParams, choose_fees
 from keeper.execute.signer import Signed, Signer
+from keeper.execute.transports import Asked, Parcel, Passed, Tally, Via, route_of
 from keeper.ports import LIVE, Outbox, Outcome, StepRecord, StepState
 from keeper.units import Block, Wei
 
@@ -52,8 +53,32 @@ class Params:
     """How long another transaction must have held our nonce before ours counts as displaced."""
     recheck_blocks: int = 64
     """At start, how far back recorded outcomes are looked at again, for reorgs while we were down."""
+    via: tuple[Via, ...] = (Via.PUBLIC,)
+    """Who is handed a transaction, one after the other."""
+    private_blocks: Block = 3
+    """How long each of them but the last has it to itself."""
     dry_run: bool = False
     """Sign and send nothing, on no path; what is in flight is still followed."""
+
+
+HAS = frozenset({Answer.TAKEN, Answer.KNOWN, Answer.NONCE_TOO_LOW})
+"""Nobody else needs to be asked: the bytes are there, or there is nothing left for them to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What came of handing a transaction over: who answered how, and who had declined before."""
+
+    answer: Answer
+    words: str = ""
+    via: Via | None = None
+    """Who has it, or may have it; None where nobody was asked."""
+    passed: Mapping[str, str] = field(default_factory=dict)
+
+    def told(self) -> dict[str, Any]:
+        """Return it as an event keeps it."""
+        told = {"answer": self.answer, "words": self.words, "via": self.via, "passed": dict(self.passed)}
+        return {name: value for name, value in told.items() if value}
 
 
 def judge(step: StepRecord, receipt: Mapping[str, Any] | None, used: int, head: Head) -> Outcome | None:
@@ -80,7 +105,14 @@ class ChainSender:
     """
 
     def __init__(
-        self, rpc: Rpc, outbox: Outbox, signer: Signer, *, chain_id: int, params: Params | None = None
+        self,
+        rpc: Rpc,
+        outbox: Outbox,
+        signer: Signer,
+        *,
+        chain_id: int,
+        params: Params | None = None,
+        relay: Asked | None = None,
     ) -> None:
         self._rpc = rpc
         self._outbox = outbox
@@ -95,6 +127,16 @@ class ChainSender:
         self._silent: SignerFault | None = None
         """Why nobody signs at this head: asked once, it is not waited for again."""
         self._unsigned: dict[str, SignerFault] = {}
+        self._route = route_of(self._params.via, rpc, relay, blocks=self._params.private_blocks)
+        self._carriers: dict[str, tuple[int, Via]] = {}
+        """Who took each step's bytes last; a start forgets it, and goes by the age of each."""
+        self._unclear: dict[Via, Block] = {}
+        """At which head a transport last said nothing that could be understood."""
+
+    @property
+    def tallies(self) -> Mapping[str, Tally]:
+        """What became of what each transport was handed since the start."""
+        return {via.value: tally for via, tally in self._route.tallies.items()}
 
     @property
     def address(self) -> str:
@@ -191,37 +233,35 @@ class ChainSender:
                     self._outbox.sign(step.step_id, each.raw, each.tx_hash)
         answers = await self._hand_over_all(signed)
         bytes_of = {step.step_id: each for step, each in signed}
-        ended = any(answer in REFUSALS for answer, _ in answers.values())
+        ended = any(said.answer in REFUSALS for said in answers.values())
         with self._outbox.together(lasting=ended):
             return tuple(
                 self._told(step, bytes_of.get(step.step_id), answers.get(step.step_id), tick_ns)
                 for step in steps
             )
 
-    async def _hand_over_all(
-        self, signed: Sequence[tuple[StepRecord, Signed]]
-    ) -> dict[str, tuple[Answer, str]]:
+    async def _hand_over_all(self, signed: Sequence[tuple[StepRecord, Signed]]) -> dict[str, Handed]:
         """Hand over in the order of the nonces; what comes after a refused nonce is not sent at all.
 
         It could not be included before the hole below it is filled, and would bar its account meanwhile.
         """
-        answers: dict[str, tuple[Answer, str]] = {}
+        answers: dict[str, Handed] = {}
         hole = ""
         for step, each in signed:
             if step.state not in LIVE:
                 continue
             unsent = step.signed_tx is None
-            answer, words = (Answer.REFUSED, hole) if unsent and hole else await self._hand_over(each)
-            if unsent and answer in REFUSALS:
-                hole = hole or f"nonce {step.nonce} below was refused: {words}"
-            answers[step.step_id] = answer, words
+            said = Handed(Answer.REFUSED, hole) if unsent and hole else await self._hand_over(step, each)
+            if unsent and said.answer in REFUSALS:
+                hole = hole or f"nonce {step.nonce} below was refused: {said.words}"
+            answers[step.step_id] = said
         return answers
 
     def _told(
         self,
         step: StepRecord,
         signed: Signed | None,
-        answer: tuple[Answer, str] | None,
+        said: Handed | None,
         tick_ns: int | None,
     ) -> str | Refuse | Wait:
         """Write down what became of a step, as far as anything did."""
@@ -229,15 +269,13 @@ class ChainSender:
             fault = self._unsigned[step.step_id]
             reason = Reason("send.unsigned", str(fault), f"a signature of {self.address}")
             return Wait(self._head.number + 1, reason)
-        return signed.tx_hash if answer is None else self._answered(step, signed.tx_hash, *answer, tick_ns)
+        return signed.tx_hash if said is None else self._answered(step, signed.tx_hash, said, tick_ns)
 
-    def _answered(
-        self, step: StepRecord, tx_hash: str, answer: Answer, words: str, tick_ns: int | None
-    ) -> str | Refuse:
+    def _answered(self, step: StepRecord, tx_hash: str, said: Handed, tick_ns: int | None) -> str | Refuse:
         """Write down what a node said; only a refusal of bytes never sent before ends a step."""
-        if answer in REFUSALS and step.signed_tx is None:
-            return self._abandon(step, Reason("send.refused", words, "accepted by the node"))
-        data: dict[str, Any] = {"answer": answer} | ({"words": words} if words else {})
+        if said.answer in REFUSALS and step.signed_tx is None:
+            return self._abandon(step, Reason("send.refused", said.words, "accepted by the node"))
+        data = said.told()
         if tick_ns is not None:
             data["tick_to_tx_ms"] = (time.monotonic_ns() - tick_ns) / 1e6
         self._outbox.sent(step.step_id, block=self._head.number, at_s=self._head.timestamp_s, data=data)
@@ -299,12 +337,53 @@ class ChainSender:
             self._abandon(step, reason)
         return valid
 
-    async def _hand_over(self, signed: Signed) -> tuple[Answer, str]:
-        try:
-            await self._rpc.request("eth_sendRawTransaction", ["0x" + signed.raw.hex()])
-        except ChainFault as fault:
-            return read(str(fault)), str(fault)
-        return Answer.TAKEN, ""
+    async def _hand_over(self, step: StepRecord, signed: Signed) -> Handed:
+        """Hand bytes to the transport whose turn it is; where that one has not taken them, to the next.
+
+        A refusal is definite only where all that were asked have refused: who is silent may have them. Such
+        a one is passed over at the same head from then on, or every step would wait for it anew.
+        """
+        carrier, _ = self._carriers.get(step.step_id, (0, None))
+        turn = max(carrier, self._route.turn(self._head.number - step.reserved_block))
+        passed: dict[str, str] = {}
+        last = Handed(Answer.REFUSED)
+        for place, via, transport in self._route.from_(turn):
+            if self._unclear.get(via) == self._head.number and not self._route.is_last(place):
+                passed[via] = "silent at this head"
+                continue
+            began_s = time.monotonic()
+            try:
+                await transport.deliver(self._parcel(step, signed, via, place))
+                said = Handed(Answer.TAKEN, via=via, passed=passed)
+            except Passed as declined:
+                passed[via] = str(declined)
+                continue
+            except ChainFault as fault:
+                said = Handed(read(str(fault)), str(fault), via, dict(passed))
+            self._route.tallies[via].note(said.answer, time.monotonic() - began_s)
+            if said.answer in HAS:
+                self._carriers[step.step_id] = place, via
+                return said
+            passed[via] = said.words
+            if said.answer not in REFUSALS:
+                self._unclear[via] = self._head.number
+            if last.answer in REFUSALS:
+                last = said
+        return last
+
+    def _parcel(self, step: StepRecord, signed: Signed, via: Via, place: int) -> Parcel:
+        """Wrap a step's bytes with what is in flight below them, and the blocks that they are meant for.
+
+        The mempool needs neither: it orders by nonce on its own.
+        """
+        live = () if via is Via.PUBLIC else self._outbox.live_steps()
+        below = tuple(
+            (each.signed_tx, each.tx_hash)
+            for each in live
+            if each.nonce < step.nonce and each.signed_tx is not None and each.tx_hash is not None
+        )
+        first = self._head.number + 1
+        return Parcel(signed.raw, below, first, self._route.last_block(place, step.reserved_block))
 
     def _withhold(self, step: StepRecord) -> Refuse:
         reason = Reason("dry_run", f"would have sent {step.kind}", "nothing is sent")
@@ -369,6 +448,9 @@ class ChainSender:
             self._outbox.sent(step.step_id, block=head.number, at_s=head.timestamp_s)
             self._outbox.settle(step.step_id, outcome, at_s=head.timestamp_s)
             self._last_sent.pop(step.step_id, None)
+            _, via = self._carriers.pop(step.step_id, (0, None))
+            if via is not None and outcome.kind is not EventKind.DISPLACED:
+                self._route.tallies[via].include(outcome.block - step.reserved_block)
             log.info(
                 "tx.settled",
                 step_id=step.step_id,
@@ -380,11 +462,18 @@ class ChainSender:
 
     async def _resend(self, head: Head) -> None:
         """Send the same bytes again where an outcome is long overdue, or was undone by a reorg."""
-        every = self._params.resend_after_blocks
         live = self._still_valid(self._outbox.live_steps())
-        await self._deliver(
-            [s for s in live if head.number - self._last_sent.get(s.step_id, -every) >= every]
-        )
+        await self._deliver([step for step in live if self._is_due(step, head)])
+
+    def _is_due(self, step: StepRecord, head: Head) -> bool:
+        """Tell whether a step's bytes go out at this head, to whoever has them or to who comes next."""
+        sent = self._last_sent.get(step.step_id)
+        if sent is None or head.number - sent >= self._params.resend_after_blocks:
+            return True
+        carrier = self._carriers.get(step.step_id)
+        if carrier is None or head.number == sent:
+            return False
+        return self._route.goes_on(carrier[0], head.number - step.reserved_block)
 
 
 async def _caught(signing: Awaitable[Signed]) -> Signed | SignerFault:

@@ -199,7 +199,9 @@ async def _played(
     until: Block | None,
 ) -> Pipeline[Any] | None:
     wallet = _Wallet(run.started["wallet"], deck)
-    away = ChainSender(deck.rpc, journal, wallet, chain_id=run.started["chain_id"], params=sender)
+    away = ChainSender(
+        deck.rpc, journal, wallet, chain_id=run.started["chain_id"], params=sender, relay=deck.rpc
+    )
 
     async def build(deck: Deck) -> Pipeline[Any]:
         return await made(deck, journal, away, book)

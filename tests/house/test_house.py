@@ -14,7 +14,13 @@ import pytest
 from keeper.alerts.teller import URLS_VARIABLE
 from keeper.config import Config
 from keeper.domain import EventKind, HybridAct
-from keeper.execute.keys import KEY_VARIABLE, PASSPHRASE_VARIABLE, REPORTER_KEYS_VARIABLE, TOKEN_VARIABLE
+from keeper.execute.keys import (
+    KEY_VARIABLE,
+    PASSPHRASE_VARIABLE,
+    RELAY_KEY_VARIABLE,
+    REPORTER_KEYS_VARIABLE,
+    TOKEN_VARIABLE,
+)
 from keeper.lifecycle import TABLE, Status, diagram
 from keeper.protocols.hybrid import codec
 from keeper.protocols.hybrid.abi import CONTRACTS, artifact, load
@@ -71,7 +77,14 @@ def test_the_example_environment_names_what_the_keeper_reads() -> None:
         for setting in getattr(model, "model_fields", ())
     }
     named = [name for name, _ in lines]
-    secrets = {KEY_VARIABLE, PASSPHRASE_VARIABLE, REPORTER_KEYS_VARIABLE, TOKEN_VARIABLE, URLS_VARIABLE}
+    secrets = {
+        KEY_VARIABLE,
+        PASSPHRASE_VARIABLE,
+        RELAY_KEY_VARIABLE,
+        REPORTER_KEYS_VARIABLE,
+        TOKEN_VARIABLE,
+        URLS_VARIABLE,
+    }
     assert set(named) <= settings | secrets
     assert secrets <= set(named)
     assert all(not value or "://127.0.0.1:" in value for _, value in lines), "an example holds no secret"

@@ -31,6 +31,7 @@ from keeper.execute.fees import FeeParams
 from keeper.execute.keys import KeyParams
 from keeper.execute.sender import Params as SenderParams
 from keeper.execute.signers import SignerParams
+from keeper.execute.transports import Via
 from keeper.feeds import GeneratedFeed, LiveComposite
 from keeper.journal.guard import Limits
 from keeper.ladder import NEVER, Bounds
@@ -152,6 +153,7 @@ def test_every_setting_is_documented_with_its_default(path: Path) -> None:
         "closing": {"liquidator", "into"},
         "exchange": {"uniswap_v3", "uniswap_v2", "router"},
         "health": {"port"},
+        "send": {"relay", "hints"},
         "signer": {"url", "ca_file", "cert_file", "key_file", "key_id", "region", "endpoint"},
         "wallet": {"address", "keystore", "passphrase_file"},
         "steward": {"half_life_s"},
@@ -300,6 +302,36 @@ def test_the_sender_gets_its_fees(whole: Config, dry_run: bool) -> None:
     fees = FeeParams(priority_fee_wei=GWEI // 2, max_fee_cap_wei=77 * GWEI)
     assert whole.sender_params(dry_run=dry_run) == SenderParams(dry_run=dry_run, fees=fees)
     assert whole.fee_params() == fees
+
+
+RELAY = 'relay = "https://relay.example"'
+
+
+def test_the_sender_gets_its_transports_in_their_order(path: Path) -> None:
+    asked = f'[send]\nvia = ["bundle", "private", "public"]\nprivate_blocks = 2\n{RELAY}'
+    params = loaded(path, LEAST + asked).sender_params(dry_run=False)
+    assert (params.via, params.private_blocks) == ((Via.BUNDLE, Via.PRIVATE, Via.PUBLIC), 2)
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ('via = ["bundle", "public"]', "need send.relay"),
+        (f'via = ["auction", "public"]\n{RELAY}', "auction needs send.hints and send.oracles"),
+        (
+            f'via = ["public", "auction"]\n{RELAY}\nhints = "https://h.example"\noracles = "0x{"0a" * 20}"',
+            "cannot end with auction",
+        ),
+        (f'via = ["public", "public"]\n{RELAY}', "names each transport once"),
+        ("via = []", "at least 1 item"),
+        ('via = ["pigeon"]', "'public', 'bundle', 'private' or 'auction'"),
+        ("private_blocks = 26", "less than or equal to 25"),
+        ('relay = "ws://relay.example"', "should match pattern"),
+    ],
+)
+def test_transports_that_could_not_work_are_refused(path: Path, lines: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=rf"send.*{re.escape(why)}"):
+        loaded(path, f"{LEAST}[send]\n{lines}")
 
 
 def test_a_dry_run_has_a_journal_of_its_own(whole: Config, tmp_path: Path) -> None:

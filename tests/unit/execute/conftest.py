@@ -16,6 +16,7 @@ from keeper.errors import ChainFault
 from keeper.execute.keys import LocalSigner
 from keeper.execute.sender import ChainSender, Params
 from keeper.execute.signer import Signer
+from keeper.execute.transports import Asked, Via
 from keeper.journal.store import SqliteJournal
 from keeper.lifecycle import Status
 from keeper.ports import StepState
@@ -97,12 +98,19 @@ class Desk:
         self.node = Node()
         self.restart()
 
-    def restart(self, *, dry_run: bool = False, signer: Signer | None = None) -> None:
+    def restart(
+        self,
+        *,
+        dry_run: bool = False,
+        signer: Signer | None = None,
+        relay: Asked | None = None,
+        via: tuple[Via, ...] = (Via.PUBLIC,),
+    ) -> None:
         self.close()
         self.journal = SqliteJournal(self.path, identity={"chain_id": "31337"})
         signer = signer or LocalSigner(Account.from_key(KEY))
-        params = Params(dry_run=dry_run)
-        self.sender = ChainSender(self.node, self.journal, signer, chain_id=31337, params=params)
+        params = Params(dry_run=dry_run, via=via)
+        self.sender = ChainSender(self.node, self.journal, signer, chain_id=31337, params=params, relay=relay)
 
     def close(self) -> None:
         if hasattr(self, "journal"):

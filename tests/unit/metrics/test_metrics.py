@@ -11,6 +11,7 @@ from keeper.alerts import Sent
 from keeper.chain.health import Health
 from keeper.domain import Head, Level
 from keeper.errors import ConfigError
+from keeper.execute.transports import Tally
 from keeper.metrics import Reading, Status, judge, served
 from keeper.ports import AlarmRecord, Nearest, Spread, Ticks, Vitals
 
@@ -85,11 +86,23 @@ async def told(reading: Reading) -> tuple[dict[tuple[str, str], float], int, dic
         async with session.get("/healthz") as answer:
             status, said = answer.status, await answer.json()
     samples = {
-        (sample.name, next(iter(sample.labels.values()), "")): sample.value
+        (sample.name, " ".join(sample.labels.values())): sample.value
         for family in families
         for sample in family.samples
     }
     return samples, status, said
+
+
+async def test_what_each_transport_did_is_told() -> None:
+    tally = Tally(included=2, blocks=5)
+    for answer in ("taken", "taken", "unknown"):
+        tally.note(answer, 0.25)
+    samples, *_ = await told(replace(READING, transports={"bundle": tally}))
+    assert samples["keeper_sends_total", "taken bundle"] == 2
+    assert samples["keeper_sends_total", "unknown bundle"] == 1
+    assert samples["keeper_send_seconds_total", "bundle"] == 0.75
+    assert samples["keeper_sends_included_total", "bundle"] == 2
+    assert samples["keeper_sends_included_blocks_total", "bundle"] == 5
 
 
 async def test_everything_is_told_under_its_name() -> None:
