@@ -135,6 +135,12 @@ class Reader(Protocol):
         """Run a transaction as if it were in block ``at``; a revert comes back as a Refuse with its data."""
         ...
 
+    async def simulate_in_order(
+        self, sender: str, calls: Sequence[tuple[Call, int]], at: ChainTime
+    ) -> list[bytes | Refuse] | None:
+        """Run transactions, each with its gas limit, on top of one another; None where no node does that."""
+        ...
+
 
 async def read_through(
     reader: Reader, rounds: Generator[list[Call], list[bytes], Found], at_hash: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from keeper.chain.pool import Pool
 from keeper.chain.rpc import REVERTED, RpcError
 from keeper.chain.search import Search
 from keeper.chain.stream import Stream
-from keeper.chain.wire import head_of, log_of, lower_hex
+from keeper.chain.wire import data, head_of, log_of, lower_hex
 from keeper.domain import Call, ChainTime, Head, Log, Reason, Refuse
 from keeper.errors import ChainFault, ConfigError, InvariantBroken
 from keeper.ports import BlockUpdate, Range
@@ -42,6 +42,11 @@ EXECUTION_ENDED = (
 )
 """Words by which they say that the execution itself failed, where they use another code."""
 
+LACKING = frozenset({-32601, -32004})
+"""The codes by which they say that they do not have a method."""
+STACKED, STACKED_GAS = 16, 30_000_000
+"""So many transactions, and so much gas, are simulated in one block: geth bounds a request to 50 million gas
+(``--rpc.gascap``), and to what a block may hold."""
 HEX = re.compile("0x[0-9a-fA-F]{8,}")
 SAYS_ONE, ONE = "0x600160005260206000f3", (1).to_bytes(32)
 """Code that returns one word, and that word."""
@@ -95,6 +100,8 @@ class ChainReader:
         self._branch = Branch((), first=0, depth=self._params.reorg_depth)
         self._delivered: dict[str, set[int]] = {}
         self._takes_overrides = True
+        self._stacks = True
+        """Whether a node may have eth_simulateV1: the first that is to use it finds out."""
         self.lent = dict(lent or {})
         """Code by address, which every call there carries; a second reader of the same nodes may take it."""
         self.discrepancies = 0
@@ -383,9 +390,7 @@ class ChainReader:
         A revert comes back as a Refuse whose evidence is the revert data, selector first, or the node's
         words where it gives no data. On a node that refuses block overrides it runs in the newest block.
         """
-        transaction = {
-            "from": sender, "to": call.to, "data": "0x" + call.data.hex(), "gas": hex(gas_limit),
-        }  # fmt: skip
+        transaction = _transaction(sender, call, gas_limit)
         overrides = [{}, {"number": hex(at.block), "time": hex(at.timestamp_s)}]
         if self._takes_overrides:
             try:
@@ -403,10 +408,45 @@ class ChainReader:
         except RpcError as error:
             if not _ended_execution(error):
                 raise
-            revert_data = HEX.search(str(error.data))
-            evidence = revert_data[0] if revert_data else error.message or "no data, no message"
-            return Refuse(Reason("simulation.reverted", evidence, "must not revert"))
+            return _reverted(error.data, error.message)
         return answer
+
+    async def simulate_in_order(
+        self, sender: str, calls: Sequence[tuple[Call, int]], at: ChainTime
+    ) -> list[bytes | Refuse] | None:
+        """Run transactions, each with its gas limit, on top of one another as if they were in block ``at``.
+
+        By ``eth_simulateV1``, without its validation: fees, nonces and the balance are seen to elsewhere, and
+        a transaction ends as it does with ``eth_call``. What does not fit into one block makes several, each
+        on the newest state. None where no node has the method, or not for these.
+        """
+        if not self._stacks:
+            return None
+        found = await asyncio.gather(*(self._stacked(sender, some, at) for some in _that_fit(calls)))
+        answers: list[bytes | Refuse] = []
+        for some in found:
+            if some is None:
+                return None
+            answers += some
+        return answers
+
+    async def _stacked(
+        self, sender: str, calls: Sequence[tuple[Call, int]], at: ChainTime
+    ) -> list[bytes | Refuse] | None:
+        block = {
+            "blockOverrides": {"number": hex(at.block), "time": hex(at.timestamp_s)},
+            "calls": [_transaction(sender, call, gas_limit) for call, gas_limit in calls],
+        }
+        try:
+            *_, last = await self._rpc.request(
+                "eth_simulateV1", [{"blockStateCalls": [block], "validation": False}, "latest"]
+            )
+        except RpcError as refusal:
+            if refusal.code in LACKING:
+                log.info("chain.no_simulation", endpoint=self._rpc.endpoint, why=refusal.message)
+                self._stacks = False
+            return None
+        return [_simulated(call) for call in last["calls"]]
 
 
 def _cannot_lend(answer: list[bytes] | ChainFault) -> str | None:
@@ -419,6 +459,36 @@ def _cannot_lend(answer: list[bytes] | ChainFault) -> str | None:
     if not created:
         return "eth_call runs no creation code"
     return None if called == ONE else "eth_call does not heed state overrides"
+
+
+def _transaction(sender: str, call: Call, gas_limit: int) -> dict[str, Any]:
+    return {"from": sender, "to": call.to, "data": "0x" + call.data.hex(), "gas": hex(gas_limit)}
+
+
+def _that_fit(calls: Sequence[tuple[Call, int]]) -> Iterator[list[tuple[Call, int]]]:
+    """Yield calls in their order, so many at a time as a node runs in one block."""
+    some: list[tuple[Call, int]] = []
+    for call, gas_limit in calls:
+        gas = gas_limit + sum(each for _, each in some)
+        if some and (gas > STACKED_GAS or len(some) == STACKED):
+            yield some
+            some = []
+        some.append((call, gas_limit))
+    yield some
+
+
+def _simulated(call: Mapping[str, Any]) -> bytes | Refuse:
+    """Read one call of a simulated block; geth has revert data in its error, Anvil in what is returned."""
+    if call["status"] == "0x1":
+        return data(call["returnData"])
+    error = call.get("error") or {}
+    return _reverted(error.get("data") or call["returnData"], str(error.get("message", ""))[:500])
+
+
+def _reverted(said: Any, message: str) -> Refuse:
+    revert_data = HEX.search(str(said))
+    evidence = revert_data[0] if revert_data else message or "no data, no message"
+    return Refuse(Reason("simulation.reverted", evidence, "must not revert"))
 
 
 def _ended_execution(error: RpcError) -> bool:

@@ -25,7 +25,8 @@ from keeper.errors import ChainFault, ConfigError
 READS = frozenset({
     "eth_blockNumber", "eth_call", "eth_chainId", "eth_estimateGas", "eth_feeHistory", "eth_getBalance",
     "eth_getBlockByHash", "eth_getBlockByNumber", "eth_getCode", "eth_getLogs", "eth_getStorageAt",
-    "eth_getTransactionByHash", "eth_getTransactionCount", "eth_getTransactionReceipt", "web3_clientVersion",
+    "eth_getTransactionByHash", "eth_getTransactionCount", "eth_getTransactionReceipt", "eth_simulateV1",
+    "web3_clientVersion",
 })  # fmt: skip
 """What may be asked twice. Everything else is sent once: who sends it knows what a second time means."""
 

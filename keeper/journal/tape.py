@@ -180,6 +180,12 @@ def to_report(row: Sequence[Any]) -> Report:
     return Report(said, bytes.fromhex(signature), signer)
 
 
+def stacked_key(sender: str, calls: Sequence[tuple[Call, int]], at: ChainTime) -> str:
+    """Name a simulation of several on top of one another."""
+    named = [[call_id(call), gas_limit] for call, gas_limit in calls]
+    return key_of("simulate_in_order", sender, named, at.block, at.timestamp_s)
+
+
 def of_posture(posture: Posture) -> Record:
     """Write down how the keeper as a whole stands."""
     named = [sorted(posture.slowed), sorted(posture.tripped)]
@@ -213,6 +219,14 @@ def _listed(value: object) -> Any:
 
 def of_simulated(result: bytes | Refuse) -> Any:
     return list(astuple(result.reason)) if isinstance(result, Refuse) else result.hex()
+
+
+def of_stacked(results: list[bytes | Refuse] | None) -> Any:
+    return None if results is None else [of_simulated(each) for each in results]
+
+
+def to_stacked(found: Any) -> list[bytes | Refuse] | None:
+    return None if found is None else [to_simulated(each) for each in found]
 
 
 def to_simulated(found: Any) -> bytes | Refuse:
@@ -424,6 +438,15 @@ class _TapedReader:
         asked = self._reader.simulate(sender, call, at, gas_limit)
         result: bytes | Refuse = await self._tape.answer(key, asked, of_simulated)
         return result
+
+    async def simulate_in_order(
+        self, sender: str, calls: Sequence[tuple[Call, int]], at: ChainTime
+    ) -> list[bytes | Refuse] | None:
+        asked = self._reader.simulate_in_order(sender, calls, at)
+        results: list[bytes | Refuse] | None = await self._tape.answer(
+            stacked_key(sender, calls, at), asked, of_stacked
+        )
+        return results
 
 
 class _TapedRpc:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -117,9 +118,35 @@ class Acts(Generic[MarketT]):
                 ready.append((each, found))
         await self._sender.prepare()
         await self._send(ready, fees, moment)
-        simulating = (self._try_all(each.steps, moment.at, self._simulations) for each in others)
-        tried = await asyncio.gather(*simulating)
-        await self._send(list(zip(others, tried, strict=True)), fees, moment)
+        sole = [each for each in others if len(each.steps) == 1]
+        chosen = [each for each in others if len(each.steps) != 1]
+        in_order, each_alone = await asyncio.gather(
+            self._try_in_order([each.steps[0] for each in sole], moment.at),
+            asyncio.gather(*(self._try_all(each.steps, moment.at, self._simulations) for each in chosen)),
+        )
+        tried = {each.account: [found] for each, found in zip(sole, in_order, strict=True)}
+        tried |= {each.account: found for each, found in zip(chosen, each_alone, strict=True)}
+        await self._send([(each, tried[each.account]) for each in others], fees, moment)
+
+    async def _try_in_order(self, steps: Sequence[Step], at: ChainTime) -> list[Tried]:
+        """Run the only steps of their accounts on top of one another, in the order of their nonces.
+
+        One that goes through only without those before it would be paid for, and revert. Where no node can do
+        that, each runs by itself, as sizes and routes of one act do: of these only one is sent.
+        """
+        market = self._mirror.market
+        calls = [(market.encode(step.act), step.gas_limit) for step in steps]
+        results = None
+        if len(steps) > 1:
+            async with self._simulations:
+                with suppress(ChainFault):
+                    results = await self._reader.simulate_in_order(self._sender.address, calls, at)
+        if results is None:
+            return await self._try_all(steps, at, self._simulations)
+        return [
+            Tried(step, call, market.explain(result) if isinstance(result, Refuse) else result)
+            for step, (call, _), result in zip(steps, calls, results, strict=True)
+        ]
 
     async def _try_all(self, steps: Sequence[Step], at: ChainTime, line: asyncio.Semaphore) -> list[Tried]:
         return await asyncio.gather(*(self._try(step, at, line) for step in steps))

@@ -38,11 +38,13 @@ from keeper.journal.tape import (
     calls_key,
     key_of,
     simulation_key,
+    stacked_key,
     to_head,
     to_quote,
     to_range,
     to_report,
     to_simulated,
+    to_stacked,
     to_standing,
     to_update,
 )
@@ -432,6 +434,11 @@ class _PlayedReader:
 
     async def simulate(self, sender: str, call: Call, at: ChainTime, gas_limit: int) -> bytes | Refuse:
         return to_simulated((await self._deck.ask(simulation_key(sender, call, at, gas_limit)))[2])
+
+    async def simulate_in_order(
+        self, sender: str, calls: Sequence[tuple[Call, int]], at: ChainTime
+    ) -> list[bytes | Refuse] | None:
+        return to_stacked((await self._deck.ask(stacked_key(sender, calls, at)))[2])
 
 
 class _PlayedRpc:

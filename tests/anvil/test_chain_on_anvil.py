@@ -24,6 +24,7 @@ CLOCK = "0x" + "c1" * 20
 RETURNS_BLOCK_AND_TIME = "0x435f524260205260405ff3"
 REVERTER = "0x" + "d1" * 20
 REVERTS_WITH_CAFEBABE = "0x63cafebabe5f526004601cfd"
+COUNTS_ITS_CALLS = "0x5f54600101805f555f5260205ff3"
 BURNER = "0x" + "b1" * 20
 LOOPS_FOR_EVER = "0x5b5f56"
 SENDER = "0x" + "5e" * 20
@@ -370,6 +371,30 @@ async def test_a_simulation_that_runs_out_of_gas_is_a_refusal(anvil: Node) -> No
         answer = await reader.simulate(SENDER, Call(BURNER, b""), ChainTime(2, 2_000_000_000), 100_000)
     assert isinstance(answer, Refuse)
     assert "gas" in answer.reason.evidence.lower()
+
+
+async def test_alone_and_in_order_a_transaction_ends_the_same(anvil: Node) -> None:
+    codes = {CLOCK: RETURNS_BLOCK_AND_TIME, REVERTER: REVERTS_WITH_CAFEBABE, BURNER: LOOPS_FOR_EVER}
+    for address, code in codes.items():
+        anvil.rpc("anvil_setCode", address, code)
+    calls = [(Call(address, b""), 100_000) for address in codes]
+    at = ChainTime(block=1234, timestamp_s=2_000_000_000)
+    async with reading(anvil) as reader:
+        together = await reader.simulate_in_order(SENDER, calls, at)
+        alone = [await reader.simulate(SENDER, call, at, gas_limit) for call, gas_limit in calls]
+    assert together is not None
+    assert together[:2] == alone[:2]
+    assert [type(each) for each in together] == [bytes, Refuse, Refuse] == [type(each) for each in alone]
+
+
+async def test_in_order_each_transaction_sees_what_those_before_it_left(anvil: Node) -> None:
+    anvil.rpc("anvil_setCode", CLOCK, COUNTS_ITS_CALLS)
+    at = ChainTime(block=2, timestamp_s=2_000_000_000)
+    async with reading(anvil) as reader:
+        counted = await reader.simulate_in_order(SENDER, [(Call(CLOCK, b""), 100_000)] * 3, at)
+        alone = await reader.simulate(SENDER, Call(CLOCK, b""), at, 100_000)
+    assert counted == [count.to_bytes(32) for count in (1, 2, 3)]
+    assert alone == (1).to_bytes(32), "nothing of it is kept"
 
 
 async def test_verify_accepts_the_right_chain_with_code_at_every_address(anvil: Node) -> None:

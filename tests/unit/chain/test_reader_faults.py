@@ -11,7 +11,7 @@ from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader, Params
 from keeper.chain.rpc import RpcError, Unreachable
 from keeper.chain.wire import head_of, log_of
-from keeper.domain import Call, ChainTime, Refuse
+from keeper.domain import Call, ChainTime, Reason, Refuse
 from keeper.errors import ChainFault, InvariantBroken
 
 ADDRESS = "0x" + "Aa" * 20
@@ -316,6 +316,60 @@ async def test_an_execution_that_fails_is_a_refusal(answer: RpcError, evidence: 
     result = await reader_of(node).simulate(ADDRESS, Call(ADDRESS, b""), AT, 100_000)
     assert isinstance(result, Refuse)
     assert (result.reason.rule, result.reason.evidence) == ("simulation.reverted", evidence)
+
+
+CALL = (Call(ADDRESS, b""), 1_000_000)
+
+
+async def test_several_transactions_are_simulated_in_one_block_as_many_as_it_holds() -> None:
+    node, asked = Node(), []
+
+    def simulate(params: list[Any]) -> Any:
+        [block] = params[0]["blockStateCalls"]
+        asked.append((len(block["calls"]), block["blockOverrides"], params[0]["validation"], params[1]))
+        return [{"calls": []}, {"calls": [{"status": "0x1", "returnData": "0x01"}] * len(block["calls"])}]
+
+    node.scripts["eth_simulateV1"] = simulate
+    found = await reader_of(node).simulate_in_order(ADDRESS, [CALL] * 17 + [(CALL[0], 29_500_000)] * 2, AT)
+    assert found == [b"\x01"] * 19
+    overrides = {"number": hex(AT.block), "time": hex(AT.timestamp_s)}
+    assert asked == [(size, overrides, False, "latest") for size in (16, 1, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("ended", "evidence"),
+    [
+        (
+            {"returnData": "0x", "error": {"code": 3, "message": "reverted", "data": "0xcafebabe"}},
+            "0xcafebabe",
+        ),
+        ({"returnData": "0xcafebabe", "error": {"code": -3200, "message": "failed"}}, "0xcafebabe"),
+        ({"returnData": "0x", "error": {"code": -32015, "message": "out of gas"}}, "out of gas"),
+        ({"returnData": "0x"}, "no data, no message"),
+    ],
+)
+async def test_a_transaction_that_fails_on_top_of_others_is_a_refusal(ended: Any, evidence: str) -> None:
+    node = Node()
+    node.scripts["eth_simulateV1"] = lambda _: [
+        {"calls": [{"status": "0x1", "returnData": "0x"}, {"status": "0x0", **ended}]}
+    ]
+    found = await reader_of(node).simulate_in_order(ADDRESS, [CALL, CALL], AT)
+    assert found == [b"", Refuse(Reason("simulation.reverted", evidence, "must not revert"))]
+
+
+@pytest.mark.parametrize(("code", "asked"), [(-32601, 1), (-32004, 1), (-38015, 2), (-38020, 2)])
+async def test_a_node_without_the_method_is_asked_for_it_once(code: int, asked: int) -> None:
+    node, refused = Node(), []
+
+    def simulate(params: list[Any]) -> Any:
+        refused.append(params)
+        raise refusal(code, "not this one")
+
+    node.scripts["eth_simulateV1"] = simulate
+    reader = reader_of(node)
+    for _ in range(2):
+        assert await reader.simulate_in_order(ADDRESS, [CALL, CALL], AT) is None
+    assert len(refused) == asked
 
 
 @pytest.mark.parametrize("fault", [refusal(-32000, "header not found"), Unreachable("eth_call: no answer")])

@@ -86,12 +86,21 @@ def test_no_method_takes_junk_for_its_result(method: str, junk: Any) -> None:
         assert not takes(method, [T, False], junk)
 
 
+SIMULATED = [{"blockStateCalls": [{"blockOverrides": {"number": "0x5"}, "calls": [{}, {}]}]}, "latest"]
+SIMULATION: dict[str, Any] = {
+    "number": "0x5",
+    "calls": [{"status": "0x1", "returnData": "0x"}, {"status": "0x0", "returnData": "0xcafebabe"}],
+}
+
+
 @pytest.mark.parametrize(
     ("method", "params", "result"),
     [
         ("eth_blockNumber", [], "0x10"),
         ("eth_call", [{}, "latest"], "0x"),
         ("eth_sendRawTransaction", ["0x"], T),
+        ("eth_simulateV1", SIMULATED, [SIMULATION]),
+        ("eth_simulateV1", SIMULATED, [{"number": "0x4", "calls": []}, SIMULATION]),
         ("eth_feeHistory", ["0x1", "latest", []], {"oldestBlock": "0x1", "baseFeePerGas": ["0x1", "0x2"]}),
         ("eth_getBlockByHash", [BLOCK.hash.upper().replace("0X", "0x"), False], HEADER),
         ("eth_getBlockByHash", [BLOCK.hash, False], None),
@@ -121,6 +130,11 @@ def test_a_result_of_its_method_is_taken(method: str, params: list[Any], result:
     [
         ("eth_blockNumber", [], None),
         ("eth_sendRawTransaction", ["0x"], T[:-2]),
+        ("eth_simulateV1", SIMULATED, []),
+        ("eth_simulateV1", SIMULATED, [SIMULATION | {"number": "0x6"}]),
+        ("eth_simulateV1", SIMULATED, [SIMULATION | {"calls": SIMULATION["calls"][:1]}]),
+        ("eth_simulateV1", SIMULATED, [SIMULATION | {"calls": [{"status": "0x1"}] * 2}]),
+        ("eth_simulateV1", SIMULATED, [SIMULATION | {"calls": [{"status": "0x2", "returnData": "0x"}] * 2}]),
         ("eth_getBlockByHash", [T, False], HEADER),
         ("eth_getBlockByNumber", ["0x2", False], HEADER),
         ("eth_getBlockByNumber", ["latest", False], [HEADER]),

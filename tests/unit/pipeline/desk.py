@@ -102,6 +102,8 @@ class Chain:
     bucket_cap_wad: Wad = CAP
     balance_wei: int = WAD
     reverts: Mapping[str, bytes] = field(default_factory=dict)
+    stacked: list[bytes | Refuse] | None = None
+    """How transactions end on top of one another, where the node can tell."""
     """Revert data of functions, by name."""
     fails: list[str] = field(default_factory=list)
     garbled: set[int] = field(default_factory=set)
@@ -268,6 +270,15 @@ class Chain:
         if name in self.reverts:
             return Refuse(Reason("simulation.reverted", "0x" + self.reverts[name].hex(), "must not revert"))
         return b""
+
+    async def simulate_in_order(
+        self, sender: str, calls: Sequence[tuple[Call, int]], at: ChainTime
+    ) -> list[bytes | Refuse] | None:
+        self.asked.append("simulate_in_order")
+        self._may_fail("simulate_in_order")
+        assert (sender, at.block) == (SIGNER.address, self.tip.number + 1)
+        assert self.stacked is None or len(self.stacked) == len(calls)
+        return self.stacked
 
     def _answer(self, call: Call) -> bytes:
         reads = load("MarginReader").functions

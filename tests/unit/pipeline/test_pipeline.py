@@ -15,7 +15,7 @@ from eth_abi.abi import encode
 from structlog.testing import capture_logs
 
 from keeper.desk import hybrid
-from keeper.domain import Account, ArrayView, EventKind, Holding, Leg, Log, Phase
+from keeper.domain import Account, ArrayView, EventKind, Holding, Leg, Log, Phase, Reason, Refuse
 from keeper.errors import ChainFault, ConfigError
 from keeper.journal.guard import Limits
 from keeper.lifecycle import Status
@@ -260,6 +260,20 @@ async def test_a_simulation_that_fails_holds_up_its_own_step_only(desk: Desk) ->
     assert desk.heads_done() == [FIRST + 1]
     await desk.head()
     assert desk.acts() == ["flag", "flag"]
+
+
+async def test_acts_of_one_head_are_simulated_on_top_of_one_another(desk: Desk) -> None:
+    desk.chain.stacked = [b"", Refuse(Reason("simulation.reverted", "0x", "must not revert"))]
+    await desk.head(BREACHED, OTHER)
+    assert desk.acts() == ["flag"]
+    assert sorted(desk.told(case)[-1] for case in (0, 1)) == ["Refused simulation.reverted", "Sent"]
+    assert desk.chain.simulated == []
+
+
+async def test_where_a_node_fails_at_several_each_is_simulated_by_itself(desk: Desk) -> None:
+    desk.chain.fails.append("simulate_in_order")
+    await desk.head(BREACHED, OTHER)
+    assert desk.acts() == desk.chain.simulated == ["flag", "flag"]
 
 
 async def test_the_slices_of_one_block_share_the_takers_margin(desk: Desk) -> None:
