@@ -45,6 +45,7 @@ from keeper.desk.lending import Params as LendingDeskParams
 from keeper.desk.perp import Params as PerpDeskParams
 from keeper.errors import ConfigError
 from keeper.execute import kms, web3signer
+from keeper.execute.chains import rules_of
 from keeper.execute.fees import GWEI, FeeParams
 from keeper.execute.keys import KeyParams
 from keeper.execute.sender import Params as SenderParams
@@ -127,6 +128,17 @@ class Chain(Section):
     """After how long, at the least, a slow read is asked of a second endpoint as well."""
     broadcast: bool = False
     """Hand each signed transaction to every endpoint."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_the_chains_blocks(cls, values: Any) -> Any:
+        """Take what is known of the chain where the time between blocks is left out."""
+        if not isinstance(values, dict) or "block_time_s" in values:
+            return values
+        try:
+            return {**values, "block_time_s": rules_of(int(values["chain_id"])).block_time_s}
+        except (KeyError, TypeError, ValueError):
+            return values
 
 
 class Wallet(Section):

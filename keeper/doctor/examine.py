@@ -26,6 +26,7 @@ from keeper.config import Config
 from keeper.deployments import ForeignDeployment
 from keeper.doctor import foreign, hybrid
 from keeper.doctor.finding import Finding, Mark, NoDeployment, amount
+from keeper.doctor.sending import look_at_sending
 from keeper.domain import Head, Quote, Unknown, Witnesses
 from keeper.errors import ChainFault, ConfigError, KeeperError, SignerFault
 from keeper.execute import web3signer
@@ -98,6 +99,8 @@ class Doctor:
         disks = (each for folder in folders for each in look_at_disk(folder))
         yield await self._key()
         for each in (*look_at_alerts(), *disks, *self._journal()):
+            yield each
+        for each in look_at_sending(self.config, self._wallet):
             yield each
         for look, urls in ((self._http, self.config.chain.http), (self._ws, self.config.chain.ws)):
             for each in without_silent([await look(url) for url in urls]):
