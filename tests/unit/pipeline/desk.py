@@ -41,6 +41,7 @@ from keeper.execute.keys import LocalSigner
 from keeper.execute.sender import ChainSender
 from keeper.execute.sender import Params as SenderParams
 from keeper.execute.signer import Signer
+from keeper.execute.transports import Asked, Via
 from keeper.journal.guard import Limits
 from keeper.journal.reader import JournalReader
 from keeper.journal.store import SqliteJournal
@@ -420,6 +421,8 @@ class Desk:
         self.panel = Panel()
         self.lagging: float | None = None
         """What share of the endpoints is behind."""
+        self.via: tuple[Via, ...] = (Via.PUBLIC,)
+        self.relay: Asked | None = None
         self.notices: Callable[[Notice], None] = lambda _: None
         self.published: Path | None = None
         self.chain = chain or Chain()
@@ -443,7 +446,8 @@ class Desk:
             self.journal,
             tape.signer(self.signer) if tape else self.signer,
             chain_id=31337,
-            params=SenderParams(dry_run=self.dry_run),
+            params=SenderParams(dry_run=self.dry_run, via=self.via),
+            relay=tape.rpc(self.relay) if tape and self.relay else self.relay,
         )
         self.pipeline = Pipeline(
             reader=chain,

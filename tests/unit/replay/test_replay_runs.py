@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from eth_utils.crypto import keccak
 
 from keeper.desk.hybrid import HybridDesk
 from keeper.desk.hybrid import Params as DeskParams
-from keeper.errors import ConfigError
+from keeper.errors import ChainFault, ConfigError
 from keeper.execute.sender import ChainSender
 from keeper.execute.sender import Params as SenderParams
+from keeper.execute.transports import PENDING_UPDATES, Via
 from keeper.journal import tape
 from keeper.journal.guard import Limits
 from keeper.journal.reader import JournalReader
@@ -30,7 +32,7 @@ from keeper.replay.scene import _place
 from keeper.replay.told import words_of
 from keeper.units import WAD
 from tests.unit.execute.distant import Distant
-from tests.unit.pipeline.desk import BREACHED, KEEPER, KEY, SIGNER, Desk, confirmed, cured, flagged
+from tests.unit.pipeline.desk import BREACHED, KEEPER, KEY, SIGNER, Chain, Desk, confirmed, cured, flagged
 from tests.unit.pipeline.ticking import Ticker
 from tests.unit.protocols.hybrid.books import deployment
 from tests.unit.replay import fall
@@ -57,6 +59,7 @@ class Studio:
     limits: Limits = field(default_factory=Limits)
     params: Params = field(default_factory=Params)
     panel: Panel = field(default_factory=Panel)
+    sender: SenderParams = field(default_factory=SenderParams)
 
     async def make(
         self, deck: Deck, journal: Journal, sender: ChainSender, book: Path | None
@@ -82,8 +85,7 @@ class Studio:
         runs = playable(reader, desk.path)
         reader.close()
         return [
-            await play_run(desk.path, run, self.make, limits=self.limits, sender=SenderParams())
-            for run in runs
+            await play_run(desk.path, run, self.make, limits=self.limits, sender=self.sender) for run in runs
         ]
 
 
@@ -120,6 +122,37 @@ async def test_a_run_is_replayed_event_for_event(taped: Desk) -> None:
     expect_equal(played)
     assert sum(each.heads for each in played) == _records(taped).count("head")
     assert sum(len(each.now) for each in played) == events
+
+
+@dataclass
+class Relay:
+    """Hears of an update now and then, and takes every other transaction that it is sent."""
+
+    chain: Chain
+    asked: list[str] = field(default_factory=list)
+
+    async def request(self, method: str, params: list[Any]) -> Any:
+        self.asked.append(method)
+        if method == PENDING_UPDATES:
+            return ["0x" + "fe" * 32] if self.asked.count(method) % 3 == 0 else []
+        if len(self.asked) % 2:
+            raise ChainFault("unable to decode txs")
+        [asked] = params
+        for raw in asked.get("txs") or [each["tx"] for each in asked["body"] if "tx" in each]:
+            self.chain.pending["0x" + keccak(bytes.fromhex(raw[2:])).hex()] = raw
+        return {"bundleHash": "0x" + "bb" * 32}
+
+
+async def test_what_relays_said_is_replayed(taped: Desk) -> None:
+    relay = taped.relay = Relay(taped.chain)
+    taped.via = (Via.AUCTION, Via.BUNDLE, Via.PUBLIC)
+    taped.start()
+    await episode(taped)
+    cases = range(len(taped.cases()))
+    vias = {event.data["via"] for case in cases for event in taped.history(case) if "via" in event.data}
+    assert {Via.BUNDLE, Via.PUBLIC} <= vias
+    assert {PENDING_UPDATES, "eth_sendBundle", "mev_sendBundle"} == set(relay.asked)
+    expect_equal(await Studio(sender=SenderParams(via=taped.via)).play(taped))
 
 
 async def test_a_fall_with_calls_depth_witnesses_and_levels_is_replayed(taped: Desk) -> None:
