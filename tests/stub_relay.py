@@ -62,9 +62,12 @@ class StubRelay:
         return f"http://127.0.0.1:{self.port}/SECRET-SECRET"
 
     def block(self, number: int) -> list[str]:
-        """Return the hashes of what it would put into a block, each once."""
-        found = [raw for method, told in self.asked for raw in _of_block(method, told, number)]
-        return list(dict.fromkeys(map(hash_of, found)))
+        """Return what it puts into a block, each once."""
+        if self.manner is Manner.SWALLOWS:
+            return []
+        return list(
+            dict.fromkeys(raw for method, told in self.asked for raw in _of_block(method, told, number))
+        )
 
     async def tell(self, *lines: str) -> None:
         """Say something on every stream of hints."""

@@ -53,9 +53,8 @@ class World:
     async def mine(self, number: int) -> None:
         """Mine a block, and let the sender see it."""
         node = self.desk.node
-        relayed = self.stub.block(number) if self.stub.manner is Manner.INCLUDES else []
-        public = [hash_of(raw) for raw in node.raws] if self.is_mined else []
-        for tx_hash in dict.fromkeys([*relayed, *public]):
+        public = node.raws if self.is_mined else []
+        for tx_hash in dict.fromkeys(map(hash_of, [*self.stub.block(number), *public])):
             if tx_hash not in node.receipts:
                 node.mine(tx_hash, number)
         await self.desk.sender.track(*self.updates(number))
