@@ -226,7 +226,12 @@ def demo(
     context: typer.Context,
     *,
     protocol: Annotated[
-        str, typer.Option(help="hybrid, or whose real contracts to play on: " + ", ".join(FOREIGN) + ".")
+        str,
+        typer.Option(
+            help="hybrid, or whose real contracts to play on: "
+            + ", ".join(FOREIGN)
+            + "; or all of these on one chain."
+        ),
     ] = "hybrid",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of accounts, price paths and owners.")] = 1,
@@ -240,7 +245,8 @@ def demo(
 ) -> None:
     """Deploy a protocol on a local Anvil and walk a crash through it, block by block."""
     if protocol != "hybrid":
-        raise typer.Exit(_foreign_demo(context, protocol, seed=seed, json_file=json_file))
+        of = accounts if _is_given(context, "accounts") else None
+        raise typer.Exit(_foreign_demo(context, protocol, seed=seed, accounts=of, json_file=json_file))
     from keeper.lab.demo import run_demo
 
     code = run_demo(
@@ -255,17 +261,28 @@ def demo(
     raise typer.Exit(code)
 
 
-def _foreign_demo(context: typer.Context, protocol: str, *, seed: int, json_file: Path | None) -> int:
-    """Run the demo of another protocol, which has no other options than these."""
-    if protocol not in FOREIGN:
-        raise ConfigError(f"--protocol: expected one of hybrid, {', '.join(FOREIGN)}, found {protocol}")
-    for name in ("accounts", "fast", "options", "kills", "keep"):
-        source = context.get_parameter_source(name)
-        if source is not None and source.name != "DEFAULT":
+def _foreign_demo(
+    context: typer.Context, protocol: str, *, seed: int, accounts: int | None, json_file: Path | None
+) -> int:
+    """Run the demo of another protocol, or of all; they have no other options than these."""
+    if protocol not in (*FOREIGN, "all"):
+        raise ConfigError(f"--protocol: expected one of hybrid, {', '.join(FOREIGN)}, all; found {protocol}")
+    others = ("fast", "options", "kills", "keep") + (() if protocol == "all" else ("accounts",))
+    for name in others:
+        if _is_given(context, name):
             raise ConfigError(f"--{name} belongs to the demo of hybrid; with --protocol leave it out")
+    if protocol == "all":
+        from keeper.lab.foreign.crash import ACCOUNTS, run_crash
+
+        return run_crash(seed=seed, accounts=accounts or ACCOUNTS, json_path=json_file)
     from keeper.lab.foreign.show import run_show
 
     return run_show(protocol, seed=seed, json_path=json_file)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 Json = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]

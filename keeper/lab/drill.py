@@ -165,9 +165,16 @@ class Outcome:
 class Process:
     """One of our own programs, its output in a file beside the configuration."""
 
-    def __init__(self, command: str, folder: Path, secrets: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        command: str,
+        folder: Path,
+        secrets: Mapping[str, str],
+        configs: Sequence[str] = ("keeper.toml",),
+    ) -> None:
         self.name = command
-        self._command = [sys.executable, "-m", "keeper", command, "--config", "keeper.toml"]
+        options = [option for each in configs for option in ("--config", each)]
+        self._command = [sys.executable, "-m", "keeper", command, *options]
         self._folder = folder
         self._log = folder / f"{command}.log"
         # Whatever the operator's own environment says of a keeper is not meant for this one.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from eth_abi.abi import encode
 
 from keeper.lab.anvil import Node, Tx
-from keeper.lab.foreign.base import NOBODY, Lab, minted
+from keeper.lab.foreign.base import NOBODY, NONE, Lab, minted
 from keeper.units import Bps
 
 TREASURY = "0x" + "7e" * 20
@@ -141,8 +141,11 @@ class Aave:
         return self.act(who, "setUserUseReserveAsCollateral", self.tokens[symbol], False)
 
 
-def deploy(node: Node) -> Aave:
-    """Deploy 3.6 with its sentinel and the judge of liquidations, list every asset, and let somebody lend."""
+def deploy(node: Node, tokens: Mapping[str, str] = NONE) -> Aave:
+    """Deploy 3.6 with its sentinel and the judge of liquidations, list every asset, and let somebody lend.
+
+    ``tokens`` are those that are there already, by symbol.
+    """
     lab = Lab.of(node, "aave_v3.6")
     for name in ("BorrowLogic", "ConfiguratorLogic", "LiquidationLogic", "PoolLogic", "SupplyLogic"):
         lab.create(name)
@@ -150,7 +153,7 @@ def deploy(node: Node) -> Aave:
     provider = _provider(lab)
     rates = lab.create(V3_6.rates, provider)
     lab.do("PoolAddressesProvider", provider, "setPoolImpl", lab.create(V3_6.pool, provider, rates))
-    aave = _around(lab, V3_6, provider)
+    aave = _around(lab, V3_6, provider, tokens)
     lab.create(V3_6.atoken, aave.pool, NOBODY, TREASURY)
     lab.create(V3_6.debt_token, aave.pool, NOBODY)
     for symbol, token in aave.tokens.items():
@@ -174,7 +177,7 @@ def deploy_v3_0(node: Node) -> Aave:
         lab.create(name)
     provider = _provider(lab)
     lab.do("PoolAddressesProvider", provider, "setPoolImpl", lab.create(V3_0.pool, provider))
-    aave = _around(lab, V3_0, provider)
+    aave = _around(lab, V3_0, provider, NONE)
     lab.do(
         "PoolAddressesProvider",
         provider,
@@ -207,9 +210,9 @@ def _provider(lab: Lab) -> str:
     return provider
 
 
-def _around(lab: Lab, names: Names, provider: str) -> Aave:
+def _around(lab: Lab, names: Names, provider: str, given: Mapping[str, str]) -> Aave:
     """Deploy what stands around a pool: tokens, prices, the sentinel, and the judge where there is one."""
-    tokens = {name: lab.create("TestToken", name, name, asset.decimals) for name, asset in ASSETS.items()}
+    tokens = {name: lab.token(name, asset.decimals, given) for name, asset in ASSETS.items()}
     sources = {name: lab.create("PriceSource", 8, asset.cents * CENT) for name, asset in ASSETS.items()}
     feeds = (list(tokens.values()), list(sources.values()))
     oracle = lab.create("AaveOracle", provider, *feeds, NOBODY, NOBODY, 10**8)

@@ -35,6 +35,9 @@ NOBODY = "0x" + "00" * 20
 ENDLESS = 2**256 - 1
 """An allowance that no transfer uses up."""
 
+NONE: Mapping[str, str] = {}
+"""No tokens of others."""
+
 Contracts: TypeAlias = Mapping[str, Mapping[str, Any]]
 Question: TypeAlias = tuple[Any, ...]
 """A contract's name, its address, a function, and its arguments."""
@@ -126,6 +129,10 @@ class Lab:
             self.node.rpc("evm_revert", mark)
 
     # --- contracts -------------------------------------------------------------------------------
+
+    def token(self, symbol: str, decimals: int, given: Mapping[str, str]) -> str:
+        """Return a token: one that is there already, or else a new one."""
+        return given.get(symbol) or self.create("TestToken", symbol, symbol, decimals)
 
     def create(self, name: str, *arguments: object) -> str:
         """Deploy a contract or a library, linked to what is there already, and return its address."""

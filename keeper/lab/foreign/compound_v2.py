@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from eth_utils.crypto import keccak
 
 from keeper.lab.anvil import Node, Tx
-from keeper.lab.foreign.base import ENDLESS, NOBODY, Lab, minted
+from keeper.lab.foreign.base import ENDLESS, NOBODY, NONE, Lab, minted
 from keeper.protocols.compound_v2.params import DEBTS_SLOT, Chosen
 from keeper.units import WAD, Wad
 
@@ -132,8 +132,8 @@ class Venus:
         return [entered, *given]
 
 
-def deploy(node: Node) -> Venus:
-    """Deploy a pool, support every market, and let somebody lend."""
+def deploy(node: Node, given: Mapping[str, str] = NONE) -> Venus:
+    """Deploy a pool, support every market, and let somebody lend; ``given`` are tokens that are there."""
     lab = Lab.of(node, "compound_v2")
     acm = lab.create("AccessControlManager")
     for signature in PERMITTED:
@@ -143,7 +143,7 @@ def deploy(node: Node) -> Venus:
     comptroller = lab.create("ERC1967Proxy", made, lab.data("Comptroller", "initialize", LOOPS, acm))
     oracle = lab.create("MockPriceOracle")
     lab.do("Comptroller", comptroller, "setPriceOracle", oracle)
-    tokens = {name: lab.create("TestToken", name, name, asset.decimals) for name, asset in ASSETS.items()}
+    tokens = {name: lab.token(name, asset.decimals, given) for name, asset in ASSETS.items()}
     found = Venus(lab, comptroller, oracle, tokens, _markets(lab, comptroller, acm, tokens))
     found.price(dict.fromkeys(ASSETS, 1.0))
     for symbol, asset in ASSETS.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Final
 
@@ -40,6 +40,11 @@ class Exchange:
         """Trade the pools to other prices, in whole tokens of the quote; the pairs stay where they are."""
         self.lab.run([self.moved(token, price) for token, price in prices.items()])
 
+    def operated(self, operator: str) -> Exchange:
+        """Deploy one more of our contracts on the same pools, with an operator and earnings of its own."""
+        lenders = (self.morpho, NOBODY, self.v3_factory, self.v2_factory)
+        return replace(self, liquidator=_liquidator(self.lab, operator, lenders))
+
     def moved(self, token: str, price: float) -> Tx:
         """Build the trade that brings one pool to a price."""
         pool = self.pools[token]
@@ -62,7 +67,6 @@ def deploy_exchange(
     side, a pair a tenth of it. Where no Morpho is named there is one that lends all tokens.
     """
     lab.contracts.update(gathered("exchange"))
-    lab.contracts["FlashLiquidator"] = abi.artifact("flash", "FlashLiquidator")
     v3_factory, v2_factory = lab.create("UniswapV3Factory"), lab.create("UniswapV2Factory", NOBODY)
     router, maker = lab.create("SwapRouter", v3_factory, NOBODY), lab.create("PoolMaker")
     if not morpho:
@@ -70,7 +74,7 @@ def deploy_exchange(
         morpho = lab.create("Morpho", lab.admin)
         lab.run([lab.tx("TestToken", token, "mint", morpho, 10**36) for token in (*prices, quote)])
     lenders = (morpho, aave, v3_factory, v2_factory)
-    liquidator = lab.create("FlashLiquidator", OWNER, OPERATOR, *lenders)
+    liquidator = _liquidator(lab, OPERATOR, lenders)
     lab.node.fund([OWNER, OPERATOR])
     pools, pairs = {}, {}
     for token, price in prices.items():
@@ -78,6 +82,11 @@ def deploy_exchange(
         pools[token] = _open_pool(lab, v3_factory, maker, worths, depth)
         pairs[token] = _open_pair(lab, v2_factory, worths, depth / 10)
     return Exchange(lab, quote, v3_factory, v2_factory, router, maker, morpho, liquidator, pools, pairs)
+
+
+def _liquidator(lab: Lab, operator: str, lenders: tuple[str, ...]) -> str:
+    lab.contracts["FlashLiquidator"] = abi.artifact("flash", "FlashLiquidator")
+    return lab.create("FlashLiquidator", OWNER, operator, *lenders)
 
 
 def _worths(lab: Lab, token: str, quote: str, price: float) -> list[tuple[str, float]]:

@@ -11,7 +11,7 @@ from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
 from keeper.lab.anvil import Node, Tx
-from keeper.lab.foreign.base import NOBODY, Lab, minted
+from keeper.lab.foreign.base import NOBODY, NONE, Lab, minted
 from keeper.protocols.morpho_blue.oracles import QUOTE
 from keeper.protocols.morpho_blue.params import Chosen
 from keeper.units import WAD, Wad
@@ -148,14 +148,17 @@ class Morpho:
         ]
 
 
-def deploy(node: Node) -> Morpho:
-    """Deploy Morpho with its adaptive rates, open every market, and let somebody lend."""
+def deploy(node: Node, given: Mapping[str, str] = NONE) -> Morpho:
+    """Deploy Morpho with its adaptive rates, open every market, and let somebody lend.
+
+    ``given`` are tokens that are there already, by symbol.
+    """
     lab = Lab.of(node, "morpho_blue")
     morpho = lab.create("Morpho", lab.admin)
     irm = lab.create("AdaptiveCurveIrm", morpho)
     for model in (irm, NOBODY):
         lab.do("Morpho", morpho, "enableIrm", model)
-    tokens = {name: lab.create("TestToken", name, name, decimals) for name, decimals in DECIMALS.items()}
+    tokens = {name: lab.token(name, decimals, given) for name, decimals in DECIMALS.items()}
     markets = tuple(
         open_market(lab, morpho, irm if spec.is_adaptive else NOBODY, tokens, spec) for spec in SPECS
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keeper.lab.anvil import Node, Tx
-from keeper.lab.foreign.base import ENDLESS, Lab, minted
+from keeper.lab.foreign.base import ENDLESS, NONE, Lab, minted
 from keeper.units import WAD, Wad
 
 MAKER = "0x" + "11" * 20
@@ -93,10 +93,10 @@ class Perp:
         self.lab.run(orders, after_s=BLOCK_S)
 
 
-def deploy(node: Node) -> Perp:
-    """Deploy all of it, open two markets, and let a maker offer liquidity."""
+def deploy(node: Node, given: Mapping[str, str] = NONE) -> Perp:
+    """Deploy all of it, open two markets, and let a maker offer liquidity; ``given`` are tokens there."""
     lab = Lab.of(node, "perp_curie")
-    usdc = lab.create("TestToken", "USDC", "USDC", 6)
+    usdc = lab.token("USDC", 6, given)
     at = {name: lab.create(name) for name in CORE}
     # Of each pool the quote token must have the higher address.
     at["QuoteToken"] = max((lab.create("QuoteToken") for _ in range(6)), key=lambda each: int(each, 16))

@@ -11,8 +11,8 @@ import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from math import exp, log
 from pathlib import Path
@@ -26,7 +26,7 @@ from keeper.errors import ConfigError
 from keeper.feeds.recorded import HEADER
 from keeper.journal.reader import JournalReader, Summary
 from keeper.lab import report
-from keeper.lab.anvil import anvil
+from keeper.lab.anvil import Tx, anvil
 from keeper.lab.audit import Report
 from keeper.lab.demo import PLAIN_WIDTH, expect_writable
 from keeper.lab.drill import POLL_S, START_S, DrillFailed, Ears, Process, ended_by_signal
@@ -35,7 +35,7 @@ from keeper.lab.foreign.stages import KINDS, Cut, Stage, price_of, read
 from keeper.lab.report import Rows
 from keeper.lab.world import Person, person
 from keeper.ports import LIVE, StepState
-from keeper.units import WAD, AccountKey, FeedId, UnixS
+from keeper.units import WAD, AccountKey, FeedId
 
 GENESIS_S: Final = 1_700_000_000
 NATIVE_FEED: Final[FeedId] = "ETH/USD"
@@ -58,6 +58,12 @@ block_time_s = {block_s}
 {settings}
 [feed]
 path = "prices.csv"
+
+[journal]
+path = "{name}.sqlite"
+
+[mirror]
+snapshot = "{name}.book"
 
 [limits]
 spend_day_native = "100"
@@ -93,18 +99,27 @@ class Script:
 
 @dataclass(slots=True)
 class Tale:
-    """What the chain says of the accounts and of the keeper's wallet."""
+    """What the chain says of the accounts of one protocol, and of a liquidator's transactions there."""
 
     owed: float = 0.0
-    breached: set[AccountKey] = field(default_factory=set)
+    breached: dict[AccountKey, int] = field(default_factory=dict)
+    """With the block at which they were below their limit first."""
     below: int = 0
     """Accounts below their limit at the newest block."""
     closings: list[tuple[AccountKey, Cut]] = field(default_factory=list)
+    late: dict[AccountKey, int] = field(default_factory=dict)
+    """Blocks from an account's breach to its first closing."""
     cliff: list[Cut] = field(default_factory=list)
     lowest: float = float("inf")
+    bad_debt_wad: int = 0
+    """Of the accounts as they stand."""
+    forgiven_wad: int = 0
+    """Debt that closings have wiped out without anybody paying it."""
     statuses: Counter[str] = field(default_factory=Counter)
     """Of the wallet's transactions, as their receipts have it."""
     gas: float = 0.0
+    wasted: float = 0.0
+    """Of that, what was paid for transactions that failed."""
 
 
 def run_show(protocol: str, *, seed: int = 1, json_path: Path | None = None) -> int:
@@ -144,189 +159,82 @@ def rehearse(
         node.fund([keeper.address])
         said = f"{kind.title} on a local Anvil, its real contracts: {accounts} accounts, seed {seed}."
         console.print(said, soft_wrap=True, highlight=False)
-        stage = kind.build(node, keeper.address, accounts, seed)
-        play = Play(protocol, stage, keeper, folder, script or Script(), seed)
-        return play.run(console)
+        stage = kind.build(node, keeper.address, accounts, seed, None)
+        chain = Chain([Side(protocol, stage)], keeper.address, script or Script(), seed)
+        [found] = Play(chain, keeper, folder, seed).run(console)
+        return found
 
 
-class Play:
-    """One run, block by block."""
+class Side:
+    """One protocol of a play: its stage, and its part of the tale."""
 
-    def __init__(
-        self, protocol: str, stage: Stage, keeper: Person, folder: Path, script: Script, seed: int
-    ) -> None:
-        self._protocol = protocol
-        self._stage = stage
-        self._node = stage.lab.node
-        self._keeper = keeper
-        self._folder = folder
-        self._script = script
-        self._seed = seed
-        self._moves = script.moves(seed, stage.after)
-        self._feeds = tuple(dict.fromkeys((*stage.market.feeds, NATIVE_FEED)))
+    def __init__(self, protocol: str, stage: Stage, *, trades: bool = True) -> None:
+        """``trades`` says whether the exchange follows the oracles of this one."""
+        self.protocol = protocol
+        self.stage = stage
+        self._trades = trades
+        self.tale = Tale()
         self._answers = {feed: price_of(feed, 1.0) for feed in stage.market.feeds}
-        self._tale = Tale()
-        self._process = Process("run", folder, {"KEEPER_PRIVATE_KEY": "0x" + keeper.key.hex()})
-        self._journal = folder / "journal.sqlite"
         self._rows: tuple[Any, ...] = ()
 
-    def run(self, console: Console) -> Report:
-        """Play all of it; raise DrillFailed where that cannot be done."""
-        first, start_s = self._node.block_number(), self._node.timestamp_s()
-        self._write_files(start_s)
-        script, least = self._script, self._script.calm + self._script.fall + self._stage.after
-        began = time.monotonic()
-        with self._process_of_its_own() as ears:
-            self._wait(ears, first, START_S)
-            _, self._rows = read(self._stage)
-            suspected = sent = 0
-            for block in range(1, len(self._moves)):
-                self._one_block(ears, block, first + block, start_s + block * self._stage.block_s)
-                if block == script.false_at + 1:
-                    told = self._summary()
-                    suspected, sent = sum(told.cases.values()), sum(told.steps.values())
-                if block % max(1, least // LINES) == 0:
-                    self._show(console, block, least)
-                if block >= least and not self._tale.below and not self._is_acting():
-                    break
-        return self._judge(block, suspected, sent, time.monotonic() - began)
+    def begin(self) -> None:
+        """Read everybody before the first block."""
+        _, self._rows = read(self.stage)
 
-    # --- the way there ---
-
-    def _write_files(self, start_s: UnixS) -> None:
-        node, stage = self._node, self._stage
-        text = CONFIG.format(
-            http=node.http_url,
-            ws=node.ws_url,
-            chain_id=node.chain_id,
-            block_s=stage.block_s,
-            settings=stage.settings,
-        )
-        (self._folder / "keeper.toml").write_text(text)
-        lines = [
-            f"{start_s + block * stage.block_s},{feed},{price_of(feed, self._fast(block)):.12f}"
-            for block in range(len(self._moves))
-            for feed in self._feeds
-        ]
-        (self._folder / "prices.csv").write_text("\n".join([HEADER, *lines, ""]))
-
-    def _fast(self, block: int) -> float:
-        """Return how far ether seems to have moved, to whoever reads the fast price."""
-        seen = 1 - self._script.false_depth if block == self._script.false_at else 1.0
-        return self._moves[block] * seen
-
-    @contextmanager
-    def _process_of_its_own(self) -> Iterator[Ears]:
-        ears = Ears(self._journal)
-        try:
-            self._process.start()
-            yield ears
-        finally:
-            self._process.stop()
-            ears.close()
-
-    def _wait(self, ears: Ears, number: int, patience_s: float) -> None:
-        """Wait until the keeper is done with a block; raise DrillFailed where it never is."""
-        deadline = time.monotonic() + patience_s
-        while not ears.done_with(number):
-            self._process.check()
-            if time.monotonic() > deadline:
-                raise DrillFailed(f"keeper run is not done with block {number}\n{self._process.last_words()}")
-            time.sleep(POLL_S)
-
-    def _one_block(self, ears: Ears, block: int, number: int, at_s: UnixS) -> None:
-        """Let the oracles follow, mine, and look at everybody while the keeper works."""
-        self._node.send(self._stage.follow(self._told(block)))
-        self._node.rpc("anvil_setNextBlockBaseFeePerGas", hex(self._stage.base_fee_wei))
-        self._node.mine(at_s)
-        self._look(block, ChainTime(number + 1, at_s + self._stage.block_s))
-        self._wait(ears, number, PATIENCE_S)
-
-    def _told(self, block: int) -> dict[FeedId, float]:
-        """Return what oracles tell anew: the price of a block before, where it has moved far enough."""
-        now = {feed: price_of(feed, self._moves[block - 1]) for feed in self._answers}
+    def told(self, moved: float) -> list[Tx]:
+        """Build what oracles tell anew: a price that has moved far enough from the last one told."""
+        now = {feed: price_of(feed, moved) for feed in self._answers}
         told = {
             feed: price for feed, price in now.items() if abs(price / self._answers[feed] - 1) >= DEVIATION
         }
         self._answers |= told
-        return told
+        return self.stage.follow(told, trades=self._trades)
 
-    def _look(self, block: int, at: ChainTime) -> None:
-        """Read what the block did to the accounts and to the keeper's wallet."""
-        tale, stage = self._tale, self._stage
+    def look(self, block: int, at: ChainTime) -> None:
+        """Read what a block did to the accounts."""
+        tale, stage = self.tale, self.stage
         world, rows = read(stage)
         views = [stage.view(row, world, at) for row in rows]
         tale.owed = tale.owed or sum(view.owed_wad for view in views) / WAD
         tale.below = sum(view.health < 1 for view in views)
         tale.lowest = min(tale.lowest, *(view.health for view in views))
+        tale.bad_debt_wad = sum(max(0, -view.equity_wad) for view in views)
         for key, row, before, view in zip(stage.keys, rows, self._rows, views, strict=True):
             if row != before:
                 was = stage.view(before, world, at)
                 cut = Cut(was.owed_wad - view.owed_wad, was.equity_wad - view.equity_wad)
-                tale.closings += [(key, cut)] if cut.closed_wad > 0 else []
+                if cut.closed_wad > 0:
+                    tale.closings.append((key, cut))
+                    tale.late.setdefault(key, block - tale.breached.get(key, block))
+                    tale.forgiven_wad += max(0, -cut.paid_wad)
             if view.health < 1 and key not in tale.breached:
-                tale.breached.add(key)
+                tale.breached[key] = block
                 tale.cliff.append(stage.most(row, world, at))
         self._rows = rows
-        ether = price_of(NATIVE_FEED, self._moves[block])
-        for receipt in self._node.receipts().values():
-            if receipt["from"] == self._keeper.address:
-                tale.statuses[receipt["status"]] += 1
-                spent_wei = int(receipt["gasUsed"], 16) * int(receipt["effectiveGasPrice"], 16)
-                tale.gas += spent_wei / WAD * ether
 
-    def _show(self, console: Console, block: int, blocks: int) -> None:
-        tale, ether = self._tale, price_of(NATIVE_FEED, self._fast(block))
-        said = f"{tale.below} below their limit, {len(tale.closings)} closings so far"
-        console.print(f"block {block}/{blocks}: ETH {ether:,.0f}; {said}", soft_wrap=True, highlight=False)
+    def count(self, receipt: Mapping[str, Any], ether: float) -> None:
+        """Take a transaction of the liquidator's wallet into account."""
+        self.tale.statuses[receipt["status"]] += 1
+        spent_wei = int(receipt["gasUsed"], 16) * int(receipt["effectiveGasPrice"], 16)
+        self.tale.gas += spent_wei / WAD * ether
+        if receipt["status"] != "0x1":
+            self.tale.wasted += spent_wei / WAD * ether
 
-    def _summary(self) -> Summary:
-        reader = JournalReader(self._journal)
-        try:
-            return reader.summary()
-        finally:
-            reader.close()
-
-    def _is_acting(self) -> bool:
-        """Tell whether a transaction of the keeper is on its way."""
-        return any(self._summary().steps.get(state) for state in LIVE)
-
-    # --- what came of it ---
-
-    def _judge(self, blocks: int, suspected: int, sent: int, wall_s: float) -> Report:
-        tale, stage = self._tale, self._stage
-        reader = JournalReader(self._journal)
-        try:
-            summary, broken = reader.summary(), reader.verify()
-            reasons = reader.last_rules()
-        finally:
-            reader.close()
-        left = {key: reasons.get(key, "no reason given") for key in stage.below()}
-        strangers = {key for key, _ in tale.closings} - tale.breached
-        transactions = tale.statuses.total()
-        violations = [
-            *([f"{sent} steps were taken at the false print"] if sent else []),
-            *(
-                f"account 0x{key[:20].hex()} is below its limit at the end: {rule}"
-                for key, rule in left.items()
-                if rule != BEYOND_REPAIR
-            ),
-            *(f"account 0x{key[:20].hex()} was closed and never below its limit" for key in strangers),
-            *_unlike(tale.statuses, summary),
-            *(f"journal: {line}" for line in broken),
-        ]
+    def figures(self) -> dict[str, Any]:
+        """Return what the chain says of it in the end."""
+        tale, stage = self.tale, self.stage
         world, _ = read(stage)
         earned = stage.earned_wad(world) / WAD
         sizes = [cut.closed_wad / WAD for _, cut in tale.closings]
-        figures = {
-            "mode": "lockstep",
-            "protocol": self._protocol,
-            "seed": self._seed,
+        transactions = tale.statuses.total()
+        return {
             "accounts": len(stage.keys),
             "owed_at_start": round(tale.owed, 2),
-            "blocks": blocks,
-            "false_print": {"depth": self._script.false_depth, "suspected": suspected, "closed": sent},
             "breached": len(tale.breached),
+            "liquidated": len(tale.late),
+            "below_at_end": tale.below,
+            "blocks_late": sorted(tale.late.values()),
+            "bad_debt": round((tale.bad_debt_wad + tale.forgiven_wad) / WAD, 2),
             "closings": len(sizes),
             "closing_median": round(median(sizes), 2) if sizes else 0.0,
             "closing_largest": round(max(sizes, default=0.0), 2),
@@ -340,11 +248,204 @@ class Play:
             "keeper_profit": round(earned - tale.gas, 2),
             "keeper_transactions": transactions,
             "keeper_reverted": transactions - tale.statuses["0x1"],
+            "gas_wasted": round(tale.wasted, 2),
+            "lowest_health": round(tale.lowest, 6),
+        }
+
+
+class Chain:
+    """The chain of a play: prices move, oracles follow, and a liquidator's wallet is watched."""
+
+    def __init__(self, sides: Sequence[Side], wallet: str, script: Script, seed: int) -> None:
+        self.sides = sides
+        self.script = script
+        self.node = sides[0].stage.lab.node
+        self.block_s = max(side.stage.block_s for side in sides)
+        self.least = script.calm + script.fall + max(side.stage.after for side in sides)
+        self._base_fee_wei = min(side.stage.base_fee_wei for side in sides)
+        self._wallet = wallet
+        self.moves = script.moves(seed, max(side.stage.after for side in sides))
+        self.first, self.start_s = self.node.block_number(), self.node.timestamp_s()
+
+    def one_block(self, block: int) -> None:
+        """Let the oracles follow the price of a block before, mine, and look at everybody."""
+        at_s = self.start_s + block * self.block_s
+        for side in self.sides:
+            self.node.send(side.told(self.moves[block - 1]))
+        self.node.rpc("anvil_setNextBlockBaseFeePerGas", hex(self._base_fee_wei))
+        self.node.mine(at_s)
+        for side in self.sides:
+            side.look(block, ChainTime(self.first + block + 1, at_s + self.block_s))
+        ether = price_of(NATIVE_FEED, self.moves[block])
+        for receipt in self.node.receipts().values():
+            if receipt["from"] == self._wallet:
+                self._whose(receipt["to"]).count(receipt, ether)
+
+    def _whose(self, to: str) -> Side:
+        """Return the side that a transaction of the wallet goes to."""
+        if len(self.sides) == 1:
+            return self.sides[0]
+        [side] = [each for each in self.sides if to in each.stage.doors]
+        return side
+
+    def fast(self, block: int) -> float:
+        """Return how far ether seems to have moved, to whoever reads the fast price."""
+        seen = 1 - self.script.false_depth if block == self.script.false_at else 1.0
+        return self.moves[block] * seen
+
+    @property
+    def below(self) -> int:
+        """How many accounts are below their limit."""
+        return sum(side.tale.below for side in self.sides)
+
+    @property
+    def closings(self) -> int:
+        """How often something was taken of one."""
+        return sum(len(side.tale.closings) for side in self.sides)
+
+
+class Play:
+    """One run of the keeper, block by block: one process for all sides."""
+
+    def __init__(self, chain: Chain, keeper: Person, folder: Path, seed: int) -> None:
+        self._chain = chain
+        self._sides = chain.sides
+        self._folder = folder
+        self._seed = seed
+        self._names = [side.protocol for side in self._sides] if len(self._sides) > 1 else ["keeper"]
+        self._journals = [folder / f"{each}.sqlite" for each in self._names]
+        secrets = {"KEEPER_PRIVATE_KEY": "0x" + keeper.key.hex()}
+        self._process = Process("run", folder, secrets, [f"{each}.toml" for each in self._names])
+
+    def run(self, console: Console) -> list[Report]:
+        """Play all of it; raise DrillFailed where that cannot be done. Returns what came of each side."""
+        chain = self._chain
+        self._write_files()
+        began = time.monotonic()
+        with self._process_of_its_own() as ears:
+            self._wait(ears, chain.first, START_S)
+            for side in self._sides:
+                side.begin()
+            suspected = [0] * len(self._sides)
+            sent = list(suspected)
+            for block in range(1, len(chain.moves)):
+                chain.one_block(block)
+                self._wait(ears, chain.first + block, PATIENCE_S)
+                if block == chain.script.false_at + 1:
+                    told = [self._summary(each) for each in self._journals]
+                    suspected = [sum(each.cases.values()) for each in told]
+                    sent = [sum(each.steps.values()) for each in told]
+                if block % max(1, chain.least // LINES) == 0:
+                    self._show(console, block)
+                if block >= chain.least and not chain.below and not self._is_acting():
+                    break
+        wall_s = time.monotonic() - began
+        return [
+            self._judge(side, journal, block, found, taken, wall_s)
+            for side, journal, found, taken in zip(self._sides, self._journals, suspected, sent, strict=True)
+        ]
+
+    # --- the way there ---
+
+    def _write_files(self) -> None:
+        chain, node = self._chain, self._chain.node
+        for name, side in zip(self._names, self._sides, strict=True):
+            text = CONFIG.format(
+                http=node.http_url,
+                ws=node.ws_url,
+                chain_id=node.chain_id,
+                block_s=chain.block_s,
+                settings=side.stage.settings,
+                name=name,
+            )
+            (self._folder / f"{name}.toml").write_text(text)
+        feeds = dict.fromkeys(
+            [*(feed for side in self._sides for feed in side.stage.market.feeds), NATIVE_FEED]
+        )
+        lines = [
+            f"{chain.start_s + block * chain.block_s},{feed},{price_of(feed, chain.fast(block)):.12f}"
+            for block in range(len(chain.moves))
+            for feed in feeds
+        ]
+        (self._folder / "prices.csv").write_text("\n".join([HEADER, *lines, ""]))
+
+    @contextmanager
+    def _process_of_its_own(self) -> Iterator[list[Ears]]:
+        ears = [Ears(each) for each in self._journals]
+        try:
+            self._process.start()
+            yield ears
+        finally:
+            self._process.stop()
+            for each in ears:
+                each.close()
+
+    def _wait(self, ears: Sequence[Ears], number: int, patience_s: float) -> None:
+        """Wait until the keeper is done with a block; raise DrillFailed where it never is."""
+        deadline = time.monotonic() + patience_s
+        while not all(each.done_with(number) for each in ears):
+            self._process.check()
+            if time.monotonic() > deadline:
+                raise DrillFailed(f"keeper run is not done with block {number}\n{self._process.last_words()}")
+            time.sleep(POLL_S)
+
+    def _show(self, console: Console, block: int) -> None:
+        chain = self._chain
+        said = f"{chain.below} below their limit, {chain.closings} closings so far"
+        ether = price_of(NATIVE_FEED, chain.fast(block))
+        line = f"block {block}/{chain.least}: ETH {ether:,.0f}; {said}"
+        console.print(line, soft_wrap=True, highlight=False)
+
+    def _summary(self, journal: Path) -> Summary:
+        with closing(JournalReader(journal)) as reader:
+            return reader.summary()
+
+    def _is_acting(self) -> bool:
+        """Tell whether a transaction of the keeper is on its way."""
+        told = map(self._summary, self._journals)
+        return any(each.steps.get(state) for each in told for state in LIVE)
+
+    # --- what came of it ---
+
+    def _judge(
+        self, side: Side, journal: Path, blocks: int, suspected: int, sent: int, wall_s: float
+    ) -> Report:
+        tale = side.tale
+        with closing(JournalReader(journal)) as reader:
+            summary, broken = reader.summary(), reader.verify()
+            reasons = reader.last_rules()
+        left = {key: reasons.get(key, "no reason given") for key in side.stage.below()}
+        strangers = tale.late.keys() - tale.breached.keys()
+        violations = [
+            *([f"{sent} steps were taken at the false print"] if sent else []),
+            *(
+                f"account 0x{key[:20].hex()} is below its limit at the end: {rule}"
+                for key, rule in left.items()
+                if rule != BEYOND_REPAIR
+            ),
+            *(f"account 0x{key[:20].hex()} was closed and never below its limit" for key in strangers),
+            *_unlike(tale.statuses, summary),
+            *(f"journal: {line}" for line in broken),
+        ]
+        alone = Counter(
+            reasons.get(key, "no reason given") for key in tale.breached.keys() - tale.late.keys()
+        )
+        figures = {
+            "mode": "lockstep",
+            "protocol": side.protocol,
+            "seed": self._seed,
+            "blocks": blocks,
+            "false_print": {
+                "depth": self._chain.script.false_depth,
+                "suspected": suspected,
+                "closed": sent,
+            },
+            **side.figures(),
+            "left_alone": dict(alone),
             "waits": dict(summary.reasons.get("Waited", {})),
             "refusals": dict(summary.reasons.get("Refused", {})),
             "abandoned": dict(summary.reasons.get("Abandoned", {})),
             "steps": dict(summary.steps),
-            "lowest_health": round(tale.lowest, 6),
             "beyond_repair": sum(rule == BEYOND_REPAIR for rule in left.values()),
             "wall_seconds": round(wall_s, 1),
             "violations": violations,

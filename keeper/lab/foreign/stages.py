@@ -17,7 +17,7 @@ from keeper.domain import ChainTime, Unknown
 from keeper.errors import ChainFault
 from keeper.lab.anvil import GWEI, Node, Tx
 from keeper.lab.foreign import aave_v3, compound_v2, morpho_blue, perp_curie
-from keeper.lab.foreign.base import Lab
+from keeper.lab.foreign.base import NONE, Lab
 from keeper.lab.foreign.exchange import OWNER, Exchange, deploy_exchange
 from keeper.lab.foreign.lent import Lent
 from keeper.lending.routes import Q96
@@ -79,6 +79,25 @@ class Cut:
     paid_wad: Wad
 
 
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """What a bot as tutorials write it is told of a protocol (``tutorial.py``)."""
+
+    accounts: tuple[Mapping[str, Any], ...]
+    """By the words that it knows them by, as an indexer would."""
+    abis: Mapping[str, Any]
+    stocked: Callable[[str], list[Tx]]
+    """Builds what gives a wallet all tokens that it may have to pay with."""
+
+
+@dataclass(slots=True)
+class Ground:
+    """What several protocols on one chain share: tokens by symbol, and the exchange once there is one."""
+
+    tokens: Mapping[str, str]
+    exchange: Exchange | None = None
+
+
 class Stage(Protocol):
     """One protocol, ready to be played on."""
 
@@ -102,6 +121,16 @@ class Stage(Protocol):
         ...
 
     @property
+    def doors(self) -> frozenset[str]:
+        """Return the contracts that whoever liquidates here sends to, in lower case."""
+        ...
+
+    @property
+    def plain(self) -> Plain:
+        """Return what a plain bot knows and holds here."""
+        ...
+
+    @property
     def block_s(self) -> int: ...
 
     @property
@@ -112,8 +141,8 @@ class Stage(Protocol):
         """Return how many blocks of calm there are at least, once prices have fallen."""
         ...
 
-    def follow(self, prices: Mapping[FeedId, float]) -> list[Tx]:
-        """Build what moves oracles and exchange to the prices of some feeds."""
+    def follow(self, prices: Mapping[FeedId, float], *, trades: bool) -> list[Tx]:
+        """Build what moves oracles to the prices of some feeds, and the exchange where it ``trades``."""
         ...
 
     def view(self, row: Any, world: Any, at: ChainTime) -> View:
@@ -160,15 +189,27 @@ class LendingStage:
     keys: tuple[AccountKey, ...]
     settings: str
     oracles: Mapping[FeedId, Callable[[float], list[Tx]]]
+    traded: Mapping[FeedId, str]
+    """Of feeds that the exchange follows too, the token."""
     exchange: Exchange
+    plain: Plain
     contract_below: Callable[[], list[AccountKey]]
     block_s: int = 12
     base_fee_wei: Wei = 5 * GWEI
     after: int = 12
 
-    def follow(self, prices: Mapping[FeedId, float]) -> list[Tx]:
-        """Build what moves oracles and exchange to the prices of some feeds."""
-        return [tx for feed, price in prices.items() for tx in self.oracles[feed](price)]
+    @property
+    def doors(self) -> frozenset[str]:
+        """Return the protocol's contracts, and the one that a keeper acts through."""
+        return frozenset(each.lower() for each in (*self.market.addresses, self.exchange.liquidator))
+
+    def follow(self, prices: Mapping[FeedId, float], *, trades: bool) -> list[Tx]:
+        """Build what moves oracles to the prices of some feeds, and the exchange where it ``trades``."""
+        told = [tx for feed, price in prices.items() for tx in self.oracles[feed](price)]
+        traded = [
+            (self.traded[feed], price) for feed, price in prices.items() if feed in self.traded and trades
+        ]
+        return told + [self.exchange.moved(token, price) for token, price in traded]
 
     def view(self, row: Any, world: Any, at: ChainTime) -> View:
         """Return how an account stands, equal to the contract's own view of that block."""
@@ -232,9 +273,9 @@ def _low(rng: random.Random, between: tuple[float, float]) -> float:
     return low + (high - low) * rng.random() ** 2
 
 
-def aave_stage(node: Node, keeper: str, accounts: int, seed: int) -> Stage:
+def aave_stage(node: Node, keeper: str, accounts: int, seed: int, ground: Ground | None = None) -> Stage:
     """Play on Aave v3.6: a pool with twenty reserves, three of which have a feed."""
-    aave = aave_v3.deploy(node)
+    aave = aave_v3.deploy(node, ground.tokens if ground else NONE)
     lab, listed = aave.lab, aave_v3.ASSETS
 
     def limits(_: int, collateral: str) -> tuple[float, float]:
@@ -250,7 +291,7 @@ def aave_stage(node: Node, keeper: str, accounts: int, seed: int) -> Stage:
         txs += [aave.supply(each.owner, each.collateral, supplied)]
         txs += [aave.borrow(each.owner, each.debt, borrowed)]
     lab.run(txs)
-    exchange = _exchange(lab, keeper, aave.tokens)
+    exchange = _exchange(lab, keeper, aave.tokens, ground)
     named = {aave.sources[token]: f"{asset}/USD" for token, asset in ASSETS.items()}
     lent = Lent.of(node, aave_params.LENT_READER, aave_abi.reader_creation())
 
@@ -264,7 +305,6 @@ def aave_stage(node: Node, keeper: str, accounts: int, seed: int) -> Stage:
     def oracle(token: str) -> Callable[[float], list[Tx]]:
         return lambda price: [
             lab.tx("PriceSource", aave.sources[token], "set", int(price * 10**8)),
-            exchange.moved(aave.tokens[token], price),
         ]
 
     return LendingStage(
@@ -274,14 +314,28 @@ def aave_stage(node: Node, keeper: str, accounts: int, seed: int) -> Stage:
         keys=tuple(aave_codec.key_of(each.owner) for each in drawn),
         settings=_section("aave_v3", pool=aave.pool, feeds=named) + _flash(exchange),
         oracles={f"{asset}/USD": oracle(token) for token, asset in ASSETS.items()},
+        traded={f"{asset}/USD": aave.tokens[token] for token, asset in ASSETS.items()},
         exchange=exchange,
+        plain=Plain(
+            tuple(
+                {
+                    "at": aave.pool,
+                    "owner": each.owner,
+                    "collateral": aave.tokens[each.collateral],
+                    "debt": aave.tokens[each.debt],
+                }
+                for each in drawn
+            ),
+            {"aave": lab.contracts[aave.names.pool]["abi"]},
+            lambda who: aave.fund(who, sorted({each.debt for each in drawn})),
+        ),
         contract_below=below,
     )
 
 
-def venus_stage(node: Node, keeper: str, accounts: int, seed: int) -> Stage:
+def venus_stage(node: Node, keeper: str, accounts: int, seed: int, ground: Ground | None = None) -> Stage:
     """Play on an isolated pool of Venus with five markets."""
-    venus = compound_v2.deploy(node)
+    venus = compound_v2.deploy(node, ground.tokens if ground else NONE)
     lab, listed = venus.lab, compound_v2.ASSETS
 
     def limits(_: int, collateral: str) -> tuple[float, float]:
@@ -297,7 +351,7 @@ def venus_stage(node: Node, keeper: str, accounts: int, seed: int) -> Stage:
         txs += [venus.act(each.owner, each.collateral, "mint", supplied)]
         txs += [venus.act(each.owner, each.debt, "borrow", borrowed)]
     lab.run(txs)
-    exchange = _exchange(lab, keeper, venus.tokens)
+    exchange = _exchange(lab, keeper, venus.tokens, ground)
     named = {venus.tokens[token]: f"{asset}/USD" for token, asset in ASSETS.items()}
     lent = Lent.of(node, venus_params.LENT_READER, venus_codec.reader_creation())
 
@@ -312,7 +366,6 @@ def venus_stage(node: Node, keeper: str, accounts: int, seed: int) -> Stage:
             lab.tx(
                 "MockPriceOracle", venus.oracle, "setPrice", venus.tokens[token], int(price * 10**decimals)
             ),
-            exchange.moved(venus.tokens[token], price),
         ]
 
     return LendingStage(
@@ -324,14 +377,31 @@ def venus_stage(node: Node, keeper: str, accounts: int, seed: int) -> Stage:
         keys=tuple(venus_codec.key_of(each.owner) for each in drawn),
         settings=_section("compound_v2", comptroller=venus.comptroller, feeds=named) + _flash(exchange),
         oracles={f"{asset}/USD": oracle(token) for token, asset in ASSETS.items()},
+        traded={f"{asset}/USD": venus.tokens[token] for token, asset in ASSETS.items()},
         exchange=exchange,
+        plain=Plain(
+            tuple(
+                {
+                    "at": venus.comptroller,
+                    "owner": each.owner,
+                    "collateral": venus.vtokens[each.collateral],
+                    "debt": venus.vtokens[each.debt],
+                }
+                for each in drawn
+            ),
+            {
+                name: lab.contracts[of]["abi"]
+                for name, of in (("comptroller", "Comptroller"), ("vtoken", "VToken"))
+            },
+            lambda who: venus.fund(who, sorted({each.debt for each in drawn})),
+        ),
         contract_below=below,
     )
 
 
-def morpho_stage(node: Node, keeper: str, accounts: int, seed: int) -> Stage:
+def morpho_stage(node: Node, keeper: str, accounts: int, seed: int, ground: Ground | None = None) -> Stage:
     """Play on Morpho Blue: four markets, two with pre-liquidation, to which every second owner agreed."""
-    morpho = morpho_blue.deploy(node)
+    morpho = morpho_blue.deploy(node, ground.tokens if ground else NONE)
     lab, markets = morpho.lab, morpho.markets
     dollars, decimals = morpho_blue.DOLLARS, morpho_blue.DECIMALS
 
@@ -357,7 +427,7 @@ def morpho_stage(node: Node, keeper: str, accounts: int, seed: int) -> Stage:
         if pre := pre_of(number):
             txs.append(lab.tx("Morpho", morpho.morpho, "setAuthorization", pre, True, sender=who))
     lab.run(txs)
-    exchange = _exchange(lab, keeper, morpho.tokens, morpho=morpho.morpho)
+    exchange = _exchange(lab, keeper, morpho.tokens, ground, morpho=morpho.morpho)
     keys = tuple(
         morpho_codec.key_of(each.owner, markets[number % len(markets)].id)
         for number, each in enumerate(drawn)
@@ -395,10 +465,9 @@ def morpho_stage(node: Node, keeper: str, accounts: int, seed: int) -> Stage:
 
         def move(price: float) -> list[Tx]:
             moved = price / price_of(feed, 1.0)
-            txs = [lab.tx("PriceSource", each, "set", int(of[each].spec.price * moved)) for each in addresses]
-            base, quote = feed.split("/")
-            pools = [token for token, asset in ASSETS.items() if asset == base and quote == "USDC"]
-            return txs + [exchange.moved(morpho.tokens[token], price) for token in pools]
+            return [
+                lab.tx("PriceSource", each, "set", int(of[each].spec.price * moved)) for each in addresses
+            ]
 
         return move
 
@@ -420,16 +489,45 @@ def morpho_stage(node: Node, keeper: str, accounts: int, seed: int) -> Stage:
             **{feed: oracle(feed) for feed in dict.fromkeys(names.values())},
             "ETH/USD": lambda price: [lab.tx("PriceSource", ether, "set", int(price * 10**8))],
         },
+        traded={
+            f"{asset}/USDC": morpho.tokens[token] for token, asset in ASSETS.items() if token in morpho.tokens
+        },
         exchange=exchange,
+        plain=Plain(
+            tuple(
+                {
+                    "at": morpho.morpho,
+                    "owner": each.owner,
+                    "market": "0x" + markets[number % len(markets)].id.hex(),
+                    "params": markets[number % len(markets)].params,
+                }
+                for number, each in enumerate(drawn)
+            ),
+            {
+                name: lab.contracts[of]["abi"]
+                for name, of in (("morpho", "Morpho"), ("oracle", "PriceSource"))
+            },
+            lambda who: morpho.fund(who, list(morpho.tokens)),
+        ),
         contract_below=below,
     )
 
 
-def _exchange(lab: Lab, keeper: str, tokens: Mapping[str, str], *, morpho: str = "") -> Exchange:
-    """Deploy an exchange where every token that has a feed is traded for dollars, for a keeper to sell on."""
-    prices = {tokens[token]: DOLLARS[asset] for token, asset in ASSETS.items() if token in tokens}
+def _exchange(
+    lab: Lab, keeper: str, tokens: Mapping[str, str], ground: Ground | None, *, morpho: str = ""
+) -> Exchange:
+    """Deploy an exchange where every token that has a feed is traded for dollars, for a keeper to sell on.
+
+    Where there is one already, only a contract that acts on it is new.
+    """
+    if ground is not None and ground.exchange is not None:
+        return ground.exchange.operated(keeper)
+    known = {**tokens, **(ground.tokens if ground else {})}
+    prices = {known[token]: DOLLARS[asset] for token, asset in ASSETS.items() if token in known}
     exchange = deploy_exchange(lab, prices, quote=tokens["USDC"], morpho=morpho)
     lab.do("FlashLiquidator", exchange.liquidator, "setOperator", keeper, sender=OWNER)
+    if ground is not None:
+        ground.exchange = exchange
     return exchange
 
 
@@ -481,6 +579,7 @@ class PerpStage:
     keys: tuple[AccountKey, ...]
     settings: str
     keeper: str
+    plain: Plain
     block_s: int = 30
     base_fee_wei: Wei = GWEI // 10
     after: int = 40
@@ -489,8 +588,14 @@ class PerpStage:
     def lab(self) -> Lab:
         return self.perp.lab
 
-    def follow(self, prices: Mapping[FeedId, float]) -> list[Tx]:
+    @property
+    def doors(self) -> frozenset[str]:
+        """Return the protocol's contracts."""
+        return frozenset(each.lower() for each in self.perp.at.values())
+
+    def follow(self, prices: Mapping[FeedId, float], *, trades: bool) -> list[Tx]:
         """Set the index, and let the whale trade the pool to it."""
+        assert trades, "nobody else trades these pools"
         return [tx for feed, price in prices.items() for tx in _perp_moves(self.perp, feed[:3], price)]
 
     def view(self, row: Any, world: Any, at: ChainTime) -> View:
@@ -535,15 +640,15 @@ class PerpStage:
         return value - DEPOSIT * WAD
 
 
-def perp_stage(node: Node, keeper: str, accounts: int, seed: int) -> Stage:
+def perp_stage(node: Node, keeper: str, accounts: int, seed: int, ground: Ground | None = None) -> Stage:
     """Play on Perpetual v2: two markets, and traders of whom three in four are long."""
-    perp = perp_curie.deploy(node)
+    perp = perp_curie.deploy(node, ground.tokens if ground else NONE)
     lab, rng = perp.lab, random.Random(seed)
     owners = ["0x" + rng.randbytes(20).hex() for _ in range(accounts)]
     node.fund(owners)
     lab.run(perp.deposit(keeper, DEPOSIT))
     for number, who in enumerate(owners):
-        symbol, dollars = ("ETH", "ETH", "BTC")[number % 3], int(10 ** rng.uniform(*WORTH))
+        symbol, dollars = _symbol(number), int(10 ** rng.uniform(*WORTH))
         opened = perp.trade(who, symbol, dollars * WAD, sell=number % 4 == 3)
         lab.run([*perp.deposit(who, int(dollars * _low(rng, MARGIN))), opened])
         # Everybody's trade moves the pool, and somebody brings it back before the next.
@@ -559,7 +664,28 @@ def perp_stage(node: Node, keeper: str, accounts: int, seed: int) -> Stage:
         keys=tuple(perp_codec.key_of(who) for who in owners),
         settings=_section("perp_curie", clearing_house=house, markets=markets),
         keeper=keeper,
+        plain=Plain(
+            tuple(
+                {
+                    "at": house,
+                    "owner": who,
+                    "balances": perp.at["AccountBalance"],
+                    "base": perp.bases[_symbol(number)],
+                }
+                for number, who in enumerate(owners)
+            ),
+            {
+                name: lab.contracts[of]["abi"]
+                for name, of in (("house", "ClearingHouse"), ("balances", "AccountBalance"))
+            },
+            lambda who: perp.deposit(who, DEPOSIT),
+        ),
     )
+
+
+def _symbol(number: int) -> str:
+    """Return in which market an account trades."""
+    return ("ETH", "ETH", "BTC")[number % 3]
 
 
 def _perp_moves(perp: perp_curie.Perp, symbol: str, price: float) -> list[Tx]:
@@ -589,8 +715,8 @@ class Kind:
     """How the stage of one protocol is set, and what it needs."""
 
     title: str
-    build: Callable[[Node, str, int, int], Stage]
-    """Of a node, the keeper's wallet, how many accounts, and a seed."""
+    build: Callable[[Node, str, int, int, Ground | None], Stage]
+    """Of a node, the keeper's wallet, how many accounts, a seed, and what it shares with others."""
     gathered: tuple[str, ...]
     """Contracts of others that scripts/build_protocols.py must have gathered."""
     code_size_limit: bool = True
