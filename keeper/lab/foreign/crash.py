@@ -223,7 +223,7 @@ def _of_bot(side: Side) -> dict[str, Any]:
     figures = side.figures()
     kept = ("breached", "liquidated", "below_at_end", "blocks_late", "bad_debt", "closings", "closed", "paid")
     named = {"gas": "keeper_gas", "transactions": "keeper_transactions", "reverted": "keeper_reverted"}
-    told = {name: figures[name] for name in (*kept, "gas_wasted", "lowest_health")}
+    told = {name: figures[name] for name in (*kept, "gas_wasted", "reverts", "lowest_health")}
     return told | {name: figures[other] for name, other in named.items()}
 
 

@@ -43,7 +43,7 @@ ACCOUNTS: Final = 48
 DEVIATION: Final = 0.005
 """How far a price must have moved before an oracle tells it: that of Chainlink's feeds for large assets."""
 NOISE: Final = 0.0003
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 60.0
 """How long the chain waits for the keeper at each block."""
 LINES: Final = 10
 BEYOND_REPAIR: Final = "size.harm"
@@ -119,7 +119,9 @@ class Tale:
     """Of the wallet's transactions, as their receipts have it."""
     gas: float = 0.0
     wasted: float = 0.0
-    """Of that, what was paid for transactions that failed."""
+    """Of that, what was paid for transactions that failed,"""
+    reverts: Counter[str] = field(default_factory=Counter)
+    """and why they did."""
 
 
 def run_show(protocol: str, *, seed: int = 1, json_path: Path | None = None) -> int:
@@ -219,6 +221,7 @@ class Side:
         self.tale.gas += spent_wei / WAD * ether
         if receipt["status"] != "0x1":
             self.tale.wasted += spent_wei / WAD * ether
+            self.tale.reverts.update(self.stage.lab.node.reverts([receipt["transactionHash"]]))
 
     def figures(self) -> dict[str, Any]:
         """Return what the chain says of it in the end."""
@@ -249,6 +252,7 @@ class Side:
             "keeper_transactions": transactions,
             "keeper_reverted": transactions - tale.statuses["0x1"],
             "gas_wasted": round(tale.wasted, 2),
+            "reverts": dict(tale.reverts),
             "lowest_health": round(tale.lowest, 6),
         }
 
