@@ -246,16 +246,13 @@ def summarise(console: Console, found: Report) -> None:
     figures = found.figures
     console.print()
     console.print(_table("One keeper process", figures["protocols"], with_profit=True))
-    reasons = [
-        (name, rule, f"{count:,}")
-        for name, each in figures["protocols"].items()
-        for rule, count in each["left_alone"].items()
-    ]
-    if reasons:
-        table = Table("protocol", "below the limit for a while, left alone by", "accounts")
-        for row in reasons:
-            table.add_row(*row)
-        console.print(table)
+    left = Table("", "left alone", "last held back by", "accounts", title="Who was left alone, and why")
+    for name, each in figures["protocols"].items():
+        for words, rules in (("below its limit", "left_alone"), ("above it all the time", "held_back")):
+            for rule, count in each[rules].items():
+                left.add_row(name, words, rule, f"{count:,}")
+    if left.rows:
+        console.print(left)
     console.print(
         _table("A plain bot as tutorials write it (web3.py)", figures["tutorial_bot"], with_profit=False)
     )

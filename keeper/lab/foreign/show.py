@@ -434,6 +434,9 @@ class Play:
         alone = Counter(
             reasons.get(key, "no reason given") for key in tale.breached.keys() - tale.late.keys()
         )
+        held_back = Counter(
+            rule for key, rule in reasons.items() if key not in tale.breached and key not in tale.late
+        )
         figures = {
             "mode": "lockstep",
             "protocol": side.protocol,
@@ -446,6 +449,7 @@ class Play:
             },
             **side.figures(),
             "left_alone": dict(alone),
+            "held_back": dict(held_back),
             "waits": dict(summary.reasons.get("Waited", {})),
             "refusals": dict(summary.reasons.get("Refused", {})),
             "abandoned": dict(summary.reasons.get("Abandoned", {})),
