@@ -23,8 +23,9 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from keeper import __version__, ladder, metrics, progress
+from keeper import __version__, ladder, metrics, ports, progress
 from keeper.alerts import Teller, load_urls, open_messengers
+from keeper.chain.mempool import Mempool
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader
 from keeper.chain.relay import Relay, Updates
@@ -818,6 +819,7 @@ async def _keeper(
                 lagging=partial(_lagging, parts),
                 tape=tape,
                 leads=journal.leads,
+                mempool=_mempool(parts),
             )
             read = partial(_reading, parts, pipeline, teller, signer, journal, sender)
             block_time_s = config.chain.block_time_s
@@ -855,6 +857,15 @@ async def _relay(parts: Parts[MarketT], wallet: str) -> Relay | None:
     relay = Relay(send.relay, timeout_s=send.relay_ms / 1e3, headers=headers, local=local)
     parts.open.push_async_callback(relay.close)
     return relay
+
+
+def _mempool(parts: Parts[MarketT]) -> ports.Mempool | None:
+    """Return whoever hears what is announced to oracles, where any are named."""
+    chain, oracles = parts.config.chain, parts.config.trigger.announced
+    if not oracles:
+        return None
+    heard = Mempool(parts.rpc, chain.ws, oracles, parts.reader.lent)
+    return parts.tape.mempool(heard) if parts.tape else heard
 
 
 def _lagging(parts: Parts[MarketT]) -> float | None:
@@ -951,6 +962,7 @@ def studio(run: Run, config: Config) -> Made:
             else replace(config.shelf(dry_run=False), path=book, every_blocks=NEVER),
             panel=config.panel(),
             tape=deck,
+            mempool=deck.mempool if config.trigger.announced else None,
         )
 
     return make

@@ -341,6 +341,8 @@ class Trigger(Section):
     """So often the distance of the nearest accounts to breach is measured."""
     vol: float = Field(default=0.8, gt=0, le=5)
     """Annualised: what the volatility of a feed is taken for until its prices have shown another."""
+    announced: tuple[Address, ...] = ()
+    """Contracts of oracles: behind what is sent to them, and in no block yet, the keeper looks at once."""
 
 
 class Rung(Section):
@@ -1031,7 +1033,7 @@ class Config(BaseSettings):
             flow_fall=self.pace.flow_fall,
             climb=self.ladder.climb(),
             tide=self.ladder.book.book(),
-            **self.trigger.model_dump(),
+            **self.trigger.model_dump(exclude={"announced"}),
         )
 
     def alert_params(self) -> AlertParams:

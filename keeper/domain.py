@@ -737,6 +737,18 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Announced:
+    """A transaction that a node has in its pool, and that is in no block yet."""
+
+    tx_hash: str
+    sender: str
+    call: Call
+    gas: int
+    tip_wei: Wei
+    """What it bids for a unit of gas above the base fee."""
+
+
+@dataclass(frozen=True, slots=True)
 class Fees:
     """EIP-1559 fees of a transaction."""
 

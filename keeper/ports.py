@@ -17,6 +17,7 @@ from keeper.domain import (
     Account,
     Act,
     Agree,
+    Announced,
     Assessment,
     Bundle,
     Call,
@@ -581,6 +582,23 @@ class Measure:
     bound: float | None
     """None where it is not bounded."""
     unit: str
+
+
+class Mempool(Protocol):
+    """What is on its way into the next block, as far as it moves prices."""
+
+    def announced(self) -> AsyncIterator[Announced]:
+        """Yield each transaction to an oracle once, as a node announces it."""
+        ...
+
+    async def behind(
+        self, before: Sequence[Announced], call: Call, at: ChainTime, sender: str, gas_limit: int
+    ) -> bytes | Refuse:
+        """Run a transaction in block ``at`` right behind others that are announced.
+
+        A revert of it comes back as of ``Reader.simulate``; ChainFault where one of the others reverts.
+        """
+        ...
 
 
 class Alerts(Protocol):

@@ -70,7 +70,7 @@ async def _chain_id_of(url: str) -> int:
             aiohttp.ClientSession() as session,
             session.ws_connect(url, timeout=CLOSE) as socket,
         ):
-            return quantity(await _answer(socket, 1, "eth_chainId", []))
+            return quantity(await ask(socket, 1, "eth_chainId", []))
     except ENDS as error:
         # The cause is cut off: aiohttp's errors may hold the URL.
         raise ChainFault(f"{without_secrets(url)}: no answer ({type(error).__name__})") from None
@@ -160,10 +160,10 @@ class Stream:
         self._addresses = [address.lower() for address in addresses]
 
     async def _subscribe(self, socket: Socket) -> tuple[str, str | None]:
-        heads = await _answer(socket, 1, "eth_subscribe", ["newHeads"])
+        heads = await ask(socket, 1, "eth_subscribe", ["newHeads"])
         if not self._addresses:
             return heads, None
-        return heads, await _answer(socket, 2, "eth_subscribe", ["logs", {"address": self._addresses}])
+        return heads, await ask(socket, 2, "eth_subscribe", ["logs", {"address": self._addresses}])
 
     async def _hear(self, socket: Socket, heads: str, logs: str | None) -> None:
         self._told.clear()
@@ -174,7 +174,7 @@ class Stream:
             async with asyncio.timeout(None) as self._limit:
                 async for message in socket:
                     self._heard_s = asyncio.get_running_loop().time() - opened_s
-                    about = _json_of(message)["params"]
+                    about = json_of(message)["params"]
                     if about["subscription"] == heads:
                         self._hear_head(about["result"])
                     elif about["subscription"] == logs:
@@ -208,12 +208,12 @@ class Stream:
             self.heard.popitem(last=False)
 
 
-async def _answer(socket: Socket, number: int, method: str, params: list[Any]) -> str:
+async def ask(socket: Socket, number: int, method: str, params: list[Any]) -> str:
     """Ask and return the answer; what is announced before it is covered by the look that follows."""
     request = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
     await socket.send_str(orjson.dumps(request).decode())
     async for message in socket:
-        answer = _json_of(message)
+        answer = json_of(message)
         if answer.get("id") == number:
             if not isinstance(result := answer.get("result"), str):
                 raise ChainFault(f"{method} was refused")
@@ -221,7 +221,7 @@ async def _answer(socket: Socket, number: int, method: str, params: list[Any]) -
     raise ChainFault(f"closed before {method} was answered")
 
 
-def _json_of(message: aiohttp.WSMessage) -> dict[str, Any]:
+def json_of(message: aiohttp.WSMessage) -> dict[str, Any]:
     if message.type not in {aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY}:
         raise ChainFault(f"expected a message, found {message.type.name}")
     read = orjson.loads(message.data)

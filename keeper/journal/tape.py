@@ -7,7 +7,7 @@ moment at which whoever asked goes on. Nothing is written before the head is don
     c                                        answers of several calls: of what, the calls, the answers
     a, !, x                                  another answer, a fault, a question given up: of what, and it
     q, b                                     quotes that changed; bundles heard, null where they are as before
-    discover, head, tick, settle, alarm, prepare
+    discover, head, tick, settle, alarm, prepare, announced
                                              what began
     mark                                     what went on after a wait that no port has seen
     chance, found                            what was drawn; accounts of the journal that the book had not
@@ -34,6 +34,7 @@ import orjson
 import structlog
 
 from keeper.domain import (
+    Announced,
     Bundle,
     Call,
     ChainTime,
@@ -52,7 +53,7 @@ from keeper.domain import (
 from keeper.errors import ChainFault, SignerFault
 from keeper.journal import rows, switches
 from keeper.journal.guard import Limits, Standing
-from keeper.ports import BlockUpdate, Drawn, Feed, LiveFeed, Range, Reader, Reports
+from keeper.ports import BlockUpdate, Drawn, Feed, LiveFeed, Mempool, Range, Reader, Reports
 from keeper.units import Block, FeedId, UnixS
 
 Record: TypeAlias = list[Any]
@@ -106,6 +107,12 @@ def simulation_key(sender: str, call: Call, at: ChainTime, gas_limit: int) -> st
     return key_of("simulate", sender, call_id(call), at.block, at.timestamp_s, gas_limit)
 
 
+def behind_key(before: Sequence[Announced], call: Call, at: ChainTime, sender: str, gas_limit: int) -> str:
+    """Name a simulation behind announced transactions."""
+    hashes = [each.tx_hash for each in before]
+    return key_of("behind", hashes, call_id(call), at.block, at.timestamp_s, sender, gas_limit)
+
+
 def pack(records: Sequence[bytes]) -> bytes:
     """Pack records, each a line of JSON."""
     return zlib.compress(b"\n".join(records), LEVEL)
@@ -114,6 +121,16 @@ def pack(records: Sequence[bytes]) -> bytes:
 def unpack(data: bytes) -> list[Record]:
     """Read the records of a row."""
     return [json.loads(line) for line in zlib.decompress(data).split(b"\n") if line]
+
+
+def of_announced(each: Announced) -> Record:
+    """Write down an announced transaction."""
+    return [each.tx_hash, each.sender, each.call.to, each.call.data.hex(), each.gas, each.tip_wei]
+
+
+def to_announced(row: Sequence[Any]) -> Announced:
+    tx_hash, sender, to, data, gas, tip_wei = row
+    return Announced(tx_hash, sender, Call(to, bytes.fromhex(data)), gas, tip_wei)
 
 
 def of_head(head: Head) -> Record:
@@ -337,6 +354,10 @@ class Recorder:
         """Stand around a source of prices."""
         return _TapedLiveFeed(self, feed) if isinstance(feed, LiveFeed) else _TapedFeed(self, feed)
 
+    def mempool(self, mempool: Mempool) -> Mempool:
+        """Stand around whoever hears what is announced."""
+        return _TapedMempool(self, mempool)
+
     def reports(self, reports: Reports) -> Reports:
         """Stand around whoever hears reporters."""
         return _TapedReports(self, reports)
@@ -384,6 +405,8 @@ def _plain(value: object) -> Any:
         return of_head(value)
     if isinstance(value, BlockUpdate):
         return of_update(value)
+    if isinstance(value, Announced):
+        return of_announced(value)
     if isinstance(value, Posture):
         return of_posture(value)
     raise TypeError(f"{type(value).__name__} does not go onto the tape: {value!r}")
@@ -447,6 +470,23 @@ class _TapedReader:
             stacked_key(sender, calls, at), asked, of_stacked
         )
         return results
+
+
+class _TapedMempool:
+    def __init__(self, tape: Recorder, mempool: Mempool) -> None:
+        self._tape = tape
+        self._mempool = mempool
+
+    def announced(self) -> AsyncIterator[Announced]:
+        return self._mempool.announced()
+
+    async def behind(
+        self, before: Sequence[Announced], call: Call, at: ChainTime, sender: str, gas_limit: int
+    ) -> bytes | Refuse:
+        key = behind_key(before, call, at, sender, gas_limit)
+        asked = self._mempool.behind(before, call, at, sender, gas_limit)
+        result: bytes | Refuse = await self._tape.answer(key, asked, of_simulated)
+        return result
 
 
 class _TapedRpc:

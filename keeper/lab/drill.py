@@ -184,6 +184,8 @@ class Process:
         self._environment = {**inherited, **secrets, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         self._process: subprocess.Popen[bytes] | None = None
         self._done = -1
+        self.looked = Counter[str]()
+        """How often it has looked behind each transaction that was announced."""
 
     def start(self) -> None:
         """Start it, or start it again."""
@@ -229,6 +231,8 @@ class Process:
             for line in output:
                 log.write(line)
                 log.flush()
+                if b"announced.looked" in line:
+                    self.looked[json.loads(line)["tx_hash"]] += 1
                 if b".head_done" in line:
                     self._done = max(self._done, _block_of(line))
 

@@ -5,16 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from keeper.desk.port import Desk, Judgement, Tried
-from keeper.domain import Agree, ChainTime, Fees, Head, Level, Permit, Posture, Reason, Refuse, Step, Wait
+from keeper.domain import (
+    Agree,
+    Announced,
+    ChainTime,
+    Fees,
+    Head,
+    Level,
+    Permit,
+    Posture,
+    Reason,
+    Refuse,
+    Step,
+    Wait,
+)
 from keeper.errors import ChainFault
 from keeper.pipeline.mirror import Mirror
 from keeper.pipeline.moment import Moment
 from keeper.pipeline.turns import batches
-from keeper.ports import Journal, Market, Reader, Sender
+from keeper.ports import Journal, Market, Mempool, Reader, Sender
 from keeper.units import AccountKey, Block
 
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
@@ -60,6 +73,7 @@ class Acts(Generic[MarketT]):
         journal: Journal,
         sender: Sender,
         cases: Cases,
+        mempool: Mempool | None,
         dry_run: bool,
     ) -> None:
         self._mirror = mirror
@@ -68,6 +82,7 @@ class Acts(Generic[MarketT]):
         self._journal = journal
         self._sender = sender
         self._cases = cases
+        self._mempool = mempool
         self._dry_run = dry_run
         self._rehearsed: dict[AccountKey, str] = {}
         self._simulations = asyncio.Semaphore(SIMULATIONS)
@@ -100,29 +115,34 @@ class Acts(Generic[MarketT]):
         await self._mirror.tape.mark("ready")
         self._ready, self._ready_at = dict(zip(planned, tried, strict=True)), moment.head.number
 
-    async def act(self, planned: Sequence[Planned], moment: Moment) -> None:
-        """Send at once what is ready; simulate all other steps together, and send those picked."""
+    async def act(self, planned: Sequence[Planned], moment: Moment, before: Sequence[Announced] = ()) -> None:
+        """Send at once what is ready; simulate all other steps together, and send those picked.
+
+        Behind what is announced nothing is ready: all is simulated there, and bids less.
+        """
         if not planned:
             return
-        fees = self._mirror.halted or self._sender.fees(moment.head)
+        fees = self._mirror.halted or _below(self._sender.fees(moment.head), before)
         if isinstance(fees, Refuse):
             for each in planned:
                 self._cases.refused(each.account, fees, moment.head)
             return
         ready, others = [], []
         for each in planned:
-            found = self._vouched(each, moment)
+            found = None if before else self._vouched(each, moment)
             if found is None:
                 others.append(each)
             else:
                 ready.append((each, found))
         await self._sender.prepare()
         await self._send(ready, fees, moment)
-        sole = [each for each in others if len(each.steps) == 1]
-        chosen = [each for each in others if len(each.steps) != 1]
+        sole = [each for each in others if len(each.steps) == 1 and not before]
+        chosen = [each for each in others if len(each.steps) != 1 or before]
         in_order, each_alone = await asyncio.gather(
             self._try_in_order([each.steps[0] for each in sole], moment.at),
-            asyncio.gather(*(self._try_all(each.steps, moment.at, self._simulations) for each in chosen)),
+            asyncio.gather(
+                *(self._try_all(each.steps, moment.at, self._simulations, before) for each in chosen)
+            ),
         )
         tried = {each.account: [found] for each, found in zip(sole, in_order, strict=True)}
         tried |= {each.account: found for each, found in zip(chosen, each_alone, strict=True)}
@@ -148,15 +168,28 @@ class Acts(Generic[MarketT]):
             for step, (call, _), result in zip(steps, calls, results, strict=True)
         ]
 
-    async def _try_all(self, steps: Sequence[Step], at: ChainTime, line: asyncio.Semaphore) -> list[Tried]:
-        return await asyncio.gather(*(self._try(step, at, line) for step in steps))
+    async def _try_all(
+        self,
+        steps: Sequence[Step],
+        at: ChainTime,
+        line: asyncio.Semaphore,
+        before: Sequence[Announced] = (),
+    ) -> list[Tried]:
+        return await asyncio.gather(*(self._try(step, at, line, before) for step in steps))
 
-    async def _try(self, step: Step, at: ChainTime, line: asyncio.Semaphore) -> Tried:
+    async def _try(
+        self, step: Step, at: ChainTime, line: asyncio.Semaphore, before: Sequence[Announced]
+    ) -> Tried:
         """Run one step as if in its block. A fault of the node holds up that step only."""
         call = self._mirror.market.encode(step.act)
         async with line:
             try:
-                result = await self._reader.simulate(self._sender.address, call, at, step.gas_limit)
+                if self._mempool is not None and before:
+                    result = await self._mempool.behind(
+                        before, call, at, self._sender.address, step.gas_limit
+                    )
+                else:
+                    result = await self._reader.simulate(self._sender.address, call, at, step.gas_limit)
             except ChainFault as fault:
                 unknown = Wait(at.block, Reason("simulation.unknown", str(fault), "an answer"))
                 return Tried(step, call, unknown)
@@ -227,6 +260,14 @@ class Acts(Generic[MarketT]):
             result = tried.result if isinstance(tried.result, bytes) else b""
             found.append(Tried(step, self._mirror.market.encode(step.act), result))
         return found
+
+
+def _below(fees: Fees | Refuse, before: Sequence[Announced]) -> Fees | Refuse:
+    """Bid less than what is to come before."""
+    if isinstance(fees, Refuse) or not before:
+        return fees
+    most_wei = max(0, min(each.tip_wei for each in before) - 1)
+    return replace(fees, priority_fee_wei=min(fees.priority_fee_wei, most_wei))
 
 
 def _state(each: Planned, step: Step) -> str:

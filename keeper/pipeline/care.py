@@ -16,6 +16,7 @@ from keeper.columns.snapshot import Snapshot
 from keeper.desk.port import Alarm, Desk, Judgement
 from keeper.domain import (
     Agree,
+    Announced,
     CaseEvent,
     ChainTime,
     EventKind,
@@ -29,6 +30,7 @@ from keeper.domain import (
     Unknown,
     Wait,
 )
+from keeper.errors import ChainFault
 from keeper.ladder import Rung, shown
 from keeper.lifecycle import Status
 from keeper.pipeline.acts import Acts, Planned, held_back
@@ -39,7 +41,7 @@ from keeper.pipeline.moment import Moment
 from keeper.pipeline.params import Params
 from keeper.pipeline.telling import notice_of, told_call
 from keeper.pipeline.turns import Turns, batches
-from keeper.ports import AlarmRecord, Alerts, Journal, Market, Notice, Reader, Sender, StepState
+from keeper.ports import AlarmRecord, Alerts, Journal, Market, Mempool, Notice, Reader, Sender, StepState
 from keeper.ports import Case as Recorded
 from keeper.units import AccountKey
 
@@ -54,6 +56,9 @@ REST_MOST_S = 3_600
 """For so long it is known whom the keeper restored."""
 ASKED = 4_096
 """Of so many accounts it is asked at a head, at most, what their owners are to be told."""
+NOBODY = "0x" + "00" * 20
+READ_GAS = 30_000_000
+"""For a read behind announced transactions."""
 AT_ONCE = 1_000
 """Margin calls that are journaled in one go: some 20 ms of the loop's time."""
 
@@ -92,8 +97,10 @@ class Care(Generic[MarketT]):
         params: Params,
         rungs: Column,
         alerts: Alerts,
+        mempool: Mempool | None = None,
     ) -> None:
         self._mirror = mirror
+        self._mempool = mempool
         self._desk = desk
         self._journal = journal
         self._sender = sender
@@ -117,6 +124,7 @@ class Care(Generic[MarketT]):
             journal=journal,
             sender=sender,
             cases=self,
+            mempool=mempool,
             dry_run=params.dry_run,
         )
         self._in_vain: set[AccountKey] = set()
@@ -269,6 +277,39 @@ class Care(Generic[MarketT]):
             self._left = sitting
             await self._acts.act(planned, moment)
             await asyncio.sleep(0)
+
+    async def look_behind(self, moment: Moment, before: Sequence[Announced]) -> None:
+        """Judge those under care at the prices that announced transactions bring, and act right behind them.
+
+        Whoever needs no more than what is announced is acted on in its block, where the policy asks for no
+        depth. Nothing of it counts as shown on chain: it is not there yet.
+        """
+        waiting = [key for key, case in self._cases.items() if case.status is Status.SUSPECTED]
+        world = await self._world_behind(moment, before) if waiting else None
+        if world is None:
+            return
+        if self._mirror.market.drifts:
+            await self._mirror.read_again(waiting, moment.head)
+        now = replace(moment, is_tick=True)
+        sitting = self._desk.carry(self._left, self._sit(now, world))
+        shown = {key: self._cases[key].shown for key in waiting}
+        for some in batches(waiting, BATCH):
+            planned, sitting = self._judge_all(sitting, some, now, Counter())
+            self._left = sitting
+            for key in some:
+                self._cases[key].shown = shown[key]
+            await self._acts.act(planned, now, before)
+            await asyncio.sleep(0)
+
+    async def _world_behind(self, moment: Moment, before: Sequence[Announced]) -> Any:
+        """Return prices as they will be behind transactions; None where the listing would be another."""
+        assert self._mempool is not None
+        market = self._mirror.market
+        found = await self._mempool.behind(before, market.prices_call(), moment.at, NOBODY, READ_GAS)
+        if isinstance(found, Refuse):
+            raise ChainFault(f"prices cannot be read behind what is announced: {found.reason.evidence}")
+        world = market.decode_prices(found)
+        return world if world.version == market.version else None
 
     async def prepare(self, moment: Moment, nearest: Iterable[AccountKey]) -> Sequence[AccountKey]:
         """Build and simulate what would be due at once of accounts near to breach; return who is ready.
@@ -474,15 +515,15 @@ class Care(Generic[MarketT]):
         of = Counter(case.rung.label for case in self._cases.values() if case.status is not Status.CALLED)
         return {rung.label: of[rung.label] for rung in Rung if Rung.SUSPECTED <= rung < Rung.CLOSED}
 
-    def _sit(self, moment: Moment) -> Any:
-        """Open the desk for the decisions of a head."""
+    def _sit(self, moment: Moment, world: Any = None) -> Any:
+        """Open the desk for the decisions of a head, at its prices or at others."""
         mirror, fees = self._mirror, self._sender.fees(moment.head)
         tip_wei = fees.priority_fee_wei if isinstance(fees, Fees) else 0
         worst_wei = fees.max_fee_wei if isinstance(fees, Fees) else 0
         return self._desk.sit(
             mirror.market,
             mirror.book,
-            mirror.world,
+            mirror.world if world is None else world,
             mirror.funds,
             quotes=moment.quotes,
             gas_price_wei=moment.head.base_fee_wei + tip_wei,

@@ -23,7 +23,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from keeper.desk.port import Desk
-from keeper.domain import Head, Posture
+from keeper.domain import Announced, Head, Posture
 from keeper.errors import ChainFault
 from keeper.oracles.panel import Panel
 from keeper.pipeline.blank import Blank
@@ -44,6 +44,7 @@ from keeper.ports import (
     Journal,
     LiveFeed,
     Market,
+    Mempool,
     Notice,
     Progress,
     Reader,
@@ -80,6 +81,7 @@ class Pipeline(Generic[MarketT]):
         lagging: Lagging = lambda: None,
         tape: Tape | None = None,
         leads: Callable[[], bool] = lambda: True,
+        mempool: Mempool | None = None,
     ) -> None:
         """Take parts; where ``leads`` says no, the keeper follows the chain, and writes and sends nothing."""
         desk.expect(market, feed.latest(0).keys())
@@ -122,7 +124,11 @@ class Pipeline(Generic[MarketT]):
             params=params,
             rungs=self._rungs,
             alerts=alerts,
+            mempool=mempool,
         )
+        self._mempool = mempool
+        self._before: list[Announced] = []
+        """What was announced since the last head, in its order."""
         self._bearing = Bearing(
             journal=journal,
             served=feed.latest(0).keys() & {*market.feeds},
@@ -161,6 +167,8 @@ class Pipeline(Generic[MarketT]):
         works = [self._follow_heads()]
         if self._live is not None:
             works += [self._follow_ticks(self._live), self._answer_alarms(), self._settle()]
+        if self._mempool is not None:
+            works.append(self._follow_mempool(self._mempool))
         tasks = [asyncio.ensure_future(each) for each in works]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -196,6 +204,15 @@ class Pipeline(Generic[MarketT]):
                 except ChainFault as fault:
                     log.warning("alarm.failed", why=str(fault))
 
+    async def _follow_mempool(self, mempool: Mempool) -> None:
+        async for announced in mempool.announced():
+            async with self.busy:
+                try:
+                    await self.on_announced(announced)
+                except ChainFault as fault:
+                    log.warning("announced.failed", tx_hash=announced.tx_hash, why=str(fault))
+            log.info("announced.looked", tx_hash=announced.tx_hash)
+
     async def _settle(self) -> None:
         while True:
             await self._watch.drifted.wait()
@@ -209,6 +226,7 @@ class Pipeline(Generic[MarketT]):
         head, mirror = update.head, self.mirror
         self._tape.note("head", update)
         self._moment = None
+        self._before.clear()
         await mirror.hear(update)
         sampled = await mirror.read(head)
         if not self._leads():
@@ -292,6 +310,13 @@ class Pipeline(Generic[MarketT]):
         elif moment := self._watch.take():
             await self._care.answer(moment)
             self._watch.answered(moment)
+
+    async def on_announced(self, announced: Announced) -> None:
+        """Look behind what moves prices in the next block, where the last head was worked on whole."""
+        self._tape.note("announced", announced)
+        if self._moment is not None:
+            self._before.append(announced)
+            await self._care.look_behind(self._moment, tuple(self._before))
 
     async def prepare(self) -> None:
         """Get ready for ticks, if there are any, and measure how far the nearest accounts are from breach.

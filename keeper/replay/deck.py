@@ -24,7 +24,7 @@ from collections.abc import (
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Any, TypeAlias
 
-from keeper.domain import Bundle, Call, ChainTime, FeedView, Quote, Refuse, Unknown
+from keeper.domain import Announced, Bundle, Call, ChainTime, FeedView, Quote, Refuse, Unknown
 from keeper.errors import ChainFault, SignerFault
 from keeper.execute.signer import Signed
 from keeper.journal import rows
@@ -34,11 +34,13 @@ from keeper.journal.tape import (
     SIGN,
     Record,
     at_block,
+    behind_key,
     call_id,
     calls_key,
     key_of,
     simulation_key,
     stacked_key,
+    to_announced,
     to_head,
     to_quote,
     to_range,
@@ -49,11 +51,11 @@ from keeper.journal.tape import (
     to_update,
 )
 from keeper.pipeline import Pipeline
-from keeper.ports import BlockUpdate, Drawn, Feed, Range, Reports
+from keeper.ports import BlockUpdate, Drawn, Feed, Mempool, Range, Reports
 from keeper.units import Block, FeedId, UnixS
 
 Build: TypeAlias = Callable[["Deck"], Awaitable[Pipeline[Any]]]
-BEGINS = frozenset({"discover", "head", "tick", "settle", "alarm", "prepare"})
+BEGINS = frozenset({"discover", "head", "tick", "settle", "alarm", "prepare", "announced"})
 COUNT, BALANCE = WALLET = "eth_getTransactionCount", "eth_getBalance"
 PLENTY = hex(2**128)
 """The balance of a wallet at which a tape of before never looked."""
@@ -166,6 +168,8 @@ class Deck:
                 begun: Coroutine[Any, Any, Any] = pipeline.on_update(to_update(record[1]))
             elif kind == "alarm":
                 begun = pipeline.on_alarm()
+            elif kind == "announced":
+                begun = pipeline.on_announced(to_announced(record[1]))
             else:
                 begun = pipeline.discover(record[1], to_head(record[2]))
             self._main = asyncio.create_task(_unless_faulty(begun))
@@ -361,6 +365,11 @@ class Deck:
         return _PlayedReader(self)
 
     @property
+    def mempool(self) -> Mempool:
+        """Return whoever hears what is announced."""
+        return _PlayedMempool(self)
+
+    @property
     def rpc(self) -> Any:
         """Return what a sender asks the nodes by."""
         return _PlayedRpc(self)
@@ -439,6 +448,19 @@ class _PlayedReader:
         self, sender: str, calls: Sequence[tuple[Call, int]], at: ChainTime
     ) -> list[bytes | Refuse] | None:
         return to_stacked((await self._deck.ask(stacked_key(sender, calls, at)))[2])
+
+
+class _PlayedMempool:
+    def __init__(self, deck: Deck) -> None:
+        self._deck = deck
+
+    def announced(self) -> AsyncIterator[Announced]:
+        raise NotImplementedError("a deck plays what is announced itself")
+
+    async def behind(
+        self, before: Sequence[Announced], call: Call, at: ChainTime, sender: str, gas_limit: int
+    ) -> bytes | Refuse:
+        return to_simulated((await self._deck.ask(behind_key(before, call, at, sender, gas_limit)))[2])
 
 
 class _PlayedRpc:

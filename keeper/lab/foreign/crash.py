@@ -87,7 +87,7 @@ def rehearse_crash(
         mark = node.rpc("evm_snapshot")
         console.print("The keeper, one process:", highlight=False)
         chain = Chain(_sides(stages), keeper.address, script, seed)
-        found = Play(chain, keeper, folder, seed).run(console)
+        found = Play(chain, keeper, folder, seed, looks_behind=True).run(console)
         node.rpc("evm_revert", mark)
         console.print("The plain bot, on the same chain state:", highlight=False)
         beside = Chain(_sides(stages), bot.address, script, seed)
@@ -138,7 +138,8 @@ def _play_bot(chain: Chain, stages: Mapping[str, Stage], bot: Person, folder: Pa
             side.begin()
         for block in range(1, blocks + 1):
             heard.wait(chain.first + block - 1)
-            chain.one_block(block)
+            chain.tell(block)
+            chain.mine(block)
 
 
 def _checksummed(value: Any) -> Any:

@@ -271,11 +271,18 @@ class Chain:
         self.moves = script.moves(seed, max(side.stage.after for side in sides))
         self.first, self.start_s = self.node.block_number(), self.node.timestamp_s()
 
-    def one_block(self, block: int) -> None:
-        """Let the oracles follow the price of a block before, mine, and look at everybody."""
-        at_s = self.start_s + block * self.block_s
+    def tell(self, block: int) -> dict[str, int]:
+        """Let the oracles follow the price of a block before; return how many sides look behind each."""
+        looked = {}
         for side in self.sides:
-            self.node.send(side.told(self.moves[block - 1]))
+            txs = side.told(self.moves[block - 1])
+            for tx, tx_hash in zip(txs, self.node.send(txs), strict=True):
+                looked[tx_hash] = sum((tx.to or "").lower() in each.stage.told_by for each in self.sides)
+        return looked
+
+    def mine(self, block: int) -> None:
+        """Mine a block, and look at everybody."""
+        at_s = self.start_s + block * self.block_s
         self.node.rpc("anvil_setNextBlockBaseFeePerGas", hex(self._base_fee_wei))
         self.node.mine(at_s)
         for side in self.sides:
@@ -311,8 +318,12 @@ class Chain:
 class Play:
     """One run of the keeper, block by block: one process for all sides."""
 
-    def __init__(self, chain: Chain, keeper: Person, folder: Path, seed: int) -> None:
+    def __init__(
+        self, chain: Chain, keeper: Person, folder: Path, seed: int, *, looks_behind: bool = False
+    ) -> None:
+        """``looks_behind`` says whether it acts right behind what oracles announce."""
         self._chain = chain
+        self._looks_behind = looks_behind
         self._sides = chain.sides
         self._folder = folder
         self._seed = seed
@@ -333,7 +344,10 @@ class Play:
             suspected = [0] * len(self._sides)
             sent = list(suspected)
             for block in range(1, len(chain.moves)):
-                chain.one_block(block)
+                told_now = chain.tell(block)
+                if self._looks_behind:
+                    self._wait_looked(told_now)
+                chain.mine(block)
                 self._wait(ears, chain.first + block, PATIENCE_S)
                 if block == chain.script.false_at + 1:
                     told = [self._summary(each) for each in self._journals]
@@ -362,6 +376,8 @@ class Play:
                 settings=side.stage.settings,
                 name=name,
             )
+            if self._looks_behind and (sources := sorted(side.stage.told_by)):
+                text += f"\n[trigger]\nannounced = {json.dumps(sources)}\n"
             (self._folder / f"{name}.toml").write_text(text)
         feeds = dict.fromkeys(
             [*(feed for side in self._sides for feed in side.stage.market.feeds), NATIVE_FEED]
@@ -391,6 +407,15 @@ class Play:
             self._process.check()
             if time.monotonic() > deadline:
                 raise DrillFailed(f"keeper run is not done with block {number}\n{self._process.last_words()}")
+            time.sleep(POLL_S)
+
+    def _wait_looked(self, expected: Mapping[str, int]) -> None:
+        """Wait until the keeper has looked behind all that was announced."""
+        deadline = time.monotonic() + PATIENCE_S
+        while any(self._process.looked[tx_hash] < times for tx_hash, times in expected.items()):
+            self._process.check()
+            if time.monotonic() > deadline:
+                raise DrillFailed(f"keeper run has not looked behind all\n{self._process.last_words()}")
             time.sleep(POLL_S)
 
     def _show(self, console: Console, block: int) -> None:

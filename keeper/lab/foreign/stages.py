@@ -131,6 +131,11 @@ class Stage(Protocol):
         ...
 
     @property
+    def told_by(self) -> frozenset[str]:
+        """Return the contracts that move prices here, of those that a keeper looks behind; in lower case."""
+        ...
+
+    @property
     def block_s(self) -> int: ...
 
     @property
@@ -193,6 +198,8 @@ class LendingStage:
     """Of feeds that the exchange follows too, the token."""
     exchange: Exchange
     plain: Plain
+    sources: tuple[str, ...]
+    """The contracts that its oracles' transactions go to."""
     contract_below: Callable[[], list[AccountKey]]
     block_s: int = 12
     base_fee_wei: Wei = 5 * GWEI
@@ -202,6 +209,11 @@ class LendingStage:
     def doors(self) -> frozenset[str]:
         """Return the protocol's contracts, and the one that a keeper acts through."""
         return frozenset(each.lower() for each in (*self.market.addresses, self.exchange.liquidator))
+
+    @property
+    def told_by(self) -> frozenset[str]:
+        """Return the oracles', and that which trades the exchange: a sale comes behind it, too."""
+        return frozenset(each.lower() for each in (*self.sources, self.exchange.maker))
 
     def follow(self, prices: Mapping[FeedId, float], *, trades: bool) -> list[Tx]:
         """Build what moves oracles to the prices of some feeds, and the exchange where it ``trades``."""
@@ -329,6 +341,7 @@ def aave_stage(node: Node, keeper: str, accounts: int, seed: int, ground: Ground
             {"aave": lab.contracts[aave.names.pool]["abi"]},
             lambda who: aave.fund(who, sorted({each.debt for each in drawn})),
         ),
+        sources=tuple(aave.sources[token] for token in ASSETS),
         contract_below=below,
     )
 
@@ -395,6 +408,7 @@ def venus_stage(node: Node, keeper: str, accounts: int, seed: int, ground: Groun
             },
             lambda who: venus.fund(who, sorted({each.debt for each in drawn})),
         ),
+        sources=(venus.oracle,),
         contract_below=below,
     )
 
@@ -509,6 +523,7 @@ def morpho_stage(node: Node, keeper: str, accounts: int, seed: int, ground: Grou
             },
             lambda who: morpho.fund(who, list(morpho.tokens)),
         ),
+        sources=(*names, ether),
         contract_below=below,
     )
 
@@ -592,6 +607,11 @@ class PerpStage:
     def doors(self) -> frozenset[str]:
         """Return the protocol's contracts."""
         return frozenset(each.lower() for each in self.perp.at.values())
+
+    @property
+    def told_by(self) -> frozenset[str]:
+        """Return nothing: no price that is told once moves a mean over many minutes."""
+        return frozenset()
 
     def follow(self, prices: Mapping[FeedId, float], *, trades: bool) -> list[Tx]:
         """Set the index, and let the whale trade the pool to it."""

@@ -7,17 +7,18 @@ What the keeper sends there is mined in the next one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Generator, Mapping
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
 
+from keeper.chain.mempool import Mempool
 from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader, Params
 from keeper.chain.wire import head_of
 from keeper.desk.port import Alarm, Desk
-from keeper.domain import Call, CaseEvent, EventKind, Head, Quote, Unknown
+from keeper.domain import Announced, Call, CaseEvent, EventKind, Head, Quote, Unknown
 from keeper.execute.fees import FeeParams
 from keeper.execute.sender import ChainSender
 from keeper.execute.sender import Params as SenderParams
@@ -26,7 +27,7 @@ from keeper.journal.reader import JournalReader
 from keeper.journal.runs import Run
 from keeper.journal.store import SqliteJournal
 from keeper.journal.tape import Recorder
-from keeper.lab.anvil import Node
+from keeper.lab.anvil import GWEI, Node, Tx
 from keeper.ladder import NEVER, Climb
 from keeper.ladder import Book as Tide
 from keeper.oracles.panel import Panel, reader_creation
@@ -98,6 +99,14 @@ class Keeping:
         """Mine a block with all that is pending, and have the keeper work on it."""
         self.node.mine(self.node.timestamp_s() + after_s)
         return await self.catch_up()
+
+    async def announce(self, txs: Sequence[Tx]) -> list[str]:
+        """Send transactions that are in no block yet, and have the keeper look behind each."""
+        hashes = self.node.send(txs)
+        for tx, tx_hash in zip(txs, hashes, strict=True):
+            call = Call((tx.to or "").lower(), tx.data)
+            await self.pipeline.on_announced(Announced(tx_hash, tx.sender, call, tx.gas, GWEI))
+        return hashes
 
     async def catch_up(self) -> Head:
         """Have the keeper work on what was mined, up to the newest block."""
@@ -172,6 +181,7 @@ async def keeping(
             panel=panel,
             lagging=lagging,
             tape=tape,
+            mempool=tape.mempool(Mempool(pool, [node.ws_url], (), reader.lent)),
         )
         kept = Keeping(node, pool, reader, pipeline, journal)
         try:
@@ -233,6 +243,7 @@ async def expect_replay(journal: SqliteJournal, parts: Parts, limits: Limits, *,
             params=parts.params,
             panel=parts.panel,
             tape=deck,
+            mempool=deck.mempool,
         )
 
     async def open_parts(run: Run, answers: Any, said: Reports) -> Parts:

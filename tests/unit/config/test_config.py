@@ -156,6 +156,7 @@ def test_every_setting_is_documented_with_its_default(path: Path) -> None:
         "send": {"relay", "hints"},
         "signer": {"url", "ca_file", "cert_file", "key_file", "key_id", "region", "endpoint"},
         "wallet": {"address", "keystore", "passphrase_file"},
+        "trigger": {"announced"},
         "steward": {"half_life_s"},
         "reporter": {"patience_s", "listen"},
     }
