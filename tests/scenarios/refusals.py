@@ -13,7 +13,7 @@ from keeper.abi import load
 from keeper.confirm.policy import BALANCED, FAST, Policy
 from keeper.domain import FlagState, Holding, Leg, Log, Phase
 from keeper.errors import ChainFault
-from keeper.journal.guard import Limits
+from keeper.journal.guard import EACH, Limits
 from keeper.lending.routes import Pool
 from keeper.lending.words import Lender
 from keeper.oracles.aggregator import Aggregator
@@ -22,6 +22,7 @@ from keeper.pipeline import UPGRADED
 from keeper.plan.economics import Prudence
 from keeper.plan.lending import ConvertParams, FlashParams
 from keeper.plan.pace import Pace
+from keeper.ports import Switch
 from keeper.protocols.hybrid.params import Listed
 from keeper.risk.liquidity import Depth
 from keeper.units import WAD
@@ -179,6 +180,11 @@ def moving(stage: Stage) -> None:
     stage.desk.limits = Limits(depth_minute_wad=dict.fromkeys((stage.feed_id, *stage.tokens), 1))
 
 
+def paused(stage: Stage) -> None:
+    """Have the market paused since before the start."""
+    stage.desk.journal.throw(Switch.PAUSE, stage.feed_id, on=True, who="a test", why="delisted")
+
+
 def at_a_loss(base_fee_wei: int, solvency_day_wad: int = 0) -> Set:
     """Keep accounts solvent at any cost of gas, of which the guard allows so much."""
 
@@ -192,8 +198,20 @@ def at_a_loss(base_fee_wei: int, solvency_day_wad: int = 0) -> Set:
 
 ON_BOTH: dict[str, tuple[Set, Sequence[Beat]]] = {
     "limit.halted": (limited(halted=True), FALL),
+    "limit.paused": (paused, FALL),
+    "limit.account": (limited(accounts_allow=frozenset({STRANGER})), FALL),
+    "limit.market": (limited(markets_deny=frozenset({"BTC/USD", "ETH/USD"})), FALL),
+    "limit.breaker": (limited(breakers={"jump": 0.05}), FALL),
+    "limit.max_fee": (limited(max_fee_wei=1), FALL),
+    "limit.wallet_floor": (limited(floor_wei=10**30), FALL),
+    "limit.spend_hour": (limited(spend_hour_wei=1), FALL),
     "limit.spend_day": (limited(spend_day_wei=1), FALL),
     "limit.notional_block": (limited(notional_block_wad=1), FALL),
+    "limit.notional_hour": (limited(notional_hour_wad=1), FALL),
+    "limit.market_day": (limited(market_day_wad={EACH: 1}), FALL),
+    "limit.inventory": (limited(inventory_wad={EACH: 1}), FALL),
+    "limit.loss_hour": (limited(loss_hour_wad=0), FALL),
+    "limit.loss_day": (limited(loss_day_wad=0), FALL),
     "limit.depth_minute": (moving, FALL),
     "limit.attempts_hour": (limited(attempts_hour=1), (*FALL, both(0.9, 4))),
     "limit.solvency_day": (at_a_loss(4 * 10**11), (Beat(), both(0.84, 7))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 
 from keeper.confirm.policy import BALANCED, Policy
 from keeper.domain import CaseEvent, EventKind
+from keeper.journal.guard import Limits
+from keeper.ports import Switch
 from keeper.units import WAD
 from tests.scenarios.refusals import ON_BOTH, ON_ONE, Set, at_a_loss, both
 from tests.scenarios.stage import PROTOCOLS, Beat, Stage
@@ -47,6 +50,36 @@ async def test_what_holds_an_act_up_is_journaled_replayed_and_explained(
     held = list(reasons(stage.events))
     assert rule in {each["rule"] for each in held}, [each["rule"] for each in held]
     assert all(each["evidence"] and each["bound"] for each in held)
+    await expect_the_same_again(stage)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_what_stops_the_wallet_for_a_while_stops_it_in_a_replay_for_as_long(
+    protocol: str, tmp_path: Path
+) -> None:
+    stage = Stage(tmp_path / "journal.sqlite", protocol)
+    stage.desk.limits = Limits(kill_file=tmp_path / "halt")
+    stage.open()
+
+    async def held_up_by(rule: str) -> None:
+        seen = len(stage.events)
+        await stage.play((Beat(),))
+        assert rule in {each["rule"] for each in reasons(stage.events[seen:])}
+
+    await stage.play((Beat(), Beat(fast=0.95, chain=0.95, mined=False)))
+    await stage.play((Beat(fast=0.95, chain=0.95),))
+    (tmp_path / "halt").touch()
+    await held_up_by("limit.halted")
+    (tmp_path / "halt").unlink()
+    stage.desk.journal.throw(Switch.PAUSE, stage.feed_id, on=True, who="a test")
+    await held_up_by("limit.paused")
+    stage.desk.journal.throw(Switch.PAUSE, stage.feed_id, on=False, who="a test")
+    stage.desk.journal.reload(replace(stage.desk.limits, spend_day_wei=1), "a test", "less")
+    await held_up_by("limit.spend_day")
+    stage.desk.journal.reload(stage.desk.limits, "a test", "as before")
+    before = len(stage.taking())
+    await stage.play((Beat(times=6),))
+    assert len(stage.taking()) > before
     await expect_the_same_again(stage)
 
 

@@ -154,6 +154,7 @@ def test_every_setting_is_documented_with_its_default(path: Path) -> None:
         "exchange": {"uniswap_v3", "uniswap_v2", "router"},
         "health": {"port"},
         "send": {"relay", "hints"},
+        "limits": {"spend_hour_native", "notional_hour", "loss_hour", "loss_day"},
         "signer": {"url", "ca_file", "cert_file", "key_file", "key_id", "region", "endpoint"},
         "wallet": {"address", "keystore", "passphrase_file"},
         "trigger": {"announced"},

@@ -13,7 +13,7 @@ from keeper.domain import Head, Level
 from keeper.errors import ConfigError
 from keeper.execute.transports import Tally
 from keeper.metrics import Reading, Status, judge, served
-from keeper.ports import AlarmRecord, Nearest, Spread, Ticks, Vitals
+from keeper.ports import AlarmRecord, Measure, Nearest, Spread, Switch, Thrown, Ticks, Vitals
 
 NOW_S = 1_700_000_000
 HEAD = Head(123, "0xab", "0xaa", NOW_S - 5, 7)
@@ -119,7 +119,35 @@ async def test_everything_is_told_under_its_name() -> None:
     assert samples["keeper_rpc_budget_used", "http://fast"] == 0.5
     assert samples["keeper_rpc_in_service", "http://slow"] == 0
     expected = {"status": "healthy", "why": [], "block": 123, "clock_off_s": 0.0}
-    assert (status, said) == (200, {**expected, "level": "normal", "level_why": ""})
+    assert (status, said) == (200, {**expected, "level": "normal", "level_why": "", "stopped": []})
+    assert (samples["keeper_halted", ""], samples["keeper_breaker_open", "jump"]) == (0, 0)
+
+
+async def test_limits_and_what_stops_the_wallet_are_told() -> None:
+    thrown = (
+        Thrown(Switch.HALT, "", "SIGUSR1", "", NOW_S),
+        Thrown(Switch.PAUSE, "ETH/USD", "command of user 7", "delisted", NOW_S),
+        Thrown(Switch.JUMP, "ETH/USD", "rule", "0.6, bound 0.5", NOW_S, NOW_S + 600),
+    )
+    measures = (
+        Measure("spend_day", "", 0.25, 0.5, "native"),
+        Measure("inventory", "ETH/USD", 7, None, "quote"),
+    )
+    samples, status, said = await told(
+        replace(READING, vitals=replace(VITALS, thrown=thrown), measures=measures)
+    )
+    assert samples["keeper_limit_used", "spend_day"] == 0.25
+    assert samples["keeper_limit_bound", "spend_day"] == 0.5
+    assert samples["keeper_limit_used", "inventory"] == 7
+    assert ("keeper_limit_bound", "inventory") not in samples
+    assert samples["keeper_breaker_open", "jump"] == 1
+    assert (samples["keeper_halted", ""], samples["keeper_markets_paused", ""]) == (1, 1)
+    assert (status, said["status"]) == (200, "degraded")
+    assert said["stopped"] == [
+        "halt is on by SIGUSR1",
+        "pause ETH/USD is on by command of user 7: delisted",
+        "jump ETH/USD tripped by rule: 0.6, bound 0.5",
+    ]
 
 
 async def test_how_late_the_trigger_is_is_told_as_a_histogram() -> None:
