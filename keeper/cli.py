@@ -57,13 +57,11 @@ from keeper.execute.signers import SignerParams, open_signer, unlock
 from keeper.execute.transports import PENDING_UPDATES, Via
 from keeper.feeds import listening
 from keeper.journal import opening
-from keeper.journal.db import Shared
 from keeper.journal.guard import Limits
 from keeper.journal.lock import alone
-from keeper.journal.migrations import VERSION
 from keeper.journal.reader import JournalReader
 from keeper.journal.runs import Run
-from keeper.journal.store import SqliteJournal, StoredJournal
+from keeper.journal.store import StoredJournal
 from keeper.journal.tape import Recorder, of_head, to_head
 from keeper.journal.wallet import Wallet
 from keeper.oracles.panel import reader_creation
@@ -73,6 +71,7 @@ from keeper.ports import (
     Journal,
     LendingMarket,
     Market,
+    Measure,
     Notice,
     PerpMarket,
     Reports,
@@ -473,6 +472,8 @@ def reset_breaker(
     dry_run: Rehearsed = False,
 ) -> None:
     """Close a breaker before its time; it trips again where its figure says so."""
+    if breaker not in {*BREAKERS}:
+        raise ConfigError(f"expected one of {', '.join(BREAKERS)}, found {breaker}")
     with _switchboard(config, dry_run=dry_run) as journal:
         found = _expect_on(journal, breaker, market)
         for each in found:
@@ -509,25 +510,13 @@ def see_limits(*, config: ConfigOption = HERE, as_json: Json = False, dry_run: R
         _console().print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-@contextmanager
-def _switchboard(path: Path, *, dry_run: bool) -> Iterator[SqliteJournal]:
-    """Open the journal of a keeper that may be running, as that has it."""
+def _switchboard(path: Path, *, dry_run: bool) -> closing[StoredJournal]:
+    """Open the journal of a keeper that may be running."""
     config = load(path)
-    file = config.journal_place(dry_run=dry_run)
-    if isinstance(file, Shared):
-        raise ConfigError(f"only who leads writes to {file}: use limits.kill_file, or a signal to a keeper")
-    with closing(JournalReader(file)) as reader:
-        identity = dict(reader.identity)
-    schema = identity.pop("schema")
-    if schema != str(VERSION):
-        raise ConfigError(
-            f"the journal {file} is of schema {schema}, this keeper's is {VERSION}: start it once before"
-        )
-    with closing(SqliteJournal(file, identity=identity, limits=config.limits_for_guard())) as journal:
-        yield journal
+    return closing(opening.to_switch(config.journal_place(dry_run=dry_run), config.limits_for_guard()))
 
 
-def _expect_on(journal: SqliteJournal, switch: str, subject: str) -> list[Thrown]:
+def _expect_on(journal: StoredJournal, switch: str, subject: str) -> list[Thrown]:
     """Return the switches of a kind that are on, of one subject where it is given; there must be one."""
     found = [each for each in journal.thrown() if each.switch == switch and subject in {"", each.subject}]
     if not found:
@@ -980,6 +969,15 @@ def settings_of(run: Run, config: Path | None) -> Config:
     return other
 
 
+def _measured(journal: StoredJournal) -> Sequence[Measure]:
+    """Return how much of each limit is used; nothing while the journal cannot be read."""
+    try:
+        return journal.measures()
+    except KeeperError as error:
+        log.warning("limits.unread", why=str(error))
+        return ()
+
+
 def _reading(
     parts: Parts[MarketT],
     pipeline: Pipeline[MarketT],
@@ -999,7 +997,7 @@ def _reading(
         logs_heard=reader.logs_heard,
         alerts=teller.counts,
         signer_fault=signer.fault,
-        measures=journal.measures(),
+        measures=_measured(journal),
         leadership=journal.leadership,
         transports=sender.tallies,
     )

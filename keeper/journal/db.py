@@ -79,6 +79,10 @@ class Db(Protocol):
         """
         ...
 
+    def begin_adding(self) -> None:
+        """Begin a transaction that adds rows which whoever writes takes up: anybody may, at any time."""
+        ...
+
     def look(self) -> None:
         """Begin a transaction that sees one state for several queries, and writes nothing."""
         ...

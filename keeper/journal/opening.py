@@ -9,10 +9,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from keeper.errors import ConfigError
-from keeper.journal import sqlite
+from keeper.journal import migrations, sqlite
 from keeper.journal.db import Db, Shared
 from keeper.journal.guard import Limits
-from keeper.journal.store import SqliteJournal
+from keeper.journal.store import SqliteJournal, StoredJournal
 from keeper.journal.wallet import Wallet
 
 if TYPE_CHECKING:
@@ -37,6 +37,28 @@ def to_write(
     from keeper.journal.shared import PostgresJournal
 
     return PostgresJournal(place, identity=identity, limits=limits, lease_s=lease_s)
+
+
+def to_switch(place: Path | Shared, limits: Limits) -> StoredJournal:
+    """Open the journal of a keeper that may be running, or lead: for its switches, and to look at its limits.
+
+    Raises ConfigError where there is none, or one of another keeper.
+    """
+    to_read(place).close()
+    if isinstance(place, Path):
+        db: Db = sqlite.connect(place)
+        path = place
+    else:
+        from keeper.journal import postgres
+
+        db, path = postgres.connect(place), place.path
+    journal = StoredJournal(db, path, str(place), limits)
+    version = migrations.version_of(db)
+    if version != migrations.VERSION:
+        journal.close()
+        bound = f"this keeper's is {migrations.VERSION}: start it once before"
+        raise ConfigError(f"the journal {place} is of schema {version}, {bound}")
+    return journal
 
 
 def to_read(place: Path | Shared) -> Db:

@@ -137,6 +137,9 @@ class PostgresDb:
             [(holder, token)] = self.execute("SELECT holder, token FROM lease").fetchall()
             raise Deposed(deposed_by(holder, token, self.token))
 
+    def begin_adding(self) -> None:
+        self.execute("BEGIN")
+
     def look(self) -> None:
         self.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 

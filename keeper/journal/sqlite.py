@@ -29,6 +29,9 @@ class SqliteDb(sqlite3.Connection):
             self._lasting = lasting
         self.execute("BEGIN IMMEDIATE")
 
+    def begin_adding(self) -> None:
+        self.begin()
+
     def look(self) -> None:
         self.execute("BEGIN")
 

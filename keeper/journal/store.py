@@ -127,15 +127,18 @@ class StoredJournal:
             yield
 
     @contextmanager
-    def _transaction(self, *, lasting: bool = True) -> Iterator[Db]:
-        """Write in a transaction of its own, or in the one that is open, which lasts or does not."""
+    def _transaction(self, *, lasting: bool = True, adds: bool = False) -> Iterator[Db]:
+        """Write in a transaction of its own, or in the one that is open, which lasts or does not.
+
+        ``adds``: only what anybody may add, whoever leads.
+        """
         with self._lock:
             joined = self._db.in_transaction
             if joined:
                 yield self._db
                 return
             try:
-                self._db.begin(lasting=lasting)
+                self._db.begin_adding() if adds else self._db.begin(lasting=lasting)
                 self._lasting = lasting
                 yield self._db
                 self._db.execute("COMMIT")
@@ -147,9 +150,14 @@ class StoredJournal:
                 raise
 
     def _rows(self, query: str, *values: object) -> list[Any]:
+        with self._asked() as db:
+            return db.execute(query, values).fetchall()
+
+    @contextmanager
+    def _asked(self) -> Iterator[Db]:
         with self._lock:
             try:
-                return self._db.execute(query, values).fetchall()
+                yield self._db
             except self._db.Fault as error:
                 raise KeeperError(f"the journal {self._name} cannot be read: {error}") from error
 
@@ -334,13 +342,13 @@ class StoredJournal:
 
     def reload(self, limits: Limits, who: str, why: str) -> None:
         """Go by other limits from the next grant on, and write down that it is so."""
-        with self._transaction() as db:
+        with self._transaction(adds=True) as db:
             switches.throw(db, Thrown(Switch.LIMITS, "", who, why, self._now_s()), on=True)
         self._limits, self._reloaded = limits, True
 
     def throw(self, switch: Switch, subject: str, *, on: bool, who: str, why: str = "") -> None:
-        """Throw a switch; the keeper goes by it from its next grant on."""
-        with self._transaction() as db:
+        """Throw a switch; whoever grants goes by it from the next grant on."""
+        with self._transaction(adds=True) as db:
             mark = tally.last_stake(db) if switch is Switch.SOLD else 0
             switches.throw(db, Thrown(switch, subject, who, why, self._now_s(), mark=mark), on=on)
 
@@ -366,20 +374,20 @@ class StoredJournal:
 
     def thrown(self) -> tuple[Thrown, ...]:
         """Return what stops the wallet, whole or in part, as of the last head."""
-        with self._lock:
-            return self._stopping(self._db, self._now_s())
+        with self._asked() as db:
+            return self._stopping(db, self._now_s())
 
     def switched(self, last: int) -> list[tuple[Thrown, bool]]:
         """Return what was thrown last, oldest first, each with whether it was thrown on."""
-        with self._lock:
-            return switches.history(self._db, last)
+        with self._asked() as db:
+            return switches.history(db, last)
 
     def measures(self) -> tuple[Measure, ...]:
         """Return how much of each limit is used, as of the last head."""
-        with self._lock:
+        with self._asked() as db:
             head = self.last_head()
             block, at_s = (head.number, head.timestamp_s) if head else (0, 0)
-            return guard.measures(self._db, self._limits, self._standing(self._db, at_s), block, at_s)
+            return guard.measures(db, self._limits, self._standing(db, at_s), block, at_s)
 
     def _now_s(self) -> UnixS:
         """Return the time of the last head: switches are of chain time, as all that they stop."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from keeper.domain import Account, CaseEvent, EventKind, Head, Permit, Phase, Refuse, Step
+from keeper.journal.db import Shared
 from keeper.journal.guard import Limits, Standing
+from keeper.journal.opening import to_switch
 from keeper.journal.store import SqliteJournal
 from keeper.journal.tape import of_standing, to_standing
 from keeper.ports import Outcome, Switch, Thrown
@@ -41,11 +44,12 @@ def asked(event: Callable[..., CaseEvent], step: Callable[..., Step], tx: dict[s
 
 
 def test_a_halt_of_another_process_holds_at_the_next_grant_and_over_a_restart(
-    open_journal: Journals, asked: Asks
+    open_journal: Journals, asked: Asks, place: Path | Shared
 ) -> None:
-    journal, other = open_journal(RICH), open_journal(RICH)
+    journal = open_journal(RICH)
     assert asked(journal) == "permit"
-    other.throw(Switch.HALT, "", on=True, who="command of user 7", why="exploit")
+    with closing(to_switch(place, RICH)) as other:
+        other.throw(Switch.HALT, "", on=True, who="command of user 7", why="exploit")
     assert asked(journal) == "limit.halted"
     journal.close()
     again = open_journal(RICH)

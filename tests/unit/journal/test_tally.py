@@ -123,7 +123,7 @@ def test_a_day_may_cost_more_wei_than_an_integer_of_the_store_holds(
 ) -> None:
     journal = open_journal(RICH)
     for _ in range(4):
-        journal._db.execute("UPDATE stakes SET most_gwei = 9 * 1000000000")
+        journal._db.execute("UPDATE stakes SET most_gwei = ?", (9 * GWEI,))
         grant(journal)
     assert tally.sums(journal._db, NOW_S - 1).spent_wei > 2**64
 

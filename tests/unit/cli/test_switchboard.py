@@ -1,0 +1,157 @@
+"""What an operator throws, by command or by signal, and what the limits of a file are read anew for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from keeper.alerts import Params, Teller
+from keeper.cli import Board, _on_switches, app
+from keeper.config import load
+from keeper.errors import ConfigError
+from keeper.journal.store import SqliteJournal
+from keeper.ports import Switch
+
+LEAST = """
+[chain]
+http = "http://127.0.0.1:1"
+ws = "ws://127.0.0.1:1"
+chain_id = 31337
+
+[deployment]
+reader = "0x1111111111111111111111111111111111111111"
+
+[feed]
+path = "prices.csv"
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "keeper.toml"
+    path.write_text(LEAST)
+    return path
+
+
+@pytest.fixture
+def journal(file: Path) -> Iterator[SqliteJournal]:
+    config = load(file)
+    path = config.journal.path
+    with closing(SqliteJournal(path, identity={"of": "a test"}, limits=config.limits_for_guard())) as journal:
+        yield journal
+
+
+def more(file: Path, text: str) -> Path:
+    """Write more into a configuration."""
+    file.write_text(LEAST + text)
+    return file
+
+
+def told(file: Path, *arguments: str) -> str:
+    """Run a command; return what it says, or raise what it refuses with."""
+    found = CliRunner().invoke(app, [*arguments, "--config", str(file)])
+    if found.exception is not None and not isinstance(found.exception, SystemExit):
+        raise found.exception
+    return found.output.strip()
+
+
+def names(journal: SqliteJournal) -> list[str]:
+    return [each.name for each in journal.thrown()]
+
+
+def test_commands_throw_what_a_running_keeper_goes_by(file: Path, journal: SqliteJournal) -> None:
+    assert told(file, "halt", "--reason", "odd prices") == "halted"
+    assert told(file, "pause", "ETH/USD") == "ETH/USD paused"
+    assert names(journal) == ["halt", "pause ETH/USD"]
+    assert journal.thrown()[0].told == f"by command of user {os.getuid()}: odd prices"
+    assert told(file, "resume").splitlines()[0] == "resumed"
+    assert "pause ETH/USD is on" in told(file, "resume")
+    assert told(file, "unpause", "ETH/USD") == "ETH/USD unpaused"
+    assert names(journal) == []
+
+
+def test_a_breaker_is_reset_of_one_feed_or_of_all(file: Path, journal: SqliteJournal) -> None:
+    journal.watch({(Switch.JUMP, feed): 0.9 for feed in ("BTC/USD", "ETH/USD", "LINK/USD")}, int(time.time()))
+    assert told(file, "reset", "jump", "--market", "ETH/USD") == "jump ETH/USD closed"
+    assert names(journal) == ["jump BTC/USD", "jump LINK/USD"]
+    assert told(file, "reset", "jump") == "jump BTC/USD closed\njump LINK/USD closed"
+    assert names(journal) == []
+
+
+@pytest.mark.parametrize("arguments", [("unpause", "ETH/USD"), ("reset", "jump"), ("reset", "halt")])
+def test_what_is_not_on_cannot_be_taken_back(
+    file: Path, journal: SqliteJournal, arguments: tuple[str, ...]
+) -> None:
+    del journal
+    with pytest.raises(ConfigError, match=r"is not on|expected one of"):
+        told(file, *arguments)
+
+
+def test_a_journal_that_is_not_there_is_not_made(file: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        told(file, "halt")
+    assert not load(file).journal.path.exists()
+
+
+def test_limits_are_shown_with_what_stops_the_wallet(file: Path, journal: SqliteJournal) -> None:
+    journal.throw(Switch.SOLD, "ETH/USD", on=True, who="a test")
+    (file.parent / "keeper.halt").touch()
+    shown = told(file, "limits")
+    assert "spend_day" in shown
+    assert f"halt is on by file: {file.parent / 'keeper.halt'} exists" in shown
+    assert "sold ETH/USD on by a test" in shown
+    said = json.loads(told(file, "limits", "--json"))
+    assert {"limit": "spend_day", "subject": "", "used": 0.0, "bound": 0.5, "unit": "native"} in said[
+        "limits"
+    ]
+    assert [each["who"] for each in said["stopped"]] == ["file"]
+
+
+async def test_signals_halt_resume_and_read_limits_anew(
+    file: Path, journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = asyncio.Event()
+
+    def noted(act: Callable[..., None]) -> Callable[..., None]:
+        def noting(*values: Any, **named: Any) -> None:
+            act(*values, **named)
+            heard.set()
+
+        return noting
+
+    for name in ("throw", "reload"):
+        monkeypatch.setattr(journal, name, noted(getattr(journal, name)))
+    _on_switches([Board(more(file, "[limits]\nattempts_hour = 7\n"), journal, Teller([], Params()))])
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+        os.kill(os.getpid(), number)
+        await asyncio.wait_for(heard.wait(), 30)
+        heard.clear()
+    found = [(each.switch, on, each.told) for each, on in journal.switched(9)]
+    assert found == [
+        (Switch.HALT, True, "by SIGUSR1"),
+        (Switch.HALT, False, "by SIGUSR2"),
+        (Switch.LIMITS, True, "by SIGHUP: attempts_hour 60 -> 7"),
+    ]
+    assert journal.limits == load(file).limits_for_guard()
+
+
+@pytest.mark.parametrize(
+    "text", ["[limits]\nattempts_hour = 0\n", "[limits]\nattempt_hours = 7\n", "[limits"], ids=str
+)
+def test_a_broken_file_changes_no_limit_and_says_so(
+    file: Path, journal: SqliteJournal, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = journal.limits
+    Board(more(file, text), journal, Teller([], Params())).reload()
+    assert (journal.limits, journal.switched(9)) == (before, [])
+    assert "limits.not_reloaded" in capsys.readouterr().out
