@@ -1,0 +1,117 @@
+"""Hold a journal to what the node was handed and the chain has included, and say what is wrong."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from keeper.domain import EventKind
+from keeper.errors import ConfigError
+from keeper.journal.guard import Limits
+from keeper.journal.reader import JournalReader
+from keeper.ports import LIVE, StepRecord, StepState
+from tests.kills.world import Handed, Ledger, cost_wei
+
+
+def on_disk(journal: Path, scratch: Path) -> Path:
+    """Copy what a keeper that has died left behind: reading it would already mend it."""
+    scratch.mkdir()
+    for each in journal.parent.glob(f"{journal.name}*"):
+        shutil.copy(each, scratch)
+    return scratch / journal.name
+
+
+def after_death(journal: Path, ledger: Ledger, limits: Limits) -> list[str]:
+    """Return what is wrong while no keeper lives."""
+    try:
+        with closing(JournalReader(journal)) as reader:
+            steps, broken = _steps(reader), reader.verify()
+    except ConfigError as error:
+        # A first life may end before there is a journal; only then nothing may be out.
+        return [f"{len(ledger.handed)} transactions are out, and {error}"] if ledger.handed else []
+    return [*broken, *_unknown(ledger, steps), *_twice(ledger, steps), *_beyond(ledger, limits)]
+
+
+def at_the_end(journal: Path, ledger: Ledger, limits: Limits) -> list[str]:
+    """Return what is wrong once all is over: nothing may be under way any more."""
+    with closing(JournalReader(journal)) as reader:
+        steps = _steps(reader)
+    return [
+        *after_death(journal, ledger, limits),
+        *_forgotten(ledger, steps),
+        *_told_otherwise(ledger, steps),
+    ]
+
+
+def _steps(reader: JournalReader) -> list[StepRecord]:
+    cases = (case for account in reader.accounts_with_cases() for case in reader.cases_of(account, None))
+    return [step for case in cases for step in case.steps]
+
+
+def _unknown(ledger: Ledger, steps: list[StepRecord]) -> Iterator[str]:
+    """Yield what a node was handed before its bytes were in the journal, or that was given up."""
+    known = {step.tx_hash: step for step in steps if step.signed_tx is not None}
+    for tx_hash, each in ledger.handed.items():
+        step = known.get(tx_hash)
+        if step is None:
+            yield f"{_named(each)} was handed over, and the journal has no such bytes"
+        elif step.nonce != each.tx.nonce or step.account != each.account:
+            yield f"{_named(each)} is step {step.step_id} with nonce {step.nonce} in the journal"
+        elif step.state is StepState.ABANDONED and tx_hash in {*ledger.pending, *ledger.receipts}:
+            yield f"{_named(each)} is with the node, and step {step.step_id} was given up"
+
+
+def _twice(ledger: Ledger, steps: list[StepRecord]) -> Iterator[str]:
+    """Yield steps under several nonces, nonces under several steps, and accounts with two acts out."""
+    step_of = {step.tx_hash: step.step_id for step in steps if step.tx_hash}
+    nonces, owners = defaultdict[str, set[int]](set), defaultdict[int, set[str]](set)
+    for tx_hash, each in ledger.handed.items():
+        step_id = step_of.get(tx_hash, tx_hash)
+        nonces[step_id].add(each.tx.nonce)
+        owners[each.tx.nonce].add(step_id)
+    yield from (f"step {each} was sent under {sorted(of)}" for each, of in nonces.items() if len(of) > 1)
+    yield from (f"nonce {each} was sent for {sorted(of)}" for each, of in owners.items() if len(of) > 1)
+    out = defaultdict[bytes, list[str]](list)
+    for tx_hash in ledger.pending:
+        each = ledger.handed[tx_hash]
+        # What a reorg put back may meet what has followed it.
+        if tx_hash not in ledger.unincluded:
+            out[each.account].append(_named(each))
+    yield from (f"out at the same time: {', '.join(of)}" for of in out.values() if len(of) > 1)
+
+
+def _beyond(ledger: Ledger, limits: Limits) -> Iterator[str]:
+    """Yield the limits that were not kept, as the chain shows it. A story is shorter than an hour."""
+    if ledger.most_exposed_wei > limits.spend_day_wei:
+        yield f"{ledger.most_exposed_wei} wei were spent or out at once, of {limits.spend_day_wei}"
+    attempts = defaultdict[bytes, int](int)
+    for each in ledger.handed.values():
+        attempts[each.account] += 1
+    for account, count in attempts.items():
+        if count > limits.attempts_hour:
+            yield f"{count} attempts on {account.hex()[:4]}, of {limits.attempts_hour}"
+
+
+def _forgotten(ledger: Ledger, steps: list[StepRecord]) -> Iterator[str]:
+    yield from (f"step {step.step_id} is {step.state} for ever" for step in steps if step.state in LIVE)
+    yield from (f"{_named(ledger.handed[each])} is out for ever" for each in ledger.pending)
+
+
+def _told_otherwise(ledger: Ledger, steps: list[StepRecord]) -> Iterator[str]:
+    """Yield steps that ended on chain otherwise than the journal tells."""
+    for step in steps:
+        receipt = ledger.receipts.get(step.tx_hash or "")
+        told = step.outcome and (step.outcome.kind, step.outcome.block_hash, step.outcome.gas_cost_wei)
+        if receipt is not None:
+            kind = EventKind.INCLUDED if int(receipt["status"], 16) else EventKind.REVERTED
+            if told != (kind, receipt["blockHash"], cost_wei(receipt)):
+                yield f"step {step.step_id} ended as {kind} in {receipt['blockHash']}, and was told as {told}"
+        elif told is not None:
+            yield f"step {step.step_id} was told as {told}, and the chain has nothing of it"
+
+
+def _named(each: Handed) -> str:
+    return f"{each.name} of {each.account.hex()[:4]} with nonce {each.tx.nonce}, of block {each.at.number},"
