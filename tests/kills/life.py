@@ -199,22 +199,24 @@ async def live(node: Node, keeper: Keeper, folder: Path) -> None:
 
 
 def begin(
-    end: socket.socket, store: Store, keeper: Keeper, folder: Path, die_at: int | None, seed: str
-) -> int:
-    """Fork a keeper that lives until it dies, or until all is over; return its process."""
+    store: Store, keeper: Keeper, folder: Path, die_at: int | None, seed: str
+) -> tuple[int, socket.socket]:
+    """Fork a keeper that lives until it dies, or until all is over; return its process, and where it asks."""
+    ours, theirs = socket.socketpair()
     process = os.fork()
     if process:
-        return process
-    code = 1
+        theirs.close()
+        return process, ours
+    ours.close()
+    line, code = Line(theirs), 1
     try:
         random.seed(seed)
-        line = Line(end)
         points = Points(die_at, lambda place: line.say("died", place))
         with store.mortal(folder, points):
             asyncio.run(live(Node(line, points), keeper, folder))
         line.say("done", points.passed)
         code = 0
     except BaseException:  # noqa: BLE001 whatever it was, the parent is to hear of it
-        Line(end).say("failed", traceback.format_exc())
+        line.say("failed", traceback.format_exc())
     finally:
         os._exit(code)

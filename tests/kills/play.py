@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -87,7 +86,8 @@ def play(plan: Plan, store: Store, keeper: Keeper) -> Found:
 
 def _next_death(chance: random.Random) -> int | None:
     """Draw where the next keeper dies: soon, while it takes up what was left, later, or nowhere."""
-    return chance.choice([chance.randint(1, 60), chance.randint(1, 600), None])
+    soon, later = chance.randint(1, 60), chance.randint(1, 300)
+    return chance.choice([soon, soon, later, later, None])
 
 
 def _let_pass(world: World, chance: random.Random) -> int:
@@ -104,10 +104,9 @@ def _one_life(
     world: World, store: Store, keeper: Keeper, folder: Path, die_at: int | None, seed: str
 ) -> tuple[Any, ...]:
     """Answer one keeper until it is gone; return its last words."""
-    ours, theirs = socket.socketpair()
-    process = begin(theirs, store, keeper, folder, die_at, seed)
-    theirs.close()
-    line, last = Line(ours), ("failed", "it said nothing")
+    process, end = begin(store, keeper, folder, die_at, seed)
+    line = Line(end)
+    last: tuple[Any, ...] = ("failed", "it said nothing")
     while (said := line.hear()) is not None:
         if said[0] in {"died", "done", "failed"}:
             last = said
@@ -116,7 +115,7 @@ def _one_life(
             line.say(world.answer(*said))
         except ChainFault as fault:
             line.say(fault)
-    ours.close()
+    end.close()
     _, status = os.waitpid(process, 0)
     was_killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     assert was_killed == (last[0] == "died"), f"{last} and then {status}"
