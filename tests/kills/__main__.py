@@ -6,18 +6,31 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import structlog
 
 from tests.kills.broken import BROKEN
-from tests.kills.life import PLENTY, THRIFTY, Store
+from tests.kills.life import PLENTY, THRIFTY
 from tests.kills.play import Report, play_all
 from tests.kills.power import LosingSqlite
-from tests.kills.stores import Sqlite
+from tests.kills.stores import Postgres, Sqlite, Store
+from tests.postgres import serving
 
-STORES: Mapping[str, Store] = {"sqlite": Sqlite(), "power": LosingSqlite()}
+
+@contextmanager
+def _on_a_server() -> Iterator[Store]:
+    with serving() as url:
+        yield Postgres(url)
+
+
+STORES: Mapping[str, Callable[[], AbstractContextManager[Store]]] = {
+    "sqlite": lambda: nullcontext(Sqlite()),
+    "power": lambda: nullcontext(LosingSqlite()),
+    "postgres": _on_a_server,
+}
 
 
 def main() -> int:
@@ -36,11 +49,12 @@ def main() -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
     began_s, report = time.monotonic(), Report()
     keepers = [BROKEN[asked.broken]] if asked.broken else [PLENTY, THRIFTY]
-    for report in play_all(asked.seed, asked.kills, STORES[asked.store], keepers):
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r{report.kills} kills in {report.rounds} rounds")
-        if report.wrong:
-            break
+    with STORES[asked.store]() as store:
+        for report in play_all(asked.seed, asked.kills, store, keepers):
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\r{report.kills} kills in {report.rounds} rounds")
+            if report.wrong:
+                break
     told = told_of(report) | {"seed": asked.seed, "store": asked.store}
     if asked.json:
         asked.json.write_text(json.dumps(told, indent=2) + "\n")

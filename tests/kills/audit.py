@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,21 +9,14 @@ from pathlib import Path
 
 from keeper.domain import EventKind
 from keeper.errors import ConfigError
+from keeper.journal.db import Shared
 from keeper.journal.guard import Limits
 from keeper.journal.reader import JournalReader
 from keeper.ports import LIVE, StepRecord, StepState
 from tests.kills.world import Handed, Ledger, cost_wei
 
 
-def on_disk(journal: Path, scratch: Path) -> Path:
-    """Copy what a keeper that has died left behind: reading it would already mend it."""
-    scratch.mkdir()
-    for each in journal.parent.glob(f"{journal.name}*"):
-        shutil.copy(each, scratch)
-    return scratch / journal.name
-
-
-def after_death(journal: Path, ledger: Ledger, limits: Limits) -> list[str]:
+def after_death(journal: Path | Shared, ledger: Ledger, limits: Limits) -> list[str]:
     """Return what is wrong while no keeper lives."""
     try:
         with closing(JournalReader(journal)) as reader:
@@ -35,7 +27,7 @@ def after_death(journal: Path, ledger: Ledger, limits: Limits) -> list[str]:
     return [*broken, *_unknown(ledger, steps), *_twice(ledger, steps), *_beyond(ledger, limits)]
 
 
-def at_the_end(journal: Path, ledger: Ledger, limits: Limits) -> list[str]:
+def at_the_end(journal: Path | Shared, ledger: Ledger, limits: Limits) -> list[str]:
     """Return what is wrong once all is over: nothing may be under way any more."""
     with closing(JournalReader(journal)) as reader:
         steps = _steps(reader)

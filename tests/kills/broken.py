@@ -8,7 +8,8 @@ from typing import Any
 
 from keeper.domain import Reason
 from keeper.execute.sender import ChainSender
-from keeper.journal.store import SqliteJournal
+from keeper.journal.db import Shared
+from keeper.journal.store import StoredJournal
 from keeper.ports import StepRecord, StepState
 from tests.kills.life import THRIFTY, Keeper
 
@@ -71,8 +72,8 @@ class GivesUp(Outbox):
 class CountsAnew(Keeper):
     """Knows no limits."""
 
-    def journal(self, path: Path) -> SqliteJournal:
-        return Keeper().journal(path)
+    def journal(self, place: Path | Shared) -> StoredJournal:
+        return Keeper().journal(place)
 
 
 def through(outbox: Callable[[Any], Any]) -> Keeper:

@@ -10,39 +10,32 @@ import socket
 import struct
 import traceback
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from keeper.desk.hybrid import HybridDesk
 from keeper.desk.hybrid import Params as DeskParams
 from keeper.domain import Call, ChainTime, Quote, Refuse
 from keeper.execute.sender import ChainSender
+from keeper.journal.db import Shared
 from keeper.journal.guard import Limits
 from keeper.journal.lock import alone
-from keeper.journal.store import SqliteJournal
+from keeper.journal.shared import PostgresJournal
+from keeper.journal.store import SqliteJournal, StoredJournal
 from keeper.journal.tape import Recorder
 from keeper.pipeline import Params, Pipeline, Shelf
 from keeper.ports import BlockUpdate, Range
 from keeper.units import WAD, Block, FeedId, UnixS
 from tests.kills.points import Points
+from tests.kills.stores import Store
 from tests.unit.pipeline.desk import KEEPER, MARKET, SIGNER
 
 CHAIN_ID = 31337
 LENGTH = struct.Struct(">I")
-
-
-class Store(Protocol):
-    """Where the journal is, and how a keeper opens it in a process of its own."""
-
-    def mortal(self, folder: Path, points: Points) -> AbstractContextManager[None]:
-        """Have whatever is opened in the context die at points."""
-        ...
-
-    def strike(self, folder: Path, chance: random.Random) -> None:
-        """Do to a journal what its keeper's death does to it, beyond ending the keeper."""
-        ...
+LEASE_S = 600.0
+"""Longer than any life."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +45,14 @@ class Keeper:
     limits: Limits = field(default_factory=Limits)
     durable: bool = True
 
-    def journal(self, path: Path) -> SqliteJournal:
-        identity = {"chain_id": str(CHAIN_ID), "wallet": SIGNER.address}
-        return SqliteJournal(path, identity=identity, limits=self.limits, durable=self.durable)
+    def journal(self, place: Path | Shared) -> StoredJournal:
+        """Open the journal; of several keepers that share one, the others are dead."""
+        told = {"chain_id": str(CHAIN_ID), "wallet": SIGNER.address}
+        if isinstance(place, Path):
+            return SqliteJournal(place, identity=told, limits=self.limits, durable=self.durable)
+        journal = PostgresJournal(place, identity=told, limits=self.limits, lease_s=LEASE_S)
+        assert journal.leads(), f"{journal.held} leads"
+        return journal
 
     def sender(self, rpc: Any, journal: Any) -> ChainSender:
         return ChainSender(rpc, journal, SIGNER, chain_id=CHAIN_ID)
@@ -165,11 +163,10 @@ class Node:
         raise NotImplementedError("ticks are handed on one by one")
 
 
-async def live(node: Node, keeper: Keeper, folder: Path) -> None:
+async def live(node: Node, keeper: Keeper, place: Path | Shared, folder: Path) -> None:
     """Keep, from the newest block on until the story is over."""
-    path = folder / "journal.sqlite"
-    with alone(path):
-        journal = keeper.journal(path)
+    with alone(folder / "journal"):
+        journal = keeper.journal(place)
         tape = Recorder()
         shelf = Shelf(folder / "book", CHAIN_ID, MARKET.deployment.liquidator, every_blocks=5)
         book = shelf.path if shelf.path.exists() else None
@@ -213,7 +210,7 @@ def begin(
         random.seed(seed)
         points = Points(die_at, lambda place: line.say("died", place))
         with store.mortal(folder, points):
-            asyncio.run(live(Node(line, points), keeper, folder))
+            asyncio.run(live(Node(line, points), keeper, store.place(folder), folder))
         line.say("done", points.passed)
         code = 0
     except BaseException:  # noqa: BLE001 whatever it was, the parent is to hear of it

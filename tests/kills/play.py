@@ -14,8 +14,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from keeper.errors import ChainFault
-from tests.kills.audit import after_death, at_the_end, on_disk
-from tests.kills.life import PLENTY, Keeper, Line, Store, begin
+from tests.kills.audit import after_death, at_the_end
+from tests.kills.life import PLENTY, Keeper, Line, begin
+from tests.kills.stores import Store
 from tests.kills.world import Ended, World
 
 MOST_DEATHS = 12
@@ -66,7 +67,7 @@ def play(plan: Plan, store: Store, keeper: Keeper) -> Found:
             last_words = _one_life(world, store, keeper, folder, die_at, f"{plan.seed} {plan.round} {life}")
             if last_words[0] == "died":
                 store.strike(folder, chance)
-            left = on_disk(folder / "journal.sqlite", Path(name) / f"left-{life}")
+            left = store.left(folder, Path(name) / f"left-{life}")
             match last_words:
                 case ("done", passed):
                     found.passed = passed

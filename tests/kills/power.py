@@ -25,6 +25,7 @@ from unittest.mock import patch
 import apsw
 
 from tests.kills.points import Points
+from tests.kills.stores import Sqlite
 
 SECTOR = 512
 RECORD = struct.Struct(">qI")
@@ -170,7 +171,7 @@ class _Vfs(apsw.VFS):
             self._disk.sync_folder()
 
 
-# --- apsw, as the standard library has it ----------------------------------------------------------
+# --- apsw, as the journal has the standard library's --------------------------------------------------
 
 
 class Row(tuple[Any, ...]):
@@ -190,7 +191,6 @@ class Cursor:
     """What a statement returns."""
 
     def __init__(self, db: apsw.Connection, rows: apsw.Cursor) -> None:
-        self.lastrowid = db.last_insert_rowid()
         self.rowcount = db.changes()
         try:
             names = tuple(each[0] for each in rows.getdescription())
@@ -208,38 +208,47 @@ class Cursor:
     def fetchall(self) -> list[Row]:
         return list(self)
 
+    def close(self) -> None:
+        self._rows.close()
 
-class Connection:
-    """A connection in autocommit mode, which gives rows names whatever it is told."""
 
-    row_factory: Any = None
+class LosingDb:
+    """Implements ``db.Db`` as far as a keeper's work asks for it."""
 
-    def __init__(self, database: str, **_: Any) -> None:
-        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
-        self._db = apsw.Connection(str(database), flags=flags, vfs=_Vfs.NAME)
+    Fault: type[Exception] = apsw.Error
+
+    def __init__(self, path: Path) -> None:
+        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        self._db = apsw.Connection(str(path), flags=flags, vfs=_Vfs.NAME)
 
     @property
     def in_transaction(self) -> bool:
         return self._db.in_transaction
 
-    def execute(self, sql: str, values: Sequence[Any] = ()) -> Cursor:
+    def execute(self, sql: str, values: Sequence[Any] = (), /) -> Cursor:
         return Cursor(self._db, self._db.cursor().execute(sql, tuple(values)))
 
-    def executemany(self, sql: str, values: Iterable[Any]) -> Cursor:
-        return Cursor(self._db, self._db.cursor().executemany(sql, values))
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> Cursor:
+        return Cursor(self._db, self._db.cursor().executemany(sql, rows))
+
+    def begin(self) -> None:
+        self.execute("BEGIN IMMEDIATE")
+
+    def tables(self) -> set[str]:
+        return {name for (name,) in self.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
     def close(self) -> None:
         self._db.close()
 
 
-class LosingSqlite:
+class LosingSqlite(Sqlite):
     """A file on such a disk; whenever its keeper dies, the power fails."""
 
     @contextmanager
     def mortal(self, folder: Path, points: Points) -> Iterator[None]:
         """Die around all that reaches the disk."""
         vfs = _Vfs(Disk(folder), points)
-        with patch("sqlite3.connect", Connection):
+        with patch("keeper.journal.sqlite.connect", LosingDb):
             yield
         vfs.unregister()
 
