@@ -528,6 +528,45 @@ def _operator() -> str:
     return f"command of user {os.getuid()}"
 
 
+journal_app = typer.Typer(no_args_is_help=True, help="Look after the journal.")
+app.add_typer(journal_app, name="journal")
+
+
+@journal_app.command("check")
+def check_journal(*, config: ConfigOption = HERE, dry_run: Rehearsed = False) -> None:
+    """Look for damage, and for what contradicts itself; ends with 1 where there is any."""
+    with closing(JournalReader(load(config).journal_place(dry_run=dry_run))) as reader:
+        broken = reader.verify()
+        for each in broken or [f"the journal {reader.place} is whole"]:
+            typer.echo(each)
+    raise typer.Exit(int(bool(broken)))
+
+
+@journal_app.command("backup")
+def back_up_journal(
+    file: Annotated[Path, typer.Argument(help="A new SQLite file, also of a shared journal.")],
+    *,
+    config: ConfigOption = HERE,
+    dry_run: Rehearsed = False,
+) -> None:
+    """Copy the journal as of one moment, while the keeper writes it."""
+    with closing(JournalReader(load(config).journal_place(dry_run=dry_run))) as reader:
+        reader.back_up(file)
+
+
+@journal_app.command("export")
+def export_journal(
+    *,
+    case: Annotated[str | None, typer.Option(help="Only this case.")] = None,
+    config: ConfigOption = HERE,
+    dry_run: Rehearsed = False,
+) -> None:
+    """Print the journal as lines of JSON, a row each."""
+    with closing(JournalReader(load(config).journal_place(dry_run=dry_run))) as reader:
+        for line in reader.export(case):
+            typer.echo(line)
+
+
 @app.command()
 def version() -> None:
     """Print the version."""

@@ -36,6 +36,11 @@ class Found(Protocol):
         """How many rows the statement wrote."""
         ...
 
+    @property
+    def description(self) -> Sequence[Any] | None:
+        """The columns, each with its name first."""
+        ...
+
     def fetchone(self) -> Any:
         """Return the next row; None where there is none."""
         ...
@@ -91,6 +96,10 @@ class Db(Protocol):
         """Return the names of all tables."""
         ...
 
+    def key(self, table: str) -> str:
+        """Return the column by which a table's rows have their order."""
+        ...
+
     def size(self) -> int:
         """Return how many bytes hold anything."""
         ...
@@ -101,6 +110,10 @@ class Db(Protocol):
 
     def flaws(self) -> list[str]:
         """Return what is broken in the files themselves."""
+        ...
+
+    def told(self, error: BaseException) -> str:
+        """Say what a fault was, and what to do about it."""
         ...
 
     def close(self) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+import structlog
 
 from keeper.errors import ConfigError
 from keeper.journal import migrations, sqlite
@@ -18,6 +21,11 @@ from keeper.journal.wallet import Wallet
 if TYPE_CHECKING:
     from keeper.journal.shared import PostgresJournal
 
+LOOK_S = 10.0
+"""How long a start looks for damage at most: some gigabytes."""
+
+log = structlog.get_logger()
+
 
 def to_write(
     place: Path | Shared,
@@ -27,11 +35,12 @@ def to_write(
     lease_s: float,
     wallet: Wallet,
 ) -> SqliteJournal | PostgresJournal:
-    """Open or create a journal; raise ConfigError where that cannot be.
+    """Open or create a journal for a keeper to work with; raise ConfigError where that cannot be.
 
-    A file may share the ``wallet`` with those of other deployments.
+    A file is looked over before anything rests on it, and may share the ``wallet`` with those of other deployments.
     """
     if isinstance(place, Path):
+        _look_over(place)
         return SqliteJournal(place, identity=identity, limits=limits, wallet=wallet)
     _expect_psycopg()
     from keeper.journal.shared import PostgresJournal
@@ -59,6 +68,21 @@ def to_switch(place: Path | Shared, limits: Limits) -> StoredJournal:
         bound = f"this keeper's is {migrations.VERSION}: start it once before"
         raise ConfigError(f"the journal {place} is of schema {version}, {bound}")
     return journal
+
+
+def _look_over(path: Path) -> None:
+    """Raise ConfigError where a file is damaged; at a large one there is no time for all of it."""
+    if not path.exists():
+        return
+    try:
+        with closing(sqlite.connect(path, read_only=True)) as db:
+            flaws = db.glance(LOOK_S)
+    except sqlite3.Error as error:
+        raise ConfigError(f"the journal {path} cannot be used: {sqlite.told(error)}") from error
+    if flaws is None:
+        log.warning("journal.unchecked", path=str(path), looked_s=LOOK_S, mend="run keeper journal check")
+    elif flaws:
+        raise ConfigError(f"the journal {path} is damaged: {flaws[0]}; {sqlite.RESTORE}")
 
 
 def to_read(place: Path | Shared) -> Db:

@@ -147,6 +147,10 @@ class PostgresDb:
         found = self.execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
         return {name for (name,) in found} - {"lease"}
 
+    def key(self, table: str) -> str:
+        names = [column[0] for column in self.execute(f"SELECT * FROM {table} LIMIT 0").description or ()]  # noqa: S608
+        return "rowid" if "rowid" in names else str(names[0])
+
     def size(self) -> int:
         """Return what the server's statistics say of rows and their widths: files here seldom shrink."""
         found = self.execute(
@@ -163,6 +167,9 @@ class PostgresDb:
     def flaws(self) -> list[str]:
         """Leave that to the server, which has checksums of its own."""
         return []
+
+    def told(self, error: BaseException) -> str:
+        return str(error).strip()
 
     def close(self) -> None:
         self._connection.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 from keeper.domain import CaseEvent, EventKind
 from keeper.errors import ConfigError, InvariantBroken
 from keeper.journal import migrations, opening, rows
+from keeper.journal.backup import back_up, export
 from keeper.journal.db import Shared
 from keeper.journal.rows import MOVES
 from keeper.journal.runs import Run, runs_of
@@ -220,6 +221,18 @@ class JournalReader:
                 *self._unagreed(),
                 *self._repeats(),
             ]
+
+    def back_up(self, target: Path) -> None:
+        """Copy all of it to a new SQLite file."""
+        back_up(self._db, target)
+
+    def export(self, case_id: str | None = None) -> Iterator[str]:
+        """Yield all of it, or one case, as lines of JSON; raise ConfigError where there is no such case."""
+        query = "SELECT 1 FROM cases WHERE case_id = ?"
+        if case_id is not None and not self._db.execute(query, (case_id,)).fetchall():
+            raise ConfigError(f"the journal {self.place} has no case {case_id}")
+        with self._one_moment():
+            yield from export(self._db, case_id)
 
     @contextmanager
     def _one_moment(self) -> Iterator[None]:

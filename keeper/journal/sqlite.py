@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import sqlite3
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 BUSY_TIMEOUT_S = 10.0
 PAGES = 256
 """How many are given back at a time: a few milliseconds."""
+
+STEPS_AT_ONCE = 100_000
+"""Of SQLite's machine, between two looks at the clock."""
+PRIMARY = 0xFF
+"""What of an extended error code says its kind."""
+RESTORE = "keep the file, and go on from the last backup (docs/journal.md)"
+MENDS: Mapping[int, str] = {
+    sqlite3.SQLITE_FULL: "make room on its disk, and start again",
+    sqlite3.SQLITE_IOERR: "look at its disk, and start again",
+    sqlite3.SQLITE_READONLY: "let the keeper write to it, and start again",
+    sqlite3.SQLITE_CORRUPT: RESTORE,
+    sqlite3.SQLITE_NOTADB: RESTORE,
+}
+"""What to do about an error, by its kind."""
 
 
 class SqliteDb(sqlite3.Connection):
@@ -38,6 +54,13 @@ class SqliteDb(sqlite3.Connection):
     def tables(self) -> set[str]:
         return {name for (name,) in self.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
+    def key(self, table: str) -> str:
+        [(made,)] = self.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchall()
+        if "WITHOUT ROWID" not in made:
+            return "rowid"
+        keys = [row["name"] for row in self.execute(f"PRAGMA table_info({table})") if row["pk"]]
+        return str(keys[0])
+
     def size(self) -> int:
         pages, free, size = (
             self.execute(f"PRAGMA {name}").fetchone()[0]
@@ -50,6 +73,29 @@ class SqliteDb(sqlite3.Connection):
 
     def flaws(self) -> list[str]:
         return [row[0] for row in self.execute("PRAGMA integrity_check") if row[0] != "ok"]
+
+    def glance(self, most_s: float) -> list[str] | None:
+        """Return what is broken in the file, indices left out; None where that takes longer."""
+        until_s = time.monotonic() + most_s
+        self.set_progress_handler(lambda: int(time.monotonic() > until_s), STEPS_AT_ONCE)
+        try:
+            return [row[0] for row in self.execute("PRAGMA quick_check(1)") if row[0] != "ok"]
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                raise
+            return None
+        finally:
+            self.set_progress_handler(None, 0)
+
+    def told(self, error: BaseException) -> str:
+        return told(error)
+
+
+def told(error: BaseException) -> str:
+    """Say what a fault was, and what to do about it."""
+    code = getattr(error, "sqlite_errorcode", None)
+    mend = None if code is None else MENDS.get(code & PRIMARY)
+    return f"{error}; {mend}" if mend else str(error)
 
 
 def connect(path: Path, *, read_only: bool = False) -> SqliteDb:

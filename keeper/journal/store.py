@@ -146,7 +146,8 @@ class StoredJournal:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 if isinstance(error, self._db.Fault):
-                    raise KeeperError(f"the journal {self._name} cannot be written: {error}") from error
+                    told = self._db.told(error)
+                    raise KeeperError(f"the journal {self._name} cannot be written: {told}") from error
                 raise
 
     def _rows(self, query: str, *values: object) -> list[Any]:
@@ -159,7 +160,8 @@ class StoredJournal:
             try:
                 yield self._db
             except self._db.Fault as error:
-                raise KeeperError(f"the journal {self._name} cannot be read: {error}") from error
+                told = self._db.told(error)
+                raise KeeperError(f"the journal {self._name} cannot be read: {told}") from error
 
     def leads(self) -> bool:
         """Tell whether this keeper may act; raise Deposed where it may not any more. Alone it always may."""
@@ -693,7 +695,9 @@ class SqliteJournal(StoredJournal):
                 undo.pop_all()
             self._wallet.join(self)
         except (sqlite3.Error, KeeperError) as error:
-            raise ConfigError(f"the journal {path} cannot be used: {error.__cause__ or error}") from error
+            raise ConfigError(
+                f"the journal {path} cannot be used: {sqlite.told(error.__cause__ or error)}"
+            ) from error
 
     def _open(self, identity: Mapping[str, str], *, durable: bool) -> None:
         # Before anything is in the file: later only a VACUUM changes it.

@@ -158,6 +158,7 @@ def test_every_setting_is_documented_with_its_default(path: Path) -> None:
         "signer": {"url", "ca_file", "cert_file", "key_file", "key_id", "region", "endpoint"},
         "wallet": {"address", "keystore", "passphrase_file"},
         "trigger": {"announced"},
+        "journal": {"url"},
         "steward": {"half_life_s"},
         "reporter": {"patience_s", "listen"},
     }

@@ -1,0 +1,447 @@
+"""Two keepers on one journal, and the leader killed, frozen or cut off, round after round.
+
+A crash goes on all the while: every few blocks another account comes into breach. In each round something
+happens to whoever leads, the other takes over, and the first one comes back. In the end the chain and the
+journal are compared: every transaction of the wallet is a step of the journal, no step went out twice.
+
+    python -m tests.anvil.rounds --rounds 20 --seed 1 --json FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from keeper.journal.db import Shared
+from keeper.journal.reader import JournalReader
+from keeper.lab.anvil import Node, anvil, stop
+from keeper.lab.deploy import QUOTE, deploy
+from keeper.lab.world import FOREVER, fast_prices, person, reporters, trade
+from keeper.protocols.hybrid.signing import Order
+from keeper.units import WAD, FeedId, Wad
+from tests.postgres import Line, serving
+
+ROOT = Path(__file__).resolve().parents[2]
+GENESIS_S = 1_700_000_000
+BLOCK_S = 12
+"""Between blocks by the chain's clock; by the wall's a second passes."""
+LEASE_S = 3.0
+OWNERS = 24
+STORY = 20
+"""Rounds on one chain: by then most accounts are closed."""
+KEEPER, MAKER = person(1, "keeper"), person(1, "maker")
+REPORTERS = reporters(1)
+FEEDS: dict[FeedId, str] = {"ETH/USD": "1510", "SYN/USD": "7.1"}
+FIRST, CALM, FALL = 19_990, 15, 4
+"""BTC's price, for how many blocks it stays there, and by how much it falls with every further block."""
+PATIENCE_S = 120.0
+
+
+class Blow(StrEnum):
+    """What happens to the leader."""
+
+    KILLED = "killed"
+    FROZEN = "frozen"
+    """Stopped, and let go on after the other one has taken over."""
+    CUT_OFF = "cut off"
+    """From PostgreSQL; the node it still reaches."""
+    SENDING = "frozen while it sends"
+    """With signed bytes on the way: the node gets them when the other one has sent them long ago."""
+
+
+def price(block: int) -> int:
+    """Return BTC's price so many blocks after the beginning."""
+    return FIRST - FALL * max(0, block - CALM)
+
+
+class Wire:
+    """The way of one keeper to the node; what it sends may be held up."""
+
+    WORD = b"eth_sendRawTransaction"
+
+    def __init__(self, port: int) -> None:
+        self._node = port
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        self.holds = threading.Event()
+        """Set where the next transaction is to be held up."""
+        self.held: list[bytes] = []
+        self._ends: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Hang up."""
+        for each in (self._listening, *self._ends):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def deliver(self) -> list[str]:
+        """Give the node what was held up; return its answers."""
+        said = []
+        for request in self.held:
+            body = request[request.index(b"{") :]
+            node = HTTPConnection("127.0.0.1", self._node, timeout=30)
+            with closing(node):
+                node.request("POST", "/", body, {"Content-Type": "application/json"})
+                told = json.loads(node.getresponse().read())
+            said.append(told.get("error", {}).get("message", "taken"))
+        self.held.clear()
+        return said
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listening.accept()
+                far = socket.create_connection(("127.0.0.1", self._node))
+                self._ends += [near, far]
+                threading.Thread(target=self._pass_on, args=(near, far), daemon=True).start()
+                threading.Thread(target=self._pass_on, args=(far, near), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while some := source.recv(2**20):
+                if self.holds.is_set() and self.WORD in some:
+                    self.held.append(some)
+                    self.holds.clear()
+                    return
+                sink.sendall(some)
+            sink.shutdown(socket.SHUT_WR)
+
+
+@dataclass
+class Process:
+    """A keeper, and what it says."""
+
+    name: str
+    folder: Path
+    wire: Wire
+    line: Line
+    process: subprocess.Popen[str]
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._ear = threading.Thread(target=self._listen, daemon=True)
+        self._ear.start()
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with suppress(ValueError):
+                self.events.append(json.loads(line))
+
+    def told(self, event: str) -> float | None:
+        """Return when an event was logged first, by the wall clock; None where it was not."""
+        for each in list(self.events):
+            if each["event"] == event:
+                return datetime.fromisoformat(each["timestamp"]).timestamp()
+        return None
+
+    def end(self) -> tuple[int, str]:
+        """Wait for its end; return its code, and its last words."""
+        code = self.process.wait(PATIENCE_S)
+        self._ear.join(5)
+        assert self.process.stderr is not None
+        return code, self.process.stderr.read().strip()
+
+    def close(self) -> None:
+        with suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGCONT)
+        stop(self.process)  # type: ignore[arg-type]  # a text process is stopped like any other
+        self._ear.join(5)
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+        self.wire.close()
+        self.line.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What came of one blow."""
+
+    blow: Blow
+    lease_ended_to_head_blocks: int
+    """Blocks from the end of the lease until the next leader had done one."""
+    lease_ended_to_sent_blocks: int | None
+    """And until it sent something; None where nothing was due within the round."""
+    old: str
+    """How the old leader ended."""
+    late: tuple[str, ...]
+    """What the node said to bytes of the old leader that came late."""
+
+
+class Story:
+    """A crash on a chain of its own, a journal of its own, and the keepers on them."""
+
+    def __init__(self, url: str, node: Node, folder: Path, dice: random.Random) -> None:
+        self.place = Shared(url, f"story_{dice.getrandbits(64):016x}", folder / "journal.sqlite")
+        self._node = node
+        self._folder = folder
+        self._dice = dice
+        self.blocks: list[float] = []
+        """When each block was mined, by the wall clock."""
+        self._over = threading.Event()
+        self._names = iter(f"keeper{number}" for number in range(10**6))
+        self._deployed = deploy(node, signers=[each.address for each in REPORTERS])
+        self._open()
+        self._began = node.block_number()
+        self._began_s = node.timestamp_s()
+        self._miner = threading.Thread(target=self._mine, daemon=True)
+
+    def _open(self) -> None:
+        """Fund everybody, and open positions that come into breach one after the other."""
+        node, deployed = self._node, self._deployed
+        owners = [person(1, f"owner{number}") for number in range(OWNERS)]
+        node.fund([KEEPER.address, *(each.address for each in REPORTERS)])
+        # Ten of BTC bought at 20,000: so much more cash lasts for two blocks more of the fall.
+        cash = {each.account: (14_100 + 10 * FALL * 6 * rank) * WAD for rank, each in enumerate(owners)}
+        cash |= {MAKER.account: 10**8 * WAD, KEEPER.account: 10**7 * WAD}
+        node.run(deployed.mint(QUOTE, 2 * 10**8 * WAD))
+        node.run(
+            [
+                deployed.give_credit(QUOTE, sum(cash.values()), deployed.admin),
+                deployed.give_credit(QUOTE, 10**6 * WAD, KEEPER.address),
+                *(deployed.deposit(account, QUOTE, amount) for account, amount in cash.items()),
+            ]
+        )
+        prices = self._prices(0)
+        self._post(prices, *(deployed.prove(feed) for feed in prices))
+        opening = 20_000 * WAD
+        for number, owner in enumerate(owners, start=1):
+            order = Order(owner.account, 1, 10 * WAD, opening, number, FOREVER)
+            self._post(prices, trade(deployed, owner, MAKER, order))
+
+    @staticmethod
+    def _prices(block: int) -> dict[FeedId, Wad]:
+        others = {feed: int(float(text) * 1_000) * WAD // 1_000 for feed, text in FEEDS.items()}
+        return {"BTC/USD": price(block) * WAD, **others}
+
+    def _post(self, prices: dict[FeedId, Wad], *then: Any) -> None:
+        at_s = self._node.timestamp_s() + BLOCK_S
+        rounds = [self._deployed.slow_round(feed, wad) for feed, wad in prices.items()]
+        keys = [each.key for each in REPORTERS]
+        self._node.run([*rounds, fast_prices(self._deployed, keys, prices, at_s), *then], at_s)
+
+    def _mine(self) -> None:
+        next_s = time.monotonic()
+        while not self._over.is_set():
+            self._post(self._prices(self._node.block_number() + 1 - self._began))
+            self.blocks.append(time.time())
+            next_s = max(next_s + 1, time.monotonic())
+            self._over.wait(max(0.0, next_s - time.monotonic()))
+
+    @contextmanager
+    def mining(self) -> Iterator[None]:
+        """Mine a block every second."""
+        self._write_prices()
+        self._miner.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            self._miner.join()
+
+    def _write_prices(self) -> None:
+        lines = ["timestamp_s,feed,price"]
+        for block in range(3_000):
+            at_s = self._began_s + block * BLOCK_S
+            texts = {"BTC/USD": str(price(block)), **FEEDS}
+            lines += [f"{at_s},{feed},{text}" for feed, text in texts.items()]
+        (self._folder / "prices.csv").write_text("\n".join(lines) + "\n")
+
+    def start(self) -> Process:
+        """Start a keeper with a folder and wires of its own."""
+        name = next(self._names)
+        folder = self._folder / name
+        folder.mkdir()
+        wire, line = Wire(int(self._node.http_url.rpartition(":")[2])), Line(self.place.url)
+        (folder / "keeper.toml").write_text(
+            f"""
+[chain]
+http = "http://127.0.0.1:{wire.port}"
+ws = "{self._node.http_url.replace("http", "ws", 1)}"
+chain_id = {self._node.chain_id}
+[deployment]
+reader = "{self._deployed.protocol.reader}"
+from_block = 0
+[feed]
+path = "{self._folder / "prices.csv"}"
+[economics]
+native_feed = "ETH/USD"
+[journal]
+schema_name = "{self.place.schema}"
+lease_s = {LEASE_S}
+"""
+        )
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("KEEPER_")}
+        secrets = {"KEEPER_PRIVATE_KEY": "0x" + KEEPER.key.hex(), "KEEPER_JOURNAL__URL": line.url}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "keeper", "run", "--config", "keeper.toml"],
+            cwd=folder, env={**inherited, **secrets, "PYTHONPATH": str(ROOT)},
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        return Process(name, folder, wire, line, process)
+
+    def play(self, leader: Process, standby: Process, blow: Blow) -> Round:
+        """Strike the leader, and wait until the other one leads."""
+        until(lambda: standby.told("standby.waits") is not None, standby)
+        self._strike(leader, blow)
+        until(lambda: standby.told("lease.taken") is not None, standby)
+        taken_s = standby.told("lease.taken") or 0.0
+        until(lambda: self._done_since(standby) is not None, standby)
+        # The lease had ended before it was taken, by no more than a standby waits between two questions.
+        done_s = self._done_since(standby) or 0.0
+        with suppress(AssertionError):
+            until(lambda: standby.told("tx.sent") is not None, standby, patience_s=4.0)
+        sent_s = standby.told("tx.sent")
+        old, late = self._end(leader, blow)
+        return Round(
+            blow,
+            self._blocks_between(taken_s, done_s),
+            None if sent_s is None else self._blocks_between(taken_s, sent_s),
+            old,
+            late,
+        )
+
+    def _done_since(self, standby: Process) -> float | None:
+        """Return when the new leader had journaled its first head; None before."""
+        taken_s = standby.told("lease.taken")
+        with psycopg.connect(self.place.url, autocommit=True) as db:
+            query = f"SELECT min(done_at_s) FROM {self.place.schema}.heads WHERE done_at_s > %s"  # noqa: S608
+            [(found,)] = db.execute(query.encode(), [taken_s]).fetchall()
+        return None if found is None else float(found)
+
+    def _blocks_between(self, first_s: float, last_s: float) -> int:
+        return sum(first_s < each <= last_s for each in self.blocks)
+
+    def _strike(self, leader: Process, blow: Blow) -> None:
+        time.sleep(self._dice.uniform(0, 2))
+        if blow is Blow.KILLED:
+            leader.process.kill()
+        elif blow is Blow.CUT_OFF:
+            leader.line.cut()
+        elif blow is Blow.SENDING:
+            leader.wire.holds.set()
+            with suppress(AssertionError):
+                until(lambda: bool(leader.wire.held), leader)
+            leader.process.send_signal(signal.SIGSTOP)
+        else:
+            leader.process.send_signal(signal.SIGSTOP)
+
+    def _end(self, leader: Process, blow: Blow) -> tuple[str, tuple[str, ...]]:
+        """Let an old leader go on, and see how it ends; give the node what it had on the way."""
+        late = tuple(leader.wire.deliver())
+        if blow in {Blow.FROZEN, Blow.SENDING}:
+            leader.process.send_signal(signal.SIGCONT)
+        code, words = leader.end()
+        leader.line.mend()
+        leader.close()
+        return f"{code}: {words}", late
+
+    def amiss(self) -> list[str]:
+        """Compare the journal with the chain, and with itself."""
+        with closing(JournalReader(self.place)) as reader:
+            found = reader.verify()
+            steps = {raw_hash: unsigned for unsigned, (_, raw_hash) in reader.signed().items()}
+        sent: Counter[int] = Counter()
+        for number in range(self._began, self._node.block_number() + 1):
+            block = self._node.rpc("eth_getBlockByNumber", hex(number), True)
+            for tx in block["transactions"]:
+                if tx["from"] == KEEPER.address:
+                    sent[int(tx["nonce"], 16)] += 1
+                    if tx["hash"] not in steps:
+                        found.append(f"{tx['hash']} is on chain, and no step of the journal")
+        found += [f"nonce {nonce} is on chain {count} times" for nonce, count in sent.items() if count > 1]
+        self.transactions = sum(sent.values())
+        return found
+
+
+def until(told: Callable[[], bool], process: Process, patience_s: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + patience_s
+    while not told():
+        assert time.monotonic() < deadline, (process.name, process.events[-5:])
+        time.sleep(0.02)
+
+
+def play(
+    rounds: int, seed: int, *, blows: Sequence[Blow] = tuple(Blow), tell: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Play rounds on as many chains as they take; return what came of them."""
+    dice = random.Random(seed)
+    played: list[Round] = []
+    amiss: list[str] = []
+    transactions = 0
+    with serving(is_durable=True) as url:
+        while len(played) < rounds:
+            with ExitStack() as open_, tempfile.TemporaryDirectory(prefix="keeper-standby-") as name:
+                node = open_.enter_context(anvil(timestamp_s=GENESIS_S))
+                story = Story(url, node, Path(name), dice)
+                open_.enter_context(story.mining())
+                leader = open_.enter_context(closing(story.start()))
+                until(lambda each=leader: each.told("lease.taken") is not None, leader)  # type: ignore[misc]
+                for _ in range(min(STORY, rounds - len(played))):
+                    standby = open_.enter_context(closing(story.start()))
+                    found = story.play(leader, standby, blows[len(played) % len(blows)])
+                    tell(f"{len(played) + 1}: {found}")
+                    played.append(found)
+                    leader = standby
+                leader.process.send_signal(signal.SIGTERM)
+                leader.end()
+                amiss += story.amiss()
+                transactions += story.transactions
+    heads = [each.lease_ended_to_head_blocks for each in played]
+    sends = [
+        each.lease_ended_to_sent_blocks for each in played if each.lease_ended_to_sent_blocks is not None
+    ]
+    late = Counter(words for each in played for words in each.late)
+    return {
+        "seed": seed,
+        "rounds": len(played),
+        "blows": Counter(each.blow for each in played),
+        "transactions": transactions,
+        "amiss": amiss,
+        "blocks_to_head": {"most": max(heads), "median": statistics.median(heads)},
+        "blocks_to_sent": {"most": max(sends, default=None), "of": len(sends)},
+        "late_bytes": late,
+        "ends": Counter(each.old.partition(", ")[0][:60] for each in played),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    found = play(asked.rounds, asked.seed)
+    text = json.dumps(found, indent=2)
+    sys.stdout.write(text + "\n")
+    if asked.json:
+        asked.json.write_text(text + "\n")
+    sys.exit(bool(found["amiss"]) or found["blocks_to_head"]["most"] > 2)
+
+
+if __name__ == "__main__":
+    main()
