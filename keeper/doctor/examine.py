@@ -34,6 +34,7 @@ from keeper.execute.keys import load_signer
 from keeper.execute.signers import Elsewhere, reached, unlock
 from keeper.feeds import LiveComposite
 from keeper.feeds.composite import Composite
+from keeper.journal.opening import is_there
 from keeper.journal.reader import JournalReader
 from keeper.oracles.panel import reader_creation
 from keeper.ports import Market
@@ -137,16 +138,20 @@ class Doctor:
         return Finding("key", Mark.OK, f"signs for {self._wallet}")
 
     def _journal(self) -> Iterator[Finding]:
-        path = self.config.journal_path(dry_run=False)
-        if not path.exists():
-            yield Finding("journal", Mark.OK, f"{path} will be made")
-            return
+        place = self.config.journal_place(dry_run=False)
+        is_file = isinstance(place, Path)
+        mend = "name another file in journal.path" if is_file else "mend journal.url, or journal.schema_name"
         try:
-            with closing(JournalReader(path)) as reader:
-                identity, broken = reader.identity, reader.verify()
+            if not is_there(place):
+                yield Finding("journal", Mark.OK, f"{place} will be made")
+                return
+            with closing(JournalReader(place)) as reader:
+                identity, broken, leader = reader.identity, reader.verify(), reader.leader
         except ConfigError as error:
-            yield Finding("journal", Mark.BAD, str(error), "name another file in journal.path")
+            yield Finding("journal", Mark.BAD, str(error), mend)
             return
+        if leader is not None:
+            yield Finding("lease", Mark.OK, f"{leader} leads: a keeper started now stands by")
         ours = {
             "chain_id": str(self.config.chain.chain_id),
             "deployment": self.config.deployment.address,
@@ -154,13 +159,12 @@ class Doctor:
         }
         other = [name for name, value in ours.items() if identity.get(name) != value]
         if other:
-            found = f"{path} is that of another {', '.join(other)}"
-            yield Finding("journal", Mark.BAD, found, "name another file in journal.path")
+            yield Finding("journal", Mark.BAD, f"{place} is that of another {', '.join(other)}", mend)
         elif broken:
             mend = "keep a copy, and report it: the keeper writes no such journal"
-            yield Finding("journal", Mark.BAD, f"{path}: {broken[0]}", mend)
+            yield Finding("journal", Mark.BAD, f"{place}: {broken[0]}", mend)
         else:
-            yield Finding("journal", Mark.OK, f"{path} is whole")
+            yield Finding("journal", Mark.OK, f"{place} is whole")
 
     # --- the nodes ---
 

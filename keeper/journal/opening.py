@@ -103,6 +103,14 @@ def to_read(place: Path | Shared) -> Db:
         raise ConfigError(f"the journal {place} cannot be read: {error}") from error
 
 
+def is_there(place: Path | Shared) -> bool:
+    """Tell whether anything is there yet; raise ConfigError where nobody can tell."""
+    if isinstance(place, Path):
+        return place.exists()
+    with closing(to_read(place)) as db:
+        return bool(db.tables())
+
+
 def _expect_psycopg() -> ModuleType:
     try:
         import psycopg

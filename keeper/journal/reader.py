@@ -80,6 +80,14 @@ class JournalReader:
         """The file, or beside which books are kept."""
         return self.place if isinstance(self.place, Path) else self.place.path
 
+    @property
+    def leader(self) -> str | None:
+        """Who leads of several keepers; None where nobody does, or nobody else could."""
+        if isinstance(self.place, Path):
+            return None
+        found = self._db.execute("SELECT holder FROM lease WHERE until > clock_timestamp()").fetchall()
+        return str(found[0][0]) if found else None
+
     def close(self) -> None:
         """Close the file."""
         self._db.close()

@@ -53,8 +53,10 @@ STORY = 20
 KEEPER, MAKER = person(1, "keeper"), person(1, "maker")
 REPORTERS = reporters(1)
 FEEDS: dict[FeedId, str] = {"ETH/USD": "1510", "SYN/USD": "7.1"}
-FIRST, CALM, FALL = 19_990, 15, 4
-"""BTC's price, for how many blocks it stays there, and by how much it falls with every further block."""
+CALM, FALL = 15, 4
+"""For how many blocks BTC's price stands still, and by how much it falls with each after its first leap."""
+APART = 6
+"""Blocks from one account's breach to the next one's."""
 PATIENCE_S = 120.0
 
 
@@ -72,7 +74,7 @@ class Blow(StrEnum):
 
 def price(block: int) -> int:
     """Return BTC's price so many blocks after the beginning."""
-    return FIRST - FALL * max(0, block - CALM)
+    return 20_000 if block < CALM else 19_400 - FALL * (block - CALM)
 
 
 class Wire:
@@ -182,10 +184,12 @@ class Round:
     """What came of one blow."""
 
     blow: Blow
-    lease_ended_to_head_blocks: int
-    """Blocks from the end of the lease until the next leader had done one."""
-    lease_ended_to_sent_blocks: int | None
-    """And until it sent something; None where nothing was due within the round."""
+    act_blocks: int
+    """Blocks from the end of the lease until the next leader had sent something, or had done a head on which
+    nothing was due."""
+    act_s: float
+    """The same in seconds."""
+    sent: bool
     old: str
     """How the old leader ended."""
     late: tuple[str, ...]
@@ -215,8 +219,8 @@ class Story:
         node, deployed = self._node, self._deployed
         owners = [person(1, f"owner{number}") for number in range(OWNERS)]
         node.fund([KEEPER.address, *(each.address for each in REPORTERS)])
-        # Ten of BTC bought at 20,000: so much more cash lasts for two blocks more of the fall.
-        cash = {each.account: (14_100 + 10 * FALL * 6 * rank) * WAD for rank, each in enumerate(owners)}
+        # Each is to hold ten of BTC, bought at 20,000.
+        cash = {each.account: (16_100 + 10 * FALL * APART * rank) * WAD for rank, each in enumerate(owners)}
         cash |= {MAKER.account: 10**8 * WAD, KEEPER.account: 10**7 * WAD}
         node.run(deployed.mint(QUOTE, 2 * 10**8 * WAD))
         node.run(
@@ -308,33 +312,22 @@ lease_s = {LEASE_S}
         """Strike the leader, and wait until the other one leads."""
         until(lambda: standby.told("standby.waits") is not None, standby)
         self._strike(leader, blow)
+        ended_s = self._asked("SELECT extract(epoch FROM until) FROM {}.lease") or 0.0
         until(lambda: standby.told("lease.taken") is not None, standby)
         taken_s = standby.told("lease.taken") or 0.0
-        until(lambda: self._done_since(standby) is not None, standby)
-        # The lease had ended before it was taken, by no more than a standby waits between two questions.
-        done_s = self._done_since(standby) or 0.0
-        with suppress(AssertionError):
-            until(lambda: standby.told("tx.sent") is not None, standby, patience_s=4.0)
-        sent_s = standby.told("tx.sent")
+        done = f"SELECT min(done_at_s) FROM {{}}.heads WHERE done_at_s > {taken_s}"  # noqa: S608
+        until(lambda: self._asked(done) is not None, standby)
+        first_sent_s, first_done_s = standby.told("tx.sent"), self._asked(done) or 0.0
+        acted_s = min(first_sent_s or first_done_s, first_done_s)
+        blocks = sum(ended_s < each <= acted_s for each in self.blocks)
         old, late = self._end(leader, blow)
-        return Round(
-            blow,
-            self._blocks_between(taken_s, done_s),
-            None if sent_s is None else self._blocks_between(taken_s, sent_s),
-            old,
-            late,
-        )
+        return Round(blow, blocks, round(acted_s - ended_s, 3), first_sent_s is not None, old, late)
 
-    def _done_since(self, standby: Process) -> float | None:
-        """Return when the new leader had journaled its first head; None before."""
-        taken_s = standby.told("lease.taken")
+    def _asked(self, query: str) -> float | None:
+        """Ask the server for one number."""
         with psycopg.connect(self.place.url, autocommit=True) as db:
-            query = f"SELECT min(done_at_s) FROM {self.place.schema}.heads WHERE done_at_s > %s"  # noqa: S608
-            [(found,)] = db.execute(query.encode(), [taken_s]).fetchall()
+            [(found,)] = db.execute(query.format(self.place.schema).encode()).fetchall()
         return None if found is None else float(found)
-
-    def _blocks_between(self, first_s: float, last_s: float) -> int:
-        return sum(first_s < each <= last_s for each in self.blocks)
 
     def _strike(self, leader: Process, blow: Blow) -> None:
         time.sleep(self._dice.uniform(0, 2))
@@ -411,10 +404,7 @@ def play(
                 leader.end()
                 amiss += story.amiss()
                 transactions += story.transactions
-    heads = [each.lease_ended_to_head_blocks for each in played]
-    sends = [
-        each.lease_ended_to_sent_blocks for each in played if each.lease_ended_to_sent_blocks is not None
-    ]
+    blocks, seconds = [each.act_blocks for each in played], [each.act_s for each in played]
     late = Counter(words for each in played for words in each.late)
     return {
         "seed": seed,
@@ -422,10 +412,12 @@ def play(
         "blows": Counter(each.blow for each in played),
         "transactions": transactions,
         "amiss": amiss,
-        "blocks_to_head": {"most": max(heads), "median": statistics.median(heads)},
-        "blocks_to_sent": {"most": max(sends, default=None), "of": len(sends)},
+        "sent_at_once": sum(each.sent for each in played),
+        "blocks_to_act": {"most": max(blocks), "median": statistics.median(blocks)},
+        "seconds_to_act": {"most": max(seconds), "median": statistics.median(seconds)},
         "late_bytes": late,
-        "ends": Counter(each.old.partition(", ")[0][:60] for each in played),
+        "stopped_by_itself": sum(each.old.startswith("2: keeper: ") for each in played),
+        "ends": Counter(each.old[:70] for each in played),
     }
 
 
@@ -440,7 +432,7 @@ def main() -> None:
     sys.stdout.write(text + "\n")
     if asked.json:
         asked.json.write_text(text + "\n")
-    sys.exit(bool(found["amiss"]) or found["blocks_to_head"]["most"] > 2)
+    sys.exit(bool(found["amiss"]) or found["blocks_to_act"]["most"] > 2)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ from keeper.doctor.foreign import look_at_deposit
 from keeper.doctor.hybrid import look_at_code, look_at_oracles
 from keeper.domain import Head, OracleView, Unknown, Witnessed
 from keeper.execute import web3signer
+from keeper.journal.db import Shared
+from keeper.journal.shared import PostgresJournal
 from keeper.journal.store import SqliteJournal
 from keeper.protocols.hybrid.abi import CONTRACTS, artifact
 from keeper.units import WAD
@@ -193,6 +195,27 @@ async def test_the_journal_of_another_keeper_is_told(tmp_path: Path) -> None:
     assert "is damaged" in by_name(list(looked._journal()))["journal"].found
     config.journal.path.write_bytes(b"no database, " * 100)
     assert by_name(list(looked._journal()))["journal"].mark is Mark.BAD
+
+
+def test_a_shared_journal_is_looked_at_and_who_leads_is_told(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEEPER_JOURNAL__URL", server)
+    config = config_of(tmp_path, "http://127.0.0.1:1", "ws://127.0.0.1:1")
+    looked, place = Doctor(config), config.journal_place(dry_run=False)
+    assert isinstance(place, Shared)
+    assert by_name(list(looked._journal()))["journal"].found.endswith("will be made")
+    identity = {"chain_id": "31337", "deployment": READER, "wallet": "0x" + "22" * 20}
+    with closing(PostgresJournal(place, identity=identity, holder="a")):
+        told = by_name(list(looked._journal()))
+        assert told["journal"].found.endswith("is whole")
+        assert told["lease"].found == "a leads: a keeper started now stands by"
+    assert "lease" not in by_name(list(looked._journal()))
+    monkeypatch.setenv("KEEPER_JOURNAL__URL", "postgresql://keeper:hunter2@127.0.0.1:1/none")
+    config = config_of(tmp_path, "http://127.0.0.1:1", "ws://127.0.0.1:1")
+    away = by_name(list(Doctor(config)._journal()))["journal"]
+    assert away.mark is Mark.BAD
+    assert "hunter2" not in repr((config, away, config.told()))
 
 
 def test_a_folder_that_is_not_there_or_full_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
