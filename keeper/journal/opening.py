@@ -37,7 +37,7 @@ def to_write(
 ) -> SqliteJournal | PostgresJournal:
     """Open or create a journal for a keeper to work with; raise ConfigError where that cannot be.
 
-    A file is looked over before anything rests on it, and may share the ``wallet`` with those of other deployments.
+    A file is looked over first, and may share the ``wallet`` with those of other deployments.
     """
     if isinstance(place, Path):
         _look_over(place)

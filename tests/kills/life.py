@@ -147,6 +147,12 @@ class Node:
         found: bytes | Refuse = self.ask("simulate", sender, call, at, gas_limit)
         return found
 
+    async def simulate_in_order(
+        self, sender: str, calls: Sequence[tuple[Call, int]], at: ChainTime
+    ) -> list[bytes | Refuse] | None:
+        del sender, calls, at
+        return None
+
     def updates(self) -> AsyncIterator[BlockUpdate]:
         raise NotImplementedError("blocks are handed on one by one")
 
