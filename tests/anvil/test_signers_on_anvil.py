@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -15,7 +17,7 @@ from eth_account import Account
 
 from keeper.lab.anvil import Node
 from keeper.ports import StepState
-from tests.anvil.test_cli_on_anvil import AFTER, KEEPER, KEY, Site, running
+from tests.anvil.test_cli_on_anvil import AFTER, KEEPER, KEY, Site, environment, running, write
 from tests.secrecy import command_lines, expect_nothing_of, forms_of, written_in
 from tests.unit.execute.stub_web3signer import StubWeb3Signer
 
@@ -87,6 +89,20 @@ def test_a_keeper_that_acts_shows_no_form_of_its_key_or_passphrase(
     written = written_in(site.folder, *FILES)
     assert KEEPER.address.encode() in written
     expect_nothing_of(SECRETS, b"\n".join([shown, said, written]))
+
+
+@pytest.mark.parametrize(("chain_id", "is_warned"), [("1", True), ("31337", False)])
+def test_a_key_that_lies_open_is_warned_of_but_on_chains_of_ones_own(
+    tmp_path: Path, chain_id: str, *, is_warned: bool
+) -> None:
+    write(tmp_path, chain_id=chain_id)
+    done = subprocess.run(
+        [sys.executable, "-m", "keeper", "run", "--config", "keeper.toml"],
+        cwd=tmp_path, env=environment({"KEEPER_PRIVATE_KEY": KEY}), capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert ('"wallet.key_in_environment"' in done.stdout) is is_warned
+    assert "eth_chainId at http://127.0.0.1:1: no answer" in done.stderr
 
 
 def test_every_form_of_a_secret_would_be_found(tmp_path: Path) -> None:

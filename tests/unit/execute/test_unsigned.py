@@ -1,7 +1,8 @@
 """What becomes of a step whose transaction nobody signs yet."""
 
+import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -70,6 +71,19 @@ async def test_nothing_goes_out_above_a_nonce_that_is_not_signed(ready: Any, sig
     assert isinstance(sent, str)
     assert [each.reason.rule for each in waits] == ["send.unsigned"] * 2
     assert len(ready.node.raws) == 1
+
+
+async def test_several_steps_are_signed_at_once(ready: Any, signer: Distant) -> None:
+    together = asyncio.Barrier(3)
+    near = signer.sign
+
+    async def sign(tx: Mapping[str, Any]) -> Signed:
+        await together.wait()
+        return await near(tx)
+
+    signer.sign = sign  # type: ignore[method-assign]  # to see that nobody is waited for
+    assert len(set(await ready.sender.send(reserved(ready, 3)))) == 3
+    assert len(ready.node.raws) == 3
 
 
 async def test_what_is_not_signed_while_it_is_valid_is_abandoned(
