@@ -50,17 +50,6 @@ HEAR_S = 5.0
 LOOK_S = 0.1
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 MEND_SIGNER = "see to [signer] and wallet.address, and to whoever holds the key: docs/signers.md"
-UNSENDABLE = {
-    "type": 2,
-    "nonce": 2**64 - 1,
-    "to": "0x" + "00" * 20,
-    "data": "0x",
-    "value": 0,
-    "gas": 0,
-    "maxFeePerGas": 0,
-    "maxPriorityFeePerGas": 0,
-}
-"""Signed to see whether anybody does. No chain takes it: it has no gas, and EIP-2681 rules out its nonce."""
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 
 
@@ -124,7 +113,7 @@ class Doctor:
                 unlock(params)
                 async with reached(params) as signer:
                     await signer.check()
-                    await signer.sign({**UNSENDABLE, "chainId": self.config.chain.chain_id})
+                    await signer.prove()
                 return look_at_signer(params.elsewhere, signer.address)
             self._wallet = load_signer(params.keys).address
         except ConfigError as error:

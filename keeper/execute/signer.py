@@ -21,6 +21,18 @@ from keeper.errors import InvariantBroken, SignerFault
 T = TypeVar("T")
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 """Of the group of secp256k1 (SEC 2, section 2.4.1)."""
+UNSENDABLE: Mapping[str, Any] = {
+    "type": 2,
+    "chainId": 1,
+    "nonce": 2**64 - 1,
+    "to": "0x" + "00" * 20,
+    "data": "0x",
+    "value": 0,
+    "gas": 0,
+    "maxFeePerGas": 0,
+    "maxPriorityFeePerGas": 0,
+}
+"""A transaction without gas, and with a nonce that EIP-2681 rules out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +108,10 @@ class RemoteSigner:
                 raise SignerFault(f"it holds no key of {self.address}, only {len(found)} others")
 
         await self._asked(held())
+
+    async def prove(self) -> None:
+        """Have something signed that no chain takes; raise SignerFault where it is not."""
+        await self.sign(UNSENDABLE)
 
     async def _asked(self, asking: Awaitable[T]) -> T:
         try:

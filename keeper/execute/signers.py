@@ -95,11 +95,11 @@ def _holding(elsewhere: Elsewhere) -> AbstractAsyncContextManager[Holder]:
 
 
 async def _watch(signer: RemoteSigner) -> None:
-    """Ask whether the signer is there, and say when that changes."""
+    """Ask whether the signer is there, and say when that changes; who was at fault is back when it signs."""
     was = None
     while True:
         with suppress(SignerFault):
-            await signer.check()
+            await (signer.check() if signer.fault is None else signer.prove())
         if signer.fault is not None and was is None:
             log.warning("signer.lost", wallet=signer.address, why=signer.fault)
         elif signer.fault is None and was is not None:

@@ -45,7 +45,8 @@ class StubWeb3Signer:
         if self.is_slow:
             await asyncio.Event().wait()
         if self.says is not None:
-            return self.says
+            # One response answers one request.
+            return web.Response(status=self.says.status, body=self.says.body, headers=self.says.headers)
         if request.match_info["identifier"] != self.identifier:
             return web.Response(status=404)
         data = bytes.fromhex((await request.json())["data"].removeprefix("0x"))

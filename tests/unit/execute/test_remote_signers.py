@@ -287,6 +287,19 @@ async def test_a_signer_is_missed_before_it_is_needed_and_noticed_when_it_is_bac
             assert signer.fault is None
 
 
+async def test_a_signer_that_has_the_key_and_does_not_sign_is_not_back(
+    monkeypatch: pytest.MonkeyPatch, stub: StubWeb3Signer
+) -> None:
+    monkeypatch.setattr(signers, "CHECK_S", 0.001)
+    stub.says = web.Response(status=500)
+    async with open_signer(params(stub), None) as signer:
+        with pytest.raises(SignerFault, match="HTTP 500"):
+            await signer.sign(TX)
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+            assert "HTTP 500" in str(signer.fault)
+
+
 # --- AWS KMS -------------------------------------------------------------------------------------
 
 
