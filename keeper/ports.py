@@ -1036,7 +1036,7 @@ class Sender(Protocol):
         ...
 
     async def send(
-        self, permits: Sequence[Permit], *, tick_ns: int | None = None
+        self, permits: Sequence[Permit], *, tick_ns: int | None = None, in_public: bool = False
     ) -> tuple[str | Refuse | Wait, ...]:
         """Sign, commit the signed bytes, send them; return the hashes. Sending again gives the same ones.
 
@@ -1046,6 +1046,7 @@ class Sender(Protocol):
         A Refuse says that the node definitely took nothing, and that the step is abandoned. A failure of
         which nobody knows whether it arrived returns the hash: the step is in flight. ``tick_ns`` is the
         ``time.monotonic_ns`` at which the tick that led here arrived; the journal keeps the latency.
+        ``in_public`` passes over whoever would keep the transactions from the mempool.
         """
         ...
 

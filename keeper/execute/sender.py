@@ -129,7 +129,7 @@ class ChainSender:
         self._unsigned: dict[str, SignerFault] = {}
         self._route = route_of(self._params.via, rpc, relay, blocks=self._params.private_blocks)
         self._carriers: dict[str, tuple[int, Via]] = {}
-        """Who took each step's bytes last; a start forgets it, and goes by the age of each."""
+        """Who took each step's bytes last, or is to; a start forgets it, and goes by the age of each."""
         self._unclear: dict[Via, Block] = {}
         """At which head a transport last said nothing that could be understood."""
 
@@ -190,12 +190,14 @@ class ChainSender:
         return int(await self._rpc.request("eth_getBalance", [self.address, "latest"]), 16)
 
     async def send(
-        self, permits: Sequence[Permit], *, tick_ns: int | None = None
+        self, permits: Sequence[Permit], *, tick_ns: int | None = None, in_public: bool = False
     ) -> tuple[str | Refuse | Wait, ...]:
         """Sign, commit the signed bytes, send them; return the hashes, or the node's definite refusals.
 
         A Wait says that there is no signature yet: the step stays reserved, and is tried again.
         """
+        if in_public and (place := self._route.place_of(Via.PUBLIC)) is not None:
+            self._carriers |= {permit.step_id: (place, Via.PUBLIC) for permit in permits}
         return await self._deliver([self._outbox.step(permit.step_id) for permit in permits], tick_ns)
 
     async def resume(self, head: Head) -> tuple[StepRecord, ...]:

@@ -166,6 +166,10 @@ class Route:
         """Return whose turn it is with a transaction that was reserved so many blocks ago."""
         return min(max(age, 0) // self._blocks, len(self._ways) - 1)
 
+    def place_of(self, via: Via) -> int | None:
+        """Return whose turn a transport has; None where it is not on the route."""
+        return next((place for place, (each, _) in enumerate(self._ways) if each is via), None)
+
     def from_(self, turn: int) -> Iterator[tuple[int, Via, Transport]]:
         """Yield the transport whose turn it is, and those after it."""
         for place, (via, transport) in enumerate(self._ways[turn:], start=turn):

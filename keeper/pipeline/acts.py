@@ -146,7 +146,9 @@ class Acts(Generic[MarketT]):
         )
         tried = {each.account: [found] for each, found in zip(sole, in_order, strict=True)}
         tried |= {each.account: found for each, found in zip(chosen, each_alone, strict=True)}
-        await self._send([(each, tried[each.account]) for each in others], fees, moment)
+        await self._send(
+            [(each, tried[each.account]) for each in others], fees, moment, in_public=bool(before)
+        )
 
     async def _try_in_order(self, steps: Sequence[Step], at: ChainTime) -> list[Tried]:
         """Run the only steps of their accounts on top of one another, in the order of their nonces.
@@ -198,12 +200,21 @@ class Acts(Generic[MarketT]):
         )
 
     async def _send(
-        self, planned: Sequence[tuple[Planned, Sequence[Tried]]], fees: Fees, moment: Moment
+        self,
+        planned: Sequence[tuple[Planned, Sequence[Tried]]],
+        fees: Fees,
+        moment: Moment,
+        *,
+        in_public: bool = False,
     ) -> None:
-        """Reserve what is picked, a batch in one commit, and send it."""
+        """Reserve what is picked, a batch in one commit, and send it.
+
+        What follows an announced transaction is sent where that one is: a relay that does not know it would
+        see ours revert.
+        """
         for some in batches(planned, BATCH):
             if permits := self._reserve_all(some, fees, moment.head):
-                await self._sender.send(permits, tick_ns=moment.heard_ns)
+                await self._sender.send(permits, tick_ns=moment.heard_ns, in_public=in_public)
             await asyncio.sleep(0)
 
     def _reserve_all(

@@ -221,6 +221,21 @@ async def test_a_restart_goes_by_the_age_of_a_transaction_and_sends_the_same_byt
     assert [hash_of(raw) for raw in world.desk.node.raws] == [tx_hash]
 
 
+async def test_what_is_to_be_public_is_shown_to_no_relay(world: World) -> None:
+    await world.begin(Via.BUNDLE, Via.PRIVATE, Via.PUBLIC)
+    await world.desk.sender.send([world.desk.reserve()], in_public=True)
+    world.is_mined = False
+    await world.mine(101)
+    assert world.stub.asked == []
+    assert (world.sent["via"], len(world.desk.node.raws)) == (Via.PUBLIC, 1)
+
+
+async def test_where_nothing_becomes_public_a_relay_is_asked_all_the_same(world: World) -> None:
+    await world.begin(Via.PRIVATE)
+    await world.desk.sender.send([world.desk.reserve()], in_public=True)
+    assert world.sent["via"] == Via.PRIVATE
+
+
 async def test_what_has_come_to_the_mempool_does_not_go_back_to_the_relay(world: World) -> None:
     world.stub.manner = Manner.REFUSES
     world.is_mined = False
