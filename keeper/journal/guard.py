@@ -446,7 +446,8 @@ def reserve(
     The whole unsigned transaction is stored with the nonce given out here, so that a restart signs the
     same bytes again. ``beside`` is what other journals of the wallet hold.
     """
-    found = held(db, step, standing=standing, chain_nonce=chain_nonce, block=block, at_s=at_s) + beside
+    here = held(db, step, limits, standing=standing, chain_nonce=chain_nonce, block=block, at_s=at_s)
+    found = here + beside
     asked = Ask(
         account=step.act.account,
         max_cost_wei=int(tx["gas"]) * int(tx["maxFeePerGas"]) + int(tx.get("value", 0)),
@@ -478,9 +479,20 @@ def reserve(
     return check(asked) or _grant(db, step, {**tx, "nonce": free_nonce(found.nonces, chain_nonce)}, asked)
 
 
-def held(db: Db, step: Step, *, standing: Standing, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
-    """Return what the steps of one journal mean for a step; what it does not ask for is left out."""
+def held(
+    db: Db,
+    step: Step,
+    limits: Limits,
+    *,
+    standing: Standing,
+    chain_nonce: int,
+    block: Block,
+    at_s: UnixS,
+) -> Held:
+    """Return what the steps of one journal mean for a step; what no limit asks for is left out."""
     taken = [market for market, _ in step.takes]
+    by_day = [market for market in taken if limits.of_market(limits.market_day_wad, market) is not None]
+    kept = [market for market in taken if limits.of_market(limits.inventory_wad, market) is not None]
     return Held(
         _held_nonces(db, chain_nonce),
         tally.in_flight_wei(db),
@@ -489,8 +501,8 @@ def held(db: Db, step: Step, *, standing: Standing, chain_nonce: int, block: Blo
         tally.sums(db, at_s - HOUR_S),
         tally.sums(db, at_s - DAY_S),
         tally.moved_wad(db, at_s) if step.takes else {},
-        {market: tally.taken_wad(db, market, at_s - DAY_S) for market in taken},
-        {market: tally.inventory(db, market, standing.sold_to(market)) for market in taken},
+        {market: tally.taken_wad(db, market, at_s - DAY_S) for market in by_day},
+        {market: tally.inventory(db, market, standing.sold_to(market)) for market in kept},
     )
 
 
@@ -581,6 +593,7 @@ def _own(db: Db, account: AccountKey, at_s: UnixS) -> tuple[Past, ...]:
 def measures(db: Db, limits: Limits, standing: Standing, block: Block, at_s: UnixS) -> tuple[Measure, ...]:
     """Return how much is used of every limit that adds something up, as of a head."""
     hour, day = tally.sums(db, at_s - HOUR_S), tally.sums(db, at_s - DAY_S)
+    solvent_wad = tally.kept_solvent_wad(db, at_s) if limits.solvency_day_wad else 0
     found: list[tuple[str, str, int, int | None, str]] = [
         ("spend_hour", "", hour.spent_wei, limits.spend_hour_wei, "native"),
         ("spend_day", "", day.spent_wei, limits.spend_day_wei, "native"),
@@ -588,7 +601,7 @@ def measures(db: Db, limits: Limits, standing: Standing, block: Block, at_s: Uni
         ("notional_hour", "", hour.notional_wad, limits.notional_hour_wad, "quote"),
         ("loss_hour", "", hour.loss_wad, limits.loss_hour_wad, "quote"),
         ("loss_day", "", day.loss_wad, limits.loss_day_wad, "quote"),
-        ("solvency_day", "", tally.kept_solvent_wad(db, at_s), limits.solvency_day_wad, "quote"),
+        ("solvency_day", "", solvent_wad, limits.solvency_day_wad, "quote"),
     ]
     moved_wad = tally.moved_wad(db, at_s)
     for market in sorted({*tally.markets(db), *limits.depth_minute_wad} - {EACH}):

@@ -62,7 +62,9 @@ MIGRATIONS: Mapping[int, tuple[str, ...]] = {
             market, at_s, state, paid_gwei, most_gwei, notional_micro, risk_micro, loss_micro
         )""",
         "CREATE INDEX stakes_held ON stakes (market, state, seq, held_micro)",
-        "CREATE INDEX live_stakes ON stakes (market) WHERE state IN ('reserved', 'sent')",
+        """CREATE INDEX live_stakes ON stakes (
+            market, at_s, state, paid_gwei, most_gwei, notional_micro, risk_micro, loss_micro, held_micro
+        ) WHERE state IN ('reserved', 'sent')""",
         "CREATE INDEX sales ON stakes (market, seq) WHERE is_sale = 1",
         STAKES_OF_BEFORE,
     ),

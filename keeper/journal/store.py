@@ -296,9 +296,10 @@ class StoredJournal:
         """Check every limit and commit the unsigned transaction; only then grant the Permit."""
         with self._transaction() as db:
             standing = self._told(self._standing(db, at_s))
+            limits = standing.limits or self._limits
             return guard.reserve(
                 db,
-                standing.limits or self._limits,
+                limits,
                 step,
                 tx,
                 agreed=agreed,
@@ -308,22 +309,27 @@ class StoredJournal:
                 chain_nonce=chain_nonce,
                 block=block,
                 at_s=at_s,
-                beside=self._beside(step, chain_nonce, block, at_s),
+                beside=self._beside(step, limits, chain_nonce, block, at_s),
             )
 
-    def _beside(self, step: Step, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
+    def _beside(self, step: Step, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
         """Return what other journals of the wallet hold; the tape has it where there are any."""
-        found = self._wallet.beside(self, step, chain_nonce, block, at_s)
+        found = self._wallet.beside(self, step, limits, chain_nonce, block, at_s)
         if self._tape is not None and self._wallet.is_shared:
             self._tape.chance(to_record(found))
         return found
 
-    def held(self, step: Step, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
-        """Return what its steps mean for a step of the same wallet in another journal."""
+    def held(self, step: Step, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
+        """Return what its steps mean for a step of the same wallet in another journal, by its limits."""
         with self._lock:
-            standing = self._standing(self._db, at_s)
             return guard.held(
-                self._db, step, standing=standing, chain_nonce=chain_nonce, block=block, at_s=at_s
+                self._db,
+                step,
+                limits,
+                standing=self._standing(self._db, at_s),
+                chain_nonce=chain_nonce,
+                block=block,
+                at_s=at_s,
             )
 
     # --- what the door goes by beside ---

@@ -160,8 +160,12 @@ def inventory(db: Db, market: FeedId, sold_to: int = 0) -> Inventory:
 
     ``sold_to`` is the last stake that the operator means.
     """
-    sold = "SELECT coalesce(max(seq), 0) FROM stakes WHERE market = ? AND is_sale = 1 AND state = 'included'"
-    since = max(sold_to, int(db.execute(sold, (market,)).fetchone()[0]))
+    sales = db.execute(
+        "SELECT seq, state FROM stakes WHERE market = ? AND is_sale = 1 ORDER BY seq DESC", (market,)
+    )
+    sold = next((int(row["seq"]) for row in sales if row["state"] == "included"), 0)
+    sales.close()
+    since = max(sold_to, sold)
     kept = (
         "SELECT coalesce(sum(held_micro), 0) FROM stakes WHERE market = ? AND state = 'included' AND seq > ?"
     )
@@ -177,7 +181,12 @@ def inventory(db: Db, market: FeedId, sold_to: int = 0) -> Inventory:
 
 def markets(db: Db) -> list[FeedId]:
     """Return every market that a step of the journal takes something of."""
-    query = "SELECT DISTINCT market FROM stakes WHERE market <> '' ORDER BY market"
+    # From one to the next: a DISTINCT would read all there is.
+    query = (
+        "WITH RECURSIVE found (market) AS (SELECT min(market) FROM stakes WHERE market > '' UNION ALL"
+        " SELECT (SELECT min(market) FROM stakes WHERE market > found.market) FROM found"
+        " WHERE found.market IS NOT NULL) SELECT market FROM found WHERE market IS NOT NULL"
+    )
     return [row[0] for row in db.execute(query)]
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from keeper.domain import Step
-from keeper.journal.guard import Held
+from keeper.journal.guard import Held, Limits
 from keeper.journal.tally import Inventory, Sums
 from keeper.units import Block, UnixS
 
@@ -21,8 +21,8 @@ from keeper.units import Block, UnixS
 class Holder(Protocol):
     """A journal, as far as others of its wallet look at it."""
 
-    def held(self, step: Step, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
-        """Return what its steps mean for a step of the same wallet in another journal."""
+    def held(self, step: Step, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
+        """Return what its steps mean for a step of the same wallet in another journal, by its limits."""
         ...
 
 
@@ -46,10 +46,12 @@ class Wallet:
         """Whether there is more than one."""
         return len(self._journals) > 1
 
-    def beside(self, journal: Holder, step: Step, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
+    def beside(
+        self, journal: Holder, step: Step, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS
+    ) -> Held:
         """Return what all journals but one hold."""
         others = (each for each in self._journals if each is not journal)
-        return sum((each.held(step, chain_nonce, block, at_s) for each in others), Held())
+        return sum((each.held(step, limits, chain_nonce, block, at_s) for each in others), Held())
 
 
 class TapedWallet(Wallet):
@@ -59,9 +61,11 @@ class TapedWallet(Wallet):
         super().__init__()
         self._told = told
 
-    def beside(self, journal: Holder, step: Step, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
+    def beside(
+        self, journal: Holder, step: Step, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS
+    ) -> Held:
         """Return what was noted when this was asked."""
-        del journal, step, chain_nonce, block, at_s
+        del journal, step, limits, chain_nonce, block, at_s
         return of_record(self._told(to_record(Held())))
 
 
