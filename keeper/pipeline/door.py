@@ -32,17 +32,19 @@ class Door:
         figures = {
             (Switch.JUMP, feed): self._jump(feed, quote, head.timestamp_s)
             for feed, quote in quotes.items()
-            if isinstance(quote, Quote)
+            if isinstance(quote, Quote) and quote.price_wad > 0
         }
         if divergence is not None:
             figures[Switch.DIVERGENCE, ""] = divergence
         before = {each.name: each for each in self.thrown}
         self.thrown = self._journal.watch(figures, head.timestamp_s)
         now = {each.name: each for each in self.thrown}
-        for name in now.keys() - before.keys():
-            self._say(now[name], head, on=True)
-        for name in before.keys() - now.keys():
-            self._say(before[name], head, on=False)
+        for name, each in now.items():
+            if name not in before:
+                self._say(each, head, on=True)
+        for name, each in before.items():
+            if name not in now:
+                self._say(each, head, on=False)
 
     def _jump(self, feed: FeedId, quote: Quote, at_s: UnixS) -> float:
         """Return how far a price is from the farthest one of the last minute, as a share of that."""
@@ -50,7 +52,7 @@ class Door:
         while heard and heard[0][0] <= at_s - WINDOW_S:
             heard.popleft()
         heard.append((at_s, quote.price_wad))
-        return max(abs(quote.price_wad / before_wad - 1) for _, before_wad in heard if before_wad)
+        return max(abs(quote.price_wad / before_wad - 1) for _, before_wad in heard)
 
     def _say(self, thrown: Thrown, head: Head, *, on: bool) -> None:
         what, states = "wallet", ("halted", "resumed")
