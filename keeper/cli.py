@@ -242,11 +242,20 @@ def demo(
     ] = False,
     kills: Annotated[int, typer.Option(min=0, help="Kill the keeper this often, at random moments.")] = 0,
     keep: Annotated[Path | None, typer.Option(help="Keep journal, configuration and prices here.")] = None,
+    false_print: Annotated[
+        bool, typer.Option(help="With all: whether the fast price is false for a block at first.")
+    ] = True,
 ) -> None:
     """Deploy a protocol on a local Anvil and walk a crash through it, block by block."""
+    if protocol != "all" and _is_given(context, "false_print"):
+        raise ConfigError("--no-false-print belongs to the demo with --protocol all")
     if protocol != "hybrid":
         of = accounts if _is_given(context, "accounts") else None
-        raise typer.Exit(_foreign_demo(context, protocol, seed=seed, accounts=of, json_file=json_file))
+        raise typer.Exit(
+            _foreign_demo(
+                context, protocol, seed=seed, accounts=of, false_print=false_print, json_file=json_file
+            )
+        )
     from keeper.lab.demo import run_demo
 
     code = run_demo(
@@ -262,7 +271,13 @@ def demo(
 
 
 def _foreign_demo(
-    context: typer.Context, protocol: str, *, seed: int, accounts: int | None, json_file: Path | None
+    context: typer.Context,
+    protocol: str,
+    *,
+    seed: int,
+    accounts: int | None,
+    false_print: bool,
+    json_file: Path | None,
 ) -> int:
     """Run the demo of another protocol, or of all; they have no other options than these."""
     if protocol not in (*FOREIGN, "all"):
@@ -274,7 +289,9 @@ def _foreign_demo(
     if protocol == "all":
         from keeper.lab.foreign.crash import ACCOUNTS, run_crash
 
-        return run_crash(seed=seed, accounts=accounts or ACCOUNTS, json_path=json_file)
+        return run_crash(
+            seed=seed, accounts=accounts or ACCOUNTS, false_print=false_print, json_path=json_file
+        )
     from keeper.lab.foreign.show import run_show
 
     return run_show(protocol, seed=seed, json_path=json_file)

@@ -206,6 +206,10 @@ class Side:
                 was = stage.view(before, world, at)
                 cut = Cut(was.owed_wad - view.owed_wad, was.equity_wad - view.equity_wad)
                 if cut.closed_wad > 0:
+                    if was.health < 1 and key not in tale.breached:
+                        # Closed in the block that put it below: at no head is it seen there.
+                        tale.breached[key] = block
+                        tale.cliff.append(stage.most(before, world, at))
                     tale.closings.append((key, cut))
                     tale.late.setdefault(key, block - tale.breached.get(key, block))
                     tale.forgiven_wad += max(0, -cut.paid_wad)

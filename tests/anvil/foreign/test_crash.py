@@ -32,6 +32,7 @@ def test_one_process_keeps_four_deployments_through_a_fall(tmp_path: Path) -> No
         assert each["below_at_end"] == 0
         assert each["keeper_transactions"] == each["steps"]["included"] > 0
         assert (each["keeper_reverted"], each["gas_wasted"], each["bad_debt"]) == (0, 0, 0)
+    assert 0 in {late for each in figures.values() for late in each["blocks_late"]}
     assert sum(each["transactions"] for each in bot.values()) > 0
     _expect_nonces_in_turns(tmp_path)
     for protocol in ORDER:
