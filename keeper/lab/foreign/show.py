@@ -457,7 +457,7 @@ class Play:
                 if rule != BEYOND_REPAIR
             ),
             *(f"account 0x{key[:20].hex()} was closed and never below its limit" for key in strangers),
-            *_unlike(tale.statuses, summary),
+            *_unlike(tale.statuses, summary, may_revert=self._looks_behind),
             *(f"journal: {line}" for line in broken),
         ]
         alone = Counter(
@@ -490,13 +490,16 @@ class Play:
         return Report(figures, tuple(violations))
 
 
-def _unlike(statuses: Counter[str], summary: Summary) -> Iterator[str]:
-    """Yield where not every transaction that the journal knows of was included, and did what it was for."""
-    included = summary.steps.get(StepState.INCLUDED, 0)
-    if statuses["0x1"] != included or statuses.total() != included:
+def _unlike(statuses: Counter[str], summary: Summary, *, may_revert: bool) -> Iterator[str]:
+    """Yield where not every transaction that the journal knows of was included, and did what it was for.
+
+    One that goes behind what is only announced may revert, where another answer comes in between.
+    """
+    included, reverted = (summary.steps.get(each, 0) for each in (StepState.INCLUDED, StepState.REVERTED))
+    if statuses["0x1"] != included or statuses.total() != included + reverted:
         found = f"{statuses.total()} transactions of the wallet are on chain, {statuses['0x1']} successful"
-        yield f"{found}; the journal has {included}"
-    for state in (*LIVE, StepState.REVERTED, StepState.DISPLACED):
+        yield f"{found}; the journal has {included}, and {reverted} that reverted"
+    for state in (*LIVE, StepState.DISPLACED, *(() if may_revert else (StepState.REVERTED,))):
         if count := summary.steps.get(state):
             yield f"{count} steps ended as {state}"
 
