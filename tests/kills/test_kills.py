@@ -20,12 +20,12 @@ def kills(found: Path, *options: str) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("store", ["sqlite", "power"])
+@pytest.mark.parametrize("store", ["sqlite", "postgres", "power"])
 def test_whoever_is_killed_goes_on_as_if_it_had_not_been(tmp_path: Path, store: str) -> None:
-    code, found = kills(tmp_path / "found", "--store", store, "--kills", "12", "--seed", "5")
+    code, found = kills(tmp_path / "found", "--store", store, "--kills", "10", "--seed", "5")
     assert found["wrong"] == []
     assert code == 0
-    assert found["kills"] >= 12
+    assert found["kills"] >= 10
     assert found["transactions"] > 20
 
 
@@ -34,8 +34,8 @@ def test_whoever_is_killed_goes_on_as_if_it_had_not_been(tmp_path: Path, store: 
     ("broken", "store", "seed", "words"),
     [
         ("signs-late", "sqlite", 5, "the journal has no such bytes"),
-        ("forgets", "sqlite", 1, "is sent for ever"),
-        ("gives-up", "sqlite", 5, ""),
+        ("forgets", "sqlite", 1, "for ever"),
+        ("gives-up", "sqlite", 5, "was told as None"),
         ("spends-freely", "sqlite", 1, "wei were spent or out at once"),
         ("never-syncs", "power", 1, "transactions are out, and"),
     ],
@@ -43,7 +43,7 @@ def test_whoever_is_killed_goes_on_as_if_it_had_not_been(tmp_path: Path, store: 
 def test_a_keeper_that_is_broken_is_found_out(
     tmp_path: Path, broken: str, store: str, seed: int, words: str
 ) -> None:
-    options = ("--broken", broken, "--store", store, "--seed", str(seed), "--kills", "40")
+    options = ("--broken", broken, "--store", store, "--seed", str(seed), "--kills", "100")
     code, found = kills(tmp_path / "found", *options)
     assert code == 1
-    assert words in found["wrong"][0]
+    assert words in "; ".join(found["wrong"])
