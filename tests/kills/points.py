@@ -45,9 +45,9 @@ def mortal(of: type[DbT], points: Points) -> type[DbT]:
     """Return a connection that can die before a transaction, after each write in it, and after its commit."""
 
     class Mortal(of):  # type: ignore[valid-type, misc]
-        def begin(self) -> None:
+        def begin(self, *, lasting: bool = True) -> None:
             _come_by(points, "before it begins")
-            super().begin()
+            super().begin(lasting=lasting)
 
         def execute(self, sql: str, values: Sequence[Any] = (), /) -> Found:
             word = sql.split(maxsplit=1)[0]

@@ -24,6 +24,7 @@ from unittest.mock import patch
 
 import apsw
 
+from keeper.journal.sqlite import SqliteDb
 from tests.kills.points import Points
 from tests.kills.stores import Sqlite
 
@@ -213,9 +214,15 @@ class Cursor:
 
 
 class LosingDb:
-    """Implements ``db.Db`` as far as a keeper's work asks for it."""
+    """Implements ``db.Db`` as far as it is asked; which commits wait for the disk is SQLite's own to say."""
 
     Fault: type[Exception] = apsw.Error
+    durable = True
+    _lasting: bool | None = None
+    begin = SqliteDb.begin
+    begin_adding = SqliteDb.begin_adding
+    tables = SqliteDb.tables
+    key = SqliteDb.key
 
     def __init__(self, path: Path) -> None:
         flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
@@ -231,11 +238,12 @@ class LosingDb:
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> Cursor:
         return Cursor(self._db, self._db.cursor().executemany(sql, rows))
 
-    def begin(self) -> None:
-        self.execute("BEGIN IMMEDIATE")
+    def glance(self, most_s: float) -> list[str]:
+        del most_s
+        return [row[0] for row in self.execute("PRAGMA quick_check") if row[0] != "ok"]
 
-    def tables(self) -> set[str]:
-        return {name for (name,) in self.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    def told(self, error: BaseException) -> str:
+        return str(error)
 
     def close(self) -> None:
         self._db.close()
