@@ -13,8 +13,10 @@ import structlog
 
 from keeper.domain import CaseEvent
 from keeper.errors import ConfigError, KeeperError
-from keeper.journal import store
+from keeper.journal import opening
+from keeper.journal.guard import Limits
 from keeper.journal.store import SqliteJournal
+from keeper.journal.wallet import Wallet
 from tests.unit.journal.conftest import IDENTITY, Events
 
 
@@ -85,13 +87,18 @@ def damage(path: Path) -> None:
     path.write_bytes(data)
 
 
+def start(path: Path) -> None:
+    """Open a journal as a keeper does that is to work with it."""
+    journal = opening.to_write(path, identity=IDENTITY, limits=Limits(), lease_s=1, wallet=Wallet())
+    journal.close()
+
+
 def test_a_damaged_file_is_refused_at_the_start(file: SqliteJournal, path: Path) -> None:
     file.close()
+    start(path)
     damage(path)
-    with pytest.raises(
-        ConfigError, match=r"cannot be used: .*; keep the file, and go on from the last backup"
-    ):
-        SqliteJournal(path, identity=IDENTITY)
+    with pytest.raises(ConfigError, match=r"; keep the file, and go on from the last backup"):
+        start(path)
 
 
 def test_damage_that_shows_later_stops_the_keeper(file: SqliteJournal, path: Path) -> None:
@@ -106,10 +113,10 @@ def test_of_a_large_file_a_start_says_that_it_was_not_looked_through(
     file: SqliteJournal, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file.close()
-    monkeypatch.setattr(store, "LOOK_S", -1.0)
+    monkeypatch.setattr(opening, "LOOK_S", -1.0)
     monkeypatch.setattr("keeper.journal.sqlite.STEPS_AT_ONCE", 1)
-    with structlog.testing.capture_logs() as said, closing(SqliteJournal(path, identity=IDENTITY)):
-        pass
+    with structlog.testing.capture_logs() as said:
+        start(path)
     assert [each["event"] for each in said] == ["journal.unchecked"]
 
 
