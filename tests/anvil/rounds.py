@@ -189,6 +189,8 @@ class Round:
     nothing was due."""
     act_s: float
     """The same in seconds."""
+    taken_s: float
+    """And from the end of the lease until the next leader had it."""
     sent: bool
     old: str
     """How the old leader ended."""
@@ -321,7 +323,8 @@ lease_s = {LEASE_S}
         acted_s = min(first_sent_s or first_done_s, first_done_s)
         blocks = sum(ended_s < each <= acted_s for each in self.blocks)
         old, late = self._end(leader, blow)
-        return Round(blow, blocks, round(acted_s - ended_s, 3), first_sent_s is not None, old, late)
+        waited_s, worked_s = round(taken_s - ended_s, 3), round(acted_s - ended_s, 3)
+        return Round(blow, blocks, worked_s, waited_s, first_sent_s is not None, old, late)
 
     def _asked(self, query: str) -> float | None:
         """Ask the server for one number."""
@@ -414,6 +417,7 @@ def play(
         "amiss": amiss,
         "sent_at_once": sum(each.sent for each in played),
         "blocks_to_act": {"most": max(blocks), "median": statistics.median(blocks)},
+        "seconds_to_lease": max(each.taken_s for each in played),
         "seconds_to_act": {"most": max(seconds), "median": statistics.median(seconds)},
         "late_bytes": late,
         "stopped_by_itself": sum(each.old.startswith("2: keeper: ") for each in played),

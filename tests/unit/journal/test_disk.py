@@ -48,7 +48,8 @@ from keeper.domain import CaseEvent, EventKind
 from keeper.errors import KeeperError
 from keeper.journal.store import SqliteJournal
 journal = SqliteJournal(Path(sys.argv[1]), identity={"chain_id": "1"})
-resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+most = 100_000 + max(each.stat().st_size for each in Path(sys.argv[1]).parent.iterdir())
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
 for number in range(1_000):
     account, note = number.to_bytes(32, "big"), {"note": "x" * 5_000}
     event = CaseEvent(f"case{number}", account, EventKind.SUSPECTED, 1, 1, note)

@@ -1,14 +1,23 @@
-"""Several processes on one file, and processes that die in the middle of it."""
+"""Several processes on one journal, and processes that die in the middle of it."""
 
 import subprocess
 import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from uuid import uuid4
 
+import pytest
+
+from keeper.domain import CaseEvent, EventKind
 from keeper.errors import ConfigError
+from keeper.journal.db import Shared
 from keeper.journal.reader import JournalReader
+from keeper.journal.shared import PostgresJournal
 from keeper.journal.store import SqliteJournal
+
+pytestmark = pytest.mark.timeout(240)
+"""Ten processes that start at once take their time on a busy machine."""
 
 WORDS = """
 import sys, time
@@ -56,6 +65,25 @@ while True:
 )
 
 
+SHARED = WORDS.replace(
+    'SqliteJournal(Path(sys.argv[1]), identity={"chain_id": "1"}, limits=limits)',
+    'PostgresJournal(shared, identity={"chain_id": "1"}, limits=limits, lease_s=60)',
+).replace(
+    "limits = ",
+    """
+import os
+from keeper.journal.db import Shared
+from keeper.journal.shared import PostgresJournal
+shared = Shared(os.environ["URL"], os.environ["SCHEMA"], Path(sys.argv[1]))
+limits = """,
+    1,
+)
+"""The same words on the other store."""
+
+LED = "journal._db.token = 1\n"
+"""What makes a process write as the one does that leads: as if it were a thread of it."""
+
+
 def _start(script: str, path: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", script, str(path)],
@@ -65,18 +93,37 @@ def _start(script: str, path: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_ten_racing_processes_get_one_permit(path: Path) -> None:
-    subprocess.run([sys.executable, "-c", f"{WORDS}\nsuspect(1)", str(path)], check=True)
-    racers = [_start(RACE, path) for _ in range(10)]
+def _race(racers: list[subprocess.Popen[str]]) -> list[str]:
+    """Let all go at once; return their answers in order."""
     for racer in racers:
         assert racer.stdout
-        assert racer.stdout.readline() == "ready\n"
+        assert racer.stdout.readline().endswith("ready\n")
     for racer in racers:
         assert racer.stdin
         racer.stdin.write("go\n")
         racer.stdin.flush()
-    answers = sorted(racer.communicate()[0].strip() for racer in racers)
+    return sorted(racer.communicate()[0].strip() for racer in racers)
+
+
+def test_ten_racing_processes_get_one_permit(path: Path) -> None:
+    subprocess.run([sys.executable, "-c", f"{WORDS}\nsuspect(1)", str(path)], check=True)
+    answers = _race([_start(RACE, path) for _ in range(10)])
     assert answers == ["limit.duplicate"] * 9 + ["permit"]
+
+
+def test_ten_racing_processes_get_one_permit_of_a_shared_journal_too(
+    path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Shared(server, f"test_{uuid4().hex}", path)
+    monkeypatch.setenv("URL", place.url)
+    monkeypatch.setenv("SCHEMA", place.schema)
+    with closing(PostgresJournal(place, identity={"chain_id": "1"}, lease_s=600)) as leader:
+        assert leader.leads()
+        leader.record([CaseEvent("case1", (1).to_bytes(32), EventKind.SUSPECTED, 1, 1, {})])
+        racing = RACE.replace(WORDS, SHARED + LED)
+        answers = _race([_start(racing, path) for _ in range(10)])
+        assert answers == ["limit.duplicate"] * 9 + ["permit"]
+        assert len(leader.live_steps()) == 1
 
 
 def test_ten_processes_may_create_the_same_journal(path: Path) -> None:
