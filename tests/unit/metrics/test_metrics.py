@@ -12,8 +12,8 @@ from keeper.chain.health import Health
 from keeper.domain import Head, Level
 from keeper.errors import ConfigError
 from keeper.execute.transports import Tally
-from keeper.metrics import Reading, Status, judge, served
-from keeper.ports import AlarmRecord, Measure, Nearest, Spread, Switch, Thrown, Ticks, Vitals
+from keeper.metrics import Gauges, Reading, Status, judge, served
+from keeper.ports import AlarmRecord, Leadership, Measure, Nearest, Spread, Switch, Thrown, Ticks, Vitals
 
 NOW_S = 1_700_000_000
 HEAD = Head(123, "0xab", "0xaa", NOW_S - 5, 7)
@@ -64,6 +64,24 @@ def test_a_keeper_is_healthy_degraded_or_down_and_says_why(
     assert found is Status(status)
     assert why in "; ".join(reasons)
     assert bool(reasons) == (found is not Status.HEALTHY)
+
+
+LEADER = Leadership(leads=True, holder="a/1", lease=7, left_s=3.5)
+STANDBY = replace(READING, leadership=replace(LEADER, leads=False), vitals=replace(VITALS, done=None))
+
+
+def test_a_standby_is_healthy_by_the_head_that_it_has_read() -> None:
+    assert judge(STANDBY, NOW_S, 12) == (Status.HEALTHY, [])
+    late = replace(STANDBY, vitals=replace(STANDBY.vitals, mirror_at_s=NOW_S - 61))
+    assert judge(late, NOW_S, 12) == (Status.DOWN, ["the last head is 61 s old"])
+
+
+def test_who_leads_is_told() -> None:
+    for reading, leads in ((STANDBY, 0), (replace(READING, leadership=LEADER), 1)):
+        found = {metric.name: metric for metric in Gauges(lambda told=reading: told).collect()}  # type: ignore[misc]
+        values = [found[f"keeper_{name}"].samples[0].value for name in ("leads", "lease_number")]
+        assert values == [leads, 7]
+    assert "keeper_leads" not in {metric.name for metric in Gauges(lambda: READING).collect()}
 
 
 def of_now(reading: Reading) -> Reading:

@@ -1,0 +1,62 @@
+"""What an operator does with a journal beside the keeper."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from keeper.cli import app
+from keeper.domain import CaseEvent, EventKind
+from keeper.journal.reader import JournalReader
+from keeper.journal.store import SqliteJournal
+
+READER = "0x" + "11" * 20
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "prices.csv").write_text("timestamp_s,feed,price\n")
+    (tmp_path / "keeper.toml").write_text(
+        '[chain]\nhttp = "http://127.0.0.1:1"\nws = "ws://127.0.0.1:1"\nchain_id = 31337\n'
+        f'[deployment]\nreader = "{READER}"\n[feed]\npath = "prices.csv"\n'
+    )
+    with closing(SqliteJournal(tmp_path / "journal.sqlite", identity={"chain_id": "31337"})) as journal:
+        for number in (1, 2):
+            account = bytes([number]) * 32
+            journal.record([CaseEvent(f"case{number}", account, EventKind.SUSPECTED, 7, 84, {})])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def asked(*words: str) -> Result:
+    return CliRunner().invoke(app, ["journal", *words])
+
+
+def test_a_whole_journal_is_said_to_be_whole_and_a_broken_one_ends_with_1(folder: Path) -> None:
+    found = asked("check")
+    assert (found.exit_code, found.output) == (0, f"the journal {folder / 'journal.sqlite'} is whole\n")
+    with closing(SqliteJournal(folder / "journal.sqlite", identity={"chain_id": "31337"})) as journal:
+        journal._db.execute("UPDATE cases SET status = 'settled' WHERE case_id = 'case2'")
+    found = asked("check")
+    assert (found.exit_code, found.output) == (
+        1,
+        "case case2 is settled, and its events lead to suspected\n",
+    )
+
+
+def test_a_backup_is_a_journal(folder: Path) -> None:
+    assert asked("backup", "copy.sqlite").exit_code == 0
+    with closing(JournalReader(folder / "copy.sqlite")) as copy:
+        assert copy.summary().cases == {"suspected": 2}
+
+
+@pytest.mark.parametrize(("words", "cases"), [((), 2), (("--case", "case2"), 1)])
+def test_an_export_is_a_line_for_each_row(folder: Path, words: tuple[str, ...], cases: int) -> None:
+    found = asked("export", *words)
+    lines = [json.loads(line) for line in found.output.splitlines()]
+    assert [line["table"] for line in lines].count("cases") == cases
+    assert (folder / "journal.sqlite").exists()
