@@ -425,6 +425,9 @@ async def _replay(journal: Path, *, until: int | None, config: Path | None) -> i
     for run in runs:
         settings = settings_of(run, config)
         limits, fees = settings.limits_for_guard(), settings.sender_params(dry_run=run.started["dry_run"])
+        if config is not None:
+            # What was sent then counts as nobody's where other things are done now.
+            limits = replace(limits, foreign_stops=False)
         made = studio(run, settings)
         played = await play_run(
             journal, run, made, limits=limits, sender=fees, until=until, reloads=config is None
@@ -451,9 +454,10 @@ def halt(*, config: ConfigOption = HERE, reason: Reason = "", dry_run: Rehearsed
 
 @app.command()
 def resume(*, config: ConfigOption = HERE, reason: Reason = "", dry_run: Rehearsed = False) -> None:
-    """Take back a halt by command or signal; says what still holds."""
+    """Take back a halt by command or signal, or for another user of the key; says what still holds."""
     with _switchboard(config, dry_run=dry_run) as journal:
-        journal.throw(Switch.HALT, "", on=False, who=_operator(), why=reason)
+        for switch in (Switch.HALT, Switch.FOREIGN):
+            journal.throw(switch, "", on=False, who=_operator(), why=reason)
         still = [metrics.stopped(each) for each in journal.thrown()]
     typer.echo("\n".join(["resumed", *still]))
 
@@ -675,7 +679,9 @@ async def _found(
     scout = ChainReader(rpc, config.chain.ws, [])
     await scout.verify(config.chain.chain_id, {config.deployment.setting: config.deployment.address})
     await expect_chain(config.chain.ws, config.chain.chain_id)
-    head = head_of(await rpc.request("eth_getBlockByNumber", ["latest", False]))
+    head = head_of(
+        await rpc.request("eth_getBlockByNumber", ["latest", False]), flat_fees=config.chain.flat_fees
+    )
     if config.deployment.from_block > head.number:
         bound = f"the chain's head is block {head.number}"
         raise ConfigError(f"deployment.from_block is {config.deployment.from_block}, but {bound}")

@@ -50,6 +50,7 @@ from keeper.execute.fees import GWEI, FeeParams
 from keeper.execute.keys import KeyParams
 from keeper.execute.sender import Params as SenderParams
 from keeper.execute.signers import Elsewhere, SignerParams
+from keeper.execute.stuck import Patience
 from keeper.execute.transports import Via
 from keeper.feeds import AnyFeed, GeneratedFeed, LiveComposite, RecordedFeed, Source
 from keeper.feeds.composite import Params as CompositeParams
@@ -128,6 +129,17 @@ class Chain(Section):
     """After how long, at the least, a slow read is asked of a second endpoint as well."""
     broadcast: bool = False
     """Hand each signed transaction to every endpoint."""
+    fees: Literal["eip1559", "legacy"] = "eip1559"
+    """``legacy``: a chain without base fee, where everybody pays a gas price."""
+    l1_fee: Literal["none", "op"] = "none"
+    """Whether a transaction pays for its data besides: ``op`` asks the OP stack's GasPriceOracle."""
+    l1_bytes: int = Field(default=1_000, gt=0, le=131_072)
+    """How large a transaction is taken to be for that."""
+
+    @property
+    def flat_fees(self) -> bool:
+        """Whether the chain has no base fee."""
+        return self.fees == "legacy"
 
     @model_validator(mode="before")
     @classmethod
@@ -498,8 +510,19 @@ class Spending(Section):
 
 
 class Send(Section):
-    """Who is handed signed transactions, and for how long (docs/transports.md)."""
+    """What is bid, and how long is waited (docs/sending.md); and who is handed it (docs/transports.md)."""
 
+    tip_percentile: int | None = Field(default=50, ge=0, le=100)
+    """Which of the tips that others paid of late is bid, where it is more than ``priority_fee_gwei``."""
+    max_priority_fee_gwei: Decimal = Field(default=Decimal(50), ge=0, le=10_000)
+    full_blocks: int = Field(default=6, ge=1, le=24)
+    """How many full blocks in a row a first bid outlasts at most."""
+    raise_after_blocks: int = Field(default=2, ge=1, le=1_000)
+    """A transaction that is next in line and waits for so long is outbid, or cancelled when late."""
+    in_flight: int = Field(default=16, ge=1, le=1_000)
+    """Transactions of the wallet that wait at the same time."""
+    foreign: Literal["stop", "warn"] = "stop"
+    """What another program does that uses the wallet's key: no new steps, or words only."""
     via: Annotated[Several[Via], Field(min_length=1)] = (Via.PUBLIC,)
     """One after the other; each but the last has a transaction to itself for a while."""
     private_blocks: int = Field(default=3, ge=1, le=25)
@@ -897,7 +920,7 @@ class Config(BaseSettings):
 
     def reader_params(self) -> ReaderParams:
         """Return how the chain is read."""
-        return ReaderParams(block_time_s=self.chain.block_time_s)
+        return ReaderParams(block_time_s=self.chain.block_time_s, flat_fees=self.chain.flat_fees)
 
     def limits_for_guard(self) -> Limits:
         """Return the guard's limits in its own units."""
@@ -923,6 +946,8 @@ class Config(BaseSettings):
             backoff_s=limits.backoff_s,
             backoff_max_s=limits.backoff_max_s,
             solvency_day_wad=int(self.economics.solvency_day * WAD),
+            in_flight=self.send.in_flight,
+            foreign_stops=self.send.foreign == "stop",
             depth_minute_wad={feed: depth.most_wad for feed, depth in self.depths().items()},
             accounts_allow=frozenset(limits.accounts_allow),
             accounts_deny=frozenset(limits.accounts_deny),
@@ -955,6 +980,8 @@ class Config(BaseSettings):
             fees=self.fee_params(),
             via=self.send.via,
             private_blocks=self.send.private_blocks,
+            patience=Patience(self.send.raise_after_blocks),
+            l1_bytes=self.chain.l1_bytes if self.chain.l1_fee == "op" else None,
         )
 
     def fee_params(self) -> FeeParams:
@@ -962,6 +989,9 @@ class Config(BaseSettings):
         return FeeParams(
             priority_fee_wei=int(self.limits.priority_fee_gwei * GWEI),
             max_fee_cap_wei=int(self.limits.max_fee_gwei * GWEI),
+            tip_percentile=self.send.tip_percentile,
+            max_priority_fee_wei=int(self.send.max_priority_fee_gwei * GWEI),
+            full_blocks=self.send.full_blocks,
         )
 
     def journal_path(self, *, dry_run: bool) -> Path:

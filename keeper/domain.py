@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, Self, TypeAlias
 
 from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad, Wei
 
@@ -24,7 +24,8 @@ class Head:
     hash: str
     parent_hash: str
     timestamp_s: UnixS
-    base_fee_wei: Wei
+    base_fee_wei: Wei | None
+    """None on a chain without EIP-1559."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -526,6 +527,8 @@ class Record:
     """What its steps took of each feed within the last minute, whatever became of those in flight."""
     worst_gas_wei: Wei = 0
     """The most that an act may pay for gas; never less than the current price."""
+    data_fee_wei: Wei = 0
+    """What a transaction pays besides for its data, on a chain that writes it to another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -542,6 +545,8 @@ class Economics:
     """At the highest fee that may be bid."""
     won_wad: Wad = WAD
     """How likely the step does what it should."""
+    gas_price_wei: Wei = 0
+    """The current fee; 0 where it was not noted."""
 
     @property
     def profit_wad(self) -> Wad:
@@ -552,6 +557,16 @@ class Economics:
     def worst_profit_wad(self) -> Wad:
         """Return it at the highest fee."""
         return self._gross_wad - self.worst_gas_wad
+
+    @property
+    def affordable_wei(self) -> Wei | None:
+        """Return the price of gas at which nothing is left, rounded down; None for what never pays.
+
+        What the step pays for its data is taken to rise with it.
+        """
+        if self.profit_wad <= 0 or not self.gas_wad or not self.gas_price_wei:
+            return None
+        return self.gas_price_wei * self._gross_wad // self.gas_wad
 
     @property
     def _gross_wad(self) -> Wad:
@@ -750,10 +765,36 @@ class Announced:
 
 @dataclass(frozen=True, slots=True)
 class Fees:
-    """EIP-1559 fees of a transaction."""
+    """What a transaction bids for a unit of gas."""
 
     max_fee_wei: Wei
     priority_fee_wei: Wei
+    is_flat: bool = False
+    """On a chain without EIP-1559: one gas price, which is paid whole; both fees are that."""
+
+    @classmethod
+    def of(cls, tx: Mapping[str, Any]) -> Self:
+        """Return what a transaction bids; one that names no tip gives none."""
+        if "gasPrice" in tx:
+            return cls(int(tx["gasPrice"]), int(tx["gasPrice"]), is_flat=True)
+        return cls(int(tx["maxFeePerGas"]), int(tx.get("maxPriorityFeePerGas", 0)))
+
+    def fields(self) -> dict[str, int]:
+        """Return the part of a transaction that says so."""
+        if self.is_flat:
+            return {"gasPrice": self.max_fee_wei}
+        return {"type": 2, "maxFeePerGas": self.max_fee_wei, "maxPriorityFeePerGas": self.priority_fee_wei}
+
+    def within(self, most: Fees) -> Fees:
+        """Return the same, but no more than others."""
+        max_fee_wei = min(self.max_fee_wei, most.max_fee_wei)
+        return Fees(max_fee_wei, min(self.priority_fee_wei, most.priority_fee_wei, max_fee_wei), self.is_flat)
+
+    def price_wei(self, base_fee_wei: Wei | None) -> Wei:
+        """Return what a unit costs at a base fee."""
+        if self.is_flat:
+            return self.max_fee_wei
+        return min(self.max_fee_wei, (base_fee_wei or 0) + self.priority_fee_wei)
 
 
 @dataclass(frozen=True, slots=True)

@@ -530,6 +530,8 @@ class Switch(StrEnum):
     DRIFT = "drift"
     JUMP = "jump"
     DIVERGENCE = "divergence"
+    FOREIGN = "foreign"
+    """Another program uses the wallet's key."""
     SOLD = "sold"
     """What was taken over of a market up to then has been sold."""
     LIMITS = "limits"
@@ -682,13 +684,15 @@ class Journal(Protocol):
         chain_nonce: int,
         block: Block,
         at_s: UnixS,
+        data_fee_wei: Wei = 0,
     ) -> Permit | Refuse:
         """Check every limit and commit the whole unsigned transaction; only then grant the Permit.
 
         What takes of an account needs ``agreed``, which goes into the same event as the step. ``markets``
         are those that the account hangs on, ``balance_wei`` is the wallet's at the newest head.
         ``chain_nonce`` is the wallet's next nonce as the chain has it; the journal gives out the lowest
-        one from there up that none of its own transactions holds.
+        one from there up that none of its own transactions holds. ``data_fee_wei`` is the most that the
+        transaction may cost besides its gas.
         """
         ...
 
@@ -933,12 +937,39 @@ LIVE = (StepState.RESERVED, StepState.SENT)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Chain evidence of how a transaction ended: included, reverted, or displaced by another one."""
+    """Chain evidence of how a step ended: included, reverted, or displaced by another transaction."""
 
     kind: EventKind
     block: Block
     block_hash: str
     gas_cost_wei: Wei
+    tx_hash: str | None = field(default=None, compare=False)
+    """Which of its transactions was included; None where it was displaced by one that is not ours."""
+
+
+class BidKind(StrEnum):
+    """What one of the transactions does that a step has on its nonce."""
+
+    FIRST = "first"
+    """What it was reserved for."""
+    RAISE = "raise"
+    """The same, at higher fees."""
+    CANCEL = "cancel"
+    """Nothing: it uses the nonce up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bid:
+    """One of the transactions on the nonce of a step; whichever of them is included excludes the others."""
+
+    number: int
+    """1 for the first."""
+    kind: BidKind
+    block: Block
+    """At which it was permitted."""
+    unsigned_tx: Mapping[str, Any]
+    signed_tx: bytes | None
+    tx_hash: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -957,6 +988,26 @@ class StepRecord:
     signed_tx: bytes | None
     tx_hash: str | None
     outcome: Outcome | None
+    bids: tuple[Bid, ...] = ()
+    """What was to take its transaction's place, oldest first."""
+
+    @property
+    def last(self) -> Bid:
+        """Return what was bid last."""
+        if self.bids:
+            return self.bids[-1]
+        sent = self.signed_tx, self.tx_hash
+        return Bid(1, BidKind.FIRST, self.reserved_block, self.unsigned_tx, *sent)
+
+    def bid_of(self, tx_hash: str | None) -> Bid | None:
+        """Return which of the later bids a transaction is; None where it is none of them."""
+        return next((each for each in self.bids if each.tx_hash == tx_hash), None) if tx_hash else None
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """Return every transaction of it that may be out, oldest first."""
+        all_of = (self.tx_hash, *(each.tx_hash for each in self.bids))
+        return tuple(each for each in all_of if each is not None)
 
 
 class Outbox(Protocol):
@@ -982,11 +1033,40 @@ class Outbox(Protocol):
         """Return the steps whose outcome is of ``block`` or later, lowest nonce first."""
         ...
 
-    def sign(self, step_id: str, raw: bytes, tx_hash: str) -> None:
+    def sign(self, step_id: str, raw: bytes, tx_hash: str, *, bid: int = 1) -> None:
         """Commit the signed bytes, before they are first sent. The same bytes again change nothing.
 
         They are on disk afterwards, with all that was committed before.
         """
+        ...
+
+    def rebid(
+        self,
+        step_id: str,
+        kind: BidKind,
+        tx: Mapping[str, Any],
+        *,
+        balance_wei: Wei | None = None,
+        block: Block,
+        at_s: UnixS,
+        data_fee_wei: Wei = 0,
+    ) -> StepRecord | Refuse:
+        """Permit another transaction on the nonce of a step in flight, within the limits.
+
+        The step then counts with the most that any of its transactions may cost.
+        """
+        ...
+
+    def affordable_wei(self, step_id: str) -> Wei | None:
+        """Return the gas price up to which a step pays, None where it was not weighed or never does."""
+        ...
+
+    def next_nonce(self) -> int:
+        """Return one more than the highest nonce of the wallet that was ever given out; 0 where none was."""
+        ...
+
+    def note_foreign(self, evidence: str, *, at_s: UnixS) -> None:
+        """Keep that another program uses the wallet's key: nothing new is permitted until that is cleared."""
         ...
 
     def sent(self, step_id: str, *, block: Block, at_s: UnixS, data: Mapping[str, Any] = ...) -> None:
@@ -1027,8 +1107,17 @@ class Sender(Protocol):
         """The wallet's native balance at that head, likewise."""
         ...
 
+    @property
+    def data_fee_wei(self) -> Wei:
+        """What a transaction pays for its data besides its gas, as it was known last."""
+        ...
+
     def fees(self, head: Head) -> Fees | Refuse:
-        """Choose the fees for the next block; refuse where the cap is below its base fee."""
+        """Choose the fees that last longest; refuse where the cap is below the next block's base fee."""
+        ...
+
+    def bid(self, step: Step, head: Head) -> Fees | Refuse:
+        """Choose the fees of one step: for as long as it is valid, and no more than it brings."""
         ...
 
     def transaction(self, call: Call, gas_limit: int, fees: Fees) -> dict[str, Any]:

@@ -58,6 +58,8 @@ class Params:
 
     reorg_depth: int = 64
     """What lies deeper is final for the whole keeper: ``pipeline.SETTLED`` is no less."""
+    flat_fees: bool = False
+    """The chain has no base fee."""
     poll_s: float | None = None
     """Look for a new head without being told, after so long a silence; a block time where it is not said."""
     deaf_poll_s: float = 1.0
@@ -95,7 +97,9 @@ class ChainReader:
         addresses = [*addresses, *self._always]
         self._addresses = [address.lower() for address in addresses]
         self._params = params or Params()
-        self._stream = Stream(ws_urls, addresses, block_time_s=self._params.block_time_s)
+        self._stream = Stream(
+            ws_urls, addresses, block_time_s=self._params.block_time_s, flat_fees=self._params.flat_fees
+        )
         self._listening: asyncio.Task[None] | None = None
         self._branch = Branch((), first=0, depth=self._params.reorg_depth)
         self._delivered: dict[str, set[int]] = {}
@@ -253,7 +257,9 @@ class ChainReader:
         while not self._joins(line[-1], head):
             parent = line[-1].parent_hash
             known = by_hash.get(parent)
-            line.append(known or head_of(await self._rpc.request("eth_getBlockByHash", [parent, False])))
+            line.append(
+                known or self._head_of(await self._rpc.request("eth_getBlockByHash", [parent, False]))
+            )
         return line[::-1]
 
     def _joins(self, last: Head, head: Head) -> bool:
@@ -265,8 +271,11 @@ class ChainReader:
             known = f"block {self._branch.tip_number}, which is known"
             raise ChainFault(f"block {head.number} is behind {known}, or of another fork") from None
 
+    def _head_of(self, raw: Any) -> Head:
+        return head_of(raw, flat_fees=self._params.flat_fees)
+
     async def _latest(self) -> Head:
-        return head_of(await self._rpc.request("eth_getBlockByNumber", ["latest", False]))
+        return self._head_of(await self._rpc.request("eth_getBlockByNumber", ["latest", False]))
 
     async def _numbered(self, numbers: range) -> list[Head]:
         """Return headers by number, read batch by batch: it ends at the first one above the node's head.
@@ -277,7 +286,7 @@ class ChainReader:
         while numbers:
             batch, numbers = numbers[: self._params.batch_size], numbers[self._params.batch_size :]
             calls = [("eth_getBlockByNumber", [hex(number), False]) for number in batch]
-            heads += [head_of(raw) for raw in await self._rpc.batch(calls)]
+            heads += [self._head_of(raw) for raw in await self._rpc.batch(calls)]
         return heads
 
     async def _in_batches(self, calls: Sequence[tuple[str, list[Any]]]) -> list[Any]:

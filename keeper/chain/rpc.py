@@ -23,7 +23,8 @@ from keeper.chain.wire import read_result
 from keeper.errors import ChainFault, ConfigError
 
 READS = frozenset({
-    "eth_blockNumber", "eth_call", "eth_chainId", "eth_estimateGas", "eth_feeHistory", "eth_getBalance",
+    "eth_blockNumber", "eth_call", "eth_chainId", "eth_estimateGas", "eth_feeHistory", "eth_gasPrice",
+    "eth_getBalance",
     "eth_getBlockByHash", "eth_getBlockByNumber", "eth_getCode", "eth_getLogs", "eth_getStorageAt",
     "eth_getTransactionByHash", "eth_getTransactionCount", "eth_getTransactionReceipt", "eth_simulateV1",
     "web3_clientVersion",

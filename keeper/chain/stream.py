@@ -79,7 +79,14 @@ async def _chain_id_of(url: str) -> int:
 class Stream:
     """Listens; ``news`` is set when there is a reason to look at the chain."""
 
-    def __init__(self, urls: Sequence[str], addresses: Sequence[str], *, block_time_s: float = 12.0) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        addresses: Sequence[str],
+        *,
+        block_time_s: float = 12.0,
+        flat_fees: bool = False,
+    ) -> None:
         for endpoint in map(without_secrets, urls):
             if not endpoint.startswith(("ws://", "wss://")):
                 raise ConfigError(f"a websocket endpoint must begin with ws:// or wss://, found {endpoint}")
@@ -91,6 +98,7 @@ class Stream:
         """Logs announced, by block hash and index."""
         self._urls = list(urls)
         self._addresses = [address.lower() for address in addresses]
+        self._flat_fees = flat_fees
         self._silence_s = SILENT_BLOCKS * block_time_s
         self._announced: Head | None = None
         self._told: deque[str] = deque(maxlen=HEADS_TOLD)
@@ -189,7 +197,7 @@ class Stream:
             self._limit = None
 
     def _hear_head(self, raw: Mapping[str, Any]) -> None:
-        head = head_of(raw)
+        head = head_of(raw, flat_fees=self._flat_fees)
         self._told.append(head.hash)
         if self._limit is not None and self._confirmed is not None and head.hash == self._confirmed.hash:
             self._limit.reschedule(None)

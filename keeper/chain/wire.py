@@ -45,19 +45,22 @@ def _list(value: Any) -> list[Any]:
     return value
 
 
-def head_of(raw: Mapping[str, Any] | None) -> Head:
-    """Read a block header; raise ChainFault where there is none, or a part of it is missing."""
+def head_of(raw: Mapping[str, Any] | None, *, flat_fees: bool = False) -> Head:
+    """Read a block header; raise ChainFault where there is none, or a part of it is missing.
+
+    A base fee may be missing only where the chain is said to have none, and everybody pays a gas price.
+    """
     if raw is None:
         raise ChainFault("expected a block header, found null: the node does not have that block")
-    if "baseFeePerGas" not in raw:
-        raise ChainFault("a block header without baseFeePerGas: only chains with EIP-1559 fees are supported")
+    if "baseFeePerGas" not in raw and not flat_fees:
+        raise ChainFault('a block header without baseFeePerGas: chain.fees = "legacy" is for such chains')
     try:
         return Head(
             number=quantity(raw["number"]),
             hash=lower_hex(raw["hash"], 32),
             parent_hash=lower_hex(raw["parentHash"], 32),
             timestamp_s=quantity(raw["timestamp"]),
-            base_fee_wei=quantity(raw["baseFeePerGas"]),
+            base_fee_wei=quantity(raw["baseFeePerGas"]) if "baseFeePerGas" in raw else None,
         )
     except MALFORMED as error:
         raise ChainFault(f"a block header cannot be read: {error!r}") from error
@@ -156,6 +159,9 @@ def _is_fee_history(_: list[Any], result: Any) -> None:
     quantity(result["oldestBlock"])
     for fee in _list(result["baseFeePerGas"]):
         quantity(fee)
+    for block in _list(result.get("reward") or []):
+        for tip in _list(block):
+            quantity(tip)
 
 
 def _is_logs(params: list[Any], result: Any) -> None:
@@ -210,6 +216,7 @@ CHECKS: Mapping[str, Callable[[list[Any], Any], None]] = {
     "eth_chainId": _is_quantity,
     "eth_estimateGas": _is_quantity,
     "eth_feeHistory": _is_fee_history,
+    "eth_gasPrice": _is_quantity,
     "eth_getBalance": _is_quantity,
     "eth_getBlockByHash": _is_block,
     "eth_getBlockByNumber": _is_block,

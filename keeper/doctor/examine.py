@@ -162,7 +162,7 @@ class Doctor:
         async with Pool([url], self.config.pool_params()) as rpc:
             try:
                 await rpc.expect(wanted)
-                head = head_of(await rpc.request("eth_getBlockByNumber", ["latest", False]))
+                head = self._head_of(await rpc.request("eth_getBlockByNumber", ["latest", False]))
             except ConfigError as error:
                 return Finding(what, Mark.BAD, str(error), "correct chain.chain_id, or the URL")
             except ChainFault as fault:
@@ -170,6 +170,9 @@ class Doctor:
                     what, Mark.BAD, str(fault), "start the node, or correct chain.http", silent=True
                 )
         return Finding(what, Mark.OK, f"chain {wanted}, block {head.number}")
+
+    def _head_of(self, raw: Any) -> Head:
+        return head_of(raw, flat_fees=self.config.chain.flat_fees)
 
     async def _ws(self, url: str) -> Finding:
         what, wanted = f"websocket {without_secrets(url)}", self.config.chain.chain_id
@@ -187,7 +190,7 @@ class Doctor:
     async def _chain(self, rpc: Pool) -> AsyncIterator[Finding]:
         config = self.config
         reader = ChainReader(rpc, config.chain.ws, [])
-        head = head_of(await rpc.request("eth_getBlockByNumber", ["latest", False]))
+        head = self._head_of(await rpc.request("eth_getBlockByNumber", ["latest", False]))
         yield look_at_clock(head, self.clock(), config.chain.block_time_s)
         if config.deployment.from_block > head.number:
             found = f"from_block {config.deployment.from_block} is above the head, block {head.number}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from keeper.domain import Call, Fees, Head
 from keeper.errors import ChainFault
-from keeper.execute.fees import FeeParams, choose_fees
+from keeper.execute.fees import FeeParams, Market, choose_fees
 from keeper.execute.sender import Rpc
 from keeper.execute.signer import Signer
 
@@ -38,27 +38,31 @@ class PlainSender:
         ]
         return counts[1] > counts[0]
 
+    async def _market(self, head: Head) -> Market:
+        """Ask for the gas price, on a chain without EIP-1559."""
+        if head.base_fee_wei is not None:
+            return Market()
+        return Market(gas_price_wei=int(await self._rpc.request("eth_gasPrice", []), 16))
+
     async def post(self, call: Call, head: Head) -> str:
         """Sign and send with the next nonce of the chain's latest state; return the hash.
 
         A transaction of an earlier head that is still pending has the same nonce and is replaced where the
         fee rules allow it: an old report is worth nothing once there is a newer one.
         """
-        fees = choose_fees(head.base_fee_wei, self._fees)
+        fees = choose_fees(head.base_fee_wei, self._fees, await self._market(head))
         if not isinstance(fees, Fees):
             raise ChainFault(f"no report sent: {fees.reason}")
         nonce = int(await self._rpc.request("eth_getTransactionCount", [self.address, "latest"]), 16)
         signed = await self._signer.sign(
             {
-                "type": 2,
                 "chainId": self._chain_id,
                 "to": call.to,
                 "data": "0x" + call.data.hex(),
                 "value": 0,
                 "gas": self._gas_limit,
-                "maxFeePerGas": fees.max_fee_wei,
-                "maxPriorityFeePerGas": fees.priority_fee_wei,
                 "nonce": nonce,
+                **fees.fields(),
             }
         )
         await self._rpc.request("eth_sendRawTransaction", ["0x" + signed.raw.hex()])

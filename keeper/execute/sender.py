@@ -18,13 +18,14 @@ from typing import Any, Protocol
 
 import structlog
 
-from keeper.domain import Call, EventKind, Fees, Head, Permit, Reason, Refuse, Wait
+from keeper.domain import Call, EventKind, Fees, Head, Permit, Reason, Refuse, Step, Wait
 from keeper.errors import ChainFault, InvariantBroken, SignerFault
 from keeper.execute.answers import REFUSALS, Answer, read
-from keeper.execute.fees import FeeParams, choose_fees
+from keeper.execute.fees import HISTORY_BLOCKS, FeeParams, Market, bid_for, choose_fees, outbid, tip_paid
 from keeper.execute.signer import Signed, Signer
+from keeper.execute.stuck import Patience, due
 from keeper.execute.transports import Asked, Parcel, Passed, Tally, Via, route_of
-from keeper.ports import LIVE, Outbox, Outcome, StepRecord, StepState
+from keeper.ports import LIVE, BidKind, Outbox, Outcome, StepRecord, StepState
 from keeper.units import Block, Wei
 
 log = structlog.get_logger()
@@ -49,6 +50,10 @@ class Params:
     fees: FeeParams = field(default_factory=FeeParams)
     resend_after_blocks: int = 3
     """Send the same bytes again when a transaction is this long without an outcome."""
+    patience: Patience = field(default_factory=Patience)
+    """When to bid more."""
+    cancel_gas: int = 21_000
+    """What a transfer of nothing to oneself takes."""
     displaced_after_blocks: int = 2
     """How long another transaction must have held our nonce before ours counts as displaced."""
     recheck_blocks: int = 64
@@ -57,6 +62,8 @@ class Params:
     """Who is handed a transaction, one after the other."""
     private_blocks: Block = 3
     """How long each of them but the last has it to itself."""
+    l1_bytes: int | None = None
+    """On a chain of the OP stack: how large a transaction is, at the most, for the fee of its data."""
     dry_run: bool = False
     """Sign and send nothing, on no path; what is in flight is still followed."""
 
@@ -81,20 +88,38 @@ class Handed:
         return {name: value for name, value in told.items() if value}
 
 
-def judge(step: StepRecord, receipt: Mapping[str, Any] | None, used: int, head: Head) -> Outcome | None:
-    """Say how a transaction has ended as of ``head``; None without evidence.
+L1_ORACLE = "0x420000000000000000000000000000000000000f"
+"""The GasPriceOracle of every chain of the OP stack (contracts-bedrock/src/L2/GasPriceOracle.sol)."""
+L1_FEE_UPPER_BOUND = "0xf1c7a58b"
+"""getL1FeeUpperBound(uint256 unsignedTxSize), since Fjord."""
+L1_RISES = 2
+"""The fee of the data is that of the block it runs in: so many times the one of now is taken as the most."""
+STALE_BLOCKS: Block = 20
+"""After so many blocks without an answer, what was heard of fees no longer counts."""
+
+
+def judge(
+    step: StepRecord, receipts: Mapping[str, Mapping[str, Any] | None], used: int, head: Head
+) -> Outcome | None:
+    """Say how a step has ended as of ``head``, by the receipts of its transactions; None without evidence.
 
     ``used`` is the wallet's transaction count some blocks below the head: a nonce below it is spent, and
-    without a receipt of ours it was spent by another transaction.
+    without a receipt of ours it was spent by another transaction. Where it was spent by a cancel of ours, the
+    step is displaced as well, and costs what that did.
     """
-    if receipt is None:
+    found = [(tx_hash, seen) for tx_hash in step.hashes if (seen := receipts[tx_hash]) is not None]
+    if not found:
         return Outcome(EventKind.DISPLACED, head.number, head.hash, 0) if step.nonce < used else None
+    tx_hash, receipt = found[0]
     block = int(receipt["blockNumber"], 16)
     if block > head.number:
         return None
     kind = EventKind.INCLUDED if int(receipt["status"], 16) == 1 else EventKind.REVERTED
+    if (bid := step.bid_of(tx_hash)) is not None and bid.kind is BidKind.CANCEL:
+        kind = EventKind.DISPLACED
     cost_wei = int(receipt["gasUsed"], 16) * int(receipt["effectiveGasPrice"], 16)
-    return Outcome(kind, block, receipt["blockHash"], cost_wei)
+    cost_wei += int(receipt.get("l1Fee") or "0x0", 16)
+    return Outcome(kind, block, receipt["blockHash"], cost_wei, tx_hash)
 
 
 class ChainSender:
@@ -132,6 +157,12 @@ class ChainSender:
         """Who took each step's bytes last, or is to; a start forgets it, and goes by the age of each."""
         self._unclear: dict[Via, Block] = {}
         """At which head a transport last said nothing that could be understood."""
+        self._market = Market()
+        self._l1_fee_wei: Wei | None = None
+        self._heard_at: Block | None = None
+        self._known_at: Block = 0
+        self._expected_nonce: int | None = None
+        """Up to which nonce it is known who used them; None until the chain was asked."""
 
     @property
     def tallies(self) -> Mapping[str, Tally]:
@@ -163,27 +194,68 @@ class ChainSender:
             raise InvariantBroken("a sender must resume at a head before it is used")
         return self._now
 
+    @property
+    def data_fee_wei(self) -> Wei:
+        """What a transaction pays for its data besides its gas, as it was known last, and at the most."""
+        return L1_RISES * (self._l1_fee_wei or 0)
+
     def fees(self, head: Head) -> Fees | Refuse:
-        """Choose the fees for the next block."""
-        return choose_fees(head.base_fee_wei, self._params.fees)
+        """Choose the fees that last longest."""
+        if self._params.l1_bytes is not None and self._l1_fee_wei is None:
+            return Refuse(Reason("fees.unknown", "the oracle does not tell the fee of data", "a fee"))
+        return choose_fees(head.base_fee_wei, self._params.fees, self._market)
+
+    def bid(self, step: Step, head: Head) -> Fees | Refuse:
+        """Choose the fees of one step: for as long as it is valid, and no more than it brings."""
+        return bid_for(step, head.number, head.base_fee_wei, self._params.fees, self._market)
 
     def transaction(self, call: Call, gas_limit: int, fees: Fees) -> dict[str, Any]:
         """Build the transaction to reserve, whole but for its nonce."""
         return {
-            "type": 2,
             "chainId": self._chain_id,
             "to": call.to,
             "data": "0x" + call.data.hex(),
             "value": 0,
             "gas": gas_limit,
-            "maxFeePerGas": fees.max_fee_wei,
-            "maxPriorityFeePerGas": fees.priority_fee_wei,
+            **fees.fields(),
         }
 
     async def prepare(self) -> None:
         """Ask for the wallet's nonce and balance, where nothing in flight has had that done at this head."""
         if self._chain_nonce is None:
             await self._outcomes((), self._head)
+        await self._hear_fees(self._head)
+
+    async def _hear_fees(self, head: Head) -> None:
+        """Ask what others pay, once a head, where it matters; the last answer stays a while."""
+        if self._heard_at == head.number:
+            return
+        self._heard_at = head.number
+        try:
+            self._market = await self._ask_market(head)
+            self._l1_fee_wei = await self._ask_l1_fee(head)
+        except (ChainFault, LookupError, TypeError, ValueError) as fault:
+            log.warning("fees.unheard", block=head.number, why=str(fault))
+            if head.number > self._known_at + STALE_BLOCKS:
+                self._market, self._l1_fee_wei = Market(), None
+        else:
+            self._known_at = head.number
+
+    async def _ask_market(self, head: Head) -> Market:
+        if head.base_fee_wei is None:
+            return Market(gas_price_wei=int(await self._rpc.request("eth_gasPrice", []), 16))
+        percentile = self._params.fees.tip_percentile
+        if percentile is None:
+            return Market()
+        asked = [hex(HISTORY_BLOCKS), hex(head.number), [percentile]]
+        return Market(tip_wei=tip_paid(await self._rpc.request("eth_feeHistory", asked)))
+
+    async def _ask_l1_fee(self, head: Head) -> Wei | None:
+        if self._params.l1_bytes is None:
+            return None
+        data = f"{L1_FEE_UPPER_BOUND}{self._params.l1_bytes:064x}"
+        asked = [{"to": L1_ORACLE, "data": data}, hex(head.number)]
+        return int(await self._rpc.request("eth_call", asked), 16)
 
     async def balance(self) -> Wei:
         """Return the wallet's native balance."""
@@ -231,8 +303,8 @@ class ChainSender:
         signed = await self._signed(steps)
         with self._outbox.together():
             for step, each in signed:
-                if step.signed_tx is None:
-                    self._outbox.sign(step.step_id, each.raw, each.tx_hash)
+                if each.tx_hash not in step.hashes:
+                    self._outbox.sign(step.step_id, each.raw, each.tx_hash, bid=step.last.number)
         answers = await self._hand_over_all(signed)
         bytes_of = {step.step_id: each for step, each in signed}
         ended = any(said.answer in REFUSALS for said in answers.values())
@@ -288,21 +360,24 @@ class ChainSender:
     async def _signed(self, steps: Sequence[StepRecord]) -> list[tuple[StepRecord, Signed]]:
         """Return the steps that have their bytes, with these; have signed what was not yet.
 
+        Of several bids it is the last, or the last that was signed while nobody signs.
         Of those never signed only such as have no unsigned nonce below them: the others could not be included
         before, and would bar their accounts.
         """
-        found = await self._sign([step for step in steps if step.signed_tx is None])
+        found = await self._sign([step for step in steps if step.last.signed_tx is None])
         signed = []
         for step in steps:
-            if step.signed_tx is not None and step.tx_hash is not None:
-                signed.append((step, Signed(step.signed_tx, step.tx_hash)))
-            elif step.step_id in found:
+            if step.step_id in found:
                 signed.append((step, found[step.step_id]))
+            elif (known := _last_signed(step)) is not None:
+                signed.append((step, known))
         return signed
 
     async def _sign(self, steps: Sequence[StepRecord]) -> dict[str, Signed]:
         """Have steps signed, all at once; what lies above the first fault is left as it was."""
-        asking = () if self._silent is not None else [self._signer.sign(step.unsigned_tx) for step in steps]
+        asking = (
+            () if self._silent is not None else [self._signer.sign(step.last.unsigned_tx) for step in steps]
+        )
         if len(steps) == 1:
             # Awaited as it is: with a key of this process, without a turn of the loop.
             answers = [await _caught(each) for each in asking]
@@ -380,9 +455,9 @@ class ChainSender:
         """
         live = () if via is Via.PUBLIC else self._outbox.live_steps()
         below = tuple(
-            (each.signed_tx, each.tx_hash)
+            (sent.raw, sent.tx_hash)
             for each in live
-            if each.nonce < step.nonce and each.signed_tx is not None and each.tx_hash is not None
+            if each.nonce < step.nonce and (sent := _last_signed(each)) is not None
         )
         first = self._head.number + 1
         return Parcel(signed.raw, below, first, self._route.last_block(place, step.reserved_block))
@@ -422,21 +497,39 @@ class ChainSender:
         """Ask for all receipts, for the nonces used and the balance, in one batch."""
         deep = max(head.number - self._params.displaced_after_blocks, 0)
         signed = [step for step in steps if step.tx_hash is not None]
+        hashes = [tx_hash for step in signed for tx_hash in step.hashes]
         counts = [("eth_getTransactionCount", [self.address, hex(number)]) for number in (head.number, deep)]
         balance = ("eth_getBalance", [self.address, hex(head.number)])
-        receipts = [("eth_getTransactionReceipt", [step.tx_hash]) for step in signed]
+        receipts = [("eth_getTransactionReceipt", [tx_hash]) for tx_hash in hashes]
         now, used, left, *found = await self._rpc.batch([*counts, balance, *receipts])
         try:
             self._balance_wei = int(left, 16)
             self._chain_nonce = int(now, 16)
-            judged = [
-                judge(step, seen, int(used, 16), head) for step, seen in zip(signed, found, strict=True)
-            ]
+            seen = dict(zip(hashes, found, strict=True))
+            self._look_for_others(int(now, 16), head)
+            judged = [judge(step, seen, int(used, 16), head) for step in signed]
         except (KeyError, TypeError, ValueError) as error:
             raise ChainFault(
                 f"a count or a receipt at block {head.number} is incomplete: {error!r}"
             ) from error
         return list(zip(signed, judged, strict=True))
+
+    def _look_for_others(self, chain_nonce: int, head: Head) -> None:
+        """Say loudly that another program uses the key, where a nonce is used that was never given out.
+
+        What was used while no keeper ran is taken for the operator's own.
+        """
+        expected, given = self._expected_nonce, self._outbox.next_nonce()
+        if expected is None:
+            if chain_nonce > given > 0:
+                log.warning("wallet.used_elsewhere", nonce=chain_nonce, given=given, block=head.number)
+        elif chain_nonce > max(expected, given):
+            self._note_foreign(f"nonce {chain_nonce - 1} is used and was not given out", head)
+        self._expected_nonce = max(chain_nonce, expected or 0)
+
+    def _note_foreign(self, evidence: str, head: Head) -> None:
+        log.error("wallet.foreign", wallet=self.address, why=evidence, block=head.number)
+        self._outbox.note_foreign(evidence, at_s=head.timestamp_s)
 
     def _write(self, step: StepRecord, outcome: Outcome | None, head: Head) -> bool:
         """Bring the journal to what the chain shows of one step; tell whether anything changed."""
@@ -449,6 +542,8 @@ class ChainSender:
         if outcome is not None:
             self._outbox.sent(step.step_id, block=head.number, at_s=head.timestamp_s)
             self._outbox.settle(step.step_id, outcome, at_s=head.timestamp_s)
+            if outcome.kind is EventKind.DISPLACED and outcome.tx_hash is None:
+                self._note_foreign(f"nonce {step.nonce} of step {step.step_id} was used by another", head)
             self._last_sent.pop(step.step_id, None)
             _, via = self._carriers.pop(step.step_id, (0, None))
             if via is not None and outcome.kind is not EventKind.DISPLACED:
@@ -463,9 +558,21 @@ class ChainSender:
         return True
 
     async def _resend(self, head: Head) -> None:
-        """Send the same bytes again where an outcome is long overdue, or was undone by a reorg."""
+        """Bid more where it is due; send the same bytes again where an outcome is overdue, or was undone."""
         live = self._still_valid(self._outbox.live_steps())
-        await self._deliver([step for step in live if self._is_due(step, head)])
+        stuck = {} if self._params.dry_run else self._stuck(live, head)
+        if stuck:
+            await self._hear_fees(head)
+        renewed = [
+            self._rebid(step, stuck[step.step_id], head) if step.step_id in stuck else step for step in live
+        ]
+        await self._deliver(
+            [
+                each
+                for each, step in zip(renewed, live, strict=True)
+                if each is not step or self._is_due(step, head)
+            ]
+        )
 
     def _is_due(self, step: StepRecord, head: Head) -> bool:
         """Tell whether a step's bytes go out at this head, to whoever has them or to who comes next."""
@@ -476,6 +583,59 @@ class ChainSender:
         if carrier is None or head.number == sent:
             return False
         return self._route.goes_on(carrier[0], head.number - step.reserved_block)
+
+    def _stuck(self, live: Sequence[StepRecord], head: Head) -> dict[str, BidKind]:
+        """Return which bid is due for which steps.
+
+        What came back by a reorg goes out as it was, first of all: its block may come back as well.
+        """
+        if self._chain_nonce is None:
+            return {}
+        out = [step for step in live if step.step_id in self._last_sent]
+        found = ((step.step_id, due(step, head, self._chain_nonce, self._params.patience)) for step in out)
+        return {step_id: kind for step_id, kind in found if kind is not None}
+
+    def _rebid(self, step: StepRecord, kind: BidKind, head: Head) -> StepRecord:
+        """Have another transaction permitted on the nonce of a step; return it as it then is.
+
+        Where it would cost more than it may, or would not be included either, the step stays as it was.
+        """
+        params = self._params.fees
+        wanted = choose_fees(head.base_fee_wei, params, self._market)
+        most_wei = params.max_fee_cap_wei
+        if kind is BidKind.RAISE:
+            most_wei = min(most_wei, self._outbox.affordable_wei(step.step_id) or most_wei)
+        fees = None
+        if isinstance(wanted, Fees):
+            fees = outbid(Fees.of(step.last.unsigned_tx), wanted, most_wei)
+        told = {"step_id": step.step_id, "nonce": step.nonce, "bid": kind}
+        if fees is None or fees.max_fee_wei < (head.base_fee_wei or 0):
+            log.warning("tx.stuck", why=f"a bid that does would be more than {most_wei} wei", **told)
+            return step
+        tx = {**step.unsigned_tx, **fees.fields()}
+        if kind is BidKind.CANCEL:
+            tx |= {"to": self.address, "data": "0x", "value": 0, "gas": self._params.cancel_gas}
+        granted = self._outbox.rebid(
+            step.step_id,
+            kind,
+            tx,
+            balance_wei=self.balance_wei,
+            block=head.number,
+            at_s=head.timestamp_s,
+            data_fee_wei=self.data_fee_wei,
+        )
+        if isinstance(granted, Refuse):
+            log.warning("tx.stuck", why=str(granted.reason), **told)
+            return step
+        log.warning("tx.outbid", max_fee_wei=fees.max_fee_wei, tip_wei=fees.priority_fee_wei, **told)
+        return granted
+
+
+def _last_signed(step: StepRecord) -> Signed | None:
+    """Return the newest bytes of a step that were signed."""
+    sent = (step.signed_tx, step.tx_hash), *((each.signed_tx, each.tx_hash) for each in step.bids)
+    found = [Signed(raw, tx_hash) for raw, tx_hash in sent if raw is not None and tx_hash is not None]
+    return found[-1] if found else None
 
 
 async def _caught(signing: Awaitable[Signed]) -> Signed | SignerFault:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
-from keeper.domain import Agree, CaseEvent, EventKind, Liquidate, Permit, Reason, Refuse, Step
+from keeper.domain import Agree, CaseEvent, EventKind, Fees, Liquidate, Permit, Reason, Refuse, Step
+from keeper.errors import InvariantBroken
 from keeper.journal import rows, switches, tally
 from keeper.journal.db import Db
 from keeper.journal.tally import DAY_S, GWEI, HOUR_S, Inventory, Sums
-from keeper.ports import BREAKERS, LIVE, Measure, StepState, Switch, Thrown
+from keeper.ports import BREAKERS, LIVE, BidKind, Measure, StepRecord, StepState, Switch, Thrown
 from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad, Wei
 
 Added = TypeVar("Added", int, Inventory)
@@ -81,6 +82,10 @@ class Limits:
     """Nothing is done that hangs on one of these."""
     breakers: Mapping[str, float] = field(default_factory=lambda: dict(BREAKER_BOUNDS))
     """At which figure each breaker trips; one that is not named never does."""
+    in_flight: int = 16
+    """Transactions of the wallet at the same time: geth guarantees an account as many places in its pool."""
+    foreign_stops: bool = True
+    """Whether nothing new is permitted while another program uses the wallet's key."""
     breaker_rest_s: int = 600
     """After so long a breaker closes by itself, unless its figure is still at the bound."""
 
@@ -158,8 +163,10 @@ class Ask:
     """What the transaction bids per gas."""
     balance_wei: Wei | None = None
     """Of the wallet, at the newest head; None where nobody has asked."""
+    in_flight: int = 0
+    """Transactions that may still be included,"""
     in_flight_wei: Wei = 0
-    """The most that transactions in flight may cost."""
+    """and the most that they may cost."""
     risk_wad: Wad = 0
     """The most that the step may lose."""
     hour: Sums = field(default_factory=Sums)
@@ -184,6 +191,7 @@ class Held:
     moved_minute_wad: Mapping[FeedId, Wad] = field(default_factory=dict)
     taken_day_wad: Mapping[FeedId, Wad] = field(default_factory=dict)
     inventory: Mapping[FeedId, Inventory] = field(default_factory=dict)
+    in_flight: int = 0
 
     def __add__(self, other: Held) -> Held:
         """Take two together."""
@@ -197,6 +205,7 @@ class Held:
             _together(self.moved_minute_wad, other.moved_minute_wad, 0),
             _together(self.taken_day_wad, other.taken_day_wad, 0),
             _together(self.inventory, other.inventory, Inventory()),
+            self.in_flight + other.in_flight,
         )
 
 
@@ -290,6 +299,20 @@ def wallet_floor(ask: Ask) -> Refuse | None:
     used = f"{ask.in_flight_wei} wei in flight and {ask.max_cost_wei} wei for this step"
     evidence = f"{ask.balance_wei} wei less {used}"
     return _refuse("wallet_floor", evidence, f"{ask.limits.floor_wei} wei left")
+
+
+def in_flight(ask: Ask) -> Refuse | None:
+    """Bound the transactions of the wallet that wait at the same time, each behind those before it."""
+    if ask.in_flight < ask.limits.in_flight:
+        return None
+    return _refuse("in_flight", f"{ask.in_flight} in flight", f"{ask.limits.in_flight} transactions")
+
+
+def nobody_else(ask: Ask) -> Refuse | None:
+    """Refuse while another program uses the wallet's key: its nonces are not ours to give out."""
+    for each in ask.standing.of(Switch.FOREIGN) if ask.limits.foreign_stops else ():
+        return Refuse(Reason("wallet.foreign", each.why, "keeper resume"))
+    return None
 
 
 def spend_hour(ask: Ask) -> Refuse | None:
@@ -411,15 +434,15 @@ def backoff(ask: Ask) -> Refuse | None:
 
 
 RULES: tuple[Callable[[Ask], Refuse | None], ...] = (
-    not_halted, agreement, still_valid, no_duplicate, account_listed, markets_listed, not_paused, no_breaker,
-    max_fee, wallet_floor, spend_hour, spend_day, notional_block, notional_hour, market_day, inventory,
-    depth_minute, solvency_day, loss_hour, loss_day, attempts_hour, backoff,
+    not_halted, agreement, still_valid, no_duplicate, in_flight, account_listed, markets_listed, not_paused,
+    no_breaker, max_fee, wallet_floor, spend_hour, spend_day, notional_block, notional_hour, market_day,
+    inventory, depth_minute, solvency_day, loss_hour, loss_day, attempts_hour, backoff,
 )  # fmt: skip
 
 
 def check(ask: Ask) -> Refuse | None:
     """Return the first refusal of the rules; None where all agree."""
-    return next((refusal for rule in RULES if (refusal := rule(ask))), None)
+    return next((refusal for rule in (*RULES, nobody_else) if (refusal := rule(ask))), None)
 
 
 def _refuse(rule: str, evidence: str, bound: str) -> Refuse:
@@ -440,6 +463,7 @@ def reserve(
     block: Block,
     at_s: UnixS,
     beside: Held,
+    data_fee_wei: Wei = 0,
 ) -> Permit | Refuse:
     """Grant the one Permit of a step, or refuse; the caller holds the write lock and commits.
 
@@ -450,7 +474,7 @@ def reserve(
     found = here + beside
     asked = Ask(
         account=step.act.account,
-        max_cost_wei=int(tx["gas"]) * int(tx["maxFeePerGas"]) + int(tx.get("value", 0)),
+        max_cost_wei=_most_wei(tx) + data_fee_wei,
         notional_wad=step.notional_wad,
         valid_until_block=step.valid_until_block,
         block=block,
@@ -467,8 +491,9 @@ def reserve(
         moved_minute_wad=found.moved_minute_wad,
         standing=standing,
         markets=tuple(markets) or tuple(market for market, _ in step.takes),
-        max_fee_wei=int(tx["maxFeePerGas"]),
+        max_fee_wei=Fees.of(tx).max_fee_wei,
         balance_wei=balance_wei,
+        in_flight=found.in_flight,
         in_flight_wei=found.in_flight_wei,
         risk_wad=tally.risk_wad(step),
         hour=found.hour,
@@ -479,9 +504,96 @@ def reserve(
     return check(asked) or _grant(db, step, {**tx, "nonce": free_nonce(found.nonces, chain_nonce)}, asked)
 
 
+BIDS: Mapping[BidKind, tuple[Callable[[Ask], Refuse | None], ...]] = {
+    BidKind.RAISE: (not_halted, max_fee, wallet_floor, spend_hour, spend_day),
+    BidKind.CANCEL: (max_fee, spend_hour, spend_day),
+}
+"""What is asked of a later bid. One that uses the nonce up takes nothing, and is permitted in a halt."""
+
+
+def rebid(
+    db: Db,
+    limits: Limits,
+    step: StepRecord,
+    kind: BidKind,
+    tx: Mapping[str, Any],
+    *,
+    balance_wei: Wei | None,
+    standing: Standing,
+    block: Block,
+    at_s: UnixS,
+    beside: Held,
+    data_fee_wei: Wei = 0,
+) -> Refuse | None:
+    """Permit another transaction on the nonce of a step, or refuse; the caller holds the write lock.
+
+    Of all transactions on one nonce one is included: the dearest counts, and this one in the place of those
+    before it.
+    """
+    if step.state is not StepState.SENT or int(tx["nonce"]) != step.nonce:
+        raise InvariantBroken(f"step {step.step_id} is {step.state}: no bid on nonce {tx['nonce']}")
+    if Fees.of(tx).max_fee_wei <= Fees.of(step.last.unsigned_tx).max_fee_wei:
+        raise InvariantBroken(f"step {step.step_id}: a bid that is no higher than the last one")
+    most_wei, own_wei = _most_wei(tx) + data_fee_wei, tally.most_wei(db, step.step_id)
+    here = held(db, None, limits, standing=standing, chain_nonce=step.nonce, block=block, at_s=at_s)
+    found = here + beside
+    asked = Ask(
+        account=step.account,
+        max_cost_wei=most_wei,
+        notional_wad=0,
+        valid_until_block=step.valid_until_block,
+        block=block,
+        at_s=at_s,
+        own=(),
+        spent_day_wei=found.day.spent_wei - own_wei,
+        notional_block_wad=0,
+        limits=limits,
+        standing=standing,
+        max_fee_wei=Fees.of(tx).max_fee_wei,
+        balance_wei=balance_wei,
+        in_flight_wei=found.in_flight_wei - own_wei,
+        hour=replace(found.hour, spent_wei=found.hour.spent_wei - own_wei),
+    )
+    if refused := next((refusal for rule in BIDS[kind] if (refusal := rule(asked))), None):
+        return refused
+    number = step.last.number + 1
+    told = {
+        "act": "Cancel" if kind is BidKind.CANCEL else "Outbid",
+        "step_id": step.step_id,
+        "bid": number,
+        "max_fee_wei": asked.max_fee_wei,
+        "max_cost_wei": most_wei,
+    }
+    rows.append(db, CaseEvent(step.case_id, step.account, EventKind.OBSERVED, block, at_s, told))
+    db.execute(
+        "INSERT INTO sends (step_id, bid, kind, nonce, block, unsigned_tx) VALUES (?, ?, ?, ?, ?, ?)",
+        (step.step_id, number, kind, step.nonce, block, rows.dumps(tx)),
+    )
+    [(before,)] = db.execute("SELECT max_cost_wei FROM steps WHERE step_id = ?", (step.step_id,)).fetchall()
+    dearest_wei = max(int(before), most_wei)
+    values = str(dearest_wei), step.step_id
+    db.execute("UPDATE steps SET max_cost_wei = ? WHERE step_id = ?", values)
+    tally.raise_most(db, step.step_id, dearest_wei)
+    return None
+
+
+def sign_bid(db: Db, step: StepRecord, number: int, raw: bytes, tx_hash: str) -> None:
+    """Write down the signed bytes of a later bid; the same bytes again change nothing."""
+    [bid] = (each for each in step.bids if each.number == number)
+    if bid.tx_hash is None:
+        values = raw, tx_hash, step.step_id, number
+        db.execute("UPDATE sends SET signed_tx = ?, tx_hash = ? WHERE step_id = ? AND bid = ?", values)
+    elif (bid.tx_hash, bid.signed_tx) != (tx_hash, raw):
+        raise InvariantBroken(f"bid {number} of step {step.step_id} is {bid.tx_hash}, not {tx_hash}")
+
+
+def _most_wei(tx: Mapping[str, Any]) -> Wei:
+    return int(tx["gas"]) * Fees.of(tx).max_fee_wei + int(tx.get("value", 0))
+
+
 def held(
     db: Db,
-    step: Step,
+    step: Step | None,
     limits: Limits,
     *,
     standing: Standing,
@@ -489,20 +601,24 @@ def held(
     block: Block,
     at_s: UnixS,
 ) -> Held:
-    """Return what the steps of one journal mean for a step; what no limit asks for is left out."""
-    taken = [market for market, _ in step.takes]
+    """Return what the steps of one journal mean for a step; what no limit asks for is left out.
+
+    Without one, of what concerns gas alone.
+    """
+    taken = [market for market, _ in step.takes] if step else []
     by_day = [market for market in taken if limits.of_market(limits.market_day_wad, market) is not None]
     kept = [market for market in taken if limits.of_market(limits.inventory_wad, market) is not None]
     return Held(
         _held_nonces(db, chain_nonce),
         tally.in_flight_wei(db),
         tally.reserved_wad(db, block),
-        tally.kept_solvent_wad(db, at_s) if step.loss_wad else 0,
+        tally.kept_solvent_wad(db, at_s) if step and step.loss_wad else 0,
         tally.sums(db, at_s - HOUR_S),
         tally.sums(db, at_s - DAY_S),
-        tally.moved_wad(db, at_s) if step.takes else {},
+        tally.moved_wad(db, at_s) if taken else {},
         {market: tally.taken_wad(db, market, at_s - DAY_S) for market in by_day},
         {market: tally.inventory(db, market, standing.sold_to(market)) for market in kept},
+        tally.in_flight(db),
     )
 
 

@@ -16,7 +16,7 @@ from keeper.errors import ConfigError
 from keeper.journal.db import Db
 from keeper.journal.sqlite import SqliteDb
 
-VERSION = 3
+VERSION = 4
 
 STAKES_OF_BEFORE = """INSERT INTO stakes (
         step_id, market, at_s, state, most_gwei, paid_gwei, notional_micro, loss_micro, risk_micro
@@ -67,6 +67,13 @@ MIGRATIONS: Mapping[int, tuple[str, ...]] = {
         ) WHERE state IN ('reserved', 'sent')""",
         "CREATE INDEX sales ON stakes (market, seq) WHERE is_sale = 1",
         STAKES_OF_BEFORE,
+    ),
+    4: (
+        """CREATE TABLE sends (
+            step_id TEXT NOT NULL REFERENCES steps ON DELETE CASCADE, bid INTEGER NOT NULL,
+            kind TEXT NOT NULL, nonce INTEGER NOT NULL, block INTEGER NOT NULL, unsigned_tx TEXT NOT NULL,
+            signed_tx BLOB, tx_hash TEXT, PRIMARY KEY (step_id, bid)
+        ) STRICT""",
     ),
 }
 """By the version that each leads to."""

@@ -18,7 +18,7 @@ from keeper.journal.rows import MOVES
 from keeper.journal.runs import Run, runs_of
 from keeper.journal.tape import Record, unpack
 from keeper.lifecycle import fold
-from keeper.ports import LIVE, Case, StepRecord, StepState
+from keeper.ports import LIVE, Bid, Case, StepRecord, StepState
 from keeper.units import AccountKey, Block, UnixS
 
 
@@ -209,7 +209,20 @@ class JournalReader:
         found = self._db.execute(
             "SELECT unsigned_tx, signed_tx, tx_hash FROM steps WHERE signed_tx IS NOT NULL"
         )
-        return {unsigned: (bytes(raw), tx_hash) for unsigned, raw, tx_hash in found}
+        signed = {unsigned: (bytes(raw), tx_hash) for unsigned, raw, tx_hash in found}
+        for bids in self._bids().values():
+            for bid in bids:
+                if bid.signed_tx is not None and bid.tx_hash is not None:
+                    signed[rows.dumps(bid.unsigned_tx)] = bytes(bid.signed_tx), bid.tx_hash
+        return signed
+
+    def _bids(self) -> dict[str, list[Bid]]:
+        """Return what was to take the place of steps' transactions; a journal of before has none."""
+        found: dict[str, list[Bid]] = defaultdict(list)
+        if int(self.identity["schema"]) > 2:
+            for row in self._db.execute("SELECT * FROM sends ORDER BY step_id, bid"):
+                found[row["step_id"]].append(rows.to_bid(row))
+        return found
 
     def tick_to_tx_ms(self) -> list[float]:
         """Return, in the order of sending, the time from each tick to the node's answer."""
@@ -289,19 +302,21 @@ class JournalReader:
             elif kind in MOVES:
                 told[event["step_id"]] = MOVES[EventKind(kind)][1]
                 hashes[event["step_id"]] |= {event["tx_hash"]} - {None}
-        for step in map(rows.to_step, self._db.execute("SELECT * FROM steps")):
+        bids = self._bids()
+        for row in self._db.execute("SELECT * FROM steps").fetchall():
+            step = rows.to_step(row, bids[row["step_id"]])
             if told.pop(step.step_id, None) is not step.state:
                 yield f"step {step.step_id} is {step.state}, and its events say otherwise"
-            if step.unsigned_tx.get("nonce") != step.nonce:
+            nonces = {each.unsigned_tx.get("nonce") for each in step.bids} | {step.unsigned_tx.get("nonce")}
+            if nonces != {step.nonce}:
                 yield f"step {step.step_id} holds nonce {step.nonce}, and its transaction another"
             ended = step.state not in (*LIVE, StepState.ABANDONED)
             if ended != (step.outcome is not None):
                 yield f"step {step.step_id} is {step.state} with the outcome {step.outcome}"
             if step.signed_tx is None and (ended or step.state is StepState.SENT):
                 yield f"step {step.step_id} is {step.state} without signed bytes"
-            known = hashes[step.step_id] | ({step.tx_hash} - {None})
-            if len(known) > 1:
-                yield f"step {step.step_id} has {len(known)} hashes: {', '.join(sorted(map(str, known)))}"
+            if foreign := sorted(hashes[step.step_id] - {*step.hashes}):
+                yield f"step {step.step_id} has hashes that were not signed: {', '.join(foreign)}"
         yield from (f"the events tell of step {step_id}, which is missing" for step_id in told)
 
     def _unagreed(self) -> Iterator[str]:

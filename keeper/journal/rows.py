@@ -16,7 +16,7 @@ from keeper.errors import ConfigError, InvariantBroken
 from keeper.journal.db import Db
 from keeper.journal.migrations import VERSION
 from keeper.lifecycle import Status, advance
-from keeper.ports import Case, Outcome, Searched, StepRecord, StepState
+from keeper.ports import Bid, BidKind, Case, Outcome, Searched, StepRecord, StepState
 from keeper.units import AccountKey
 
 MOVES: Mapping[EventKind, tuple[tuple[StepState, ...], StepState]] = {
@@ -246,8 +246,29 @@ def to_event(row: Any) -> CaseEvent:
     )
 
 
-def to_step(row: Any) -> StepRecord:
-    """Read a row of ``steps``."""
+def bids_of(db: Db, step_ids: Iterable[str]) -> dict[str, list[Bid]]:
+    """Return what was to take the place of steps' transactions, by step, oldest first."""
+    found: dict[str, list[Bid]] = {}
+    query = "SELECT * FROM sends WHERE step_id IN ({}) ORDER BY step_id, bid"
+    for row in _looked_up(db, query, step_ids):
+        found.setdefault(row["step_id"], []).append(to_bid(row))
+    return found
+
+
+def to_bid(row: Any) -> Bid:
+    """Read a row of ``sends``."""
+    return Bid(
+        number=row["bid"],
+        kind=BidKind(row["kind"]),
+        block=row["block"],
+        unsigned_tx=json.loads(row["unsigned_tx"]),
+        signed_tx=row["signed_tx"],
+        tx_hash=row["tx_hash"],
+    )
+
+
+def to_step(row: Any, bids: Sequence[Bid] = ()) -> StepRecord:
+    """Read a row of ``steps``, with what was to take its transaction's place."""
     return StepRecord(
         step_id=row["step_id"],
         case_id=row["case_id"],
@@ -261,6 +282,7 @@ def to_step(row: Any) -> StepRecord:
         signed_tx=row["signed_tx"],
         tx_hash=row["tx_hash"],
         outcome=None if row["outcome_block"] is None else _to_outcome(row),
+        bids=tuple(bids),
     )
 
 
@@ -271,7 +293,8 @@ def _to_outcome(row: Any) -> Outcome:
 
 def to_head(row: Any) -> Head:
     """Read a row of ``heads``."""
-    return Head(row["number"], row["hash"], row["parent_hash"], row["timestamp_s"], int(row["base_fee_wei"]))
+    base_fee_wei = int(row["base_fee_wei"]) if row["base_fee_wei"] else None
+    return Head(row["number"], row["hash"], row["parent_hash"], row["timestamp_s"], base_fee_wei)
 
 
 def to_searched(row: Any) -> Searched:

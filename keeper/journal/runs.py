@@ -28,7 +28,7 @@ from keeper.units import AccountKey
 
 OWN = frozenset(
     {"meta", "cases", "events", "steps", "heads", "accounts", "searched", "differences", "healed"}
-    | {"levels", "terms", "stakes", "switches"}
+    | {"levels", "terms", "stakes", "switches", "sends"}
     | {"runs", "tape", "books", "sqlite_sequence"}
 )
 """Tables that a copy takes over by rules of their own, or not at all; others whole."""
@@ -178,10 +178,16 @@ def _rewind_steps(db: SqliteDb, unsigned: frozenset[str]) -> None:
     """Take over the steps that were reserved by then, each as its events leave it."""
     states: dict[str, StepState] = {}
     ends: dict[str, tuple[Any, ...]] = {}
+    bids: list[tuple[str, int]] = []
+    costs: dict[str, int] = {}
     for kind, block, at_s, data in db.execute("SELECT kind, block, at_s, data FROM events ORDER BY seq"):
         told = json.loads(data)
         if kind == EventKind.RESERVED:
             states[told["step_id"]] = StepState.RESERVED
+            costs[told["step_id"]] = told["max_cost_wei"]
+        elif kind == EventKind.OBSERVED and "bid" in told:
+            bids.append((told["step_id"], told["bid"]))
+            costs[told["step_id"]] = max(costs.get(told["step_id"], 0), told["max_cost_wei"])
         elif kind in MOVES:
             step_id, moved = told["step_id"], EventKind(kind)
             states[step_id] = MOVES[moved][1]
@@ -199,6 +205,12 @@ def _rewind_steps(db: SqliteDb, unsigned: frozenset[str]) -> None:
             " gas_cost_wei = ? WHERE step_id = ?",
             (state, *end, step_id),
         )
+    # What was bid later made a step dearer than it was then.
+    db.executemany(
+        "UPDATE steps SET max_cost_wei = ? WHERE step_id = ?",
+        ((str(cost), step_id) for step_id, cost in costs.items()),
+    )
+    db.executemany("INSERT INTO sends SELECT * FROM old.sends WHERE step_id = ? AND bid = ?", bids)
     db.executemany(
         "UPDATE steps SET signed_tx = NULL, tx_hash = NULL WHERE step_id = ?", ((each,) for each in unsigned)
     )
@@ -212,3 +224,7 @@ def _rewind_stakes(db: SqliteDb) -> None:
         return
     db.execute("INSERT INTO stakes SELECT * FROM old.stakes WHERE step_id IN (SELECT step_id FROM steps)")
     db.execute(tally.FOLLOWS)
+    db.execute(
+        "UPDATE stakes SET most_gwei = (SELECT (CAST(max_cost_wei AS BIGINT) + 999999999) / 1000000000"
+        " FROM steps WHERE steps.step_id = stakes.step_id) WHERE market = ''"
+    )

@@ -17,7 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from keeper.columns.shape import Row
-from keeper.domain import Agree, CaseEvent, EventKind, Head, Level, Permit, Reason, Record, Refuse, Seen, Step
+from keeper.domain import (
+    Agree,
+    CaseEvent,
+    Economics,
+    EventKind,
+    Head,
+    Level,
+    Permit,
+    Reason,
+    Record,
+    Refuse,
+    Seen,
+    Step,
+)
 from keeper.errors import ConfigError, InvariantBroken, KeeperError
 from keeper.journal import guard, migrations, retention, rows, runs, sqlite, switches, tally
 from keeper.journal.db import Db
@@ -30,6 +43,7 @@ from keeper.journal.wallet import Wallet, to_record
 from keeper.lifecycle import OUTCOMES, Status
 from keeper.ports import (
     BREAKERS,
+    BidKind,
     Case,
     Leadership,
     Measure,
@@ -55,7 +69,7 @@ ACCOUNTS_AT_ONCE = 2**16
 BOOK_BLOCKS = 7_200
 """How far apart books are kept beside a tape; what lies between is read from the tape."""
 
-STOPS = (Switch.HALT, Switch.PAUSE, *BREAKERS)
+STOPS = (Switch.HALT, Switch.FOREIGN, Switch.PAUSE, *BREAKERS)
 
 S = StepState
 E = EventKind
@@ -292,6 +306,7 @@ class StoredJournal:
         chain_nonce: int,
         block: Block,
         at_s: UnixS,
+        data_fee_wei: Wei = 0,
     ) -> Permit | Refuse:
         """Check every limit and commit the unsigned transaction; only then grant the Permit."""
         with self._transaction() as db:
@@ -310,16 +325,17 @@ class StoredJournal:
                 block=block,
                 at_s=at_s,
                 beside=self._beside(step, limits, chain_nonce, block, at_s),
+                data_fee_wei=data_fee_wei,
             )
 
-    def _beside(self, step: Step, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
+    def _beside(self, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
         """Return what other journals of the wallet hold; the tape has it where there are any."""
         found = self._wallet.beside(self, step, limits, chain_nonce, block, at_s)
         if self._tape is not None and self._wallet.is_shared:
             self._tape.chance(to_record(found))
         return found
 
-    def held(self, step: Step, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
+    def held(self, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
         """Return what its steps mean for a step of the same wallet in another journal, by its limits."""
         with self._lock:
             return guard.held(
@@ -407,19 +423,25 @@ class StoredJournal:
         found = self._rows("SELECT * FROM steps WHERE step_id = ?", step_id)
         if not found:
             raise InvariantBroken(f"the journal knows no step {step_id}")
-        return rows.to_step(found[0])
+        return self._to_steps(found)[0]
+
+    def _to_steps(self, found: Sequence[Any]) -> tuple[StepRecord, ...]:
+        with self._lock:
+            bids = rows.bids_of(self._db, [row["step_id"] for row in found])
+        return tuple(rows.to_step(row, bids.get(row["step_id"], ())) for row in found)
 
     def live_steps(self) -> tuple[StepRecord, ...]:
         """Return the reserved and the sent steps, lowest nonce first."""
-        query = "SELECT * FROM steps WHERE state IN ('reserved', 'sent') ORDER BY nonce"
-        return tuple(map(rows.to_step, self._rows(query)))
+        return self._to_steps(
+            self._rows("SELECT * FROM steps WHERE state IN ('reserved', 'sent') ORDER BY nonce")
+        )
 
     def settled_since(self, block: Block) -> tuple[StepRecord, ...]:
         """Return the steps whose outcome is of ``block`` or later, lowest nonce first."""
         query = "SELECT * FROM steps WHERE outcome_block >= ? ORDER BY nonce"
-        return tuple(map(rows.to_step, self._rows(query, block)))
+        return self._to_steps(self._rows(query, block))
 
-    def sign(self, step_id: str, raw: bytes, tx_hash: str) -> None:
+    def sign(self, step_id: str, raw: bytes, tx_hash: str, *, bid: int = 1) -> None:
         """Commit the signed bytes, before they are first sent. The same bytes again change nothing."""
         with self._transaction() as db:
             if not self._lasting:
@@ -427,6 +449,9 @@ class StoredJournal:
                     f"the signed bytes of step {step_id} must be on disk before they are sent"
                 )
             step = self.step(step_id)
+            if bid > 1:
+                guard.sign_bid(db, step, bid, raw, tx_hash)
+                return
             if step.tx_hash is None and step.state is S.RESERVED:
                 update = "UPDATE steps SET signed_tx = ?, tx_hash = ? WHERE step_id = ?"
                 db.execute(update, (raw, tx_hash, step_id))
@@ -442,6 +467,63 @@ class StoredJournal:
             if step.state is not S.SENT:
                 self._move(db, step, E.SENT, told=data or {}, block=block, at_s=at_s)
 
+    def rebid(
+        self,
+        step_id: str,
+        kind: BidKind,
+        tx: Mapping[str, Any],
+        *,
+        balance_wei: Wei | None = None,
+        block: Block,
+        at_s: UnixS,
+        data_fee_wei: Wei = 0,
+    ) -> StepRecord | Refuse:
+        """Permit another transaction on the nonce of a step in flight; see ``ports.Outbox.rebid``."""
+        with self._transaction() as db:
+            standing, step = self._told(self._standing(db, at_s)), self.step(step_id)
+            limits = standing.limits or self._limits
+            refused = guard.rebid(
+                db,
+                limits,
+                step,
+                kind,
+                tx,
+                balance_wei=balance_wei,
+                standing=standing,
+                block=block,
+                at_s=at_s,
+                beside=self._beside(None, limits, step.nonce, block, at_s),
+                data_fee_wei=data_fee_wei,
+            )
+            return refused or self.step(step_id)
+
+    def affordable_wei(self, step_id: str) -> Wei | None:
+        """Return the gas price up to which a step pays, as it was weighed when it was reserved."""
+        query = "SELECT data FROM events JOIN steps USING (case_id) WHERE step_id = ? AND events.kind = ?"
+        told = (json.loads(row["data"]) for row in self._rows(query, step_id, E.RESERVED))
+        found: dict[str, Any] = next((each for each in told if each["step_id"] == step_id), {})
+        if "economics" not in found or found.get("loss_wad"):
+            return None
+        return Economics(**found["economics"]).affordable_wei
+
+    def next_nonce(self) -> int:
+        """Return one more than the highest nonce of the wallet that was ever given out; 0 where none was."""
+        with self._lock:
+            beside = self._wallet.next_nonce_beside(self)
+            if self._tape is not None and self._wallet.is_shared:
+                self._tape.chance([beside])
+            return max(beside, self.own_next_nonce())
+
+    def own_next_nonce(self) -> int:
+        """Return the same of this journal alone."""
+        return int(self._rows("SELECT coalesce(max(nonce), -1) + 1 FROM steps")[0][0])
+
+    def note_foreign(self, evidence: str, *, at_s: UnixS) -> None:
+        """Keep that another program uses the wallet's key: nothing new is permitted until that is cleared."""
+        with self._transaction() as db:
+            if not any(each.switch is Switch.FOREIGN for each in switches.standing(db)):
+                switches.throw(db, Thrown(Switch.FOREIGN, "", "rule", evidence, at_s), on=True)
+
     def abandon(self, step_id: str, reason: Reason, *, block: Block, at_s: UnixS) -> None:
         """End a step whose bytes are certainly nowhere; its nonce is free again."""
         told = {"rule": reason.rule, "evidence": reason.evidence, "bound": reason.bound}
@@ -454,9 +536,14 @@ class StoredJournal:
         """Note how a sent transaction ended."""
         if outcome.kind not in OUTCOMES:
             raise InvariantBroken(f"{outcome.kind} is not the outcome of a transaction")
-        told = {"block_hash": outcome.block_hash, "gas_cost_wei": outcome.gas_cost_wei}
+        told: dict[str, Any] = {"block_hash": outcome.block_hash, "gas_cost_wei": outcome.gas_cost_wei}
         with self._transaction() as db:
-            self._move(db, self.step(step_id), outcome.kind, told=told, block=outcome.block, at_s=at_s)
+            step = self.step(step_id)
+            if outcome.tx_hash is not None:
+                told["tx_hash"] = outcome.tx_hash
+            if (bid := step.bid_of(outcome.tx_hash)) is not None:
+                told["bid"] = bid.kind
+            self._move(db, step, outcome.kind, told=told, block=outcome.block, at_s=at_s)
             db.execute(
                 "UPDATE steps SET outcome_block = ?, outcome_hash = ?, outcome_at_s = ?, gas_cost_wei = ?"
                 " WHERE step_id = ?",
@@ -533,7 +620,7 @@ class StoredJournal:
                     head.hash,
                     head.parent_hash,
                     head.timestamp_s,
-                    str(head.base_fee_wei),
+                    "" if head.base_fee_wei is None else str(head.base_fee_wei),
                     time.time(),
                 ),
             ).fetchall()

@@ -146,6 +146,24 @@ def in_flight_wei(db: Db) -> Wei:
     return int(db.execute(query).fetchone()[0]) * GWEI
 
 
+def in_flight(db: Db) -> int:
+    """Return how many transactions may still be included."""
+    query = "SELECT count(*) FROM stakes WHERE market = '' AND state IN ('reserved', 'sent')"
+    return int(db.execute(query).fetchone()[0])
+
+
+def most_wei(db: Db, step_id: str) -> Wei:
+    """Return the most that a step in flight may cost, as it is counted."""
+    query = "SELECT coalesce(sum(most_gwei), 0) FROM stakes WHERE market = '' AND step_id = ?"
+    return int(db.execute(query, (step_id,)).fetchone()[0]) * GWEI
+
+
+def raise_most(db: Db, step_id: str, most_wei: Wei) -> None:
+    """Count a step with more than it was, now that more was bid."""
+    update = "UPDATE stakes SET most_gwei = ? WHERE market = '' AND step_id = ?"
+    db.execute(update, (-(-most_wei // GWEI), step_id))
+
+
 def taken_wad(db: Db, market: FeedId, since_s: UnixS) -> Wad:
     """Return what all steps took of a market after some time, or may yet, the abandoned ones left out."""
     query = (

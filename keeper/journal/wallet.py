@@ -21,8 +21,12 @@ from keeper.units import Block, UnixS
 class Holder(Protocol):
     """A journal, as far as others of its wallet look at it."""
 
-    def held(self, step: Step, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
+    def held(self, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
         """Return what its steps mean for a step of the same wallet in another journal, by its limits."""
+        ...
+
+    def own_next_nonce(self) -> int:
+        """Return one more than the highest nonce that it ever gave out."""
         ...
 
 
@@ -47,11 +51,16 @@ class Wallet:
         return len(self._journals) > 1
 
     def beside(
-        self, journal: Holder, step: Step, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS
+        self, journal: Holder, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS
     ) -> Held:
         """Return what all journals but one hold."""
         others = (each for each in self._journals if each is not journal)
         return sum((each.held(step, limits, chain_nonce, block, at_s) for each in others), Held())
+
+    def next_nonce_beside(self, journal: Holder) -> int:
+        """Return one more than the highest nonce that any other journal gave out; 0 where none did."""
+        others = (each for each in self._journals if each is not journal)
+        return max((each.own_next_nonce() for each in others), default=0)
 
 
 class TapedWallet(Wallet):
@@ -61,8 +70,13 @@ class TapedWallet(Wallet):
         super().__init__()
         self._told = told
 
+    def next_nonce_beside(self, journal: Holder) -> int:
+        """Return what was noted when this was asked."""
+        del journal
+        return int(self._told([0])[0])
+
     def beside(
-        self, journal: Holder, step: Step, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS
+        self, journal: Holder, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS
     ) -> Held:
         """Return what was noted when this was asked."""
         del journal, step, limits, chain_nonce, block, at_s

@@ -122,6 +122,8 @@ class Acts(Generic[MarketT]):
         """
         if not planned:
             return
+        if not self._mirror.halted:
+            await self._sender.prepare()
         fees = self._mirror.halted or _below(self._sender.fees(moment.head), before)
         if isinstance(fees, Refuse):
             for each in planned:
@@ -134,7 +136,6 @@ class Acts(Generic[MarketT]):
                 others.append(each)
             else:
                 ready.append((each, found))
-        await self._sender.prepare()
         await self._send(ready, fees, moment)
         sole = [each for each in others if len(each.steps) == 1 and not before]
         chosen = [each for each in others if len(each.steps) != 1 or before]
@@ -233,15 +234,21 @@ class Acts(Generic[MarketT]):
 
     def _reserve(self, each: Planned, picked: Tried, fees: Fees, head: Head) -> list[Permit]:
         """Ask for the permit of one step, with the agreement that it rests on."""
+        bid = self._sender.bid(picked.step, head)
+        if isinstance(bid, Refuse):
+            self._cases.refused(each.account, bid, head)
+            return []
+        bid = bid.within(fees)
         granted = self._journal.reserve(
             picked.step,
-            self._sender.transaction(picked.call, picked.step.gas_limit, fees),
+            self._sender.transaction(picked.call, picked.step.gas_limit, bid),
             agreed=each.judged.agreed,
             markets=each.judged.markets,
             balance_wei=self._sender.balance_wei,
             chain_nonce=self._sender.chain_nonce,
             block=head.number,
             at_s=head.timestamp_s,
+            data_fee_wei=self._sender.data_fee_wei,
         )
         if isinstance(granted, Refuse):
             self._cases.refused(each.account, granted, head)

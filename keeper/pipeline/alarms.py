@@ -182,7 +182,7 @@ def left_to_others(history: Iterable[CaseEvent]) -> Mapping[str, Any] | None:
             found, held, is_called = None, LOST, True
         elif event.kind is EventKind.SUSPECTED:
             is_called = False
-        elif event.kind is EventKind.SENT:
+        elif event.kind in {EventKind.SENT, EventKind.INCLUDED}:
             ours.add(data["tx_hash"])
         elif event.kind in {EventKind.WAITED, EventKind.REFUSED}:
             held = {name: data[name] for name in ("rule", "evidence", "bound")}

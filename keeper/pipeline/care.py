@@ -518,7 +518,8 @@ class Care(Generic[MarketT]):
     def _sit(self, moment: Moment, world: Any = None) -> Any:
         """Open the desk for the decisions of a head, at its prices or at others."""
         mirror, fees = self._mirror, self._sender.fees(moment.head)
-        tip_wei = fees.priority_fee_wei if isinstance(fees, Fees) else 0
+        base_fee_wei = moment.head.base_fee_wei
+        price_wei = fees.price_wei(base_fee_wei) if isinstance(fees, Fees) else base_fee_wei or 0
         worst_wei = fees.max_fee_wei if isinstance(fees, Fees) else 0
         return self._desk.sit(
             mirror.market,
@@ -526,11 +527,11 @@ class Care(Generic[MarketT]):
             mirror.world if world is None else world,
             mirror.funds,
             quotes=moment.quotes,
-            gas_price_wei=moment.head.base_fee_wei + tip_wei,
+            gas_price_wei=price_wei,
             at=moment.at,
             posture=self._standing(moment.at),
             witnesses=mirror.witnesses,
-            record=replace(self._record, worst_gas_wei=worst_wei),
+            record=replace(self._record, worst_gas_wei=worst_wei, data_fee_wei=self._sender.data_fee_wei),
         )
 
     def _standing(self, at: ChainTime) -> Posture:

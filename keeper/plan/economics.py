@@ -69,6 +69,7 @@ def weigh(kind: str, means: Means, *, income_wad: Wad, exit_wad: Wad, gas: int) 
         gas_wad=_cost_wad(gas, means.gas_price_wei, means),
         worst_gas_wad=_cost_wad(gas, worst_wei, means),
         won_wad=means.record.won_wad.get(kind, means.record.presumed_wad),
+        gas_price_wei=means.gas_price_wei,
     )
 
 
@@ -119,4 +120,4 @@ def is_endangered(equity_wad: Wad, exposures_wad: Mapping[FeedId, Wad], prudence
 
 
 def _cost_wad(gas: int, price_wei: Wei, means: Means) -> Wad:
-    return mul_div_up(gas * price_wei, means.native_price_wad, WAD)
+    return mul_div_up(gas * price_wei + means.record.data_fee_wei, means.native_price_wad, WAD)

@@ -110,7 +110,8 @@ class Scene:
     def sit(self, book: Any = None) -> Any:
         """Open the desk, as the keeper does at a head; raise ChainFault where something is not known."""
         fees = choose_fees(self.head.base_fee_wei, self.parts.fees)
-        tip_wei = fees.priority_fee_wei if isinstance(fees, Fees) else 0
+        base_fee_wei = self.head.base_fee_wei
+        price_wei = fees.price_wei(base_fee_wei) if isinstance(fees, Fees) else base_fee_wei or 0
         worst_wei = fees.max_fee_wei if isinstance(fees, Fees) else 0
         return self.parts.desk.sit(
             self.market,
@@ -118,7 +119,7 @@ class Scene:
             self.world,
             self.funds,
             quotes=self.quotes,
-            gas_price_wei=self.head.base_fee_wei + tip_wei,
+            gas_price_wei=price_wei,
             at=self.at,
             posture=self.posture,
             witnesses=self.witnesses,

@@ -355,6 +355,8 @@ def _moved(data: Mapping[str, Any]) -> str:
 
 
 def _observed(data: Mapping[str, Any]) -> str:
+    if "bid" in data:
+        return f"{data['act']}: bid {data['bid']} for step {data['step_id']}, {data['max_fee_wei']} wei a gas"
     if "tx_hash" not in data:
         # As an older keeper wrote down what it rested on.
         return f"agreed: {data.get('evidence', '')}"

@@ -148,7 +148,7 @@ class Ledger(MarginChain):
             raise ChainFault("nonce too low")
         if any(self.handed[each].tx.nonce == tx.nonce for each in self.pending):
             raise ChainFault("replacement transaction underpriced")
-        if tx.max_fee_wei < self.tip.base_fee_wei:
+        if tx.max_fee_wei < (self.tip.base_fee_wei or 0):
             raise ChainFault("max fee per gas less than block base fee")
         return await super().request(method, params)
 
@@ -172,7 +172,7 @@ class Ledger(MarginChain):
             (self.handed[tx_hash] for tx_hash in self.pending), key=lambda each: each.tx.nonce
         ):
             tx = each.tx
-            if tx.nonce != self.used or tx.max_fee_wei < head.base_fee_wei:
+            if tx.nonce != self.used or tx.max_fee_wei < (head.base_fee_wei or 0):
                 return
             at = ChainTime(head.number, head.timestamp_s)
             done = bool(status) and self.carry_out(each.data, at, tx.hash)
@@ -182,7 +182,7 @@ class Ledger(MarginChain):
                 "blockNumber": hex(head.number),
                 "blockHash": head.hash,
                 "gasUsed": hex(200_000),
-                "effectiveGasPrice": hex(min(tx.max_fee_wei, head.base_fee_wei + tx.tip_wei)),
+                "effectiveGasPrice": hex(min(tx.max_fee_wei, (head.base_fee_wei or 0) + tx.tip_wei)),
             }
             cost = cost_wei(self.receipts[tx.hash])
             self.paid_wei[tx.hash] = min(cost, self.paid_wei.get(tx.hash, cost))

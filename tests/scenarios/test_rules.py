@@ -49,6 +49,10 @@ ELSEWHERE = {
     "the signer gave no signature while the step was valid; the wallet on stage signs for itself": {
         "send.unsigned"
     },
+    "the chain on stage has a base fee, and no other chain to pay for data on": {"fees.unknown"},
+    "nobody else has the key of the wallet on stage, nor has it sixteen accounts to act on": {
+        *("limit.in_flight", "wallet.foreign"),
+    },
     "it is the name of a file": {"book.snapshot"},
 }
 """The rules in no table of this folder: why, and which; ``_`` at an end stands for sixteen numbers."""

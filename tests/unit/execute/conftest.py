@@ -16,13 +16,16 @@ from keeper.errors import ChainFault
 from keeper.execute.keys import LocalSigner
 from keeper.execute.sender import ChainSender, Params
 from keeper.execute.signer import Signer
-from keeper.execute.transports import Asked, Via
+from keeper.execute.stuck import Patience
+from keeper.execute.transports import Asked
 from keeper.journal.store import SqliteJournal
 from keeper.lifecycle import Status
 from keeper.ports import StepState
 from keeper.units import WAD, AccountKey, Block
 
 KEY = "0x" + "4c" * 32
+PATIENT = Patience(raise_after=1_000)
+"""Whoever tests something else has time: nothing is outbid but what cannot be included at all."""
 ACCOUNT = b"\x01" * 32
 
 
@@ -36,10 +39,18 @@ class Node:
     receipts: dict[str, dict[str, str]] = field(default_factory=dict)
     nonces_used_at: list[Block] = field(default_factory=list)
     on_send: Callable[[str], object] = len
+    says: dict[str, Any] = field(default_factory=dict)
+    """What else it answers, by method; a fault is raised."""
+    asked: list[tuple[str, list[Any]]] = field(default_factory=list)
 
     async def request(self, method: str, params: list[Any]) -> Any:
         if method == "eth_getBalance":
             return hex(7 * WAD)
+        if method in self.says:
+            self.asked.append((method, params))
+            if isinstance(self.says[method], ChainFault):
+                raise self.says[method]
+            return self.says[method]
         assert method == "eth_sendRawTransaction"
         self.on_send(params[0])
         self.raws.append(params[0])
@@ -98,19 +109,18 @@ class Desk:
         self.node = Node()
         self.restart()
 
-    def restart(
-        self,
-        *,
-        dry_run: bool = False,
-        signer: Signer | None = None,
-        relay: Asked | None = None,
-        via: tuple[Via, ...] = (Via.PUBLIC,),
-    ) -> None:
+    def restart(self, *, signer: Signer | None = None, relay: Asked | None = None, **params: Any) -> None:
         self.close()
         self.journal = SqliteJournal(self.path, identity={"chain_id": "31337"})
         signer = signer or LocalSigner(Account.from_key(KEY))
-        params = Params(dry_run=dry_run, via=via)
-        self.sender = ChainSender(self.node, self.journal, signer, chain_id=31337, params=params, relay=relay)
+        self.sender = ChainSender(
+            self.node,
+            self.journal,
+            signer,
+            chain_id=31337,
+            params=Params(**{"patience": PATIENT, **params}),
+            relay=relay,
+        )
 
     def close(self) -> None:
         if hasattr(self, "journal"):

@@ -8,7 +8,6 @@ import pytest
 
 from keeper.domain import Call, EventKind, Fees, Head, Permit, Refuse
 from keeper.errors import ChainFault, InvariantBroken
-from keeper.execute.fees import FeeParams, choose_fees
 from keeper.lifecycle import Status
 from keeper.ports import Sender, StepState
 
@@ -426,26 +425,3 @@ def test_a_transaction_is_whole_but_for_its_nonce(desk: Any) -> None:
         "maxFeePerGas": 30,
         "maxPriorityFeePerGas": 2,
     }
-
-
-@pytest.mark.parametrize(
-    ("base_fee", "fees"),
-    [
-        (10 * GWEI, Fees(21 * GWEI, GWEI)),
-        (30 * GWEI, Fees(50 * GWEI, GWEI)),
-        (50 * GWEI, Fees(50 * GWEI, GWEI)),
-        (0, Fees(GWEI, GWEI)),
-    ],
-)
-def test_fees_are_twice_the_base_fee_and_a_tip_up_to_the_cap(base_fee: int, fees: Fees) -> None:
-    assert choose_fees(base_fee, FeeParams(GWEI, 50 * GWEI)) == fees
-
-
-def test_fees_refuse_where_the_cap_is_below_the_base_fee() -> None:
-    refused = choose_fees(51 * GWEI, FeeParams(GWEI, 50 * GWEI))
-    assert isinstance(refused, Refuse)
-    assert str(refused.reason) == f"fees.cap: base fee {51 * GWEI} wei, bound max_fee_cap_wei {50 * GWEI} wei"
-
-
-def test_the_tip_never_exceeds_the_whole_fee() -> None:
-    assert choose_fees(0, FeeParams(5 * GWEI, GWEI)) == Fees(GWEI, GWEI)

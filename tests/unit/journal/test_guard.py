@@ -58,6 +58,7 @@ def ask(*earlier: Past, limits: Limits = LIMITS, **asked: Any) -> Ask:
 AGREED = {
     "nothing has happened yet": ask(),
     "exactly the spend of a day": ask(spent_day_wei=900),
+    "the last transaction that may be in flight": ask(in_flight=15),
     "exactly the notional of a block": ask(notional_block_wad=40 * WAD),
     "the attempts of an earlier hour": ask(*[past(ago_s=3_600)] * 9),
     "a revert that was followed by an inclusion": ask(past(S.REVERTED, ago_s=20), past(ago_s=10)),
@@ -234,6 +235,10 @@ REFUSED = {
     "sent": (
         ask(past(S.SENT, ago_s=10**6)),
         Reason("limit.duplicate", "in flight: s1", "1 transaction an account"),
+    ),
+    "in flight": (
+        ask(in_flight=16),
+        Reason("limit.in_flight", "16 in flight", "16 transactions"),
     ),
     "spend": (
         ask(spent_day_wei=901),

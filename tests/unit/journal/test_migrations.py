@@ -79,9 +79,9 @@ def test_an_older_journal_can_be_read_without_being_touched(old: Path) -> None:
 
 def test_a_newer_journal_is_refused(old: Path) -> None:
     with closing(sqlite3.connect(old)) as db, db:
-        db.execute("UPDATE meta SET value = '4' WHERE key = 'schema'")
+        db.execute("UPDATE meta SET value = '5' WHERE key = 'schema'")
     for opened in (lambda: SqliteJournal(old, identity=IDENTITY), lambda: JournalReader(old)):
-        with pytest.raises(ConfigError, match="schema is 4, and this keeper knows 1 to 3"):
+        with pytest.raises(ConfigError, match="schema is 5, and this keeper knows 1 to 4"):
             opened()
 
 

@@ -100,7 +100,10 @@ DAMAGE = {
         "UPDATE steps SET state = 'included', account = (SELECT account FROM cases WHERE case_id = 'case1')",
         f"tranche 0 of account {'01' * 32} was included several times",
     ),
-    "hash": ("UPDATE steps SET tx_hash = '0xff' WHERE case_id = 'case2'", "has 2 hashes: 0x2, 0xff"),
+    "hash": (
+        "UPDATE steps SET tx_hash = '0xff' WHERE case_id = 'case2'",
+        "has hashes that were not signed: 0x2",
+    ),
     "nonce": (
         "DROP INDEX one_nonce_one_transaction; UPDATE steps SET nonce = 0",
         "nonce 0 is held by several steps",

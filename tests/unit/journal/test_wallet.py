@@ -18,7 +18,7 @@ from keeper.journal.tape import Recorder, unpack
 from keeper.journal.wallet import TapedWallet, Wallet, of_record, to_record
 from keeper.units import WAD
 
-WEALTHY = Limits(spend_day_wei=10**30)
+WEALTHY = Limits(spend_day_wei=10**30, in_flight=100)
 ACCOUNT = b"\x07" * 32
 
 Fleet: TypeAlias = Callable[..., list[SqliteJournal]]

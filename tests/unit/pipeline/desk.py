@@ -14,7 +14,9 @@ from typing import Any
 
 from eth_abi.abi import decode, encode
 from eth_account import Account as Wallet
+from eth_account.typed_transactions.typed_transaction import TypedTransaction
 from eth_utils.crypto import keccak
+from hexbytes import HexBytes
 
 from keeper.desk.hybrid import HybridDesk
 from keeper.desk.hybrid import Params as DeskParams
@@ -110,6 +112,8 @@ class Chain:
     garbled: set[int] = field(default_factory=set)
     """Logs, by their index, whose data comes without its last byte."""
     pending: dict[str, str] = field(default_factory=dict)
+    nonces: dict[str, int] = field(default_factory=dict)
+    """By transaction: of one nonce the last one is pending."""
     sent: list[str] = field(default_factory=list)
     """Every transaction handed over, by hash."""
     receipts: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -336,6 +340,10 @@ class Chain:
         tx_hash = "0x" + keccak(bytes.fromhex(raw[2:])).hex()
         self.sent.append(tx_hash)
         if tx_hash not in self.receipts:
+            nonce = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()["nonce"]
+            for each in [each for each in self.pending if self.nonces[each] == nonce]:
+                del self.pending[each]
+            self.nonces[tx_hash] = nonce
             self.pending[tx_hash] = raw
         return tx_hash
 

@@ -358,13 +358,14 @@ async def test_the_permit_and_the_signed_bytes_are_on_disk_before_anything_is_se
     assert desk.heads_done() == [FIRST + 1]
 
 
-async def test_a_case_in_flight_is_left_alone(desk: Desk) -> None:
+async def test_a_case_in_flight_is_only_bid_for(desk: Desk) -> None:
     await desk.head(BREACHED)
     for _ in range(5):
         await desk.head()
-    assert desk.told() == FLAGGED
-    assert len(desk.chain.sent) > 1
-    assert len(set(desk.chain.sent)) == 1
+    told = desk.told()
+    assert told[: len(FLAGGED)] == FLAGGED
+    assert {*told[len(FLAGGED) :]} == {"Observed Outbid", "Observed Cancel"}
+    assert {desk.chain.nonces[each] for each in desk.chain.sent} == {0}
 
 
 async def test_a_revert_is_followed_by_a_pause_and_another_try(desk: Desk) -> None:

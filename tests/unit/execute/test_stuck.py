@@ -1,0 +1,421 @@
+"""What becomes of transactions that are not included, against a node with geth's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eth_account import Account
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keeper.domain import CaseEvent, Economics, EventKind, Fees, Flag, Head, Permit, Refuse, Step
+from keeper.execute.fees import FeeParams
+from keeper.execute.keys import LocalSigner
+from keeper.execute.sender import ChainSender, Params
+from keeper.execute.stuck import Patience, due
+from keeper.journal.guard import Limits
+from keeper.journal.reader import JournalReader
+from keeper.journal.store import SqliteJournal
+from keeper.ports import Bid, BidKind, StepRecord, StepState, Switch
+from keeper.units import WAD, Block
+from tests.unit.execute.geth import GWEI, Geth, Tx
+
+KEY = "0x" + "4c" * 32
+OTHER = Account.from_key(KEY)
+MARKET = "0x" + "d1" * 20
+E = EventKind
+S = StepState
+
+
+class Wallet:
+    """A keeper's wallet: ``restart`` is a crash, after which the file is all there is."""
+
+    def __init__(self, path: Path, *, limits: Limits | None = None, cap_wei: int = 500 * GWEI) -> None:
+        self.path = path
+        self.node = Geth()
+        self.limits = limits or Limits()
+        self.params = Params(fees=FeeParams(max_fee_cap_wei=cap_wei))
+        self._open()
+
+    def _open(self) -> None:
+        self.journal = SqliteJournal(self.path, identity={}, limits=self.limits, durable=False)
+        signer = LocalSigner(Account.from_key(KEY))
+        self.sender = ChainSender(self.node, self.journal, signer, chain_id=1, params=self.params)
+
+    async def start(self) -> None:
+        await self.sender.resume(self.node.head())
+
+    async def restart(self) -> None:
+        self.journal.close()
+        self._open()
+        await self.start()
+
+    def reserve(self, case: int = 1, *, blocks: Block = 3, income_wad: int = 0) -> Permit | Refuse:
+        name, account, head = f"case{case}", case.to_bytes(32), self.node.head()
+        economics = Economics(income_wad, 0, WAD, WAD, gas_price_wei=2 * GWEI) if income_wad else None
+        step = Step(name, Flag(account, WAD), head.number + blocks, 100_000, WAD, economics=economics)
+        event = CaseEvent(name, account, EventKind.SUSPECTED, head.number, head.timestamp_s, {})
+        self.journal.record([event])
+        fees = self.sender.bid(step, head)
+        assert isinstance(fees, Fees)
+        tx = {"to": MARKET, "data": "0x12", "value": 0, "gas": 100_000, "chainId": 1, **fees.fields()}
+        nonce = self.sender.chain_nonce
+        return self.journal.reserve(step, tx, chain_nonce=nonce, block=head.number, at_s=head.timestamp_s)
+
+    async def send(self, case: int = 1, **asked: Any) -> str:
+        await self.sender.prepare()
+        permit = self.reserve(case, **asked)
+        assert isinstance(permit, Permit)
+        await self.sender.send([permit])
+        return permit.step_id
+
+    async def blocks(self, count: int, *, base_fee_wei: int | None = None, empty: bool = False) -> None:
+        for _ in range(count):
+            if base_fee_wei is not None:
+                self.node.base_fee_wei = base_fee_wei
+            await self.sender.track(self.node.mine(empty=empty), ())
+
+    async def reorg(self) -> None:
+        """Replace the newest block by an empty one."""
+        orphaned = self.node.cut(1)
+        await self.sender.track(self.node.mine(empty=True), orphaned)
+
+    def kinds(self, step_id: str) -> list[BidKind]:
+        return [bid.kind for bid in self.journal.step(step_id).bids]
+
+    def told(self, case: int = 1) -> list[str]:
+        """Return what the case was told, bids by what they do."""
+        events = self.journal.history(f"case{case}")
+        return [
+            event.data["act"] if "bid" in event.data and event.kind is E.OBSERVED else event.kind.value
+            for event in events
+        ]
+
+    def violations(self) -> list[str]:
+        """Return what the journal contradicts of itself, or of the chain."""
+        reader = JournalReader(self.path)
+        found = reader.verify()
+        reader.close()
+        ours = {tx_hash: step for step in self.journal.settled_since(0) for tx_hash in step.hashes}
+        for block, tx, _ in self.node.chain:
+            step = ours.get(tx.hash)
+            if step is None or step.outcome is None or step.outcome.block != block:
+                found.append(f"nonce {tx.nonce} of block {block} is not in the journal")
+            elif (step.state is S.INCLUDED) != (tx.to == MARKET):
+                found.append(f"step {step.step_id} is {step.state}, and its nonce went to {tx.to}")
+        return found
+
+
+@pytest.fixture
+async def wallet(tmp_path: Path) -> Any:
+    wallet = Wallet(tmp_path / "journal.db")
+    await wallet.start()
+    yield wallet
+    wallet.journal.close()
+
+
+def in_flight(
+    *, valid_until: Block = 110, nonce: int = 0, bid: Fees | None = None, at: Block = 100
+) -> StepRecord:
+    tx = {"nonce": nonce, **(bid or Fees(3 * GWEI, GWEI)).fields()}
+    return StepRecord("s", "c", b"", "flag", nonce, S.SENT, at, valid_until, tx, b"raw", "0x1", None)
+
+
+CANCELLED = replace(
+    in_flight(),
+    bids=(Bid(2, BidKind.CANCEL, 101, {"nonce": 0, **Fees(4 * GWEI, 2 * GWEI).fields()}, b"", "0x2"),),
+)
+DUE: dict[str, tuple[StepRecord, Block, int, BidKind | None]] = {
+    "in the block it was sent at": (in_flight(), 100, 9 * GWEI, None),
+    "the first block it could be in has passed": (in_flight(), 101, GWEI, None),
+    "two blocks, and next in line": (in_flight(), 102, GWEI, BidKind.RAISE),
+    "two blocks, behind another": (in_flight(nonce=1), 102, GWEI, None),
+    "priced out": (in_flight(), 101, 3 * GWEI + 1, BidKind.RAISE),
+    "priced out behind another": (in_flight(nonce=1), 101, 3 * GWEI + 1, BidKind.RAISE),
+    "late": (in_flight(valid_until=102), 102, GWEI, BidKind.CANCEL),
+    "late behind another": (in_flight(valid_until=102, nonce=1), 102, GWEI, None),
+    "the last block for it": (in_flight(valid_until=103), 102, GWEI, BidKind.RAISE),
+    "a cancel that is new": (CANCELLED, 102, GWEI, None),
+    "a cancel that waits": (CANCELLED, 103, GWEI, BidKind.CANCEL),
+    "a cancel that is priced out": (CANCELLED, 102, 5 * GWEI, BidKind.CANCEL),
+    "not handed over yet": (replace(in_flight(), state=S.RESERVED), 105, GWEI, None),
+    "a bid without its bytes": (
+        replace(in_flight(), bids=(replace(CANCELLED.bids[0], signed_tx=None),)), 105, GWEI, None
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("step", "block", "base_fee_wei", "kind"), DUE.values(), ids=DUE)
+def test_a_bid_follows_when_the_last_one_no_longer_does(
+    step: StepRecord, block: Block, base_fee_wei: int, kind: BidKind | None
+) -> None:
+    head = Head(block, f"0xb{block}", "", 0, base_fee_wei)
+    assert due(step, head, 0, Patience(2)) is kind
+
+
+async def test_what_miners_leave_out_is_outbid_and_paid_for_once(wallet: Wallet) -> None:
+    step_id = await wallet.send(blocks=9)
+    await wallet.blocks(4, empty=True)
+    assert wallet.kinds(step_id) == [BidKind.RAISE] * 2
+    await wallet.blocks(2)
+    assert wallet.journal.step(step_id).state is S.INCLUDED
+    assert wallet.told() == ["Suspected", "Reserved", "Sent", "Outbid", "Outbid", "Included"]
+    assert wallet.journal.history("case1")[-1].data["tx_hash"] == wallet.node.chain[0][1].hash
+    assert (len(wallet.node.chain), wallet.node.underpriced, wallet.violations()) == (1, [], [])
+
+
+async def test_a_fee_that_rises_tenfold_is_followed_at_once_and_paid_for_once(wallet: Wallet) -> None:
+    step_id = await wallet.send(blocks=9)
+    await wallet.blocks(1, base_fee_wei=10 * GWEI)
+    assert wallet.kinds(step_id) == [BidKind.RAISE]
+    await wallet.blocks(1)
+    assert wallet.journal.step(step_id).state is S.INCLUDED
+    assert (len(wallet.node.chain), wallet.violations()) == (1, [])
+
+
+async def test_no_more_is_bid_than_a_step_brings_and_late_it_is_cancelled(wallet: Wallet) -> None:
+    step_id = await wallet.send(blocks=4, income_wad=4 * WAD)
+    await wallet.blocks(3, base_fee_wei=10 * GWEI)
+    assert wallet.kinds(step_id) == []
+    await wallet.blocks(1)
+    assert wallet.kinds(step_id) == [BidKind.CANCEL]
+    await wallet.blocks(2)
+    step = wallet.journal.step(step_id)
+    assert (step.state, step.outcome and step.outcome.gas_cost_wei) == (S.DISPLACED, 21_000 * 11_125_000_000)
+    assert wallet.told()[-2:] == ["Cancel", "Displaced"]
+    assert wallet.journal.history("case1")[-1].data["bid"] == "cancel"
+    assert wallet.violations() == []
+    await wallet.send(2)
+    await wallet.blocks(1)
+    assert [tx.nonce for _, tx, _ in wallet.node.chain] == [0, 1]
+
+
+async def test_a_cancel_keeps_the_nonces_behind_it_moving(wallet: Wallet) -> None:
+    first = await wallet.send(1, blocks=3)
+    second = await wallet.send(2, blocks=30)
+    await wallet.blocks(4, empty=True)
+    assert (wallet.kinds(first)[-1], wallet.kinds(second)) == (BidKind.CANCEL, [])
+    await wallet.blocks(2)
+    assert wallet.journal.step(first).state is S.DISPLACED
+    assert wallet.journal.step(second).state is S.INCLUDED
+    assert wallet.violations() == []
+
+
+async def test_what_was_outbid_may_still_be_the_one_that_is_included(wallet: Wallet) -> None:
+    step_id = await wallet.send(blocks=9)
+    first = wallet.node.pool[0]
+    await wallet.blocks(2, empty=True)
+    assert wallet.node.pool[0] != first
+    wallet.node.pool[0] = first
+    await wallet.blocks(1)
+    step = wallet.journal.step(step_id)
+    assert (step.state, step.outcome and step.outcome.gas_cost_wei) == (S.INCLUDED, 21_000 * 2 * GWEI)
+    assert wallet.violations() == []
+
+
+async def test_above_the_operators_cap_nothing_is_bid_and_the_same_bytes_wait(tmp_path: Path) -> None:
+    wallet = Wallet(tmp_path / "journal.db", cap_wei=4 * GWEI)
+    await wallet.start()
+    step_id = await wallet.send(blocks=2)
+    await wallet.blocks(8, base_fee_wei=5 * GWEI)
+    assert wallet.kinds(step_id) == []
+    assert len({tx.hash for tx in wallet.node.heard}) == 1
+    await wallet.blocks(1, base_fee_wei=GWEI)
+    assert wallet.journal.step(step_id).state is S.INCLUDED
+    wallet.journal.close()
+
+
+@pytest.mark.parametrize(
+    ("limits", "kinds"),
+    [
+        (Limits(halted=True), [BidKind.CANCEL]),
+        (Limits(spend_day_wei=100_000 * 7 * GWEI // 2), [BidKind.RAISE, BidKind.CANCEL]),
+        (Limits(spend_day_wei=100_000 * 3 * GWEI), [BidKind.CANCEL]),
+        (Limits(spend_day_wei=21_000 * 3 * GWEI), []),
+    ],
+    ids=["halted", "one raise", "a cancel alone", "nothing"],
+)
+async def test_a_raise_is_bound_by_the_limits_and_a_halt_and_a_cancel_by_what_it_costs(
+    tmp_path: Path, limits: Limits, kinds: list[BidKind]
+) -> None:
+    wallet = Wallet(tmp_path / "journal.db")
+    await wallet.start()
+    step_id = await wallet.send(blocks=6)
+    wallet.limits = limits
+    await wallet.restart()
+    await wallet.blocks(7, empty=True)
+    found = wallet.kinds(step_id)
+    assert list(dict.fromkeys(found)) == kinds
+    assert found.count(BidKind.RAISE) == kinds.count(BidKind.RAISE)
+    wallet.journal.close()
+
+
+async def test_of_all_bids_on_a_nonce_the_dearest_counts_against_the_limits(wallet: Wallet) -> None:
+    await wallet.send(blocks=9)
+    await wallet.blocks(2, empty=True)
+    [step] = wallet.journal.live_steps()
+    dearest = 100_000 * max(Fees.of(each.unsigned_tx).max_fee_wei for each in (step.last, *step.bids))
+    wallet.limits = Limits(spend_day_wei=dearest + 100_000 * 3 * GWEI - 1)
+    await wallet.restart()
+    await wallet.sender.prepare()
+    refused = wallet.reserve(2, blocks=9)
+    assert isinstance(refused, Refuse)
+    assert refused.reason.rule == "limit.spend_day"
+    assert f"{dearest} wei in 24 h" in refused.reason.evidence
+
+
+async def test_an_emptied_pool_is_filled_again_with_the_same_bytes(wallet: Wallet) -> None:
+    for case in (1, 2, 3):
+        await wallet.send(case, blocks=40)
+    wallet.node.pool.clear()
+    await wallet.blocks(3, empty=True)
+    assert sorted(wallet.node.pool) == [0, 1, 2]
+    await wallet.blocks(1)
+    assert (len(wallet.node.chain), wallet.violations()) == (3, [])
+
+
+async def test_of_the_wallets_transactions_no_more_wait_than_it_may_have_in_flight(tmp_path: Path) -> None:
+    wallet = Wallet(tmp_path / "journal.db", limits=Limits(in_flight=2))
+    await wallet.start()
+    for case in (1, 2):
+        await wallet.send(case)
+    refused = wallet.reserve(3)
+    assert isinstance(refused, Refuse)
+    assert refused.reason.rule == "limit.in_flight"
+    await wallet.blocks(1)
+    await wallet.sender.prepare()
+    assert isinstance(wallet.reserve(4), Permit)
+    wallet.journal.close()
+
+
+def foreign(nonce: int) -> Tx:
+    """A transaction of the same key that no journal knows."""
+    raw = OTHER.sign_transaction({
+        "type": 2, "chainId": 1, "to": "0x" + "11" * 20, "data": b"", "value": 0, "gas": 21_000,
+        "nonce": nonce, "maxFeePerGas": 99 * GWEI, "maxPriorityFeePerGas": 50 * GWEI,
+    }).raw_transaction  # fmt: skip
+    return Tx.of("0x" + bytes(raw).hex())
+
+
+@pytest.mark.parametrize("takes_ours", [True, False], ids=["a nonce of ours", "a nonce of nobody"])
+@pytest.mark.parametrize("foreign_stops", [True, False], ids=["stop", "warn"])
+async def test_another_program_with_the_key_stops_new_steps_until_an_operator_has_looked(
+    tmp_path: Path, takes_ours: bool, foreign_stops: bool
+) -> None:
+    wallet = Wallet(tmp_path / "journal.db", limits=Limits(foreign_stops=foreign_stops))
+    await wallet.start()
+    await wallet.blocks(1)
+    await wallet.sender.prepare()
+    if takes_ours:
+        await wallet.send(1)
+        wallet.node.pool.clear()
+    wallet.node.take(foreign(0))
+    wallet.node.take(foreign(1)) if not takes_ours else None
+    await wallet.blocks(4)
+    await wallet.sender.prepare()
+    await wallet.restart()
+    await wallet.sender.prepare()
+    answer = wallet.reserve(2)
+    assert isinstance(answer, Refuse) is foreign_stops
+    if isinstance(answer, Refuse):
+        assert answer.reason.rule == "wallet.foreign"
+        assert "nonce" in answer.reason.evidence
+        wallet.journal.throw(Switch.FOREIGN, "", on=False, who="a test")
+        assert isinstance(wallet.reserve(3), Permit)
+    wallet.journal.close()
+
+
+async def test_what_was_sent_by_hand_while_no_keeper_ran_is_the_operators_own(wallet: Wallet) -> None:
+    await wallet.send(1)
+    await wallet.blocks(1)
+    wallet.node.take(foreign(1))
+    wallet.node.mine()
+    await wallet.restart()
+    await wallet.sender.prepare()
+    permit = wallet.reserve(2)
+    assert isinstance(permit, Permit)
+    assert permit.nonce == 2
+
+
+async def test_a_reorg_that_drops_an_inclusion_puts_the_last_bid_back_in_flight(wallet: Wallet) -> None:
+    step_id = await wallet.send(blocks=40)
+    await wallet.blocks(2, empty=True)
+    await wallet.blocks(1)
+    assert wallet.journal.step(step_id).state is S.INCLUDED
+    await wallet.reorg()
+    assert wallet.journal.step(step_id).state is S.SENT
+    await wallet.blocks(1)
+    assert wallet.journal.step(step_id).state is S.INCLUDED
+    assert (len(wallet.node.chain), wallet.violations()) == (1, [])
+
+
+FATES = ("send", "mine", "skip", "spike", "calm", "drop", "lose", "unheard", "restart", "crash", "cut")
+
+
+class Crash(BaseException):
+    """The end of the process."""
+
+
+@settings(max_examples=25, deadline=None)
+@given(fates=st.lists(st.sampled_from(FATES), min_size=4, max_size=40), seed=st.integers(0, 30))
+async def test_whatever_happens_each_nonce_is_paid_for_once_and_the_journal_says_what_the_chain_does(
+    tmp_path_factory: pytest.TempPathFactory, fates: list[str], seed: int
+) -> None:
+    wallet = Wallet(tmp_path_factory.mktemp("stuck") / "journal.db")
+    await wallet.start()
+    node, case = wallet.node, 0
+    for fate in fates:
+        if fate == "send":
+            case += 1
+            await wallet.send(case, blocks=2 + seed % 5)
+        elif fate in {"mine", "skip"}:
+            await wallet.blocks(1, empty=fate == "skip")
+        elif fate in {"spike", "calm"}:
+            await wallet.blocks(1, base_fee_wei=10 * GWEI if fate == "spike" else GWEI)
+        elif fate == "drop":
+            node.pool.clear()
+        elif fate in {"lose", "unheard"}:
+            node.deaf.append("lost" if fate == "lose" else "answer")
+        elif fate == "cut" and node.number > 101:
+            await wallet.reorg()
+        elif fate == "restart":
+            await wallet.restart()
+        elif fate == "crash":
+            await crash(wallet, after=seed % 7)
+    node.deaf.clear()
+    await wallet.restart()
+    await wallet.blocks(12, base_fee_wei=GWEI)
+    assert wallet.journal.live_steps() == ()
+    assert wallet.violations() == []
+    assert [tx.nonce for _, tx, _ in node.chain] == list(range(len(node.chain)))
+    acts = [tx for _, tx, _ in node.chain if tx.to == MARKET]
+    included = [step for step in wallet.journal.settled_since(0) if step.state is S.INCLUDED]
+    assert len(acts) == len(included)
+    wallet.journal.close()
+
+
+async def crash(wallet: Wallet, *, after: int) -> None:
+    """End the process at a write to the journal or a request, while a block is worked on; begin again."""
+    left = [after]
+
+    def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*given: Any, **named: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Crash
+            return call(*given, **named)
+
+        return called
+
+    for name in ("rebid", "sign", "sent", "settle", "unsettle"):
+        setattr(wallet.journal, name, dying(getattr(wallet.journal, name)))
+    wallet.node.request = dying(wallet.node.request)  # type: ignore[method-assign]
+    with suppress(Crash):
+        await wallet.blocks(2, empty=True)
+    del wallet.node.request
+    await wallet.restart()
