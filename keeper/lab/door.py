@@ -58,7 +58,7 @@ class Door:
         """Have so many steps of the last hour in the journal, none of them in flight any more."""
         await self._sender.resume(HEAD)
         await self._sender.prepare()
-        over = Reason("bench.over", "a step of the day", "none in flight")
+        over = Reason("send.refused", "a step of the day", "none in flight")
         with self.journal.together():
             for number in range(before):
                 permit = self._reserve(self._due(), block=HEAD.number - 1 - number % BLOCKS)
