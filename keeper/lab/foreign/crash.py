@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from eth_utils.address import to_checksum_address
 from rich.console import Console
@@ -161,16 +161,23 @@ class _Heard:
         self._process = process
         self._done = -1
         self._waiting = False
-        threading.Thread(target=self._listen, daemon=True).start()
+        assert process.stdout is not None
+        self._listening = threading.Thread(target=self._listen, args=(process.stdout,), daemon=True)
+        self._listening.start()
 
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            word, _, block = line.decode().strip().partition(" ")
-            if word == "waiting":
-                self._waiting = True
-            elif word == "done":
-                self._done = int(block)
+    def _listen(self, output: IO[bytes]) -> None:
+        with output:
+            for line in output:
+                word, _, block = line.decode().strip().partition(" ")
+                if word == "waiting":
+                    self._waiting = True
+                elif word == "done":
+                    self._done = int(block)
+
+    def end(self) -> None:
+        """Stop it, and hear it out."""
+        stop(self._process)
+        self._listening.join()
 
     def wait(self, newest: int) -> None:
         """Wait until it has worked on the newest block, or can go on only with another one."""
@@ -197,10 +204,11 @@ def _running(site: Path) -> Iterator[_Heard]:
             stdout=subprocess.PIPE,
             stderr=errors,
         )
+    heard = _Heard(process)
     try:
-        yield _Heard(process)
+        yield heard
     finally:
-        stop(process)
+        heard.end()
 
 
 # --- what came of it -----------------------------------------------------------------------------
