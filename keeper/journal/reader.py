@@ -181,10 +181,12 @@ class JournalReader:
     def _history(self, case: Case, most: Block) -> CaseHistory:
         told = "SELECT * FROM events JOIN cases USING (case_id) WHERE case_id = ? AND block <= ? ORDER BY seq"
         steps = "SELECT * FROM steps WHERE case_id = ? ORDER BY rowid"
+        found = self._db.execute(steps, (case.case_id,)).fetchall()
+        bids = rows.bids_of(self._db, [row["step_id"] for row in found])
         return CaseHistory(
             case,
             [rows.to_event(row) for row in self._db.execute(told, (case.case_id, most))],
-            [rows.to_step(row) for row in self._db.execute(steps, (case.case_id,))],
+            [rows.to_step(row, bids.get(row["step_id"], ())) for row in found],
         )
 
     def level_why(self, until: Block) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -45,12 +45,12 @@ def _steps(reader: JournalReader) -> list[StepRecord]:
 
 def _unknown(ledger: Ledger, steps: list[StepRecord]) -> Iterator[str]:
     """Yield what a node was handed before its bytes were in the journal, or that was given up."""
-    known = {step.tx_hash: step for step in steps if step.signed_tx is not None}
+    known = {tx_hash: step for step in steps for tx_hash in step.hashes}
     for tx_hash, each in ledger.handed.items():
         step = known.get(tx_hash)
         if step is None:
             yield f"{_named(each)} was handed over, and the journal has no such bytes"
-        elif step.nonce != each.tx.nonce or step.account != each.account:
+        elif step.nonce != each.tx.nonce or each.account not in {step.account, b""}:
             yield f"{_named(each)} is step {step.step_id} with nonce {step.nonce} in the journal"
         elif step.state is StepState.ABANDONED and tx_hash in {*ledger.pending, *ledger.receipts}:
             yield f"{_named(each)} is with the node, and step {step.step_id} was given up"
@@ -58,7 +58,7 @@ def _unknown(ledger: Ledger, steps: list[StepRecord]) -> Iterator[str]:
 
 def _twice(ledger: Ledger, steps: list[StepRecord]) -> Iterator[str]:
     """Yield steps under several nonces, nonces under several steps, and accounts with two acts out."""
-    step_of = {step.tx_hash: step.step_id for step in steps if step.tx_hash}
+    step_of = {tx_hash: step.step_id for step in steps for tx_hash in step.hashes}
     nonces, owners = defaultdict[str, set[int]](set), defaultdict[int, set[str]](set)
     for tx_hash, each in ledger.handed.items():
         step_id = step_of.get(tx_hash, tx_hash)
@@ -79,11 +79,11 @@ def _beyond(ledger: Ledger, limits: Limits) -> Iterator[str]:
     """Yield the limits that were not kept, as the chain shows it. A story is shorter than an hour."""
     if ledger.most_exposed_wei > limits.spend_day_wei:
         yield f"{ledger.most_exposed_wei} wei were spent or out at once, of {limits.spend_day_wei}"
-    attempts = defaultdict[bytes, int](int)
-    for each in ledger.handed.values():
-        attempts[each.account] += 1
+    attempts = Counter(
+        account for account, _ in {(each.account, each.tx.nonce) for each in ledger.handed.values()}
+    )
     for account, count in attempts.items():
-        if count > limits.attempts_hour:
+        if account and count > limits.attempts_hour:
             yield f"{count} attempts on {account.hex()[:4]}, of {limits.attempts_hour}"
 
 
@@ -95,13 +95,15 @@ def _forgotten(ledger: Ledger, steps: list[StepRecord]) -> Iterator[str]:
 def _told_otherwise(ledger: Ledger, steps: list[StepRecord]) -> Iterator[str]:
     """Yield steps that ended on chain otherwise than the journal tells."""
     for step in steps:
-        receipt = ledger.receipts.get(step.tx_hash or "")
         told = step.outcome and (step.outcome.kind, step.outcome.block_hash, step.outcome.gas_cost_wei)
-        if receipt is not None:
+        included = [tx_hash for tx_hash in step.hashes if tx_hash in ledger.receipts]
+        for tx_hash in included:
+            receipt = ledger.receipts[tx_hash]
             kind = EventKind.INCLUDED if int(receipt["status"], 16) else EventKind.REVERTED
+            kind = kind if ledger.handed[tx_hash].data else EventKind.DISPLACED
             if told != (kind, receipt["blockHash"], cost_wei(receipt)):
                 yield f"step {step.step_id} ended as {kind} in {receipt['blockHash']}, and was told as {told}"
-        elif told is not None:
+        if told is not None and not included:
             yield f"step {step.step_id} was told as {told}, and the chain has nothing of it"
 
 

@@ -102,12 +102,14 @@ class Handed:
 
     @property
     def name(self) -> str:
-        """Name the function that it calls."""
-        return NAMES[self.data[:4]]
+        """Name the function that it calls; without one it only uses its nonce up."""
+        return NAMES[self.data[:4]] if self.data else "cancel"
 
     @property
     def account(self) -> AccountKey:
-        """Return whom it is about."""
+        """Return whom it is about; nobody, where it calls nothing."""
+        if not self.data:
+            return b""
         found: AccountKey = decode(load("Liquidator").functions[self.name].inputs, self.data[4:])[0]
         return found
 
@@ -146,7 +148,12 @@ class Ledger(MarginChain):
             raise ChainFault("already known")
         if tx.nonce < self.used:
             raise ChainFault("nonce too low")
-        if any(self.handed[each].tx.nonce == tx.nonce for each in self.pending):
+        rivals = [self.handed[each].tx for each in self.pending if self.handed[each].tx.nonce == tx.nonce]
+        # geth's price bump: both fees at least 10 % higher.
+        if any(
+            10 * tx.max_fee_wei < 11 * rival.max_fee_wei or 10 * tx.tip_wei < 11 * rival.tip_wei
+            for rival in rivals
+        ):
             raise ChainFault("replacement transaction underpriced")
         if tx.max_fee_wei < (self.tip.base_fee_wei or 0):
             raise ChainFault("max fee per gas less than block base fee")
@@ -155,7 +162,11 @@ class Ledger(MarginChain):
     def _note(self, tx: Tx, raw: str) -> None:
         fields = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
         self.handed.setdefault(tx.hash, Handed(tx, bytes(fields["data"]), int(fields["gas"]), self.tip))
-        exposed = sum(self.paid_wei.get(each, of.most_wei) for each, of in self.handed.items())
+        most: dict[int, Wei] = {}
+        for of in self.handed.values():
+            most[of.tx.nonce] = max(most.get(of.tx.nonce, 0), of.most_wei)
+        paid = {self.handed[each].tx.nonce: wei for each, wei in self.paid_wei.items()}
+        exposed = sum((most | paid).values())
         self.most_exposed_wei = max(self.most_exposed_wei, exposed)
 
     def cut(self, depth: int) -> list[Head]:
@@ -175,7 +186,7 @@ class Ledger(MarginChain):
             if tx.nonce != self.used or tx.max_fee_wei < (head.base_fee_wei or 0):
                 return
             at = ChainTime(head.number, head.timestamp_s)
-            done = bool(status) and self.carry_out(each.data, at, tx.hash)
+            done = not each.data or (bool(status) and self.carry_out(each.data, at, tx.hash))
             del self.pending[tx.hash]
             self.receipts[tx.hash] = {
                 "status": hex(done),
