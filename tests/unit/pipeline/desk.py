@@ -341,7 +341,7 @@ class Chain:
         self.sent.append(tx_hash)
         if tx_hash not in self.receipts:
             nonce = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()["nonce"]
-            for each in [each for each in self.pending if self.nonces[each] == nonce]:
+            for each in [each for each in self.pending if self.nonces.get(each) == nonce]:
                 del self.pending[each]
             self.nonces[tx_hash] = nonce
             self.pending[tx_hash] = raw
