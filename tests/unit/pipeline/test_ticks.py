@@ -536,6 +536,7 @@ async def test_lateness_is_told_once_in_a_while(live: Desk) -> None:
 
 async def test_five_hundred_suspects_of_one_tick_go_out_in_batches(live: Desk) -> None:
     live.chain.credit = (100_000 * WAD).to_bytes(32)
+    live.chain.balance_wei = 10**21
     live.limits = Limits(spend_day_wei=10**21, in_flight=500)
     live.start()
     accounts = [replace(BREACHED, key=number.to_bytes(20) + bytes(12)) for number in range(500)]
