@@ -255,7 +255,7 @@ class ChainSender:
             return None
         data = f"{L1_FEE_UPPER_BOUND}{self._params.l1_bytes:064x}"
         asked = [{"to": L1_ORACLE, "data": data}, hex(head.number)]
-        return int(await self._rpc.request("eth_call", asked), 16)
+        return int.from_bytes(await self._rpc.request("eth_call", asked))
 
     async def balance(self) -> Wei:
         """Return the wallet's native balance."""

@@ -468,7 +468,8 @@ class _PlayedRpc:
         self._deck = deck
 
     async def request(self, method: str, params: list[Any]) -> Any:
-        return (await self._deck.ask(key_of(method, params)))[2]
+        found = (await self._deck.ask(key_of(method, params)))[2]
+        return bytes.fromhex(found) if method == "eth_call" else found
 
     async def batch(self, calls: Sequence[tuple[str, list[Any]]]) -> list[Any]:
         return await self._deck.ask_all(RPC, [key_of(method, params) for method, params in calls])

@@ -180,7 +180,7 @@ async def test_the_data_of_a_transaction_is_paid_for_where_the_chain_writes_it_t
     await desk.sender.resume(head(100))
     refused = desk.sender.fees(head(100))
     assert refused.reason.rule == "fees.unknown"
-    desk.node.says["eth_call"] = "0x" + (10**12).to_bytes(32).hex()
+    desk.node.says["eth_call"] = (10**12).to_bytes(32)
     assert isinstance(await heard(desk, head(101)), Fees)
     assert desk.sender.data_fee_wei == 2 * 10**12
     ((_, (call, block)),) = desk.node.asked
