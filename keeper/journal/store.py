@@ -393,7 +393,12 @@ class StoredJournal:
     def _stopping(self, db: Db, at_s: UnixS) -> tuple[Thrown, ...]:
         standing = self._standing(db, at_s)
         in_settings = Thrown(Switch.HALT, "", "settings", "halted = true", at_s)
-        stopping = tuple(each for each in standing.of(*STOPS) if each.holds(at_s))
+        stops = (
+            STOPS
+            if self._limits.foreign_stops
+            else tuple(each for each in STOPS if each is not Switch.FOREIGN)
+        )
+        stopping = tuple(each for each in standing.of(*stops) if each.holds(at_s))
         return (in_settings, *stopping) if self._limits.halted else stopping
 
     def thrown(self) -> tuple[Thrown, ...]:

@@ -322,6 +322,7 @@ async def test_another_program_with_the_key_stops_new_steps_until_an_operator_ha
     await wallet.sender.prepare()
     answer = wallet.reserve(2)
     assert isinstance(answer, Refuse) is foreign_stops
+    assert [each.switch for each in wallet.journal.thrown()] == [Switch.FOREIGN] * foreign_stops
     if isinstance(answer, Refuse):
         assert answer.reason.rule == "wallet.foreign"
         assert "nonce" in answer.reason.evidence
