@@ -171,7 +171,8 @@ class Tenure:
         """Wait no longer for a server that does not answer than the lease lasts: it may be another's."""
         while not self._over.wait(ASK_S):
             if time.monotonic() > self._until_s:
-                self._lose(Deposed(f"the server of the journal has not answered for {self._lease_s} s"))
+                found = f"nothing was heard of the journal's server for {self._lease_s} s"
+                self._lose(Deposed(f"{found}: it was silent, or this keeper stood still"))
 
     def _turn(self) -> None:
         began_s = time.monotonic()
@@ -186,7 +187,7 @@ class Tenure:
     def _lose(self, deposed: Deposed) -> None:
         self._over.set()
         self.lost = deposed
-        self._journal.token, self._journal.why = None, deposed.why
+        self._journal.token, self._journal.lost = None, deposed.why
         self._journal.cut()
         self._lease.cut()
         log.error("lease.lost", why=deposed.why)

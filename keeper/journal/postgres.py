@@ -97,8 +97,8 @@ class PostgresDb:
         self._connection = connection
         self.token: int | None = None
         """By which lease this connection writes; None where it does not."""
-        self.why = "another keeper leads, or none yet"
-        """Why it does not."""
+        self.lost = ""
+        """Why it does not any more."""
 
     @property
     def session(self) -> int:
@@ -125,7 +125,7 @@ class PostgresDb:
         (https://www.postgresql.org/docs/current/wal-async-commit.html).
         """
         if self.token is None:
-            raise Deposed(self.why)
+            raise Deposed(self.lost or "another keeper leads, or none yet")
         # In one message, so that the check costs no round trip of its own.
         wait = "" if lasting else " SET LOCAL synchronous_commit = off;"
         found = self._connection.execute(
@@ -169,7 +169,8 @@ class PostgresDb:
         return []
 
     def told(self, error: BaseException) -> str:
-        return str(error).strip()
+        # What breaks after the lease was lost was broken by that.
+        return self.lost or " ".join(str(error).split())
 
     def close(self) -> None:
         self._connection.close()
