@@ -137,6 +137,9 @@ class Line:
                 near, _ = self._listening.accept()
                 far = socket.create_connection((self._server.hostname, self._server.port))
                 self._ends += [near, far]
+                for each in (near, far):
+                    # Or small messages wait for one another, forty milliseconds each.
+                    each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 for ends in ((near, far), (far, near)):
                     threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
 

@@ -69,7 +69,7 @@ class Lease:
         """Take the lease where it has ended; return its new token, or None.
 
         The session of who held it is ended first, where it is in a transaction: frozen there, it would hold
-        the row for ever. The server's own time-out for sessions that idle in one is not relied on: after
+        the door for ever. The server's own time-out for sessions that idle in one is not relied on: after
         statements that went out together it was seen not to count.
         """
         end = (
@@ -77,22 +77,26 @@ class Lease:
             " AND backend_start = begun WHERE until < clock_timestamp() AND xact_start IS NOT NULL"
         )
         take = (
-            "UPDATE lease SET holder = ?, token = token + 1, session = pid, begun = backend_start,"
-            " until = clock_timestamp() + ? * interval '1 second'"
-            " FROM pg_stat_activity WHERE pid = ? AND until < clock_timestamp() RETURNING token"
+            "WITH taken AS (UPDATE lease SET holder = ?, token = token + 1,"
+            " session = pid, begun = backend_start, until = clock_timestamp() + ? * interval '1 second'"
+            " FROM pg_stat_activity WHERE pid = ? AND until < clock_timestamp() RETURNING token)"
+            " UPDATE door SET token = taken.token FROM taken RETURNING door.token"
         )
         self._row(end)
         found = self._row(take, self._holder, self._lease_s, self._session)
         return None if found is None else int(str(found[0]))
 
-    def renew(self, token: int) -> None:
-        """Have the lease end later; raise Deposed where it is another's by now."""
+    def renew(self, token: int) -> bool:
+        """Have the lease end later, and tell whether it does; raise Deposed where it is another's by now."""
         query = (
             "UPDATE lease SET until = clock_timestamp() + ? * interval '1 second' WHERE token = ?"
             " RETURNING token"
         )
-        if self._row(query, self._lease_s, token) is None and (held := self.held()) and held.token != token:
+        if self._row(query, self._lease_s, token) is not None:
+            return True
+        if (held := self.held()) and held.token != token:
             raise Deposed(deposed_by(held.holder, held.token, token))
+        return False
 
     def release(self, token: int) -> None:
         """Let another have the lease at once."""
@@ -177,7 +181,8 @@ class Tenure:
     def _turn(self) -> None:
         began_s = time.monotonic()
         if self._token is not None:
-            self._lease.renew(self._token)
+            if not self._lease.renew(self._token):
+                return
         elif (token := self._lease.take()) is not None:
             self._token = self._journal.token = token
             log.info("lease.taken", token=token, lease_s=self._lease_s)

@@ -1,12 +1,15 @@
 """A journal's database in a schema of PostgreSQL, which several keepers share.
 
 One of them writes: whoever holds the lease, a row with a holder, a token that grows with every holder, and
-an end by the server's clock. A transaction begins with the token under a lock, and is refused where it is not
-the lease's any more; so writers take turns, and who was frozen or cut off finds out before it writes.
+an end by the server's clock. The token is at the door, too, a row of its own, so that a long transaction does
+not keep its own keeper from renewing the lease. A transaction begins with the door under a lock, and is
+refused where another token is there by now; so writers take turns, and who was frozen or cut off finds out
+before it writes.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
@@ -48,6 +51,10 @@ OWN = (
         until TIMESTAMPTZ NOT NULL, session INTEGER, begun TIMESTAMPTZ
     )""",
     "INSERT INTO lease VALUES (1, '', 0, '-infinity', NULL, NULL) ON CONFLICT DO NOTHING",
+    """CREATE TABLE IF NOT EXISTS door (
+        only_row INTEGER PRIMARY KEY CHECK (only_row = 1), token INTEGER NOT NULL
+    )""",
+    "INSERT INTO door VALUES (1, 0) ON CONFLICT DO NOTHING",
 )
 """What a shared journal has beside the tables of every journal."""
 
@@ -129,7 +136,7 @@ class PostgresDb:
         # In one message, so that the check costs no round trip of its own.
         wait = "" if lasting else " SET LOCAL synchronous_commit = off;"
         found = self._connection.execute(
-            f"BEGIN;{wait} SELECT holder FROM lease WHERE token = {self.token:d} FOR UPDATE".encode()  # noqa: S608
+            f"BEGIN;{wait} SELECT token FROM door WHERE token = {self.token:d} FOR UPDATE".encode()  # noqa: S608
         )
         while found.nextset():
             pass
@@ -145,7 +152,7 @@ class PostgresDb:
 
     def tables(self) -> set[str]:
         found = self.execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
-        return {name for (name,) in found} - {"lease"}
+        return {name for (name,) in found} - {"lease", "door"}
 
     def key(self, table: str) -> str:
         names = [column[0] for column in self.execute(f"SELECT * FROM {table} LIMIT 0").description or ()]  # noqa: S608
@@ -211,4 +218,6 @@ def connect(place: Shared, *, read_only: bool = False, lock_s: float = LOCK_S) -
         application_name="keeper",
         options=" ".join(f"-c {name}={value}" for name, value in settings.items()),
     )
+    # It prints what it ignores while a connection breaks; the one line that counts is raised.
+    logging.getLogger("psycopg").disabled = True
     return PostgresDb(connection)

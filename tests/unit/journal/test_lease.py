@@ -166,6 +166,15 @@ def test_a_lease_that_is_renewed_outlasts_its_time(keeper: Keepers) -> None:
     assert (leader.leads(), standby.leads()) == (True, False)
 
 
+def test_a_transaction_may_last_longer_than_a_lease(keeper: Keepers, event: Events) -> None:
+    leader, standby = keeper("a", lease_s=SHORT_S), keeper("b", lease_s=SHORT_S)
+    with leader.together():
+        leader.record([event()])
+        time.sleep(1.5 * SHORT_S)
+    assert (leader.leads(), standby.leads()) == (True, False)
+    assert standby.status("case1") == "suspected"
+
+
 def test_what_a_standby_finds_is_kept_until_it_leads(keeper: Keepers) -> None:
     leader, standby = keeper("a"), keeper("b")
     standby.note_found([b"\x01" * 32], Searched(5, 90, "0xab"))
