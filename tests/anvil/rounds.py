@@ -341,7 +341,7 @@ lease_s = {LEASE_S}
         elif blow is Blow.SENDING:
             leader.wire.holds.set()
             with suppress(AssertionError):
-                until(lambda: bool(leader.wire.held), leader)
+                until(lambda: bool(leader.wire.held), leader, patience_s=30)
             leader.process.send_signal(signal.SIGSTOP)
         else:
             leader.process.send_signal(signal.SIGSTOP)
@@ -402,6 +402,8 @@ def play(
                     found = story.play(leader, standby, blows[len(played) % len(blows)])
                     tell(f"{len(played) + 1}: {found}")
                     played.append(found)
+                    if found.taken_s < 0:
+                        amiss.append(f"round {len(played)}: the lease was lost before the blow")
                     leader = standby
                 leader.process.send_signal(signal.SIGTERM)
                 leader.end()
