@@ -580,6 +580,21 @@ class Economics:
         return f"expected {self.profit_wad / WAD:.4f} after gas: {sold} - {gas}"
 
 
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """What a transaction moved into what the keeper has, or out of it, beside its gas."""
+
+    moved: tuple[tuple[str, int], ...]
+    """By token, in its units; by market of Perpetual, in base, WAD; under ``QUOTE`` money, WAD."""
+    worth_wad: Wad | None
+    """All of it in quote, at the protocol's prices of the head where it was booked: what the step brought, or
+    cost where it is below 0. None where the price of a part is not known."""
+
+
+QUOTE = "quote"
+"""What a booking calls money that a protocol keeps for an account."""
+
+
 # --- acts ----------------------------------------------------------------------------------------
 
 

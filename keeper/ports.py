@@ -5,7 +5,8 @@ One to a few methods each, so that a second implementation (a replay, a test, an
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -253,6 +254,14 @@ class SlopeMarket(Market[Account, OracleView], Protocol):
         """Return how its health is measured: equity, and its level of what the fast price requires."""
         ...
 
+    def gained(self, logs: Sequence[Log], own: Collection[str]) -> Counter[str]:
+        """Return what a transaction brought some owners, by what their accounts with the protocol say."""
+        ...
+
+    def worth_wad(self, what: str, amount: int, world: OracleView) -> Wad | Unknown:
+        """Return what an amount of it, not below 0, is worth in quote, rounded down."""
+        ...
+
     def credit_call(self, holder: str) -> Call:
         """Build the read of what a wallet can pay bonds with; the answer is one word, WAD."""
         ...
@@ -369,6 +378,14 @@ class PerpMarket(Market[RowT_co, WorldT], Protocol):
         self, account: Any, world: WorldT, quotes: Mapping[FeedId, Quote | Unknown]
     ) -> tuple[Sight, ...]:
         """Return what both clocks say of the feeds that an account hangs on, as far as they are known."""
+        ...
+
+    def gained(self, logs: Sequence[Log], own: Collection[str]) -> Counter[str]:
+        """Return what a transaction brought some owners, by what their accounts with the protocol say."""
+        ...
+
+    def worth_wad(self, what: str, amount: int, world: WorldT) -> Wad | Unknown:
+        """Return what an amount of it, not below 0, is worth in quote, rounded down."""
         ...
 
     def index_wad(self, feed: FeedId, world: WorldT) -> Wad | None:

@@ -12,6 +12,7 @@ from keeper.columns.snapshot import Snapshot
 from keeper.confirm import hybrid as confirm
 from keeper.confirm.policy import Policies
 from keeper.confirm.weigh import Evidence, timed_out, weigh
+from keeper.desk.booking import booking
 from keeper.desk.order import ordered
 from keeper.desk.port import Alarm, Judgement, MarginCall, Tried, expect_all, expect_depths
 from keeper.domain import (
@@ -19,6 +20,7 @@ from keeper.domain import (
     Act,
     Agree,
     Assessment,
+    Booking,
     Bundle,
     BuyCollateral,
     Call,
@@ -26,6 +28,7 @@ from keeper.domain import (
     Confirm,
     Flag,
     Liquidate,
+    Log,
     OracleView,
     Phase,
     PostingAct,
@@ -352,6 +355,10 @@ class HybridDesk:
         if not (isinstance(flag, Step) and isinstance(flag.act, PostingAct)):
             return ()
         return (replace(flag, act=replace(flag.act, reports=tuple(reports.values()))),)
+
+    def booked(self, market: SlopeMarket, world: OracleView, logs: Sequence[Log]) -> Booking:
+        """Say what one of the wallet's transactions moved, and what that is worth."""
+        return booking(market.gained(logs, {self.wallet}), partial(market.worth_wad, world=world))
 
     def vouches(self, tried: Tried, step: Step) -> bool:
         """Tell whether a flag was tried: its calldata names the account, and brings reports.

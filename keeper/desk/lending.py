@@ -10,12 +10,15 @@ from typing import Any
 from keeper.columns.snapshot import Snapshot
 from keeper.confirm.policy import Policies
 from keeper.confirm.weigh import Evidence, timed_out, weigh
+from keeper.desk.booking import booking, transfers
 from keeper.desk.order import ordered
 from keeper.desk.port import Alarm, Judgement, MarginCall, Tried, divergence, expect_depths
 from keeper.domain import (
     Agree,
+    Booking,
     Call,
     ChainTime,
+    Log,
     Posture,
     Quote,
     Record,
@@ -252,6 +255,12 @@ class LendingDesk:
         case = _case(alarm.case_id, account, loan, chain, sitting)
         decision = plan.plan_close(case, sitting.means, self.roads, self.params.plan)
         return () if isinstance(decision, Refuse) else decision
+
+    def booked(self, market: LendingMarket[Any, Any], world: Any, logs: Sequence[Log]) -> Booking:
+        """Say what one of the wallet's transactions moved, and what that is worth."""
+        flash_ = self.params.plan.flash
+        held = {self.wallet, flash_.liquidator} if flash_ else {self.wallet}
+        return booking(transfers(logs, held), partial(market.worth_wad, world=world))
 
     def vouches(self, tried: Tried, step: Step) -> bool:
         """Tell whether the same closing went through, bar the least profit, which was left."""

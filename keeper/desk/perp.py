@@ -12,9 +12,23 @@ import numpy as np
 from keeper.columns.snapshot import Snapshot
 from keeper.confirm.policy import Policies
 from keeper.confirm.weigh import Evidence, timed_out, weigh
+from keeper.desk.booking import booking, transfers
 from keeper.desk.order import ordered
 from keeper.desk.port import Alarm, Judgement, MarginCall, Tried, divergence, expect_all, expect_depths
-from keeper.domain import Call, ChainTime, Posture, Quote, Record, Refuse, Step, Unknown, Wait, Witnesses
+from keeper.domain import (
+    Booking,
+    Call,
+    ChainTime,
+    Log,
+    Posture,
+    Quote,
+    Record,
+    Refuse,
+    Step,
+    Unknown,
+    Wait,
+    Witnesses,
+)
 from keeper.errors import ChainFault
 from keeper.lending import flash
 from keeper.plan import economics
@@ -224,6 +238,14 @@ class PerpDesk:
         )
         decision = self._decide(found, alarm, exact, chain=chain, fast=chain).decision
         return decision if isinstance(decision, tuple) else ()
+
+    def booked(self, market: PerpMarket[Any, Any], world: Any, logs: Sequence[Log]) -> Booking:
+        """Say what one of the wallet's transactions moved, and what that is worth."""
+        flash_ = self.params.plan.flash
+        held = {self.wallet, flash_.liquidator} if flash_ else {self.wallet}
+        moved = market.gained(logs, {self.wallet})
+        moved.update(transfers(logs, held))
+        return booking(moved, partial(market.worth_wad, world=world))
 
     def vouches(self, tried: Tried, step: Step) -> bool:
         """Tell whether the same takeover went through, bar the least profit, which was left."""

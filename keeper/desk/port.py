@@ -11,8 +11,10 @@ import numpy as np
 from keeper.columns.snapshot import Snapshot
 from keeper.domain import (
     Agree,
+    Booking,
     Call,
     ChainTime,
+    Log,
     Posture,
     Quote,
     Record,
@@ -222,6 +224,10 @@ class Desk(Protocol[MarketT_contra, Sitting]):
 
         None where anything else stands in the way.
         """
+        ...
+
+    def booked(self, market: MarketT_contra, world: Any, logs: Sequence[Log]) -> Booking:
+        """Say what one of the wallet's transactions moved, by its logs, and what that is worth in a world."""
         ...
 
     def vouches(self, tried: Tried, step: Step) -> bool:

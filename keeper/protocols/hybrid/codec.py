@@ -177,6 +177,15 @@ def decode(log: Log, deployment: Deployment) -> Fact | None:
     )
 
 
+def credit_moved(log: Log, deployment: Deployment) -> tuple[str, str, str, Wad] | None:
+    """Return token, giver, taker and WAD of a log that says so of credit in the vault; None for any other."""
+    moved = load("Vault").events["CreditMoved"]
+    if not log.topics or (log.address.lower(), log.topics[0]) != (deployment.vault, moved.topic):
+        return None
+    token, giver, taker, wad = moved.values(log.topics, log.data)
+    return token.lower(), giver.lower(), taker.lower(), wad
+
+
 def resigned(log: Log, deployment: Deployment) -> bool:
     """Tell whether a log says that other reporters may sign from now on."""
     changed = load("FastOracle").events["SignersSet"].topic

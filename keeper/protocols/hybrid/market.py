@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from keeper import abi
 from keeper.domain import (
+    QUOTE,
     Account,
     Act,
     ArrayView,
@@ -40,7 +42,7 @@ from keeper.protocols.hybrid.rows import HybridRows
 from keeper.protocols.hybrid.signing import ArraysToSign
 from keeper.remedies import Health, Mend
 from keeper.risk.marks import Marks
-from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad
+from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad, mul_div_down
 
 _UNLISTED: Final = "not listed when the deployment was read"
 
@@ -203,6 +205,44 @@ class HybridMarket:
         terms = self._rules.at(at_s)
         listed = terms.markets[market]
         return arrays.broken_bound(array, listed, terms.risks[listed.feed].mmr_wad)
+
+    def gained(self, logs: Sequence[Log], own: Collection[str]) -> Counter[str]:
+        """Return what a transaction brought some owners: money under ``QUOTE``, collateral by its token, WAD.
+
+        Fees of slices, what the insurance adds, rewards of alarms, collateral bought; bonds count where they
+        are lost. Positions are taken over at their mark, and change nothing.
+        """
+        gained = Counter[str]()
+        for log in logs:
+            if moved := codec.credit_moved(log, self.deployment):
+                token, giver, taker, wad = moved
+                is_reward = (token, giver) == (self.deployment.quote, self.deployment.clearing)
+                gained[QUOTE] += wad if is_reward and taker in own else 0
+            elif fact := codec.decode(log, self.deployment):
+                gained.update(self._gain(fact, own))
+        return gained
+
+    def _gain(self, fact: Fact, own: Collection[str]) -> Mapping[str, int]:
+        args = fact.args
+        match fact.act:
+            case "Tranche" if _owner(args["taker"]) in own:
+                return {QUOTE: mul_div_down(args["fee_wad"], liquidator.TAKER_SHARE_WAD, WAD)}
+            case "InsurancePaid" if _owner(args["taker"]) in own:
+                return {QUOTE: args["amount_wad"]}
+            case "BondSettled" if args["flagger"].lower() in own:
+                return {QUOTE: -args["slashed_wad"]}
+            case "CollateralSold" if args["buyer"].lower() in own:
+                token = self._rules.collaterals[args["collateral"]].token
+                return {token: args["amount_wad"], QUOTE: -args["paid_wad"]}
+        return {}
+
+    def worth_wad(self, what: str, amount: int, world: OracleView) -> Wad | Unknown:
+        """Return what money or a collateral is worth at the slow price, else at the fast one."""
+        if what == QUOTE:
+            return amount
+        feeds = [each.feed for each in self._rules.collaterals.values() if each.token == what]
+        price_wad = next((world[feed].slow_wad or world[feed].fast_wad for feed in feeds), 0)
+        return mul_div_down(amount, price_wad, WAD) if price_wad else Unknown(what, "it has no price")
 
     def explain(self, refusal: Refuse) -> Refuse:
         """Put the contract's own words in the place of a refusal's revert data."""
@@ -371,3 +411,7 @@ def _incentive(look: liquidator.Outlook, world: Globals) -> Wad:
         return 0
     offered = liquidator.incentive_wad(look, WAD, look.sold.execution.notional_wad)
     return min(offered, world.drawable_wad)
+
+
+def _owner(account: AccountKey) -> str:
+    return "0x" + account[:20].hex()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import numpy as np
 
-from keeper.domain import Act, Call, Fact, Log, Quote, Reason, Refuse, TakeOver, Unknown
+from keeper.domain import QUOTE, Act, Call, Fact, Log, Quote, Reason, Refuse, TakeOver, Unknown
 from keeper.errors import InvariantBroken
 from keeper.lending import flash
 from keeper.lending.words import FlashTakeOver, Sight
@@ -21,7 +22,7 @@ from keeper.protocols.perp_curie.params import Deployment, read_feeds
 from keeper.protocols.perp_curie.rows import FLAGS, Account, PerpRows, why_barred
 from keeper.remedies import Do, Mend
 from keeper.risk.marks import Marks
-from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad
+from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad, mul_div_down
 
 DAY_S: Final = 86_400
 UNREAD_S: Final = 2_400
@@ -240,6 +241,30 @@ class PerpCurieMarket:
         """Return what an empty account has to deposit for a takeover: its initial margin, less its reward."""
         after = self.taken(Account(bytes(32), Trader(0, {})), takeover).trader
         return -min(0, math.free_wad(after, _markets(world), world.initial))
+
+    def gained(self, logs: Sequence[Log], own: Collection[str]) -> Counter[str]:
+        """Return what a transaction brought some traders: sizes by market, and money under ``QUOTE``, WAD.
+
+        What was paid for a size is less the reward that comes with it.
+        """
+        gained = Counter[str]()
+        for log in logs:
+            fact = self.decode(log)
+            if fact and fact.act == "PositionChanged" and fact.args["trader"].lower() in own:
+                gained[fact.args["baseToken"].lower()] += fact.args["exchangedPositionSize"]
+                gained[QUOTE] += fact.args["exchangedPositionNotional"] - fact.args["fee"]
+        return gained
+
+    def worth_wad(self, what: str, amount: int, world: PerpWorld) -> Wad | Unknown:
+        """Return what money, a size at its mark, or units of the settlement token are worth."""
+        if what == QUOTE:
+            return amount
+        if what == self.deployment.token:
+            return amount * world.terms.unit_wad
+        known = dict(zip(self.deployment.bases, world.markets, strict=True))
+        if what not in known or not known[what].mark_wad:
+            return Unknown(what, "it has no mark")
+        return mul_div_down(amount, known[what].mark_wad, WAD)
 
     def unit_wad(self, world: PerpWorld) -> Wad:
         """Return the worth of a unit of the settlement token, in quote."""
