@@ -6,12 +6,21 @@ One to a few methods each, so that a second implementation (a replay, a test, an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 from keeper.columns.shape import Row, RowT_co, Shape
 from keeper.domain import (
@@ -20,6 +29,7 @@ from keeper.domain import (
     Agree,
     Announced,
     Assessment,
+    Booking,
     Bundle,
     Call,
     CaseEvent,
@@ -962,6 +972,8 @@ class Outcome:
     gas_cost_wei: Wei
     tx_hash: str | None = field(default=None, compare=False)
     """Which of its transactions was included; None where it was displaced by one that is not ours."""
+    logs: tuple[Log, ...] = field(default=(), compare=False, repr=False)
+    """Of the transaction, where it did what it was for; the journal does not keep them."""
 
 
 class BidKind(StrEnum):
@@ -1094,13 +1106,17 @@ class Outbox(Protocol):
         """End a step whose bytes are certainly nowhere; its nonce is free again."""
         ...
 
-    def settle(self, step_id: str, outcome: Outcome, *, at_s: UnixS) -> None:
-        """Note how a sent transaction ended."""
+    def settle(self, step_id: str, outcome: Outcome, *, at_s: UnixS, booking: Booking | None = None) -> None:
+        """Note how a sent transaction ended, and what it moved."""
         ...
 
     def unsettle(self, step_id: str, *, block: Block, at_s: UnixS) -> None:
         """Put a transaction back in flight whose outcome a reorg has undone."""
         ...
+
+
+Book: TypeAlias = Callable[[Sequence[Log]], Booking]
+"""Says by its logs what a transaction moved; raises ChainFault where one of them cannot be read."""
 
 
 class Sender(Protocol):
@@ -1156,11 +1172,16 @@ class Sender(Protocol):
         """
         ...
 
-    async def resume(self, head: Head) -> tuple[StepRecord, ...]:
-        """Take up at start what the journal holds; return the steps that it settled or unsettled."""
+    async def resume(self, head: Head, book: Book | None = None) -> tuple[StepRecord, ...]:
+        """Take up at start what the journal holds; return the steps that it settled or unsettled.
+
+        ``book`` says what an included transaction moved.
+        """
         ...
 
-    async def track(self, head: Head, orphaned: Sequence[Head]) -> tuple[StepRecord, ...]:
+    async def track(
+        self, head: Head, orphaned: Sequence[Head], book: Book | None = None
+    ) -> tuple[StepRecord, ...]:
         """Look for outcomes at a new head, undo orphaned ones, send again what is due.
 
         Returns the steps that it settled or unsettled. A ChainFault leaves nothing out: the next call

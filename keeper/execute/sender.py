@@ -18,14 +18,14 @@ from typing import Any, Protocol
 
 import structlog
 
-from keeper.domain import Call, EventKind, Fees, Head, Permit, Reason, Refuse, Step, Wait
+from keeper.domain import Booking, Call, EventKind, Fees, Head, Log, Permit, Reason, Refuse, Step, Wait
 from keeper.errors import ChainFault, InvariantBroken, SignerFault
 from keeper.execute.answers import REFUSALS, Answer, read
 from keeper.execute.fees import HISTORY_BLOCKS, FeeParams, Market, bid_for, choose_fees, outbid, tip_paid
 from keeper.execute.signer import Signed, Signer
 from keeper.execute.stuck import Patience, due
 from keeper.execute.transports import Asked, Parcel, Passed, Tally, Via, route_of
-from keeper.ports import LIVE, BidKind, Outbox, Outcome, StepRecord, StepState
+from keeper.ports import LIVE, BidKind, Book, Outbox, Outcome, StepRecord, StepState
 from keeper.units import Block, Wei
 
 log = structlog.get_logger()
@@ -119,7 +119,20 @@ def judge(
         kind = EventKind.DISPLACED
     cost_wei = int(receipt["gasUsed"], 16) * int(receipt["effectiveGasPrice"], 16)
     cost_wei += int(receipt.get("l1Fee") or "0x0", 16)
-    return Outcome(kind, block, receipt["blockHash"], cost_wei, tx_hash)
+    logs = map(_log, receipt.get("logs", ())) if kind is EventKind.INCLUDED else ()
+    return Outcome(kind, block, receipt["blockHash"], cost_wei, tx_hash, tuple(logs))
+
+
+def _log(raw: Mapping[str, Any]) -> Log:
+    return Log(
+        raw["address"].lower(),
+        tuple(bytes.fromhex(topic[2:]) for topic in raw["topics"]),
+        bytes.fromhex(raw["data"][2:]),
+        int(raw["blockNumber"], 16),
+        raw["blockHash"],
+        raw["transactionHash"],
+        int(raw["logIndex"], 16),
+    )
 
 
 class ChainSender:
@@ -272,19 +285,21 @@ class ChainSender:
             self._carriers |= {permit.step_id: (place, Via.PUBLIC) for permit in permits}
         return await self._deliver([self._outbox.step(permit.step_id) for permit in permits], tick_ns)
 
-    async def resume(self, head: Head) -> tuple[StepRecord, ...]:
+    async def resume(self, head: Head, book: Book | None = None) -> tuple[StepRecord, ...]:
         """Deliver what the journal holds as live, then follow it as ``track`` does."""
         self._now, self._silent = head, None
         await self._deliver(self._still_valid(self._outbox.live_steps()))
         self._recheck_from = head.number - self._params.recheck_blocks
-        return await self._follow()
+        return await self._follow(book)
 
-    async def track(self, head: Head, orphaned: Sequence[Head]) -> tuple[StepRecord, ...]:
+    async def track(
+        self, head: Head, orphaned: Sequence[Head], book: Book | None = None
+    ) -> tuple[StepRecord, ...]:
         """Look for outcomes at a new head, undo orphaned ones, send again what is due."""
         self._now, self._silent = head, None
         pending = [] if self._recheck_from is None else [self._recheck_from]
         self._recheck_from = min([*pending, *(each.number for each in orphaned)], default=None)
-        return await self._follow()
+        return await self._follow(book)
 
     # --- out ---
 
@@ -475,7 +490,7 @@ class ChainSender:
 
     # --- and back ---
 
-    async def _follow(self) -> tuple[StepRecord, ...]:
+    async def _follow(self, book: Book | None) -> tuple[StepRecord, ...]:
         """Compare the journal with the receipts, write down what differs, send again what is due.
 
         A node that fails leaves nothing out: the next head looks at the same steps again.
@@ -486,7 +501,7 @@ class ChainSender:
         followed = (*believed, *self._outbox.live_steps())
         found = await self._outcomes(followed, head) if followed else []
         with self._outbox.together():
-            moved = [step.step_id for step, outcome in found if self._write(step, outcome, head)]
+            moved = [step.step_id for step, outcome in found if self._write(step, outcome, head, book)]
         self._recheck_from = None
         await self._resend(head)
         return tuple(self._outbox.step(step_id) for step_id in moved)
@@ -531,7 +546,7 @@ class ChainSender:
         log.error("wallet.foreign", wallet=self.address, why=evidence, block=head.number)
         self._outbox.note_foreign(evidence, at_s=head.timestamp_s)
 
-    def _write(self, step: StepRecord, outcome: Outcome | None, head: Head) -> bool:
+    def _write(self, step: StepRecord, outcome: Outcome | None, head: Head, book: Book | None) -> bool:
         """Bring the journal to what the chain shows of one step; tell whether anything changed."""
         if _same(step.outcome, outcome):
             return False
@@ -541,7 +556,8 @@ class ChainSender:
             log.warning("tx.unincluded", step_id=step.step_id, tx_hash=step.tx_hash, block=step.outcome.block)
         if outcome is not None:
             self._outbox.sent(step.step_id, block=head.number, at_s=head.timestamp_s)
-            self._outbox.settle(step.step_id, outcome, at_s=head.timestamp_s)
+            booking = _booked(step, outcome, book)
+            self._outbox.settle(step.step_id, outcome, at_s=head.timestamp_s, booking=booking)
             if outcome.kind is EventKind.DISPLACED and outcome.tx_hash is None:
                 self._note_foreign(f"nonce {step.nonce} of step {step.step_id} was used by another", head)
             self._last_sent.pop(step.step_id, None)
@@ -644,6 +660,17 @@ async def _caught(signing: Awaitable[Signed]) -> Signed | SignerFault:
         return await signing
     except SignerFault as fault:
         return fault
+
+
+def _booked(step: StepRecord, outcome: Outcome, book: Book | None) -> Booking | None:
+    """Say what an included transaction moved; that it cannot be told holds up nothing."""
+    if book is None or outcome.kind is not EventKind.INCLUDED:
+        return None
+    try:
+        return book(outcome.logs)
+    except ChainFault as fault:
+        log.warning("tx.unbooked", step_id=step.step_id, tx_hash=outcome.tx_hash, why=str(fault))
+        return None
 
 
 def _same(believed: Outcome | None, seen: Outcome | None) -> bool:

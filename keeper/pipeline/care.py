@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -166,11 +167,12 @@ class Care(Generic[MarketT]):
 
         A reorg may open again a case that was closed; where its account has a newer one, that one goes first.
         """
+        book = partial(self._desk.booked, self._mirror.market, self._mirror.world)
         if self.has_started:
-            settled = await self._sender.track(head, self._mirror.orphaned)
+            settled = await self._sender.track(head, self._mirror.orphaned, book)
         else:
             await self._warn_of_means()
-            settled = await self._sender.resume(head)
+            settled = await self._sender.resume(head, book)
             # Nothing that could fail comes after: what is heard twice would count twice.
             self._alarms.hear(self._journal.alarms(CASES), aloud=False)
             if slowed := self._alarms.slowed:

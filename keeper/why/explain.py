@@ -338,7 +338,9 @@ def _sent(data: Mapping[str, Any]) -> str:
 
 
 def _included(data: Mapping[str, Any]) -> str:
-    return f"{data['kind']} included, transaction {data['tx_hash']}, gas {_gas(data)}"
+    worth_wad = data.get("worth_wad")
+    brought = f", brought {int(worth_wad) / WAD:,.2f} in quote" if worth_wad else ""
+    return f"{data['kind']} included, transaction {data['tx_hash']}, gas {_gas(data)}{brought}"
 
 
 def _reverted(data: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ What the keeper sends there is mined in the next one.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
@@ -132,6 +133,14 @@ class Keeping:
     def acts(self, account: AccountKey) -> list[Any]:
         """Return what was reserved for an account, oldest first."""
         return [event.data["act"] for event in self.history(account) if event.kind is EventKind.RESERVED]
+
+    def booked(self, *accounts: AccountKey) -> Counter[str]:
+        """Return what all included steps of some accounts moved, as the journal has it."""
+        moved = Counter[str]()
+        for event in (each for account in accounts for each in self.history(account)):
+            if event.kind is EventKind.INCLUDED:
+                moved.update(event.data["moved"])
+        return moved
 
     def violations(self) -> list[str]:
         """Return what is wrong with the journal, as an auditor in another process sees it."""

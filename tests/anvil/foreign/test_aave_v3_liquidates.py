@@ -137,6 +137,12 @@ async def test_from_the_wallet_a_fall_is_closed_in_the_least_that_restores(
         spent = 100_000 * DOLLAR - stage.held("USDC", SIGNER.address)
         assert spent == repay["asked"]
         seized = stage.held("WETH", SIGNER.address) * 1_900 / ETHER
+        ether, dollars = stage.aave.tokens["WETH"], stage.aave.tokens["USDC"]
+        assert kept.booked(weak) == {ether: stage.held("WETH", SIGNER.address), dollars: -spent}
+        [brought_wad] = [
+            event.data["worth_wad"] for event in kept.history(weak) if event.data.get("worth_wad")
+        ]
+        assert brought_wad / WAD == pytest.approx(seized - spent / DOLLAR, abs=1e-4)
         assert seized == pytest.approx(repay["takes"] / DOLLAR * (1 + 0.05 * 0.9), rel=1e-4)
 
 
@@ -163,6 +169,8 @@ async def test_what_the_wallet_seized_is_sold_where_that_is_the_policy(stage: St
         assert stage.held("WETH", SIGNER.address) == 0
         brought = stage.held("USDC", SIGNER.address) - before
         assert sale["min_out"] <= brought < seized * 1_900 * DOLLAR // ETHER
+        booked = kept.booked(key_of(WEAK), wallet)
+        assert booked == {stage.aave.tokens["WETH"]: 0, dollars: before + brought - 100_000 * DOLLAR}
         # The bonus, less the pool's fee and what the sale moved it by.
         assert stage.held("USDC", SIGNER.address) > 100_000 * DOLLAR
         assert kept.told(wallet)[-1] == "Closed"
@@ -183,6 +191,7 @@ async def test_with_borrowed_tokens_a_closing_pays_for_itself(stage: Stage, tmp_
         [repay] = kept.acts(key_of(WEAK))
         profit = stage.held("USDC", stage.exchange.liquidator)
         assert repay["flash"]["min_profit"] <= profit
+        assert kept.booked(weak) == {stage.aave.tokens["USDC"]: profit}
         assert stage.held("USDC", SIGNER.address) == stage.held("WETH", SIGNER.address) == 0
         [expected] = [event.data for event in kept.history(weak) if event.kind == "Reserved"]
         assert expected["expected_profit_wad"] < profit * WAD // DOLLAR

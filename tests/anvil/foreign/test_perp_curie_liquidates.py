@@ -112,6 +112,7 @@ async def test_the_keeper_sees_a_fall_waits_for_the_mark_and_takes_over_in_steps
         assert kept.told(key_of(CALM)) == []
         assert kept.violations() == []
         assert held(kept, SIGNER.address) == sum(taken(kept, OWNER))
+        assert kept.booked(owner)[perp.bases["ETH"]] == held(kept, SIGNER.address)
         assert 0 < held(kept, OWNER) < 10 * WAD
 
 
@@ -140,6 +141,7 @@ async def test_with_borrowed_margin_it_waits_until_the_pool_pays_and_keeps_nothi
         assert margin(perp, owner).covers()
         assert held_by(perp, liquidator) > 100 * DOLLAR
         assert max(gas_of(kept, account)) < MOST_GAS
+        assert kept.booked(account) == {perp.usdc: held_by(perp, liquidator)}
         assert size(perp, liquidator) == 0
         for who in (liquidator, SIGNER.address):
             assert perp.lab.ask("Vault", perp.at["Vault"], "getAccountValue", who) == 0
