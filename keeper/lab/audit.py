@@ -400,8 +400,11 @@ def judge(acts: Mapping[str, int], slices: Slices, healths: Healths) -> Iterator
 
 
 def unknown_transactions(on_chain: int, steps: Mapping[str, int]) -> Iterator[str]:
-    """Yield where the wallet's transactions on chain are not those that the journal let through."""
-    ended = steps.get("included", 0) + steps.get("reverted", 0)
+    """Yield where the wallet's transactions on chain are not those that the journal let through.
+
+    A step that was displaced has had its nonce used, too: by its cancel.
+    """
+    ended = sum(steps.get(state, 0) for state in ("included", "reverted", "displaced"))
     live = steps.get("reserved", 0) + steps.get("sent", 0)
     if not ended <= on_chain <= ended + live:
         known = f"its journal knows {ended}, and {live} in flight"

@@ -655,7 +655,9 @@ def test_the_doctor_finds_what_a_keeper_needs_and_what_it_lacks(site: Site) -> N
     marks = marks_of(said)
     assert (code, {what for what, mark in marks.items() if mark == "bad"}) == (0, set()), said
     contracts = {"MarginReader", "Clearing", "Liquidator", "Slopes", "Vault", "FastOracle"}
-    assert {marks[each] for each in {"key", "disk", "journal", "gas", *contracts}} == {"ok"}
+    assert {marks[each] for each in {"disk", "journal", "gas", *contracts}} == {"ok"}
+    # It lies in the environment, of a chain whose number does not say that it is one for tests.
+    assert marks["key"] == "warn"
     assert "oracle BTC/USD" in marks
 
 
