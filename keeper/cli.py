@@ -190,7 +190,7 @@ def see_doctor(config: ConfigOption) -> None:
 
 @app.command("prices")
 def see_prices(config: ConfigOption) -> None:
-    """Show the fast prices that [feed] gives, once a second: of which venues, and why not of the others."""
+    """Show the fast prices of the section feed, once a second: of which venues, and why not of the others."""
     from keeper.feeds.show import show
 
     _log_to(sys.stderr)
@@ -769,11 +769,11 @@ async def _run(
     chain = configs[0]
     async with Pool(chain.chain.http, chain.pool_params()) as rpc, AsyncExitStack() as stack:
         berth = Berth(rpc, defaultdict(Wallet), keys, len(configs))
+        _on_switches(berth.boards)
         works = [
             await stack.enter_async_context(_keeper(berth, path, config, snapshot=snapshot, dry_run=dry_run))
             for path, config in zip(paths, configs, strict=True)
         ]
-        _on_switches(berth.boards)
         await _until_stopped(*works)
 
 
@@ -879,11 +879,11 @@ async def _keeper(
                 listening(feed),
                 metrics.served(config.health.port, read, block_time_s=block_time_s),
             ):
+                berth.boards.append(Board(file, journal, teller))
                 with progress.shown() as blocks:
                     first = await pipeline.discover(
                         config.deployment.from_block, parts.head, published=snapshot, progress=blocks
                     )
-                berth.boards.append(Board(file, journal, teller))
                 begun = {"wallet": signer.address, "block": parts.head.number, "dry_run": dry_run}
                 log.info("keeper.started", accounts=pipeline.accounts, **begun)
                 context = copy_context()

@@ -1058,6 +1058,10 @@ class Outbox(Protocol):
         """Return the reserved and the sent steps, lowest nonce first."""
         ...
 
+    def last_head(self) -> Head | None:
+        """Return the head that was done last; None in a new journal."""
+        ...
+
     def settled_since(self, block: Block) -> tuple[StepRecord, ...]:
         """Return the steps whose outcome is of ``block`` or later, lowest nonce first."""
         ...

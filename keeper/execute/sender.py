@@ -289,7 +289,11 @@ class ChainSender:
         """Deliver what the journal holds as live, then follow it as ``track`` does."""
         self._now, self._silent = head, None
         await self._deliver(self._still_valid(self._outbox.live_steps()))
-        self._recheck_from = head.number - self._params.recheck_blocks
+        done = self._outbox.last_head()
+        # What the keeper saw last may have been taken back at any time since.
+        self._recheck_from = (
+            min(head.number, done.number if done else head.number) - self._params.recheck_blocks
+        )
         return await self._follow(book)
 
     async def track(
@@ -521,7 +525,9 @@ class ChainSender:
             self._balance_wei = int(left, 16)
             self._chain_nonce = int(now, 16)
             seen = dict(zip(hashes, found, strict=True))
-            self._look_for_others(int(now, 16), head)
+            if not self._params.dry_run:
+                # Whose journal gives no nonce out takes a keeper beside it for nobody's.
+                self._look_for_others(int(now, 16), head)
             judged = [judge(step, seen, int(used, 16), head) for step in signed]
         except (KeyError, TypeError, ValueError) as error:
             raise ChainFault(

@@ -19,7 +19,7 @@ PAGES = 1_024
 AT_ONCE = 1_000
 AS_JSON = frozenset({"data", "unsigned_tx", "signs", "mirror", "chain", "takes", "started"})
 """Columns that hold JSON as text."""
-TOLD = ("meta", "cases", "events", "steps", "terms", "levels", "differences", "heads")
+TOLD = ("meta", "cases", "events", "steps", "sends", "terms", "switches", "levels", "differences", "heads")
 """What is exported, in this order; the tape and the accounts found are a keeper's own."""
 OF_CASE = ("cases", "events", "steps")
 
@@ -68,7 +68,8 @@ def _copy_rows(db: Db, copy: SqliteDb) -> None:
 
 def export(db: Db, case_id: str | None = None) -> Iterator[str]:
     """Yield a journal, or one case of it, as lines of JSON; bytes are 0x text."""
-    for table in TOLD if case_id is None else OF_CASE:
+    had = db.tables()
+    for table in (each for each in (TOLD if case_id is None else OF_CASE) if each in had):
         names = columns_of(db, table)
         for row in pages(db, table, names, case_id):
             told = {name: _plain(name, value) for name, value in zip(names, row, strict=True)}

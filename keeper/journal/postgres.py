@@ -131,18 +131,20 @@ class PostgresDb:
         The server, too, writes commits to disk in their order
         (https://www.postgresql.org/docs/current/wal-async-commit.html).
         """
-        if self.token is None:
+        # The lease is renewed, and given up, by another thread.
+        token = self.token
+        if token is None:
             raise Deposed(self.lost or "another keeper leads, or none yet")
         # In one message, so that the check costs no round trip of its own.
         wait = "" if lasting else " SET LOCAL synchronous_commit = off;"
         found = self._connection.execute(
-            f"BEGIN;{wait} SELECT token FROM door WHERE token = {self.token:d} FOR UPDATE".encode()  # noqa: S608
+            f"BEGIN;{wait} SELECT token FROM door WHERE token = {token:d} FOR UPDATE".encode()  # noqa: S608
         )
         while found.nextset():
             pass
         if not found.fetchall():
-            [(holder, token)] = self.execute("SELECT holder, token FROM lease").fetchall()
-            raise Deposed(deposed_by(holder, token, self.token))
+            [(holder, taken)] = self.execute("SELECT holder, token FROM lease").fetchall()
+            raise Deposed(deposed_by(holder, taken, token))
 
     def begin_adding(self) -> None:
         self.execute("BEGIN")

@@ -182,7 +182,7 @@ class JournalReader:
         told = "SELECT * FROM events JOIN cases USING (case_id) WHERE case_id = ? AND block <= ? ORDER BY seq"
         steps = "SELECT * FROM steps WHERE case_id = ? ORDER BY rowid"
         found = self._db.execute(steps, (case.case_id,)).fetchall()
-        bids = rows.bids_of(self._db, [row["step_id"] for row in found])
+        bids = rows.bids_of(self._db, [row["step_id"] for row in found]) if self._has_bids else {}
         return CaseHistory(
             case,
             [rows.to_event(row) for row in self._db.execute(told, (case.case_id, most))],
@@ -218,10 +218,15 @@ class JournalReader:
                     signed[rows.dumps(bid.unsigned_tx)] = bytes(bid.signed_tx), bid.tx_hash
         return signed
 
+    @property
+    def _has_bids(self) -> bool:
+        """Whether its tables are of a keeper that bids again."""
+        return "sends" in self._db.tables()
+
     def _bids(self) -> dict[str, list[Bid]]:
         """Return what was to take the place of steps' transactions; a journal of before has none."""
         found: dict[str, list[Bid]] = defaultdict(list)
-        if int(self.identity["schema"]) > 2:
+        if self._has_bids:
             for row in self._db.execute("SELECT * FROM sends ORDER BY step_id, bid"):
                 found[row["step_id"]].append(rows.to_bid(row))
         return found

@@ -1,4 +1,4 @@
-"""The journal that the keeper writes: every commit is on disk before it returns.
+"""The journal that the keeper writes: what is to last is on disk before its commit returns.
 
 ``StoredJournal`` holds all that is written and asked; what is a database's own is below, for SQLite, and in
 ``shared``, for PostgreSQL.

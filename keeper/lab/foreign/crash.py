@@ -246,7 +246,8 @@ def _nonces(journals: Sequence[Path]) -> Iterator[str]:
     held = Counter[int]()
     for path in journals:
         with closing(JournalReader(path)) as reader:
-            held.update(json.loads(unsigned)["nonce"] for unsigned in reader.signed())
+            # A step that was outbid has signed its nonce more than once.
+            held.update({json.loads(unsigned)["nonce"] for unsigned in reader.signed()})
     yield from (f"nonce {nonce} was signed {count} times" for nonce, count in held.items() if count > 1)
     if held and (gaps := {*range(min(held), max(held))} - held.keys()):
         yield f"nobody has signed the nonces {sorted(gaps)}"

@@ -493,13 +493,15 @@ class Play:
 def _unlike(statuses: Counter[str], summary: Summary, *, may_revert: bool) -> Iterator[str]:
     """Yield where not every transaction that the journal knows of was included, and did what it was for.
 
-    One that goes behind what is only announced may revert, where another answer comes in between.
+    One that goes behind what is only announced may revert, where another answer comes in between. A step that
+    came too late is displaced by its cancel.
     """
     included, reverted = (summary.steps.get(each, 0) for each in (StepState.INCLUDED, StepState.REVERTED))
+    included += summary.steps.get(StepState.DISPLACED, 0)
     if statuses["0x1"] != included or statuses.total() != included + reverted:
         found = f"{statuses.total()} transactions of the wallet are on chain, {statuses['0x1']} successful"
         yield f"{found}; the journal has {included}, and {reverted} that reverted"
-    for state in (*LIVE, StepState.DISPLACED, *(() if may_revert else (StepState.REVERTED,))):
+    for state in (*LIVE, *(() if may_revert else (StepState.REVERTED,))):
         if count := summary.steps.get(state):
             yield f"{count} steps ended as {state}"
 

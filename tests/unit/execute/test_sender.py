@@ -265,6 +265,20 @@ async def test_an_outcome_deep_below_the_head_is_looked_at_again_only_when_orpha
     assert ready.state(permit) is StepState.SENT
 
 
+async def test_an_outcome_that_was_undone_long_before_a_restart_is_looked_at_again(
+    ready: Any, heads: Callable[[int], Head], updates: Callable[..., tuple[Head, tuple[Head, ...]]]
+) -> None:
+    permit = ready.reserve()
+    tx_hash = await send(ready, permit)
+    ready.node.mine(tx_hash, 101)
+    await ready.sender.track(*updates(101))
+    ready.journal.head_done(heads(102))
+    ready.node.drop(tx_hash)
+    ready.restart()
+    await ready.sender.resume(heads(1_000))
+    assert ready.state(permit) is StepState.SENT
+
+
 async def test_a_dry_run_signs_and_sends_nothing_on_any_path(
     desk: Any, heads: Callable[[int], Head], updates: Callable[..., tuple[Head, tuple[Head, ...]]]
 ) -> None:
@@ -293,6 +307,19 @@ async def test_a_dry_run_only_follows_what_an_earlier_run_has_sent(
     ready.node.mine(tx_hash, 111)
     await ready.sender.track(*updates(111))
     assert ready.state(permit) is StepState.INCLUDED
+
+
+async def test_a_dry_run_takes_the_keeper_beside_it_for_no_stranger(
+    desk: Any, heads: Callable[[int], Head], updates: Callable[..., tuple[Head, tuple[Head, ...]]]
+) -> None:
+    for is_dry, strangers in ((True, []), (False, ["foreign"])):
+        desk.restart(dry_run=is_dry)
+        await desk.sender.resume(heads(100))
+        await desk.sender.prepare()
+        desk.node.nonces_used_at.append(101)
+        await desk.sender.track(*updates(101))
+        await desk.sender.prepare()
+        assert [each.switch for each in desk.journal.thrown()] == strangers
 
 
 @pytest.mark.parametrize("receipt", [{}, {"blockNumber": None}, {"blockNumber": "0x65", "status": "0x1"}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -18,6 +19,7 @@ from keeper.ports import StepState
 OLD = Path(__file__).parents[2] / "golden" / "journal-v1.sqlite.gz"
 """Of version 1: a breach that was flagged, and a confirmation in flight."""
 IDENTITY = {"chain_id": "31337"}
+ACCOUNT = b"\x0a" * 20 + bytes(12)
 
 
 @pytest.fixture
@@ -70,11 +72,19 @@ def test_a_migration_that_fails_changes_nothing(old: Path, monkeypatch: pytest.M
     assert tables(old) == before
 
 
-def test_an_older_journal_can_be_read_without_being_touched(old: Path) -> None:
-    reader = JournalReader(old)
-    assert reader.verify() == []
-    reader.close()
-    assert not old.with_name("journal.sqlite.v1").exists()
+@pytest.mark.parametrize("version", range(1, migrations.VERSION + 1))
+def test_a_journal_of_any_version_can_be_read_without_being_touched(old: Path, version: int) -> None:
+    with closing(sqlite3.connect(old, isolation_level=None)) as db:
+        for statement in (each for to in range(2, version + 1) for each in migrations.MIGRATIONS[to]):
+            db.execute(statement)
+        db.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (str(version),))
+    was = old.read_bytes()
+    with closing(JournalReader(old)) as reader:
+        assert reader.identity["schema"] == str(version)
+        assert reader.verify() == []
+        assert [len(each.steps) for each in reader.cases_of(ACCOUNT, None)] == [2]
+        assert {json.loads(line)["table"] for line in reader.export()} >= {"cases", "events", "steps"}
+    assert old.read_bytes() == was
 
 
 def test_a_newer_journal_is_refused(old: Path) -> None:
