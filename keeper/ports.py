@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterator,
     Callable,
     Collection,
@@ -616,7 +617,7 @@ class Measure:
 class Mempool(Protocol):
     """What is on its way into the next block, as far as it moves prices."""
 
-    def announced(self) -> AsyncIterator[Announced]:
+    def announced(self) -> AsyncGenerator[Announced, None]:
         """Yield each transaction to an oracle once, as a node announces it."""
         ...
 

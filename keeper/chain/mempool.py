@@ -8,7 +8,8 @@ it, but run. One that is never included costs whoever went behind it a revert, a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import aiohttp
@@ -39,12 +40,13 @@ class Mempool:
         self._oracles = frozenset(each.lower() for each in oracles)
         self._lent = lent
 
-    async def announced(self) -> AsyncIterator[Announced]:
+    async def announced(self) -> AsyncGenerator[Announced, None]:
         """Yield what is sent to the oracles, for ever; a socket that is lost is left for the next one's."""
         while True:
             try:
-                async for found in self._listen():
-                    yield found
+                async with aclosing(self._listen()) as heard:
+                    async for found in heard:
+                        yield found
                 why = "closed by the node"
             except ENDS as error:
                 why = str(error) if isinstance(error, ChainFault) else type(error).__name__
@@ -54,7 +56,7 @@ class Mempool:
             self._urls.append(self._urls.pop(0))
             await asyncio.sleep(WAIT_S)
 
-    async def _listen(self) -> AsyncIterator[Announced]:
+    async def _listen(self) -> AsyncGenerator[Announced, None]:
         async with (
             aiohttp.ClientSession() as session,
             session.ws_connect(

@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, astuple, dataclass
 from hashlib import blake2b
@@ -477,7 +477,7 @@ class _TapedMempool:
         self._tape = tape
         self._mempool = mempool
 
-    def announced(self) -> AsyncIterator[Announced]:
+    def announced(self) -> AsyncGenerator[Announced, None]:
         return self._mempool.announced()
 
     async def behind(

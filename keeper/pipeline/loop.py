@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -205,13 +206,14 @@ class Pipeline(Generic[MarketT]):
                     log.warning("alarm.failed", why=str(fault))
 
     async def _follow_mempool(self, mempool: Mempool) -> None:
-        async for announced in mempool.announced():
-            async with self.busy:
-                try:
-                    await self.on_announced(announced)
-                except ChainFault as fault:
-                    log.warning("announced.failed", tx_hash=announced.tx_hash, why=str(fault))
-            log.info("announced.looked", tx_hash=announced.tx_hash)
+        async with aclosing(mempool.announced()) as heard:
+            async for announced in heard:
+                async with self.busy:
+                    try:
+                        await self.on_announced(announced)
+                    except ChainFault as fault:
+                        log.warning("announced.failed", tx_hash=announced.tx_hash, why=str(fault))
+                log.info("announced.looked", tx_hash=announced.tx_hash)
 
     async def _settle(self) -> None:
         while True:

@@ -11,6 +11,7 @@ import asyncio
 from bisect import bisect_right
 from collections import Counter, defaultdict, deque
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -454,7 +455,7 @@ class _PlayedMempool:
     def __init__(self, deck: Deck) -> None:
         self._deck = deck
 
-    def announced(self) -> AsyncIterator[Announced]:
+    def announced(self) -> AsyncGenerator[Announced, None]:
         raise NotImplementedError("a deck plays what is announced itself")
 
     async def behind(

@@ -264,7 +264,7 @@ def test_a_keeper_that_dies_ends_the_demo_with_its_own_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drill, "CONFIG", drill.CONFIG.replace("chain_id = {chain_id}", "chain_id = 7"))
-    with pytest.raises(DrillFailed, match=r"keeper \S+ ended with status 2\n.*chain 7 is configured"):
+    with pytest.raises(DrillFailed, match=r"(?s)keeper \S+ ended with status 2\n.*chain 7 is configured"):
         rehearse(generate(1, fast=True), 20, tmp_path, console=Console(quiet=True))
     assert children(os.getpid()) == {}
 

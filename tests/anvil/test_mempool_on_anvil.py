@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import pytest
 from eth_abi.abi import encode
@@ -51,7 +51,8 @@ def token(anvil: Node) -> str:
 async def hearing(node: Node, *oracles: str) -> AsyncIterator[tuple[Mempool, AsyncIterator[Announced]]]:
     async with Pool([node.http_url]) as pool:
         mempool = Mempool(pool, [node.ws_url], oracles, {})
-        yield mempool, mempool.announced()
+        async with aclosing(mempool.announced()) as news:
+            yield mempool, news
 
 
 async def heard(news: AsyncIterator[Announced], node: Node, *txs: Tx) -> Announced:
