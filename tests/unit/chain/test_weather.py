@@ -191,10 +191,10 @@ async def test_logs_that_a_node_leaves_out_are_heard_and_it_is_asked_no_more() -
             await mirror.until(block)
         assert mirror.is_that_of(tree, tree.tip)
         assert reader.discrepancies == 2
-        assert [health.why for health in pool.health()] == [
-            f"left log 0 of block {tree.line(tree.tip)[1].hash} out",
-            None,
-        ]
+        # At which block it was caught hangs on which of the two was asked first.
+        caught, well = (health.why for health in pool.health())
+        assert caught in {f"left log 0 of block {each.hash} out" for each in tree.line(tree.tip)}
+        assert well is None
 
 
 async def test_an_answer_never_mixes_two_blocks() -> None:
