@@ -331,12 +331,13 @@ def _of_limits(measures: Sequence[Measure], thrown: Sequence[Thrown]) -> Iterato
             bounds.add_metric(labels, each.bound)
     yield from (used, bounds)
     tripped = Counter(each.switch for each in thrown)
+    halted = any(tripped[each] for each in (Switch.HALT, Switch.FOREIGN))
     yield _by(
         "breaker_open", "On how many feeds it is open.", "breaker", {each: tripped[each] for each in BREAKERS}
     )
     yield from _gauges(
         {
-            "halted": ("1 while nothing is permitted.", int(tripped[Switch.HALT] > 0)),
+            "halted": ("1 while nothing is permitted.", int(halted)),
             "markets_paused": ("Markets on which nothing is permitted.", tripped[Switch.PAUSE]),
         }
     )

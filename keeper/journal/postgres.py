@@ -207,7 +207,7 @@ def connect(place: Shared, *, read_only: bool = False, lock_s: float = LOCK_S) -
         raise ConfigError("journal.url is no URL of PostgreSQL") from None
     settings = {
         "search_path": f'"{place.schema}"',
-        # Whatever the server's own default: a permit is on its disk before it is granted.
+        # Whatever the server's own default: what is signed is on its disk before it is sent.
         "synchronous_commit": "on",
         "lock_timeout": f"{lock_s * 1000:.0f}",
         "default_transaction_read_only": "on" if read_only else "off",

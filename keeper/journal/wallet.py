@@ -1,7 +1,7 @@
 """One wallet, and a journal for each deployment that a process keeps with it.
 
 Each journal says which nonces its transactions hold and what its steps have cost; no Permit is granted but by
-a look at all of them. They share one lock, held until a grant is on disk: so no two grants miss each other.
+a look at all of them. They share one lock, held until a grant is committed: so no two grants miss each other.
 """
 
 from __future__ import annotations

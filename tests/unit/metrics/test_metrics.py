@@ -141,6 +141,15 @@ async def test_everything_is_told_under_its_name() -> None:
     assert (samples["keeper_halted", ""], samples["keeper_breaker_open", "jump"]) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("switch", "halted"), [(Switch.HALT, 1), (Switch.FOREIGN, 1), (Switch.PAUSE, 0), (Switch.JUMP, 0)]
+)
+async def test_whatever_stops_everything_shows_as_a_halt(switch: Switch, halted: int) -> None:
+    thrown = (Thrown(switch, "", "rule", "", NOW_S),)
+    samples, *_ = await told(replace(READING, vitals=replace(VITALS, thrown=thrown)))
+    assert samples["keeper_halted", ""] == halted
+
+
 async def test_limits_and_what_stops_the_wallet_are_told() -> None:
     thrown = (
         Thrown(Switch.HALT, "", "SIGUSR1", "", NOW_S),
