@@ -218,13 +218,16 @@ def last_stake(db: Db) -> int:
 
 
 def moved_wad(db: Db, at_s: UnixS) -> Mapping[FeedId, Wad]:
-    """Return what the steps of the last minute take of each feed, those that took nothing left out."""
+    """Return what the steps of the last minute take of each feed, those that took nothing left out.
+
+    Those of later count, too: a reorg sets chain time back, and another deployment may be a head ahead.
+    """
     query = (
-        "SELECT takes FROM steps JOIN terms USING (step_id) WHERE reserved_at_s > ? AND reserved_at_s <= ?"
+        "SELECT takes FROM steps JOIN terms USING (step_id) WHERE reserved_at_s > ?"
         " AND state IN ('reserved', 'sent', 'included')"
     )
     moved: dict[FeedId, Wad] = {}
-    for row in db.execute(query, (at_s - MINUTE_S, at_s)):
+    for row in db.execute(query, (at_s - MINUTE_S,)):
         for feed, wad in json.loads(row["takes"]).items():
             moved[feed] = moved.get(feed, 0) + abs(int(wad))
     return moved

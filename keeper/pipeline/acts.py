@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from keeper.desk.port import Desk, Judgement, Tried
@@ -124,7 +124,7 @@ class Acts(Generic[MarketT]):
             return
         if not self._mirror.halted:
             await self._sender.prepare()
-        fees = self._mirror.halted or _below(self._sender.fees(moment.head), before)
+        fees = self._mirror.halted or below(self._sender.fees(moment.head), before)
         if isinstance(fees, Refuse):
             for each in planned:
                 self._cases.refused(each.account, fees, moment.head)
@@ -280,12 +280,14 @@ class Acts(Generic[MarketT]):
         return found
 
 
-def _below(fees: Fees | Refuse, before: Sequence[Announced]) -> Fees | Refuse:
+def below(fees: Fees | Refuse, before: Sequence[Announced]) -> Fees | Refuse:
     """Bid less than what is to come before."""
     if isinstance(fees, Refuse) or not before:
         return fees
     most_wei = max(0, min(each.tip_wei for each in before) - 1)
-    return replace(fees, priority_fee_wei=min(fees.priority_fee_wei, most_wei))
+    tip_wei = min(fees.priority_fee_wei, most_wei)
+    # Where there is one gas price, that is what blocks are ordered by.
+    return Fees(tip_wei if fees.is_flat else fees.max_fee_wei, tip_wei, fees.is_flat)
 
 
 def _state(each: Planned, step: Step) -> str:

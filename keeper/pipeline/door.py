@@ -56,7 +56,10 @@ class Door:
 
     def _say(self, thrown: Thrown, head: Head, *, on: bool) -> None:
         what, states = "wallet", ("halted", "resumed")
-        if thrown.switch is Switch.PAUSE:
+        if thrown.switch is Switch.FOREIGN:
+            # Its end is not that of a halt, which may go on.
+            what, states = "key of the wallet", ("distrusted", "trusted")
+        elif thrown.switch is Switch.PAUSE:
             what, states = f"market {thrown.subject}", ("paused", "unpaused")
         elif thrown.switch in BREAKERS:
             what, states = f"breaker {thrown.name}", ("tripped", "closed")

@@ -51,6 +51,17 @@ def test_all_accounts_share_what_a_market_takes_within_a_minute(
     granted(journal, replace(step(case=3), takes=((ETH, 60 * WAD),)), tx, NOW_S + 60)
 
 
+def test_what_was_taken_at_a_later_time_counts_when_a_reorg_has_set_the_clock_back(
+    open_journal: Journals, event: Events, step: Steps, tx: dict[str, Any]
+) -> None:
+    journal = open_journal(Limits(spend_day_wei=10**30, depth_minute_wad={ETH: 100 * WAD}))
+    journal.record([event(case=number) for number in (1, 2)])
+    granted(journal, replace(step(), takes=((ETH, 60 * WAD),)), tx, NOW_S + 12)
+    refused = reserve(journal, replace(step(case=2), takes=((ETH, 60 * WAD),)), tx, NOW_S)
+    assert isinstance(refused, Refuse)
+    assert refused.reason.rule == "limit.depth_minute"
+
+
 @pytest.mark.parametrize(("kind", "moved"), [(EventKind.INCLUDED, 60), (EventKind.REVERTED, 0)])
 def test_what_a_reverted_step_would_have_taken_is_free_again(
     open_journal: Journals, event: Events, step: Steps, tx: dict[str, Any], kind: EventKind, moved: int

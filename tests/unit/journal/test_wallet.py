@@ -46,11 +46,11 @@ def asked(tx: dict[str, Any], case: int = 1, **terms: Any) -> tuple[Step, dict[s
     return replace(step, **terms), tx
 
 
-def reserve(journal: SqliteJournal, step: Step, tx: dict[str, Any]) -> Permit | Refuse:
+def reserve(journal: SqliteJournal, step: Step, tx: dict[str, Any], *, at_s: int = 1_200) -> Permit | Refuse:
     suspected = CaseEvent(step.case_id, step.act.account, EventKind.SUSPECTED, 100, 1_200, {})
     if journal.status(step.case_id) is None:
         journal.record([suspected])
-    return journal.reserve(step, tx, chain_nonce=5, block=100, at_s=1_200)
+    return journal.reserve(step, tx, chain_nonce=5, block=100, at_s=at_s)
 
 
 def nonce_of(granted: Permit | Refuse) -> int:
@@ -105,6 +105,17 @@ def test_a_limit_counts_what_all_journals_of_the_wallet_hold(
     assert refused.reason.rule == f"limit.{rule}"
     [stranger] = fleet(limits, of=1)
     assert isinstance(reserve(stranger, *asked(tx, 3, **terms)), Permit)
+
+
+def test_depth_that_a_deployment_took_at_a_later_head_is_not_granted_again(
+    fleet: Fleet, tx: dict[str, Any]
+) -> None:
+    limits, terms = SUMS["depth_minute"]
+    one, other = fleet(limits)
+    assert isinstance(reserve(one, *asked(tx, 1, **terms), at_s=1_212), Permit)
+    refused = reserve(other, *asked(tx, 2, **terms))
+    assert isinstance(refused, Refuse)
+    assert refused.reason.rule == "limit.depth_minute"
 
 
 def test_racing_threads_on_several_journals_never_share_a_nonce(fleet: Fleet, tx: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from keeper.units import WAD
 
 ETH = "ETH/USD"
 HALTED = Thrown(Switch.HALT, "", "SIGUSR1", "", 0)
+FOREIGN = Thrown(Switch.FOREIGN, "", "rule", "nonce 4 is used and was not given out", 0)
 PAUSED = Thrown(Switch.PAUSE, ETH, "command of user 7", "delisted", 0)
 JUMPED = Thrown(Switch.JUMP, ETH, "rule", "0.6, bound 0.5", 0, 600)
 
@@ -87,4 +88,16 @@ def test_each_change_is_told_once_and_its_end_too(door: Door, kept: Kept) -> Non
         ("wallet resumed", True),
         ("market ETH/USD unpaused", True),
         ("breaker jump ETH/USD closed", True),
+    ]
+
+
+def test_that_the_key_is_trusted_again_is_not_told_as_the_end_of_a_halt(door: Door, kept: Kept) -> None:
+    for number, thrown in enumerate([(HALTED, FOREIGN), (HALTED,), ()]):
+        kept.thrown = thrown
+        door.look(head(12 * number), {}, None)
+    assert kept.told == [
+        ("wallet halted by SIGUSR1", False),
+        ("key of the wallet distrusted by rule: nonce 4 is used and was not given out", False),
+        ("key of the wallet trusted", True),
+        ("wallet resumed", True),
     ]
