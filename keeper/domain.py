@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, ClassVar, Protocol, Self, TypeAlias
 
-from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad, Wei
+from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad, Wei, mul_div_up
 
 # --- what the chain says -------------------------------------------------------------------------
 
@@ -567,6 +567,13 @@ class Economics:
         if self.profit_wad <= 0 or not self.gas_wad or not self.gas_price_wei:
             return None
         return self.gas_price_wei * self._gross_wad // self.gas_wad
+
+    def gas_at_wad(self, price_wei: Wei) -> Wad:
+        """Return what its gas comes to at another price, rounded up; 0 where the current one was not noted.
+
+        What the step pays for its data is taken to rise with it.
+        """
+        return mul_div_up(self.gas_wad, price_wei, self.gas_price_wei) if self.gas_price_wei else 0
 
     @property
     def _gross_wad(self) -> Wad:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -505,9 +505,11 @@ def reserve(
 
 
 BIDS: Mapping[BidKind, tuple[Callable[[Ask], Refuse | None], ...]] = {
-    BidKind.RAISE: (not_halted, max_fee, wallet_floor, spend_hour, spend_day),
+    BidKind.RAISE: (
+        not_halted, max_fee, wallet_floor, spend_hour, spend_day, loss_hour, loss_day, nobody_else
+    ),
     BidKind.CANCEL: (max_fee, spend_hour, spend_day),
-}
+}  # fmt: skip
 """What is asked of a later bid. One that uses the nonce up takes nothing, and is permitted in a halt."""
 
 
@@ -530,51 +532,77 @@ def rebid(
     Of all transactions on one nonce one is included: the dearest counts, and this one in the place of those
     before it.
     """
+    _expect_higher(step, tx)
+    own = tally.at_stake(db, step.step_id)
+    risk_wad = own.loss_wad
+    if kind is BidKind.RAISE and (reserved := rows.reserved(db, step.step_id)):
+        risk_wad = max(risk_wad, tally.raised_risk_wad(reserved, Fees.of(tx).max_fee_wei))
+    here = held(db, None, limits, standing=standing, chain_nonce=step.nonce, block=block, at_s=at_s)
+    asked = _asked_again(
+        step,
+        here + beside,
+        own,
+        limits=limits,
+        standing=standing,
+        max_cost_wei=_most_wei(tx) + data_fee_wei,
+        max_fee_wei=Fees.of(tx).max_fee_wei,
+        risk_wad=risk_wad,
+        balance_wei=balance_wei,
+        block=block,
+        at_s=at_s,
+    )
+    refused = next((refusal for rule in BIDS[kind] if (refusal := rule(asked))), None)
+    if refused is None:
+        _grant_bid(db, step, kind, tx, asked)
+    return refused
+
+
+def _expect_higher(step: StepRecord, tx: Mapping[str, Any]) -> None:
     if step.state is not StepState.SENT or int(tx["nonce"]) != step.nonce:
         raise InvariantBroken(f"step {step.step_id} is {step.state}: no bid on nonce {tx['nonce']}")
     if Fees.of(tx).max_fee_wei <= Fees.of(step.last.unsigned_tx).max_fee_wei:
         raise InvariantBroken(f"step {step.step_id}: a bid that is no higher than the last one")
-    most_wei, own_wei = _most_wei(tx) + data_fee_wei, tally.most_wei(db, step.step_id)
-    here = held(db, None, limits, standing=standing, chain_nonce=step.nonce, block=block, at_s=at_s)
-    found = here + beside
-    asked = Ask(
+
+
+def _asked_again(step: StepRecord, found: Held, own: Sums, *, block: Block, at_s: UnixS, **asked: Any) -> Ask:
+    """Return what a later bid asks: as the step did, which no longer counts ``own`` for itself."""
+    return Ask(
         account=step.account,
-        max_cost_wei=most_wei,
         notional_wad=0,
         valid_until_block=step.valid_until_block,
         block=block,
         at_s=at_s,
         own=(),
-        spent_day_wei=found.day.spent_wei - own_wei,
+        spent_day_wei=found.day.spent_wei - own.spent_wei,
         notional_block_wad=0,
-        limits=limits,
-        standing=standing,
-        max_fee_wei=Fees.of(tx).max_fee_wei,
-        balance_wei=balance_wei,
-        in_flight_wei=found.in_flight_wei - own_wei,
-        hour=replace(found.hour, spent_wei=found.hour.spent_wei - own_wei),
+        in_flight_wei=found.in_flight_wei - own.spent_wei,
+        hour=found.hour - own,
+        day=found.day - own,
+        **asked,
     )
-    if refused := next((refusal for rule in BIDS[kind] if (refusal := rule(asked))), None):
-        return refused
+
+
+def _grant_bid(db: Db, step: StepRecord, kind: BidKind, tx: Mapping[str, Any], asked: Ask) -> None:
+    """Write down a later bid with its whole transaction, and count the step by the dearest of all."""
     number = step.last.number + 1
     told = {
         "act": "Cancel" if kind is BidKind.CANCEL else "Outbid",
         "step_id": step.step_id,
         "bid": number,
         "max_fee_wei": asked.max_fee_wei,
-        "max_cost_wei": most_wei,
+        "max_cost_wei": asked.max_cost_wei,
     }
-    rows.append(db, CaseEvent(step.case_id, step.account, EventKind.OBSERVED, block, at_s, told))
+    event = CaseEvent(step.case_id, step.account, EventKind.OBSERVED, asked.block, asked.at_s, told)
+    rows.append(db, event)
     db.execute(
         "INSERT INTO sends (step_id, bid, kind, nonce, block, unsigned_tx) VALUES (?, ?, ?, ?, ?, ?)",
-        (step.step_id, number, kind, step.nonce, block, rows.dumps(tx)),
+        (step.step_id, number, kind, step.nonce, asked.block, rows.dumps(tx)),
     )
     [(before,)] = db.execute("SELECT max_cost_wei FROM steps WHERE step_id = ?", (step.step_id,)).fetchall()
-    dearest_wei = max(int(before), most_wei)
+    dearest_wei = max(int(before), asked.max_cost_wei)
     values = str(dearest_wei), step.step_id
     db.execute("UPDATE steps SET max_cost_wei = ? WHERE step_id = ?", values)
-    tally.raise_most(db, step.step_id, dearest_wei)
-    return None
+    tally.raise_most(db, step.step_id, dearest_wei, asked.risk_wad)
 
 
 def sign_bid(db: Db, step: StepRecord, number: int, raw: bytes, tx_hash: str) -> None:

@@ -291,6 +291,13 @@ def _to_outcome(row: Any) -> Outcome:
     return Outcome(kind, row["outcome_block"], row["outcome_hash"], int(row["gas_cost_wei"]))
 
 
+def reserved(db: Db, step_id: str) -> dict[str, Any]:
+    """Return what the permit of a step was told with; nothing where its event is forgotten."""
+    query = "SELECT data FROM events JOIN steps USING (case_id) WHERE step_id = ? AND events.kind = ?"
+    told = (json.loads(row["data"]) for row in db.execute(query, (step_id, EventKind.RESERVED)).fetchall())
+    return next((each for each in told if each["step_id"] == step_id), {})
+
+
 def to_head(row: Any) -> Head:
     """Read a row of ``heads``."""
     base_fee_wei = int(row["base_fee_wei"]) if row["base_fee_wei"] else None

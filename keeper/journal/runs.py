@@ -142,7 +142,7 @@ def rewind(source: Path, target: Path, run: Run, found: Iterable[AccountKey]) ->
         _rewind_steps(db, frozenset(standing["unsigned"]))
         db.execute("INSERT INTO levels SELECT * FROM old.levels WHERE seq <= ?", (standing["levels"],))
         db.execute("INSERT INTO terms SELECT * FROM old.terms WHERE step_id IN (SELECT step_id FROM steps)")
-        _rewind_stakes(db)
+        _rewind_stakes(db, run.events)
         for table in _others(db):
             db.execute(f'INSERT INTO "{table}" SELECT * FROM old."{table}"')  # noqa: S608
         db.execute("COMMIT")
@@ -216,7 +216,7 @@ def _rewind_steps(db: SqliteDb, unsigned: frozenset[str]) -> None:
     )
 
 
-def _rewind_stakes(db: SqliteDb) -> None:
+def _rewind_stakes(db: SqliteDb, last: int) -> None:
     """Take over the stakes of those steps, each as its step stands; an older journal has none yet."""
     query = "SELECT 1 FROM old.sqlite_master WHERE name = 'stakes'"
     if db.execute(query).fetchone() is None:
@@ -228,3 +228,20 @@ def _rewind_stakes(db: SqliteDb) -> None:
         "UPDATE stakes SET most_gwei = (SELECT (CAST(max_cost_wei AS BIGINT) + 999999999) / 1000000000"
         " FROM steps WHERE steps.step_id = stakes.step_id) WHERE market = ''"
     )
+    _rewind_risks(db, last)
+
+
+def _rewind_risks(db: SqliteDb, last: int) -> None:
+    """Have each step risk again what it did after one of the events: what was bid later made it more."""
+    query = (
+        "SELECT seq, json_extract(data, '$.step_id'), json_extract(data, '$.max_fee_wei') FROM old.events"
+        " WHERE kind = 'Observed' AND json_extract(data, '$.act') = 'Outbid' ORDER BY seq"
+    )
+    fees: dict[str, int] = {}
+    for seq, step_id, max_fee_wei in db.execute(query).fetchall():
+        fees.setdefault(step_id, 0)
+        if seq <= last:
+            fees[step_id] = max_fee_wei
+    for step_id, max_fee_wei in fees.items():
+        if reserved := rows.reserved(db, step_id):
+            tally.count_risk(db, step_id, tally.raised_risk_wad(reserved, max_fee_wei))

@@ -505,9 +505,8 @@ class StoredJournal:
 
     def affordable_wei(self, step_id: str) -> Wei | None:
         """Return the gas price up to which a step pays, as it was weighed when it was reserved."""
-        query = "SELECT data FROM events JOIN steps USING (case_id) WHERE step_id = ? AND events.kind = ?"
-        told = (json.loads(row["data"]) for row in self._rows(query, step_id, E.RESERVED))
-        found: dict[str, Any] = next((each for each in told if each["step_id"] == step_id), {})
+        with self._asked() as db:
+            found = rows.reserved(db, step_id)
         if "economics" not in found or found.get("loss_wad"):
             return None
         return Economics(**found["economics"]).affordable_wei

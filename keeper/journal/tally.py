@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keeper.domain import Step
+from keeper.domain import Economics, Step
 from keeper.journal.db import Db
 from keeper.units import AccountKey, Block, FeedId, UnixS, Wad, Wei, mul_div_up
 
@@ -29,7 +29,7 @@ WHOLE = ""
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What the steps of some time come to, those in flight at their most, whenever they were reserved."""
+    """What the steps that ended within some time come to, and those in flight, these at their most."""
 
     spent_wei: Wei = 0
     """Paid where the outcome is known, else the most it may cost."""
@@ -44,6 +44,14 @@ class Sums:
             self.spent_wei + other.spent_wei,
             self.notional_wad + other.notional_wad,
             self.loss_wad + other.loss_wad,
+        )
+
+    def __sub__(self, other: Sums) -> Sums:
+        """Leave a part out."""
+        return Sums(
+            self.spent_wei - other.spent_wei,
+            self.notional_wad - other.notional_wad,
+            self.loss_wad - other.loss_wad,
         )
 
 
@@ -95,13 +103,14 @@ def enter(db: Db, step_id: str, step: Step, max_cost_wei: Wei, at_s: UnixS) -> N
 
 FOLLOWS = (
     "UPDATE stakes SET state = (SELECT state FROM steps WHERE steps.step_id = stakes.step_id),"
+    " at_s = (SELECT coalesce(outcome_at_s, reserved_at_s) FROM steps WHERE steps.step_id = stakes.step_id),"
     " paid_gwei = (SELECT (CAST(gas_cost_wei AS BIGINT) + 999999999) / 1000000000 FROM steps"
     " WHERE steps.step_id = stakes.step_id)"
 )
 
 
 def follow(db: Db, step_id: str) -> None:
-    """Bring the stakes of a step to where it stands now, and to what it has cost.
+    """Bring the stakes of a step to where it stands now, to what it has cost, and to when that was seen.
 
     While it is in flight that need not be: reserved counts as sent.
     """
@@ -119,8 +128,20 @@ def risk_wad(step: Step) -> Wad:
     return max(due_loss_wad(step), gas_wad)
 
 
+def raised_risk_wad(reserved: Mapping[str, Any], max_fee_wei: Wei) -> Wad:
+    """Return the same of a step for whose gas more is bid; ``reserved`` is what its permit was told with."""
+    due_wad = max(reserved.get("loss_wad", 0), -reserved["expected_profit_wad"], 0)
+    if "economics" not in reserved:
+        return int(due_wad)
+    economics = Economics(**reserved["economics"])
+    return max(int(due_wad), economics.worst_gas_wad, economics.gas_at_wad(max_fee_wei))
+
+
 def sums(db: Db, since_s: UnixS) -> Sums:
-    """Add up the steps that were reserved after some time, and all that are in flight."""
+    """Add up the steps whose outcome was seen after some time, and all that are in flight.
+
+    By the outcome, for what waits for hours is paid when it is included; abandoned ones by their permit.
+    """
     columns = (
         "coalesce(paid_gwei, most_gwei) AS gwei,"
         " CASE state WHEN 'abandoned' THEN 0 ELSE notional_micro END AS notional,"
@@ -152,16 +173,24 @@ def in_flight(db: Db) -> int:
     return int(db.execute(query).fetchone()[0])
 
 
-def most_wei(db: Db, step_id: str) -> Wei:
-    """Return the most that a step in flight may cost, as it is counted."""
-    query = "SELECT coalesce(sum(most_gwei), 0) FROM stakes WHERE market = '' AND step_id = ?"
-    return int(db.execute(query, (step_id,)).fetchone()[0]) * GWEI
+def at_stake(db: Db, step_id: str) -> Sums:
+    """Return what a step in flight counts for, but for its notional."""
+    query = "SELECT most_gwei, risk_micro FROM stakes WHERE market = '' AND step_id = ?"
+    gwei, risk = db.execute(query, (step_id,)).fetchone() or (0, 0)
+    return Sums(spent_wei=int(gwei) * GWEI, loss_wad=int(risk) * MICRO)
 
 
-def raise_most(db: Db, step_id: str, most_wei: Wei) -> None:
+def raise_most(db: Db, step_id: str, most_wei: Wei, risk_wad: Wad) -> None:
     """Count a step with more than it was, now that more was bid."""
     update = "UPDATE stakes SET most_gwei = ? WHERE market = '' AND step_id = ?"
     db.execute(update, (-(-most_wei // GWEI), step_id))
+    count_risk(db, step_id, risk_wad)
+
+
+def count_risk(db: Db, step_id: str, risk_wad: Wad) -> None:
+    """Count the most that a step may lose."""
+    update = "UPDATE stakes SET risk_micro = ? WHERE market = '' AND step_id = ?"
+    db.execute(update, (_micro(risk_wad), step_id))
 
 
 def taken_wad(db: Db, market: FeedId, since_s: UnixS) -> Wad:

@@ -255,6 +255,27 @@ async def test_a_raise_is_bound_by_the_limits_and_a_halt_and_a_cancel_by_what_it
     wallet.journal.close()
 
 
+@pytest.mark.parametrize(
+    "limits", [Limits(loss_hour_wad=5 * WAD), Limits(loss_day_wad=5 * WAD)], ids=["hour", "day"]
+)
+async def test_a_raise_risks_more_and_is_held_to_what_may_be_lost(tmp_path: Path, limits: Limits) -> None:
+    wallet = Wallet(tmp_path / "journal.db")
+    await wallet.start()
+    step_id = await wallet.send(blocks=9, income_wad=100 * WAD)
+    bid_wei = Fees.of(wallet.journal.step(step_id).unsigned_tx).max_fee_wei
+    wallet.limits = limits  # of which its gas takes a fifth at 2 gwei
+    await wallet.restart()
+    await wallet.blocks(2, base_fee_wei=4 * GWEI)
+    assert wallet.kinds(step_id) == [BidKind.RAISE]
+    raised_wei = Fees.of(wallet.journal.step(step_id).last.unsigned_tx).max_fee_wei
+    assert bid_wei < raised_wei <= 10 * GWEI
+    [risk] = wallet.journal._rows("SELECT risk_micro FROM stakes WHERE market = ''")
+    assert risk[0] == -(-raised_wei * 10**6 // (2 * GWEI))
+    await wallet.blocks(1, base_fee_wei=40 * GWEI)
+    assert wallet.kinds(step_id) == [BidKind.RAISE]
+    wallet.journal.close()
+
+
 async def test_of_all_bids_on_a_nonce_the_dearest_counts_against_the_limits(wallet: Wallet) -> None:
     await wallet.send(blocks=9)
     await wallet.blocks(2, empty=True)

@@ -83,6 +83,17 @@ def test_what_is_in_flight_counts_whenever_it_was_reserved(journal: SqliteJourna
     assert tally.sums(journal._db, later_s) == Sums(most_wei, 5 * WAD, 0)
 
 
+def test_what_waited_for_hours_counts_from_when_its_outcome_was_seen(
+    journal: SqliteJournal, grant: Grants
+) -> None:
+    permit, late_s = grant(journal, notional_wad=5 * WAD), NOW_S + 9_000
+    journal.sign(permit.step_id, b"raw", f"0x{permit.nonce}")
+    journal.sent(permit.step_id, block=1, at_s=NOW_S)
+    journal.settle(permit.step_id, Outcome(EventKind.INCLUDED, 750, "0xb", 10**15), at_s=late_s)
+    assert tally.sums(journal._db, late_s - tally.HOUR_S) == Sums(10**15, 5 * WAD, 0)
+    assert tally.sums(journal._db, late_s) == Sums()
+
+
 def test_what_was_taken_over_is_held_until_it_is_sold(journal: SqliteJournal, grant: Grants) -> None:
     end(journal, grant(journal, takes=((ETH, 9 * WAD), ("BTC/USD", -WAD))), EventKind.INCLUDED)
     end(journal, grant(journal, takes=((ETH, 7 * WAD),)), EventKind.REVERTED)
