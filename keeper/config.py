@@ -980,7 +980,7 @@ class Config(BaseSettings):
             fees=self.fee_params(),
             via=self.send.via,
             private_blocks=self.send.private_blocks,
-            patience=Patience(self.send.raise_after_blocks),
+            patience=Patience(self.send.raise_after_blocks, outbids=rules_of(self.chain.chain_id).outbids),
             l1_bytes=self.chain.l1_bytes if self.chain.l1_fee == "op" else None,
         )
 

@@ -986,6 +986,8 @@ class BidKind(StrEnum):
     """The same, at higher fees."""
     CANCEL = "cancel"
     """Nothing: it uses the nonce up."""
+    FILL = "fill"
+    """Nothing either: it uses up a nonce below the step's own that no other transaction holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -1000,6 +1002,11 @@ class Bid:
     unsigned_tx: Mapping[str, Any]
     signed_tx: bytes | None
     tx_hash: str | None
+
+    @property
+    def nonce(self) -> int:
+        """The nonce of its transaction."""
+        return int(self.unsigned_tx["nonce"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -1020,6 +1027,8 @@ class StepRecord:
     outcome: Outcome | None
     bids: tuple[Bid, ...] = ()
     """What was to take its transaction's place, oldest first."""
+    fills: tuple[Bid, ...] = ()
+    """What uses up nonces below its own, without which it cannot be included, oldest first."""
 
     @property
     def last(self) -> Bid:
@@ -1038,6 +1047,11 @@ class StepRecord:
         """Return every transaction of it that may be out, oldest first."""
         all_of = (self.tx_hash, *(each.tx_hash for each in self.bids))
         return tuple(each for each in all_of if each is not None)
+
+    @property
+    def fill_hashes(self) -> tuple[str, ...]:
+        """Return every transaction below it that was to make way for it."""
+        return tuple(each.tx_hash for each in self.fills if each.tx_hash is not None)
 
 
 class Outbox(Protocol):
@@ -1085,10 +1099,25 @@ class Outbox(Protocol):
         at_s: UnixS,
         data_fee_wei: Wei = 0,
     ) -> StepRecord | Refuse:
-        """Permit another transaction on the nonce of a step in flight, within the limits.
+        """Permit another transaction for a step in flight, within the limits: on its nonce, or a fill below.
 
-        The step then counts with the most that any of its transactions may cost.
+        The step then counts with the most that any of its transactions may cost, and its fills besides.
         """
+        ...
+
+    def drop(self, step_id: str, number: int, reason: Reason, *, block: Block, at_s: UnixS) -> StepRecord:
+        """Have a later bid never go out that nobody has signed; return the step as it is without it.
+
+        What the step may cost counts as before.
+        """
+        ...
+
+    def stopped(self, at_s: UnixS) -> Reason | None:
+        """Say why nothing that was not out yet may go out now; None where it may."""
+        ...
+
+    def gaps(self, chain_nonce: int, *, block: Block, at_s: UnixS) -> tuple[int, ...]:
+        """Return the nonces from the chain's up that nobody holds, below one that a step here holds."""
         ...
 
     def affordable_wei(self, step_id: str) -> Wei | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,10 +22,11 @@ from keeper.domain import Booking, Call, EventKind, Fees, Head, Log, Permit, Rea
 from keeper.errors import ChainFault, InvariantBroken, SignerFault
 from keeper.execute.answers import REFUSALS, Answer, read
 from keeper.execute.fees import HISTORY_BLOCKS, FeeParams, Market, bid_for, choose_fees, outbid, tip_paid
+from keeper.execute.filler import Filler, Purse, newest
 from keeper.execute.signer import Signed, Signer
 from keeper.execute.stuck import Patience, due
 from keeper.execute.transports import Asked, Parcel, Passed, Tally, Via, route_of
-from keeper.ports import LIVE, BidKind, Book, Outbox, Outcome, StepRecord, StepState
+from keeper.ports import LIVE, Bid, BidKind, Book, Outbox, Outcome, StepRecord, StepState
 from keeper.units import Block, Wei
 
 log = structlog.get_logger()
@@ -105,11 +106,13 @@ def judge(
 
     ``used`` is the wallet's transaction count some blocks below the head: a nonce below it is spent, and
     without a receipt of ours it was spent by another transaction. Where it was spent by a cancel of ours, the
-    step is displaced as well, and costs what that did.
+    step is displaced as well, and costs what that did. What filled nonces below for it, it has cost besides.
     """
     found = [(tx_hash, seen) for tx_hash in step.hashes if (seen := receipts[tx_hash]) is not None]
+    filled_wei = sum(_cost_wei(seen) for each in step.fill_hashes if (seen := receipts[each]) is not None)
     if not found:
-        return Outcome(EventKind.DISPLACED, head.number, head.hash, 0) if step.nonce < used else None
+        displaced = Outcome(EventKind.DISPLACED, head.number, head.hash, filled_wei)
+        return displaced if step.nonce < used else None
     tx_hash, receipt = found[0]
     block = int(receipt["blockNumber"], 16)
     if block > head.number:
@@ -117,10 +120,14 @@ def judge(
     kind = EventKind.INCLUDED if int(receipt["status"], 16) == 1 else EventKind.REVERTED
     if (bid := step.bid_of(tx_hash)) is not None and bid.kind is BidKind.CANCEL:
         kind = EventKind.DISPLACED
-    cost_wei = int(receipt["gasUsed"], 16) * int(receipt["effectiveGasPrice"], 16)
-    cost_wei += int(receipt.get("l1Fee") or "0x0", 16)
+    cost_wei = _cost_wei(receipt) + filled_wei
     logs = map(_log, receipt.get("logs", ())) if kind is EventKind.INCLUDED else ()
     return Outcome(kind, block, receipt["blockHash"], cost_wei, tx_hash, tuple(logs))
+
+
+def _cost_wei(receipt: Mapping[str, Any]) -> Wei:
+    gas_wei = int(receipt["gasUsed"], 16) * int(receipt["effectiveGasPrice"], 16)
+    return gas_wei + int(receipt.get("l1Fee") or "0x0", 16)
 
 
 def _log(raw: Mapping[str, Any]) -> Log:
@@ -170,12 +177,22 @@ class ChainSender:
         """Who took each step's bytes last, or is to; a start forgets it, and goes by the age of each."""
         self._unclear: dict[Via, Block] = {}
         """At which head a transport last said nothing that could be understood."""
+        self._filler = Filler(
+            outbox,
+            signer,
+            self._hand_over_fill,
+            chain_id=chain_id,
+            gas=self._params.cancel_gas,
+            patience=self._params.patience,
+        )
         self._market = Market()
         self._l1_fee_wei: Wei | None = None
         self._heard_at: Block | None = None
         self._known_at: Block = 0
         self._expected_nonce: int | None = None
         """Up to which nonce it is known who used them; None until the chain was asked."""
+        self._used_before = 0
+        """Nonces below were used before this start."""
 
     @property
     def tallies(self) -> Mapping[str, Tally]:
@@ -283,7 +300,10 @@ class ChainSender:
         """
         if in_public and (place := self._route.place_of(Via.PUBLIC)) is not None:
             self._carriers |= {permit.step_id: (place, Via.PUBLIC) for permit in permits}
-        return await self._deliver([self._outbox.step(permit.step_id) for permit in permits], tick_ns)
+        answers = await self._deliver([self._outbox.step(permit.step_id) for permit in permits], tick_ns)
+        if any(isinstance(answer, Refuse) for answer in answers):
+            await self._fill_gaps()
+        return answers
 
     async def resume(self, head: Head, book: Book | None = None) -> tuple[StepRecord, ...]:
         """Deliver what the journal holds as live, then follow it as ``track`` does."""
@@ -321,6 +341,7 @@ class ChainSender:
             return tuple(self._withhold(step) for step in steps)
         signed = await self._signed(steps)
         with self._outbox.together():
+            signed, stopped = self._held_up(signed)
             for step, each in signed:
                 if each.tx_hash not in step.hashes:
                     self._outbox.sign(step.step_id, each.raw, each.tx_hash, bid=step.last.number)
@@ -329,9 +350,38 @@ class ChainSender:
         ended = any(said.answer in REFUSALS for said in answers.values())
         with self._outbox.together(lasting=ended):
             return tuple(
-                self._told(step, bytes_of.get(step.step_id), answers.get(step.step_id), tick_ns)
+                stopped.get(step.step_id)
+                or self._told(step, bytes_of.get(step.step_id), answers.get(step.step_id), tick_ns)
                 for step in steps
             )
+
+    def _held_up(
+        self, signed: Sequence[tuple[StepRecord, Signed]]
+    ) -> tuple[list[tuple[StepRecord, Signed]], dict[str, Refuse]]:
+        """Return what goes out, and what does not: a halt, or a stranger, may have come after the permit.
+
+        Whoever holds the key takes its time. What was never out is given up; of a raise, the bid before it
+        goes on. Bytes that are on disk may be out already, and a cancel takes nothing.
+        """
+        fresh = {
+            step.step_id
+            for step, each in signed
+            if each.tx_hash not in step.hashes and step.last.kind is not BidKind.CANCEL
+        }
+        why = self._outbox.stopped(self._head.timestamp_s) if fresh else None
+        if why is None:
+            return list(signed), {}
+        reason = Reason("send.halted", f"{why.rule}: {why.evidence}", why.bound)
+        going, stopped = [], {}
+        for step, each in signed:
+            if step.step_id not in fresh:
+                going.append((step, each))
+            elif step.signed_tx is None:
+                stopped[step.step_id] = self._abandon(step, reason)
+            else:
+                dropped = self._drop(step, step.last, reason)
+                going += [(dropped, known)] if (known := _last_signed(dropped)) is not None else []
+        return going, stopped
 
     async def _hand_over_all(self, signed: Sequence[tuple[StepRecord, Signed]]) -> dict[str, Handed]:
         """Hand over in the order of the nonces; what comes after a refused nonce is not sent at all.
@@ -467,17 +517,27 @@ class ChainSender:
                 last = said
         return last
 
+    async def _hand_over_fill(self, step: StepRecord, signed: Signed) -> None:
+        """Hand over what fills a nonce to whoever comes last: it is worth nothing to anybody."""
+        for place, via, transport in self._route.from_(self._route.end):
+            answer, words = Answer.TAKEN, ""
+            try:
+                await transport.deliver(self._parcel(step, signed, via, place))
+            except ChainFault as fault:
+                answer, words = read(str(fault)), str(fault)
+            log.info(
+                "tx.sent", step_id=step.step_id, tx_hash=signed.tx_hash, nonce=step.nonce, via=via,
+                answer=answer, words=words,
+            )  # fmt: skip
+
     def _parcel(self, step: StepRecord, signed: Signed, via: Via, place: int) -> Parcel:
         """Wrap a step's bytes with what is in flight below them, and the blocks that they are meant for.
 
         The mempool needs neither: it orders by nonce on its own.
         """
         live = () if via is Via.PUBLIC else self._outbox.live_steps()
-        below = tuple(
-            (sent.raw, sent.tx_hash)
-            for each in live
-            if each.nonce < step.nonce and (sent := _last_signed(each)) is not None
-        )
+        out = {nonce: sent for each in live for nonce, sent in _out(each)}
+        below = tuple((out[nonce].raw, out[nonce].tx_hash) for nonce in sorted(out) if nonce < step.nonce)
         first = self._head.number + 1
         return Parcel(signed.raw, below, first, self._route.last_block(place, step.reserved_block))
 
@@ -492,6 +552,13 @@ class ChainSender:
         )
         return Refuse(reason)
 
+    def _drop(self, step: StepRecord, bid: Bid, reason: Reason) -> StepRecord:
+        log.warning(
+            "tx.bid_dropped", step_id=step.step_id, nonce=bid.nonce, rule=reason.rule, why=reason.evidence
+        )
+        head = self._head
+        return self._outbox.drop(step.step_id, bid.number, reason, block=head.number, at_s=head.timestamp_s)
+
     # --- and back ---
 
     async def _follow(self, book: Book | None) -> tuple[StepRecord, ...]:
@@ -505,8 +572,8 @@ class ChainSender:
         followed = (*believed, *self._outbox.live_steps())
         found = await self._outcomes(followed, head) if followed else []
         with self._outbox.together():
+            self._recheck_from = None
             moved = [step.step_id for step, outcome in found if self._write(step, outcome, head, book)]
-        self._recheck_from = None
         await self._resend(head)
         return tuple(self._outbox.step(step_id) for step_id in moved)
 
@@ -516,7 +583,7 @@ class ChainSender:
         """Ask for all receipts, for the nonces used and the balance, in one batch."""
         deep = max(head.number - self._params.displaced_after_blocks, 0)
         signed = [step for step in steps if step.tx_hash is not None]
-        hashes = [tx_hash for step in signed for tx_hash in step.hashes]
+        hashes = [tx_hash for step in signed for tx_hash in (*step.hashes, *step.fill_hashes)]
         counts = [("eth_getTransactionCount", [self.address, hex(number)]) for number in (head.number, deep)]
         balance = ("eth_getBalance", [self.address, hex(head.number)])
         receipts = [("eth_getTransactionReceipt", [tx_hash]) for tx_hash in hashes]
@@ -542,6 +609,7 @@ class ChainSender:
         """
         expected, given = self._expected_nonce, self._outbox.next_nonce()
         if expected is None:
+            self._used_before = chain_nonce
             if chain_nonce > given > 0:
                 log.warning("wallet.used_elsewhere", nonce=chain_nonce, given=given, block=head.number)
         elif chain_nonce > max(expected, given):
@@ -551,6 +619,17 @@ class ChainSender:
     def _note_foreign(self, evidence: str, head: Head) -> None:
         log.error("wallet.foreign", wallet=self.address, why=evidence, block=head.number)
         self._outbox.note_foreign(evidence, at_s=head.timestamp_s)
+
+    def _note_stranger(self, step: StepRecord, head: Head) -> None:
+        """Take it that no transaction of ours used the nonce of a step; the next head looks once more.
+
+        Where that was before this start, an operator may have done it by hand.
+        """
+        self._recheck_from = head.number
+        if step.nonce < self._used_before:
+            log.warning("wallet.used_elsewhere", nonce=step.nonce, step_id=step.step_id, block=head.number)
+        else:
+            self._note_foreign(f"nonce {step.nonce} of step {step.step_id} was used by another", head)
 
     def _write(self, step: StepRecord, outcome: Outcome | None, head: Head, book: Book | None) -> bool:
         """Bring the journal to what the chain shows of one step; tell whether anything changed."""
@@ -565,7 +644,7 @@ class ChainSender:
             booking = _booked(step, outcome, book)
             self._outbox.settle(step.step_id, outcome, at_s=head.timestamp_s, booking=booking)
             if outcome.kind is EventKind.DISPLACED and outcome.tx_hash is None:
-                self._note_foreign(f"nonce {step.nonce} of step {step.step_id} was used by another", head)
+                self._note_stranger(step, head)
             self._last_sent.pop(step.step_id, None)
             _, via = self._carriers.pop(step.step_id, (0, None))
             if via is not None and outcome.kind is not EventKind.DISPLACED:
@@ -581,7 +660,7 @@ class ChainSender:
 
     async def _resend(self, head: Head) -> None:
         """Bid more where it is due; send the same bytes again where an outcome is overdue, or was undone."""
-        live = self._still_valid(self._outbox.live_steps())
+        live = [self._in_time(step) for step in self._still_valid(self._outbox.live_steps())]
         stuck = {} if self._params.dry_run else self._stuck(live, head)
         if stuck:
             await self._hear_fees(head)
@@ -595,10 +674,54 @@ class ChainSender:
                 if each is not step or self._is_due(step, head)
             ]
         )
+        await self._fill_gaps()
+
+    def _in_time(self, step: StepRecord) -> StepRecord:
+        """Have a later bid never go out that is too late, or that nobody signs for as long as a bid is given.
+
+        What is stuck is then bid for anew, at the fees of now.
+        """
+        bid, head = step.last, self._head
+        if bid.signed_tx is not None or bid.kind is BidKind.FIRST:
+            return step
+        following, lasts = head.number + 1, self._params.patience.raise_after
+        if bid.kind is BidKind.RAISE and step.valid_until_block < following:
+            bound = f"valid until block {step.valid_until_block}"
+            return self._drop(step, bid, Reason("send.validity", f"next block {following}", bound))
+        if head.number - bid.block >= lasts:
+            found = f"permitted at block {bid.block}, not signed at {head.number}"
+            return self._drop(step, bid, Reason("send.unsigned", found, f"within {lasts} blocks"))
+        return step
+
+    async def _fill_gaps(self) -> None:
+        """Have nonces used up that nobody holds, and that what is out above them waits for.
+
+        What was never signed above one, with nothing out above it, is given up instead: whatever comes next
+        fills that one.
+        """
+        if self._chain_nonce is None or self._params.dry_run:
+            return
+        head, live = self._head, self._outbox.live_steps()
+        gaps = self._outbox.gaps(self._chain_nonce, block=head.number, at_s=head.timestamp_s)
+        highest = max((step.nonce for step in live if step.signed_tx is not None), default=-1)
+        lowest = next((nonce for nonce in gaps if nonce > highest), None)
+        for step in live:
+            if lowest is not None and step.nonce > lowest:
+                reason = Reason("send.gap", f"nobody holds nonce {lowest} below {step.nonce}", "no gap below")
+                self._abandon(step, reason)
+        below = [nonce for nonce in gaps if nonce < highest]
+        if not below and not any(step.fills for step in live):
+            return
+        await self._hear_fees(head)
+        most_wei = self._params.fees.max_fee_cap_wei
+        purse = Purse(self.fees(head), most_wei, self.balance_wei, self.data_fee_wei)
+        await self._filler.fill(below, head, self._chain_nonce, purse)
 
     def _is_due(self, step: StepRecord, head: Head) -> bool:
         """Tell whether a step's bytes go out at this head, to whoever has them or to who comes next."""
         sent = self._last_sent.get(step.step_id)
+        if step.last.signed_tx is None:
+            return True
         if sent is None or head.number - sent >= self._params.resend_after_blocks:
             return True
         carrier = self._carriers.get(step.step_id)
@@ -653,6 +776,15 @@ class ChainSender:
         return granted
 
 
+def _out(step: StepRecord) -> Iterator[tuple[int, Signed]]:
+    """Yield the newest bytes of a step that were signed, by nonce: its own, and what fills gaps below."""
+    if (own := _last_signed(step)) is not None:
+        yield step.nonce, own
+    for fill in newest(step):
+        if fill.signed_tx is not None and fill.tx_hash is not None:
+            yield fill.nonce, Signed(fill.signed_tx, fill.tx_hash)
+
+
 def _last_signed(step: StepRecord) -> Signed | None:
     """Return the newest bytes of a step that were signed."""
     sent = (step.signed_tx, step.tx_hash), *((each.signed_tx, each.tx_hash) for each in step.bids)
@@ -680,8 +812,9 @@ def _booked(step: StepRecord, outcome: Outcome, book: Book | None) -> Booking | 
 
 
 def _same(believed: Outcome | None, seen: Outcome | None) -> bool:
-    """Compare two outcomes; a displacement is the same one at whichever head it is noticed."""
+    """Compare two outcomes; a displacement by a stranger is the same one at whichever head it is noticed."""
     if believed is None or seen is None:
         return believed is seen
-    displaced = EventKind.DISPLACED
-    return believed == seen or (believed.kind is displaced and seen.kind is displaced)
+    if seen.kind is EventKind.DISPLACED and seen.tx_hash is None:
+        return believed.kind is seen.kind and believed.gas_cost_wei == seen.gas_cost_wei
+    return believed == seen

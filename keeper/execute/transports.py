@@ -164,7 +164,7 @@ class Route:
 
     def turn(self, age: Block) -> int:
         """Return whose turn it is with a transaction that was reserved so many blocks ago."""
-        return min(max(age, 0) // self._blocks, len(self._ways) - 1)
+        return min(max(age, 0) // self._blocks, self.end)
 
     def place_of(self, via: Via) -> int | None:
         """Return whose turn a transport has; None where it is not on the route."""
@@ -174,6 +174,11 @@ class Route:
         """Yield the transport whose turn it is, and those after it."""
         for place, (via, transport) in enumerate(self._ways[turn:], start=turn):
             yield place, via, transport
+
+    @property
+    def end(self) -> int:
+        """Whose turn is the last."""
+        return len(self._ways) - 1
 
     def goes_on(self, carrier: int, age: Block) -> bool:
         """Tell whether whoever has taken a transaction must hear of it again, or the next one is to."""
@@ -185,7 +190,7 @@ class Route:
 
     def is_last(self, turn: int) -> bool:
         """Tell whether nobody comes after a transport."""
-        return turn == len(self._ways) - 1
+        return turn == self.end
 
 
 def route_of(vias: Sequence[Via], node: Asked, relay: Asked | None, *, blocks: Block) -> Route:

@@ -215,9 +215,13 @@ def _together(one: Mapping[FeedId, Added], other: Mapping[FeedId, Added], none: 
 
 def not_halted(ask: Ask) -> Refuse | None:
     """Refuse everything while the kill switch is set: in the settings, by a file, a command or a signal."""
-    if ask.limits.halted:
+    return _halted(ask.limits, ask.standing)
+
+
+def _halted(limits: Limits, standing: Standing) -> Refuse | None:
+    if limits.halted:
         return _refuse("halted", "the kill switch is set", "halted = false")
-    for each in ask.standing.of(Switch.HALT):
+    for each in standing.of(Switch.HALT):
         bound = "no such file" if each.who == switches.FILE else "keeper resume"
         return _refuse("halted", f"halted {each.told}", bound)
     return None
@@ -310,9 +314,18 @@ def in_flight(ask: Ask) -> Refuse | None:
 
 def nobody_else(ask: Ask) -> Refuse | None:
     """Refuse while another program uses the wallet's key: its nonces are not ours to give out."""
-    for each in ask.standing.of(Switch.FOREIGN) if ask.limits.foreign_stops else ():
+    return _used_elsewhere(ask.limits, ask.standing)
+
+
+def _used_elsewhere(limits: Limits, standing: Standing) -> Refuse | None:
+    for each in standing.of(Switch.FOREIGN) if limits.foreign_stops else ():
         return Refuse(Reason("wallet.foreign", each.why, "keeper resume"))
     return None
+
+
+def stopped(limits: Limits, standing: Standing) -> Refuse | None:
+    """Refuse what has its permit and was never out, where a halt or a stranger came after it."""
+    return _halted(limits, standing) or _used_elsewhere(limits, standing)
 
 
 def spend_hour(ask: Ask) -> Refuse | None:
@@ -509,8 +522,11 @@ BIDS: Mapping[BidKind, tuple[Callable[[Ask], Refuse | None], ...]] = {
         not_halted, max_fee, wallet_floor, spend_hour, spend_day, loss_hour, loss_day, nobody_else
     ),
     BidKind.CANCEL: (max_fee, spend_hour, spend_day),
+    BidKind.FILL: (max_fee, spend_hour, spend_day),
 }  # fmt: skip
-"""What is asked of a later bid. One that uses the nonce up takes nothing, and is permitted in a halt."""
+"""What is asked of a later bid. One that uses a nonce up takes nothing, and is permitted in a halt."""
+ACTS: Mapping[BidKind, str] = {BidKind.RAISE: "Outbid", BidKind.CANCEL: "Cancel", BidKind.FILL: "Fill"}
+"""What its event calls it."""
 
 
 def rebid(
@@ -527,25 +543,29 @@ def rebid(
     beside: Held,
     data_fee_wei: Wei = 0,
 ) -> Refuse | None:
-    """Permit another transaction on the nonce of a step, or refuse; the caller holds the write lock.
+    """Permit another transaction for a step in flight, or refuse; the caller holds the write lock.
 
     Of all transactions on one nonce one is included: the dearest counts, and this one in the place of those
-    before it.
+    before it. What fills a nonce below counts besides.
     """
-    _expect_higher(step, tx)
-    own = tally.at_stake(db, step.step_id)
-    risk_wad = own.loss_wad
+    _expect_higher(step, kind, tx)
+    nonce, max_fee_wei = int(tx["nonce"]), Fees.of(tx).max_fee_wei
+    found = beside + held(db, None, limits, standing=standing, chain_nonce=nonce, block=block, at_s=at_s)
+    if kind is BidKind.FILL and nonce in found.nonces - {each.nonce for each in step.fills}:
+        raise InvariantBroken(f"step {step.step_id}: nonce {nonce} below it is held, and needs no fill")
+    whole = tally.at_stake(db, step.step_id)
+    before = _in_its_place(step, kind, nonce, whole)
+    risk_wad = whole.loss_wad
     if kind is BidKind.RAISE and (reserved := rows.reserved(db, step.step_id)):
-        risk_wad = max(risk_wad, tally.raised_risk_wad(reserved, Fees.of(tx).max_fee_wei))
-    here = held(db, None, limits, standing=standing, chain_nonce=step.nonce, block=block, at_s=at_s)
+        risk_wad = max(risk_wad, tally.raised_risk_wad(reserved, max_fee_wei))
     asked = _asked_again(
         step,
-        here + beside,
-        own,
+        found,
+        before,
         limits=limits,
         standing=standing,
         max_cost_wei=_most_wei(tx) + data_fee_wei,
-        max_fee_wei=Fees.of(tx).max_fee_wei,
+        max_fee_wei=max_fee_wei,
         risk_wad=risk_wad,
         balance_wei=balance_wei,
         block=block,
@@ -553,19 +573,36 @@ def rebid(
     )
     refused = next((refusal for rule in BIDS[kind] if (refusal := rule(asked))), None)
     if refused is None:
-        _grant_bid(db, step, kind, tx, asked)
+        dearer_wei = max(0, asked.max_cost_wei - before.spent_wei)
+        _grant_bid(db, step, kind, tx, asked, whole.spent_wei + dearer_wei)
     return refused
 
 
-def _expect_higher(step: StepRecord, tx: Mapping[str, Any]) -> None:
-    if step.state is not StepState.SENT or int(tx["nonce"]) != step.nonce:
-        raise InvariantBroken(f"step {step.step_id} is {step.state}: no bid on nonce {tx['nonce']}")
-    if Fees.of(tx).max_fee_wei <= Fees.of(step.last.unsigned_tx).max_fee_wei:
+def _expect_higher(step: StepRecord, kind: BidKind, tx: Mapping[str, Any]) -> None:
+    """Raise InvariantBroken where a bid is on no nonce of its step, or no higher than the last one there."""
+    nonce = int(tx["nonce"])
+    is_below = nonce < step.nonce and step.signed_tx is not None and step.state in LIVE
+    if not (is_below if kind is BidKind.FILL else step.state is StepState.SENT and nonce == step.nonce):
+        raise InvariantBroken(f"step {step.step_id} is {step.state}: no bid on nonce {nonce}")
+    there = [each for each in step.fills if each.nonce == nonce] if kind is BidKind.FILL else [step.last]
+    if any(Fees.of(tx).max_fee_wei <= Fees.of(each.unsigned_tx).max_fee_wei for each in there):
         raise InvariantBroken(f"step {step.step_id}: a bid that is no higher than the last one")
 
 
-def _asked_again(step: StepRecord, found: Held, own: Sums, *, block: Block, at_s: UnixS, **asked: Any) -> Ask:
-    """Return what a later bid asks: as the step did, which no longer counts ``own`` for itself."""
+def _in_its_place(step: StepRecord, kind: BidKind, nonce: int, whole: Sums) -> Sums:
+    """Return what a step counts for on a nonce: of what fills gaps below it, and of itself."""
+    dearest: dict[int, Wei] = {}
+    for each in step.fills:
+        dearest[each.nonce] = max(dearest.get(each.nonce, 0), _most_wei(each.unsigned_tx))
+    if kind is BidKind.FILL:
+        return Sums(spent_wei=dearest.get(nonce, 0))
+    return whole - Sums(spent_wei=sum(dearest.values()))
+
+
+def _asked_again(
+    step: StepRecord, found: Held, before: Sums, *, block: Block, at_s: UnixS, **asked: Any
+) -> Ask:
+    """Return what a later bid asks: as the step did, in the place of what was bid ``before``."""
     return Ask(
         account=step.account,
         notional_wad=0,
@@ -573,41 +610,53 @@ def _asked_again(step: StepRecord, found: Held, own: Sums, *, block: Block, at_s
         block=block,
         at_s=at_s,
         own=(),
-        spent_day_wei=found.day.spent_wei - own.spent_wei,
+        spent_day_wei=found.day.spent_wei - before.spent_wei,
         notional_block_wad=0,
-        in_flight_wei=found.in_flight_wei - own.spent_wei,
-        hour=found.hour - own,
-        day=found.day - own,
+        in_flight_wei=found.in_flight_wei - before.spent_wei,
+        hour=found.hour - before,
+        day=found.day - before,
         **asked,
     )
 
 
-def _grant_bid(db: Db, step: StepRecord, kind: BidKind, tx: Mapping[str, Any], asked: Ask) -> None:
+def _grant_bid(
+    db: Db, step: StepRecord, kind: BidKind, tx: Mapping[str, Any], asked: Ask, whole_wei: Wei
+) -> None:
     """Write down a later bid with its whole transaction, and count the step by the dearest of all."""
-    number = step.last.number + 1
+    query = "SELECT coalesce(max(bid), 1) + 1 FROM sends WHERE step_id = ?"
+    number = int(db.execute(query, (step.step_id,)).fetchone()[0])
     told = {
-        "act": "Cancel" if kind is BidKind.CANCEL else "Outbid",
+        "act": ACTS[kind],
         "step_id": step.step_id,
         "bid": number,
         "max_fee_wei": asked.max_fee_wei,
-        "max_cost_wei": asked.max_cost_wei,
+        "max_cost_wei": whole_wei,
     }
+    if kind is BidKind.FILL:
+        told["nonce"] = tx["nonce"]
     event = CaseEvent(step.case_id, step.account, EventKind.OBSERVED, asked.block, asked.at_s, told)
     rows.append(db, event)
     db.execute(
         "INSERT INTO sends (step_id, bid, kind, nonce, block, unsigned_tx) VALUES (?, ?, ?, ?, ?, ?)",
-        (step.step_id, number, kind, step.nonce, asked.block, rows.dumps(tx)),
+        (step.step_id, number, kind, tx["nonce"], asked.block, rows.dumps(tx)),
     )
-    [(before,)] = db.execute("SELECT max_cost_wei FROM steps WHERE step_id = ?", (step.step_id,)).fetchall()
-    dearest_wei = max(int(before), asked.max_cost_wei)
-    values = str(dearest_wei), step.step_id
-    db.execute("UPDATE steps SET max_cost_wei = ? WHERE step_id = ?", values)
-    tally.raise_most(db, step.step_id, dearest_wei, asked.risk_wad)
+    db.execute("UPDATE steps SET max_cost_wei = ? WHERE step_id = ?", (str(whole_wei), step.step_id))
+    tally.raise_most(db, step.step_id, whole_wei, asked.risk_wad)
+
+
+def drop_bid(db: Db, step: StepRecord, number: int, reason: Reason, block: Block, at_s: UnixS) -> None:
+    """Have a later bid never go out; raise InvariantBroken where it was signed, or is none of the step's."""
+    update = "UPDATE sends SET kind = ? WHERE step_id = ? AND bid = ? AND signed_tx IS NULL AND kind <> ?"
+    if db.execute(update, (rows.DROPPED, step.step_id, number, rows.DROPPED)).rowcount != 1:
+        raise InvariantBroken(f"step {step.step_id} has no bid {number} that nobody has signed")
+    why = {"rule": reason.rule, "evidence": reason.evidence, "bound": reason.bound}
+    told = {"act": "Dropped", "step_id": step.step_id, "bid": number, **why}
+    rows.append(db, CaseEvent(step.case_id, step.account, EventKind.OBSERVED, block, at_s, told))
 
 
 def sign_bid(db: Db, step: StepRecord, number: int, raw: bytes, tx_hash: str) -> None:
     """Write down the signed bytes of a later bid; the same bytes again change nothing."""
-    [bid] = (each for each in step.bids if each.number == number)
+    [bid] = (each for each in (*step.bids, *step.fills) if each.number == number)
     if bid.tx_hash is None:
         values = raw, tx_hash, step.step_id, number
         db.execute("UPDATE sends SET signed_tx = ?, tx_hash = ? WHERE step_id = ? AND bid = ?", values)
@@ -637,7 +686,7 @@ def held(
     by_day = [market for market in taken if limits.of_market(limits.market_day_wad, market) is not None]
     kept = [market for market in taken if limits.of_market(limits.inventory_wad, market) is not None]
     return Held(
-        _held_nonces(db, chain_nonce),
+        held_nonces(db, chain_nonce),
         tally.in_flight_wei(db),
         tally.reserved_wad(db, block),
         tally.kept_solvent_wad(db, at_s) if step and step.loss_wad else 0,
@@ -713,9 +762,15 @@ def free_nonce(taken: Collection[int], chain_nonce: int) -> int:
     return next(nonce for nonce in count(chain_nonce) if nonce not in taken)
 
 
-def _held_nonces(db: Db, chain_nonce: int) -> frozenset[int]:
-    query = "SELECT nonce FROM steps WHERE state <> 'abandoned' AND nonce >= ?"
-    return frozenset(row["nonce"] for row in db.execute(query, (chain_nonce,)))
+def held_nonces(db: Db, chain_nonce: int) -> frozenset[int]:
+    """Return the nonces from the chain's up that transactions of one journal hold."""
+    query = (
+        "SELECT nonce FROM steps WHERE state <> 'abandoned' AND nonce >= ?"
+        " UNION SELECT sends.nonce FROM steps JOIN sends USING (step_id)"
+        " WHERE state <> 'abandoned' AND steps.nonce > ? AND sends.kind = ? AND sends.nonce >= ?"
+    )
+    values = chain_nonce, chain_nonce, BidKind.FILL, chain_nonce
+    return frozenset(row["nonce"] for row in db.execute(query, values))
 
 
 def _attempts(db: Db, step: Step, tranche_nonce: int | None) -> int:

@@ -227,7 +227,8 @@ class JournalReader:
         """Return what was to take the place of steps' transactions; a journal of before has none."""
         found: dict[str, list[Bid]] = defaultdict(list)
         if self._has_bids:
-            for row in self._db.execute("SELECT * FROM sends ORDER BY step_id, bid"):
+            query = "SELECT * FROM sends WHERE kind <> ? ORDER BY step_id, bid"
+            for row in self._db.execute(query, (rows.DROPPED,)):
                 found[row["step_id"]].append(rows.to_bid(row))
         return found
 

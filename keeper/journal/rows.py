@@ -246,10 +246,14 @@ def to_event(row: Any) -> CaseEvent:
     )
 
 
+DROPPED = "dropped"
+"""The kind of a later bid that never was signed, and never will be."""
+
+
 def bids_of(db: Db, step_ids: Iterable[str]) -> dict[str, list[Bid]]:
-    """Return what was to take the place of steps' transactions, by step, oldest first."""
+    """Return what was to take the place of steps' transactions, and to fill gaps below, oldest first."""
     found: dict[str, list[Bid]] = {}
-    query = "SELECT * FROM sends WHERE step_id IN ({}) ORDER BY step_id, bid"
+    query = f"SELECT * FROM sends WHERE step_id IN ({{}}) AND kind <> '{DROPPED}' ORDER BY step_id, bid"  # noqa: S608
     for row in _looked_up(db, query, step_ids):
         found.setdefault(row["step_id"], []).append(to_bid(row))
     return found
@@ -282,7 +286,8 @@ def to_step(row: Any, bids: Sequence[Bid] = ()) -> StepRecord:
         signed_tx=row["signed_tx"],
         tx_hash=row["tx_hash"],
         outcome=None if row["outcome_block"] is None else _to_outcome(row),
-        bids=tuple(bids),
+        bids=tuple(each for each in bids if each.kind is not BidKind.FILL),
+        fills=tuple(each for each in bids if each.kind is BidKind.FILL),
     )
 
 

@@ -72,6 +72,10 @@ def _standing(db: Db) -> dict[str, Any]:
         return None if found is None else list(found)
 
     live = db.execute("SELECT step_id, signed_tx IS NOT NULL FROM steps WHERE state IN ('reserved', 'sent')")
+    bids = db.execute(
+        "SELECT step_id, bid, sends.kind, sends.signed_tx IS NOT NULL FROM sends JOIN steps USING (step_id)"
+        " WHERE state IN ('reserved', 'sent') ORDER BY step_id, bid"
+    )
     return {
         "head": one(f"SELECT {HEAD} FROM heads ORDER BY seq DESC LIMIT 1"),  # noqa: S608
         "searched": one("SELECT first, last, last_hash FROM searched"),
@@ -79,6 +83,7 @@ def _standing(db: Db) -> dict[str, Any]:
         "healed": one("SELECT seq FROM healed"),
         "levels": db.execute("SELECT coalesce(max(seq), 0) FROM levels").fetchone()[0],
         "unsigned": [step_id for step_id, is_signed in live if not is_signed],
+        "bids": [[step_id, bid, kind] for step_id, bid, kind, is_signed in bids if not is_signed],
     }
 
 
@@ -140,6 +145,11 @@ def rewind(source: Path, target: Path, run: Run, found: Iterable[AccountKey]) ->
             db.execute(f"INSERT INTO heads ({HEAD}) VALUES (?, ?, ?, ?, ?, ?)", standing["head"])  # noqa: S608
         _rewind_cases(db, run.events)
         _rewind_steps(db, frozenset(standing["unsigned"]))
+        # Some were signed later, or dropped.
+        db.executemany(
+            "UPDATE sends SET kind = ?, signed_tx = NULL, tx_hash = NULL WHERE step_id = ? AND bid = ?",
+            [(kind, step_id, bid) for step_id, bid, kind in standing.get("bids", ())],
+        )
         db.execute("INSERT INTO levels SELECT * FROM old.levels WHERE seq <= ?", (standing["levels"],))
         db.execute("INSERT INTO terms SELECT * FROM old.terms WHERE step_id IN (SELECT step_id FROM steps)")
         _rewind_stakes(db, run.events)
@@ -185,7 +195,7 @@ def _rewind_steps(db: SqliteDb, unsigned: frozenset[str]) -> None:
         if kind == EventKind.RESERVED:
             states[told["step_id"]] = StepState.RESERVED
             costs[told["step_id"]] = told["max_cost_wei"]
-        elif kind == EventKind.OBSERVED and "bid" in told:
+        elif kind == EventKind.OBSERVED and "bid" in told and "max_cost_wei" in told:
             bids.append((told["step_id"], told["bid"]))
             costs[told["step_id"]] = max(costs.get(told["step_id"], 0), told["max_cost_wei"])
         elif kind in MOVES:

@@ -498,10 +498,33 @@ class StoredJournal:
                 standing=standing,
                 block=block,
                 at_s=at_s,
-                beside=self._beside(None, limits, step.nonce, block, at_s),
+                beside=self._beside(None, limits, int(tx["nonce"]), block, at_s),
                 data_fee_wei=data_fee_wei,
             )
             return refused or self.step(step_id)
+
+    def drop(self, step_id: str, number: int, reason: Reason, *, block: Block, at_s: UnixS) -> StepRecord:
+        """Have a later bid never go out that nobody has signed; see ``ports.Outbox.drop``."""
+        with self._transaction() as db:
+            guard.drop_bid(db, self.step(step_id), number, reason, block, at_s)
+            return self.step(step_id)
+
+    def stopped(self, at_s: UnixS) -> Reason | None:
+        """Say why nothing that was not out yet may go out now; None where it may."""
+        with self._asked() as db:
+            standing = self._told(self._standing(db, at_s))
+        refused = guard.stopped(standing.limits or self._limits, standing)
+        return refused.reason if refused else None
+
+    def gaps(self, chain_nonce: int, *, block: Block, at_s: UnixS) -> tuple[int, ...]:
+        """Return the nonces from the chain's up that nobody holds, below one that a step here holds."""
+        with self._asked() as db:
+            held = guard.held_nonces(db, chain_nonce)
+            free = [nonce for nonce in range(chain_nonce, max(held, default=0)) if nonce not in held]
+            if not free:
+                return ()
+            beside = self._beside(None, self._limits, chain_nonce, block, at_s).nonces
+        return tuple(nonce for nonce in free if nonce not in beside)
 
     def affordable_wei(self, step_id: str) -> Wei | None:
         """Return the gas price up to which a step pays, as it was weighed when it was reserved."""

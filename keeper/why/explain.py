@@ -357,6 +357,8 @@ def _moved(data: Mapping[str, Any]) -> str:
 
 
 def _observed(data: Mapping[str, Any]) -> str:
+    if data.get("act") == "Dropped":
+        return f"Dropped: bid {data['bid']} for step {data['step_id']} never went out, {_reason(data)}"
     if "bid" in data:
         return f"{data['act']}: bid {data['bid']} for step {data['step_id']}, {data['max_fee_wei']} wei a gas"
     if "tx_hash" not in data:

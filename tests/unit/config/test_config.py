@@ -31,6 +31,7 @@ from keeper.execute.fees import FeeParams
 from keeper.execute.keys import KeyParams
 from keeper.execute.sender import Params as SenderParams
 from keeper.execute.signers import SignerParams
+from keeper.execute.stuck import Patience
 from keeper.execute.transports import Via
 from keeper.feeds import GeneratedFeed, LiveComposite
 from keeper.journal.guard import Limits
@@ -305,6 +306,14 @@ def test_the_sender_gets_its_fees(whole: Config, dry_run: bool) -> None:
     fees = FeeParams(priority_fee_wei=GWEI // 2, max_fee_cap_wei=77 * GWEI, tip_percentile=50)
     assert whole.sender_params(dry_run=dry_run) == SenderParams(dry_run=dry_run, fees=fees)
     assert whole.fee_params() == fees
+
+
+@pytest.mark.parametrize(("chain_id", "outbids"), [(1, True), (42161, False)])
+def test_where_no_higher_bid_is_included_sooner_none_is_made(
+    path: Path, chain_id: int, outbids: bool
+) -> None:
+    config = loaded(path, LEAST.replace("31337", str(chain_id)))
+    assert config.sender_params(dry_run=False).patience == Patience(2, outbids=outbids)
 
 
 RELAY = 'relay = "https://relay.example"'

@@ -9,106 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eth_account import Account
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keeper.domain import CaseEvent, Economics, EventKind, Fees, Flag, Head, Permit, Refuse, Step
-from keeper.execute.fees import FeeParams
-from keeper.execute.keys import LocalSigner
-from keeper.execute.sender import ChainSender, Params
+from keeper.domain import Fees, Head, Permit, Refuse
 from keeper.execute.stuck import Patience, due
 from keeper.journal.guard import Limits
-from keeper.journal.reader import JournalReader
-from keeper.journal.store import SqliteJournal
 from keeper.ports import Bid, BidKind, StepRecord, StepState, Switch
 from keeper.units import WAD, Block
-from tests.unit.execute.geth import GWEI, Geth, Tx
+from tests.unit.execute.geth import GWEI
+from tests.unit.execute.wallets import MARKET, Wallet, foreign
 
-KEY = "0x" + "4c" * 32
-OTHER = Account.from_key(KEY)
-MARKET = "0x" + "d1" * 20
-E = EventKind
 S = StepState
-
-
-class Wallet:
-    """A keeper's wallet: ``restart`` is a crash, after which the file is all there is."""
-
-    def __init__(self, path: Path, *, limits: Limits | None = None, cap_wei: int = 500 * GWEI) -> None:
-        self.path = path
-        self.node = Geth()
-        self.limits = limits or Limits()
-        self.params = Params(fees=FeeParams(max_fee_cap_wei=cap_wei))
-        self._open()
-
-    def _open(self) -> None:
-        self.journal = SqliteJournal(self.path, identity={}, limits=self.limits, durable=False)
-        signer = LocalSigner(Account.from_key(KEY))
-        self.sender = ChainSender(self.node, self.journal, signer, chain_id=1, params=self.params)
-
-    async def start(self) -> None:
-        await self.sender.resume(self.node.head())
-
-    async def restart(self) -> None:
-        self.journal.close()
-        self._open()
-        await self.start()
-
-    def reserve(self, case: int = 1, *, blocks: Block = 3, income_wad: int = 0) -> Permit | Refuse:
-        name, account, head = f"case{case}", case.to_bytes(32), self.node.head()
-        economics = Economics(income_wad, 0, WAD, WAD, gas_price_wei=2 * GWEI) if income_wad else None
-        step = Step(name, Flag(account, WAD), head.number + blocks, 100_000, WAD, economics=economics)
-        event = CaseEvent(name, account, EventKind.SUSPECTED, head.number, head.timestamp_s, {})
-        self.journal.record([event])
-        fees = self.sender.bid(step, head)
-        assert isinstance(fees, Fees)
-        tx = {"to": MARKET, "data": "0x12", "value": 0, "gas": 100_000, "chainId": 1, **fees.fields()}
-        nonce = self.sender.chain_nonce
-        return self.journal.reserve(step, tx, chain_nonce=nonce, block=head.number, at_s=head.timestamp_s)
-
-    async def send(self, case: int = 1, **asked: Any) -> str:
-        await self.sender.prepare()
-        permit = self.reserve(case, **asked)
-        assert isinstance(permit, Permit)
-        await self.sender.send([permit])
-        return permit.step_id
-
-    async def blocks(self, count: int, *, base_fee_wei: int | None = None, empty: bool = False) -> None:
-        for _ in range(count):
-            if base_fee_wei is not None:
-                self.node.base_fee_wei = base_fee_wei
-            await self.sender.track(self.node.mine(empty=empty), ())
-
-    async def reorg(self) -> None:
-        """Replace the newest block by an empty one."""
-        orphaned = self.node.cut(1)
-        await self.sender.track(self.node.mine(empty=True), orphaned)
-
-    def kinds(self, step_id: str) -> list[BidKind]:
-        return [bid.kind for bid in self.journal.step(step_id).bids]
-
-    def told(self, case: int = 1) -> list[str]:
-        """Return what the case was told, bids by what they do."""
-        events = self.journal.history(f"case{case}")
-        return [
-            event.data["act"] if "bid" in event.data and event.kind is E.OBSERVED else event.kind.value
-            for event in events
-        ]
-
-    def violations(self) -> list[str]:
-        """Return what the journal contradicts of itself, or of the chain."""
-        reader = JournalReader(self.path)
-        found = reader.verify()
-        reader.close()
-        ours = {tx_hash: step for step in self.journal.settled_since(0) for tx_hash in step.hashes}
-        for block, tx, _ in self.node.chain:
-            step = ours.get(tx.hash)
-            if step is None or step.outcome is None or step.outcome.block != block:
-                found.append(f"nonce {tx.nonce} of block {block} is not in the journal")
-            elif (step.state is S.INCLUDED) != (tx.to == MARKET):
-                found.append(f"step {step.step_id} is {step.state}, and its nonce went to {tx.to}")
-        return found
 
 
 @pytest.fixture
@@ -204,6 +116,71 @@ async def test_a_cancel_keeps_the_nonces_behind_it_moving(wallet: Wallet) -> Non
     assert wallet.journal.step(first).state is S.DISPLACED
     assert wallet.journal.step(second).state is S.INCLUDED
     assert wallet.violations() == []
+
+
+async def test_a_raise_that_is_stopped_before_it_is_out_never_goes_out(wallet: Wallet) -> None:
+    step_id = await wallet.send(blocks=30)
+    wallet.signer.on_sign = lambda: wallet.journal.throw(Switch.HALT, "", on=True, who="a test")
+    await wallet.blocks(2, empty=True)
+    wallet.signer.on_sign = int
+    await wallet.blocks(2, empty=True)
+    assert len({tx.hash for tx in wallet.node.heard}) == 1
+    assert (wallet.kinds(step_id), wallet.told()[-2:]) == ([], ["Outbid", "Dropped"])
+    assert wallet.journal.history("case1")[-1].data["rule"] == "send.halted"
+    wallet.journal.throw(Switch.HALT, "", on=False, who="a test")
+    await wallet.blocks(1, empty=True)
+    assert [(bid.kind, bid.number) for bid in wallet.journal.step(step_id).bids] == [(BidKind.RAISE, 3)]
+    await wallet.blocks(1)
+    assert (wallet.journal.step(step_id).state, wallet.violations()) == (S.INCLUDED, [])
+
+
+async def test_who_is_to_sign_a_raise_is_asked_at_every_head(wallet: Wallet) -> None:
+    step_id = await wallet.send(blocks=30)
+    wallet.signer.silent_for = {0}
+    await wallet.blocks(2, empty=True)
+    wallet.signer.silent_for, asked = set(), len(wallet.signer.asked)
+    await wallet.blocks(1, empty=True)
+    assert len(wallet.signer.asked) == asked + 1
+    assert wallet.node.pool[0].hash == wallet.journal.step(step_id).last.tx_hash
+
+
+async def test_a_raise_that_nobody_signs_for_long_is_bid_anew_at_the_fees_of_then(wallet: Wallet) -> None:
+    step_id = await wallet.send(blocks=30)
+    wallet.signer.silent_for = {0}
+    await wallet.blocks(2, empty=True)
+    stale_wei = Fees.of(wallet.journal.step(step_id).last.unsigned_tx).max_fee_wei
+    await wallet.blocks(2, empty=True, base_fee_wei=9 * GWEI)
+    assert wallet.told()[-3:] == ["Outbid", "Dropped", "Outbid"]
+    assert Fees.of(wallet.journal.step(step_id).last.unsigned_tx).max_fee_wei > 2 * stale_wei
+
+
+async def test_a_raise_that_is_signed_too_late_is_dropped_and_the_nonce_cancelled(wallet: Wallet) -> None:
+    step_id = await wallet.send(blocks=3)
+    wallet.signer.silent_for = {0}
+    await wallet.blocks(2, empty=True)
+    assert wallet.kinds(step_id) == [BidKind.RAISE]
+    wallet.signer.silent_for = set()
+    await wallet.blocks(1, empty=True)
+    assert wallet.kinds(step_id) == [BidKind.CANCEL]
+    assert wallet.told()[-3:] == ["Outbid", "Dropped", "Cancel"]
+    await wallet.blocks(1)
+    assert wallet.journal.step(step_id).state is S.DISPLACED
+    assert {tx.to for tx in wallet.node.heard} == {MARKET, wallet.sender.address}
+
+
+async def test_where_transactions_run_as_they_come_no_more_is_bid_but_what_a_block_asks_for(
+    tmp_path: Path,
+) -> None:
+    wallet = Wallet(tmp_path / "journal.db", patience=Patience(outbids=False))
+    await wallet.start()
+    step_id = await wallet.send(blocks=9)
+    await wallet.blocks(6, empty=True)
+    assert wallet.kinds(step_id) == []
+    await wallet.blocks(1, empty=True, base_fee_wei=9 * GWEI)
+    assert wallet.kinds(step_id) == [BidKind.RAISE]
+    await wallet.blocks(5, empty=True)
+    assert wallet.kinds(step_id) == [BidKind.RAISE, BidKind.CANCEL], "what is late gives way, once"
+    wallet.journal.close()
 
 
 async def test_what_was_outbid_may_still_be_the_one_that_is_included(wallet: Wallet) -> None:
@@ -314,15 +291,6 @@ async def test_of_the_wallets_transactions_no_more_wait_than_it_may_have_in_flig
     wallet.journal.close()
 
 
-def foreign(nonce: int) -> Tx:
-    """A transaction of the same key that no journal knows."""
-    raw = OTHER.sign_transaction({
-        "type": 2, "chainId": 1, "to": "0x" + "11" * 20, "data": b"", "value": 0, "gas": 21_000,
-        "nonce": nonce, "maxFeePerGas": 99 * GWEI, "maxPriorityFeePerGas": 50 * GWEI,
-    }).raw_transaction  # fmt: skip
-    return Tx.of("0x" + bytes(raw).hex())
-
-
 @pytest.mark.parametrize("takes_ours", [True, False], ids=["a nonce of ours", "a nonce of nobody"])
 @pytest.mark.parametrize("foreign_stops", [True, False], ids=["stop", "warn"])
 async def test_another_program_with_the_key_stops_new_steps_until_an_operator_has_looked(
@@ -362,6 +330,45 @@ async def test_what_was_sent_by_hand_while_no_keeper_ran_is_the_operators_own(wa
     permit = wallet.reserve(2)
     assert isinstance(permit, Permit)
     assert permit.nonce == 2
+
+
+@pytest.mark.parametrize("restarts_late", [True, False], ids=["deep", "at the head"])
+async def test_a_nonce_of_ours_that_was_used_by_hand_while_no_keeper_ran_stops_nothing(
+    wallet: Wallet, restarts_late: bool
+) -> None:
+    step_id = await wallet.send(1)
+    wallet.node.pool[0] = foreign(0)
+    for _ in range(3 if restarts_late else 1):
+        wallet.node.mine()
+    await wallet.restart()
+    await wallet.blocks(3)
+    assert wallet.journal.step(step_id).state is S.DISPLACED
+    assert wallet.journal.thrown() == ()
+    await wallet.send(2)
+
+
+async def test_a_cancel_that_a_node_tells_of_late_is_booked_with_what_it_cost(wallet: Wallet) -> None:
+    step_id = await wallet.send(blocks=1)
+    await wallet.blocks(2, empty=True)
+    assert wallet.kinds(step_id) == [BidKind.CANCEL]
+    wallet.node.tells_receipts = False
+    await wallet.blocks(3)
+    step = wallet.journal.step(step_id)
+    assert (step.state, step.outcome and step.outcome.gas_cost_wei) == (S.DISPLACED, 0)
+    wallet.node.tells_receipts = True
+    await wallet.blocks(1)
+    step, price_wei = wallet.journal.step(step_id), wallet.node.chain[0][2]
+    assert step.outcome is not None
+    assert (step.state, step.outcome.gas_cost_wei) == (S.DISPLACED, 21_000 * price_wei)
+    assert wallet.told()[-3:] == ["Displaced", "Unincluded", "Displaced"]
+    assert wallet.violations() == []
+
+
+async def test_a_displacement_by_a_stranger_is_told_once(wallet: Wallet) -> None:
+    await wallet.send(1)
+    wallet.node.pool[0] = foreign(0)
+    await wallet.blocks(6)
+    assert wallet.told()[-2:] == ["Sent", "Displaced"]
 
 
 async def test_a_reorg_that_drops_an_inclusion_puts_the_last_bid_back_in_flight(wallet: Wallet) -> None:

@@ -3,15 +3,15 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
 
-from keeper.domain import EventKind, Head, Permit, Wait
+from keeper.domain import EventKind, Head, Permit, Refuse, Wait
 from keeper.execute.signer import Signed
 from keeper.lifecycle import Status
-from keeper.ports import StepState
+from keeper.ports import StepState, Switch
 from tests.unit.execute.distant import Distant
 
 Updates = Callable[..., tuple[Head, tuple[Head, ...]]]
@@ -129,6 +129,55 @@ async def test_nothing_is_locked_while_a_signature_is_awaited(ready: Any, signer
     signer.on_sign = another_writer
     await ready.sender.send([ready.reserve()])
     assert locked == [False]
+
+
+def halt(desk: Any) -> None:
+    desk.journal.throw(Switch.HALT, "", on=True, who="a test")
+
+
+def note_a_stranger(desk: Any) -> None:
+    desk.journal.note_foreign("nonce 7 is used and was not given out", at_s=1_200)
+
+
+@pytest.mark.parametrize("stop", [halt, note_a_stranger], ids=["a halt", "a stranger"])
+@pytest.mark.parametrize("is_late", [False, True], ids=["while it signs", "before the next head"])
+async def test_what_stops_the_wallet_stops_a_permit_that_is_still_with_the_signer(
+    ready: Any, signer: Distant, updates: Updates, stop: Callable[[Any], None], is_late: bool
+) -> None:
+    if is_late:
+        signer.silent_for = {0}
+    else:
+        signer.on_sign = lambda: stop(ready)
+    permit = ready.reserve()
+    [answer] = await ready.sender.send([permit])
+    assert isinstance(answer, Wait if is_late else Refuse)
+    if is_late:
+        signer.silent_for = set()
+        stop(ready)
+        await ready.sender.track(*updates(101))
+    assert ready.state(permit) is StepState.ABANDONED
+    assert (ready.node.raws, ready.journal.step(permit.step_id).tx_hash) == ([], None)
+    told = ready.journal.history("case")[-1].data
+    assert told["rule"] == "send.halted"
+    assert ("limit.halted" if stop is halt else "wallet.foreign") in told["evidence"]
+
+
+async def test_what_is_on_disk_goes_out_in_a_halt_for_it_may_be_out_already(
+    ready: Any, heads: Callable[[int], Head], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    permit = ready.reserve()
+
+    async def dying(*_: object) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+        patched.setattr(ready.node, "request", dying)
+        await ready.sender.send([permit])
+    halt(ready)
+    ready.restart()
+    await ready.sender.resume(heads(101))
+    assert ready.state(permit) is StepState.SENT
+    assert len(ready.node.raws) == 1
 
 
 def test_a_key_of_this_process_signs_without_a_turn_of_the_loop(signer: Distant) -> None:
