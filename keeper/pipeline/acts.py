@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from keeper.desk.port import Desk, Judgement, Tried
@@ -36,6 +36,8 @@ SIMULATIONS = 16
 """Steps simulated at the same time."""
 BATCH = 8
 """Steps reserved and signed in one go: a few milliseconds of the loop's time."""
+RUNS = 4
+"""How often at one head steps are tried in their order, where some of them are not sent after all."""
 
 Decided: TypeAlias = tuple[Step, ...] | Wait | Refuse | None
 
@@ -47,6 +49,24 @@ class Planned:
     account: AccountKey
     steps: tuple[Step, ...]
     judged: Judgement[Any]
+
+
+@dataclass(slots=True)
+class Stack:
+    """Accounts whose steps were tried on top of one another: each counts on those before it."""
+
+    accounts: Collection[AccountKey] = ()
+    is_broken: bool = False
+    """Whether one that would have gone through is not sent after all."""
+    left: list[Planned] = field(default_factory=list)
+    """Those behind it."""
+
+    def holds_back(self, each: Planned) -> bool:
+        """Tell whether one counts on what is not sent, and is to be tried anew."""
+        rests_on_it = self.is_broken and each.account in self.accounts
+        if rests_on_it:
+            self.left.append(each)
+        return rests_on_it
 
 
 class Cases(Protocol):
@@ -90,6 +110,8 @@ class Acts(Generic[MarketT]):
         """What is only got ready does not stand in line before what is due."""
         self._ready: dict[AccountKey, list[Tried]] = {}
         self._ready_at: Block = 0
+        self._passed_over: dict[AccountKey, Block] = {}
+        """Who was refused a permit, and at which head: these go last, so that nobody counts on them."""
 
     @property
     def ready(self) -> int:
@@ -137,10 +159,11 @@ class Acts(Generic[MarketT]):
             else:
                 ready.append((each, found))
         await self._send(ready, fees, moment)
+        others = self._refused_last(others, moment.head)
         sole = [each for each in others if len(each.steps) == 1 and not before]
         chosen = [each for each in others if len(each.steps) != 1 or before]
-        in_order, each_alone = await asyncio.gather(
-            self._try_in_order([each.steps[0] for each in sole], moment.at),
+        (in_order, stack), each_alone = await asyncio.gather(
+            self._try_in_order(sole, moment.at),
             asyncio.gather(
                 *(self._try_all(each.steps, moment.at, self._simulations, before) for each in chosen)
             ),
@@ -148,16 +171,36 @@ class Acts(Generic[MarketT]):
         tried = {each.account: [found] for each, found in zip(sole, in_order, strict=True)}
         tried |= {each.account: found for each, found in zip(chosen, each_alone, strict=True)}
         await self._send(
-            [(each, tried[each.account]) for each in others], fees, moment, in_public=bool(before)
+            [(each, tried[each.account]) for each in others], fees, moment, stack, in_public=bool(before)
         )
+        await self._send_left(stack.left, fees, moment)
 
-    async def _try_in_order(self, steps: Sequence[Step], at: ChainTime) -> list[Tried]:
+    def _refused_last(self, planned: Sequence[Planned], head: Head) -> list[Planned]:
+        """Put those last who were refused at the last head: they will likely be again."""
+        passed = {key: block for key, block in self._passed_over.items() if block >= head.number - 1}
+        self._passed_over = passed
+        return sorted(planned, key=lambda each: each.account in passed)
+
+    async def _send_left(self, left: Sequence[Planned], fees: Fees, moment: Moment) -> None:
+        """Try anew what counted on a step that was not sent, and send it; what is left then waits."""
+        for _ in range(RUNS - 1):
+            if not left:
+                return
+            in_order, stack = await self._try_in_order(left, moment.at)
+            tried = [(each, [found]) for each, found in zip(left, in_order, strict=True)]
+            await self._send(tried, fees, moment, stack)
+            left = stack.left
+        reason = Reason("simulation.order", f"behind {RUNS} steps that were not sent", "tried without them")
+        for each in left:
+            self._cases.refused(each.account, Wait(moment.at.block, reason), moment.head)
+
+    async def _try_in_order(self, planned: Sequence[Planned], at: ChainTime) -> tuple[list[Tried], Stack]:
         """Run the only steps of their accounts on top of one another, in the order of their nonces.
 
         One that goes through only without those before it would be paid for, and revert. Where no node can do
         that, each runs by itself, as sizes and routes of one act do: of these only one is sent.
         """
-        market = self._mirror.market
+        market, steps = self._mirror.market, [each.steps[0] for each in planned]
         calls = [(market.encode(step.act), step.gas_limit) for step in steps]
         results = None
         if len(steps) > 1:
@@ -165,11 +208,12 @@ class Acts(Generic[MarketT]):
                 with suppress(ChainFault):
                     results = await self._reader.simulate_in_order(self._sender.address, calls, at)
         if results is None:
-            return await self._try_all(steps, at, self._simulations)
-        return [
+            return await self._try_all(steps, at, self._simulations), Stack()
+        tried = [
             Tried(step, call, market.explain(result) if isinstance(result, Refuse) else result)
             for step, (call, _), result in zip(steps, calls, results, strict=True)
         ]
+        return tried, Stack(frozenset(each.account for each in planned))
 
     async def _try_all(
         self,
@@ -205,31 +249,43 @@ class Acts(Generic[MarketT]):
         planned: Sequence[tuple[Planned, Sequence[Tried]]],
         fees: Fees,
         moment: Moment,
+        stack: Stack | None = None,
         *,
         in_public: bool = False,
     ) -> None:
-        """Reserve what is picked, a batch in one commit, and send it.
+        """Reserve what is picked, a batch in one commit, and send it; leave what ``stack`` holds back.
 
         What follows an announced transaction is sent where that one is: a relay that does not know it would
         see ours revert.
         """
+        stack = stack or Stack()
         for some in batches(planned, BATCH):
-            if permits := self._reserve_all(some, fees, moment.head):
-                await self._sender.send(permits, tick_ns=moment.heard_ns, in_public=in_public)
+            if permits := self._reserve_all(some, fees, moment.head, stack):
+                answers = await self._sender.send(permits, tick_ns=moment.heard_ns, in_public=in_public)
+                refused = any(isinstance(answer, Refuse) for answer in answers)
+                stack.is_broken |= refused and not self._dry_run
             await asyncio.sleep(0)
 
     def _reserve_all(
-        self, planned: Sequence[tuple[Planned, Sequence[Tried]]], fees: Fees, head: Head
+        self, planned: Sequence[tuple[Planned, Sequence[Tried]]], fees: Fees, head: Head, stack: Stack
     ) -> list[Permit]:
         """Reserve in one commit what was picked of the steps tried; the signed bytes bring it to disk."""
         permits = []
         with self._journal.together(lasting=False):
             for each, found in planned:
+                if stack.holds_back(each):
+                    continue
                 picked = self._desk.pick(each.judged.left, found)
+                granted: list[Permit] = []
                 if not isinstance(picked.result, bytes):
                     self._cases.refused(each.account, picked.result, head)
-                elif not self._is_rehearsed(each, picked.step):
-                    permits += self._reserve(each, picked, fees, head)
+                elif self._is_rehearsed(each, picked.step):
+                    continue
+                else:
+                    granted = self._reserve(each, picked, fees, head)
+                permits += granted
+                if not granted and any(isinstance(tried.result, bytes) for tried in found):
+                    stack.is_broken |= each.account in stack.accounts
         return permits
 
     def _reserve(self, each: Planned, picked: Tried, fees: Fees, head: Head) -> list[Permit]:
@@ -251,6 +307,7 @@ class Acts(Generic[MarketT]):
             data_fee_wei=self._sender.data_fee_wei,
         )
         if isinstance(granted, Refuse):
+            self._passed_over[each.account] = head.number
             self._cases.refused(each.account, granted, head)
             return []
         if self._dry_run:

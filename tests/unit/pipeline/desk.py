@@ -106,6 +106,10 @@ class Chain:
     balance_wei: int = WAD
     reverts: Mapping[str, bytes] = field(default_factory=dict)
     stacked: list[bytes | Refuse] | None = None
+    stacks: bool = False
+    """Whether it runs transactions on top of one another, all of which go through."""
+    lines: list[int] = field(default_factory=list)
+    """How many were to be run on top of one another."""
     """How transactions end on top of one another, where the node can tell."""
     """Revert data of functions, by name."""
     fails: list[str] = field(default_factory=list)
@@ -282,6 +286,9 @@ class Chain:
         self.asked.append("simulate_in_order")
         self._may_fail("simulate_in_order")
         assert (sender, at.block) == (SIGNER.address, self.tip.number + 1)
+        self.lines.append(len(calls))
+        if self.stacks:
+            return [b""] * len(calls)
         assert self.stacked is None or len(self.stacked) == len(calls)
         return self.stacked
 

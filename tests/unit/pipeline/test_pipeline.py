@@ -270,6 +270,51 @@ async def test_acts_of_one_head_are_simulated_on_top_of_one_another(desk: Desk) 
     assert desk.chain.simulated == []
 
 
+def denied(desk: Desk, *accounts: Account) -> None:
+    """Have the door grant nothing for some accounts."""
+    desk.limits = Limits(accounts_deny=frozenset(f"0x{each.key.hex()}" for each in accounts))
+    desk.start()
+
+
+@pytest.mark.parametrize("reverts", [True, False], ids=["reverts without it", "goes through without it"])
+async def test_what_counted_on_a_step_that_is_not_granted_is_simulated_anew(
+    desk: Desk, reverts: bool
+) -> None:
+    denied(desk, BREACHED)
+    desk.chain.stacks = True
+    desk.chain.reverts = {"flag": b"\x01"} if reverts else {}
+    await desk.head(BREACHED, OTHER)
+    assert desk.told(0) == ["Suspected", "Refused limit.account"]
+    assert (desk.chain.lines, desk.chain.simulated) == ([2], ["flag"])
+    assert desk.acts() == ([] if reverts else ["flag"])
+
+
+async def test_who_was_refused_a_permit_goes_last_at_the_next_head(kept: Desk) -> None:
+    denied(kept, BREACHED)
+    kept.chain.stacks, kept.chain.reverts = True, {"flag": b"\x01"}
+    await kept.head(BREACHED, OTHER)
+    assert kept.acts() == []
+    await kept.head()
+    assert (kept.chain.lines, kept.chain.simulated) == ([2, 2], ["flag"]), "nobody counts on it any more"
+    assert kept.acts() == ["flag"]
+    assert kept.told(0)[-1] == "Refused limit.account"
+
+
+async def test_behind_many_that_are_not_granted_a_step_waits_and_has_its_turn_at_the_next_head(
+    kept: Desk,
+) -> None:
+    fleet = [replace(BREACHED, key=bytes([number]) * 32) for number in range(1, 7)]
+    denied(kept, *fleet[:-1])
+    kept.chain.stacks = True
+    await kept.head(*fleet)
+    assert kept.chain.lines == [6, 5, 4, 3]
+    assert [kept.told(case)[-1] for case in (0, 3, 4, 5)] == [
+        "Refused limit.account", "Refused limit.account", "Waited simulation.order", "Waited simulation.order"
+    ]  # fmt: skip
+    await kept.head()
+    assert kept.told(5)[-2:] == ["Reserved flag", "Sent"]
+
+
 async def test_where_a_node_fails_at_several_each_is_simulated_by_itself(desk: Desk) -> None:
     desk.chain.fails.append("simulate_in_order")
     await desk.head(BREACHED, OTHER)
