@@ -1,10 +1,13 @@
-"""The one door with a node behind it that takes everything: what from permit to wire is timed on."""
+"""The one door with a node behind it that takes everything: what from permit to wire is timed on.
+
+Each transaction is in the next block, before the next one is due, so that none waits behind others.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +25,17 @@ HEAD = Head(1_000, "0x" + "ab" * 32, "0x" + "aa" * 32, 1_700_000_000, 10**9)
 CALL = Call("0x" + "d1" * 20, bytes(132))
 FEES = Fees(3 * 10**9, 10**9)
 GAS = 400_000
-KNOWN = {"eth_getTransactionCount": hex(0), "eth_getBalance": hex(10**6 * WAD)}
+RECEIPT = {"blockHash": HEAD.hash, "status": "0x1", "gasUsed": hex(GAS), "effectiveGasPrice": hex(10**9)}
 BLOCKS = 300
 """Of an hour: so many have the steps that were before."""
 
 
 @dataclass
 class Taker:
-    """A node that takes whatever it is handed, and keeps when."""
+    """A node that includes whatever it is handed, and keeps when it was."""
 
     handed_ns: list[int] = field(default_factory=list)
+    newest: Block = HEAD.number
 
     async def request(self, method: str, params: list[Any]) -> Any:
         """Take a transaction."""
@@ -39,8 +43,13 @@ class Taker:
         self.handed_ns.append(time.perf_counter_ns())
 
     async def batch(self, calls: Sequence[tuple[str, list[Any]]]) -> list[Any]:
-        """Know of a rich wallet that has sent nothing."""
-        return [KNOWN.get(method) for method, _ in calls]
+        """Know of a rich wallet, all of whose transactions are in the newest block."""
+        return [self._answer(method, params) for method, params in calls]
+
+    def _answer(self, method: str, params: list[Any]) -> Any:
+        if method == "eth_getTransactionReceipt":
+            return {**RECEIPT, "transactionHash": params[0], "blockNumber": hex(self.newest)}
+        return hex(len(self.handed_ns) if method == "eth_getTransactionCount" else 10**6 * WAD)
 
 
 class Door:
@@ -52,6 +61,7 @@ class Door:
         self.node = Taker()
         signer = LocalSigner(Wallet.from_key(person(1, "keeper").key))
         self._sender = ChainSender(self.node, self.journal, signer, chain_id=31337)
+        self._head = HEAD
         self._accounts = 0
 
     async def open(self, before: int) -> None:
@@ -67,30 +77,39 @@ class Door:
     async def pass_through(self) -> float:
         """Take the step of a new account to the node; return how long that took [us]."""
         step = self._due()
-        self.node.handed_ns.clear()
         began_ns = time.perf_counter_ns()
         with self.journal.together(lasting=False):
             permit = self._reserve(step)
         await self._sender.send([permit])
-        return (self.node.handed_ns[0] - began_ns) / 1e3
+        took_us = (self.node.handed_ns[-1] - began_ns) / 1e3
+        await self._mine()
+        return took_us
+
+    async def _mine(self) -> None:
+        """Have a block include what was sent, and the journal know of it."""
+        self._head = replace(self._head, number=self._head.number + 1)
+        self.node.newest = self._head.number
+        await self._sender.track(self._head, ())
+        await self._sender.prepare()
 
     def _due(self) -> Step:
         """Return the step of an account that is newly suspect, by the journal too."""
         self._accounts += 1
         account = self._accounts.to_bytes(32)
-        case_id = f"0x{account.hex()}@{HEAD.number}"
+        case_id = f"0x{account.hex()}@{self._head.number}"
         suspected = {"score": "E 1.00, M 2.00", "markets": ["BTC/USD"], "health": 0.5}
-        event = CaseEvent(case_id, account, EventKind.SUSPECTED, HEAD.number, HEAD.timestamp_s, suspected)
+        head = self._head
+        event = CaseEvent(case_id, account, EventKind.SUSPECTED, head.number, head.timestamp_s, suspected)
         self.journal.record([event])
-        return Step(case_id, Flag(account, 50 * WAD), HEAD.number + 25, GAS, WAD)
+        return Step(case_id, Flag(account, 50 * WAD), head.number + 25, GAS, WAD)
 
-    def _reserve(self, step: Step, block: Block = HEAD.number) -> Permit:
+    def _reserve(self, step: Step, block: Block | None = None) -> Permit:
         granted = self.journal.reserve(
             step,
             self._sender.transaction(CALL, GAS, FEES),
             chain_nonce=self._sender.chain_nonce,
-            block=block,
-            at_s=HEAD.timestamp_s,
+            block=self._head.number if block is None else block,
+            at_s=self._head.timestamp_s,
         )
         assert not isinstance(granted, Refuse), granted.reason
         return granted

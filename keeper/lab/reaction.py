@@ -4,7 +4,8 @@ The keeper is a process of its own, ``keeper run``, as a user starts it; nothing
 the clock. Its book is taken up from a file: a crowd that no price here concerns, and accounts on a ladder, of
 which each new low of one price breaches the next. The deployment is real, on an Anvil, with a fast price on
 chain at which all of the ladder is in breach already, so that who is to be flagged hangs on the live price
-alone. Each flag is a transaction of its own; a block includes them, the price goes back, and all begins anew.
+alone. Each flag is a transaction of its own, and the node takes as many of them as come at once; a block
+includes them, the price goes back, and all begins anew.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ native_feed = "ETH/USD"
 [limits]
 spend_day_native = 1000000
 attempts_hour = 100000
+[send]
+in_flight = 1000
 [mirror]
 check_blocks = 1000000
 snapshot_blocks = 1000000

@@ -14,12 +14,12 @@ pytestmark = [pytest.mark.anvil, pytest.mark.timeout(120)]
 
 
 async def test_every_price_that_breaches_somebody_leads_to_a_signed_transaction(tmp_path: Path) -> None:
-    async with rig(tmp_path, accounts=300, rungs=4, burst=6, ready=2) as found:
+    async with rig(tmp_path, accounts=300, rungs=4, burst=20, ready=2) as found:
         reactions = [each async for each in found.descend()]
         assert [each.was_ready for each in reactions].count(True) == 2
         crashed = await found.crash()
-        assert len(crashed) == 4 + 6
-        assert len(found.front.handed) == 4 + 4 + 10
+        assert len(crashed) == 4 + 20
+        assert len(found.front.handed) == 4 + 4 + 24
     journal = JournalReader(tmp_path / "journal.sqlite")
-    assert journal.summary().steps == {"included": 18}
+    assert journal.summary().steps == {"included": 32}
     journal.close()
