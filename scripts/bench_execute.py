@@ -26,6 +26,8 @@ PASSES = 400
 WARM_UP = 20
 PAUSE_S = 0.010
 PAGE = bytes(4_096)
+MEDIAN_US = 2_500
+"""What the paced passes may take."""
 
 
 async def passes(path: Path, case: str, *, pause_s: float, durable: bool = True) -> Row:
@@ -64,7 +66,7 @@ def main() -> None:
     ):
         path = Path(name)
         rows = [
-            runner.run(passes(path, "reserve-sign-commit", pause_s=PAUSE_S)),
+            runner.run(passes(path, "reserve-sign-commit", pause_s=PAUSE_S)).within(median_us=MEDIAN_US),
             bare(path),
             runner.run(passes(path, "reserve-sign-commit-hot", pause_s=0.0)),
             runner.run(passes(path, "reserve-sign-commit-no-disk", pause_s=PAUSE_S, durable=False)),

@@ -49,6 +49,10 @@ LOOPS = 3
 MARGIN = 0.05
 FLAG_GAS = 600_000
 BTC = "BTC/USD"
+READY_US, READY_P99_US = 2_000, 5_000
+ANY_US, ANY_P99_US = 4_000, 8_000
+TIMES = 100
+"""How many times as long the plain loop takes at least."""
 
 
 async def reactions(folder: Path, accounts: int) -> tuple[list[Row], dict[str, str]]:
@@ -64,7 +68,7 @@ async def reactions(folder: Path, accounts: int) -> tuple[list[Row], dict[str, s
             crashes.append(await found.crash())
     size = "1m" if accounts == ACCOUNTS else f"{accounts // 1000}k"
     rows = [
-        row_of(f"wire-ready-{size}", accounts, ready),
+        row_of(f"wire-ready-{size}", accounts, ready).within(median_us=READY_US, p99_us=READY_P99_US),
         row_of(f"wire-any-{size}", accounts, others),
         row_of(f"burst-{BURST}", accounts, [us for took_us in crashes for us in took_us]),
     ]
@@ -178,7 +182,7 @@ def main() -> None:
     ):
         rows, notes = runner.run(reactions(Path(folder), SMALL if chosen.small else ACCOUNTS))
     loop = looped()
-    rows[1] = rows[1].against(loop)
+    rows[1] = rows[1].against(loop).within(median_us=ANY_US, p99_us=ANY_P99_US, ratio=TIMES)
     report("From a price to the wire: us", [*rows, loop], json_path=chosen.json, notes=notes)
 
 

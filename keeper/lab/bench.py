@@ -35,10 +35,26 @@ class Row:
     """The case that does the same in the usual way."""
     ratio: float | None = None
     """How many times as long the baseline takes, by the medians."""
+    bounds: Mapping[str, float] | None = None
+    """What it may be at most, or at least where it is the ratio, by name."""
+    passed: bool | None = None
+    """Whether it is within them."""
 
     def against(self, other: Row) -> Row:
         """Compare with a baseline."""
         return replace(self, baseline=other.case, ratio=other.median_us / self.median_us)
+
+    def within(
+        self, *, median_us: float | None = None, p99_us: float | None = None, ratio: float | None = None
+    ) -> Row:
+        """Hold it to what it may take at most, and how many times as long the baseline takes at least."""
+        asked = {"median_us": median_us, "p99_us": p99_us, "ratio": ratio}
+        bounds = {name: bound for name, bound in asked.items() if bound is not None}
+        passed = all(
+            (self.ratio or 0.0) >= bound if name == "ratio" else getattr(self, name) <= bound
+            for name, bound in bounds.items()
+        )
+        return replace(self, bounds=bounds, passed=passed)
 
 
 def timed(case: str, n: int, works: Iterable[Callable[[], object]], *, per: int = 1, warm_up: int = 1) -> Row:
@@ -109,16 +125,25 @@ def report(
         return
     table = Table(title=title, title_justify="left", box=None)
     table.add_column("case", no_wrap=True)
-    for heading in ("n", "min us", "median us", "p99 us", "times as fast"):
+    for heading in ("n", "min us", "median us", "p99 us", "times as fast", "bounds"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         times = [f"{us:,.2f}" for us in (row.min_us, row.median_us, row.p99_us)]
         faster = "" if row.ratio is None else f"{_short(row.ratio)} x {row.baseline}"
-        table.add_row(row.case, f"{row.n:,}", *times, faster)
+        table.add_row(row.case, f"{row.n:,}", *times, faster, _held_to(row))
     console = Console(width=WIDTH)
     console.print(table)
     for what, found in (notes or {}).items():
         console.print(f"{what}: {found}", highlight=False)
+
+
+def _held_to(row: Row) -> str:
+    """Say what a row is held to, and whether it is within that."""
+    if row.bounds is None:
+        return ""
+    signs = {name: ">=" if name == "ratio" else "<=" for name in row.bounds}
+    told = ", ".join(f"{name} {signs[name]} {bound:,g}" for name, bound in row.bounds.items())
+    return f"{told}: {'passed' if row.passed else 'failed'}"
 
 
 def _short(ratio: float) -> str:

@@ -21,8 +21,29 @@ def test_a_baseline_is_told_with_how_many_times_as_long_it_takes() -> None:
     assert fast.against(slow) == Row("fast", 1, 1.0, 2.0, 3.0, "slow", 5.0)
 
 
+@pytest.mark.parametrize(
+    ("bounds", "passed"),
+    [
+        ({"median_us": 2.0, "p99_us": 3.0, "ratio": 5.0}, True),
+        ({"median_us": 1.9}, False),
+        ({"median_us": 2.0, "p99_us": 2.9}, False),
+        ({"ratio": 5.1}, False),
+    ],
+)
+def test_a_row_passes_where_it_is_within_all_its_bounds(bounds: dict[str, float], *, passed: bool) -> None:
+    row = Row("fast", 1, 1.0, 2.0, 3.0, "slow", 5.0).within(**bounds)
+    assert (row.bounds, row.passed) == (bounds, passed)
+
+
+def test_a_row_without_a_baseline_is_not_so_many_times_as_fast() -> None:
+    assert Row("alone", 1, 1.0, 2.0, 3.0).within(ratio=1.0).passed is False
+
+
 def test_the_table_says_what_the_file_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [Row("slow", 1000, 7.0, 10.0, 20.0), Row("fast", 1000, 1.0, 2.0, 3.0, "slow", 5.0)]
+    rows = [
+        Row("slow", 1000, 7.0, 10.0, 20.0).within(p99_us=10.0),
+        Row("fast", 1000, 1.0, 2.0, 3.0, "slow", 5.0).within(median_us=2_500.0, ratio=2),
+    ]
     report("Title", rows, json_path=tmp_path / "found.json", notes={"memory": "3 MB"})
     found = json.loads((tmp_path / "found.json").read_text())
     assert found.keys() == {"commit", "machine", "rows", "notes"}
@@ -30,6 +51,8 @@ def test_the_table_says_what_the_file_says(tmp_path: Path, capsys: pytest.Captur
     assert [Row(**each) for each in found["rows"]] == rows
     printed = capsys.readouterr().out
     assert "5.0 x slow" in printed
+    assert "p99_us <= 10: failed" in printed
+    assert "median_us <= 2,500, ratio >= 2: passed" in printed
     assert "memory: 3 MB" in printed
 
 
