@@ -747,6 +747,13 @@ class Journal(Protocol):
         """Note that everything the keeper had to do at a head is done."""
         ...
 
+    def rest(self) -> None:
+        """Do now what a later commit would have to, and an act would wait for; from any thread.
+
+        Writers go on meanwhile.
+        """
+        ...
+
     def keep_book(self, book: Path, block: Block) -> None:
         """Keep a book as it lies on disk, read at the block that was done last, where there is a tape."""
         ...

@@ -323,7 +323,8 @@ class Pipeline(Generic[MarketT]):
     async def prepare(self) -> None:
         """Get ready for ticks, if there are any, and measure how far the nearest accounts are from breach.
 
-        After a head that was worked on whole.
+        The journal rests last, in a thread, for no act is to wait for that. After a head that was worked on
+        whole.
         """
         moment = self._moment
         if moment is None:
@@ -339,6 +340,7 @@ class Pipeline(Generic[MarketT]):
         except ChainFault as fault:
             log.warning("watched.unread", block=moment.head.number, why=str(fault))
         await self._near.measure(moment)
+        await asyncio.to_thread(self._journal.rest)
 
     def save(self) -> None:
         """Write the book to disk, where it is to be kept and was read whole at one head."""

@@ -15,6 +15,7 @@ from keeper.desk.hybrid import HybridDesk
 from keeper.domain import Account, Leg, Log, Unknown
 from keeper.errors import ChainFault, InvariantBroken
 from keeper.journal.guard import Limits
+from keeper.journal.store import SqliteJournal
 from keeper.pipeline import loop, watch
 from keeper.ports import BlockUpdate, Ticks
 from keeper.protocols.hybrid.abi import load
@@ -154,6 +155,16 @@ async def test_what_cannot_be_made_ready_is_no_reason_to_stop(live: Desk) -> Non
     assert logs[0]["event"] == "ready.failed"
     await tick(live, BELOW)
     assert live.told() == FLAGGED
+
+
+async def test_after_a_head_the_journal_rests(live: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = live.path.with_name(f"{live.path.name}-wal")
+    rests: list[int] = []
+    monkeypatch.setattr(SqliteJournal, "rest", lambda _: rests.append(log.stat().st_size))
+    await live.head(BREACHED)
+    assert rests == []
+    await live.pipeline.prepare()
+    assert rests == [log.stat().st_size]
 
 
 async def test_no_more_accounts_are_kept_ready_than_are_wanted(live: Desk) -> None:
