@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -888,9 +889,19 @@ async def _keeper(
                 log.info("keeper.started", accounts=pipeline.accounts, **begun)
                 context = copy_context()
                 structlog.contextvars.clear_contextvars()
+                _spare_what_stays()
                 async with _forgetting(journal, config):
                     yield Work(reader, pipeline, first, context)
                 pipeline.save()
+
+
+def _spare_what_stays() -> None:
+    """Have no later collection of garbage look through all that was built at the start.
+
+    It stays for as long as the process, and a look through it would hold up an act.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def _relay(parts: Parts[MarketT], wallet: str) -> Relay | None:
