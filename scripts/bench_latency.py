@@ -9,7 +9,8 @@ tells of each transaction how long after the price it came, and the note when th
 
 ``web3-loop`` is what a plain loop takes, as tutorials write them: it hears the same message on the same kind
 of socket, reads 1,000 accounts of an Anvil one by one, computes the health of each, and builds, signs and
-sends a flag for the worst. ``--small`` has 20,000 accounts.
+sends a flag for the worst. ``--small`` has 20,000 accounts. ``--stages`` measures nothing of this, and shows
+where the time goes: when after the price each stage begins, and how long it takes.
 """
 
 from __future__ import annotations
@@ -22,19 +23,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
+from statistics import median
 from typing import Any
 
 import orjson
 import structlog
 import uvloop
 from eth_account import Account as Wallet
+from rich.console import Console
+from rich.table import Table
 from web3 import HTTPProvider, Web3
 from websockets.sync.client import connect
 
 from keeper.lab.anvil import anvil
 from keeper.lab.bench import ROOT, Row, arguments, report, row_of
 from keeper.lab.crowd import PRICES_WAD, Crowd, gather
-from keeper.lab.reaction import KEEPER, rig
+from keeper.lab.reaction import KEEPER, Reaction, rig
+from keeper.lab.stages import parts_of, read_stages
 from keeper.lab.wires import Venues
 from keeper.protocols.hybrid.abi import artifact
 from keeper.units import WAD
@@ -78,6 +83,27 @@ async def reactions(folder: Path, accounts: int) -> tuple[list[Row], dict[str, s
         f"burst-{BURST}, ms until the last transaction": last,
     }
     return rows, notes
+
+
+async def shown(folder: Path, accounts: int) -> None:
+    """Print the stages on the way of ready accounts, and of others."""
+    reactions = list[Reaction]()
+    async with rig(folder, accounts=accounts, rungs=RUNGS, stages=True) as found:
+        async for _ in found.descend():
+            pass
+        for _ in range(ROUNDS):
+            reactions += [each async for each in found.descend()]
+    spans = read_stages(folder)
+    for was_ready, whose in ((True, "ready accounts"), (False, "others")):
+        ways = [(each.price_ns, each.wire_ns) for each in reactions if each.was_ready == was_ready]
+        took_us = median((wire_ns - price_ns) / 1e3 for price_ns, wire_ns in ways)
+        table = Table(title=f"{whose}: {len(ways)} x {took_us:,.0f} us", title_justify="left", box=None)
+        table.add_column("stage", no_wrap=True)
+        for heading in ("times", "begins after us", "takes us"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for part in parts_of(spans, ways):
+            table.add_row(part.stage, f"{part.times}", f"{part.after_us:,.0f}", f"{part.took_us:,.0f}")
+        Console().print(table)
 
 
 def looped() -> Row:
@@ -172,7 +198,10 @@ def venue() -> Iterator[tuple[str, Any]]:
 
 def main() -> None:
     """Measure the keeper, then the loop."""
-    chosen = arguments(__doc__ or "", small=f"with {SMALL:,} accounts")
+    chosen = arguments(
+        __doc__ or "", small=f"with {SMALL:,} accounts", stages="show where the time goes instead"
+    )
+    accounts = SMALL if chosen.small else ACCOUNTS
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
     cache = ROOT / ".cache"
     cache.mkdir(exist_ok=True)
@@ -180,7 +209,10 @@ def main() -> None:
         tempfile.TemporaryDirectory(dir=cache, prefix="bench-") as folder,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        rows, notes = runner.run(reactions(Path(folder), SMALL if chosen.small else ACCOUNTS))
+        if chosen.stages:
+            runner.run(shown(Path(folder), accounts))
+            return
+        rows, notes = runner.run(reactions(Path(folder), accounts))
     loop = looped()
     rows[1] = rows[1].against(loop).within(median_us=ANY_US, p99_us=ANY_P99_US, ratio=TIMES)
     report("From a price to the wire: us", [*rows, loop], json_path=chosen.json, notes=notes)

@@ -86,9 +86,17 @@ kind = "live"
 class Reaction:
     """One price and the transaction that it led to."""
 
-    took_us: float
+    price_ns: int
+    """``time.monotonic_ns`` before the price was said,"""
+    wire_ns: int
+    """and when the node had the transaction."""
     was_ready: bool
     """Whether the act was vouched for: the node was not asked in between."""
+
+    @property
+    def took_us(self) -> float:
+        """How long it took."""
+        return (self.wire_ns - self.price_ns) / 1e3
 
 
 @dataclass
@@ -119,8 +127,8 @@ class Rig:
         for number in range(self.rungs):
             sent, simulated = len(self.front.handed), self.front.simulated
             price = FIRST - (number + 0.5) * STEP
-            [took_us] = await self._react(price, sent + 1)
-            yield Reaction(took_us, self.front.simulated == simulated)
+            price_ns, [wire_ns] = await self._react(price, sent + 1)
+            yield Reaction(price_ns, wire_ns, self.front.simulated == simulated)
             await asyncio.sleep(AFTER_S)
         await self.recover()
 
@@ -133,17 +141,17 @@ class Rig:
             pass
         await self.mine()
         sent = len(self.front.handed)
-        took_us = await self._react(BURST - STEP / 2, sent + self.rungs + self.burst)
+        price_ns, wires_ns = await self._react(BURST - STEP / 2, sent + self.rungs + self.burst)
         await self.recover()
-        return took_us
+        return [(wire_ns - price_ns) / 1e3 for wire_ns in wires_ns]
 
-    async def _react(self, price: float, count: int) -> list[float]:
-        """Say a price, wait until the node was handed so many; return how long after the price each was."""
+    async def _react(self, price: float, count: int) -> tuple[int, list[int]]:
+        """Say a price, wait until the node was handed so many; return when it was said, and they came."""
         known = len(self.front.handed)
         began_ns = await self.venues.say("kraken", BTC, _venue_price(price))
         async with asyncio.timeout(PATIENCE_S):
             await self.front.until_handed(count)
-        return [(each.heard_ns - began_ns) / 1e3 for each in self.front.handed[known:]]
+        return began_ns, [each.heard_ns for each in self.front.handed[known:]]
 
     async def recover(self) -> None:
         """Let the price go back, and all that was sent be included."""
@@ -195,15 +203,18 @@ async def rig(
     rungs: int,
     burst: int = 0,
     ready: int = 32,
-    python: Sequence[str] = (sys.executable,),
+    stages: bool = False,
 ) -> AsyncIterator[Rig]:
-    """Put everything together: a chain, sockets, a book of so many accounts, and a keeper that has begun."""
+    """Put everything together: a chain, sockets, a book of so many accounts, and a keeper that has begun.
+
+    Once it has ended ``stages.read_stages`` has the stages that it noted, if it was to.
+    """
     with anvil(timestamp_s=int(time.time()) - 60) as node:
         deployed = _deployed(node)
         async with Venues() as venues, Front(node, KEEPER.address) as front:
             found = Rig(node, deployed, folder, venues, front, rungs, burst, ready)
             await asyncio.to_thread(_write, found, accounts)
-            with _running(folder, python) as process:
+            with _running(folder, stages=stages) as process:
                 found.keeper = Keeper(process)
                 async with asyncio.timeout(10 * PATIENCE_S):
                     while min(venues.listeners.values()) == 0 or await found.done() is None:
@@ -213,8 +224,10 @@ async def rig(
 
 
 @contextmanager
-def _running(folder: Path, python: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    command = [*python, "-m", "keeper", "run", "--config", "keeper.toml", "--snapshot", "crowd.snapshot"]
+def _running(folder: Path, *, stages: bool) -> Iterator[subprocess.Popen[bytes]]:
+    program = "keeper.lab.stages" if stages else "keeper"
+    files = ["--config", "keeper.toml", "--snapshot", "crowd.snapshot"]
+    command = [sys.executable, "-m", program, "run", *files]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("KEEPER_")}
     secret = {"KEEPER_PRIVATE_KEY": "0x" + KEEPER.key.hex()}
     with (folder / "keeper.log").open("wb") as log:

@@ -9,12 +9,13 @@ import pytest
 
 from keeper.journal.reader import JournalReader
 from keeper.lab.reaction import rig
+from keeper.lab.stages import parts_of, read_stages
 
 pytestmark = [pytest.mark.anvil, pytest.mark.timeout(120)]
 
 
 async def test_every_price_that_breaches_somebody_leads_to_a_signed_transaction(tmp_path: Path) -> None:
-    async with rig(tmp_path, accounts=300, rungs=4, burst=20, ready=2) as found:
+    async with rig(tmp_path, accounts=300, rungs=4, burst=20, ready=2, stages=True) as found:
         reactions = [each async for each in found.descend()]
         assert [each.was_ready for each in reactions].count(True) == 2
         crashed = await found.crash()
@@ -23,3 +24,9 @@ async def test_every_price_that_breaches_somebody_leads_to_a_signed_transaction(
     journal = JournalReader(tmp_path / "journal.sqlite")
     assert journal.summary().steps == {"included": 32}
     journal.close()
+    ways = [(each.price_ns, each.wire_ns) for each in reactions]
+    parts = {part.stage: part for part in parts_of(read_stages(tmp_path), ways)}
+    assert parts["simulate"].times == 2
+    order = ["read the message", "score", "judge", "permit", "sign", "journal the bytes"]
+    assert [part for part in parts if part in order] == order
+    assert all(parts[stage].times == 4 for stage in order)
