@@ -58,6 +58,7 @@ from keeper.execute.signers import SignerParams, open_signer, unlock
 from keeper.execute.transports import PENDING_UPDATES, Via
 from keeper.feeds import listening
 from keeper.journal import opening
+from keeper.journal.db import Shared
 from keeper.journal.guard import Limits
 from keeper.journal.lock import alone
 from keeper.journal.reader import JournalReader
@@ -117,6 +118,8 @@ NEVER: Block = 2**62
 """A replay writes no book."""
 FORGET_S, FORGET_SOON_S = 60.0, 0.5
 """How often the journal forgets a piece of what is old: while there is none, and while there is more."""
+STANDING_BYTES = 2**24
+"""What a standby has heard since its start takes so much memory at most, packed: a day or so."""
 LAST_SWITCHED = 10
 """So many switches are shown with the limits."""
 PATIENCE_S = 2.0
@@ -387,7 +390,12 @@ async def _scene(reader: JournalReader, at: Block | None, other: Config | None =
 
 @app.command("replay")
 def see_replay(
-    source: Annotated[Path, typer.Argument(help="A journal, or a CSV file of timestamp_s,feed,price.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A journal, a configuration (.toml) for its, or a CSV of timestamp_s,feed,price."
+        ),
+    ],
     *,
     until: Annotated[int | None, typer.Option(help="End with this block.")] = None,
     config: Annotated[Path | None, typer.Option(help="Decide by this configuration instead.")] = None,
@@ -398,6 +406,9 @@ def see_replay(
     Ends with 0 where all is equal, or where another configuration was asked for; with 1 where it is not.
     """
     _log_to_nobody()
+    if source.suffix == ".toml":
+        place = load(source).journal_place(dry_run=False)
+        raise typer.Exit(asyncio.run(_replay(place, until=until, config=config)))
     if source.suffix != ".csv":
         raise typer.Exit(asyncio.run(_replay(source, until=until, config=config)))
     if config is None or book is None:
@@ -419,11 +430,14 @@ async def _decide(prices: Path, config: Config, book: Path) -> Iterator[str]:
     return words_of_decided(decided, clocks, is_hybrid=config.deployment.protocol == "hybrid")
 
 
-async def _replay(journal: Path, *, until: int | None, config: Path | None) -> int:
+async def _replay(journal: Path | Shared, *, until: int | None, config: Path | None) -> int:
     with closing(JournalReader(journal)) as reader:
-        runs = playable(reader, journal)
+        runs = playable(reader)
+        elsewhere = [run for run in runs if isinstance(journal, Shared) and not reader.has_book(run)]
     console, equal = _console(), True
-    for run in runs:
+    for run in elsewhere:
+        console.print(f"run {run.run}: its book is where that keeper ran, and so is its replay")
+    for run in (each for each in runs if each not in elsewhere):
         settings = settings_of(run, config)
         limits, fees = settings.limits_for_guard(), settings.sender_params(dry_run=run.started["dry_run"])
         if config is not None:
@@ -759,7 +773,28 @@ class Berth:
     boards: list[Board] = field(default_factory=list)
 
 
+class TapeTooLong(Exception):
+    """A standby has heard so much that it is to begin anew, with a book that is newer."""
+
+
 async def _run(
+    paths: Sequence[Path],
+    configs: Sequence[Config],
+    keys: Mapping[SignerParams, LocalSigner | None],
+    *,
+    snapshot: Path | None,
+    dry_run: bool,
+) -> None:
+    while True:
+        try:
+            return await _keep(paths, configs, keys, snapshot=snapshot, dry_run=dry_run)
+        except TapeTooLong:
+            log.info("standby.begins_anew", bound_bytes=STANDING_BYTES)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().remove_signal_handler(number)
+
+
+async def _keep(
     paths: Sequence[Path],
     configs: Sequence[Config],
     keys: Mapping[SignerParams, LocalSigner | None],
@@ -810,8 +845,7 @@ async def _keeper(
 ) -> AsyncIterator[Work]:
     """Make ready to keep one deployment: all that it takes is open while the block lasts."""
     kind = PROTOCOLS[config.deployment.protocol]
-    # What is taped is one keeper's run from its start: whoever takes over began before.
-    tape = Recorder() if config.journal.tape and config.journal.url is None else None
+    tape = Recorder() if config.journal.tape else None
     about = f"{config.deployment.protocol} {config.deployment.address}: " if berth.of > 1 else ""
     if about:
         structlog.contextvars.bind_contextvars(deployment=config.deployment.address)
@@ -870,7 +904,7 @@ async def _keeper(
                 alerts=teller,
                 lagging=partial(_lagging, parts),
                 tape=tape,
-                leads=journal.leads,
+                leads=partial(_leads, journal, tape),
                 mempool=_mempool(parts),
             )
             read = partial(_reading, parts, pipeline, teller, signer, journal, sender)
@@ -902,6 +936,18 @@ def _spare_what_stays() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def _leads(journal: StoredJournal, tape: Recorder | None) -> bool:
+    """Tell whether a keeper may act; raise TapeTooLong where it has stood by for long.
+
+    Whoever takes over writes down all that it heard from its start on: its replay begins there.
+    """
+    if journal.leads():
+        return True
+    if tape is not None and tape.waiting_bytes > STANDING_BYTES:
+        raise TapeTooLong
+    return False
 
 
 async def _relay(parts: Parts[MarketT], wallet: str) -> Relay | None:
@@ -1024,6 +1070,7 @@ def studio(run: Run, config: Config) -> Made:
             else replace(config.shelf(dry_run=False), path=book, every_blocks=NEVER),
             panel=config.panel(),
             tape=deck,
+            leads=deck.leads,
             mempool=deck.mempool if config.trigger.announced else None,
         )
 

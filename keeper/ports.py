@@ -942,6 +942,10 @@ class Tape(Protocol):
         """Note what was drawn by chance, or is not of the chain; return what counts."""
         ...
 
+    def said(self, what: str, said: Drawn) -> Drawn:
+        """Note what a journal says that another keeper may write; return what counts."""
+        ...
+
     async def pack(self) -> None:
         """Make ready for the journal what was noted up to now."""
         ...

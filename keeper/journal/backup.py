@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,11 @@ TOLD = ("meta", "cases", "events", "steps", "sends", "terms", "switches", "level
 OF_CASE = ("cases", "events", "steps")
 
 
-def back_up(db: Db, target: Path) -> None:
-    """Write a journal to a new SQLite file, as of one moment; raise ConfigError where that cannot be."""
+def back_up(db: Db, target: Path, *, without: Collection[str] = ()) -> None:
+    """Write a journal to a new SQLite file, as of one moment; raise ConfigError where that cannot be.
+
+    Of a shared journal the tables that are named in ``without`` are left empty.
+    """
     if target.exists():
         raise ConfigError(f"{target} exists already: a backup takes the place of nothing")
     fresh = target.with_name(target.name + ".new")
@@ -35,7 +38,7 @@ def back_up(db: Db, target: Path) -> None:
             if isinstance(db, SqliteDb):
                 db.backup(copy, pages=PAGES)
             else:
-                _copy_rows(db, copy)
+                _copy_rows(db, copy, without)
             if flaws := copy.flaws():
                 raise ConfigError(f"what was copied to {target} is damaged: {flaws[0]}")
             copy.execute("PRAGMA journal_mode = DELETE")
@@ -46,7 +49,7 @@ def back_up(db: Db, target: Path) -> None:
         fresh.unlink(missing_ok=True)
 
 
-def _copy_rows(db: Db, copy: SqliteDb) -> None:
+def _copy_rows(db: Db, copy: SqliteDb, without: Collection[str]) -> None:
     """Lay out a file as a keeper does, and fill it from another store."""
     db.look()
     copy.begin()
@@ -57,7 +60,7 @@ def _copy_rows(db: Db, copy: SqliteDb) -> None:
     # Rows go before those that refer to them, by the order in which the tables were made.
     made = copy.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY rowid").fetchall()
     for (table,) in made:
-        if table == "sqlite_sequence":
+        if table == "sqlite_sequence" or table in without:
             continue
         names = columns_of(copy, table)
         into = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608

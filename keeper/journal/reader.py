@@ -201,6 +201,11 @@ class JournalReader:
         found = self._db.execute(query, (run.run,)).fetchone() if run.started.get("book") else None
         return None if found is None else self.path.with_name(found["file"])
 
+    def has_book(self, run: Run) -> bool:
+        """Tell whether the book that a run took up is on this machine, if it had one."""
+        book = self.book(run)
+        return book is None or book.exists()
+
     def events(self, after: int, until: int) -> list[CaseEvent]:
         """Return the events between two, in the order they were recorded."""
         query = "SELECT * FROM events JOIN cases USING (case_id) WHERE seq > ? AND seq <= ? ORDER BY seq"
@@ -250,6 +255,13 @@ class JournalReader:
                 *self._unagreed(),
                 *self._repeats(),
             ]
+
+    def as_file(self, target: Path) -> Path:
+        """Return the file that it lies in; of a shared journal a copy at ``target``, without its tape."""
+        if isinstance(self.place, Path):
+            return self.place
+        back_up(self._db, target, without=("tape",))
+        return target
 
     def back_up(self, target: Path) -> None:
         """Copy all of it to a new SQLite file."""

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
 
 import psycopg
+import structlog
 
-from keeper.errors import ConfigError, KeeperError
-from keeper.journal import migrations, postgres
+from keeper.errors import ConfigError, Deposed, KeeperError
+from keeper.journal import migrations, postgres, runs
 from keeper.journal.db import Shared
 from keeper.journal.guard import Limits
 from keeper.journal.lease import Tenure, whoami
 from keeper.journal.postgres import PostgresDb
 from keeper.journal.retention import Keep
 from keeper.journal.store import StoredJournal
+from keeper.journal.tape import Recorder
 from keeper.ports import Leadership, Searched
 from keeper.units import AccountKey
+
+log = structlog.get_logger()
 
 LEASE_S = 5.0
 LAYING_OUT = 0x6B65_6570_6572
@@ -53,6 +59,8 @@ class PostgresJournal(StoredJournal):
             raise ConfigError(f"the journal {place} cannot be used: {error}") from error
         self._found: dict[AccountKey, None] = {}
         """Accounts that were found while another led."""
+        self._begin_run: Callable[[], None] | None = None
+        """Begins the run whose tape is kept, as soon as this keeper leads."""
 
     def _open(self, schema: str, identity: Mapping[str, str]) -> None:
         db = self._db
@@ -76,10 +84,35 @@ class PostgresJournal(StoredJournal):
             raise self._tenure.lost
         if self._db.token is None:
             return False
+        with self._lock:
+            self._take_up()
+        return True
+
+    def _take_up(self) -> None:
+        """Write down what has waited until this keeper leads: first that its run begins."""
+        begin, self._begin_run = self._begin_run, None
+        if begin is not None:
+            begin()
         if self._found:
             super().note_found(self._found, None)
             self._found.clear()
-        return True
+
+    def keep_tape(self, tape: Recorder, started: Mapping[str, Any], *, book: Path | None = None) -> None:
+        """Take what a tape notes from the start on; the run begins once this keeper leads.
+
+        Until then its beginning waits in the recorder, and the book that it takes up beside the journal.
+        """
+        waiting = self._path.with_name(f"{self._path.name}.book-waiting")
+        if book is not None and book.exists():
+            runs.link(book, waiting)
+
+        def begin() -> None:
+            keep(tape, started, book=None if book is None else waiting)
+            waiting.unlink(missing_ok=True)
+
+        keep = super().keep_tape
+        self._begin_run = begin
+        self.leads()
 
     @property
     def leadership(self) -> Leadership | None:
@@ -101,6 +134,13 @@ class PostgresJournal(StoredJournal):
         return self.leads() and super().forget(keep)
 
     def close(self) -> None:
-        """Let another keeper lead, and close the connections."""
-        self._tenure.end()
-        super().close()
+        """Write what is left of the tape, let another keeper lead, and close the connections."""
+        try:
+            if self._db.token is not None:
+                self._end_tape()
+        except Deposed as deposed:
+            log.warning("tape.ended", why=deposed.why)
+        finally:
+            self._tape = None
+            self._tenure.end()
+            super().close()

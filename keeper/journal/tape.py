@@ -11,6 +11,8 @@ moment at which whoever asked goes on. Nothing is written before the head is don
                                              what began
     mark                                     what went on after a wait that no port has seen
     chance, found                            what was drawn; accounts of the journal that the book had not
+    doubt, known                             how many differences were not healed; how far others had come
+    stood                                    that another keeper led, and the head that it had done last
     listing                                  that it was read anew
     posture                                  what decisions of a head go by: the event of the journal up to
                                              which cases are known, and how the keeper as a whole stands
@@ -301,10 +303,20 @@ class Recorder:
         self.note("chance", drawn)
         return drawn
 
+    def said(self, what: str, said: Drawn) -> Drawn:
+        """Note what a journal says that another keeper may write."""
+        self.note(what, said)
+        return said
+
     def standing(self, standing: Standing) -> Standing:
         """Note what a grant goes by."""
         self.note("door", *of_standing(standing))
         return standing
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much is packed, and not in the journal yet."""
+        return sum(len(each.data) for each in self._packed)
 
     async def pack(self) -> None:
         """Pack what was noted, in a thread where it is much."""

@@ -20,5 +20,10 @@ class Blank:
         """Leave to chance what is."""
         return drawn
 
+    def said(self, what: str, said: Drawn) -> Drawn:
+        """Take the journal at its word."""
+        del what
+        return said
+
     async def pack(self) -> None:
         """Have nothing to pack."""

@@ -257,13 +257,14 @@ class Pipeline(Generic[MarketT]):
 
     async def _stand_by(self, update: BlockUpdate) -> None:
         """Be ready to take over at the next head: all is read and scored, nothing is journaled or sent."""
+        self.mirror.stand_by(update.head)
         moment = self._watch.look(update.head, update.heard_ns)
         self._near.hear(moment.quotes)
         self._watch.settle()
-        self.mirror.stand_by(update.head, self._journal.last_head())
         if not self._stood_by:
             log.info("standby.waits", block=update.head.number)
         self._stood_by = True
+        await self._tape.pack()
         if self.mirror.is_due_for_disk:
             await asyncio.to_thread(self.mirror.save)
 

@@ -11,7 +11,7 @@ import random
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -122,7 +122,8 @@ class Mirror(Generic[MarketT]):
         self.read_at: Head | None = None
         """The head that the book was read at; None while that is not one and the same for all rows."""
         self.as_of_s: UnixS | None = None
-        self.audit = Audit(tape.chance(random.randrange(2**31)), _doubt_left(journal))
+        first_row = tape.chance(random.randrange(2**31))
+        self.audit = Audit(first_row, _doubt_left(tape.said("doubt", journal.unhealed())))
         """Begins by chance, so that short lives check the same accounts no more often than others."""
         self._logs: deque[Log] = deque()
         self._told: Head | None = None
@@ -193,8 +194,11 @@ class Mirror(Generic[MarketT]):
             self._searched = Searched(self._first, settled.number, settled.hash)
         return settled is not None
 
-    def stand_by(self, head: Head, done: Head | None) -> None:
-        """Keep of a head what whoever takes over has to journal: the leader has done all up to ``done``."""
+    def stand_by(self, head: Head) -> None:
+        """Keep of a head what whoever takes over has to journal, and not what the leader has done already."""
+        last = self._journal.last_head()
+        [row] = self.tape.said("stood", [last and astuple(last)])
+        done = Head(*row) if row else None
         self._settle(head)
         self.facts = [fact for fact in self.facts if done is None or fact.block > done.number]
         self.orphaned.clear()
@@ -290,11 +294,11 @@ class Mirror(Generic[MarketT]):
         first update brings the others, and reads all that is dirty. What happened since the head that was
         done last goes into the history of the cases still open.
         """
-        done = self._journal.last_head()
+        done, searched, has_cases = self._known()
         self._told = done or replace(head, hash="")
         self._checked_at = self._trusted_at = head.number
-        begin = await self._take_up_book(from_block, published)
-        if done and self._journal.open_cases():
+        begin = await self._take_up_book(from_block, published, searched)
+        if done and has_cases:
             begin = max(from_block, min(begin, done.number + 1))
         updates_from = max(from_block, head.number - SETTLED + 1, 0)
         async for found in self._reader.search(begin, updates_from - 1):
@@ -302,6 +306,17 @@ class Mirror(Generic[MarketT]):
             if progress is not None:
                 progress.at(found.last - begin + 1, updates_from - begin)
         return updates_from
+
+    def _known(self) -> tuple[Head | None, Searched | None, bool]:
+        """Return what was done last, and searched, and whether a case is open: as of now, whoever leads."""
+        done, searched = self._journal.last_head(), self._journal.searched()
+        known = [done and astuple(done), searched and astuple(searched), bool(self._journal.open_cases())]
+        done_row, searched_row, has_cases = self.tape.said("known", known)
+        return (
+            Head(*done_row) if done_row else None,
+            Searched(*searched_row) if searched_row else None,
+            has_cases,
+        )
 
     def _take_in(self, found: Range, done: Head | None) -> None:
         """Mark what a range of settled blocks touched, and commit it with how far the search has come."""
@@ -317,14 +332,15 @@ class Mirror(Generic[MarketT]):
             self._searched = Searched(self._first, found.last, found.last_hash)
         self._journal.note_found(touched, self._searched)
 
-    async def _take_up_book(self, from_block: Block, published: Path | None) -> Block:
+    async def _take_up_book(
+        self, from_block: Block, published: Path | None, searched: Searched | None
+    ) -> Block:
         """Take up what journal and disk hold of the accounts; return the first block to be searched.
 
         What the chain does not have any more is not built on: without the block that the book was read at
         every row is read again, without the block that was searched last the search begins anew.
         """
         self._first = from_block
-        searched = self._journal.searched()
         if searched and await self._stands(searched, from_block):
             self._first, self._searched = searched.first, searched
         elif searched:
@@ -505,7 +521,6 @@ class Mirror(Generic[MarketT]):
         return list(dict.fromkeys((*fact.touched, *self.book.holders(fact.markets))))
 
 
-def _doubt_left(journal: Journal) -> str | None:
+def _doubt_left(found: int) -> str | None:
     """Say what put the mirror in doubt before a restart, where no whole round was clean since."""
-    found = journal.unhealed()
     return f"{found} differences before the start, and no clean round since" if found else None

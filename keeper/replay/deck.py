@@ -190,7 +190,7 @@ class Deck:
         }
         self._pulled = {
             kind: deque((at, record) for at, record in enumerate(segment) if record[0] == kind)
-            for kind in ("q", "b", "chance", "door")
+            for kind in ("q", "b", "chance", "door", "doubt", "known", "stood")
         }
 
     async def _deliver(self, key: str, record: Record) -> None:
@@ -316,12 +316,20 @@ class Deck:
     def _pull(self, kind: str) -> Iterator[Record]:
         """Yield what was noted of a kind up to now, and the next one if it belongs to what goes on now."""
         line = self._pulled.get(kind, deque())
-        place = bisect_right(self._starts, self._at)
-        end = self._starts[place] if place < len(self._starts) else len(self._segment)
         while line and line[0][0] < self._at:
             yield line.popleft()[1]
-        if line and line[0][0] < end:
+        if self._goes_on_with(line):
             yield line.popleft()[1]
+
+    def _goes_on_with(self, line: Sequence[tuple[int, Record]]) -> bool:
+        """Tell whether the first of some records belongs to what goes on now."""
+        place = bisect_right(self._starts, self._at)
+        end = self._starts[place] if place < len(self._starts) else len(self._segment)
+        return bool(line) and line[0][0] < end
+
+    def leads(self) -> bool:
+        """Tell whether the keeper led at the head that is played now, or stood by."""
+        return not self._goes_on_with(self._pulled["stood"])
 
     # --- ports.Tape ---
 
@@ -342,6 +350,12 @@ class Deck:
         for record in self._pull("chance"):
             drawn = record[1]
         return drawn
+
+    def said(self, what: str, said: Drawn) -> Drawn:
+        """Return what the journal said then; a tape of before has not asked it."""
+        for record in self._pull(what):
+            said = record[1]
+        return said
 
     async def pack(self) -> None:
         """Have nothing to pack."""

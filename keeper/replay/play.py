@@ -19,6 +19,7 @@ from keeper.errors import ConfigError
 from keeper.execute.sender import ChainSender
 from keeper.execute.sender import Params as SenderParams
 from keeper.journal import runs
+from keeper.journal.db import Shared
 from keeper.journal.guard import Limits
 from keeper.journal.reader import JournalReader, Reel
 from keeper.journal.runs import Run
@@ -103,7 +104,7 @@ def _name(event: Event) -> str:
 
 
 async def play_run(
-    path: Path,
+    place: Path | Shared,
     run: Run,
     made: Made,
     *,
@@ -118,7 +119,7 @@ async def play_run(
     Limits that were read anew then are so again, unless it is played by others (``reloads``).
     """
     with (
-        closing(JournalReader(path)) as reader,
+        closing(JournalReader(place)) as reader,
         tempfile.TemporaryDirectory(prefix="keeper-replay-") as folder,
     ):
         reels: list[Reel] = []
@@ -131,6 +132,8 @@ async def play_run(
                 deck.standing if reloads else lambda found: replace(deck.standing(found), limits=None)
             )
             book = reader.book(run)
+            if not reader.has_book(run):
+                raise ConfigError(f"run {run.run}: its book is not beside {reader.path}: {book}")
             await _played(deck, journal, run, made, book, sender, until)
             now = journal.events_after(run.events)
         last = reels[-1].events if reels else run.events
@@ -173,7 +176,9 @@ def rewound(
     """Open a new journal that stands where another one stood when a run began."""
     identity = {key: value for key, value in reader.identity.items() if key != "schema"}
     SqliteJournal(target, identity=identity).close()
-    runs.rewind(reader.path, target, run, _found(reader, run))
+    with tempfile.TemporaryDirectory(prefix="keeper-then-") as folder:
+        source = reader.as_file(Path(folder) / "journal.sqlite")
+        runs.rewind(source, target, run, _found(reader, run))
     # What its switches said then is on the tape.
     unhalted = replace(limits or Limits(), kill_file=None)
     return SqliteJournal(target, identity=identity, limits=unhalted, durable=False, wallet=wallet)
@@ -222,13 +227,13 @@ class _Wallet:
         self.sign = deck.sign
 
 
-def playable(reader: JournalReader, path: Path) -> list[Run]:
+def playable(reader: JournalReader) -> list[Run]:
     """Return the runs whose tape is whole from the start; raise ConfigError where there is none."""
     found = [run for run in reader.runs() if not run.started.get("cut")]
     taped = [run for run in found if next(reader.tape(run.run), None) is not None]
     if not taped:
         raise ConfigError(
-            f"the journal {path} has no tape that begins with a start: it was written without"
+            f"the journal {reader.place} has no tape that begins with a start: it was written without"
             " [journal] tape, or what is left begins in the middle of a run"
         )
     return taped

@@ -346,6 +346,10 @@ class _Rebuilding:
             except ConfigError:
                 continue
             return market, book, seq
+        if self._run.started.get("book"):
+            raise ConfigError(
+                f"no book of run {self._run.run} is beside {self._reader.path}: it is where that keeper ran"
+            )
         return market, Book(market.shape), 0
 
     async def _fold(

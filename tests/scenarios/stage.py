@@ -346,7 +346,7 @@ class Stage:
         recorded = len(self.events)
         self.desk.close()
         with closing(JournalReader(self.desk.path)) as reader:
-            runs = playable(reader, self.desk.path)
+            runs = playable(reader)
         found = [
             await play_run(self.desk.path, run, self.make, limits=self.desk.limits, sender=SenderParams())
             for run in runs

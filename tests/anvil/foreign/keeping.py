@@ -261,7 +261,7 @@ async def expect_replay(journal: SqliteJournal, parts: Parts, limits: Limits, *,
 
     path = journal._path
     with closing(JournalReader(path)) as reader:
-        runs = playable(reader, path)
+        runs = playable(reader)
         scene = await scene_at(reader, open_parts, None)
         for key in scene.book.keys.tolist():
             said = explain(reader, scene, f"0x{key.hex()}", None)

@@ -44,9 +44,10 @@ from keeper.execute.sender import ChainSender
 from keeper.execute.sender import Params as SenderParams
 from keeper.execute.signer import Signer
 from keeper.execute.transports import Asked, Via
+from keeper.journal.db import Shared
 from keeper.journal.guard import Limits
 from keeper.journal.reader import JournalReader
-from keeper.journal.store import SqliteJournal
+from keeper.journal.store import SqliteJournal, StoredJournal
 from keeper.journal.tape import Recorder
 from keeper.ladder import Book, Climb
 from keeper.oracles.panel import Panel
@@ -419,6 +420,8 @@ class Desk:
 
     def __init__(self, path: Path, *, restarting: bool, chain: Chain | None = None) -> None:
         self.path = path
+        self.place: Path | Shared = path
+        """Where its journal is."""
         self.restarting = restarting
         self.dry_run = False
         self.limits = Limits()
@@ -450,7 +453,7 @@ class Desk:
     def start(self) -> None:
         """Start anew from the journal, as after a crash."""
         self.close()
-        self.journal = SqliteJournal(self.path, identity={"chain_id": "31337"}, limits=self.limits)
+        self.journal = self.open_journal()
         self.tape = tape = self._tape()
         chain = self.chain
         feed: Feed = self.feed
@@ -483,8 +486,13 @@ class Desk:
             lagging=lambda: self.lagging,
             alerts=Told(self),
             tape=tape,
+            leads=self.journal.leads,
         )
         self.discovered = False
+
+    def open_journal(self) -> StoredJournal:
+        """Open the journal; a test may have it elsewhere."""
+        return SqliteJournal(self.path, identity={"chain_id": "31337"}, limits=self.limits)
 
     def _tape(self) -> Recorder | None:
         """Begin a tape, where the journal is to have one."""
@@ -557,7 +565,7 @@ class Desk:
 
     def violations(self) -> list[str]:
         """Return what is wrong with the journal, as an auditor in another process sees it."""
-        reader = JournalReader(self.path)
+        reader = JournalReader(self.place)
         try:
             return [*reader.verify(), *self._unfounded()]
         finally:

@@ -19,8 +19,10 @@ from keeper.execute.sender import ChainSender
 from keeper.execute.sender import Params as SenderParams
 from keeper.execute.transports import PENDING_UPDATES, Via
 from keeper.journal import tape
+from keeper.journal.db import Shared
 from keeper.journal.guard import Limits
 from keeper.journal.reader import JournalReader
+from keeper.journal.runs import Run
 from keeper.oracles.panel import Panel
 from keeper.pipeline import Params, Pipeline, Shelf
 from keeper.plan import hybrid as plan
@@ -76,17 +78,19 @@ class Studio:
             shelf=shelf,
             panel=self.panel,
             tape=deck,
+            leads=deck.leads,
         )
 
     async def play(self, desk: Desk) -> list[Played]:
         assert desk.violations() == []
         desk.close()
-        reader = JournalReader(desk.path)
-        runs = playable(reader, desk.path)
+        reader = JournalReader(desk.place)
+        runs = playable(reader)
         reader.close()
-        return [
-            await play_run(desk.path, run, self.make, limits=self.limits, sender=self.sender) for run in runs
-        ]
+        return [await self.play_one(desk.place, run) for run in runs]
+
+    async def play_one(self, place: Path | Shared, run: Run) -> Played:
+        return await play_run(place, run, self.make, limits=self.limits, sender=self.sender)
 
 
 def expect_equal(played: list[Played]) -> None:
@@ -326,7 +330,7 @@ async def test_a_book_that_cannot_be_read_keeps_nobody_from_starting(kept: Desk,
     assert kept.told() == ["Suspected", "Reserved flag", "Sent"]
     kept.close()
     with closing(JournalReader(kept.path)) as reader, pytest.raises(ConfigError, match="has no tape"):
-        playable(reader, kept.path)
+        playable(reader)
 
 
 async def test_a_question_that_was_given_up_is_given_up_again(kept: Desk) -> None:
@@ -395,7 +399,7 @@ async def test_a_replay_ends_at_the_block_that_is_asked_for(kept: Desk) -> None:
     whole = [event.block for event in kept.history()]
     kept.close()
     reader = JournalReader(kept.path)
-    [run] = playable(reader, kept.path)
+    [run] = playable(reader)
     reader.close()
     played = await play_run(kept.path, run, Studio().make, limits=Limits(), sender=SenderParams(), until=104)
     assert list(played.differences) == []
@@ -408,7 +412,7 @@ async def test_a_journal_without_a_tape_is_not_replayed(tmp_path: Path) -> None:
     desk.close()
     reader = JournalReader(desk.path)
     with pytest.raises(ConfigError, match="has no tape that begins with a start"):
-        playable(reader, desk.path)
+        playable(reader)
     reader.close()
 
 
