@@ -810,6 +810,8 @@ async def _keep(
             await stack.enter_async_context(_keeper(berth, path, config, snapshot=snapshot, dry_run=dry_run))
             for path, config in zip(paths, configs, strict=True)
         ]
+        if unkept := sorted({each for board in berth.boards for each in board.journal.unkept()}):
+            log.warning("wallet.unkept", schemas=unkept, mend="keep all deployments of a wallet together")
         await _until_stopped(*works)
 
 
@@ -821,8 +823,8 @@ def _expect_apart(configs: Mapping[Path, Config], snapshot: Path | None) -> None
     for path, config in others:
         if config.chain != one.chain:
             raise ConfigError(f"{path}: [chain] is not that of {first}, and one process keeps one chain")
-    if others and any(config.journal.url for config in configs.values()):
-        raise ConfigError("a shared journal is led for one deployment: give journal.url with one --config")
+        if config.journal.url != one.journal.url:
+            raise ConfigError(f"{path}: journal.url is not that of {first}, and one wallet has one door")
     for name, of in APART.items():
         taken: dict[object, Path] = {}
         for path, config in configs.items():
@@ -833,6 +835,7 @@ def _expect_apart(configs: Mapping[Path, Config], snapshot: Path | None) -> None
 
 APART: Mapping[str, Callable[[Config], object]] = {
     "journal.path": lambda config: config.journal.path,
+    "journal.schema_name": lambda config: config.journal.schema_name if config.journal.url else None,
     "mirror.snapshot": lambda config: config.mirror.snapshot,
     "health.port": lambda config: config.health.port or None,
 }

@@ -85,6 +85,12 @@ def serving(*, is_durable: bool = False) -> Iterator[str]:
                 server.wait()
 
 
+def drop(url: str, schema: str) -> None:
+    """Drop what a test has left: journals of one wallet would be led together."""
+    with psycopg.connect(url, autocommit=True, connect_timeout=5) as db:
+        db.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE'.encode())
+
+
 def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + START_S
     while True:

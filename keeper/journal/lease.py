@@ -1,7 +1,10 @@
-"""Who of several keepers may write the journal they share: a lease that is taken, renewed and lost.
+"""Who of several keepers may write the journals they share: a lease that is taken, renewed and lost.
 
 The lease ends by the server's clock, and a new holder has a new token, so that nobody need be told that he
 was deposed: his next transaction is refused. An advisory lock would not serve: a frozen holder keeps it.
+
+A wallet may have a journal for each of several deployments, each in a schema with a lease of its own. Whoever
+leads has all of them, taken in one transaction: so one door under a lock keeps everybody else from all.
 """
 
 from __future__ import annotations
@@ -10,7 +13,10 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 import structlog
@@ -23,6 +29,8 @@ RENEWALS = 4
 """How often a lease is renewed in its time."""
 ASK_S = 0.1
 """How often a standby asks whether the lease is free."""
+OF_WALLET = ("chain_id", "genesis", "wallet", "mode")
+"""What journals of one wallet have in common."""
 
 log = structlog.get_logger()
 
@@ -43,69 +51,124 @@ def whoami() -> str:
 
 
 class Lease:
-    """The row, over a connection of its own."""
+    """The rows of one wallet's journals, over a connection of its own."""
 
-    def __init__(self, place: Shared, holder: str, session: int, lease_s: float) -> None:
-        """Take ``session`` for the one by which the holder writes."""
+    def __init__(self, place: Shared, holder: str, lease_s: float) -> None:
+        """Take ``place`` for one of the journals."""
         self._place = place
         self._holder = holder
-        self._session = session
         self._lease_s = lease_s
         self._db: PostgresDb | None = None
 
-    def _row(self, query: str, *values: object) -> tuple[object, ...] | None:
+    @contextmanager
+    def _asked(self) -> Iterator[PostgresDb]:
+        """Ask; the next question opens another connection where this one broke."""
         if self._db is None:
             self._db = connect(self._place, lock_s=self._lease_s / RENEWALS)
         try:
-            found = self._db.execute(query, values).fetchall()
-        except psycopg.errors.LockNotAvailable:
-            return None
+            yield self._db
         except psycopg.Error:
             self.close()
             raise
-        return tuple(found[0]) if found else None
 
-    def take(self) -> int | None:
-        """Take the lease where it has ended; return its new token, or None.
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        """Return what is found; of what is locked for too long that is nothing."""
+        with self._asked() as db:
+            try:
+                return db.execute(query, values).fetchall()
+            except psycopg.errors.LockNotAvailable:
+                return []
 
-        The session of who held it is ended first, where it is in a transaction: frozen there, it would hold
-        the door for ever. The server's own time-out for sessions that idle in one is not relied on: after
-        statements that went out together it was seen not to count.
-        """
-        end = (
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity JOIN lease ON pid = session"
-            " AND backend_start = begun WHERE until < clock_timestamp() AND xact_start IS NOT NULL"
+    def fellows(self) -> list[str]:
+        """Return the schemas of the wallet's journals in this database, in order."""
+        query = (
+            "SELECT nspname FROM pg_namespace AS each WHERE has_schema_privilege(oid, 'USAGE') AND 2 ="
+            " (SELECT count(*) FROM pg_class WHERE relnamespace = each.oid AND relkind = 'r'"
+            " AND relname IN ('lease', 'meta') AND has_table_privilege(oid, 'SELECT')) ORDER BY nspname"
         )
-        take = (
-            "WITH taken AS (UPDATE lease SET holder = ?, token = token + 1,"
+        wallets = {name: self._wallet_of(name) for (name,) in self._rows(query)}
+        own = wallets.get(self._place.schema, {})
+        if "wallet" not in own:
+            return [self._place.schema]
+        return [name for name, wallet in wallets.items() if wallet == own]
+
+    def _wallet_of(self, schema: str) -> dict[str, str]:
+        query = f'SELECT key, value FROM "{schema}".meta'  # noqa: S608
+        return {key: value for key, value in self._rows(query) if key in OF_WALLET}
+
+    def is_free(self) -> bool:
+        """Tell whether the lease of the one journal has ended."""
+        return bool(self._rows("SELECT 1 FROM lease WHERE until < clock_timestamp()"))
+
+    def take(self, schemas: Collection[str], sessions: Mapping[str, int]) -> dict[str, int] | None:
+        """Take the leases of journals that have all ended; return their new tokens, or None.
+
+        ``sessions`` are those by which the holder writes; one of them stands for a journal that he does not.
+
+        The session of who held a lease is ended first, where it is in a transaction: frozen there, it would
+        hold the door for ever. The server's own time-out for sessions that idle in one is not relied on:
+        after statements that went out together it was seen not to count.
+        """
+        for each in schemas:
+            self._rows(
+                f'SELECT pg_terminate_backend(pid) FROM pg_stat_activity JOIN "{each}".lease'  # noqa: S608
+                " ON pid = session AND backend_start = begun"
+                " WHERE until < clock_timestamp() AND xact_start IS NOT NULL"
+            )
+        some = next(iter(sessions.values()))
+        with self._asked() as db:
+            db.execute("BEGIN")
+            try:
+                # In one order, so that no two keepers wait for one another.
+                tokens = {each: self._take(db, each, sessions.get(each, some)) for each in sorted(schemas)}
+            except psycopg.errors.LockNotAvailable:
+                tokens = {"": None}
+            taken = {each: token for each, token in tokens.items() if token is not None}
+            db.execute("COMMIT" if len(taken) == len(tokens) else "ROLLBACK")
+        return taken if len(taken) == len(tokens) else None
+
+    def _take(self, db: PostgresDb, schema: str, session: int) -> int | None:
+        found = db.execute(
+            f'WITH taken AS (UPDATE "{schema}".lease SET holder = ?, token = token + 1,'  # noqa: S608
             " session = pid, begun = backend_start, until = clock_timestamp() + ? * interval '1 second'"
             " FROM pg_stat_activity WHERE pid = ? AND until < clock_timestamp() RETURNING token)"
-            " UPDATE door SET token = taken.token FROM taken RETURNING door.token"
-        )
-        self._row(end)
-        found = self._row(take, self._holder, self._lease_s, self._session)
-        return None if found is None else int(str(found[0]))
+            f' UPDATE "{schema}".door SET token = taken.token FROM taken RETURNING door.token',
+            (self._holder, self._lease_s, session),
+        ).fetchall()
+        return int(found[0][0]) if found else None
 
-    def renew(self, token: int) -> bool:
-        """Have the lease end later, and tell whether it does; raise Deposed where it is another's by now."""
+    def renew(self, tokens: Mapping[str, int]) -> bool:
+        """Have leases end later, and tell whether they do; raise Deposed where one is another's by now."""
+        for schema, token in tokens.items():
+            query = (
+                f"UPDATE \"{schema}\".lease SET until = clock_timestamp() + ? * interval '1 second'"  # noqa: S608
+                " WHERE token = ? RETURNING token"
+            )
+            if not self._rows(query, self._lease_s, token):
+                if (held := self.held(schema)) and held.token != token:
+                    raise Deposed(deposed_by(held.holder, held.token, token))
+                return False
+        return True
+
+    def hand(self, schema: str, token: int, session: int) -> None:
+        """Note that a journal whose lease is held is written by a session of its own from now on."""
         query = (
-            "UPDATE lease SET until = clock_timestamp() + ? * interval '1 second' WHERE token = ?"
-            " RETURNING token"
+            f'UPDATE "{schema}".lease SET session = pid, begun = backend_start FROM pg_stat_activity'  # noqa: S608
+            " WHERE pid = ? AND token = ? RETURNING token"
         )
-        if self._row(query, self._lease_s, token) is not None:
-            return True
-        if (held := self.held()) and held.token != token:
-            raise Deposed(deposed_by(held.holder, held.token, token))
-        return False
+        self._rows(query, session, token)
 
-    def release(self, token: int) -> None:
-        """Let another have the lease at once."""
-        self._row("UPDATE lease SET until = clock_timestamp() WHERE token = ? RETURNING token", token)
+    def release(self, tokens: Mapping[str, int]) -> None:
+        """Let another have the leases at once."""
+        for schema, token in tokens.items():
+            query = f'UPDATE "{schema}".lease SET until = clock_timestamp() WHERE token = ? RETURNING token'  # noqa: S608
+            self._rows(query, token)
 
-    def held(self) -> Held | None:
-        """Return who holds the lease, or held it last."""
-        found = self._row("SELECT holder, token, extract(epoch FROM until - clock_timestamp()) FROM lease")
-        return None if found is None else Held(str(found[0]), int(str(found[1])), float(str(found[2])))
+    def held(self, schema: str) -> Held | None:
+        """Return who holds a lease, or held it last."""
+        query = f'SELECT holder, token, extract(epoch FROM until - clock_timestamp()) FROM "{schema}".lease'  # noqa: S608
+        found = self._rows(query)
+        return Held(str(found[0][0]), int(found[0][1]), float(found[0][2])) if found else None
 
     def cut(self) -> None:
         """Have whoever waits for an answer wait no longer, from another thread."""
@@ -120,50 +183,77 @@ class Lease:
 
 
 class Tenure:
-    """Takes the lease as soon as it is free, and keeps it, in a thread of its own.
+    """Takes the leases of a wallet's journals once all are free, and keeps them, in threads of its own.
 
     Where the server does not answer for as long as a lease lasts, connections are cut, and it is over:
     whoever waits for the server is not to go on as a leader when it comes back.
     """
 
-    def __init__(self, place: Shared, db: PostgresDb, *, holder: str, lease_s: float) -> None:
-        self._lease = Lease(place, holder, db.session, lease_s)
-        self._journal = db
+    def __init__(self, place: Shared, *, holder: str, lease_s: float) -> None:
+        """Take ``place`` for the first journal; those that are written here join."""
+        self._lease = Lease(place, holder, lease_s)
         self._lease_s = lease_s
-        self._token: int | None = None
+        self._journals: dict[str, PostgresDb] = {}
+        """By schema: what is written here."""
+        self._tokens: dict[str, int] = {}
+        """By schema: what is held, also of journals that are written by nobody here."""
         self._until_s = time.monotonic() + lease_s
         """Until then the server must have answered."""
         self._over = threading.Event()
+        self._turning = threading.Lock()
         self._threads = [
             threading.Thread(target=work, name=f"lease {work.__name__}", daemon=True)
             for work in (self._keep, self._guard)
         ]
-        self.held: Held | None = None
-        """The lease as it was seen last."""
+        self._held: dict[str, Held] = {}
         self.lost: Deposed | None = None
         """Why this keeper may not lead, and is to stop."""
 
-    def begin(self) -> None:
-        """Take the lease if it is free, and go on in threads."""
+    def join(self, schema: str, db: PostgresDb) -> None:
+        """Take in a journal that is written by a connection; with the first one begin."""
+        is_first = not self._journals
+        with self._turning:
+            self._journals = {**self._journals, schema: db}
+            if schema in self._tokens:
+                self._lease.hand(schema, self._tokens[schema], db.session)
+                db.tokens = self._tokens
         self._turn()
-        for each in self._threads:
-            each.start()
+        if is_first:
+            for each in self._threads:
+                each.start()
 
-    def end(self) -> None:
-        """End the threads, and let another keeper lead at once."""
+    def leave(self, schema: str) -> None:
+        """Write a journal no more; with the last one let another keeper lead at once."""
+        left = {name: db for name, db in self._journals.items() if name != schema}
+        if self._journals and not left:
+            self._end()
+        for name in self._journals.keys() - left.keys():
+            self._journals[name].tokens = {}
+        self._journals = left
+
+    def _end(self) -> None:
         self._over.set()
         for each in self._threads:
             each.join()
         try:
-            if self._token is not None and self.lost is None:
-                self._lease.release(self._token)
+            if self.lost is None:
+                self._lease.release(self._tokens)
         except psycopg.Error as error:
             log.warning("lease.not_released", why=str(error))
         finally:
             self._lease.close()
 
+    def held(self, schema: str) -> Held | None:
+        """Return the lease of a journal as it was seen last."""
+        return self._held.get(schema)
+
+    def unkept(self) -> list[str]:
+        """Return the journals of the wallet that are written by nobody here."""
+        with self._turning:
+            return [each for each in self._lease.fellows() if each not in self._journals]
+
     def _keep(self) -> None:
-        while not self._over.wait(ASK_S if self._token is None else self._lease_s / RENEWALS):
+        while not self._over.wait(self._lease_s / RENEWALS if self._tokens else ASK_S):
             try:
                 self._turn()
             except psycopg.Error as error:
@@ -179,20 +269,34 @@ class Tenure:
                 self._lose(Deposed(f"{found}: it was silent, or this keeper stood still"))
 
     def _turn(self) -> None:
-        began_s = time.monotonic()
-        if self._token is not None:
-            if not self._lease.renew(self._token):
-                return
-        elif (token := self._lease.take()) is not None:
-            self._token = self._journal.token = token
-            log.info("lease.taken", token=token, lease_s=self._lease_s)
-        self.held = self._lease.held()
-        self._until_s = began_s + self._lease_s
+        with self._turning:
+            began_s = time.monotonic()
+            if self._tokens:
+                if not self._lease.renew(self._tokens):
+                    return
+                self._take([each for each in self._journals if each not in self._tokens])
+            elif self._lease.is_free():
+                self._take(self._lease.fellows())
+            held = {each: self._lease.held(each) for each in self._journals}
+            self._held = {each: found for each, found in held.items() if found is not None}
+            self._until_s = began_s + self._lease_s
+
+    def _take(self, schemas: Collection[str]) -> None:
+        """Take some leases, or none of them."""
+        sessions = {each: db.session for each, db in self._journals.items()}
+        taken = self._lease.take(schemas, sessions) if schemas else None
+        if taken is None:
+            return
+        self._tokens = dict(sorted((self._tokens | taken).items()))
+        for db in self._journals.values():
+            db.tokens = self._tokens
+        log.info("lease.taken", tokens=taken, lease_s=self._lease_s)
 
     def _lose(self, deposed: Deposed) -> None:
         self._over.set()
         self.lost = deposed
-        self._journal.token, self._journal.lost = None, deposed.why
-        self._journal.cut()
+        for db in self._journals.values():
+            db.tokens, db.lost = {}, deposed.why
+            db.cut()
         self._lease.cut()
         log.error("lease.lost", why=deposed.why)

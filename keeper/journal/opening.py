@@ -37,7 +37,7 @@ def to_write(
 ) -> SqliteJournal | PostgresJournal:
     """Open or create a journal for a keeper to work with; raise ConfigError where that cannot be.
 
-    A file is looked over first, and may share the ``wallet`` with those of other deployments.
+    It may share the ``wallet`` with those of other deployments. A file is looked over first.
     """
     if isinstance(place, Path):
         _look_over(place)
@@ -45,7 +45,7 @@ def to_write(
     _expect_psycopg()
     from keeper.journal.shared import PostgresJournal
 
-    return PostgresJournal(place, identity=identity, limits=limits, lease_s=lease_s)
+    return PostgresJournal(place, identity=identity, limits=limits, lease_s=lease_s, wallet=wallet)
 
 
 def to_switch(place: Path | Shared, limits: Limits) -> StoredJournal:

@@ -14,9 +14,9 @@ import os
 import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -100,10 +100,11 @@ class PostgresDb:
 
     Fault: type[Exception] = psycopg.Error
 
-    def __init__(self, connection: psycopg.Connection[Row]) -> None:
+    def __init__(self, connection: psycopg.Connection[Row], schema: str) -> None:
         self._connection = connection
-        self.token: int | None = None
-        """By which lease this connection writes; None where it does not."""
+        self._schema = schema
+        self.tokens: Mapping[str, int] = {}
+        """By schema, in order: the leases by which this connection writes, of all journals of its wallet."""
         self.lost = ""
         """Why it does not any more."""
 
@@ -126,31 +127,49 @@ class PostgresDb:
         return cursor
 
     def begin(self, *, lasting: bool = True) -> None:
-        """Begin a transaction in which the lease stays as it is; raise Deposed where it is another's.
+        """Begin a transaction in which all leases stay as they are; raise Deposed where one is another's.
 
         The server, too, writes commits to disk in their order
         (https://www.postgresql.org/docs/current/wal-async-commit.html).
         """
-        # The lease is renewed, and given up, by another thread.
-        token = self.token
-        if token is None:
+        # Leases are taken, renewed, and given up, by another thread.
+        tokens = self.tokens
+        if self._schema not in tokens:
             raise Deposed(self.lost or "another keeper leads, or none yet")
         # In one message, so that the check costs no round trip of its own.
         wait = "" if lasting else " SET LOCAL synchronous_commit = off;"
-        found = self._connection.execute(
-            f"BEGIN;{wait} SELECT token FROM door WHERE token = {token:d} FOR UPDATE".encode()  # noqa: S608
+        doors = (
+            f' SELECT token FROM "{schema}".door WHERE token = {token:d} FOR UPDATE;'  # noqa: S608
+            for schema, token in tokens.items()
         )
-        while found.nextset():
-            pass
-        if not found.fetchall():
-            [(holder, taken)] = self.execute("SELECT holder, token FROM lease").fetchall()
-            raise Deposed(deposed_by(holder, taken, token))
+        asked = self._connection.execute(f"BEGIN;{wait}{''.join(doors)}".encode())
+        held = [row[0] for found in asked.results() if found.description for row in found.fetchall()]
+        if held != [*tokens.values()]:
+            self._raise_deposed(tokens)
+
+    def _raise_deposed(self, tokens: Mapping[str, int]) -> NoReturn:
+        for schema, token in tokens.items():
+            [(holder, taken)] = self.execute(f'SELECT holder, token FROM "{schema}".lease').fetchall()  # noqa: S608
+            if taken != token:
+                raise Deposed(deposed_by(holder, taken, token))
+        raise Deposed("the journal's door is another's")
 
     def begin_adding(self) -> None:
         self.execute("BEGIN")
 
     def look(self) -> None:
         self.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+    @contextmanager
+    def within(self, schema: str) -> Iterator[None]:
+        """Ask the journal in another schema meanwhile, in the transaction that is open, if any."""
+        self.execute(f'SET search_path TO "{schema}"')
+        try:
+            yield
+        finally:
+            # A transaction that has failed takes that back itself.
+            if self._connection.info.transaction_status is not TransactionStatus.INERROR:
+                self.execute(f'SET search_path TO "{self._schema}"')
 
     def tables(self) -> set[str]:
         found = self.execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
@@ -222,4 +241,4 @@ def connect(place: Shared, *, read_only: bool = False, lock_s: float = LOCK_S) -
     )
     # It prints what it ignores while a connection breaks; the one line that counts is raised.
     logging.getLogger("psycopg").disabled = True
-    return PostgresDb(connection)
+    return PostgresDb(connection, place.schema)

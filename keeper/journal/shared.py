@@ -10,17 +10,19 @@ from typing import Any
 import psycopg
 import structlog
 
+from keeper.domain import Step
 from keeper.errors import ConfigError, Deposed, KeeperError
 from keeper.journal import migrations, postgres, runs
 from keeper.journal.db import Shared
-from keeper.journal.guard import Limits
+from keeper.journal.guard import Held, Limits
 from keeper.journal.lease import Tenure, whoami
 from keeper.journal.postgres import PostgresDb
 from keeper.journal.retention import Keep
 from keeper.journal.store import StoredJournal
 from keeper.journal.tape import Recorder
+from keeper.journal.wallet import Wallet
 from keeper.ports import Leadership, Searched
-from keeper.units import AccountKey
+from keeper.units import AccountKey, Block, UnixS
 
 log = structlog.get_logger()
 
@@ -42,18 +44,23 @@ class PostgresJournal(StoredJournal):
         limits: Limits | None = None,
         holder: str | None = None,
         lease_s: float = LEASE_S,
+        wallet: Wallet | None = None,
     ) -> None:
         """Open or create the journal, and ask for the lease from now on; raise ConfigError otherwise.
 
-        ``identity`` is that of ``SqliteJournal``.
+        ``identity`` and ``wallet`` are those of ``SqliteJournal``: what shares a wallet leads together.
         """
         try:
             with ExitStack() as undo:
                 db = undo.enter_context(closing(postgres.connect(place)))
-                super().__init__(db, place.path, str(place), limits)
+                super().__init__(db, place.path, str(place), limits, wallet)
+                self._schema = place.schema
                 self._open(place.schema, {key: value.lower() for key, value in identity.items()})
-                self._tenure = Tenure(place, db, holder=holder or whoami(), lease_s=lease_s)
-                self._tenure.begin()
+                self._tenure = self._wallet.tenure or Tenure(
+                    place, holder=holder or whoami(), lease_s=lease_s
+                )
+                self._tenure.join(place.schema, db)
+                self._wallet.tenure = self._tenure
                 undo.pop_all()
         except (psycopg.Error, KeeperError) as error:
             raise ConfigError(f"the journal {place} cannot be used: {error}") from error
@@ -82,7 +89,7 @@ class PostgresJournal(StoredJournal):
         """Tell whether this keeper may act; raise Deposed where it may not any more."""
         if self._tenure.lost is not None:
             raise self._tenure.lost
-        if self._db.token is None:
+        if self._schema not in self._db.tokens:
             return False
         with self._lock:
             self._take_up()
@@ -107,20 +114,51 @@ class PostgresJournal(StoredJournal):
             runs.link(book, waiting)
 
         def begin() -> None:
-            keep(tape, started, book=None if book is None else waiting)
+            keep(tape, {**started, "shares_wallet": True}, book=None if book is None else waiting)
             waiting.unlink(missing_ok=True)
 
         keep = super().keep_tape
         self._begin_run = begin
         self.leads()
 
+    def unkept(self) -> list[str]:
+        """Return the journals of the wallet that this process leads and does not keep."""
+        return self._tenure.unkept()
+
+    @property
+    def _shares_wallet(self) -> bool:
+        """Whether other journals may be of the wallet: another process may begin one at any time."""
+        return True
+
+    def _held_beside(
+        self, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS
+    ) -> Held:
+        found = Held()
+        for schema in self._beside_it():
+            with self._db.within(schema):
+                found += self.held(step, limits, chain_nonce, block, at_s)
+        return found
+
+    def _beside_it(self) -> list[str]:
+        """Return the wallet's other journals, whose doors are held with its own."""
+        return [each for each in self._db.tokens if each != self._schema]
+
+    def _next_nonce_beside(self) -> int:
+        found = 0
+        for schema in self._beside_it():
+            with self._db.within(schema):
+                found = max(found, self.own_next_nonce())
+        return found
+
     @property
     def leadership(self) -> Leadership | None:
         """Who leads, as far as this keeper knows."""
-        held = self._tenure.held
+        held = self._tenure.held(self._schema)
         if held is None:
             return None
-        return Leadership(self._db.token == held.token, held.holder, held.token, held.left_s)
+        return Leadership(
+            self._db.tokens.get(self._schema) == held.token, held.holder, held.token, held.left_s
+        )
 
     def note_found(self, accounts: Iterable[AccountKey], searched: Searched | None) -> None:
         """Keep accounts that events named; a standby, until it leads."""
@@ -136,11 +174,11 @@ class PostgresJournal(StoredJournal):
     def close(self) -> None:
         """Write what is left of the tape, let another keeper lead, and close the connections."""
         try:
-            if self._db.token is not None:
+            if self._schema in self._db.tokens:
                 self._end_tape()
         except Deposed as deposed:
             log.warning("tape.ended", why=deposed.why)
         finally:
             self._tape = None
-            self._tenure.end()
+            self._tenure.leave(self._schema)
             super().close()

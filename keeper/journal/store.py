@@ -189,6 +189,10 @@ class StoredJournal:
         """Who leads; None where nobody else could."""
         return None
 
+    def unkept(self) -> list[str]:
+        """Return the journals of the wallet that this process leads and does not keep."""
+        return []
+
     # --- cases ---
 
     def record(self, events: Sequence[CaseEvent]) -> None:
@@ -333,10 +337,23 @@ class StoredJournal:
 
     def _beside(self, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
         """Return what other journals of the wallet hold; the tape has it where there are any."""
-        found = self._wallet.beside(self, step, limits, chain_nonce, block, at_s)
-        if self._tape is not None and self._wallet.is_shared:
+        found = self._held_beside(step, limits, chain_nonce, block, at_s)
+        if self._tape is not None and self._shares_wallet:
             self._tape.chance(to_record(found))
         return found
+
+    @property
+    def _shares_wallet(self) -> bool:
+        """Whether other journals may be of the wallet."""
+        return self._wallet.is_shared
+
+    def _held_beside(
+        self, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS
+    ) -> Held:
+        return self._wallet.beside(self, step, limits, chain_nonce, block, at_s)
+
+    def _next_nonce_beside(self) -> int:
+        return self._wallet.next_nonce_beside(self)
 
     def held(self, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
         """Return what its steps mean for a step of the same wallet in another journal, by its limits."""
@@ -539,8 +556,8 @@ class StoredJournal:
     def next_nonce(self) -> int:
         """Return one more than the highest nonce of the wallet that was ever given out; 0 where none was."""
         with self._lock:
-            beside = self._wallet.next_nonce_beside(self)
-            if self._tape is not None and self._wallet.is_shared:
+            beside = self._next_nonce_beside()
+            if self._tape is not None and self._shares_wallet:
                 self._tape.chance([beside])
             return max(beside, self.own_next_nonce())
 

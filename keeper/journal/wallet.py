@@ -2,6 +2,7 @@
 
 Each journal says which nonces its transactions hold and what its steps have cost; no Permit is granted but by
 a look at all of them. They share one lock, held until a grant is committed: so no two grants miss each other.
+Journals that several processes share are led together, too, and looked at in the grant's own transaction.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from keeper.domain import Step
 from keeper.journal.guard import Held, Limits
 from keeper.journal.tally import Inventory, Sums
 from keeper.units import Block, UnixS
+
+if TYPE_CHECKING:
+    from keeper.journal.lease import Tenure
 
 
 class Holder(Protocol):
@@ -35,6 +39,8 @@ class Wallet:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
+        self.tenure: Tenure | None = None
+        """By which shared journals are led, all of a wallet together."""
         self._journals: list[Holder] = []
 
     def join(self, journal: Holder) -> None:

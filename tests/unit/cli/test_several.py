@@ -25,6 +25,7 @@ path = "prices.csv"
 
 [journal]
 path = "{name}.sqlite"
+{journal}
 
 [mirror]
 snapshot = "{book}.book"
@@ -34,9 +35,13 @@ port = {port}
 """
 
 
+URL = "postgresql://keeper:hunter2@127.0.0.1:9/none"
+
+
 def written(path: Path, **other: object) -> str:
     name = path.stem
     told = {"chain_id": 31337, "deployment": 7, "name": name, "book": name, "port": 9_000 + ord(name)}
+    told["journal"] = ""
     path.write_text(LEAST.format(**told | other))
     return str(path)
 
@@ -54,14 +59,27 @@ def refusal(*arguments: str) -> str:
         ({"name": "a"}, r"b.toml: journal.path is that of .*a.toml: .*a.sqlite"),
         ({"book": "a"}, r"b.toml: mirror.snapshot is that of .*a.toml: .*a.book"),
         ({"port": 9_097}, r"b.toml: health.port is that of .*a.toml: 9097"),
+        (
+            {"journal": f'url = "{URL}"'},
+            r"b.toml: journal.url is not that of .*a.toml, and one wallet has one",
+        ),
     ],
-    ids=["chain", "journal", "book", "port"],
+    ids=["chain", "journal", "book", "port", "server"],
 )
 def test_what_two_deployments_cannot_share_is_named(
     other: dict[str, object], words: str, tmp_path: Path
 ) -> None:
     configs = written(tmp_path / "a.toml"), written(tmp_path / "b.toml", **other)
     assert re.search(words, refusal("--config", configs[0], "--config", configs[1]))
+
+
+def test_deployments_on_one_server_have_a_schema_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEEPER_JOURNAL__URL", URL)
+    configs = written(tmp_path / "a.toml"), written(tmp_path / "b.toml")
+    said = refusal("--config", configs[0], "--config", configs[1])
+    assert re.search(r"b.toml: journal.schema_name is that of .*a.toml: keeper$", said)
 
 
 def test_a_published_book_is_of_one_deployment(tmp_path: Path) -> None:

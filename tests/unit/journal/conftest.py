@@ -13,6 +13,7 @@ from keeper.journal.guard import Limits
 from keeper.journal.shared import PostgresJournal
 from keeper.journal.store import SqliteJournal, StoredJournal
 from keeper.units import WAD, Block
+from tests.postgres import drop
 
 IDENTITY = {"chain_id": "31337", "deployment": "0x" + "d1" * 20, "wallet": "0x" + "e2" * 20}
 
@@ -25,12 +26,15 @@ on_sqlite = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | Shared:
-    """Return where the journal of a test is: each is run on both stores."""
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | Shared]:
+    """Yield where the journal of a test is: each is run on both stores."""
     path = tmp_path / "journal.db"
     if request.param == "sqlite":
-        return path
-    return Shared(request.getfixturevalue("server"), f"test_{uuid4().hex}", path)
+        yield path
+        return
+    shared = Shared(request.getfixturevalue("server"), f"test_{uuid4().hex}", path)
+    yield shared
+    drop(shared.url, shared.schema)
 
 
 @pytest.fixture
@@ -54,7 +58,7 @@ def open_journal(place: Path | Shared) -> Iterator[Journals]:
         journal = opened(place, limits, **identity)
         if isinstance(journal, PostgresJournal) and not journal.leads():
             first = next(each for each in journals if isinstance(each, PostgresJournal) and each.leads())
-            journal._db.token = first._db.token
+            journal._db.tokens = first._db.tokens
         journals.append(journal)
         return journal
 

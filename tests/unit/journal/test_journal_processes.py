@@ -80,7 +80,7 @@ limits = """,
 )
 """The same words on the other store."""
 
-LED = "journal._db.token = 1\n"
+LED = "journal._db.tokens = {shared.schema: 1}\n"
 """What makes a process write as the one does that leads: as if it were a thread of it."""
 
 

@@ -21,7 +21,7 @@ from keeper.journal.postgres import written
 from keeper.journal.reader import JournalReader
 from keeper.journal.shared import PostgresJournal
 from keeper.ports import Searched
-from tests.postgres import PASSWORD, Line
+from tests.postgres import PASSWORD, Line, drop
 from tests.unit.journal.conftest import IDENTITY, Events, Steps
 
 Keepers: TypeAlias = Callable[..., PostgresJournal]
@@ -31,8 +31,10 @@ PATIENCE_S = 40.0
 
 
 @pytest.fixture
-def shared(server: str, tmp_path: Path) -> Shared:
-    return Shared(server, f"test_{uuid4().hex}", tmp_path / "journal.db")
+def shared(server: str, tmp_path: Path) -> Iterator[Shared]:
+    place = Shared(server, f"test_{uuid4().hex}", tmp_path / "journal.db")
+    yield place
+    drop(place.url, place.schema)
 
 
 @pytest.fixture
@@ -85,7 +87,7 @@ def test_a_leader_that_ends_lets_the_next_one_lead_at_once(keeper: Keepers) -> N
     leader, standby = keeper("a"), keeper("b")
     leader.close()
     wait_until(standby.leads)
-    assert standby._db.token == 2
+    assert standby._db.tokens == {standby._schema: 2}
 
 
 def test_a_frozen_leader_is_refused_when_it_thaws(
@@ -186,9 +188,9 @@ def test_what_a_standby_finds_is_kept_until_it_leads(keeper: Keepers) -> None:
 
 def test_the_lease_of_a_token_that_is_gone_is_not_renewed(keeper: Keepers, shared: Shared) -> None:
     keeper("a")
-    lease = Lease(shared, "b", 0, LONG_S)
+    lease = Lease(shared, "b", LONG_S)
     with closing(lease), pytest.raises(Deposed, match="a leads by lease 1, and this keeper had lease 9"):
-        lease.renew(9)
+        lease.renew({shared.schema: 9})
 
 
 def test_an_older_journal_is_not_brought_up_under_a_leader(keeper: Keepers) -> None:
