@@ -603,6 +603,25 @@ def export_journal(
             typer.echo(line)
 
 
+@journal_app.command("import")
+def import_journal(
+    file: Annotated[Path, typer.Argument(help="The journal.sqlite of a keeper that is stopped.")],
+    *,
+    config: ConfigOption = HERE,
+    dry_run: Rehearsed = False,
+) -> None:
+    """Bring a journal from its file to the shared one of a configuration, where there is none yet."""
+    settings = load(config)
+    expected = {
+        "chain_id": str(settings.chain.chain_id),
+        "deployment": settings.deployment.address,
+        "mode": "dry run" if dry_run else "live",
+    }
+    place = settings.journal_place(dry_run=dry_run)
+    for table, rows in opening.take_in(file, place, expected).items():
+        typer.echo(f"{table} {rows}")
+
+
 @app.command()
 def version() -> None:
     """Print the version."""

@@ -53,20 +53,29 @@ def _copy_rows(db: Db, copy: SqliteDb, without: Collection[str]) -> None:
     """Lay out a file as a keeper does, and fill it from another store."""
     db.look()
     copy.begin()
-    rows.create(copy, {})
-    migrations.bring_up(copy, 1)
-    rows.add_tables(copy)
-    copy.execute("DELETE FROM meta")
-    # Rows go before those that refer to them, by the order in which the tables were made.
-    made = copy.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY rowid").fetchall()
-    for (table,) in made:
-        if table == "sqlite_sequence" or table in without:
+    lay_out(copy)
+    for table in tables_in_order(copy):
+        if table in without:
             continue
         names = columns_of(copy, table)
         into = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608
         copy.executemany(into, pages(db, table, names))
     copy.execute("COMMIT")
     db.execute("ROLLBACK")
+
+
+def lay_out(db: Db) -> None:
+    """Make the tables of today's journal, all of them empty, inside an open transaction."""
+    rows.create(db, {})
+    migrations.bring_up(db, 1)
+    rows.add_tables(db)
+    db.execute("DELETE FROM meta")
+
+
+def tables_in_order(db: SqliteDb) -> list[str]:
+    """Return the tables of a file as they were made: rows go before those that refer to them."""
+    made = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY rowid").fetchall()
+    return [name for (name,) in made if name != "sqlite_sequence"]
 
 
 def export(db: Db, case_id: str | None = None) -> Iterator[str]:

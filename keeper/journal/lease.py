@@ -50,6 +50,25 @@ def whoami() -> str:
     return f"{socket.gethostname()}/{os.getpid()}"
 
 
+def fellows(db: PostgresDb, schema: str) -> list[str]:
+    """Return the schemas of all journals in a database that are of one journal's wallet, in order."""
+    query = (
+        "SELECT nspname FROM pg_namespace AS each WHERE has_schema_privilege(oid, 'USAGE') AND 2 ="
+        " (SELECT count(*) FROM pg_class WHERE relnamespace = each.oid AND relkind = 'r'"
+        " AND relname IN ('lease', 'meta') AND has_table_privilege(oid, 'SELECT')) ORDER BY nspname"
+    )
+    wallets = {name: _wallet_of(db, name) for (name,) in db.execute(query).fetchall()}
+    own = wallets.get(schema, {})
+    if "wallet" not in own:
+        return [schema]
+    return [name for name, wallet in wallets.items() if wallet == own]
+
+
+def _wallet_of(db: PostgresDb, schema: str) -> dict[str, str]:
+    found = db.execute(f'SELECT key, value FROM "{schema}".meta').fetchall()  # noqa: S608
+    return {key: value for key, value in found if key in OF_WALLET}
+
+
 class Lease:
     """The rows of one wallet's journals, over a connection of its own."""
 
@@ -81,20 +100,8 @@ class Lease:
 
     def fellows(self) -> list[str]:
         """Return the schemas of the wallet's journals in this database, in order."""
-        query = (
-            "SELECT nspname FROM pg_namespace AS each WHERE has_schema_privilege(oid, 'USAGE') AND 2 ="
-            " (SELECT count(*) FROM pg_class WHERE relnamespace = each.oid AND relkind = 'r'"
-            " AND relname IN ('lease', 'meta') AND has_table_privilege(oid, 'SELECT')) ORDER BY nspname"
-        )
-        wallets = {name: self._wallet_of(name) for (name,) in self._rows(query)}
-        own = wallets.get(self._place.schema, {})
-        if "wallet" not in own:
-            return [self._place.schema]
-        return [name for name, wallet in wallets.items() if wallet == own]
-
-    def _wallet_of(self, schema: str) -> dict[str, str]:
-        query = f'SELECT key, value FROM "{schema}".meta'  # noqa: S608
-        return {key: value for key, value in self._rows(query) if key in OF_WALLET}
+        with self._asked() as db:
+            return fellows(db, self._place.schema)
 
     def is_free(self) -> bool:
         """Tell whether the lease of the one journal has ended."""
@@ -274,7 +281,8 @@ class Tenure:
             if self._tokens:
                 if not self._lease.renew(self._tokens):
                     return
-                self._take([each for each in self._journals if each not in self._tokens])
+                # One may have been begun since.
+                self._take([each for each in self._lease.fellows() if each not in self._tokens])
             elif self._lease.is_free():
                 self._take(self._lease.fellows())
             held = {each: self._lease.held(each) for each in self._journals}
@@ -287,7 +295,7 @@ class Tenure:
         taken = self._lease.take(schemas, sessions) if schemas else None
         if taken is None:
             return
-        self._tokens = dict(sorted((self._tokens | taken).items()))
+        self._tokens = dict(sorted({**self._tokens, **taken}.items()))
         for db in self._journals.values():
             db.tokens = self._tokens
         log.info("lease.taken", tokens=taken, lease_s=self._lease_s)

@@ -70,6 +70,26 @@ def to_switch(place: Path | Shared, limits: Limits) -> StoredJournal:
     return journal
 
 
+def take_in(source: Path, place: Path | Shared, expected: Mapping[str, str]) -> Mapping[str, int]:
+    """Copy a journal's file to a shared place that is empty; return how many rows each table has.
+
+    Raises ConfigError where that cannot be, or where what it says of itself is otherwise than ``expected``.
+    """
+    if isinstance(place, Path):
+        raise ConfigError("journal.url is not set: there is nothing to import into")
+    with closing(to_read(source)) as db:
+        if "meta" not in db.tables():
+            raise ConfigError(f"{source} is no keeper's journal")
+        found = dict(map(tuple, db.execute("SELECT key, value FROM meta").fetchall()))
+    for key, value in expected.items():
+        if found.get(key, value.lower()) != value.lower():
+            raise ConfigError(f"the {key} of {source} is {found[key]}, and {value.lower()} is configured")
+    _expect_psycopg()
+    from keeper.journal import moving
+
+    return moving.move(source, place)
+
+
 def _look_over(path: Path) -> None:
     """Raise ConfigError where a file is damaged; at a large one there is no time for all of it."""
     if not path.exists():

@@ -31,6 +31,16 @@ LAYING_OUT = 0x6B65_6570_6572
 """The number under which servers keep those apart that lay out tables at the same time."""
 
 
+def begin_to_lay_out(db: PostgresDb, schema: str) -> None:
+    """Begin a transaction in which nobody else lays out tables; make the schema, and what is its own."""
+    db.execute("BEGIN")
+    db.execute("SELECT pg_advisory_xact_lock(?)", (LAYING_OUT,))
+    if not db.execute("SELECT 1 FROM pg_namespace WHERE nspname = ?", (schema,)).fetchall():
+        db.execute(f'CREATE SCHEMA "{schema}"')
+    for statement in postgres.OWN:
+        db.execute(statement)
+
+
 class PostgresJournal(StoredJournal):
     """A journal in one schema; it is written only while this keeper holds the lease."""
 
@@ -71,12 +81,7 @@ class PostgresJournal(StoredJournal):
 
     def _open(self, schema: str, identity: Mapping[str, str]) -> None:
         db = self._db
-        db.execute("BEGIN")
-        db.execute("SELECT pg_advisory_xact_lock(?)", (LAYING_OUT,))
-        if not db.execute("SELECT 1 FROM pg_namespace WHERE nspname = ?", (schema,)).fetchall():
-            db.execute(f'CREATE SCHEMA "{schema}"')
-        for statement in postgres.OWN:
-            db.execute(statement)
+        begin_to_lay_out(db, schema)
         version = migrations.version_of(db)
         [(is_led,)] = db.execute("SELECT until > clock_timestamp() FROM lease").fetchall()
         if version is not None and 1 <= version < migrations.VERSION and is_led:

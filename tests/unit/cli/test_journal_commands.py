@@ -13,6 +13,7 @@ from keeper.cli import app
 from keeper.domain import CaseEvent, EventKind
 from keeper.journal.reader import JournalReader
 from keeper.journal.store import SqliteJournal
+from tests.postgres import drop
 
 READER = "0x" + "11" * 20
 
@@ -60,3 +61,16 @@ def test_an_export_is_a_line_for_each_row(folder: Path, words: tuple[str, ...], 
     lines = [json.loads(line) for line in found.output.splitlines()]
     assert [line["table"] for line in lines].count("cases") == cases
     assert (folder / "journal.sqlite").exists()
+
+
+def test_a_file_goes_to_the_server_of_the_configuration(
+    folder: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = asked("import", str(folder / "journal.sqlite"))
+    assert "journal.url is not set" in str(refused.exception)
+    monkeypatch.setenv("KEEPER_JOURNAL__URL", server)
+    found = asked("import", str(folder / "journal.sqlite"))
+    assert (found.exit_code, "cases 2" in found.output.splitlines()) == (0, True)
+    whole = asked("check")
+    assert (whole.exit_code, "schema keeper is whole" in whole.output) == (0, True)
+    drop(server, "keeper")
