@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,11 @@ AS_JSON = frozenset({"data", "unsigned_tx", "signs", "mirror", "chain", "takes",
 """Columns that hold JSON as text."""
 TOLD = ("meta", "cases", "events", "steps", "sends", "terms", "switches", "levels", "differences", "heads")
 """What is exported, in this order; the tape and the accounts found are a keeper's own."""
-OF_CASE = ("cases", "events", "steps")
+OF_CASE: Mapping[str, str] = {
+    **dict.fromkeys(("cases", "events", "steps"), "case_id = ?"),
+    **dict.fromkeys(("sends", "terms"), "step_id IN (SELECT step_id FROM steps WHERE case_id = ?)"),
+}
+"""What is exported of one case, and by which condition."""
 
 
 def back_up(db: Db, target: Path, *, without: Collection[str] = ()) -> None:
@@ -99,7 +103,7 @@ def columns_of(db: Db, table: str) -> list[str]:
 def pages(db: Db, table: str, names: Sequence[str], case_id: str | None = None) -> Iterator[tuple[Any, ...]]:
     """Yield the rows of a table, or those of one case, in their order, some at a time."""
     key = db.key(table)
-    bound, values = ("", ()) if case_id is None else ("case_id = ? AND", (case_id,))
+    bound, values = ("", ()) if case_id is None else (f"{OF_CASE[table]} AND", (case_id,))
     query = (
         f"SELECT {key}, {', '.join(names)} FROM {table} WHERE {bound} {key} > ?"  # noqa: S608
         f" ORDER BY {key} LIMIT {AT_ONCE}"

@@ -16,7 +16,7 @@ from keeper.journal import backup
 from keeper.journal.db import Shared
 from keeper.journal.reader import JournalReader
 from keeper.journal.store import SqliteJournal, StoredJournal
-from keeper.ports import Searched
+from keeper.ports import BidKind, Searched, StepRecord
 from tests.unit.journal.conftest import IDENTITY
 
 
@@ -93,11 +93,24 @@ def test_every_row_is_a_line_however_few_are_read_at_a_time(
     assert filled.last_event() == 5
 
 
-def test_one_case_is_exported_alone(filled: StoredJournal, place: Path | Shared) -> None:
+def test_one_case_is_exported_alone_with_its_bids_and_terms(
+    filled: StoredJournal, place: Path | Shared, step: Callable[..., Step], tx: dict[str, Any]
+) -> None:
+    other = filled.reserve(step(case=2), tx, chain_nonce=0, block=101, at_s=1212)
+    assert isinstance(other, Permit)
+    filled.sign(other.step_id, b"other", "0xbb")
+    filled.sent(other.step_id, block=101, at_s=1212)
+    for each in filled.live_steps():
+        dearer = {**each.unsigned_tx, "maxFeePerGas": 4 * 10**9}
+        assert isinstance(filled.rebid(each.step_id, BidKind.RAISE, dearer, block=103, at_s=1236), StepRecord)
     with closing(JournalReader(place)) as reader:
         lines = [json.loads(line) for line in reader.export("case1")]
-        assert [line["table"] for line in lines] == ["cases", "events", "events", "events", "steps"]
-        assert {line["case_id"] for line in lines} == {"case1"}
+        tables = [line["table"] for line in lines]
+        assert tables == ["cases", *["events"] * 4, "steps", "sends", "terms"]
+        assert {line["case_id"] for line in lines[:6]} == {"case1"}
+        [of] = {line["step_id"] for line in lines[5:]}
+        assert of != other.step_id
+        assert lines[6]["unsigned_tx"]["maxFeePerGas"] == 4 * 10**9
         with pytest.raises(ConfigError, match="has no case case9"):
             next(reader.export("case9"))
     assert filled.status("case1") == "in_flight"
