@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -362,7 +362,7 @@ class StoredJournal:
                 self._db,
                 step,
                 limits,
-                standing=self._standing(self._db, at_s),
+                standing=Standing(switches.standing(self._db)),
                 chain_nonce=chain_nonce,
                 block=block,
                 at_s=at_s,
@@ -372,7 +372,7 @@ class StoredJournal:
 
     def _standing(self, db: Db, at_s: UnixS) -> Standing:
         by_file = switches.halted_by_file(self._limits.kill_file, at_s)
-        thrown = switches.standing(db)
+        thrown = (*switches.standing(db), *self._wallet.foreign_beside(self))
         return Standing((*by_file, *thrown), self._limits if self._reloaded else None)
 
     def go_by(self, told: Callable[[Standing], Standing]) -> None:
@@ -568,8 +568,14 @@ class StoredJournal:
     def note_foreign(self, evidence: str, *, at_s: UnixS) -> None:
         """Keep that another program uses the wallet's key: nothing new is permitted until that is cleared."""
         with self._transaction() as db:
-            if not any(each.switch is Switch.FOREIGN for each in switches.standing(db)):
+            if not self._standing(db, at_s).of(Switch.FOREIGN):
                 switches.throw(db, Thrown(Switch.FOREIGN, "", "rule", evidence, at_s), on=True)
+
+    def own_foreign(self) -> tuple[Thrown, ...]:
+        """Return what it has noted of another program that uses the wallet's key, and where."""
+        with self._asked() as db:
+            noted = (each for each in switches.standing(db) if each.switch is Switch.FOREIGN)
+            return tuple(replace(each, why=f"{each.why}, noted in {self._name}") for each in noted)
 
     def abandon(self, step_id: str, reason: Reason, *, block: Block, at_s: UnixS) -> None:
         """End a step whose bytes are certainly nowhere; its nonce is free again."""

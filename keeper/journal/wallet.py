@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from keeper.domain import Step
 from keeper.journal.guard import Held, Limits
 from keeper.journal.tally import Inventory, Sums
+from keeper.ports import Thrown
 from keeper.units import Block, UnixS
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ class Holder(Protocol):
 
     def own_next_nonce(self) -> int:
         """Return one more than the highest nonce that it ever gave out."""
+        ...
+
+    def own_foreign(self) -> tuple[Thrown, ...]:
+        """Return what it has noted of another program that uses the wallet's key."""
         ...
 
 
@@ -67,6 +72,10 @@ class Wallet:
         """Return one more than the highest nonce that any other journal gave out; 0 where none did."""
         others = (each for each in self._journals if each is not journal)
         return max((each.own_next_nonce() for each in others), default=0)
+
+    def foreign_beside(self, journal: Holder) -> tuple[Thrown, ...]:
+        """Return what any other journal has noted of another program: it uses the key of all of them."""
+        return tuple(noted for each in self._journals if each is not journal for noted in each.own_foreign())
 
 
 class TapedWallet(Wallet):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
@@ -16,6 +17,7 @@ from keeper.journal.store import SqliteJournal
 from keeper.journal.tally import Inventory, Sums
 from keeper.journal.tape import Recorder, unpack
 from keeper.journal.wallet import TapedWallet, Wallet, of_record, to_record
+from keeper.ports import Switch
 from keeper.units import WAD
 
 WEALTHY = Limits(spend_day_wei=10**30, in_flight=100)
@@ -81,6 +83,45 @@ def test_the_same_account_elsewhere_is_another_case(fleet: Fleet, tx: dict[str, 
     refused = reserve(one, *asked(tx))
     assert isinstance(refused, Refuse)
     assert refused.reason.rule == "limit.duplicate"
+
+
+def test_a_stranger_that_one_journal_notices_stops_all_of_the_wallet(
+    fleet: Fleet, tx: dict[str, Any]
+) -> None:
+    one, other, third = fleet(of=3)
+    [elsewhere] = fleet(of=1)
+    one.note_foreign("nonce 5 of step x was used by another", at_s=1_200)
+    other.note_foreign("nonce 5 is used and was not given out", at_s=1_212)
+    for each in (one, other, third):
+        refused = reserve(each, *asked(tx))
+        assert isinstance(refused, Refuse)
+        assert (refused.reason.rule, refused.reason.bound) == ("wallet.foreign", "keeper resume")
+        assert refused.reason.evidence.startswith("nonce 5 of step x was used by another")
+        assert [thrown.switch for thrown in each.thrown()] == [Switch.FOREIGN]
+    assert "0.sqlite" in third.thrown()[0].why
+    assert isinstance(reserve(elsewhere, *asked(tx)), Permit)
+    one.throw(Switch.FOREIGN, "", on=False, who="a test")
+    assert [nonce_of(reserve(each, *asked(tx))) for each in (one, other, third)] == [5, 6, 7]
+
+
+def test_whoever_only_warns_of_a_stranger_goes_on(fleet: Fleet, tx: dict[str, Any]) -> None:
+    shared = Wallet()
+    [one] = fleet(of=1, wallet=shared)
+    [warns] = fleet(replace(WEALTHY, foreign_stops=False), of=1, wallet=shared)
+    one.note_foreign("nonce 5 was used by another", at_s=1_200)
+    assert isinstance(reserve(warns, *asked(tx)), Permit)
+    assert warns.thrown() == ()
+
+
+def test_a_stranger_stays_noted_over_a_restart_of_either_journal(fleet: Fleet, tx: dict[str, Any]) -> None:
+    [noticed] = fleet(of=1)
+    noticed.note_foreign("nonce 5 was used by another", at_s=1_200)
+    path, shared = noticed._path, Wallet()
+    noticed.close()
+    [other] = fleet(of=1, wallet=shared)
+    with closing(SqliteJournal(path, identity={"deployment": "0"}, limits=WEALTHY, wallet=shared)):
+        assert isinstance(reserve(other, *asked(tx)), Refuse)
+    assert isinstance(reserve(other, *asked(tx)), Permit)
 
 
 TAKES = (("ETH/USD", -3 * WAD),)
