@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, 
 from contextvars import Context, copy_context
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Generic, Protocol, TextIO, TypeAlias, TypeVar
 
@@ -33,7 +34,7 @@ from keeper.chain.relay import Relay, Updates
 from keeper.chain.stream import expect_chain
 from keeper.chain.wire import head_of
 from keeper.config import Config, Ladder, load
-from keeper.deployments import ForeignDeployment
+from keeper.deployments import ForeignDeployment, in_common, name_of
 from keeper.desk.hybrid import HybridDesk
 from keeper.desk.lending import LendingDesk
 from keeper.desk.perp import PerpDesk
@@ -91,6 +92,7 @@ from keeper.replay.scene import Scene, scene_at
 from keeper.replay.told import words_of
 from keeper.reporter import Reporter
 from keeper.reports import Exchange, Roll, hearing, served
+from keeper.state.part import WHOLE
 from keeper.steward import Steward
 from keeper.units import BPS, WAD, AccountKey, Block
 from keeper.why.explain import explain
@@ -377,7 +379,7 @@ async def _scene(reader: JournalReader, at: Block | None, other: Config | None =
             params=config.pipeline_params(dry_run=run.started["dry_run"], page=kind.page),
             fees=config.fee_params(),
             chain_id=config.chain.chain_id,
-            deployment=config.deployment.address,
+            deployment=name_of(config.deployment),
             panel=config.panel(),
             policies=config.policies(),
         )
@@ -790,6 +792,8 @@ class Berth:
     of: int
     """How many deployments there are."""
     boards: list[Board] = field(default_factory=list)
+    kept: list[tuple[Path, Config, frozenset[str]]] = field(default_factory=list)
+    """By which contracts each is known on chain."""
 
 
 class TapeTooLong(Exception):
@@ -836,20 +840,38 @@ async def _keep(
 
 def _expect_apart(configs: Mapping[Path, Config], snapshot: Path | None) -> None:
     """Raise ConfigError where deployments cannot be kept by one process."""
-    if snapshot is not None and len(configs) > 1:
-        raise ConfigError("--snapshot is the book of one deployment: give it with one --config")
     (first, one), *others = configs.items()
+    if snapshot is not None and (others or one.deployment.accounts != WHOLE):
+        raise ConfigError("--snapshot is the book of one whole deployment: give it with one --config")
     for path, config in others:
         if config.chain != one.chain:
             raise ConfigError(f"{path}: [chain] is not that of {first}, and one process keeps one chain")
         if config.journal.url != one.journal.url:
             raise ConfigError(f"{path}: journal.url is not that of {first}, and one wallet has one door")
+    for (path, config), (before, other) in combinations([*configs.items()][::-1], 2):
+        if config.deployment.address == other.deployment.address:
+            _expect_none_twice(path, config, before, other)
     for name, of in APART.items():
         taken: dict[object, Path] = {}
         for path, config in configs.items():
             value = of(config)
             if value is not None and taken.setdefault(value, path) is not path:
                 raise ConfigError(f"{path}: {name} is that of {taken[value]}: {value}")
+
+
+def _expect_none_twice(path: Path, config: Config, before: Path, other: Config) -> None:
+    """Raise ConfigError where two wallets of one deployment could act on the same account."""
+    if shared := in_common(config.deployment, other.deployment):
+        mend = "name other markets, or another part"
+        raise ConfigError(f"{path}: [deployment] keeps what {before} does, {shared}; {mend}")
+
+
+def _expect_only_keeper(berth: Berth, path: Path, config: Config, market: Market[Any, Any]) -> None:
+    """Raise ConfigError where one deployment goes by two addresses, such as those of two readers of it."""
+    for before, other, addresses in berth.kept:
+        if not addresses.isdisjoint(market.addresses):
+            _expect_none_twice(path, config, before, other)
+    berth.kept.append((path, config, frozenset(market.addresses)))
 
 
 APART: Mapping[str, Callable[[Config], object]] = {
@@ -868,9 +890,9 @@ async def _keeper(
     """Make ready to keep one deployment: all that it takes is open while the block lasts."""
     kind = PROTOCOLS[config.deployment.protocol]
     tape = Recorder() if config.journal.tape else None
-    about = f"{config.deployment.protocol} {config.deployment.address}: " if berth.of > 1 else ""
-    if about:
-        structlog.contextvars.bind_contextvars(deployment=config.deployment.address)
+    kept = name_of(config.deployment)
+    if berth.of > 1:
+        structlog.contextvars.bind_contextvars(deployment=kept)
     signing = config.signer_params()
     if signing.is_in_environment and not config.is_rehearsal:
         mend = "a keystore, or whoever signs elsewhere: docs/signers.md"
@@ -879,11 +901,15 @@ async def _keeper(
         _found(berth.rpc, config, kind.find, tape) as parts,
         open_signer(signing, berth.keys[signing]) as signer,
     ):
-        market, reader = parts.market, parts.reader
+        market, reader, about = parts.market, parts.reader, ""
+        _expect_only_keeper(berth, file, config, market)
+        if berth.of > 1:
+            about = f"{config.deployment.protocol} {kept} by {signer.address}: "
+            structlog.contextvars.bind_contextvars(wallet=signer.address)
         identity = {
             "chain_id": str(config.chain.chain_id),
             "genesis": await _genesis(parts.rpc),
-            "deployment": config.deployment.address,
+            "deployment": kept,
             "wallet": signer.address,
             "mode": "dry run" if dry_run else "live",
         }
@@ -1105,9 +1131,8 @@ def settings_of(run: Run, config: Path | None) -> Config:
     if config is None:
         return told
     other = load(config)
-    if other.deployment.address != told.deployment.address:
-        found = f"{other.deployment.setting} is {other.deployment.address}"
-        raise ConfigError(f"{config}: {found}, and the journal is of {told.deployment.address}")
+    if (found := name_of(other.deployment)) != (kept := name_of(told.deployment)):
+        raise ConfigError(f"{config}: {other.deployment.setting} is {found}, and the journal is of {kept}")
     return other
 
 

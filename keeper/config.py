@@ -39,7 +39,7 @@ from keeper.alerts import Params as AlertParams
 from keeper.chain.pool import Params as PoolParams
 from keeper.chain.reader import Params as ReaderParams
 from keeper.confirm.policy import PRESETS, Divergence, Policies, Policy, tuned
-from keeper.deployments import Address, Deployment, Section
+from keeper.deployments import Address, Deployment, Section, name_of
 from keeper.desk.hybrid import Params as DeskParams
 from keeper.desk.lending import Params as LendingDeskParams
 from keeper.desk.perp import Params as PerpDeskParams
@@ -1020,7 +1020,7 @@ class Config(BaseSettings):
         return pipeline.Shelf(
             path=_own(self.mirror.snapshot, dry_run=dry_run),
             chain_id=self.chain.chain_id,
-            deployment=self.deployment.address,
+            deployment=name_of(self.deployment),
             every_blocks=self.mirror.snapshot_blocks,
         )
 
@@ -1063,6 +1063,7 @@ class Config(BaseSettings):
             flow_fall=self.pace.flow_fall,
             climb=self.ladder.climb(),
             tide=self.ladder.book.book(),
+            part=self.deployment.accounts,
             **self.trigger.model_dump(exclude={"announced"}),
         )
 

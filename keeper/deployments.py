@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from keeper.state.part import WHOLE, Part
 from keeper.units import FeedId
 
 
@@ -33,6 +34,13 @@ def _hex_id(text: str) -> str:
     return text.lower()
 
 
+def _one_of_many(text: str) -> str:
+    number, of = map(int, text.split("/"))
+    if number > of:
+        raise ValueError(f"expected a part from 1/{of} to {of}/{of}")
+    return text
+
+
 Address = Annotated[str, AfterValidator(_hex_address)]
 Id = Annotated[str, AfterValidator(_hex_id)]
 
@@ -43,7 +51,20 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class HybridDeployment(Section):
+class Divided(Section):
+    """A deployment, or the part of its accounts that is kept."""
+
+    part: Annotated[str, Field(pattern=r"^[1-9][0-9]?/[1-9][0-9]?$"), AfterValidator(_one_of_many)] = "1/1"
+    """Such as 2/3, the second third: others are for other wallets."""
+
+    @property
+    def accounts(self) -> Part:
+        """Return which accounts are kept."""
+        number, of = map(int, self.part.split("/"))
+        return Part(number, of)
+
+
+class HybridDeployment(Divided):
     """Which HybridMargin to keep: its MarginReader, or its Clearing where it has none.
 
     All else is read from the chain.
@@ -74,7 +95,7 @@ class HybridDeployment(Section):
         return address
 
 
-class ForeignDeployment(Section):
+class ForeignDeployment(Divided):
     """A deployment of somebody else's protocol, read through a contract of ours that is lent to the nodes."""
 
     protocol: str
@@ -184,6 +205,24 @@ Deployment: TypeAlias = Annotated[
     Discriminator(_protocol),
 ]
 """Of which protocol it is, and where: ``protocol`` tells them apart."""
+
+
+def name_of(deployment: Deployment) -> str:
+    """Return how journal and book know what is kept: its address, and the part where it is not the whole."""
+    whole = deployment.accounts == WHOLE
+    return deployment.address if whole else f"{deployment.address} part {deployment.part}"
+
+
+def in_common(one: Deployment, other: Deployment) -> str:
+    """Say what two configurations of one deployment both keep; nothing where no account can be in both.
+
+    Accounts of Morpho Blue are of one market each, those of other protocols of all that their owner is in.
+    """
+    if not one.accounts.meets(other.accounts):
+        return ""
+    if isinstance(one, MorphoDeployment) and isinstance(other, MorphoDeployment):
+        return ", ".join(f"market {each}" for each in one.markets if each in other.markets)
+    return f"accounts of {name_of(other)}"
 
 
 @cache

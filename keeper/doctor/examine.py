@@ -23,7 +23,7 @@ from keeper.chain.rpc import without_secrets
 from keeper.chain.stream import expect_chain
 from keeper.chain.wire import head_of
 from keeper.config import Config
-from keeper.deployments import ForeignDeployment
+from keeper.deployments import ForeignDeployment, name_of
 from keeper.doctor import foreign, hybrid
 from keeper.doctor.finding import Finding, Mark, NoDeployment, amount
 from keeper.doctor.sending import look_at_sending
@@ -143,7 +143,7 @@ class Doctor:
             yield Finding("lease", Mark.OK, f"{leader} leads: a keeper started now stands by")
         ours = {
             "chain_id": str(self.config.chain.chain_id),
-            "deployment": self.config.deployment.address,
+            "deployment": name_of(self.config.deployment),
             "wallet": self._wallet or identity.get("wallet", ""),
         }
         other = [name for name, value in ours.items() if identity.get(name) != value]

@@ -322,7 +322,7 @@ class Mirror(Generic[MarketT]):
         """Mark what a range of settled blocks touched, and commit it with how far the search has come."""
         touched: dict[AccountKey, None] = {}
         for log_ in found.logs:
-            fact = self.market.decode(log_)
+            fact = self._decode(log_)
             if fact is not None:
                 touched.update(dict.fromkeys(self.concerned(fact)))
                 if done and fact.block > done.number:
@@ -389,7 +389,7 @@ class Mirror(Generic[MarketT]):
         self._line = deque(each for each in self._line if each.hash not in gone)
         self._line += update.adopted
         while self._logs:
-            fact = self.market.decode(self._logs[0])
+            fact = self._decode(self._logs[0])
             self._heed_upgrade(self._logs[0])
             self._logs.popleft()
             if fact is None:
@@ -399,6 +399,11 @@ class Mirror(Generic[MarketT]):
             if not self._is_told(fact):
                 self.facts.append(fact)
         self._told = None
+
+    def _decode(self, log_: Log) -> Fact | None:
+        """Say what a log means, and which of the accounts that are kept it names."""
+        fact = self.market.decode(log_)
+        return fact and replace(fact, touched=tuple(self._params.part.pick(fact.touched)))
 
     def _heed_upgrade(self, log_: Log) -> None:
         """Send nothing more where other code stands behind a contract: it was not what was trusted."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from keeper.ladder import Book, Climb
 from keeper.pipeline.alarms import Params as Alarms
 from keeper.risk.liquidity import Depth
+from keeper.state.part import WHOLE, Part
 from keeper.units import Block, FeedId
 
 PAGE = 200
@@ -43,3 +44,5 @@ class Params:
     """The bounds of every account's ladder,"""
     tide: Book = field(default_factory=Book)
     """and of the book's."""
+    part: Part = WHOLE
+    """The accounts that are kept; of all others nothing is read."""

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from keeper.cli import app
+from keeper.cli import _expect_apart, app
+from keeper.config import load
+from keeper.deployments import MorphoDeployment, in_common, name_of
 from keeper.errors import ConfigError
+from keeper.state.part import Part
 
 LEAST = """\
 [chain]
@@ -19,6 +22,7 @@ chain_id = {chain_id}
 
 [deployment]
 reader = "0x{deployment:040x}"
+part = "{part}"
 
 [feed]
 path = "prices.csv"
@@ -40,8 +44,15 @@ URL = "postgresql://keeper:hunter2@127.0.0.1:9/none"
 
 def written(path: Path, **other: object) -> str:
     name = path.stem
-    told = {"chain_id": 31337, "deployment": 7, "name": name, "book": name, "port": 9_000 + ord(name)}
-    told["journal"] = ""
+    told = {
+        "chain_id": 31337,
+        "deployment": ord(name),
+        "part": "1/1",
+        "name": name,
+        "book": name,
+        "port": 9_000 + ord(name),
+        "journal": "",
+    }
     path.write_text(LEAST.format(**told | other))
     return str(path)
 
@@ -82,8 +93,83 @@ def test_deployments_on_one_server_have_a_schema_each(
     assert re.search(r"b.toml: journal.schema_name is that of .*a.toml: keeper$", said)
 
 
-def test_a_published_book_is_of_one_deployment(tmp_path: Path) -> None:
-    book = tmp_path / "book"
+def test_a_published_book_is_of_one_whole_deployment(tmp_path: Path) -> None:
+    book = str(tmp_path / "book")
     configs = written(tmp_path / "a.toml"), written(tmp_path / "b.toml")
-    said = refusal("--config", configs[0], "--config", configs[1], "--snapshot", str(book))
-    assert said.startswith("--snapshot is the book of one deployment")
+    said = refusal("--config", configs[0], "--config", configs[1], "--snapshot", book)
+    assert said.startswith("--snapshot is the book of one whole deployment")
+    half = written(tmp_path / "c.toml", part="1/2")
+    said = refusal("--config", half, "--snapshot", book)
+    assert said.startswith("--snapshot is the book of one whole deployment")
+
+
+SAME = {"deployment": 7}
+
+
+@pytest.mark.parametrize(
+    ("parts", "shared"),
+    [
+        (("1/1", "1/1"), "accounts of 0x0000000000000000000000000000000000000007"),
+        (("1/2", "1/2"), "accounts of 0x0000000000000000000000000000000000000007 part 1/2"),
+        (("1/1", "2/3"), "accounts of 0x0000000000000000000000000000000000000007;"),
+        (("1/2", "3/4"), "accounts of 0x0000000000000000000000000000000000000007 part 1/2"),
+        (("1/2", "2/3"), "accounts of 0x0000000000000000000000000000000000000007 part 1/2"),
+        (("1/2", "2/2"), ""),
+        (("1/2", "2/4"), ""),
+    ],
+    ids=str,
+)
+def test_an_account_is_kept_by_one_wallet_only(parts: tuple[str, str], shared: str, tmp_path: Path) -> None:
+    one, other = (
+        written(tmp_path / f"{name}.toml", part=part, **SAME) for name, part in zip("ab", parts, strict=True)
+    )
+    files = {Path(each): load(Path(each)) for each in (one, other)}
+    if not shared:
+        _expect_apart(files, None)
+        return
+    said = refusal("--config", one, "--config", other)
+    assert said.startswith(f"{other}: [deployment] keeps what {one} does, {shared}")
+
+
+@pytest.mark.parametrize(
+    ("markets", "parts", "shared"),
+    [
+        (("ab", "cd"), ("1/1", "1/1"), ""),
+        (("ab", "bc"), ("1/1", "1/1"), "b"),
+        (("abc", "cxa"), ("1/1", "1/1"), "ac"),
+        (("ab", "ab"), ("1/2", "2/2"), ""),
+        (("ab", "bc"), ("2/2", "2/2"), "b"),
+    ],
+    ids=str,
+)
+def test_markets_of_morpho_blue_are_divided_among_wallets(
+    markets: tuple[str, str], parts: tuple[str, str], shared: str
+) -> None:
+    one, other = (
+        MorphoDeployment(
+            protocol="morpho_blue",
+            morpho="0x" + "07" * 20,
+            part=part,
+            markets=tuple(f"0x{ord(each):064x}" for each in some),
+        )
+        for some, part in zip(markets, parts, strict=True)
+    )
+    assert in_common(one, other) == ", ".join(f"market 0x{ord(each):064x}" for each in shared)
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "1", "1/0", "1/2/3", "-1/2", "1/100", "a/b"])
+def test_a_part_that_is_none_is_refused(part: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"deployment\.part: "):
+        load(Path(written(tmp_path / "a.toml", part=part)))
+
+
+def test_journal_and_book_know_the_part_of_a_deployment(tmp_path: Path) -> None:
+    whole, half = (
+        load(Path(written(tmp_path / f"{name}.toml", part=part, **SAME)))
+        for name, part in {"a": "1/1", "b": "1/2"}.items()
+    )
+    address = whole.deployment.address
+    assert [name_of(each.deployment) for each in (whole, half)] == [address, f"{address} part 1/2"]
+    assert half.shelf(dry_run=False).deployment == f"{address} part 1/2"
+    assert half.pipeline_params(dry_run=False).part == Part(1, 2)
+    assert type(half)(**half.told()).deployment == half.deployment

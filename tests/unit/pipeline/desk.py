@@ -60,6 +60,7 @@ from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.params import Deployment, Listed, SlopeParams, feed_name
 from keeper.risk.liquidity import Depth
+from keeper.state.part import WHOLE
 from keeper.units import WAD, AccountKey, Block, FeedId, Wad
 from tests.unit.protocols.hybrid.books import CAP, NOW_S, OWNER, PRICES, deployment, feed_view
 from tests.unit.protocols.hybrid.pages import page_of
@@ -436,6 +437,7 @@ class Desk:
         self.climb = Climb()
         self.tide = Book()
         self.depth: Mapping[FeedId, Depth] = {}
+        self.part = WHOLE
         self.panel = Panel()
         self.lagging: float | None = None
         """What share of the endpoints is behind."""
@@ -480,6 +482,7 @@ class Desk:
                 climb=self.climb,
                 tide=self.tide,
                 depth=self.depth,
+                part=self.part,
             ),
             shelf=self.shelf,
             panel=self.panel,
