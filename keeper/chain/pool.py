@@ -35,6 +35,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from keeper.answers import outweighing
 from keeper.chain.health import Health, Standing
 from keeper.chain.rpc import READS, Calls, Rpc, RpcError, Throttled, Unreachable
 from keeper.errors import ChainFault, ConfigError, InvariantBroken
@@ -48,7 +49,6 @@ ABSENT = re.compile(
     re.IGNORECASE,
 )
 """How nodes say that they do not have a block, or its state: geth, reth, Nethermind, Besu, Erigon, Anvil."""
-KNOWN = re.compile("already known|known transaction|already imported|already exists", re.IGNORECASE)
 ELSEWHERE = frozenset({-32601, -32603, -32004})
 """Not implemented, internal error, not supported: another node may well answer."""
 INTERNAL = -32603
@@ -265,19 +265,23 @@ class Pool:
     async def _broadcast(self, order: Sequence[Node], calls: Calls) -> list[Any]:
         """Hand one signed transaction to all endpoints in service; return the first that takes it.
 
-        Where none does: one that has it already; else one that may have it, for it did not say; and only
-        where all refuse, the words of the healthiest.
+        Where none does, raise the words that hold for all: refused it is only where everyone refuses.
         """
         nodes = [node for node in order if node.standing.why is None] or order[:1]
-        tasks = [self._spawn(self._ask(node, calls)) for node in nodes]
+        tasks = [self._spawn(self._offer(node, calls)) for node in nodes]
         for done in asyncio.as_completed(tasks):
             with suppress(ChainFault):
                 results: list[Any] = await done
                 return results
-        faults = [fault for task in tasks if isinstance(fault := task.exception(), ChainFault)]
-        known = (each for each in faults if isinstance(each, RpcError) and KNOWN.search(each.message))
-        unsaid = (each for each in faults if not isinstance(each, RpcError) or each.code == INTERNAL)
-        raise next(known, None) or next(unsaid, None) or faults[0]
+        raise outweighing([fault for task in tasks if isinstance(fault := task.exception(), ChainFault)])
+
+    async def _offer(self, node: Node, calls: Calls) -> list[Any]:
+        """Ask one of several; what it says is told, for of all their words one is answered."""
+        try:
+            return await self._ask(node, calls)
+        except ChainFault as fault:
+            log.info("rpc.not_taken", endpoint=node.name, why=str(fault))
+            raise
 
     async def _ask(self, node: Node, calls: Calls) -> list[Any]:
         """Ask one endpoint once, and keep what that says about it."""

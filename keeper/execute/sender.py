@@ -18,9 +18,9 @@ from typing import Any, Protocol
 
 import structlog
 
+from keeper.answers import HAS, REFUSALS, Answer, read
 from keeper.domain import Booking, Call, EventKind, Fees, Head, Log, Permit, Reason, Refuse, Step, Wait
 from keeper.errors import ChainFault, InvariantBroken, SignerFault
-from keeper.execute.answers import REFUSALS, Answer, read
 from keeper.execute.fees import HISTORY_BLOCKS, FeeParams, Market, bid_for, choose_fees, outbid, tip_paid
 from keeper.execute.filler import Filler, Purse, newest
 from keeper.execute.signer import Signed, Signer
@@ -67,10 +67,6 @@ class Params:
     """On a chain of the OP stack: how large a transaction is, at the most, for the fee of its data."""
     dry_run: bool = False
     """Sign and send nothing, on no path; what is in flight is still followed."""
-
-
-HAS = frozenset({Answer.TAKEN, Answer.KNOWN, Answer.NONCE_TOO_LOW})
-"""Nobody else needs to be asked: the bytes are there, or there is nothing left for them to do."""
 
 
 @dataclass(frozen=True, slots=True)

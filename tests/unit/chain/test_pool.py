@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from eth_account import Account
+from structlog.testing import capture_logs
 
+from keeper.answers import REFUSALS, read
 from keeper.chain.health import Health
 from keeper.chain.pool import Absent, Params, Pool
 from keeper.chain.rpc import RpcError, Throttled, Unreachable
@@ -378,6 +380,27 @@ async def test_a_transaction_is_refused_only_where_nobody_can_have_it(second: st
             stubs[1].fails(Fault.BAD_GATEWAY if second == "down" else Fault.INTERNAL)
         with pytest.raises(ChainFault, match=said):
             await pool.request("eth_sendRawTransaction", [raw_tx(fee=100)])
+
+
+@pytest.mark.parametrize("second", ["txpool is full", Fault.STALLED])
+@pytest.mark.parametrize("first", [0, 1])
+async def test_a_refusal_does_not_outweigh_a_node_that_may_have_the_bytes(
+    monkeypatch: pytest.MonkeyPatch, first: int, second: str | Fault
+) -> None:
+    async with nodes() as stubs, pooled(stubs, replace(QUICK, broadcast=True)) as pool:
+        refuses, other = stubs[first], stubs[1 - first]
+
+        def answer(stub: StubNode, *_: Any) -> str:
+            raise Refused(-32000, "nonce too high" if stub is refuses else second)
+
+        monkeypatch.setitem(METHODS, "eth_sendRawTransaction", answer)
+        if isinstance(second, Fault):
+            other.fails(second)
+        with capture_logs() as said, pytest.raises(ChainFault) as fault:
+            await pool.request("eth_sendRawTransaction", [raw_tx()])
+        assert read(str(fault.value)) not in REFUSALS
+        noted = {each["endpoint"] for each in said if each["event"] == "rpc.not_taken"}
+        assert noted == {health.endpoint for health in pool.health()}
 
 
 # --- surveys --------------------------------------------------------------------------------------

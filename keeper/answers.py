@@ -8,8 +8,12 @@ asked it may have asked others, and nothing is lost by asking again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Answer(StrEnum):
@@ -36,6 +40,8 @@ class Answer(StrEnum):
 
 
 A = Answer
+HAS = frozenset({A.TAKEN, A.KNOWN, A.NONCE_TOO_LOW})
+"""Nobody else needs to be asked: the bytes are there, or there is nothing left for them to do."""
 REFUSALS = frozenset({
     A.NONCE_GAP, A.UNDERPRICED, A.REPLACEMENT_UNDERPRICED, A.FEE_TOO_LOW, A.INSUFFICIENT_FUNDS, A.REFUSED
 })  # fmt: skip
@@ -166,3 +172,17 @@ def read(words: str) -> Answer:
     """Say what a message means: by the first row that it holds, those that refuse behind all others."""
     said = words.lower()
     return next((each.answer for each in TABLE if each.words in said), Answer.UNKNOWN)
+
+
+def outweighing(said: Sequence[T]) -> T:
+    """Choose, of what several nodes said to the same bytes, what holds for all of them together.
+
+    Who has the bytes outweighs who may have them, and either a refusal: refused they are only where all
+    refuse. Of equals the first counts.
+    """
+
+    def weight(each: T) -> tuple[bool, bool]:
+        answer = read(str(each))
+        return answer in HAS, answer not in REFUSALS
+
+    return max(said, key=weight)

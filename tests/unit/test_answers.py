@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keeper.execute.answers import REFUSALS, TABLE, Answer, Words, read
+from keeper.answers import HAS, REFUSALS, TABLE, Answer, Words, outweighing, read
 
 A = Answer
 MESSAGES = {
@@ -117,3 +117,33 @@ def test_words_that_may_mean_a_pool_has_the_bytes_outweigh_any_refusal_beside_th
 def test_what_holds_no_words_of_the_table_is_unknown(text: str) -> None:
     if not any(words in text.lower() for words in ALL):
         assert read(text) is Answer.UNKNOWN
+
+
+GAP, FULL, SILENT = "nonce too high", "txpool is full", "no answer (TimeoutError)"
+UNDER, KNOWN, USED = "replacement transaction underpriced", "already known", "nonce too low"
+
+
+@pytest.mark.parametrize(
+    ("said", "holds"),
+    [
+        ([GAP], GAP),
+        ([GAP, UNDER], GAP),
+        ([UNDER, FULL], FULL),
+        ([GAP, UNDER, SILENT], SILENT),
+        ([UNDER, "Too Many Requests", FULL], "Too Many Requests"),
+        ([UNDER, SILENT, KNOWN], KNOWN),
+        ([GAP, USED], USED),
+        ([FULL, USED, KNOWN], USED),
+    ],
+)
+def test_of_several_nodes_words_the_one_that_leaves_most_in_flight_holds(said: list[str], holds: str) -> None:
+    assert outweighing(said) == holds
+
+
+@given(st.lists(st.sampled_from([*MESSAGES]), min_size=1))
+def test_bytes_are_refused_only_where_everyone_refuses_and_held_where_anyone_has_them(
+    said: list[str],
+) -> None:
+    answers, holds = {read(each) for each in said}, read(outweighing(said))
+    assert (holds in REFUSALS) == (answers <= REFUSALS)
+    assert (holds in HAS) == bool(answers & HAS)
