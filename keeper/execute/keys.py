@@ -22,12 +22,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from coincurve import PrivateKey
 from eth_account import Account
-from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 
-from keeper.errors import ConfigError, InvariantBroken
-from keeper.execute import envelope
-from keeper.execute.signer import Signed
+from keeper.errors import ConfigError
+from keeper.execute.signer import Signed, fields_of
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
@@ -57,32 +55,19 @@ class KeyParams:
 class LocalSigner:
     """Implements ``Signer`` with a key in this process. Neither prints nor pickles it."""
 
-    __slots__ = ("__account", "__key", "address")
+    __slots__ = ("__key", "address")
     fault: str | None = None
 
     def __init__(self, account: LocalAccount) -> None:
-        self.__account = account
         self.__key = PrivateKey(bytes(account.key))
         self.address = account.address.lower()
 
     async def sign(self, tx: Mapping[str, Any]) -> Signed:
         """Sign a transaction; the same one always gives the same bytes (RFC 6979)."""
-        try:
-            raw = self.__by_hand(tx) if envelope.is_plain(tx) else self.__by_library(tx)
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            fault = str(error)
-        else:
-            return Signed(raw, "0x" + keccak(raw).hex())
-        raise InvariantBroken(f"the transaction cannot be signed: {fault}")
-
-    def __by_hand(self, tx: Mapping[str, Any]) -> bytes:
-        fields = envelope.payload(tx)
-        digest = keccak(envelope.to_sign(fields))
-        return envelope.signed(fields, self.__key.sign_recoverable(digest, hasher=None))
-
-    def __by_library(self, tx: Mapping[str, Any]) -> bytes:
-        signed = self.__account.sign_transaction({**tx, "to": to_checksum_address(tx["to"])})
-        return bytes(signed.raw_transaction)
+        fields = fields_of(tx)
+        signature = self.__key.sign_recoverable(keccak(fields.unsigned), hasher=None)
+        r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:64])
+        return fields.signed(signature[64], r, s)
 
     def __repr__(self) -> str:
         return f"LocalSigner({self.address})"

@@ -149,33 +149,45 @@ class Fields:
         replay = () if self.prefix else (self.chain_id, 0, 0)
         return self.prefix + bytes(rlp.encode([*self.values, *replay]))
 
-    def signed(self, parity: int, r: int, s: int) -> bytes:
-        """What goes over the wire."""
+    def signed(self, parity: int, r: int, s: int) -> Signed:
+        """Put a signature to it, which is believed."""
         v = parity if self.prefix else parity + 35 + 2 * self.chain_id
-        return self.prefix + bytes(rlp.encode([*self.values, v, r, s]))
+        raw = self.prefix + bytes(rlp.encode([*self.values, v, r, s]))
+        return Signed(raw, "0x" + keccak(raw).hex())
 
 
 DYNAMIC = ("chainId", "nonce", "maxPriorityFeePerGas", "maxFeePerGas", "gas", "to", "value", "data")
 LEGACY = ("nonce", "gasPrice", "gas", "to", "value", "data")
+ADDRESS_BYTES = 20
 
 
 def fields_of(tx: Mapping[str, Any]) -> Fields:
     """Read a transaction of type 2, or a legacy one; raise InvariantBroken where it is neither, or has more.
 
-    Properties hold the bytes to those of eth-account.
+    Not by eth-account, which takes many times as long over the shapes that a transaction may have as the
+    curve takes over its signature; properties hold the bytes to its own.
     """
     kind = tx.get("type", 0)
     names = {0: LEGACY, 2: DYNAMIC}.get(kind)
     if names is None or tx.keys() - {"type"} != {*names, "chainId"}:
         raise InvariantBroken(f"the transaction cannot be signed: type {kind} of {', '.join(sorted(tx))}")
-    values: list[Any] = [_plain(tx[name]) for name in names]
-    return (
-        Fields(b"\x02", (*values, []), tx["chainId"]) if kind == 2 else Fields(b"", (*values,), tx["chainId"])
-    )
+    try:
+        values = tuple(_plain(name, tx[name]) for name in names)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InvariantBroken(f"the transaction cannot be signed: {error}") from error
+    return Fields(b"\x02", (*values, []), tx["chainId"]) if kind == 2 else Fields(b"", values, tx["chainId"])
 
 
-def _plain(value: str | int) -> bytes | int:
-    return bytes.fromhex(value.removeprefix("0x")) if isinstance(value, str) else value
+def _plain(name: str, value: Any) -> bytes | int:
+    """Return a field as it is encoded: bytes where it is text in hexadecimal, else a number."""
+    if name not in {"to", "data"}:
+        if type(value) is not int or value < 0:
+            raise ValueError(f"{name}: expected a number, found {value!r}")
+        return value
+    raw = bytes.fromhex(value.removeprefix("0x"))
+    if name == "to" and len(raw) != ADDRESS_BYTES:
+        raise ValueError(f"to: expected an address of {ADDRESS_BYTES} bytes, found {len(raw)}")
+    return raw
 
 
 def completed(fields: Fields, signature: bytes, address: str) -> Signed:
@@ -191,8 +203,7 @@ def completed(fields: Fields, signature: bytes, address: str) -> Signed:
     s = min(s, ORDER - s)
     for parity in (0, 1):
         if s > 0 and recovered(digest, parity, r, s) == address:
-            raw = fields.signed(parity, r, s)
-            return Signed(raw, "0x" + keccak(raw).hex())
+            return fields.signed(parity, r, s)
     raise SignerFault(f"what it returned is no signature of {address}")
 
 

@@ -68,12 +68,13 @@ async def fault_of(signer: RemoteSigner) -> str:
 
 # --- what is signed ------------------------------------------------------------------------------
 
-WORDS = st.integers(min_value=0, max_value=2**64)
+WORDS = st.sampled_from([0, 1, 127, 128, 255, 256]) | st.integers(min_value=0, max_value=2**96)
+DATA = st.binary(max_size=80) | st.sampled_from([1, 55, 56, 255, 256, 4_000]).map(lambda size: b"\x12" * size)
 COMMON = {
-    "chainId": st.integers(min_value=1, max_value=2**40),
-    "nonce": st.integers(min_value=0, max_value=2**32),
+    "chainId": st.integers(min_value=1, max_value=2**62),
+    "nonce": st.integers(min_value=0, max_value=2**64 - 2),
     "to": st.binary(min_size=20, max_size=20).map(lambda raw: "0x" + raw.hex()),
-    "data": st.binary(max_size=200).map(lambda raw: "0x" + raw.hex()),
+    "data": DATA.map(lambda raw: "0x" + raw.hex()),
     "value": WORDS,
     "gas": WORDS,
 }
@@ -84,14 +85,16 @@ LEGACY = st.fixed_dictionaries({**COMMON, "gasPrice": WORDS})
 
 
 @given(tx=DYNAMIC | LEGACY, key=st.integers(min_value=1, max_value=ORDER - 1), is_high=st.booleans())
-def test_a_transaction_put_together_here_is_the_one_that_eth_account_signs(
+def test_a_transaction_signed_here_or_elsewhere_is_the_one_that_eth_account_signs(
     tx: dict[str, Any], key: int, is_high: bool
 ) -> None:
     account = Account.from_key(key.to_bytes(32))
     theirs = account.sign_transaction({**tx, "to": to_checksum_address(tx["to"])})
     s = ORDER - theirs.s if is_high else theirs.s
-    ours = completed(fields_of(tx), theirs.r.to_bytes(32) + s.to_bytes(32), account.address.lower())
-    assert (ours.raw, ours.tx_hash) == (bytes(theirs.raw_transaction), theirs.hash.to_0x_hex())
+    elsewhere = completed(fields_of(tx), theirs.r.to_bytes(32) + s.to_bytes(32), account.address.lower())
+    here = asyncio.run(LocalSigner(account).sign(tx))
+    assert here == elsewhere
+    assert (here.raw, here.tx_hash) == (bytes(theirs.raw_transaction), theirs.hash.to_0x_hex())
 
 
 @pytest.mark.parametrize(
@@ -101,6 +104,13 @@ def test_a_transaction_put_together_here_is_the_one_that_eth_account_signs(
         {**TX, "accessList": []},
         {name: value for name, value in TX.items() if name != "gas"},
         {name: value for name, value in TX.items() if name != "type"},
+        {**TX, "to": "0x" + "d1" * 19},
+        {**TX, "to": 7},
+        {**TX, "data": "0x123"},
+        {**TX, "data": None},
+        {**TX, "value": -1},
+        {**TX, "nonce": "0x07"},
+        {**TX, "chainId": True},
     ],
 )
 def test_what_is_no_transaction_of_the_keeper_is_not_signed(broken: dict[str, Any]) -> None:
