@@ -512,7 +512,7 @@ class Spending(Section):
 class Send(Section):
     """What is bid, and how long is waited (docs/sending.md); and who is handed it (docs/transports.md)."""
 
-    tip_percentile: int | None = Field(default=50, ge=0, le=100)
+    tip_percentile: int = Field(default=50, ge=0, le=100)
     """Which of the tips that others paid of late is bid, where it is more than ``priority_fee_gwei``."""
     max_priority_fee_gwei: Decimal = Field(default=Decimal(50), ge=0, le=10_000)
     full_blocks: int = Field(default=6, ge=1, le=24)

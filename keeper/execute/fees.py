@@ -29,8 +29,8 @@ class FeeParams:
     """The least tip per gas."""
     max_fee_cap_wei: Wei = 500 * GWEI
     """The most per gas, base fee and tip together."""
-    tip_percentile: int | None = None
-    """Which of the tips that others paid of late to bid, where that is more; None does not ask."""
+    tip_percentile: int = 50
+    """Which of the tips that others paid of late to bid, where that is more."""
     max_priority_fee_wei: Wei = 50 * GWEI
     """The most of it."""
     full_blocks: Block = 6

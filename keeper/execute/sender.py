@@ -270,10 +270,7 @@ class ChainSender:
     async def _ask_market(self, head: Head) -> Market:
         if head.base_fee_wei is None:
             return Market(gas_price_wei=int(await self._rpc.request("eth_gasPrice", []), 16))
-        percentile = self._params.fees.tip_percentile
-        if percentile is None:
-            return Market()
-        asked = [hex(HISTORY_BLOCKS), hex(head.number), [percentile]]
+        asked = [hex(HISTORY_BLOCKS), hex(head.number), [self._params.fees.tip_percentile]]
         return Market(tip_wei=tip_paid(await self._rpc.request("eth_feeHistory", asked)))
 
     async def _ask_l1_fee(self, head: Head) -> Wei | None:

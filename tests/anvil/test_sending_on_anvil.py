@@ -15,7 +15,6 @@ from eth_account import Account
 from keeper.chain.pool import Pool
 from keeper.chain.wire import head_of
 from keeper.domain import CaseEvent, EventKind, Fees, Flag, Head, Permit, Refuse, Step
-from keeper.execute.fees import FeeParams
 from keeper.execute.keys import LocalSigner
 from keeper.execute.sender import L1_ORACLE, ChainSender, Params
 from keeper.journal.reader import JournalReader
@@ -210,8 +209,7 @@ async def test_tips_and_the_fee_of_data_are_asked_of_the_node(
 ) -> None:
     fee_wei = 3 * 10**13
     anvil.rpc("anvil_setCode", L1_ORACLE, f"0x7f{fee_wei:064x}60005260206000f3")
-    params = {"fees": FeeParams(tip_percentile=50), "l1_bytes": 1_000}
-    wallet = Wallet(anvil, pool, tmp_path / "journal.db", **params)
+    wallet = Wallet(anvil, pool, tmp_path / "journal.db", l1_bytes=1_000)
     await wallet.mine_first()
     other = {"from": "0x" + "22" * 20, "to": MARKET, "gas": hex(50_000), "maxFeePerGas": hex(50 * GWEI)}
     anvil.fund([other["from"]])

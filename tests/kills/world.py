@@ -137,7 +137,7 @@ class Ledger(MarginChain):
         """How many transactions of the wallet are included."""
         return len(self.receipts)
 
-    async def request(self, method: str, params: list[Any]) -> str:
+    async def request(self, method: str, params: list[Any]) -> Any:
         if method != "eth_sendRawTransaction":
             return await super().request(method, params)
         tx = _decoded(params[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from eth_abi.abi import decode, encode
 from eth_account.typed_transactions.typed_transaction import TypedTransaction
@@ -129,7 +130,7 @@ class Reacting(Chain):
             return b""
         return Refuse(Reason("simulation.reverted", "0x", "must not revert"))
 
-    async def request(self, method: str, params: list[object]) -> str:
+    async def request(self, method: str, params: list[object]) -> Any:
         answer = await super().request(method, params)
         if method == "eth_sendRawTransaction":
             found = TypedTransaction.from_bytes(HexBytes(str(params[0]))).as_dict()["data"]

@@ -104,7 +104,7 @@ def test_the_least_file_is_enough_and_the_rest_has_its_defaults(path: Path) -> N
     assert config.chain.chain_id == 31337
     assert config.deployment.reader == READER.lower()
     assert config.limits_for_guard() == Limits(kill_file=path.parent / "keeper.halt")
-    assert config.sender_params(dry_run=False) == SenderParams(fees=FeeParams(tip_percentile=50))
+    assert config.sender_params(dry_run=False) == SenderParams()
     assert config.key_params() == KeyParams()
     assert config.reporter_params() == ReporterParams()
     assert config.steward_params() == StewardParams()
@@ -303,7 +303,7 @@ def test_the_guard_gets_exact_limits_in_its_own_units(whole: Config, path: Path)
 
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_the_sender_gets_its_fees(whole: Config, dry_run: bool) -> None:
-    fees = FeeParams(priority_fee_wei=GWEI // 2, max_fee_cap_wei=77 * GWEI, tip_percentile=50)
+    fees = FeeParams(priority_fee_wei=GWEI // 2, max_fee_cap_wei=77 * GWEI)
     assert whole.sender_params(dry_run=dry_run) == SenderParams(dry_run=dry_run, fees=fees)
     assert whole.fee_params() == fees
 

@@ -22,6 +22,7 @@ from keeper.journal.store import SqliteJournal
 from keeper.lifecycle import Status
 from keeper.ports import StepState
 from keeper.units import WAD, AccountKey, Block
+from tests.unit.execute.geth import NO_TIPS
 
 KEY = "0x" + "4c" * 32
 PATIENT = Patience(raise_after=1_000)
@@ -39,7 +40,7 @@ class Node:
     receipts: dict[str, dict[str, str]] = field(default_factory=dict)
     nonces_used_at: list[Block] = field(default_factory=list)
     on_send: Callable[[str], object] = len
-    says: dict[str, Any] = field(default_factory=dict)
+    says: dict[str, Any] = field(default_factory=lambda: {"eth_feeHistory": NO_TIPS})
     """What else it answers, by method; a fault is raised."""
     asked: list[tuple[str, list[Any]]] = field(default_factory=list)
 

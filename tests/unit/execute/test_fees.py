@@ -183,7 +183,7 @@ async def test_the_data_of_a_transaction_is_paid_for_where_the_chain_writes_it_t
     desk.node.says["eth_call"] = (10**12).to_bytes(32)
     assert isinstance(await heard(desk, head(101)), Fees)
     assert desk.sender.data_fee_wei == 2 * 10**12
-    ((_, (call, block)),) = desk.node.asked
+    [(call, block)] = [params for method, params in desk.node.asked if method == "eth_call"]
     assert call["to"] == "0x420000000000000000000000000000000000000f"
     assert call["data"] == "0xf1c7a58b" + (500).to_bytes(32).hex()
     assert block == "0x65"

@@ -31,7 +31,7 @@ BTC, ABOVE, BELOW = "BTC/USD", 203 * WAD, 200 * WAD
 """At the first price off chain nobody is suspect; on chain the price is the second one."""
 NOT_BREACHED = load("Liquidator").errors["NotBreached"].selector + encode(["int256", "uint256"], [7, 5])
 STALE = load("Liquidator").errors["StaleOracle"].selector + encode(["bytes32"], [BREACHED.key])
-SEND = "eth_sendRawTransaction"
+SEND, TIPS = "eth_sendRawTransaction", "eth_feeHistory"
 
 
 @pytest.fixture
@@ -125,11 +125,13 @@ async def test_who_is_not_ready_is_simulated_first(live: Desk) -> None:
     await live.head(BREACHED)
     live.chain.asked.clear()
     await tick(live, BELOW)
-    assert live.chain.asked == ["batch", "simulate", SEND]
+    assert live.chain.asked == ["batch", TIPS, "simulate", SEND]
     assert live.told() == FLAGGED
 
 
-@pytest.mark.parametrize(("blocks", "asked"), [(1, ["batch", SEND]), (2, ["batch", "simulate", SEND])])
+@pytest.mark.parametrize(
+    ("blocks", "asked"), [(1, ["batch", TIPS, SEND]), (2, ["batch", TIPS, "simulate", SEND])]
+)
 async def test_a_simulation_serves_for_one_block_more(live: Desk, blocks: int, asked: list[str]) -> None:
     await head(live, BREACHED)
     for _ in range(blocks):
