@@ -132,7 +132,8 @@ class Chain(Section):
     fees: Literal["eip1559", "legacy"] = "eip1559"
     """``legacy``: a chain without base fee, where everybody pays a gas price."""
     l1_fee: Literal["none", "op"] = "none"
-    """Whether a transaction pays for its data besides: ``op`` asks the OP stack's GasPriceOracle."""
+    """Whether a transaction pays for its data besides: ``op`` asks the OP stack's GasPriceOracle. Where it is
+    left out, as the chain is known for."""
     l1_bytes: int = Field(default=1_000, gt=0, le=131_072)
     """How large a transaction is taken to be for that."""
 
@@ -143,14 +144,15 @@ class Chain(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _has_the_chains_blocks(cls, values: Any) -> Any:
-        """Take what is known of the chain where the time between blocks is left out."""
-        if not isinstance(values, dict) or "block_time_s" in values:
+    def _is_like_the_chain(cls, values: Any) -> Any:
+        """Take what is known of the chain where the file leaves it out."""
+        if not isinstance(values, dict):
             return values
         try:
-            return {**values, "block_time_s": rules_of(int(values["chain_id"])).block_time_s}
+            rules = rules_of(int(values["chain_id"]))
         except (KeyError, TypeError, ValueError):
             return values
+        return {"block_time_s": rules.block_time_s, "l1_fee": rules.l1_fee} | values
 
 
 class Wallet(Section):

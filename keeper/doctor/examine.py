@@ -50,6 +50,7 @@ HEAR_S = 5.0
 LOOK_S = 0.1
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 MEND_SIGNER = "see to [signer] and wallet.address, and to whoever holds the key: docs/signers.md"
+MEND_DAMAGE = "keep the file, and go on from the last backup: docs/journal.md"
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 
 
@@ -130,14 +131,15 @@ class Doctor:
         place = self.config.journal_place(dry_run=False)
         is_file = isinstance(place, Path)
         mend = "name another file in journal.path" if is_file else "mend journal.url, or journal.schema_name"
+        was_one = f"{mend}; where it was the journal: {MEND_DAMAGE}" if is_file else mend
         try:
             if not is_there(place):
                 yield Finding("journal", Mark.OK, f"{place} will be made")
                 return
             with closing(JournalReader(place)) as reader:
-                identity, broken, leader = reader.identity, reader.verify(), reader.leader
+                identity, broken, leader = reader.identity, _broken(reader), reader.leader
         except ConfigError as error:
-            yield Finding("journal", Mark.BAD, str(error), mend)
+            yield Finding("journal", Mark.BAD, str(error), was_one)
             return
         if leader is not None:
             yield Finding("lease", Mark.OK, f"{leader} leads: a keeper started now stands by")
@@ -150,8 +152,7 @@ class Doctor:
         if other:
             yield Finding("journal", Mark.BAD, f"{place} is that of another {', '.join(other)}", mend)
         elif broken:
-            mend = "keep a copy, and report it: the keeper writes no such journal"
-            yield Finding("journal", Mark.BAD, f"{place}: {broken[0]}", mend)
+            yield Finding("journal", Mark.BAD, f"{place}: {broken[0]}", MEND_DAMAGE)
         else:
             yield Finding("journal", Mark.OK, f"{place} is whole")
 
@@ -261,6 +262,14 @@ class Doctor:
             yield Finding("native feed", Mark.BAD, f"{native} is not a feed of the deployment", known)
         elif native not in quotes:
             yield Finding("native feed", Mark.BAD, f"the price source has no entry for {native}", mend)
+
+
+def _broken(reader: JournalReader) -> list[str]:
+    """Return what is broken in a journal, be it that it cannot be read to its end."""
+    try:
+        return reader.verify()
+    except ConfigError as error:
+        return [str(error)]
 
 
 async def hear(feed: LiveComposite) -> Mapping[FeedId, Composite]:

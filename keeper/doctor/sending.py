@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from keeper.config import Config
+from keeper.config import Config, Send
 from keeper.doctor.finding import Finding, Mark
 from keeper.errors import ConfigError
 from keeper.execute.chains import KNOWN, rules_of
@@ -32,6 +32,7 @@ def look_at_sending(config: Config, wallet: str | None) -> Iterator[Finding]:
         yield Finding("sending", Mark.OK, found)
     if relayed:
         yield _look_at_relay_key(wallet or "")
+    yield from _look_at_fallback(send)
     if not rules.tip_orders and config.limits.priority_fee_gwei > 0:
         found = f"a tip of {config.limits.priority_fee_gwei} gwei buys nothing on {rules.name}"
         yield Finding("tip", Mark.WARN, found, "set limits.priority_fee_gwei to 0")
@@ -39,6 +40,26 @@ def look_at_sending(config: Config, wallet: str | None) -> Iterator[Finding]:
     if is_known and ours_s != rules.block_time_s:
         found = f"chain.block_time_s is {ours_s}, blocks of {rules.name} take {rules.block_s:g} s"
         yield Finding("block time", Mark.WARN, found, "leave chain.block_time_s out")
+    if is_known and config.chain.l1_fee != rules.l1_fee:
+        paid = f"a transaction on {rules.name} pays {rules.data_fee}"
+        found = f'chain.l1_fee is "{config.chain.l1_fee}", and {paid}'
+        yield Finding("fee of data", Mark.WARN, found, "leave chain.l1_fee out")
+
+
+def _look_at_fallback(send: Send) -> Iterator[Finding]:
+    """Hold against each other when a transaction becomes public, and when it is replaced."""
+    if Via.PUBLIC not in send.via:
+        found = "what the relay does not take reaches nobody: no transaction ever becomes public"
+        yield Finding("fallback", Mark.WARN, found, "end send.via with public")
+        return
+    private_blocks = send.private_blocks * send.via.index(Via.PUBLIC)
+    if private_blocks >= send.raise_after_blocks:
+        found = (
+            f"a transaction is public {private_blocks} blocks after its permit, and outbid after"
+            f" {send.raise_after_blocks}: its bid rises before anybody but the relay could take it"
+        )
+        mend = f"set send.raise_after_blocks to {private_blocks + 1}, or send.private_blocks lower"
+        yield Finding("fallback", Mark.WARN, found, mend)
 
 
 def _look_at_relay_key(wallet: str) -> Finding:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from keeper.execute.transports import Via
 from keeper.units import Block
@@ -48,6 +49,11 @@ class Rules:
     relays: frozenset[Via]
     """Which transports there are besides the nodes."""
     sources: tuple[str, ...]
+
+    @property
+    def l1_fee(self) -> Literal["none", "op"]:
+        """Return who tells the fee for bytes, as ``chain.l1_fee`` calls it: all known are of the OP stack."""
+        return "op" if self.data_fee is DataFee.BESIDES_GAS else "none"
 
     @property
     def block_time_s(self) -> int:

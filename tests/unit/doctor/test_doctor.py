@@ -20,6 +20,7 @@ from keeper.config import Config, Signer, Wallet, load
 from keeper.deployments import KINDS
 from keeper.doctor.examine import (
     LOOKS,
+    MEND_DAMAGE,
     Doctor,
     examine,
     look_at_alerts,
@@ -192,9 +193,14 @@ async def test_the_journal_of_another_keeper_is_told(tmp_path: Path) -> None:
     with config.journal.path.open("r+b") as file:
         file.seek((page - 1) * 4096)
         file.write(b"\xff" * 4096)
-    assert "is damaged" in by_name(list(looked._journal()))["journal"].found
+    looked._wallet = None
+    damaged = by_name(list(looked._journal()))["journal"]
+    assert "is damaged" in damaged.found
+    assert damaged.mend == MEND_DAMAGE
     config.journal.path.write_bytes(b"no database, " * 100)
-    assert by_name(list(looked._journal()))["journal"].mark is Mark.BAD
+    foreign = by_name(list(looked._journal()))["journal"]
+    assert foreign.mark is Mark.BAD
+    assert foreign.mend.startswith("name another file in journal.path; where it was")
 
 
 def test_a_shared_journal_is_looked_at_and_who_leads_is_told(

@@ -10,7 +10,7 @@ from keeper.doctor.sending import look_at_sending
 
 READER = "0x" + "11" * 20
 WALLET = "0x" + "22" * 20
-RELAYED = '[send]\nvia = ["bundle", "public"]\nrelay = "https://relay.example"\n'
+RELAYED = '[send]\nvia = ["bundle", "public"]\nrelay = "https://relay.example"\nraise_after_blocks = 4\n'
 FREE = '[limits]\npriority_fee_gwei = "0"\n'
 
 
@@ -84,3 +84,51 @@ def test_the_block_time_of_another_chain_is_told_and_left_out_it_is_the_chains_o
     assert findings["block time"].mark is Mark.WARN
     assert "is 12, blocks of Base take 2 s" in findings["block time"].found
     assert config_of(tmp_path, 8453, "").chain.block_time_s == 2
+
+
+@pytest.mark.parametrize(
+    ("via", "private", "raises", "found"),
+    [
+        (("public",), 25, 1, None),
+        (("bundle", "public"), 3, 4, None),
+        (("bundle", "public"), 3, 3, "public 3 blocks after its permit, and outbid after 3"),
+        (("bundle", "private", "public"), 2, 4, "public 4 blocks after"),
+        (("bundle", "private"), 1, 1_000, "no transaction ever becomes public"),
+    ],
+)
+def test_a_private_transaction_becomes_public_before_it_is_replaced(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    via: tuple[str, ...],
+    private: int,
+    raises: int,
+    found: str | None,
+) -> None:
+    monkeypatch.setenv("KEEPER_RELAY_KEY", "0x" + "7e" * 32)
+    more = RELAYED.replace('["bundle", "public"]', str([*via])).replace("blocks = 4", f"blocks = {raises}")
+    config = config_of(tmp_path, 1, f"{more}private_blocks = {private}\n")
+    findings = {each.what: each for each in look_at_sending(config, WALLET)}
+    assert ("fallback" in findings) == (found is not None)
+    if found is not None:
+        assert findings["fallback"].mark is Mark.WARN
+        assert found in findings["fallback"].found
+
+
+@pytest.mark.parametrize(
+    ("chain_id", "l1_fee", "is_told"), [(8453, "none", True), (8453, "op", False), (1, "op", True)]
+)
+def test_a_fee_of_data_that_the_chain_does_not_have_or_that_is_left_out_is_told(
+    tmp_path: Path, chain_id: int, l1_fee: str, is_told: bool
+) -> None:
+    config = config_of(tmp_path, chain_id, "", f'l1_fee = "{l1_fee}"\n')
+    findings = {each.what: each for each in look_at_sending(config, WALLET)}
+    assert ("fee of data" in findings) == is_told
+
+
+@pytest.mark.parametrize(("chain_id", "l1_bytes"), [(10, 1_000), (8453, 1_000), (42161, None), (31337, None)])
+def test_the_fee_of_data_is_the_chains_own_where_it_is_left_out(
+    tmp_path: Path, chain_id: int, l1_bytes: int | None
+) -> None:
+    config = config_of(tmp_path, chain_id, "")
+    assert config.sender_params(dry_run=False).l1_bytes == l1_bytes
+    assert "fee of data" not in {each.what for each in look_at_sending(config, WALLET)}
