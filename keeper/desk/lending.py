@@ -10,9 +10,10 @@ from typing import Any
 from keeper.columns.snapshot import Snapshot
 from keeper.confirm.policy import Policies
 from keeper.confirm.weigh import Evidence, timed_out, weigh
+from keeper.desk import clocks
 from keeper.desk.booking import booking, transfers
 from keeper.desk.order import ordered
-from keeper.desk.port import Alarm, Judgement, MarginCall, Tried, divergence, expect_depths
+from keeper.desk.port import Alarm, Judgement, MarginCall, Tried, expect_depths
 from keeper.domain import (
     Agree,
     Booking,
@@ -37,7 +38,6 @@ from keeper.plan import lending as plan
 from keeper.plan.economics import after
 from keeper.plan.lending import Means, Purse
 from keeper.ports import LendingMarket
-from keeper.remedies import Health, ratio, remedies
 from keeper.risk.marks import Marks
 from keeper.state.book import Book
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad, Wei, mul_div_up
@@ -217,23 +217,14 @@ class LendingDesk:
 
     def call(self, sitting: Sitting, account: AccountKey, buffer_wad: Wad) -> MarginCall | None:
         """Say what would bring an account's health up to a buffer, at the worse of both clocks."""
-        market, loan = sitting.market, sitting.book.exact(account)
-        if isinstance(loan, Unknown):
-            return None
-        worlds = [world for world in (sitting.chain, sitting.fast) if _pair(market.stand(loan, world))]
-        if len(worlds) < 2:
-            return None
-        world = min(worlds, key=lambda each: ratio(_measured(market, each)(loan)) or 0.0)
-        health = _measured(market, world)
-        found = remedies(loan, market.mends(loan, world), health, buffer_wad)
-        return None if found is None else MarginCall(ratio(health(loan)), buffer_wad, found)
+        worlds = sitting.chain, sitting.fast
+        return clocks.called(sitting.market, sitting.book.exact(account), worlds, _pair, buffer_wad)
 
     def divergence(
         self, market: LendingMarket[Any, Any], world: Any, quotes: Mapping[FeedId, Quote | Unknown]
     ) -> float | None:
         """Hold what the fast prices would have the chain say against what it says."""
-        at_s = 0
-        return divergence(market.marks(world, {}, at_s), market.marks(market.fast(world, quotes), {}, at_s))
+        return clocks.divergence(market, world, quotes)
 
     def is_own(self, account: AccountKey) -> bool:
         """Tell whether it is the account of what the wallet has: loans of its own included."""
@@ -338,15 +329,6 @@ class LendingDesk:
         market, worlds = sitting.market, (sitting.chain, sitting.fast)
         profit = flash.profit(result)
         return plan.with_profit(step, act.way, act.flash.route, profit, market, worlds, sitting.means)
-
-
-def _measured(market: LendingMarket[Any, Any], world: Any) -> Health:
-    """Return how the health of a loan is measured; without a debt it has all that it needs."""
-
-    def measured(loan: Any) -> tuple[int, int]:
-        return _pair(market.stand(loan, world)) or (0, 1)
-
-    return measured
 
 
 def _pair(standing: Standing | Unknown) -> tuple[int, int] | None:

@@ -12,9 +12,10 @@ import numpy as np
 from keeper.columns.snapshot import Snapshot
 from keeper.confirm.policy import Policies
 from keeper.confirm.weigh import Evidence, timed_out, weigh
+from keeper.desk import clocks
 from keeper.desk.booking import booking, transfers
 from keeper.desk.order import ordered
-from keeper.desk.port import Alarm, Judgement, MarginCall, Tried, divergence, expect_all, expect_depths
+from keeper.desk.port import Alarm, Judgement, MarginCall, Tried, expect_all, expect_depths
 from keeper.domain import (
     Booking,
     Call,
@@ -36,7 +37,6 @@ from keeper.plan import perp as plan
 from keeper.plan.economics import after
 from keeper.plan.perp import Case, Means
 from keeper.ports import Margin, PerpMarket
-from keeper.remedies import Health, ratio, remedies
 from keeper.risk.marks import Marks
 from keeper.state.book import Book
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad, Wei, mul_div_up
@@ -203,23 +203,14 @@ class PerpDesk:
 
     def call(self, sitting: Sitting, account: AccountKey, buffer_wad: Wad) -> MarginCall | None:
         """Say what would bring an account's health up to a buffer, at the worse of both clocks."""
-        market, exact = sitting.market, sitting.book.exact(account)
-        if isinstance(exact, Unknown):
-            return None
-        worlds = [each for each in (sitting.world, sitting.fast) if _pair(market.stand(exact, each))]
-        if len(worlds) < 2:
-            return None
-        world = min(worlds, key=lambda each: ratio(_measured(market, each)(exact)) or 0.0)
-        health = _measured(market, world)
-        found = remedies(exact, market.mends(exact, world), health, buffer_wad)
-        return None if found is None else MarginCall(ratio(health(exact)), buffer_wad, found)
+        worlds = sitting.world, sitting.fast
+        return clocks.called(sitting.market, sitting.book.exact(account), worlds, _pair, buffer_wad)
 
     def divergence(
         self, market: PerpMarket[Any, Any], world: Any, quotes: Mapping[FeedId, Quote | Unknown]
     ) -> float | None:
         """Hold what the fast prices would have the marks be against what they are."""
-        at_s = 0
-        return divergence(market.marks(world, {}, at_s), market.marks(market.fast(world, quotes), {}, at_s))
+        return clocks.divergence(market, world, quotes)
 
     def is_own(self, account: AccountKey) -> bool:
         """Tell whether it is the wallet's account."""
@@ -314,15 +305,6 @@ class PerpDesk:
         record = after(sitting.means.record, planned.step)
         means = replace(sitting.means, taker=planned.taker, record=record)
         return replace(found, decision=(planned.step,), agreed=verdict, left=replace(sitting, means=means))
-
-
-def _measured(market: PerpMarket[Any, Any], world: Any) -> Health:
-    """Return how the health of an account is measured."""
-
-    def measured(account: Any) -> tuple[int, int]:
-        return _pair(market.stand(account, world)) or (0, 1)
-
-    return measured
 
 
 def _pair(margin: Margin | Unknown) -> tuple[int, int] | None:

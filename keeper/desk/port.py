@@ -6,8 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
-
 from keeper.columns.snapshot import Snapshot
 from keeper.domain import (
     Agree,
@@ -115,16 +113,6 @@ def expect_depths(known: Collection[str], depths: Collection[FeedId]) -> None:
     if strange := sorted(set(depths) - set(known)):
         found = ", ".join(sorted(known))
         raise ConfigError(f"depth: {', '.join(strange)} is nothing that the deployment lists: {found}")
-
-
-def divergence(chain: Marks, fast: Marks) -> float | None:
-    """Return how far the fast marks are from the chain's at most, as a share; None where none has both."""
-    widest = None
-    for was, now in ((chain.value, fast.value), (chain.gross, fast.gross)):
-        both = np.isfinite(was) & np.isfinite(now) & (was != 0)
-        if both.any():
-            widest = max(widest or 0.0, float(np.abs(now[both] / was[both] - 1).max()))
-    return widest
 
 
 class Desk(Protocol[MarketT_contra, Sitting]):

@@ -28,7 +28,7 @@ from keeper.plan import perp as plan
 from keeper.plan.economics import Prudence
 from keeper.plan.lending import FlashParams
 from keeper.plan.rest import Rest
-from keeper.protocols.perp_curie.codec import PerpWorld
+from keeper.protocols.perp_curie.codec import MarketView, PerpWorld
 from keeper.protocols.perp_curie.rows import Account
 from keeper.units import WAD, FeedId
 from tests.unit.protocols.perp_curie.perps import MARKET, NOW_S, account, book_of, key, view, world
@@ -283,6 +283,27 @@ def test_distances_are_asked_of_the_fast_mark_alone() -> None:
     assert found.value.tolist() == MARKET.marks(MARKET.fast(seen, said(1_900)), {}, NOW_S).value.tolist()
     # The trigger's own have the chain's mark, and the fall on top of the charge.
     assert (found.value[0], MARKET.marks(seen, said(1_900), NOW_S).value[0]) == (1_950, 2_100)
+
+
+@pytest.mark.parametrize(
+    ("seen", "fast", "health"),
+    [
+        (LAGGING, 1_900, 500 / 1_218.75),
+        (replace(view(1_980), twap_wad=2_100 * WAD), 2_100, 800 / 1_237.5),
+    ],
+)
+def test_an_owner_is_called_at_the_worse_of_both_clocks(seen: MarketView, fast: int, health: float) -> None:
+    at = sitting(world(seen), LONG, fast=fast)
+    found = DESK.call(at, key(1), 2 * WAD)
+    assert found is not None
+    assert found.health == pytest.approx(health)
+    assert DESK.call(at, key(1), WAD // 10) is None
+    assert DESK.call(at, key(2), 2 * WAD) is None
+
+
+def test_how_far_the_clocks_are_apart_is_told_by_their_marks() -> None:
+    apart = [DESK.divergence(MARKET, world(LAGGING), said(eth)) for eth in (1_900, 2_100, None)]
+    assert apart == [pytest.approx(150 / 2_100), 0, 0]
 
 
 # --- ready ---------------------------------------------------------------------------------------
