@@ -178,7 +178,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Claims:
     """What the steps of a journal mean for the next one of their wallet, whichever journal that goes into."""
 
     nonces: frozenset[int] = frozenset()
@@ -193,9 +193,9 @@ class Held:
     inventory: Mapping[FeedId, Inventory] = field(default_factory=dict)
     in_flight: int = 0
 
-    def __add__(self, other: Held) -> Held:
+    def __add__(self, other: Claims) -> Claims:
         """Take two together."""
-        return Held(
+        return Claims(
             self.nonces | other.nonces,
             self.in_flight_wei + other.in_flight_wei,
             self.notional_block_wad + other.notional_block_wad,
@@ -475,7 +475,7 @@ def reserve(
     chain_nonce: int,
     block: Block,
     at_s: UnixS,
-    beside: Held,
+    beside: Claims,
     data_fee_wei: Wei = 0,
 ) -> Permit | Refuse:
     """Grant the one Permit of a step, or refuse; the caller holds the write lock and commits.
@@ -540,7 +540,7 @@ def rebid(
     standing: Standing,
     block: Block,
     at_s: UnixS,
-    beside: Held,
+    beside: Claims,
     data_fee_wei: Wei = 0,
 ) -> Refuse | None:
     """Permit another transaction for a step in flight, or refuse; the caller holds the write lock.
@@ -600,7 +600,7 @@ def _in_its_place(step: StepRecord, kind: BidKind, nonce: int, whole: Sums) -> S
 
 
 def _asked_again(
-    step: StepRecord, found: Held, before: Sums, *, block: Block, at_s: UnixS, **asked: Any
+    step: StepRecord, found: Claims, before: Sums, *, block: Block, at_s: UnixS, **asked: Any
 ) -> Ask:
     """Return what a later bid asks: as the step did, in the place of what was bid ``before``."""
     return Ask(
@@ -677,7 +677,7 @@ def held(
     chain_nonce: int,
     block: Block,
     at_s: UnixS,
-) -> Held:
+) -> Claims:
     """Return what the steps of one journal mean for a step; what no limit asks for is left out.
 
     Without one, of what concerns gas alone.
@@ -685,7 +685,7 @@ def held(
     taken = [market for market, _ in step.takes] if step else []
     by_day = [market for market in taken if limits.of_market(limits.market_day_wad, market) is not None]
     kept = [market for market in taken if limits.of_market(limits.inventory_wad, market) is not None]
-    return Held(
+    return Claims(
         held_nonces(db, chain_nonce),
         tally.in_flight_wei(db),
         tally.reserved_wad(db, block),

@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Term:
     """A lease as the server has it."""
 
     holder: str
@@ -171,11 +171,11 @@ class Lease:
             query = f'UPDATE "{schema}".lease SET until = clock_timestamp() WHERE token = ? RETURNING token'  # noqa: S608
             self._rows(query, token)
 
-    def held(self, schema: str) -> Held | None:
+    def held(self, schema: str) -> Term | None:
         """Return who holds a lease, or held it last."""
         query = f'SELECT holder, token, extract(epoch FROM until - clock_timestamp()) FROM "{schema}".lease'  # noqa: S608
         found = self._rows(query)
-        return Held(str(found[0][0]), int(found[0][1]), float(found[0][2])) if found else None
+        return Term(str(found[0][0]), int(found[0][1]), float(found[0][2])) if found else None
 
     def cut(self) -> None:
         """Have whoever waits for an answer wait no longer, from another thread."""
@@ -212,7 +212,7 @@ class Tenure:
             threading.Thread(target=work, name=f"lease {work.__name__}", daemon=True)
             for work in (self._keep, self._guard)
         ]
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, Term] = {}
         self.lost: Deposed | None = None
         """Why this keeper may not lead, and is to stop."""
 
@@ -250,7 +250,7 @@ class Tenure:
         finally:
             self._lease.close()
 
-    def held(self, schema: str) -> Held | None:
+    def held(self, schema: str) -> Term | None:
         """Return the lease of a journal as it was seen last."""
         return self._held.get(schema)
 

@@ -14,7 +14,7 @@ from keeper.domain import Step
 from keeper.errors import ConfigError, Deposed, KeeperError
 from keeper.journal import migrations, postgres, runs
 from keeper.journal.db import Shared
-from keeper.journal.guard import Held, Limits
+from keeper.journal.guard import Claims, Limits
 from keeper.journal.lease import Tenure, whoami
 from keeper.journal.postgres import PostgresDb
 from keeper.journal.retention import Keep
@@ -137,8 +137,8 @@ class PostgresJournal(StoredJournal):
 
     def _held_beside(
         self, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS
-    ) -> Held:
-        found = Held()
+    ) -> Claims:
+        found = Claims()
         for schema in self._beside_it():
             with self._db.within(schema):
                 found += self.held(step, limits, chain_nonce, block, at_s)

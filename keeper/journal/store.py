@@ -35,7 +35,7 @@ from keeper.domain import (
 from keeper.errors import ConfigError, InvariantBroken, KeeperError
 from keeper.journal import guard, migrations, retention, rows, runs, sqlite, switches, tally
 from keeper.journal.db import Db
-from keeper.journal.guard import Held, Limits, Standing
+from keeper.journal.guard import Claims, Limits, Standing
 from keeper.journal.retention import Keep
 from keeper.journal.rows import MOVES
 from keeper.journal.sqlite import SqliteDb
@@ -335,7 +335,9 @@ class StoredJournal:
                 data_fee_wei=data_fee_wei,
             )
 
-    def _beside(self, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
+    def _beside(
+        self, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS
+    ) -> Claims:
         """Return what other journals of the wallet hold; the tape has it where there are any."""
         found = self._held_beside(step, limits, chain_nonce, block, at_s)
         if self._tape is not None and self._shares_wallet:
@@ -349,13 +351,13 @@ class StoredJournal:
 
     def _held_beside(
         self, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS
-    ) -> Held:
+    ) -> Claims:
         return self._wallet.beside(self, step, limits, chain_nonce, block, at_s)
 
     def _next_nonce_beside(self) -> int:
         return self._wallet.next_nonce_beside(self)
 
-    def held(self, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
+    def held(self, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS) -> Claims:
         """Return what its steps mean for a step of the same wallet in another journal, by its limits."""
         with self._lock:
             return guard.held(

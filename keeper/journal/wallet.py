@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from keeper.domain import Step
-from keeper.journal.guard import Held, Limits
+from keeper.journal.guard import Claims, Limits
 from keeper.journal.tally import Inventory, Sums
 from keeper.ports import Thrown
 from keeper.units import Block, UnixS
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from keeper.journal.lease import Tenure
 
 
-class Holder(Protocol):
+class Member(Protocol):
     """A journal, as far as others of its wallet look at it."""
 
-    def held(self, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS) -> Held:
+    def held(self, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS) -> Claims:
         """Return what its steps mean for a step of the same wallet in another journal, by its limits."""
         ...
 
@@ -46,13 +46,13 @@ class Wallet:
         self.lock = threading.RLock()
         self.tenure: Tenure | None = None
         """By which shared journals are led, all of a wallet together."""
-        self._journals: list[Holder] = []
+        self._journals: list[Member] = []
 
-    def join(self, journal: Holder) -> None:
+    def join(self, journal: Member) -> None:
         """Take in a journal that has been opened."""
         self._journals.append(journal)
 
-    def leave(self, journal: Holder) -> None:
+    def leave(self, journal: Member) -> None:
         """Forget one that is closed."""
         self._journals = [each for each in self._journals if each is not journal]
 
@@ -62,18 +62,18 @@ class Wallet:
         return len(self._journals) > 1
 
     def beside(
-        self, journal: Holder, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS
-    ) -> Held:
+        self, journal: Member, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS
+    ) -> Claims:
         """Return what all journals but one hold."""
         others = (each for each in self._journals if each is not journal)
-        return sum((each.held(step, limits, chain_nonce, block, at_s) for each in others), Held())
+        return sum((each.held(step, limits, chain_nonce, block, at_s) for each in others), Claims())
 
-    def next_nonce_beside(self, journal: Holder) -> int:
+    def next_nonce_beside(self, journal: Member) -> int:
         """Return one more than the highest nonce that any other journal gave out; 0 where none did."""
         others = (each for each in self._journals if each is not journal)
         return max((each.own_next_nonce() for each in others), default=0)
 
-    def foreign_beside(self, journal: Holder) -> tuple[Thrown, ...]:
+    def foreign_beside(self, journal: Member) -> tuple[Thrown, ...]:
         """Return what any other journal has noted of another program: it uses the key of all of them."""
         return tuple(noted for each in self._journals if each is not journal for noted in each.own_foreign())
 
@@ -85,29 +85,29 @@ class TapedWallet(Wallet):
         super().__init__()
         self._told = told
 
-    def next_nonce_beside(self, journal: Holder) -> int:
+    def next_nonce_beside(self, journal: Member) -> int:
         """Return what was noted when this was asked."""
         del journal
         return int(self._told([0])[0])
 
     def beside(
-        self, journal: Holder, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS
-    ) -> Held:
+        self, journal: Member, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS
+    ) -> Claims:
         """Return what was noted when this was asked."""
         del journal, step, limits, chain_nonce, block, at_s
-        return of_record(self._told(to_record(Held())))
+        return of_record(self._told(to_record(Claims())))
 
 
-def to_record(held: Held) -> list[Any]:
+def to_record(held: Claims) -> list[Any]:
     """Write down what is held as a tape has it, large numbers as text."""
     told = asdict(replace(held, nonces=frozenset()))
     return [sorted(held.nonces), json.dumps({**told, "nonces": []})]
 
 
-def of_record(record: list[Any]) -> Held:
+def of_record(record: list[Any]) -> Claims:
     """Read it again."""
     nonces, text = record
     told = json.loads(text)
     sums = {name: Sums(**told[name]) for name in ("hour", "day")}
     inventory = {market: Inventory(**each) for market, each in told["inventory"].items()}
-    return Held(**{**told, **sums, "inventory": inventory, "nonces": frozenset(nonces)})
+    return Claims(**{**told, **sums, "inventory": inventory, "nonces": frozenset(nonces)})

@@ -12,7 +12,7 @@ import pytest
 
 from keeper.domain import CaseEvent, EventKind, Flag, Permit, Reason, Refuse, Step
 from keeper.errors import KeeperError
-from keeper.journal.guard import Held, Limits
+from keeper.journal.guard import Claims, Limits
 from keeper.journal.store import SqliteJournal
 from keeper.journal.tally import Inventory, Sums
 from keeper.journal.tape import Recorder, unpack
@@ -197,11 +197,11 @@ def test_a_replay_grants_by_what_the_tape_says_that_others_held(fleet: Fleet, tx
 
 def test_what_is_held_comes_back_from_a_tape_as_it_was() -> None:
     sums, moved = Sums(10**30, 2 * 10**30, 3), {"ETH/USD": 4 * 10**30}
-    held = Held(
+    held = Claims(
         frozenset({7, 5}), 10**30, 5, 6, sums, sums, moved, moved, {"ETH/USD": Inventory(7, 8, -(10**30))}
     )
     assert of_record(to_record(held)) == held
-    assert held + Held() == held
+    assert held + Claims() == held
     assert (held + held).moved_minute_wad == {"ETH/USD": 8 * 10**30}
     assert (held + held).inventory == {"ETH/USD": Inventory(14, 16, -2 * 10**30)}
     assert (held + held).day == Sums(2 * 10**30, 4 * 10**30, 6)
