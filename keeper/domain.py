@@ -589,13 +589,21 @@ class Economics:
 
 @dataclass(frozen=True, slots=True)
 class Booking:
-    """What a transaction moved into what the keeper has, or out of it, beside its gas."""
+    """What a transaction moved into what the keeper has, or out of it, and what it paid for gas."""
 
     moved: tuple[tuple[str, int], ...]
     """By token, in its units; by market of Perpetual, in base, WAD; under ``QUOTE`` money, WAD."""
     worth_wad: Wad | None
     """All of it in quote, at the protocol's prices of the head where it was booked: what the step brought, or
     cost where it is below 0. None where the price of a part is not known."""
+    gas_wad: Wad | None = None
+    """What was paid for gas in quote, rounded up, at the native currency's price of that head, as steps are
+    weighed by it; None where it has none."""
+
+    @property
+    def profit_wad(self) -> Wad | None:
+        """Return what is left after gas, below 0 where the step has cost; None where a price is not known."""
+        return None if self.worth_wad is None or self.gas_wad is None else self.worth_wad - self.gas_wad
 
 
 QUOTE = "quote"

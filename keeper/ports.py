@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
+    Awaitable,
     Callable,
     Collection,
     Generator,
@@ -1151,8 +1152,10 @@ class Outbox(Protocol):
         """End a step whose bytes are certainly nowhere; its nonce is free again."""
         ...
 
-    def settle(self, step_id: str, outcome: Outcome, *, at_s: UnixS, booking: Booking | None = None) -> None:
-        """Note how a sent transaction ended, and what it moved."""
+    def settle(
+        self, step_id: str, outcome: Outcome, *, at_s: UnixS, aftermath: Aftermath | None = None
+    ) -> None:
+        """Note how a sent transaction ended, and what is said of it beside."""
         ...
 
     def unsettle(self, step_id: str, *, block: Block, at_s: UnixS) -> None:
@@ -1160,8 +1163,16 @@ class Outbox(Protocol):
         ...
 
 
-Book: TypeAlias = Callable[[Sequence[Log]], Booking]
-"""Says by its logs what a transaction moved; raises ChainFault where one of them cannot be read."""
+@dataclass(frozen=True, slots=True)
+class Aftermath:
+    """What is to be said of how a step ended, beside what its receipt says."""
+
+    booking: Booking | None = None
+    """None where its logs cannot be read."""
+
+
+Review: TypeAlias = Callable[[Sequence[tuple[StepRecord, Outcome]]], Awaitable[Sequence[Aftermath]]]
+"""Says it of several steps, in their order. A fault of the node leaves out what it kept from being told."""
 
 
 class Sender(Protocol):
@@ -1217,15 +1228,15 @@ class Sender(Protocol):
         """
         ...
 
-    async def resume(self, head: Head, book: Book | None = None) -> tuple[StepRecord, ...]:
+    async def resume(self, head: Head, review: Review | None = None) -> tuple[StepRecord, ...]:
         """Take up at start what the journal holds; return the steps that it settled or unsettled.
 
-        ``book`` says what an included transaction moved.
+        ``review`` says of those that ended what the receipt does not.
         """
         ...
 
     async def track(
-        self, head: Head, orphaned: Sequence[Head], book: Book | None = None
+        self, head: Head, orphaned: Sequence[Head], review: Review | None = None
     ) -> tuple[StepRecord, ...]:
         """Look for outcomes at a new head, undo orphaned ones, send again what is due.
 

@@ -145,13 +145,11 @@ class HybridDesk:
 
         The contract knows both prices of every feed; those off chain suspect, and decide nothing.
         """
-        del quotes
-        native, taker = world[self.params.native_feed], book.exact(self.taker)
+        taker, native_price_wad = book.exact(self.taker), self.native_price_wad(market, world, quotes)
         if isinstance(taker, Unknown):
             raise ChainFault(f"the keeper's own account cannot be read: {taker.why}")
-        native_price_wad = native.fast_wad or native.slow_wad
-        if native_price_wad <= 0:
-            raise ChainFault(f"{native.feed} has no price on chain, so that gas cannot be valued")
+        if isinstance(native_price_wad, Unknown):
+            raise ChainFault(f"{native_price_wad.what} {native_price_wad.why}, so that gas cannot be valued")
         bundles = self.reports.bundles(world, at) if self.reports else {}
         signed = market.posted(world, bundles, at) if bundles else world
         means = Means(taker, funds, gas_price_wei, native_price_wad, record=record)
@@ -359,6 +357,15 @@ class HybridDesk:
     def booked(self, market: SlopeMarket, world: OracleView, logs: Sequence[Log]) -> Booking:
         """Say what one of the wallet's transactions moved, and what that is worth."""
         return booking(market.gained(logs, {self.wallet}), partial(market.worth_wad, world=world))
+
+    def native_price_wad(
+        self, market: SlopeMarket, world: OracleView, quotes: Mapping[FeedId, Quote | Unknown]
+    ) -> Wad | Unknown:
+        """Return the fast price on chain, or the slow one where that has never been posted."""
+        del market, quotes
+        native = world[self.params.native_feed]
+        price_wad = native.fast_wad or native.slow_wad
+        return price_wad if price_wad > 0 else Unknown(native.feed, "has no price on chain")
 
     def vouches(self, tried: Tried, step: Step) -> bool:
         """Tell whether a flag was tried: its calldata names the account, and brings reports.

@@ -132,12 +132,12 @@ class LendingDesk:
         record: Record,
     ) -> Sitting:
         """Put together what decisions rest on; without a price of gas there are none."""
-        native = quotes.get(self.params.native_feed)
-        if not isinstance(native, Quote):
-            why = native.why if native else "the price source does not serve it"
-            raise ChainFault(f"{self.params.native_feed} has no price, so that gas cannot be valued: {why}")
+        native_price_wad = self.native_price_wad(market, world, quotes)
+        if isinstance(native_price_wad, Unknown):
+            what, why = native_price_wad.what, native_price_wad.why
+            raise ChainFault(f"{what} has no price, so that gas cannot be valued: {why}")
         chain = market.carried(world, at)
-        means = Means(funds, gas_price_wei, native.price_wad, record)
+        means = Means(funds, gas_price_wei, native_price_wad, record)
         fast = market.fast(chain, quotes)
         return Sitting(market, book, chain, fast, quotes, means, at, posture, witnesses)
 
@@ -252,6 +252,15 @@ class LendingDesk:
         flash_ = self.params.plan.flash
         held = {self.wallet, flash_.liquidator} if flash_ else {self.wallet}
         return booking(transfers(logs, held), partial(market.worth_wad, world=world))
+
+    def native_price_wad(
+        self, market: LendingMarket[Any, Any], world: Any, quotes: Mapping[FeedId, Quote | Unknown]
+    ) -> Wad | Unknown:
+        """Return the fast price: the protocol need not list the native currency."""
+        del market, world
+        feed = self.params.native_feed
+        quote = quotes.get(feed, Unknown(feed, "the price source does not serve it"))
+        return quote.price_wad if isinstance(quote, Quote) else replace(quote, what=feed)
 
     def vouches(self, tried: Tried, step: Step) -> bool:
         """Tell whether the same closing went through, bar the least profit, which was left."""

@@ -132,13 +132,11 @@ class PerpDesk:
     ) -> Sitting:
         """Put together what decisions rest on; without its own account or a price of gas there are none."""
         del funds
-        feed, taker = self.params.native_feed, book.exact(self.taker)
+        taker, native_price_wad = book.exact(self.taker), self.native_price_wad(market, world, quotes)
         if isinstance(taker, Unknown):
             raise ChainFault(f"the keeper's own account cannot be read: {taker.why}")
-        quote = quotes.get(feed)
-        native_price_wad = quote.price_wad if isinstance(quote, Quote) else market.index_wad(feed, world)
-        if native_price_wad is None:
-            raise ChainFault(f"{feed} has no price, so that gas cannot be valued")
+        if isinstance(native_price_wad, Unknown):
+            raise ChainFault(f"{native_price_wad.what} {native_price_wad.why}, so that gas cannot be valued")
         means = Means(taker, gas_price_wei, native_price_wad, record)
         fast = market.fast(world, quotes)
         return Sitting(market, book, world, fast, quotes, means, at, posture, witnesses)
@@ -237,6 +235,15 @@ class PerpDesk:
         moved = market.gained(logs, {self.wallet})
         moved.update(transfers(logs, held))
         return booking(moved, partial(market.worth_wad, world=world))
+
+    def native_price_wad(
+        self, market: PerpMarket[Any, Any], world: Any, quotes: Mapping[FeedId, Quote | Unknown]
+    ) -> Wad | Unknown:
+        """Return the fast price, or the index of a market of that feed where nobody serves it."""
+        feed = self.params.native_feed
+        quote = quotes.get(feed)
+        price_wad = quote.price_wad if isinstance(quote, Quote) else market.index_wad(feed, world)
+        return Unknown(feed, "has no price") if price_wad is None else price_wad
 
     def vouches(self, tried: Tried, step: Step) -> bool:
         """Tell whether the same takeover went through, bar the least profit, which was left."""

@@ -218,6 +218,12 @@ class Desk(Protocol[MarketT_contra, Sitting]):
         """Say what one of the wallet's transactions moved, by its logs, and what that is worth in a world."""
         ...
 
+    def native_price_wad(
+        self, market: MarketT_contra, world: Any, quotes: Mapping[FeedId, Quote | Unknown]
+    ) -> Wad | Unknown:
+        """Return the price by which steps value the gas that they take."""
+        ...
+
     def vouches(self, tried: Tried, step: Step) -> bool:
         """Tell whether what a simulation showed holds for a step, so that it may go without one of its own.
 

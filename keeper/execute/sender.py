@@ -19,14 +19,14 @@ from typing import Any, Protocol
 import structlog
 
 from keeper.answers import HAS, REFUSALS, Answer, read
-from keeper.domain import Booking, Call, EventKind, Fees, Head, Log, Permit, Reason, Refuse, Step, Wait
+from keeper.domain import Call, EventKind, Fees, Head, Log, Permit, Reason, Refuse, Step, Wait
 from keeper.errors import ChainFault, InvariantBroken, SignerFault
 from keeper.execute.fees import HISTORY_BLOCKS, FeeParams, Market, bid_for, choose_fees, outbid, tip_paid
 from keeper.execute.filler import Filler, Purse, newest
 from keeper.execute.signer import Signed, Signer
 from keeper.execute.stuck import Patience, due
 from keeper.execute.transports import Asked, Parcel, Passed, Tally, Via, route_of
-from keeper.ports import LIVE, Bid, BidKind, Book, Outbox, Outcome, StepRecord, StepState
+from keeper.ports import LIVE, Aftermath, Bid, BidKind, Outbox, Outcome, Review, StepRecord, StepState
 from keeper.units import Block, Wei
 
 log = structlog.get_logger()
@@ -298,7 +298,7 @@ class ChainSender:
             await self._fill_gaps()
         return answers
 
-    async def resume(self, head: Head, book: Book | None = None) -> tuple[StepRecord, ...]:
+    async def resume(self, head: Head, review: Review | None = None) -> tuple[StepRecord, ...]:
         """Deliver what the journal holds as live, then follow it as ``track`` does."""
         self._now, self._silent = head, None
         await self._deliver(self._still_valid(self._outbox.live_steps()))
@@ -307,16 +307,16 @@ class ChainSender:
         self._recheck_from = (
             min(head.number, done.number if done else head.number) - self._params.recheck_blocks
         )
-        return await self._follow(book)
+        return await self._follow(review)
 
     async def track(
-        self, head: Head, orphaned: Sequence[Head], book: Book | None = None
+        self, head: Head, orphaned: Sequence[Head], review: Review | None = None
     ) -> tuple[StepRecord, ...]:
         """Look for outcomes at a new head, undo orphaned ones, send again what is due."""
         self._now, self._silent = head, None
         pending = [] if self._recheck_from is None else [self._recheck_from]
         self._recheck_from = min([*pending, *(each.number for each in orphaned)], default=None)
-        return await self._follow(book)
+        return await self._follow(review)
 
     # --- out ---
 
@@ -554,7 +554,7 @@ class ChainSender:
 
     # --- and back ---
 
-    async def _follow(self, book: Book | None) -> tuple[StepRecord, ...]:
+    async def _follow(self, review: Review | None) -> tuple[StepRecord, ...]:
         """Compare the journal with the receipts, write down what differs, send again what is due.
 
         A node that fails leaves nothing out: the next head looks at the same steps again.
@@ -564,11 +564,16 @@ class ChainSender:
         believed = () if since is None else self._outbox.settled_since(since)
         followed = (*believed, *self._outbox.live_steps())
         found = await self._outcomes(followed, head) if followed else []
+        moved = [(step, outcome) for step, outcome in found if not _same(step.outcome, outcome)]
+        ended = [(step, outcome) for step, outcome in moved if outcome is not None]
+        reviewed = await review(ended) if review and ended else [None] * len(ended)
+        said = {step.step_id: each for (step, _), each in zip(ended, reviewed, strict=True)}
         with self._outbox.together():
             self._recheck_from = None
-            moved = [step.step_id for step, outcome in found if self._write(step, outcome, head, book)]
+            for step, outcome in moved:
+                self._write(step, outcome, head, said.get(step.step_id))
         await self._resend(head)
-        return tuple(self._outbox.step(step_id) for step_id in moved)
+        return tuple(self._outbox.step(step.step_id) for step, _ in moved)
 
     async def _outcomes(
         self, steps: Sequence[StepRecord], head: Head
@@ -624,18 +629,17 @@ class ChainSender:
         else:
             self._note_foreign(f"nonce {step.nonce} of step {step.step_id} was used by another", head)
 
-    def _write(self, step: StepRecord, outcome: Outcome | None, head: Head, book: Book | None) -> bool:
-        """Bring the journal to what the chain shows of one step; tell whether anything changed."""
-        if _same(step.outcome, outcome):
-            return False
+    def _write(
+        self, step: StepRecord, outcome: Outcome | None, head: Head, aftermath: Aftermath | None
+    ) -> None:
+        """Bring the journal to what the chain shows of one step."""
         if step.outcome is not None:
             self._outbox.unsettle(step.step_id, block=head.number, at_s=head.timestamp_s)
             self._last_sent.pop(step.step_id, None)
             log.warning("tx.unincluded", step_id=step.step_id, tx_hash=step.tx_hash, block=step.outcome.block)
         if outcome is not None:
             self._outbox.sent(step.step_id, block=head.number, at_s=head.timestamp_s)
-            booking = _booked(step, outcome, book)
-            self._outbox.settle(step.step_id, outcome, at_s=head.timestamp_s, booking=booking)
+            self._outbox.settle(step.step_id, outcome, at_s=head.timestamp_s, aftermath=aftermath)
             if outcome.kind is EventKind.DISPLACED and outcome.tx_hash is None:
                 self._note_stranger(step, head)
             self._last_sent.pop(step.step_id, None)
@@ -649,7 +653,6 @@ class ChainSender:
                 outcome=outcome.kind,
                 block=outcome.block,
             )
-        return True
 
     async def _resend(self, head: Head) -> None:
         """Bid more where it is due; send the same bytes again where an outcome is overdue, or was undone."""
@@ -791,17 +794,6 @@ async def _caught(signing: Awaitable[Signed]) -> Signed | SignerFault:
         return await signing
     except SignerFault as fault:
         return fault
-
-
-def _booked(step: StepRecord, outcome: Outcome, book: Book | None) -> Booking | None:
-    """Say what an included transaction moved; that it cannot be told holds up nothing."""
-    if book is None or outcome.kind is not EventKind.INCLUDED:
-        return None
-    try:
-        return book(outcome.logs)
-    except ChainFault as fault:
-        log.warning("tx.unbooked", step_id=step.step_id, tx_hash=outcome.tx_hash, why=str(fault))
-        return None
 
 
 def _same(believed: Outcome | None, seen: Outcome | None) -> bool:

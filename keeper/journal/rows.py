@@ -16,7 +16,7 @@ from keeper.errors import ConfigError, InvariantBroken
 from keeper.journal.db import Db
 from keeper.journal.migrations import VERSION
 from keeper.lifecycle import Status, advance
-from keeper.ports import Bid, BidKind, Case, Outcome, Searched, StepRecord, StepState
+from keeper.ports import Aftermath, Bid, BidKind, Case, Outcome, Searched, StepRecord, StepState
 from keeper.units import AccountKey
 
 MOVES: Mapping[EventKind, tuple[tuple[StepState, ...], StepState]] = {
@@ -118,6 +118,15 @@ def _hex(value: object) -> str:
     if isinstance(value, bytes):
         return "0x" + value.hex()
     raise TypeError(f"{type(value).__name__} does not go into the journal: {value!r}")
+
+
+def told_aftermath(aftermath: Aftermath) -> dict[str, Any]:
+    """Say as an event does what there is to say of how a step ended."""
+    told: dict[str, Any] = {}
+    if (booking := aftermath.booking) is not None:
+        told |= {"moved": dict(booking.moved), "worth_wad": booking.worth_wad}
+        told |= {"gas_wad": booking.gas_wad, "profit_wad": booking.profit_wad}
+    return told
 
 
 AT_ONCE = 500

@@ -19,7 +19,6 @@ from typing import Any
 from keeper.columns.shape import Row
 from keeper.domain import (
     Agree,
-    Booking,
     CaseEvent,
     Economics,
     EventKind,
@@ -44,6 +43,7 @@ from keeper.journal.wallet import Wallet, to_record
 from keeper.lifecycle import OUTCOMES, Status
 from keeper.ports import (
     BREAKERS,
+    Aftermath,
     BidKind,
     Case,
     Leadership,
@@ -587,13 +587,15 @@ class StoredJournal:
             db.execute("UPDATE steps SET gas_cost_wei = '0' WHERE step_id = ?", (step_id,))
             tally.follow(db, step_id)
 
-    def settle(self, step_id: str, outcome: Outcome, *, at_s: UnixS, booking: Booking | None = None) -> None:
-        """Note how a sent transaction ended, and what it moved."""
+    def settle(
+        self, step_id: str, outcome: Outcome, *, at_s: UnixS, aftermath: Aftermath | None = None
+    ) -> None:
+        """Note how a sent transaction ended, and what is said of it beside."""
         if outcome.kind not in OUTCOMES:
             raise InvariantBroken(f"{outcome.kind} is not the outcome of a transaction")
         told: dict[str, Any] = {"block_hash": outcome.block_hash, "gas_cost_wei": outcome.gas_cost_wei}
-        if booking is not None:
-            told |= {"moved": dict(booking.moved), "worth_wad": booking.worth_wad}
+        if aftermath is not None:
+            told |= rows.told_aftermath(aftermath)
         with self._transaction() as db:
             step = self.step(step_id)
             if outcome.tx_hash is not None:

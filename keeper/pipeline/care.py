@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
@@ -24,6 +24,7 @@ from keeper.domain import (
     Fees,
     Head,
     Posture,
+    Quote,
     Record,
     Refuse,
     Seen,
@@ -40,11 +41,12 @@ from keeper.pipeline.case import Case, has_taken, made, new_case, said, taken_up
 from keeper.pipeline.mirror import Mirror
 from keeper.pipeline.moment import Moment
 from keeper.pipeline.params import Params
+from keeper.pipeline.reviews import Reviews
 from keeper.pipeline.telling import notice_of, told_call
 from keeper.pipeline.turns import Turns, batches
 from keeper.ports import AlarmRecord, Alerts, Journal, Market, Mempool, Notice, Reader, Sender, StepState
 from keeper.ports import Case as Recorded
-from keeper.units import AccountKey
+from keeper.units import AccountKey, FeedId, UnixS
 
 log = structlog.get_logger()
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
@@ -98,8 +100,10 @@ class Care(Generic[MarketT]):
         params: Params,
         rungs: Column,
         alerts: Alerts,
+        latest: Callable[[UnixS], Mapping[FeedId, Quote | Unknown]],
         mempool: Mempool | None = None,
     ) -> None:
+        """Take parts; ``latest`` gives the fast prices of a time."""
         self._mirror = mirror
         self._mempool = mempool
         self._desk = desk
@@ -128,6 +132,7 @@ class Care(Generic[MarketT]):
             mempool=mempool,
             dry_run=params.dry_run,
         )
+        self._reviews = Reviews(mirror, desk=desk, latest=latest)
         self._in_vain: set[AccountKey] = set()
         """For whom no call was found of late."""
         self._read_to = 0
@@ -167,12 +172,12 @@ class Care(Generic[MarketT]):
 
         A reorg may open again a case that was closed; where its account has a newer one, that one goes first.
         """
-        book = partial(self._desk.booked, self._mirror.market, self._mirror.world)
+        review = partial(self._reviews.of, head)
         if self.has_started:
-            settled = await self._sender.track(head, self._mirror.orphaned, book)
+            settled = await self._sender.track(head, self._mirror.orphaned, review)
         else:
             await self._warn_of_means()
-            settled = await self._sender.resume(head, book)
+            settled = await self._sender.resume(head, review)
             # Nothing that could fail comes after: what is heard twice would count twice.
             self._alarms.hear(self._journal.alarms(CASES), aloud=False)
             if slowed := self._alarms.slowed:

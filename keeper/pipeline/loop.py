@@ -125,6 +125,7 @@ class Pipeline(Generic[MarketT]):
             params=params,
             rungs=self._rungs,
             alerts=alerts,
+            latest=feed.latest,
             mempool=mempool,
         )
         self._mempool = mempool

@@ -338,9 +338,10 @@ def _sent(data: Mapping[str, Any]) -> str:
 
 
 def _included(data: Mapping[str, Any]) -> str:
-    worth_wad = data.get("worth_wad")
+    worth_wad, profit_wad = data.get("worth_wad"), data.get("profit_wad")
     brought = f", brought {int(worth_wad) / WAD:,.2f} in quote" if worth_wad else ""
-    return f"{data['kind']} included, transaction {data['tx_hash']}, gas {_gas(data)}{brought}"
+    left = f", {int(profit_wad) / WAD:,.2f} after gas" if brought and profit_wad is not None else ""
+    return f"{data['kind']} included, transaction {data['tx_hash']}, gas {_gas(data)}{brought}{left}"
 
 
 def _reverted(data: Mapping[str, Any]) -> str:
@@ -348,7 +349,9 @@ def _reverted(data: Mapping[str, Any]) -> str:
 
 
 def _gas(data: Mapping[str, Any]) -> str:
-    return f"{int(data['gas_cost_wei']) / WAD:.6f} of the native currency"
+    gas_wad = data.get("gas_wad")
+    worth = "" if gas_wad is None else f" ({int(gas_wad) / WAD:,.2f} in quote)"
+    return f"{int(data['gas_cost_wei']) / WAD:.6f} of the native currency{worth}"
 
 
 def _moved(data: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from keeper.desk.lending import LendingDesk
 from keeper.desk.lending import Params as LendingParams
 from keeper.desk.perp import Params as PerpParams
 from keeper.desk.perp import PerpDesk
-from keeper.domain import QUOTE, Booking, Log, Unknown
+from keeper.domain import QUOTE, Booking, Log, Quote, Unknown
 from keeper.lending.words import Lender
 from keeper.plan import lending as lending_plan
 from keeper.plan import perp as perp_plan
@@ -174,3 +174,37 @@ def test_collateral_that_was_bought_is_worth_what_the_slow_price_says() -> None:
     slow_wad = seen[COLLATERALS[1].feed].slow_wad
     assert slow_wad > 0
     assert desk.booked(HYBRID, seen, [sold]).worth_wad == slow_wad - 19 * WAD // 10 - 1
+
+
+QUOTED = Quote("ETH/USD", 1_990 * WAD, 0)
+SILENT = Unknown("the venue", "silent for 40 s")
+LENDING = LendingDesk(WALLET, LendingParams("ETH/USD"), {})  # type: ignore[arg-type]
+PERP, BNB = (PerpDesk(WALLET, PerpParams(feed)) for feed in ("ETH/USD", "BNB/USD"))
+
+
+@pytest.mark.parametrize(
+    ("desk", "listing", "prices", "quote", "price"),
+    [
+        (LENDING, market(), 0, QUOTED, QUOTED.price_wad),
+        (LENDING, market(), 0, SILENT, Unknown("ETH/USD", SILENT.why)),
+        (LENDING, market(), 0, None, Unknown("ETH/USD", "the price source does not serve it")),
+        (PERP, MARKET, world(1_980), QUOTED, QUOTED.price_wad),
+        (PERP, MARKET, world(1_980), SILENT, 1_980 * WAD),
+        (BNB, MARKET, world(1_980), None, Unknown("BNB/USD", "has no price")),
+    ],
+)  # fmt: skip
+def test_gas_is_valued_by_the_fast_price_and_on_perpetual_else_by_an_index(
+    desk: Any, listing: Any, prices: Any, quote: Quote | Unknown | None, price: int | Unknown
+) -> None:
+    quotes = {} if quote is None else {"ETH/USD": quote}
+    assert desk.native_price_wad(listing, prices, quotes) == price
+
+
+def test_on_hybrid_margin_gas_is_valued_by_the_fast_price_on_chain_or_the_slow_one() -> None:
+    desk, seen = HybridDesk(WALLET, TAKER, HybridParams("ETH/USD")), oracles()
+    view = seen["ETH/USD"]
+    never = replace(seen, feeds={"ETH/USD": replace(view, fast_wad=0, slow_wad=view.slow_wad + 1)})
+    gone = replace(seen, feeds={"ETH/USD": replace(view, fast_wad=0, slow_wad=0)})
+    assert desk.native_price_wad(HYBRID, seen, {"ETH/USD": QUOTED}) == view.fast_wad
+    assert desk.native_price_wad(HYBRID, never, {}) == view.slow_wad + 1
+    assert desk.native_price_wad(HYBRID, gone, {}) == Unknown("ETH/USD", "has no price on chain")
