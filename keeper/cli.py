@@ -1136,13 +1136,13 @@ def settings_of(run: Run, config: Path | None) -> Config:
     return other
 
 
-def _measured(journal: StoredJournal) -> Sequence[Measure]:
-    """Return how much of each limit is used; nothing while the journal cannot be read."""
+def _measured(journal: StoredJournal) -> tuple[Sequence[Measure], Mapping[str, int]]:
+    """Return how much of each limit is used, and how steps ended; nothing where that cannot be read."""
     try:
-        return journal.measures()
+        return journal.measures(), journal.endings()
     except KeeperError as error:
         log.warning("limits.unread", why=str(error))
-        return ()
+        return (), {}
 
 
 def _reading(
@@ -1154,6 +1154,7 @@ def _reading(
     sender: ChainSender,
 ) -> metrics.Reading:
     reader = parts.reader
+    measures, endings = _measured(journal)
     return metrics.Reading(
         vitals=pipeline.vitals,
         endpoints=parts.rpc.health(),
@@ -1164,7 +1165,8 @@ def _reading(
         logs_heard=reader.logs_heard,
         alerts=teller.counts,
         signer_fault=signer.fault,
-        measures=_measured(journal),
+        measures=measures,
+        endings=endings,
         leadership=journal.leadership,
         transports=sender.tallies,
     )

@@ -39,6 +39,8 @@ class Log:
     block_hash: str
     tx_hash: str
     index: int
+    tx_index: int | None = None
+    """Which transaction of its block; None where the node does not say."""
 
 
 class Phase(StrEnum):
@@ -69,6 +71,8 @@ class Fact:
     markets: tuple[int, ...] = ()
     closes: bool = False
     """Whether it tells that somebody closed an account, in part or whole."""
+    tx_index: int | None = None
+    """Which transaction of its block did it; None where that is not known."""
 
 
 # --- prices --------------------------------------------------------------------------------------
@@ -604,6 +608,15 @@ class Booking:
     def profit_wad(self) -> Wad | None:
         """Return what is left after gas, below 0 where the step has cost; None where a price is not known."""
         return None if self.worth_wad is None or self.gas_wad is None else self.worth_wad - self.gas_wad
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """Another's transaction, by which an account was not any more what ours was made for."""
+
+    act: str
+    tx_hash: str
+    block: Block
 
 
 QUOTE = "quote"

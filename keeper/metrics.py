@@ -95,6 +95,8 @@ class Reading:
     """Why nobody signs."""
     measures: Sequence[Measure] = ()
     """How much of each limit is used."""
+    endings: Mapping[str, int] = field(default_factory=dict)
+    """How many steps of the last day ended how, and how many are in flight."""
     leadership: Leadership | None = None
     """Who leads, where the journal is shared."""
     transports: Mapping[str, Transported] = field(default_factory=dict)
@@ -197,6 +199,8 @@ class Gauges(Collector):
         yield from _gauges({"book_level": ("0 normal, 1 elevated, 2 stressed, 3 halted.", vitals.level)})
         yield _by("accounts_rung", "Accounts on each rung of their ladder.", "rung", {**vitals.rungs})
         yield from _of_limits(reading.measures, vitals.thrown)
+        ended = "Steps of the last 24 h by how they ended, and those in flight."
+        yield _by("steps", ended, "outcome", reading.endings)
         if reading.alerts is not None:
             yield from _of_alerts(reading.alerts)
         if vitals.ticks is not None:

@@ -49,6 +49,7 @@ from keeper.domain import (
     Reason,
     Record,
     Refuse,
+    Rival,
     Seen,
     Step,
     Unknown,
@@ -153,6 +154,10 @@ class Reader(Protocol):
         self, sender: str, calls: Sequence[tuple[Call, int]], at: ChainTime
     ) -> list[bytes | Refuse] | None:
         """Run transactions, each with its gas limit, on top of one another; None where no node does that."""
+        ...
+
+    async def rerun(self, sender: str, call: Call, at_hash: str, gas_limit: int) -> bytes | Refuse:
+        """Run a transaction again as the last of a block; a revert comes back as from ``simulate``."""
         ...
 
 
@@ -987,6 +992,8 @@ class Outcome:
     """Which of its transactions was included; None where it was displaced by one that is not ours."""
     logs: tuple[Log, ...] = field(default=(), compare=False, repr=False)
     """Of the transaction, where it did what it was for; the journal does not keep them."""
+    tx_index: int | None = field(default=None, compare=False)
+    """Which transaction of its block; the journal does not keep that either."""
 
 
 class BidKind(StrEnum):
@@ -1152,9 +1159,7 @@ class Outbox(Protocol):
         """End a step whose bytes are certainly nowhere; its nonce is free again."""
         ...
 
-    def settle(
-        self, step_id: str, outcome: Outcome, *, at_s: UnixS, aftermath: Aftermath | None = None
-    ) -> None:
+    def settle(self, step_id: str, outcome: Outcome, *, at_s: UnixS, aftermath: Aftermath = ...) -> None:
         """Note how a sent transaction ended, and what is said of it beside."""
         ...
 
@@ -1169,6 +1174,14 @@ class Aftermath:
 
     booking: Booking | None = None
     """None where its logs cannot be read."""
+    why: str = ""
+    """Why it reverted, in the contract's words, as a run at the end of its block tells; nothing where nobody
+    could be asked."""
+    lost_to: Rival | None = None
+    """Who was before it, where it came too late."""
+
+
+NOTHING_MORE = Aftermath()
 
 
 Review: TypeAlias = Callable[[Sequence[tuple[StepRecord, Outcome]]], Awaitable[Sequence[Aftermath]]]

@@ -411,6 +411,13 @@ class ChainReader:
                 self._takes_overrides = False
         return await self._run([transaction, "latest"])
 
+    async def rerun(self, sender: str, call: Call, at_hash: str, gas_limit: int) -> bytes | Refuse:
+        """Run a transaction again as if it were the last of a block, on the state that this has left.
+
+        Raises ChainFault where no node has that state. A revert comes back as ``simulate`` returns it.
+        """
+        return await self._run([_transaction(sender, call, gas_limit), {"blockHash": at_hash}])
+
     async def _run(self, params: list[Any]) -> bytes | Refuse:
         try:
             answer: bytes = await self._rpc.request("eth_call", params)

@@ -26,7 +26,18 @@ from keeper.execute.filler import Filler, Purse, newest
 from keeper.execute.signer import Signed, Signer
 from keeper.execute.stuck import Patience, due
 from keeper.execute.transports import Asked, Parcel, Passed, Tally, Via, route_of
-from keeper.ports import LIVE, Aftermath, Bid, BidKind, Outbox, Outcome, Review, StepRecord, StepState
+from keeper.ports import (
+    LIVE,
+    NOTHING_MORE,
+    Aftermath,
+    Bid,
+    BidKind,
+    Outbox,
+    Outcome,
+    Review,
+    StepRecord,
+    StepState,
+)
 from keeper.units import Block, Wei
 
 log = structlog.get_logger()
@@ -118,7 +129,9 @@ def judge(
         kind = EventKind.DISPLACED
     cost_wei = _cost_wei(receipt) + filled_wei
     logs = map(_log, receipt.get("logs", ())) if kind is EventKind.INCLUDED else ()
-    return Outcome(kind, block, receipt["blockHash"], cost_wei, tx_hash, tuple(logs))
+    place = receipt.get("transactionIndex")
+    tx_index = None if place is None else int(place, 16)
+    return Outcome(kind, block, receipt["blockHash"], cost_wei, tx_hash, tuple(logs), tx_index)
 
 
 def _cost_wei(receipt: Mapping[str, Any]) -> Wei:
@@ -566,12 +579,12 @@ class ChainSender:
         found = await self._outcomes(followed, head) if followed else []
         moved = [(step, outcome) for step, outcome in found if not _same(step.outcome, outcome)]
         ended = [(step, outcome) for step, outcome in moved if outcome is not None]
-        reviewed = await review(ended) if review and ended else [None] * len(ended)
+        reviewed = await review(ended) if review and ended else [NOTHING_MORE] * len(ended)
         said = {step.step_id: each for (step, _), each in zip(ended, reviewed, strict=True)}
         with self._outbox.together():
             self._recheck_from = None
             for step, outcome in moved:
-                self._write(step, outcome, head, said.get(step.step_id))
+                self._write(step, outcome, head, said.get(step.step_id, NOTHING_MORE))
         await self._resend(head)
         return tuple(self._outbox.step(step.step_id) for step, _ in moved)
 
@@ -629,9 +642,7 @@ class ChainSender:
         else:
             self._note_foreign(f"nonce {step.nonce} of step {step.step_id} was used by another", head)
 
-    def _write(
-        self, step: StepRecord, outcome: Outcome | None, head: Head, aftermath: Aftermath | None
-    ) -> None:
+    def _write(self, step: StepRecord, outcome: Outcome | None, head: Head, aftermath: Aftermath) -> None:
         """Bring the journal to what the chain shows of one step."""
         if step.outcome is not None:
             self._outbox.unsettle(step.step_id, block=head.number, at_s=head.timestamp_s)

@@ -16,7 +16,7 @@ from keeper.errors import ConfigError
 from keeper.journal.db import Db
 from keeper.journal.sqlite import SqliteDb
 
-VERSION = 4
+VERSION = 5
 
 STAKES_OF_BEFORE = """INSERT INTO stakes (
         step_id, market, at_s, state, most_gwei, paid_gwei, notional_micro, loss_micro, risk_micro
@@ -74,6 +74,22 @@ MIGRATIONS: Mapping[int, tuple[str, ...]] = {
             kind TEXT NOT NULL, nonce INTEGER NOT NULL, block INTEGER NOT NULL, unsigned_tx TEXT NOT NULL,
             signed_tx BLOB, tx_hash TEXT, PRIMARY KEY (step_id, bid)
         ) STRICT""",
+    ),
+    5: (
+        "ALTER TABLE steps ADD COLUMN profit_wad TEXT",
+        "ALTER TABLE steps ADD COLUMN lost_to TEXT",
+        "ALTER TABLE stakes ADD COLUMN booked_micro INTEGER",
+        "DROP INDEX stakes_by_time",
+        "DROP INDEX stakes_held",
+        "DROP INDEX live_stakes",
+        """CREATE INDEX stakes_by_time ON stakes (
+            market, at_s, state, paid_gwei, most_gwei, notional_micro, risk_micro, loss_micro, booked_micro
+        )""",
+        "CREATE INDEX stakes_held ON stakes (market, state, seq, held_micro, booked_micro)",
+        """CREATE INDEX live_stakes ON stakes (
+            market, at_s, state, paid_gwei, most_gwei, notional_micro, risk_micro, loss_micro, held_micro,
+            booked_micro
+        ) WHERE state IN ('reserved', 'sent')""",
     ),
 }
 """By the version that each leads to."""

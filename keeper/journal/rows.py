@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -126,7 +127,18 @@ def told_aftermath(aftermath: Aftermath) -> dict[str, Any]:
     if (booking := aftermath.booking) is not None:
         told |= {"moved": dict(booking.moved), "worth_wad": booking.worth_wad}
         told |= {"gas_wad": booking.gas_wad, "profit_wad": booking.profit_wad}
+    if aftermath.why:
+        told["why"] = aftermath.why
+    if aftermath.lost_to is not None:
+        told["lost_to"] = asdict(aftermath.lost_to)
     return told
+
+
+def of_aftermath(aftermath: Aftermath) -> tuple[str | None, str | None]:
+    """Return what a step keeps of it: its profit, and by which transaction it lost a race."""
+    profit_wad = aftermath.booking.profit_wad if aftermath.booking else None
+    lost_to = aftermath.lost_to.tx_hash if aftermath.lost_to else None
+    return None if profit_wad is None else str(profit_wad), lost_to
 
 
 AT_ONCE = 500

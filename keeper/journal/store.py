@@ -43,6 +43,7 @@ from keeper.journal.wallet import Wallet, to_record
 from keeper.lifecycle import OUTCOMES, Status
 from keeper.ports import (
     BREAKERS,
+    NOTHING_MORE,
     Aftermath,
     BidKind,
     Case,
@@ -72,6 +73,8 @@ UNRESTED_PAGES = 2**14
 BOOK_BLOCKS = 7_200
 """How far apart books are kept beside a tape; what lies between is read from the tape."""
 
+ENDINGS = ("included", "reverted", "race_lost", "displaced")
+"""How a transaction ends."""
 STOPS = (Switch.HALT, Switch.FOREIGN, Switch.PAUSE, *BREAKERS)
 
 S = StepState
@@ -588,14 +591,13 @@ class StoredJournal:
             tally.follow(db, step_id)
 
     def settle(
-        self, step_id: str, outcome: Outcome, *, at_s: UnixS, aftermath: Aftermath | None = None
+        self, step_id: str, outcome: Outcome, *, at_s: UnixS, aftermath: Aftermath = NOTHING_MORE
     ) -> None:
         """Note how a sent transaction ended, and what is said of it beside."""
         if outcome.kind not in OUTCOMES:
             raise InvariantBroken(f"{outcome.kind} is not the outcome of a transaction")
         told: dict[str, Any] = {"block_hash": outcome.block_hash, "gas_cost_wei": outcome.gas_cost_wei}
-        if aftermath is not None:
-            told |= rows.told_aftermath(aftermath)
+        told |= rows.told_aftermath(aftermath)
         with self._transaction() as db:
             step = self.step(step_id)
             if outcome.tx_hash is not None:
@@ -604,10 +606,13 @@ class StoredJournal:
                 told["bid"] = bid.kind
             self._move(db, step, outcome.kind, told=told, block=outcome.block, at_s=at_s)
             db.execute(
-                "UPDATE steps SET outcome_block = ?, outcome_hash = ?, outcome_at_s = ?, gas_cost_wei = ?"
-                " WHERE step_id = ?",
-                (outcome.block, outcome.block_hash, at_s, str(outcome.gas_cost_wei), step_id),
-            )
+                "UPDATE steps SET outcome_block = ?, outcome_hash = ?, outcome_at_s = ?, gas_cost_wei = ?,"
+                " profit_wad = ?, lost_to = ? WHERE step_id = ?",
+                (
+                    outcome.block, outcome.block_hash, at_s, str(outcome.gas_cost_wei),
+                    *rows.of_aftermath(aftermath), step_id,
+                ),
+            )  # fmt: skip
             tally.follow(db, step_id)
 
     def unsettle(self, step_id: str, *, block: Block, at_s: UnixS) -> None:
@@ -618,7 +623,7 @@ class StoredJournal:
             self._move(db, step, E.UNINCLUDED, told=told, block=block, at_s=at_s)
             db.execute(
                 "UPDATE steps SET outcome_block = NULL, outcome_hash = NULL, outcome_at_s = NULL,"
-                " gas_cost_wei = NULL WHERE step_id = ?",
+                " gas_cost_wei = NULL, profit_wad = NULL, lost_to = NULL WHERE step_id = ?",
                 (step_id,),
             )
             tally.follow(db, step_id)
@@ -643,11 +648,25 @@ class StoredJournal:
 
     # --- the book as a whole ---
 
+    def endings(self) -> Mapping[str, int]:
+        """Count the steps of the last day by how they ended, and those in flight."""
+        query = (
+            "SELECT CASE WHEN lost_to IS NOT NULL THEN 'race_lost' ELSE state END AS ending, count(*)"
+            " FROM steps WHERE outcome_block IS NOT NULL AND outcome_at_s > ? GROUP BY 1"
+        )
+        ended = self._rows(query, self._now_s() - tally.DAY_S)
+        with self._asked() as db:
+            in_flight = tally.in_flight(db)
+        return {**dict.fromkeys(ENDINGS, 0), **dict(map(tuple, ended)), "in_flight": in_flight}
+
     def outcomes_since(self, at_s: UnixS, most: int) -> list[bool]:
-        """Return of the newest own steps mined since then that take something over, whether each did."""
+        """Return of the newest own steps mined since then that take something over, whether each did.
+
+        Races that were lost are left out: by them nothing is off with the keeper.
+        """
         query = (
             "SELECT state FROM steps WHERE outcome_block IS NOT NULL AND outcome_at_s > ?"
-            " AND notional_wad <> '0'"
+            " AND notional_wad <> '0' AND lost_to IS NULL"
             " AND state IN ('included', 'reverted') ORDER BY outcome_block DESC, nonce DESC LIMIT ?"
         )
         return [row["state"] == S.INCLUDED for row in self._rows(query, at_s, most)]

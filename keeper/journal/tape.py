@@ -109,6 +109,11 @@ def simulation_key(sender: str, call: Call, at: ChainTime, gas_limit: int) -> st
     return key_of("simulate", sender, call_id(call), at.block, at.timestamp_s, gas_limit)
 
 
+def rerun_key(sender: str, call: Call, at_hash: str, gas_limit: int) -> str:
+    """Name a run of what reverted."""
+    return key_of("rerun", sender, call_id(call), at_hash, gas_limit)
+
+
 def behind_key(before: Sequence[Announced], call: Call, at: ChainTime, sender: str, gas_limit: int) -> str:
     """Name a simulation behind announced transactions."""
     hashes = [each.tx_hash for each in before]
@@ -146,7 +151,8 @@ def to_head(row: Sequence[Any]) -> Head:
 def _of_log(log: Log) -> Record:
     topics: Any = [topic.hex() for topic in log.topics]
     return [
-        log.address, topics, log.data.hex(), log.block_number, log.block_hash, log.tx_hash, log.index
+        log.address, topics, log.data.hex(), log.block_number, log.block_hash, log.tx_hash, log.index,
+        log.tx_index,
     ]  # fmt: skip
 
 
@@ -482,6 +488,13 @@ class _TapedReader:
             stacked_key(sender, calls, at), asked, of_stacked
         )
         return results
+
+    async def rerun(self, sender: str, call: Call, at_hash: str, gas_limit: int) -> bytes | Refuse:
+        asked = self._reader.rerun(sender, call, at_hash, gas_limit)
+        result: bytes | Refuse = await self._tape.answer(
+            rerun_key(sender, call, at_hash, gas_limit), asked, of_simulated
+        )
+        return result
 
 
 class _TapedMempool:

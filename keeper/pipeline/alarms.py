@@ -184,13 +184,24 @@ def left_to_others(history: Iterable[CaseEvent]) -> Mapping[str, Any] | None:
             is_called = False
         elif event.kind in {EventKind.SENT, EventKind.INCLUDED}:
             ours.add(data["tx_hash"])
-        elif event.kind in {EventKind.WAITED, EventKind.REFUSED}:
+        elif event.kind in {EventKind.WAITED, EventKind.REFUSED, EventKind.ABANDONED}:
             held = {name: data[name] for name in ("rule", "evidence", "bound")}
+        elif event.kind is EventKind.RESERVED:
+            held = LOST
+        elif data.get("lost_to"):
+            held = {**LOST, "evidence": _late(event)}
+            found = found and {**found, **held}
         elif is_called or event.kind is not EventKind.OBSERVED:
             continue
         elif data.get("closes") and data["tx_hash"] not in ours:
             found = {**held, "act": data["act"], "tx_hash": data["tx_hash"], "block": event.block}
     return found
+
+
+def _late(event: CaseEvent) -> str:
+    """Say of a step of ours how it came too late."""
+    why = f": {event.data['why']}" if "why" in event.data else ""
+    return f"{event.data['kind']} {event.kind.lower()}{why}"
 
 
 def _record(market: _Market) -> AlarmRecord:

@@ -132,7 +132,9 @@ class Care(Generic[MarketT]):
             mempool=mempool,
             dry_run=params.dry_run,
         )
-        self._reviews = Reviews(mirror, desk=desk, latest=latest)
+        self._reviews = Reviews(
+            mirror, reader=reader, desk=desk, journal=journal, wallet=sender.address, latest=latest
+        )
         self._in_vain: set[AccountKey] = set()
         """For whom no call was found of late."""
         self._read_to = 0
@@ -237,6 +239,8 @@ class Care(Generic[MarketT]):
             data = {"act": fact.act, "tx_hash": fact.tx_hash, "log_index": fact.log_index, **fact.args}
             if fact.closes:
                 data["closes"] = True
+            if fact.tx_index is not None:
+                data["tx_index"] = fact.tx_index
             for account in self._mirror.concerned(fact):
                 case = self._cases.get(account)
                 if case is not None:

@@ -326,7 +326,7 @@ class Mirror(Generic[MarketT]):
             if fact is not None:
                 touched.update(dict.fromkeys(self.concerned(fact)))
                 if done and fact.block > done.number:
-                    self.facts.append(fact)
+                    self.facts.append(replace(fact, tx_index=log_.tx_index))
         self.book.mark_dirty(touched, found.last)
         if self._searched is None or found.last > self._searched.last:
             self._searched = Searched(self._first, found.last, found.last_hash)
@@ -391,13 +391,13 @@ class Mirror(Generic[MarketT]):
         while self._logs:
             fact = self._decode(self._logs[0])
             self._heed_upgrade(self._logs[0])
-            self._logs.popleft()
+            log_ = self._logs.popleft()
             if fact is None:
                 continue
             self._mark_dirty(fact)
             self._new.update(dict.fromkeys(fact.touched))
             if not self._is_told(fact):
-                self.facts.append(fact)
+                self.facts.append(replace(fact, tx_index=log_.tx_index))
         self._told = None
 
     def _decode(self, log_: Log) -> Fact | None:

@@ -39,6 +39,7 @@ from keeper.journal.tape import (
     call_id,
     calls_key,
     key_of,
+    rerun_key,
     simulation_key,
     stacked_key,
     to_announced,
@@ -463,6 +464,9 @@ class _PlayedReader:
         self, sender: str, calls: Sequence[tuple[Call, int]], at: ChainTime
     ) -> list[bytes | Refuse] | None:
         return to_stacked((await self._deck.ask(stacked_key(sender, calls, at)))[2])
+
+    async def rerun(self, sender: str, call: Call, at_hash: str, gas_limit: int) -> bytes | Refuse:
+        return to_simulated((await self._deck.ask(rerun_key(sender, call, at_hash, gas_limit)))[2])
 
 
 class _PlayedMempool:

@@ -260,6 +260,9 @@ class _Chain:
     async def simulate_in_order(self, *_: object) -> None:
         """Leave each to be simulated by itself."""
 
+    async def rerun(self, *_: object) -> bytes | Refuse:
+        raise NotImplementedError("nothing is sent, so that nothing reverts")
+
 
 class _Market:
     """A market whose prices are those of a simulated chain, and whose accounts stand still."""

@@ -233,6 +233,9 @@ class Answers:
     async def simulate_in_order(self, *_: object) -> list[bytes | Refuse] | None:
         raise ChainFault("the tape is not asked for simulations")
 
+    async def rerun(self, *_: object) -> bytes | Refuse:
+        raise ChainFault("the tape is not asked for simulations")
+
 
 class Said:
     """Says what reporters had signed."""

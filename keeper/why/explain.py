@@ -13,7 +13,7 @@ from keeper.domain import CaseEvent, Economics, EventKind, Posture, Quote, Unkno
 from keeper.errors import ChainFault, ConfigError
 from keeper.journal.reader import CaseHistory, JournalReader
 from keeper.lifecycle import Status, fold
-from keeper.ports import StepRecord
+from keeper.ports import BidKind, StepRecord
 from keeper.replay.scene import Scene
 from keeper.units import WAD, AccountKey, Block
 from keeper.why import account as stands
@@ -345,7 +345,20 @@ def _included(data: Mapping[str, Any]) -> str:
 
 
 def _reverted(data: Mapping[str, Any]) -> str:
-    return f"{data['kind']} reverted, transaction {data['tx_hash']}, gas {_gas(data)}"
+    why = f"; by {data['why']}" if data.get("why") else ""
+    return f"{data['kind']} reverted, transaction {data['tx_hash']}, gas {_gas(data)}{why}{_lost(data)}"
+
+
+def _displaced(data: Mapping[str, Any]) -> str:
+    by = "its own cancel" if data.get("bid") == BidKind.CANCEL else "another transaction of the wallet"
+    return f"{data['kind']} displaced by {by}, transaction {data['tx_hash']}, gas {_gas(data)}{_lost(data)}"
+
+
+def _lost(data: Mapping[str, Any]) -> str:
+    """Tell who was before a step that came too late."""
+    if not (lost := data.get("lost_to")):
+        return ""
+    return f"; race lost to {lost['act']}, block {lost['block']}, transaction {lost['tx_hash']}"
 
 
 def _gas(data: Mapping[str, Any]) -> str:
@@ -385,6 +398,7 @@ TELLERS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "Sent": _sent,
     "Included": _included,
     "Reverted": _reverted,
+    "Displaced": _displaced,
     "Moved": _moved,
     "Observed": _observed,
 }

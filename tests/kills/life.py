@@ -153,6 +153,11 @@ class Node:
         del sender, calls, at
         return None
 
+    async def rerun(self, sender: str, call: Call, at_hash: str, gas_limit: int) -> bytes | Refuse:
+        self._points.come_by("rerun: not asked yet")
+        found: bytes | Refuse = self.ask("rerun", sender, call, at_hash, gas_limit)
+        return found
+
     def updates(self) -> AsyncIterator[BlockUpdate]:
         raise NotImplementedError("blocks are handed on one by one")
 

@@ -305,6 +305,9 @@ class World:
     def say_simulate(self, *asked: Any) -> Any:
         return at_once(self.ledger.simulate(*asked))
 
+    def say_rerun(self, *asked: Any) -> Any:
+        return at_once(self.ledger.rerun(*asked))
+
     def say_request(self, *asked: Any) -> Any:
         return at_once(self.ledger.request(*asked))
 

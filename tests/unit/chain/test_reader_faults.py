@@ -318,6 +318,33 @@ async def test_an_execution_that_fails_is_a_refusal(answer: RpcError, evidence: 
     assert (result.reason.rule, result.reason.evidence) == ("simulation.reverted", evidence)
 
 
+async def test_what_reverted_is_run_again_as_the_wallet_behind_its_block() -> None:
+    node, asked = Node(), list[Any]()
+
+    def call(params: list[Any]) -> Any:
+        asked.append(params)
+        raise refusal(3, "execution reverted", "0xcafebabe")
+
+    node.scripts["eth_call"] = call
+    found = await reader_of(node).rerun(ADDRESS, Call(ADDRESS, b"\x07"), block_hash(7), 100_000)
+    assert isinstance(found, Refuse)
+    assert found.reason.evidence == "0xcafebabe"
+    tx = {"from": ADDRESS, "to": ADDRESS, "data": "0x07", "gas": hex(100_000)}
+    assert asked == [[tx, {"blockHash": block_hash(7)}]]
+
+
+async def test_a_block_whose_state_is_gone_tells_nothing_of_a_revert() -> None:
+    node = Node()
+    node.scripts["eth_call"] = failing(9, refusal(-32000, "missing trie node"), b"")
+    with pytest.raises(ChainFault, match="missing trie node"):
+        await reader_of(node).rerun(ADDRESS, Call(ADDRESS, b""), block_hash(7), 100_000)
+
+
+def test_a_log_says_which_transaction_of_its_block_it_is_of_where_the_node_does() -> None:
+    assert log_of(raw_log(5, 1)).tx_index is None
+    assert log_of(raw_log(5, 1) | {"transactionIndex": "0x1f"}).tx_index == 31
+
+
 CALL = (Call(ADDRESS, b""), 1_000_000)
 
 

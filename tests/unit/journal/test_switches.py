@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from keeper.domain import Account, CaseEvent, EventKind, Head, Permit, Phase, Refuse, Step
+from keeper.domain import Account, CaseEvent, EventKind, Head, Permit, Phase, Refuse, Rival, Step
 from keeper.journal.db import Shared
 from keeper.journal.guard import Limits, Standing
 from keeper.journal.opening import to_switch
 from keeper.journal.store import SqliteJournal
 from keeper.journal.tape import of_standing, to_standing
-from keeper.ports import Outcome, Switch, Thrown
+from keeper.ports import Aftermath, Outcome, Switch, Thrown
 from keeper.units import WAD
 
 NOW_S = 1_000_000
@@ -133,19 +133,23 @@ def test_so_many_reverts_stop_everything_and_the_next_ones_count_anew(
 ) -> None:
     journal = open_journal(replace(RICH, breakers={"reverts": 0.75}, breaker_rest_s=100))
 
-    def mined(case: int, kind: EventKind, at_s: int) -> None:
+    def mined(case: int, kind: EventKind, at_s: int, lost_to: Rival | None = None) -> None:
         journal.record([event(case=case)])
         wanted = replace(step(case=case), notional_wad=WAD)
         permit = journal.reserve(wanted, tx, chain_nonce=0, block=case, at_s=at_s)
         assert isinstance(permit, Permit), permit
         journal.sign(permit.step_id, b"raw%d" % case, f"0x{case}")
         journal.sent(permit.step_id, block=case, at_s=at_s)
-        journal.settle(permit.step_id, Outcome(kind, case, "0xb", 1), at_s=at_s)
+        aftermath = Aftermath(lost_to=lost_to)
+        journal.settle(permit.step_id, Outcome(kind, case, "0xb", 1), at_s=at_s, aftermath=aftermath)
 
     mined(1, EventKind.INCLUDED, NOW_S)
     for case in range(2, 8):
         mined(case, EventKind.REVERTED, NOW_S)
     assert journal.watch({}, NOW_S) == (), "seven are too few"
+    for case in range(10, 20):
+        mined(case, EventKind.REVERTED, NOW_S, lost_to=Rival("Tranche", "0xaa", case))
+    assert journal.watch({}, NOW_S) == (), "a race that was lost is no fault of ours"
     mined(8, EventKind.INCLUDED, NOW_S)
     [tripped] = journal.watch({}, NOW_S)
     assert (tripped.switch, tripped.why) == (Switch.REVERTS, "0.75, bound 0.75")

@@ -123,6 +123,11 @@ async def test_what_each_transport_did_is_told() -> None:
     assert samples["keeper_sends_included_blocks_total", "bundle"] == 5
 
 
+async def test_how_steps_ended_is_told() -> None:
+    samples, *_ = await told(replace(READING, endings={"reverted": 2, "race_lost": 5}))
+    assert (samples["keeper_steps", "reverted"], samples["keeper_steps", "race_lost"]) == (2, 5)
+
+
 async def test_everything_is_told_under_its_name() -> None:
     samples, status, said = await told(READING)
     assert samples["keeper_head_block", ""] == 123

@@ -114,6 +114,8 @@ class Chain:
     """How many were to be run on top of one another."""
     """How transactions end on top of one another, where the node can tell."""
     """Revert data of functions, by name."""
+    reverted: Mapping[str, bytes] = field(default_factory=dict)
+    """The same, where they are run again behind their block."""
     fails: list[str] = field(default_factory=list)
     garbled: set[int] = field(default_factory=set)
     """Logs, by their index, whose data comes without its last byte."""
@@ -123,6 +125,8 @@ class Chain:
     sent: list[str] = field(default_factory=list)
     """Every transaction handed over, by hash."""
     receipts: dict[str, dict[str, str]] = field(default_factory=dict)
+    places: tuple[int, int] | None = None
+    """Where in their block others' transactions are, and where ours; None where the node does not say."""
     read: list[AccountKey] = field(default_factory=list)
     misread: Callable[[list[AccountKey]], list[AccountKey]] = lambda keys: keys
     """Whose rows come for those that are asked for."""
@@ -182,6 +186,8 @@ class Chain:
                 "gasUsed": hex(200_000),
                 "effectiveGasPrice": hex(2 * 10**9),
             }
+            if self.places is not None:
+                self.receipts[tx_hash]["transactionIndex"] = hex(self.places[1])
         self.pending.clear()
 
     def emit(self, contract: str, name: str, *values: object) -> None:
@@ -194,7 +200,8 @@ class Chain:
         address = codec._address(self.deployment, contract)
         topics = (event.topic, *indexed)
         tip, index = self.tip, len(self.logs)
-        self.logs.append(Log(address, topics, data, tip.number, tip.hash, f"0xtx{index}", index))
+        tx_index = self.places[0] if self.places else None
+        self.logs.append(Log(address, topics, data, tip.number, tip.hash, f"0xtx{index}", index, tx_index))
 
     def put(self, account: Account) -> None:
         """Change an account in the newest block, with some event that says so."""
@@ -293,6 +300,15 @@ class Chain:
             return [b""] * len(calls)
         assert self.stacked is None or len(self.stacked) == len(calls)
         return self.stacked
+
+    async def rerun(self, sender: str, call: Call, at_hash: str, gas_limit: int) -> bytes | Refuse:
+        self.asked.append("rerun")
+        self._may_fail("rerun")
+        assert sender == SIGNER.address
+        assert at_hash in {head.hash for head in self.heads}
+        assert gas_limit > 0
+        data = self.reverted.get(act_of(call.data))
+        return b"" if data is None else Refuse(Reason("simulation.reverted", "0x" + data.hex(), "no revert"))
 
     def _answer(self, call: Call) -> bytes:
         reads = load("MarginReader").functions

@@ -128,6 +128,12 @@ def test_a_breaker_holds_for_a_while_from_when_it_tripped_last() -> None:
 WAITED = event(E.WAITED, rule="confirm.fast_disagrees", evidence="0.98 and 1.02", bound="a breach at both")
 THEIRS = event(E.OBSERVED, block=103, act="LiquidationCall", tx_hash="0xaa", closes=True)
 OURS = event(E.SENT, tx_hash="0xaa")
+RESERVED = event(E.RESERVED)
+LATE = CaseEvent(
+    "case1", bytes(32), E.REVERTED, 103, 1_236,
+    {"kind": "repay", "tx_hash": "0xcc", "why": "HealthFactorNotBelowThreshold", "lost_to": {"block": 103}},
+)  # fmt: skip
+ABANDONED = event(E.ABANDONED, rule="send.refused", evidence="underpriced", bound="accepted by the node")
 
 
 @pytest.mark.parametrize(
@@ -143,6 +149,10 @@ OURS = event(E.SENT, tx_hash="0xaa")
         ),
         ([event(E.CALLED), THEIRS, raised(), WAITED], None),
         ([event(E.CALLED), raised(), WAITED, THEIRS], "confirm.fast_disagrees"),
+        ([raised(), WAITED, RESERVED, THEIRS], "race.lost"),
+        ([raised(), WAITED, RESERVED, ABANDONED, THEIRS], "send.refused"),
+        ([raised(), WAITED, RESERVED, LATE, THEIRS], "race.lost"),
+        ([raised(), RESERVED, LATE], None),
     ],
     ids=[
         "held back",
@@ -152,6 +162,10 @@ OURS = event(E.SENT, tx_hash="0xaa")
         "what was said later",
         "before the alarm",
         "since the alarm",
+        "while ours was out",
+        "ours was refused by the node",
+        "ours was behind",
+        "ours was behind what closed nothing",
     ],
 )
 def test_what_others_took_is_told_with_the_rule_that_held_us_back(
@@ -161,3 +175,11 @@ def test_what_others_took_is_told_with_the_rule_that_held_us_back(
     assert (found and found["rule"]) == rule
     if found:
         assert (found["tx_hash"], found["act"], found["block"]) == ("0xaa", "LiquidationCall", 103)
+
+
+@pytest.mark.parametrize("order", [[LATE, THEIRS], [THEIRS, LATE]], ids=["at the same head", "before"])
+def test_a_race_that_was_run_says_how_ours_ended(order: list[CaseEvent]) -> None:
+    found = left_to_others([raised(), RESERVED, *order])
+    assert found is not None
+    assert found["evidence"] == "repay reverted: HealthFactorNotBelowThreshold"
+    assert (found["rule"], found["tx_hash"]) == ("race.lost", "0xaa")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from eth_abi.abi import encode
 
 from keeper.desk.hybrid import HybridDesk
 from keeper.domain import CaseEvent, EventKind, Unknown
 from keeper.errors import ChainFault
+from keeper.protocols.hybrid.abi import load
 from keeper.units import WAD
 from tests.unit.pipeline.desk import BREACHED, Desk, flagged
 from tests.unit.protocols.hybrid.books import PRICES
@@ -79,3 +82,112 @@ async def test_what_a_reorg_takes_back_is_booked_again_where_it_is_included_anew
     booked = [event for event in desk.history() if event.kind is EventKind.INCLUDED]
     first, second = (each.data["gas_wad"] for each in booked)
     assert (first, second) == (GAS_WAD, GAS_WAD - GAS_WEI)
+
+
+# --- why it reverted -----------------------------------------------------------------------------
+
+STALE = load("Liquidator").errors["StaleOracle"].selector + BREACHED.key
+PANIC = bytes.fromhex("4e487b71") + (0x11).to_bytes(32)
+WORDS = bytes.fromhex("08c379a0") + encode(["string"], ["too late"])
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (STALE, f"StaleOracle(acct=0x{BREACHED.key.hex()})"),
+        (PANIC, "Panic(0x11): an arithmetic overflow"),
+        (WORDS, "too late"),
+        (b"", "reverted without a reason"),
+        (b"\x01\x02\x03\x04" + bytes(2_000), f"unknown error 0x01020304{'00' * 2_000}"[:500]),
+        (None, "nothing: run at the end of its block it goes through"),
+    ],
+    ids=["an error of its own", "a panic", "words", "nothing", "a stranger's error", "no revert"],
+)
+async def test_a_revert_says_why_in_the_contracts_words(kept: Desk, data: bytes | None, why: str) -> None:
+    kept.chain.reverted = {} if data is None else {"flag": data}
+    await kept.head(BREACHED)
+    await kept.head(mined=True, status=0)
+    assert ended(kept, EventKind.REVERTED).data["why"] == why
+
+
+async def test_a_node_that_cannot_run_it_again_holds_up_no_outcome(desk: Desk) -> None:
+    await desk.head(BREACHED)
+    desk.chain.fails.append("rerun")
+    await desk.head(mined=True, status=0)
+    assert "why" not in ended(desk, EventKind.REVERTED).data
+    assert "profit_wad" in ended(desk, EventKind.REVERTED).data
+
+
+async def test_what_went_through_is_not_run_again(desk: Desk) -> None:
+    await desk.head(BREACHED)
+    await desk.head(flagged(BREACHED, desk.chain.next), mined=True)
+    assert "rerun" not in desk.chain.asked
+
+
+# --- who was before it ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("places", [None, (3, 4)], ids=["somewhere in its block", "before it in its block"])
+async def test_who_changed_the_account_before_ours_ran_has_won_the_race(
+    desk: Desk, places: tuple[int, int] | None
+) -> None:
+    desk.chain.places = places
+    await desk.head(BREACHED)
+    await desk.head(flagged(BREACHED, desk.chain.next), mined=True, status=0)
+    rival = desk.chain.logs[-1]
+    told = {"act": "Poked", "tx_hash": rival.tx_hash, "block": rival.block_number}
+    assert ended(desk, EventKind.REVERTED).data["lost_to"] == told
+    assert desk.journal.endings() == {
+        "included": 0, "reverted": 0, "race_lost": 1, "displaced": 0, "in_flight": 0
+    }  # fmt: skip
+
+
+async def test_who_came_behind_ours_in_its_block_has_not_won_it(desk: Desk) -> None:
+    desk.chain.places = (4, 3)
+    await desk.head(BREACHED)
+    await desk.head(flagged(BREACHED, desk.chain.next), mined=True, status=0)
+    assert "lost_to" not in ended(desk, EventKind.REVERTED).data
+    assert desk.journal.endings()["reverted"] == 1
+
+
+async def test_a_race_may_have_been_lost_some_blocks_before(desk: Desk) -> None:
+    desk.chain.places = (9, 0)
+    await desk.head(BREACHED)
+    await desk.head(flagged(BREACHED, desk.chain.next))
+    rival = desk.chain.logs[-1]
+    await desk.head(mined=True, status=0)
+    assert ended(desk, EventKind.REVERTED).data["lost_to"]["tx_hash"] == rival.tx_hash
+
+
+async def test_what_was_known_when_it_was_reserved_and_what_is_of_others_is_no_race(desk: Desk) -> None:
+    await desk.head(BREACHED)
+    await desk.head(replace(BREACHED, key=b"\x0e" * 32), mined=True, status=0)
+    assert "lost_to" not in ended(desk, EventKind.REVERTED).data
+
+
+async def test_our_own_transaction_is_no_rival(desk: Desk) -> None:
+    await desk.head(BREACHED)
+    [ours] = desk.chain.pending
+    desk.chain.put(BREACHED)
+    desk.chain.logs[-1] = replace(desk.chain.logs[-1], tx_hash=ours)
+    desk.chain.logs[-1] = replace(desk.chain.logs[-1], block_number=desk.chain.next.number)
+    desk.chain.logs[-1] = replace(desk.chain.logs[-1], block_hash=desk.chain.next.hash)
+    await desk.head(mined=True, status=0)
+    assert "lost_to" not in ended(desk, EventKind.REVERTED).data
+
+
+async def test_of_several_the_one_that_closed_something_is_named(desk: Desk) -> None:
+    await desk.head(BREACHED)
+    values = (BREACHED.key, b"\x0f" * 32, 1, 1, 1, 900 * WAD, 10 * WAD, 0, 0, 0, 0)
+    await desk.head(BREACHED, mined=True, status=0, emitted=("Liquidator", "Tranche", *values))
+    assert ended(desk, EventKind.REVERTED).data["lost_to"]["act"] == "Tranche"
+
+
+async def test_a_reorg_takes_back_what_was_said_of_an_outcome(desk: Desk) -> None:
+    await desk.head(BREACHED)
+    await desk.head(flagged(BREACHED, desk.chain.next), mined=True, status=0)
+    await desk.head(BREACHED, reorg=1)
+    assert desk.journal.endings()["race_lost"] == 0
+    assert desk.journal.endings()["in_flight"] == 1
+    query = "SELECT profit_wad, lost_to FROM steps WHERE state = 'sent'"
+    assert [tuple(row) for row in desk.journal._db.execute(query)] == [(None, None)]

@@ -128,6 +128,16 @@ async def test_a_run_is_replayed_event_for_event(taped: Desk) -> None:
     assert sum(len(each.now) for each in played) == events
 
 
+async def test_why_a_step_reverted_and_to_whom_it_lost_is_replayed(taped: Desk) -> None:
+    taped.chain.reverted = {"flag": b""}
+    taped.chain.places = (0, 1)
+    await taped.head(BREACHED)
+    await taped.head(flagged(BREACHED, taped.chain.next), mined=True, status=0)
+    [reverted] = [event for event in taped.history() if event.kind == "Reverted"]
+    assert {"why", "lost_to", "profit_wad"} <= reverted.data.keys()
+    expect_equal(await Studio().play(taped))
+
+
 @dataclass
 class Relay:
     """Hears of an update now and then, and takes every other transaction that it is sent."""

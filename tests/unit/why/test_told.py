@@ -35,3 +35,27 @@ def test_what_was_included_is_told_with_what_it_brought_and_has_left(
     data: dict[str, Any], words: str
 ) -> None:
     assert told("Included", {**STEP, **data}) == f"block 9: repay included, transaction 0x7, {words}"
+
+
+LOST = {"lost_to": {"act": "Tranche", "tx_hash": "0x5", "block": 9}}
+RACE = "; race lost to Tranche, block 9, transaction 0x5"
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "words"),
+    [
+        ("Reverted", {}, f"reverted, transaction 0x7, {GAS}"),
+        ("Reverted", {"why": "NotBreached(1, 2)"}, f"reverted, transaction 0x7, {GAS}; by NotBreached(1, 2)"),
+        ("Reverted", {"why": "ACCT", **LOST}, f"reverted, transaction 0x7, {GAS}; by ACCT{RACE}"),
+        (
+            "Displaced",
+            {"bid": "cancel", **LOST},
+            f"displaced by its own cancel, transaction 0x7, {GAS}{RACE}",
+        ),
+        ("Displaced", {}, f"displaced by another transaction of the wallet, transaction 0x7, {GAS}"),
+    ],
+)
+def test_what_did_not_do_what_it_should_is_told_with_why_and_who_was_before(
+    kind: str, data: dict[str, Any], words: str
+) -> None:
+    assert told(kind, {**STEP, **data}) == f"block 9: repay {words}"
