@@ -461,12 +461,21 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Agree:
-    """The evidence asked for is there."""
+    """The evidence asked for is there: about one account, for one block."""
 
     evidence: str
     """How the account stands, and who on chain says so."""
     policy: str = ""
     """By what was asked for."""
+    account: AccountKey = b""
+    """Whom it is about. One about nobody permits nothing."""
+    block: Block = 0
+    """The block that it was given for: nothing rests on it in another one."""
+
+    @property
+    def told(self) -> Mapping[str, str]:
+        """Return what an event says of it, which has account and block of its own."""
+        return {"evidence": self.evidence, "policy": self.policy}
 
 
 @dataclass(frozen=True, slots=True)

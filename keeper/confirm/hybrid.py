@@ -85,7 +85,7 @@ def confirm_purchase(case: Assessment) -> Agree:
 
     At which price it sells, and whether that counts, is the contract's own rule (``market.purchase``).
     """
-    return Agree(f"owes {-case.account.cash_wad / WAD:.2f}, and has no position", "contract")
+    return _agree(case, f"owes {-case.account.cash_wad / WAD:.2f}, and has no position")
 
 
 def contradicted(case: Assessment, oracles: OracleView) -> bool:
@@ -154,7 +154,11 @@ def _breach_everywhere(case: Assessment, rule: str, breached: Callable[[Valuatio
         if not breached(valuation):
             found = f"E {valuation.equity_wad / WAD:.2f} against M {valuation.requirement_wad / WAD:.2f}"
             return _wait(case, f"{rule}.no_breach_at_{name}", found, f"q {case.q_wad / WAD:.6f}")
-    return Agree(f"breach at the fast, slow and execution price, q {case.q_wad / WAD:.6f}")
+    return _agree(case, f"breach at the fast, slow and execution price, q {case.q_wad / WAD:.6f}")
+
+
+def _agree(case: Assessment, found: str) -> Agree:
+    return Agree(found, "contract", case.account.key, case.at.block)
 
 
 def _wait(case: Assessment, rule: str, evidence: str, bound: str, until_block: int = 0) -> Wait:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from keeper.confirm.policy import Divergence, Policy
 from keeper.domain import Agree, ChainTime, Reason, Refuse, Unknown, Verdict, Wait, Witnessed, Witnesses
 from keeper.lending.words import Sight
-from keeper.units import BPS, WAD, FeedId, UnixS, Wad
+from keeper.units import BPS, WAD, AccountKey, FeedId, UnixS, Wad
 
 HealthAt = Callable[[Mapping[FeedId, Wad]], Wad | None]
 """How an account stands with some of the protocol's prices put at others: below 1 it is in breach, None says
@@ -24,6 +24,7 @@ that it cannot be."""
 class Evidence:
     """All that is known for and against taking something of one account."""
 
+    account: AccountKey
     found: str
     """How it stands at either clock, for people."""
     chain: bool
@@ -61,7 +62,8 @@ def weigh(policy: Policy, since: ChainTime, evidence: Evidence, at: ChainTime, b
     if isinstance(alone, Wait):
         return alone
     told = [f"{each.sight.feed} by {', '.join(each.names)}" for each in voices]
-    return Agree("; ".join([evidence.found, *told, *([alone] if alone else [])]), policy.name)
+    found = "; ".join([evidence.found, *told, *([alone] if alone else [])])
+    return Agree(found, policy.name, evidence.account, at.block)
 
 
 def timed_out(policy: Policy, since: ChainTime, at: ChainTime) -> Refuse | None:

@@ -438,6 +438,7 @@ class HybridDesk:
         if not isinstance(floor, Agree):
             return floor
         evidence = Evidence(
+            account=assessed.account.key,
             found=floor.evidence,
             chain=True,
             fast=True,

@@ -302,6 +302,7 @@ class LendingDesk:
         if chain.is_breached and chain.unmet is not None:
             return Wait(sitting.at.block + 1, chain.unmet)
         evidence = Evidence(
+            account=loan.key,
             found=f"health {_of(chain)} at the oracle's price, {_of(fast)} at the fast one",
             chain=chain.is_breached,
             fast=fast.is_breached,

@@ -283,6 +283,7 @@ class PerpDesk:
         """Add the decision to what was found, and what is taken over to the keeper's account."""
         sitting, policies = found.left, self.params.confirm
         evidence = Evidence(
+            account=account.key,
             found=f"chain {_told(chain)}, fast {_told(fast)}",
             chain=not chain.covers(),
             fast=not fast.covers(),

@@ -266,10 +266,16 @@ def no_breaker(ask: Ask) -> Refuse | None:
 
 
 def agreement(ask: Ask) -> Refuse | None:
-    """Refuse to take anything of an account on which the clocks were not asked, or did not agree."""
-    if not ask.closes or ask.agreed is not None:
+    """Refuse to take anything of an account without an agreement about it, given for the block to come."""
+    if not ask.closes:
         return None
-    return _refuse("agreement", "none", "what takes of an account rests on an agreement")
+    if ask.agreed is None:
+        return _refuse("agreement", "none", "what takes of an account rests on an agreement")
+    about, block = ask.agreed.account, ask.agreed.block
+    if (about, block) == (ask.account, ask.block + 1):
+        return None
+    evidence = f"one about 0x{about.hex()} for block {block}"
+    return _refuse("agreement", evidence, f"0x{ask.account.hex()}, block {ask.block + 1}")
 
 
 def still_valid(ask: Ask) -> Refuse | None:
@@ -713,7 +719,7 @@ def _grant(db: Db, step: Step, tx: Mapping[str, Any], asked: Ask) -> Permit:
         "max_cost_wei": asked.max_cost_wei,
         "notional_wad": step.notional_wad,
         "expected_profit_wad": step.expected_profit_wad,
-        **({"agreed": asdict(asked.agreed)} if asked.agreed else {}),
+        **({"agreed": asked.agreed.told} if asked.agreed else {}),
         **_told(step),
     }
     event = CaseEvent(step.case_id, asked.account, EventKind.RESERVED, asked.block, asked.at_s, told)

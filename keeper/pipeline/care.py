@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
@@ -562,5 +562,5 @@ class Care(Generic[MarketT]):
         case.status = Status.RESERVED
         if agreed:
             case.agreed = True
-            data, kind = {"agreed": asdict(agreed)}, EventKind.RESERVED
+            data, kind = {"agreed": agreed.told}, EventKind.RESERVED
             self._alarms.hear([CaseEvent(case.case_id, account, kind, head.number, head.timestamp_s, data)])

@@ -22,7 +22,9 @@ from tests.unit.pipeline.ticking import Ticker
 BTC = "BTC/USD"
 PRICES = st.integers(170, 230).map(lambda dollars: dollars * WAD)
 KEYS = [bytes([number]) * 20 + bytes(12) for number in range(60, 63)]
-FAULTS = st.sampled_from(["none", "forgets to ask", "takes without asking", "agrees to everything"])
+FAULTS = st.sampled_from(
+    ["none", "forgets to ask", "takes without asking", "agrees to everything", "mixes up"]
+)
 EVENTS = st.one_of(
     st.tuples(st.just("tick"), PRICES),
     st.tuples(st.just("head"), st.tuples(PRICES, PRICES)),
@@ -50,7 +52,10 @@ class Faulty(HybridDesk):
             case "takes without asking":
                 return replace(found, cared=True, decision=(_slice(sitting, account, alarm),), agreed=None)
             case "agrees to everything":
-                return replace(found, agreed=Agree("nothing was asked", "faulty"))
+                return replace(found, agreed=Agree("nothing was asked", "faulty", account, sitting.at.block))
+            case "mixes up":
+                about = account if sitting.at.block % 2 else KEEPER
+                return replace(found, agreed=Agree("of long ago", "mixed up", about, sitting.at.block - 1))
         return found
 
 
@@ -91,6 +96,15 @@ async def test_a_desk_that_asks_nobody_is_refused_at_the_door(tmp_path: Path) ->
     desk.close()
 
 
+async def test_an_agreement_of_another_block_is_refused_at_the_door(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "journal.sqlite", restarting=False)
+    going_wrong(desk, lambda: "mixes up")
+    await desk.head(*breached(desk.chain.tip))
+    await desk.head()
+    assert "Refused limit.agreement" in desk.told(2)
+    desk.close()
+
+
 @given(events=st.lists(EVENTS, max_size=10))
 async def test_nothing_is_taken_without_a_recorded_agreement(events: list[tuple[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -124,6 +138,8 @@ async def test_nothing_is_taken_without_a_recorded_agreement(events: list[tuple[
             for event in history
             if event.kind is EventKind.RESERVED and event.data.get("agreed")
         }
+        mixed_up = (event for event in history if event.data.get("agreed", {}).get("policy") == "mixed up")
+        assert not any(event.data["closes"] for event in mixed_up)
         # What went out, by its own calldata, and not by what the keeper calls it.
         taking = {step for step, act in sent(desk).items() if act in {"liquidate", "buyCollateral"}}
         assert taking <= agreed

@@ -186,7 +186,7 @@ class Keeping(RuleBasedStateMachine):
         answer = self.journal.reserve(
             step,
             tx,
-            agreed=Agree("both clocks"),
+            agreed=Agree("both clocks", account=account, block=self.block + 1),
             chain_nonce=max(nonce - stale, 0),
             block=self.block,
             at_s=self.at_s,

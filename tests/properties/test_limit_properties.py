@@ -188,7 +188,7 @@ def test_no_limit_is_ever_exceeded(sequence: list[Asked]) -> None:
             found = journal.reserve(
                 wanted,
                 {"gas": GAS, "maxFeePerGas": asked.fee_gwei * GWEI},
-                agreed=Agree("a test"),
+                agreed=Agree("a test", account=account, block=at_s // 12 + 1),
                 balance_wei=BALANCE_WEI,
                 chain_nonce=0,
                 block=at_s // 12,

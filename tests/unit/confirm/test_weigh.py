@@ -46,7 +46,10 @@ def breached_above(limit: float) -> Any:
     return lambda prices: int(limit * WAD) * WAD // prices.get(ETH, WAD)
 
 
-EVIDENCE = Evidence("0.99 and 0.97", chain=True, fast=True, sights=(sight(),), health_at=breached_below(1.05))
+WHO = bytes([7]) * 32
+EVIDENCE = Evidence(
+    WHO, "0.99 and 0.97", chain=True, fast=True, sights=(sight(),), health_at=breached_below(1.05)
+)
 
 
 def judge(policy: Policy = BALANCED, since: ChainTime = LONG_AGO, **changes: Any) -> Verdict:
@@ -70,7 +73,7 @@ def test_where_all_agree_every_preset_does_and_names_itself_and_who_spoke(policy
     found = judge(policy, witnesses=heard(says(1.0)))
     names = "own" if policy is FAST else "own, market"
     assert isinstance(found, Agree)
-    assert found.policy == policy.name
+    assert (found.policy, found.account, found.block) == (policy.name, WHO, AT.block)
     assert found.evidence in {f"0.99 and 0.97; ETH/USD by {names}", "0.99 and 0.97; ETH/USD by own, market"}
 
 

@@ -103,7 +103,7 @@ def test_a_breach_at_both_clocks_is_acted_on_and_says_what_both_said() -> None:
     found = judged(sitting(world(1_980), LONG, fast=1_980))
     assert size_of(found) == 5 * WAD
     found_at_both = "chain 800.00 of 1237.50, fast 800.00 of 1237.50; ETH/USD by own"
-    assert found.agreed == Agree(found_at_both, "balanced")
+    assert found.agreed == Agree(found_at_both, "balanced", key(1), 1_000)
     assert found.phase == "breached at chain and fast"
     assert found.left.means.taker.trader.positions[0].size_wad == 5 * WAD
 

@@ -12,8 +12,9 @@ from keeper.ports import Outcome, StepState, Switch, Thrown
 from keeper.units import WAD
 
 NOW_S = 1_000_000
-BOTH = Agree("both clocks")
 ME = b"\x01" * 32
+BOTH = Agree("both clocks", "balanced", ME, 101)
+"""About what is asked for by ``ask``."""
 S = StepState
 
 HIM, HIS_KEY = "0x" + "01" * 20, "0x" + "01" * 32
@@ -224,6 +225,22 @@ REFUSED = {
         ask(closes=True),
         Reason("limit.agreement", "none", "what takes of an account rests on an agreement"),
     ),
+    "an agreement about another account": (
+        ask(closes=True, agreed=replace(BOTH, account=b"\x02" * 32)),
+        Reason("limit.agreement", f"one about 0x{'02' * 32} for block 101", f"0x{'01' * 32}, block 101"),
+    ),
+    "an agreement of the block before": (
+        ask(closes=True, agreed=replace(BOTH, block=100)),
+        Reason("limit.agreement", f"one about 0x{'01' * 32} for block 100", f"0x{'01' * 32}, block 101"),
+    ),
+    "an agreement of a block that was taken back": (
+        ask(closes=True, agreed=replace(BOTH, block=102)),
+        Reason("limit.agreement", f"one about 0x{'01' * 32} for block 102", f"0x{'01' * 32}, block 101"),
+    ),
+    "an agreement about nobody": (
+        ask(closes=True, agreed=Agree("both clocks")),
+        Reason("limit.agreement", "one about 0x for block 0", f"0x{'01' * 32}, block 101"),
+    ),
     "validity": (
         ask(valid_until_block=100),
         Reason("limit.validity", "next block 101", "valid until block 100"),
@@ -326,7 +343,11 @@ def test_what_takes_of_an_account_rests_on_an_agreement_that_the_same_event_tell
     refused = journal.reserve(step(tranche=0), tx, chain_nonce=0, block=101, at_s=1212)
     assert isinstance(refused, Refuse)
     assert refused.reason.rule == "limit.agreement"
-    agreed = Agree("both clocks", "balanced")
+    for stale in (replace(BOTH, block=101), replace(BOTH, account=b"\x02" * 32, block=102)):
+        refused = journal.reserve(step(tranche=0), tx, agreed=stale, chain_nonce=0, block=101, at_s=1212)
+        assert isinstance(refused, Refuse)
+        assert refused.reason.rule == "limit.agreement"
+    agreed = replace(BOTH, block=102)
     granted = journal.reserve(step(tranche=0), tx, agreed=agreed, chain_nonce=0, block=101, at_s=1212)
     assert isinstance(granted, Permit)
     told = journal.history("case1")[-1].data
@@ -387,7 +408,7 @@ def test_the_same_tranche_tried_again_is_another_attempt_of_it(
         permit = journal.reserve(
             step(tranche=tranche),
             tx,
-            agreed=BOTH,
+            agreed=replace(BOTH, block=block + 1),
             chain_nonce=0,
             block=block,
             at_s=block * 12,

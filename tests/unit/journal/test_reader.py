@@ -24,8 +24,9 @@ def reader(
     """Read a journal of three cases: one tranche included, one in flight, one that waits."""
     for case in (1, 2):
         journal.record([event(case=case)])
+        agreed = Agree("both clocks", account=bytes([case]) * 32, block=102)
         permit = journal.reserve(
-            step(case=case, tranche=0), tx, agreed=Agree("both clocks"), chain_nonce=0, block=101, at_s=1212
+            step(case=case, tranche=0), tx, agreed=agreed, chain_nonce=0, block=101, at_s=1212
         )
         assert isinstance(permit, Permit)
         journal.sign(permit.step_id, b"raw", f"0x{case}")
