@@ -168,7 +168,7 @@ class Daemon:
         wanted = {"event": event, **values}
         return any(wanted.items() <= line.items() for line in list(self.lines))
 
-    def until(self, condition: Callable[[], bool], patience_s: float = 20.0) -> None:
+    def until(self, condition: Callable[[], bool], patience_s: float = 60.0) -> None:
         deadline = time.monotonic() + patience_s
         while not condition():
             assert self.process.poll() is None, self.process.communicate()
