@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from keeper.domain import Fees, Head, Permit, Refuse
 from keeper.execute.stuck import Patience, due
 from keeper.journal.guard import Limits
+from keeper.journal.reader import JournalReader
+from keeper.journal.tape import Recorder
 from keeper.ports import Bid, BidKind, StepRecord, StepState, Switch
+from keeper.replay.play import rewound
 from keeper.units import WAD, Block
 from tests.unit.execute.geth import GWEI
 from tests.unit.execute.wallets import MARKET, Wallet, foreign
@@ -381,6 +384,38 @@ async def test_a_reorg_that_drops_an_inclusion_puts_the_last_bid_back_in_flight(
     await wallet.blocks(1)
     assert wallet.journal.step(step_id).state is S.INCLUDED
     assert (len(wallet.node.chain), wallet.violations()) == (1, [])
+
+
+TABLES = (
+    "SELECT step_id, bid, kind, nonce, block, unsigned_tx, signed_tx, tx_hash FROM sends",
+    "SELECT step_id, market, at_s, most_gwei, paid_gwei, risk_micro FROM stakes",
+    "SELECT step_id, state, max_cost_wei, signed_tx FROM steps",
+)
+
+
+@pytest.mark.parametrize("signs", [True, False], ids=["signed later", "dropped later"])
+async def test_a_replay_begins_with_the_bids_and_the_stakes_of_then(
+    wallet: Wallet, tmp_path: Path, signs: bool
+) -> None:
+    await wallet.send(blocks=40, income_wad=100 * WAD)
+    await wallet.blocks(2, empty=True)
+    wallet.signer.silent_for = {0}
+    await wallet.blocks(2, empty=True, base_fee_wei=3 * GWEI)
+    wallet.journal.keep_tape(Recorder(), {})
+    before = [[tuple(row) for row in wallet.journal._rows(query)] for query in TABLES]
+    assert [(row[2], row[3], row[6] is None) for row in before[0]] == [
+        ("raise", 0, False), ("raise", 0, True)
+    ]  # fmt: skip
+    wallet.signer.silent_for = set() if signs else {0}
+    await wallet.blocks(2, empty=True, base_fee_wei=9 * GWEI)
+    wallet.signer.silent_for = set()
+    await wallet.blocks(3, base_fee_wei=9 * GWEI)
+    with closing(JournalReader(wallet.path)) as reader:
+        [run] = reader.runs()
+        journal = rewound(reader, run, tmp_path / "replay.db")
+    found = [[tuple(row) for row in journal._rows(query)] for query in TABLES]
+    journal.close()
+    assert found == before
 
 
 FATES = ("send", "mine", "skip", "spike", "calm", "drop", "lose", "unheard", "restart", "crash", "cut")
