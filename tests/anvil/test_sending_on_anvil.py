@@ -133,6 +133,25 @@ async def spike(wallet: Wallet, permit: Permit) -> None:
     await wallet.mine(base_fee_wei=10 * GWEI)
 
 
+async def left_out(wallet: Wallet, permit: Permit) -> None:
+    """Blocks have no room for it, until they have."""
+    limit = wallet.node.rpc("eth_getBlockByNumber", "latest", False)["gasLimit"]
+    wallet.node.rpc("evm_setBlockGasLimit", hex(50_000))
+    await wallet.mine(5)
+    assert wallet.bids(permit) == [BidKind.RAISE] * 2
+    wallet.node.rpc("evm_setBlockGasLimit", limit)
+    await wallet.mine()
+
+
+async def idle(wallet: Wallet, permit: Permit) -> None:
+    """No block comes for an hour; meanwhile it is handed over again and again."""
+    for _ in range(3):
+        await wallet.sender.send([permit])
+    wallet.node.rpc("evm_increaseTime", 3_600)
+    assert (wallet.state(permit), wallet.bids(permit)) == (S.SENT, [])
+    await wallet.mine()
+
+
 async def evicted(wallet: Wallet, permit: Permit) -> None:
     """The pool forgets everything."""
     wallet.node.rpc("anvil_dropAllTransactions")
@@ -165,7 +184,9 @@ async def reorganised(wallet: Wallet, permit: Permit) -> None:
     await wallet.mine(2)
 
 
-STORIES: list[Callable[[Wallet, Permit], Awaitable[None]]] = [spike, evicted, dropped, known, reorganised]
+STORIES: list[Callable[[Wallet, Permit], Awaitable[None]]] = [
+    spike, left_out, idle, evicted, dropped, known, reorganised
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
@@ -191,17 +212,50 @@ async def test_what_is_late_is_cancelled_and_the_next_nonce_goes_on(wallet: Wall
     assert wallet.effects() == 1
 
 
-async def test_a_transaction_of_somebody_else_with_the_key_is_noticed(wallet: Wallet) -> None:
-    permit = await wallet.send()
-    wallet.node.rpc("anvil_dropAllTransactions")
+def act_by_hand(wallet: Wallet) -> None:
+    """Send something with the wallet's key that no journal knows."""
     foreign = {"from": wallet.sender.address, "to": "0x" + "11" * 20, "value": "0x1", "gas": hex(21_000)}
     wallet.node.rpc("eth_sendTransaction", foreign)
+
+
+def jump(wallet: Wallet) -> None:
+    """Have the wallet's nonce be one more than it was, by whatever means."""
+    wallet.node.rpc("anvil_setNonce", wallet.sender.address, hex(1))
+
+
+@pytest.mark.parametrize("use", [act_by_hand, jump])
+async def test_that_somebody_else_uses_the_key_is_noticed(
+    wallet: Wallet, use: Callable[[Wallet], None]
+) -> None:
+    permit = await wallet.send()
+    wallet.node.rpc("anvil_dropAllTransactions")
+    use(wallet)
     await wallet.mine(3)
     assert wallet.state(permit) is S.DISPLACED
     refused = await wallet.reserve()
     assert isinstance(refused, Refuse)
     assert refused.reason.rule == "wallet.foreign"
     assert wallet.effects() == 0
+
+
+async def test_a_nonce_that_a_reorg_frees_below_is_filled_and_what_is_above_included(
+    anvil: Node, pool: Pool, tmp_path: Path
+) -> None:
+    wallet = Wallet(anvil, pool, tmp_path / "journal.db")
+    act_by_hand(wallet)
+    await wallet.mine_first()
+    permits = [await wallet.send() for _ in range(2)]
+    assert [each.nonce for each in permits] == [1, 2]
+    orphaned = wallet.head()
+    anvil.rpc("anvil_reorg", 1, [])
+    await wallet.track(orphaned)
+    [fill] = wallet.journal.step(permits[0].step_id).fills
+    assert fill.nonce == 0
+    # Anvil's pool may forget them with the block.
+    await wallet.mine(4)
+    assert [wallet.state(each) for each in permits] == [S.INCLUDED] * 2
+    assert wallet.effects() == 2
+    wallet.journal.close()
 
 
 async def test_tips_and_the_fee_of_data_are_asked_of_the_node(
