@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from keeper.domain import Permit
 from keeper.journal.guard import Limits
 from keeper.journal.wallet import Wallet as Shared
 from keeper.ports import StepState, Switch
 from tests.unit.execute.geth import GWEI, Geth
-from tests.unit.execute.wallets import Wallet, foreign
+from tests.unit.execute.wallets import MARKET, Wallet, foreign
 
 S = StepState
 FILL_WEI = 21_000 * 2 * GWEI
@@ -211,3 +213,56 @@ async def test_where_no_nonce_is_free_below_nothing_is_filled(wallet: Wallet) ->
     await wallet.blocks(3, empty=True)
     assert [wallet.journal.step(each).fills for each in sent] == [()] * 3
     assert len({tx.nonce for tx in wallet.node.heard}) == 3
+
+
+FATES = ("one", "other", "mine", "skip", "refuse", "mute", "speak", "cut", "restart")
+
+
+@settings(max_examples=25, deadline=None)
+@given(fates=st.lists(st.sampled_from(FATES), min_size=6, max_size=40), blocks=st.integers(1, 5))
+async def test_whatever_two_deployments_give_up_all_that_is_out_comes_through(
+    tmp_path_factory: pytest.TempPathFactory, fates: list[str], blocks: int
+) -> None:
+    place, node, shared = tmp_path_factory.mktemp("gaps"), Geth(), Shared()
+    both = [Wallet(place / f"{name}.db", node=node, shared=shared) for name in ("one", "other")]
+    for each in both:
+        await each.start()
+    for case, fate in enumerate(fates, start=1):
+        if fate in {"one", "other"}:
+            await both[fate == "other"].send(case, blocks=blocks)
+        elif fate == "refuse":
+            node.deaf.append(POOR)
+        elif fate in {"mute", "speak"}:
+            both[case % 2].signer.silent_for = {node.nonce + blocks % 3} if fate == "mute" else set()
+        elif fate == "restart":
+            await both[case % 2].restart()
+        elif fate != "cut" or node.number > 101:
+            await block(both, empty=fate != "mine", cut=fate == "cut")
+    node.deaf.clear()
+    for each in both:
+        each.signer.silent_for = set()
+    for _ in range(14):
+        await block(both)
+    expect_all_through(both)
+
+
+async def block(both: Sequence[Wallet], *, empty: bool = False, cut: bool = False) -> None:
+    """Add a block, or an empty one in the place of the newest; both deployments hear of it."""
+    node = both[0].node
+    orphaned = node.cut(1) if cut else ()
+    head = node.mine(empty=empty)
+    for each in both:
+        await each.sender.track(head, orphaned)
+
+
+def expect_all_through(both: Sequence[Wallet]) -> None:
+    """Hold both journals against the chain: nothing waits, and nothing was included unknown to them."""
+    node = both[0].node
+    assert [each.journal.live_steps() for each in both] == [(), ()]
+    assert [tx.nonce for _, tx, _ in node.chain] == list(range(len(node.chain)))
+    assert node.pool == {}
+    included = [step for each in both for step in each.journal.settled_since(0) if step.state is S.INCLUDED]
+    assert len(included) == sum(tx.to == MARKET for _, tx, _ in node.chain)
+    assert [each.journal.thrown() for each in both] == [(), ()]
+    for each in both:
+        each.journal.close()

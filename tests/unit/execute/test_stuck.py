@@ -418,7 +418,19 @@ async def test_a_replay_begins_with_the_bids_and_the_stakes_of_then(
     assert found == before
 
 
-FATES = ("send", "mine", "skip", "spike", "calm", "drop", "lose", "unheard", "restart", "crash", "cut")
+FATES = ("send", "mine", "skip", "spike", "calm", "drop", "lose", "unheard", "restart", "crash", "cut",
+    "refuse", "mute", "speak")  # fmt: skip
+
+
+DEAF = {"lose": "lost", "unheard": "answer", "refuse": "insufficient funds for gas * price + value"}
+
+
+def disturb(wallet: Wallet, fate: str, nonce: int) -> None:
+    """Have the pool forget all, or the signer fall silent for a nonce, or speak again."""
+    if fate == "drop":
+        wallet.node.pool.clear()
+    else:
+        wallet.signer.silent_for = {nonce} if fate == "mute" else set()
 
 
 class Crash(BaseException):
@@ -441,10 +453,10 @@ async def test_whatever_happens_each_nonce_is_paid_for_once_and_the_journal_says
             await wallet.blocks(1, empty=fate == "skip")
         elif fate in {"spike", "calm"}:
             await wallet.blocks(1, base_fee_wei=10 * GWEI if fate == "spike" else GWEI)
-        elif fate == "drop":
-            node.pool.clear()
-        elif fate in {"lose", "unheard"}:
-            node.deaf.append("lost" if fate == "lose" else "answer")
+        elif fate in DEAF:
+            node.deaf.append(DEAF[fate])
+        elif fate in {"drop", "mute", "speak"}:
+            disturb(wallet, fate, node.nonce + seed % 3)
         elif fate == "cut" and node.number > 101:
             await wallet.reorg()
         elif fate == "restart":
@@ -452,6 +464,7 @@ async def test_whatever_happens_each_nonce_is_paid_for_once_and_the_journal_says
         elif fate == "crash":
             await crash(wallet, after=seed % 7)
     node.deaf.clear()
+    wallet.signer.silent_for = set()
     await wallet.restart()
     await wallet.blocks(12, base_fee_wei=GWEI)
     assert wallet.journal.live_steps() == ()
