@@ -1,0 +1,124 @@
+"""What is bid after the first time: raised, dropped, cancelled, and what fills a gap below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from keeper.domain import CaseEvent, Permit, Reason, Refuse, Step
+from keeper.errors import InvariantBroken
+from keeper.journal.guard import Limits
+from keeper.journal.store import StoredJournal
+from keeper.ports import BidKind, StepRecord, Switch
+
+GWEI = 10**9
+AT: dict[str, Any] = {"block": 101, "at_s": 1_212}
+LATE = Reason("send.validity", "next block 103", "valid until block 102")
+Outs = Callable[..., StepRecord]
+
+
+@pytest.fixture
+def out(journal: StoredJournal, event: Callable[..., CaseEvent], step: Callable[..., Step], tx: Any) -> Outs:
+    """Have the step of a case reserved from a nonce up, and sent."""
+
+    def _out(case: int = 1, *, chain_nonce: int = 0) -> StepRecord:
+        journal.record([event(case=case)])
+        permit = journal.reserve(step(case=case), tx, chain_nonce=chain_nonce, block=100, at_s=1_200)
+        assert isinstance(permit, Permit)
+        journal.sign(permit.step_id, b"raw", f"0x{case}")
+        journal.sent(permit.step_id, block=100, at_s=1_200)
+        return journal.step(permit.step_id)
+
+    return _out
+
+
+def bid(journal: StoredJournal, of: StepRecord, kind: BidKind, gwei: int, **other: Any) -> Any:
+    fees = {"maxFeePerGas": gwei * GWEI, "maxPriorityFeePerGas": 2 * GWEI}
+    return journal.rebid(of.step_id, kind, {**of.unsigned_tx, **fees, **other}, **AT)
+
+
+def most_wei(journal: StoredJournal) -> int:
+    """Return what a day may have cost, as the limits see it."""
+    [found] = [each.used for each in journal.measures() if each.limit == "spend_day"]
+    return round(found * 10**18)
+
+
+def test_a_bid_that_is_dropped_is_none_of_its_step_and_its_number_is_not_given_again(
+    journal: StoredJournal, out: Outs
+) -> None:
+    sent = out()
+    raised = bid(journal, sent, BidKind.RAISE, 4)
+    assert [each.number for each in raised.bids] == [2]
+    dropped = journal.drop(sent.step_id, 2, LATE, **AT)
+    assert (dropped.bids, dropped.last.number) == ((), 1)
+    again = bid(journal, dropped, BidKind.CANCEL, 4)
+    assert [(each.number, each.kind) for each in again.bids] == [(3, BidKind.CANCEL)]
+    told = [each.data for each in journal.history("case1")[-3:]]
+    assert [(each["act"], each["bid"]) for each in told] == [("Outbid", 2), ("Dropped", 2), ("Cancel", 3)]
+    assert told[1]["rule"] == LATE.rule
+
+
+def test_what_is_signed_and_what_is_no_bid_cannot_be_dropped(journal: StoredJournal, out: Outs) -> None:
+    sent = out()
+    bid(journal, sent, BidKind.RAISE, 4)
+    journal.sign(sent.step_id, b"more", "0x11", bid=2)
+    for number in (1, 2, 3):
+        with pytest.raises(InvariantBroken, match=f"no bid {number} that nobody has signed"):
+            journal.drop(sent.step_id, number, LATE, **AT)
+    assert journal.step(sent.step_id).last.tx_hash == "0x11"
+
+
+def test_what_fills_a_gap_holds_its_nonce_and_counts_besides(journal: StoredJournal, out: Outs) -> None:
+    sent = out(chain_nonce=7)
+    assert journal.gaps(5, **AT) == (5, 6)
+    before = most_wei(journal)
+    filled = bid(journal, sent, BidKind.FILL, 4, nonce=5, gas=21_000)
+    assert ([each.nonce for each in filled.fills], filled.bids) == ([5], ())
+    assert journal.gaps(5, **AT) == (6,)
+    assert most_wei(journal) - before == 21_000 * 4 * GWEI
+    journal.sign(sent.step_id, b"fill", "0x5", bid=2)
+    outbid = bid(journal, filled, BidKind.FILL, 5, nonce=5, gas=21_000)
+    assert most_wei(journal) - before == 21_000 * 5 * GWEI
+    assert outbid.fill_hashes == ("0x5",)
+    bid(journal, outbid, BidKind.RAISE, 6)
+    assert most_wei(journal) - before == 21_000 * 5 * GWEI + 1_000_000 * 3 * GWEI
+    assert out(2, chain_nonce=5).nonce == 6
+
+
+FILLS: dict[str, tuple[dict[str, Any], str]] = {
+    "a nonce that is held": ({"nonce": 6}, "nonce 6 below it is held"),
+    "its own nonce": ({"nonce": 7}, "no bid on nonce 7"),
+    "a nonce above": ({"nonce": 8}, "no bid on nonce 8"),
+}
+
+
+@pytest.mark.parametrize(("other", "why"), FILLS.values(), ids=FILLS)
+def test_what_is_no_gap_is_not_filled(
+    journal: StoredJournal, out: Outs, other: dict[str, Any], why: str
+) -> None:
+    out(1, chain_nonce=6)
+    sent = out(2, chain_nonce=6)
+    with pytest.raises(InvariantBroken, match=why):
+        bid(journal, sent, BidKind.FILL, 4, **other)
+
+
+def test_a_stop_is_told_and_lets_a_fill_pass_where_it_stops_a_raise(
+    journal: StoredJournal, out: Outs
+) -> None:
+    sent = out(chain_nonce=6)
+    assert journal.stopped(1_212) is None
+    journal.throw(Switch.HALT, "", on=True, who="a test")
+    stopped = journal.stopped(1_212)
+    assert stopped is not None
+    assert stopped.rule == "limit.halted"
+    assert isinstance(bid(journal, sent, BidKind.RAISE, 4), Refuse)
+    assert isinstance(bid(journal, sent, BidKind.FILL, 4, nonce=5, gas=21_000), StepRecord)
+    journal.throw(Switch.HALT, "", on=False, who="a test")
+    journal.note_foreign("nonce 9 is used and was not given out", at_s=1_212)
+    stopped = journal.stopped(1_212)
+    assert stopped is not None
+    assert stopped.rule == "wallet.foreign"
+    journal.reload(Limits(foreign_stops=False), "a test", "")
+    assert journal.stopped(1_212) is None
