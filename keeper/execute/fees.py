@@ -116,11 +116,14 @@ def outbid(last: Fees, wanted: Fees, most_wei: Wei) -> Fees | None:
     return Fees(max_fee_wei, tip_wei, last.is_flat)
 
 
-def tip_paid(history: Mapping[str, Any]) -> Wei | None:
+def tip_paid(history: Any) -> Wei | None:
     """Return the median over blocks of the tip at the percentile asked for; None where none was paid.
 
     ``history`` is the answer to eth_feeHistory with one percentile. A block without transactions reports 0.
+    Raises TypeError where it is no object: some nodes answer null.
     """
+    if not isinstance(history, Mapping):
+        raise TypeError(f"eth_feeHistory is answered by an object, found {history!r}")
     tips = [int(each[0], 16) for each in history.get("reward") or ()]
     paid = [tip for tip in tips if tip > 0]
     return median_low(paid) if paid else None

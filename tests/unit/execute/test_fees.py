@@ -161,6 +161,7 @@ async def test_others_tips_are_asked_for_once_a_head_and_kept_while_nobody_answe
     assert desk.node.asked == [("eth_feeHistory", ["0xa", "0x64", [60]])]
     desk.node.says["eth_feeHistory"] = ChainFault("no such method")
     assert await heard(desk, head(120)) == Fees(23 * GWEI, 3 * GWEI)
+    desk.node.says["eth_feeHistory"] = None
     assert await heard(desk, head(121)) == Fees(21 * GWEI, GWEI)
 
 
