@@ -609,6 +609,10 @@ class Booking:
     worth_wad: Wad | None
     """All of it in quote, at the protocol's prices of the head where it was booked: what the step brought, or
     cost where it is below 0. None where the price of a part is not known."""
+    parts_wad: tuple[tuple[str, Wad], ...] = ()
+    """Of what moved and has a price, what that is worth, below 0 where it was given away."""
+    sliced_wad: Wad | None = None
+    """On HybridMargin, where positions are taken over at their mark and move nothing: their notional."""
     gas_wad: Wad | None = None
     """What was paid for gas in quote, rounded up, at the native currency's price of that head, as steps are
     weighed by it; None where it has none."""

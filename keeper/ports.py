@@ -275,6 +275,10 @@ class SlopeMarket(Market[Account, OracleView], Protocol):
         """Return what a transaction brought some owners, by what their accounts with the protocol say."""
         ...
 
+    def sliced_wad(self, logs: Sequence[Log], own: Collection[str]) -> Wad | None:
+        """Return the notional that some owners took over in slices, by the contract; None without any."""
+        ...
+
     def worth_wad(self, what: str, amount: int, world: OracleView) -> Wad | Unknown:
         """Return what an amount of it, not below 0, is worth in quote, rounded down."""
         ...

@@ -32,9 +32,10 @@ def transfers(logs: Sequence[Log], own: Collection[str]) -> Counter[str]:
 def booking(moved: Mapping[str, int], worth_wad: Callable[[str, int], Wad | Unknown]) -> Booking:
     """Add up what moved, at prices of now: what was received rounded down, what was given away up."""
     kept = {what: amount for what, amount in sorted(moved.items()) if amount}
-    worths = [_signed(worth_wad(what, abs(amount)), amount) for what, amount in kept.items()]
-    known = [each for each in worths if each is not None]
-    return Booking(tuple(kept.items()), sum(known) if len(known) == len(worths) else None)
+    worths = {what: _signed(worth_wad(what, abs(amount)), amount) for what, amount in kept.items()}
+    known = {what: wad for what, wad in worths.items() if wad is not None}
+    whole_wad = sum(known.values()) if len(known) == len(worths) else None
+    return Booking(tuple(kept.items()), whole_wad, tuple(known.items()))
 
 
 def _signed(worth_wad: Wad | Unknown, amount: int) -> Wad | None:

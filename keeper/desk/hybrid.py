@@ -356,7 +356,8 @@ class HybridDesk:
 
     def booked(self, market: SlopeMarket, world: OracleView, logs: Sequence[Log]) -> Booking:
         """Say what one of the wallet's transactions moved, and what that is worth."""
-        return booking(market.gained(logs, {self.wallet}), partial(market.worth_wad, world=world))
+        found = booking(market.gained(logs, {self.wallet}), partial(market.worth_wad, world=world))
+        return replace(found, sliced_wad=market.sliced_wad(logs, {self.wallet}))
 
     def native_price_wad(
         self, market: SlopeMarket, world: OracleView, quotes: Mapping[FeedId, Quote | Unknown]

@@ -614,6 +614,7 @@ class StoredJournal:
                 ),
             )  # fmt: skip
             tally.follow(db, step_id)
+            tally.book(db, step_id, aftermath.booking)
 
     def unsettle(self, step_id: str, *, block: Block, at_s: UnixS) -> None:
         """Put a transaction back in flight whose outcome a reorg has undone."""
@@ -627,6 +628,7 @@ class StoredJournal:
                 (step_id,),
             )
             tally.follow(db, step_id)
+            tally.book(db, step_id, None)
 
     def _move(
         self,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keeper.domain import Economics, Step
+from keeper.domain import Booking, Economics, Step
 from keeper.journal.db import Db
 from keeper.units import AccountKey, Block, FeedId, UnixS, Wad, Wei, mul_div_up
 
@@ -36,7 +36,8 @@ class Sums:
     notional_wad: Wad = 0
     """Position notional of all steps but the abandoned ones."""
     loss_wad: Wad = 0
-    """Of included steps what they were expected to lose, of others the most they could."""
+    """What they were booked to lose; where there is no booking, of included ones what they were expected to,
+    of others the most they could."""
 
     def __add__(self, other: Sums) -> Sums:
         """Take two together."""
@@ -117,6 +118,35 @@ def follow(db: Db, step_id: str) -> None:
     db.execute(f"{FOLLOWS} WHERE step_id = ?", (step_id,))
 
 
+def book(db: Db, step_id: str, booking: Booking | None) -> None:
+    """Count a step with what it was booked with, as far as that is known, instead of what was expected."""
+    profit_wad = booking.profit_wad if booking else None
+    update = "UPDATE stakes SET booked_micro = ? WHERE step_id = ? AND market = ?"
+    db.execute(update, (None if profit_wad is None else _micro(max(-profit_wad, 0)), step_id, WHOLE))
+    query = "SELECT market, held_micro, notional_micro FROM stakes WHERE step_id = ?"
+    stakes = {row["market"]: row for row in db.execute(query, (step_id,)).fetchall()}
+    whole = stakes.pop(WHOLE, None)
+    for market, row in stakes.items():
+        held = _held_micro(market, row["held_micro"], whole["notional_micro"] if whole else 0, booking)
+        db.execute(update, (held, step_id, market))
+
+
+def _held_micro(market: FeedId, due_micro: int, notional_micro: int, booking: Booking | None) -> int | None:
+    """Return what a booking says was taken of a market; None where it does not.
+
+    Of slices, which take the same part of every position, as much as of their notional.
+    """
+    if booking is None:
+        return None
+    parts_wad = dict(booking.parts_wad)
+    if market in parts_wad:
+        return _signed_micro(parts_wad[market])
+    if booking.sliced_wad is None or not notional_micro:
+        return None
+    held_micro = mul_div_up(abs(due_micro), _micro(booking.sliced_wad), notional_micro)
+    return min(held_micro, MOST) * (1 if due_micro >= 0 else -1)
+
+
 def due_loss_wad(step: Step) -> Wad:
     """Return what a step loses where it does what it should, 0 where it earns."""
     return max(step.loss_wad, -step.expected_profit_wad, 0)
@@ -145,8 +175,8 @@ def sums(db: Db, since_s: UnixS) -> Sums:
     columns = (
         "coalesce(paid_gwei, most_gwei) AS gwei,"
         " CASE state WHEN 'abandoned' THEN 0 ELSE notional_micro END AS notional,"
-        " CASE state WHEN 'included' THEN loss_micro WHEN 'abandoned' THEN 0 WHEN 'displaced' THEN 0"
-        " ELSE risk_micro END AS loss"
+        " CASE WHEN booked_micro IS NOT NULL THEN booked_micro WHEN state = 'included' THEN loss_micro"
+        " WHEN state IN ('abandoned', 'displaced') THEN 0 ELSE risk_micro END AS loss"
     )
     found = db.execute(
         "SELECT coalesce(sum(gwei), 0), coalesce(sum(notional), 0), coalesce(sum(loss), 0) FROM"  # noqa: S608
@@ -214,7 +244,8 @@ def inventory(db: Db, market: FeedId, sold_to: int = 0) -> Inventory:
     sales.close()
     since = max(sold_to, sold)
     kept = (
-        "SELECT coalesce(sum(held_micro), 0) FROM stakes WHERE market = ? AND state = 'included' AND seq > ?"
+        "SELECT coalesce(sum(coalesce(booked_micro, held_micro)), 0) FROM stakes"
+        " WHERE market = ? AND state = 'included' AND seq > ?"
     )
     flying = (
         "SELECT coalesce(sum(CASE WHEN held_micro > 0 THEN held_micro ELSE 0 END), 0),"
@@ -263,12 +294,18 @@ def moved_wad(db: Db, at_s: UnixS) -> Mapping[FeedId, Wad]:
 
 
 def kept_solvent_wad(db: Db, at_s: UnixS) -> Wad:
-    """Return what the steps of a day lose on accounts that are kept solvent, the abandoned ones left out."""
+    """Return what the steps of a day lose on accounts that are kept solvent, the abandoned ones left out.
+
+    What they were booked to lose, where they were, and else what they were expected to.
+    """
     query = (
-        "SELECT loss_wad FROM steps JOIN terms USING (step_id)"
+        "SELECT loss_wad, profit_wad FROM steps JOIN terms USING (step_id)"
         " WHERE reserved_at_s > ? AND state <> 'abandoned' AND loss_wad <> '0'"
     )
-    return sum(int(row["loss_wad"]) for row in db.execute(query, (at_s - DAY_S,)))
+    return sum(
+        int(row["loss_wad"]) if row["profit_wad"] is None else max(-int(row["profit_wad"]), 0)
+        for row in db.execute(query, (at_s - DAY_S,))
+    )
 
 
 def reserved_wad(db: Db, block: Block) -> Wad:

@@ -236,6 +236,16 @@ class HybridMarket:
                 return {token: args["amount_wad"], QUOTE: -args["paid_wad"]}
         return {}
 
+    def sliced_wad(self, logs: Sequence[Log], own: Collection[str]) -> Wad | None:
+        """Return the notional that some owners took over in slices, by the contract; None without any."""
+        facts = (codec.decode(log, self.deployment) for log in logs)
+        taken = [
+            fact.args["notional_wad"]
+            for fact in facts
+            if fact and fact.act == "Tranche" and _owner(fact.args["taker"]) in own
+        ]
+        return sum(taken) if taken else None
+
     def worth_wad(self, what: str, amount: int, world: OracleView) -> Wad | Unknown:
         """Return what money or a collateral is worth at the slow price, else at the fast one."""
         if what == QUOTE:

@@ -67,8 +67,10 @@ def test_a_booking_rounds_against_the_keeper_and_says_what_it_cannot_value() -> 
     def worth_wad(what: str, amount: int) -> int | Unknown:
         return amount * 2 // 3 if what != "strange" else Unknown(what, "no price")
 
-    assert booking({"a": 10, "b": -10, "c": 0}, worth_wad) == Booking((("a", 10), ("b", -10)), 6 - 7)
-    assert booking({"a": 10, "strange": 1}, worth_wad) == Booking((("a", 10), ("strange", 1)), None)
+    found = booking({"a": 10, "b": -10, "c": 0}, worth_wad)
+    assert found == Booking((("a", 10), ("b", -10)), 6 - 7, (("a", 6), ("b", -7)))
+    found = booking({"a": 10, "strange": 1}, worth_wad)
+    assert found == Booking((("a", 10), ("strange", 1)), None, (("a", 6),))
     assert booking({}, worth_wad) == Booking((), 0)
 
 
@@ -165,6 +167,17 @@ def test_hybrid_margin_pays_fees_rewards_and_collateral_and_may_keep_a_bond(
 ) -> None:
     desk = HybridDesk(WALLET, TAKER, HybridParams("ETH/USD"))
     assert dict(desk.booked(HYBRID, oracles(), logs).moved) == moved
+
+
+@pytest.mark.parametrize(
+    ("logs", "sliced_wad"),
+    [([slice_of(TAKER), slice_of(ACCOUNT), slice_of(TAKER)], 1_800 * WAD), ([slice_of(ACCOUNT)], None)],
+)
+def test_positions_taken_over_are_told_by_the_notional_of_the_slices(
+    logs: list[Log], sliced_wad: int | None
+) -> None:
+    desk = HybridDesk(WALLET, TAKER, HybridParams("ETH/USD"))
+    assert desk.booked(HYBRID, oracles(), logs).sliced_wad == sliced_wad
 
 
 def test_collateral_that_was_bought_is_worth_what_the_slow_price_says() -> None:

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from keeper.domain import CaseEvent, Economics, EventKind, Permit, Reason, Refuse, Step
+from keeper.domain import QUOTE, Booking, CaseEvent, Economics, EventKind, Permit, Reason, Refuse, Step
 from keeper.journal import tally
 from keeper.journal.guard import EACH, Limits
 from keeper.journal.store import SqliteJournal
 from keeper.journal.tally import GWEI, Inventory, Sums
-from keeper.ports import Measure, Outcome, Switch
+from keeper.ports import Aftermath, Measure, Outcome, Switch
 from keeper.units import WAD
 
 NOW_S = 1_000_000
@@ -43,10 +43,13 @@ def grant(event: Callable[..., CaseEvent], step: Callable[..., Step], tx: dict[s
     return _grant
 
 
-def end(journal: SqliteJournal, permit: Permit, kind: EventKind, cost_wei: int = 1) -> None:
+def end(
+    journal: SqliteJournal, permit: Permit, kind: EventKind, cost_wei: int = 1, booking: Booking | None = None
+) -> None:
     journal.sign(permit.step_id, b"raw", f"0x{permit.nonce}")
     journal.sent(permit.step_id, block=1, at_s=NOW_S)
-    journal.settle(permit.step_id, Outcome(kind, 1, "0xb", cost_wei), at_s=NOW_S)
+    outcome = Outcome(kind, 1, "0xb", cost_wei)
+    journal.settle(permit.step_id, outcome, at_s=NOW_S, aftermath=Aftermath(booking))
 
 
 LOSSES = {
@@ -69,6 +72,67 @@ def test_a_loss_is_the_most_it_may_be_until_the_step_is_included(
     elif kind is not None:
         end(journal, permit, kind)
     assert tally.sums(journal._db, NOW_S - 1).loss_wad == lost * WAD
+
+
+BOOKED = {
+    "lost": (EventKind.INCLUDED, Booking((), -5 * WAD, gas_wad=WAD), 6),
+    "earned": (EventKind.INCLUDED, Booking((), 5 * WAD, gas_wad=WAD), 0),
+    "a revert": (EventKind.REVERTED, Booking((), 0, gas_wad=WAD), 1),
+    "a cancel": (EventKind.DISPLACED, Booking((), 0, gas_wad=2 * WAD), 2),
+    "worth unknown": (EventKind.INCLUDED, Booking((), None, gas_wad=WAD), 3),
+    "gas unknown": (EventKind.INCLUDED, Booking((), 5 * WAD), 3),
+    "worth of a revert unknown": (EventKind.REVERTED, Booking((), None, gas_wad=WAD), 4),
+}
+
+
+@pytest.mark.parametrize(("kind", "booking", "lost"), BOOKED.values(), ids=BOOKED)
+def test_what_was_booked_takes_the_place_of_what_was_expected_until_a_reorg(
+    journal: SqliteJournal, grant: Grants, kind: EventKind, booking: Booking, lost: int
+) -> None:
+    permit = grant(journal, expected_profit_wad=-3 * WAD, economics=Economics(2 * WAD, 0, 3 * WAD, 4 * WAD))
+    end(journal, permit, kind, booking=booking)
+    assert tally.sums(journal._db, NOW_S - 1).loss_wad == lost * WAD
+    journal.unsettle(permit.step_id, block=2, at_s=NOW_S)
+    assert tally.sums(journal._db, NOW_S - 1).loss_wad == 4 * WAD
+    journal.settle(permit.step_id, Outcome(EventKind.INCLUDED, 2, "0xb2", 1), at_s=NOW_S)
+    assert tally.sums(journal._db, NOW_S - 1).loss_wad == 3 * WAD, "nobody has booked it anew"
+
+
+def test_losses_on_accounts_kept_solvent_are_those_that_were_booked(
+    journal: SqliteJournal, grant: Grants
+) -> None:
+    journal._limits = replace(RICH, solvency_day_wad=100 * WAD)
+    first, second = (grant(journal, loss_wad=8 * WAD) for _ in range(2))
+    assert tally.kept_solvent_wad(journal._db, NOW_S) == 16 * WAD
+    end(journal, first, EventKind.INCLUDED, booking=Booking((), -2 * WAD, gas_wad=WAD))
+    end(journal, second, EventKind.INCLUDED, booking=Booking((), 2 * WAD, gas_wad=WAD))
+    assert tally.kept_solvent_wad(journal._db, NOW_S) == 3 * WAD
+    journal.unsettle(first.step_id, block=2, at_s=NOW_S)
+    assert tally.kept_solvent_wad(journal._db, NOW_S) == 8 * WAD
+
+
+HELD = {
+    "parts of it": (Booking((), 0, ((ETH, 5 * WAD), ("BTC/USD", -2 * WAD))), 5, -2),
+    "one of them": (Booking((), 0, ((ETH, 5 * WAD),)), 5, -4),
+    "half of the slice": (Booking((), 0, sliced_wad=15 * WAD), 4, -2),
+    "more than the slice": (Booking((), 0, sliced_wad=60 * WAD), 16, -8),
+    "a reward alone": (Booking(((QUOTE, WAD),), WAD, ((QUOTE, WAD),)), 8, -4),
+}
+
+
+@pytest.mark.parametrize(("booking", "ether", "bitcoin"), HELD.values(), ids=HELD)
+def test_inventory_is_what_was_booked_until_a_reorg(
+    journal: SqliteJournal, grant: Grants, booking: Booking, ether: int, bitcoin: int
+) -> None:
+    permit = grant(journal, notional_wad=30 * WAD, takes=((ETH, 8 * WAD), ("BTC/USD", -4 * WAD)))
+    end(journal, permit, EventKind.INCLUDED, booking=booking)
+    assert tally.inventory(journal._db, ETH) == Inventory(ether * WAD)
+    assert tally.inventory(journal._db, "BTC/USD") == Inventory(bitcoin * WAD)
+    journal.unsettle(permit.step_id, block=2, at_s=NOW_S)
+    assert tally.inventory(journal._db, ETH) == Inventory(0, 8 * WAD, 0)
+    end_again = Outcome(EventKind.REVERTED, 2, "0xb2", 1)
+    journal.settle(permit.step_id, end_again, at_s=NOW_S, aftermath=Aftermath(Booking((), 0)))
+    assert tally.inventory(journal._db, ETH) == Inventory()
 
 
 def test_what_is_in_flight_counts_whenever_it_was_reserved(journal: SqliteJournal, grant: Grants) -> None:

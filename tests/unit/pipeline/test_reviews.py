@@ -191,3 +191,19 @@ async def test_a_reorg_takes_back_what_was_said_of_an_outcome(desk: Desk) -> Non
     assert desk.journal.endings()["in_flight"] == 1
     query = "SELECT profit_wad, lost_to FROM steps WHERE state = 'sent'"
     assert [tuple(row) for row in desk.journal._db.execute(query)] == [(None, None)]
+
+
+async def test_a_reorg_takes_the_booked_loss_back_until_there_is_another(desk: Desk) -> None:
+    def lost() -> float:
+        return next(each.used for each in desk.journal.measures() if each.limit == "loss_day")
+
+    await desk.head(BREACHED)
+    most = lost()
+    await desk.head(BREACHED, mined=True, status=0)
+    paid_once = GAS_WAD / WAD
+    assert lost() == pytest.approx(paid_once, abs=1e-6)
+    assert most > paid_once
+    await desk.head(BREACHED, reorg=1)
+    assert lost() == most
+    await desk.head(flagged(BREACHED, desk.chain.next), mined=True)
+    assert lost() == pytest.approx(paid_once, abs=1e-6)
