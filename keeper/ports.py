@@ -734,6 +734,14 @@ class Journal(Protocol):
         """
         ...
 
+    def holding(self) -> tuple[FeedId, ...]:
+        """Return the markets of which something was taken over and is not sold, with nothing in flight."""
+        ...
+
+    def note_sold(self, market: FeedId, why: str) -> None:
+        """Keep that all that was taken over of a market up to now has been sold."""
+        ...
+
     def watch(self, figures: Mapping[tuple[Switch, str], float], at_s: UnixS) -> tuple[Thrown, ...]:
         """Trip the breakers whose figure is at its bound; return what stops the wallet, whole or in part.
 

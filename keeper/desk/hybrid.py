@@ -359,6 +359,15 @@ class HybridDesk:
         found = booking(market.gained(logs, {self.wallet}), partial(market.worth_wad, world=world))
         return replace(found, sliced_wad=market.sliced_wad(logs, {self.wallet}))
 
+    def parted(
+        self, market: SlopeMarket, book: Book[Account], funds: Wad, held: Sequence[FeedId]
+    ) -> Sequence[FeedId]:
+        """Return the feeds that its margin account has nothing of, neither position nor collateral."""
+        del funds
+        taker = book.exact(self.taker)
+        kept = held if isinstance(taker, Unknown) else market.feeds_of(taker)
+        return [feed for feed in held if feed not in kept]
+
     def native_price_wad(
         self, market: SlopeMarket, world: OracleView, quotes: Mapping[FeedId, Quote | Unknown]
     ) -> Wad | Unknown:

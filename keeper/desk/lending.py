@@ -253,6 +253,13 @@ class LendingDesk:
         held = {self.wallet, flash_.liquidator} if flash_ else {self.wallet}
         return booking(transfers(logs, held), partial(market.worth_wad, world=world))
 
+    def parted(
+        self, market: LendingMarket[Any, Any], book: Book[Any], funds: Purse, held: Sequence[FeedId]
+    ) -> Sequence[FeedId]:
+        """Return the tokens that the wallet is known to have none of."""
+        del market, book
+        return [token for token in held if funds.balances.get(token) == 0]
+
     def native_price_wad(
         self, market: LendingMarket[Any, Any], world: Any, quotes: Mapping[FeedId, Quote | Unknown]
     ) -> Wad | Unknown:

@@ -236,6 +236,16 @@ class PerpDesk:
         moved.update(transfers(logs, held))
         return booking(moved, partial(market.worth_wad, world=world))
 
+    def parted(
+        self, market: PerpMarket[Any, Any], book: Book[Any], funds: None, held: Sequence[FeedId]
+    ) -> Sequence[FeedId]:
+        """Return the markets in which its own account has no position."""
+        del funds
+        taker = book.exact(self.taker)
+        if isinstance(taker, Unknown):
+            return []
+        return [each for each in held if each in market.markets and not market.size_wad(taker, each)]
+
     def native_price_wad(
         self, market: PerpMarket[Any, Any], world: Any, quotes: Mapping[FeedId, Quote | Unknown]
     ) -> Wad | Unknown:

@@ -218,6 +218,15 @@ class Desk(Protocol[MarketT_contra, Sitting]):
         """Say what one of the wallet's transactions moved, by its logs, and what that is worth in a world."""
         ...
 
+    def parted(
+        self, market: MarketT_contra, book: Book[Any], funds: Any, held: Sequence[FeedId]
+    ) -> Sequence[FeedId]:
+        """Return those of some markets that were taken over of which the keeper has nothing any more.
+
+        By its own account or its balances of the same head; what is not known of those it keeps.
+        """
+        ...
+
     def native_price_wad(
         self, market: MarketT_contra, world: Any, quotes: Mapping[FeedId, Quote | Unknown]
     ) -> Wad | Unknown:

@@ -57,7 +57,7 @@ from keeper.ports import (
     Thrown,
 )
 from keeper.state import archive
-from keeper.units import WAD, AccountKey, Block, UnixS, Wad, Wei
+from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad, Wei
 
 ODDS_OF = 50
 """The last steps of a kind by which it is told how likely the next one does what it should."""
@@ -400,6 +400,24 @@ class StoredJournal:
         with self._transaction(adds=True) as db:
             mark = tally.last_stake(db) if switch is Switch.SOLD else 0
             switches.throw(db, Thrown(switch, subject, who, why, self._now_s(), mark=mark), on=on)
+
+    def holding(self) -> tuple[FeedId, ...]:
+        """Return the markets of which something was taken over and is not sold, with nothing in flight."""
+        with self._asked() as db:
+            standing = Standing(switches.standing(db))
+            found = ((market, standing.sold_to(market)) for market in tally.markets(db))
+            return tuple(
+                market
+                for market, sold_to in found
+                if (held := tally.inventory(db, market, sold_to)).held_wad
+                and not held.rising_wad
+                and not held.falling_wad
+                and not tally.inventory(db, market, tally.last_stake(db)).held_wad
+            )
+
+    def note_sold(self, market: FeedId, why: str) -> None:
+        """Keep that all that was taken over of a market up to now has been sold."""
+        self.throw(Switch.SOLD, market, on=True, who="rule", why=why)
 
     def watch(self, figures: Mapping[tuple[Switch, str], float], at_s: UnixS) -> tuple[Thrown, ...]:
         """Trip the breakers whose figure is at its bound; return what stops the wallet, whole or in part."""

@@ -250,6 +250,15 @@ class Care(Generic[MarketT]):
         self._journal.record(events)
         self._mirror.facts.clear()
 
+    def part(self, head: Head) -> None:
+        """Keep no account any more of what was taken over and has left the keeper, however that went."""
+        mirror, held = self._mirror, self._journal.holding()
+        if not held:
+            return
+        for market in self._desk.parted(mirror.market, mirror.book, mirror.funds, held):
+            self._journal.note_sold(market, "the keeper has none of it any more")
+            log.info("inventory.parted", block=head.number, market=market)
+
     # --- what to do about it ---
 
     async def attend(self, moment: Moment) -> None:

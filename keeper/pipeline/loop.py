@@ -238,6 +238,7 @@ class Pipeline(Generic[MarketT]):
         self._take_over(head)
         await self._care.follow(head)
         self._care.observe(head)
+        self._care.part(head)
         moment = self._watch.look(head, update.heard_ns)
         self._near.hear(moment.quotes)
         self._watch.settle()

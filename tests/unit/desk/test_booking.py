@@ -1,7 +1,7 @@
 """What the keeper's transactions moved, by their logs, on each kind of protocol."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -16,16 +16,16 @@ from keeper.desk.lending import LendingDesk
 from keeper.desk.lending import Params as LendingParams
 from keeper.desk.perp import Params as PerpParams
 from keeper.desk.perp import PerpDesk
-from keeper.domain import QUOTE, Booking, Log, Quote, Unknown
+from keeper.domain import QUOTE, Account, Booking, Holding, Leg, Log, Phase, Quote, Unknown
 from keeper.lending.words import Lender
 from keeper.plan import lending as lending_plan
 from keeper.plan import perp as perp_plan
-from keeper.plan.lending import FlashParams
+from keeper.plan.lending import FlashParams, Purse
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.units import WAD
 from tests.unit.protocols.hybrid.books import COLLATERALS, deployment, oracles
-from tests.unit.protocols.perp_curie.perps import ETH, HOUSE, MARKET, USDC, world
+from tests.unit.protocols.perp_curie.perps import ETH, HOUSE, MARKET, USDC, account, book_of, world
 from tests.unit.toy_lending import COLLATERAL, DEBT, ONE, market
 
 WALLET, LIQUIDATOR, OTHER = "0x" + "0a" * 20, "0x" + "1b" * 20, "0x" + "cd" * 20
@@ -112,6 +112,17 @@ def test_with_borrowed_margin_only_the_tokens_that_are_left_count() -> None:
     ]
     found = desk.booked(MARKET, world(1_980), logs)
     assert (found.moved, found.worth_wad) == (((USDC, 100 * ONE),), 100 * WAD)
+
+
+@dataclass
+class Known:
+    """A book of one account."""
+
+    one: Account | Unknown
+
+    def exact(self, key: bytes) -> Account | Unknown:
+        assert key == TAKER
+        return self.one
 
 
 DEPLOYMENT = deployment()
@@ -221,3 +232,22 @@ def test_on_hybrid_margin_gas_is_valued_by_the_fast_price_on_chain_or_the_slow_o
     assert desk.native_price_wad(HYBRID, seen, {"ETH/USD": QUOTED}) == view.fast_wad
     assert desk.native_price_wad(HYBRID, never, {}) == view.slow_wad + 1
     assert desk.native_price_wad(HYBRID, gone, {}) == Unknown("ETH/USD", "has no price on chain")
+
+
+def test_what_the_keeper_has_nothing_of_any_more_was_sold() -> None:
+    purse, unread = Purse({COLLATERAL: 0, DEBT: 5}, {}), book_of()
+    assert LENDING.parted(market(), unread, purse, [COLLATERAL, DEBT, "0xnever read"]) == [COLLATERAL]
+    house = replace(account(7, 100, {0: (1, -1_980)}), key=PERP.taker)
+    [ether, bitcoin] = MARKET.markets
+    assert PERP.parted(MARKET, book_of(house), None, [ether, bitcoin, "ETH/USD"]) == [bitcoin]
+    assert PERP.parted(MARKET, unread, None, [bitcoin]) == []
+
+
+def test_a_margin_account_keeps_what_it_has_a_position_or_collateral_in() -> None:
+    desk = HybridDesk(WALLET, TAKER, HybridParams("ETH/USD"))
+    taker = Account(TAKER, Phase.HEALTHY, WAD, (Leg(1, -WAD, 0),), (Holding(1, WAD),))
+    kept = HYBRID.feeds_of(taker)
+    read: Any = Known(taker)
+    assert desk.parted(HYBRID, read, 0, [*kept, "DOGE/USD"]) == ["DOGE/USD"]
+    unread: Any = Known(Unknown("account", "not read"))
+    assert desk.parted(HYBRID, unread, 0, ["DOGE/USD"]) == []

@@ -193,6 +193,23 @@ def test_what_the_operator_has_sold_is_held_no_more_but_for_what_is_in_flight(
     assert isinstance(again.reserve(more, tx, chain_nonce=0, block=1, at_s=NOW_S), Permit)
 
 
+def test_only_what_is_known_to_have_come_in_is_known_to_be_gone(
+    journal: SqliteJournal, grant: Grants
+) -> None:
+    before = grant(journal)
+    end(journal, grant(journal, takes=((ETH, 6 * WAD),)), EventKind.INCLUDED)
+    assert journal.holding() == (), "what is in flight since before might take of it, too"
+    end(journal, before, EventKind.REVERTED)
+    assert journal.holding() == (ETH,)
+    flying = grant(journal, takes=((ETH, -2 * WAD),))
+    assert journal.holding() == ()
+    end(journal, flying, EventKind.DISPLACED)
+    assert journal.holding() == (ETH,)
+    journal.note_sold(ETH, "none is left")
+    assert journal.holding() == ()
+    assert [each.used for each in journal.measures() if each.limit == "inventory"] == [0]
+
+
 def test_a_day_may_cost_more_wei_than_an_integer_of_the_store_holds(
     open_journal: Journals, grant: Grants
 ) -> None:

@@ -307,7 +307,7 @@ class Chain:
         assert sender == SIGNER.address
         assert at_hash in {head.hash for head in self.heads}
         assert gas_limit > 0
-        data = self.reverted.get(act_of(call.data))
+        data = self.reverted.get(NAMES.get(call.data[:4], ""))
         return b"" if data is None else Refuse(Reason("simulation.reverted", "0x" + data.hex(), "no revert"))
 
     def _answer(self, call: Call) -> bytes:

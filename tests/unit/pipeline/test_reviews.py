@@ -11,9 +11,10 @@ from eth_abi.abi import encode
 from keeper.desk.hybrid import HybridDesk
 from keeper.domain import CaseEvent, EventKind, Unknown
 from keeper.errors import ChainFault
+from keeper.ports import Switch
 from keeper.protocols.hybrid.abi import load
 from keeper.units import WAD
-from tests.unit.pipeline.desk import BREACHED, Desk, flagged
+from tests.unit.pipeline.desk import BREACHED, KEEPER, Desk, confirmed, cured, flagged
 from tests.unit.protocols.hybrid.books import PRICES
 
 GAS_WEI = 200_000 * 2 * 10**9
@@ -207,3 +208,30 @@ async def test_a_reorg_takes_the_booked_loss_back_until_there_is_another(desk: D
     assert lost() == most
     await desk.head(flagged(BREACHED, desk.chain.next), mined=True)
     assert lost() == pytest.approx(paid_once, abs=1e-6)
+
+
+# --- what is held until it is sold ---------------------------------------------------------------
+
+
+async def test_what_was_taken_over_is_held_for_as_long_as_the_keepers_account_has_it(desk: Desk) -> None:
+    def held() -> dict[str, float]:
+        found = (each for each in desk.journal.measures() if each.limit == "inventory")
+        return {each.subject: each.used for each in found}
+
+    taker = desk.chain.accounts[KEEPER]
+    await desk.head(BREACHED)
+    alarmed = flagged(BREACHED, desk.chain.next)
+    await desk.head(alarmed, mined=True)
+    await desk.head()
+    agreed = confirmed(alarmed, desk.chain.next)
+    await desk.head(agreed, mined=True)
+    await desk.head(cured(agreed), replace(taker, legs=BREACHED.legs), mined=True)
+    await desk.head()
+    [(market, units)] = held().items()
+    assert units > 0
+    assert desk.journal.holding() == (market,)
+    await desk.head(taker)
+    assert held() == {market: 0}
+    assert desk.journal.holding() == ()
+    [(thrown, is_on)] = desk.journal.switched(9)
+    assert (thrown.switch, thrown.subject, thrown.who, is_on) == (Switch.SOLD, market, "rule", True)
