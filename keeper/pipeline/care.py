@@ -292,11 +292,17 @@ class Care(Generic[MarketT]):
             is_read = self._acts.ready_at(moment.head)
             if unread := [each for each in accounts if each not in is_read]:
                 await self._mirror.read_again(unread, moment.head)
-        for some in batches(accounts, BATCH):
+        # In a fall the worst are on their way already: nobody new waits behind batches of them.
+        for some in batches((each for each in accounts if not self._is_on_its_way(each)), BATCH):
             planned, sitting = self._judge_all(sitting, some, moment, Counter())
             self._left = sitting
             await self._acts.act(planned, moment)
             await asyncio.sleep(0)
+
+    def _is_on_its_way(self, account: AccountKey) -> bool:
+        """Tell whether a step of an account was permitted, of which it is not known how it ended."""
+        case = self._cases.get(account)
+        return case is not None and case.status in {Status.RESERVED, Status.IN_FLIGHT}
 
     async def look_behind(self, moment: Moment, before: Sequence[Announced]) -> None:
         """Judge those under care at the prices that announced transactions bring, and act right behind them.
@@ -375,9 +381,9 @@ class Care(Generic[MarketT]):
         planned: list[Planned] = []
         events: list[CaseEvent] = []
         for account in accounts:
-            case = self._cases.get(account)
-            if case is not None and case.status in {Status.RESERVED, Status.IN_FLIGHT}:
+            if self._is_on_its_way(account):
                 continue
+            case = self._cases.get(account)
             taken = case or new_case(account, head)
             alarm = self._alarm(taken, account, suspects.get(account), head)
             judged = self._desk.judge(sitting, account, alarm)

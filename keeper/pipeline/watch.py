@@ -147,12 +147,12 @@ class Watch(Generic[MarketT]):
         if self._head is None or not len(self._line):
             self.disperse()
             return None
-        book, at = self._mirror.book.freeze(), self._at(self._head)
+        known, at = self._mirror.book.keys, self._at(self._head)
         rows, scores = self._line[:MOST].tolist(), self._line_scores[:, :MOST]
         self._line, self._line_scores = self._line[MOST:], self._line_scores[:, MOST:]
         if not len(self._line):
             self.disperse()
-        keys = [book.key(row) for row in rows]
+        keys = known[rows].tolist()
         suspects = dict(zip(keys, why(*scores), strict=True))
         self._rows.update(zip(keys, rows, strict=True))
         self.keep(self._ready)

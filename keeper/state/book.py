@@ -244,7 +244,7 @@ class Book(Generic[RowT]):
         return self._keys.find(key_array(keys))
 
     def _row(self, key: AccountKey) -> int:
-        return int(self._keys.find(key_array([key]))[0])
+        return self._keys.row_of(key)
 
     # --- to disk and back ---
 

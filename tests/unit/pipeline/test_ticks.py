@@ -17,6 +17,7 @@ from keeper.errors import ChainFault, InvariantBroken
 from keeper.journal.guard import Limits
 from keeper.journal.store import SqliteJournal
 from keeper.pipeline import loop, watch
+from keeper.pipeline.care import Care
 from keeper.ports import BlockUpdate, Ticks
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.market import HybridMarket
@@ -175,6 +176,29 @@ async def test_no_more_accounts_are_kept_ready_than_are_wanted(live: Desk) -> No
     await head(live, *(replace(BREACHED, key=key) for key in keys))
     assert live.chain.simulated == ["flag", "flag"]
     assert ticks(live).ready == 2
+
+
+async def test_nobody_waits_behind_those_whose_steps_are_on_their_way(
+    live: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd = [replace(BREACHED, key=bytes([number]) * 20 + bytes(12)) for number in range(70, 90)]
+    later = replace(OTHER, cash_wad=BREACHED.cash_wad + 150 * WAD)
+    live.chain.credit = (100_000 * WAD).to_bytes(32)
+    live.limits = Limits(spend_day_wei=10**21, in_flight=100)
+    live.start()
+    await head(live, *crowd, later)
+    await tick(live, BELOW)
+    assert len(live.chain.sent) == len(crowd)
+    judged: list[list[bytes]] = []
+    judge_all = Care._judge_all
+
+    def noted(care: Care[Any], sitting: Any, accounts: list[bytes], *rest: Any) -> Any:
+        judged.append(accounts)
+        return judge_all(care, sitting, accounts, *rest)
+
+    monkeypatch.setattr(Care, "_judge_all", noted)
+    await tick(live, BELOW - 2 * WAD)
+    assert judged == [[later.key]]
 
 
 async def test_nothing_is_got_ready_where_none_is_wanted(live: Desk) -> None:
