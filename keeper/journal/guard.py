@@ -696,8 +696,7 @@ def held(
         tally.in_flight_wei(db),
         tally.reserved_wad(db, block),
         tally.kept_solvent_wad(db, at_s) if step and step.loss_wad else 0,
-        tally.sums(db, at_s - HOUR_S),
-        tally.sums(db, at_s - DAY_S),
+        *tally.hour_and_day(db, at_s),
         tally.moved_wad(db, at_s) if taken else {},
         {market: tally.taken_wad(db, market, at_s - DAY_S) for market in by_day},
         {market: tally.inventory(db, market, standing.sold_to(market)) for market in kept},
@@ -797,7 +796,7 @@ def _own(db: Db, account: AccountKey, at_s: UnixS) -> tuple[Past, ...]:
 
 def measures(db: Db, limits: Limits, standing: Standing, block: Block, at_s: UnixS) -> tuple[Measure, ...]:
     """Return how much is used of every limit that adds something up, as of a head."""
-    hour, day = tally.sums(db, at_s - HOUR_S), tally.sums(db, at_s - DAY_S)
+    hour, day = tally.hour_and_day(db, at_s)
     solvent_wad = tally.kept_solvent_wad(db, at_s) if limits.solvency_day_wad else 0
     found: list[tuple[str, str, int, int | None, str]] = [
         ("spend_hour", "", hour.spent_wei, limits.spend_hour_wei, "native"),

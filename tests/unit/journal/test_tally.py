@@ -158,6 +158,27 @@ def test_what_waited_for_hours_counts_from_when_its_outcome_was_seen(
     assert tally.sums(journal._db, late_s) == Sums()
 
 
+@pytest.mark.parametrize("kind", LOSSES, ids=map(str, LOSSES))
+def test_hour_and_day_are_what_the_sums_of_each_say(
+    open_journal: Journals, grant: Grants, kind: EventKind | None
+) -> None:
+    journal = open_journal(replace(RICH, in_flight=1_000))
+    economics = Economics(2 * WAD, 0, 3 * WAD, 4 * WAD)
+    ages_s = (0, 1, tally.HOUR_S - 1, tally.HOUR_S, tally.HOUR_S + 1, tally.DAY_S - 1, tally.DAY_S, 10**6 - 1)
+    for number, age_s in enumerate(ages_s):
+        terms: dict[str, Any] = {"notional_wad": 10**number * WAD, "expected_profit_wad": -number * WAD}
+        permit = grant(journal, at_s=NOW_S - age_s, economics=economics, **terms)
+        if kind is EventKind.ABANDONED:
+            journal.abandon(permit.step_id, Reason("test", "", ""), block=1, at_s=NOW_S - age_s)
+        elif kind is not None:
+            journal.sign(permit.step_id, b"raw", f"0x{number}")
+            journal.sent(permit.step_id, block=1, at_s=NOW_S - age_s)
+            journal.settle(permit.step_id, Outcome(kind, 1, "0xb", 10**9 * (number + 1)), at_s=NOW_S - age_s)
+    for at_s in (NOW_S, NOW_S + 1, NOW_S + tally.HOUR_S, NOW_S + tally.DAY_S):
+        apart = tally.sums(journal._db, at_s - tally.HOUR_S), tally.sums(journal._db, at_s - tally.DAY_S)
+        assert tally.hour_and_day(journal._db, at_s) == apart
+
+
 def test_what_was_taken_over_is_held_until_it_is_sold(journal: SqliteJournal, grant: Grants) -> None:
     end(journal, grant(journal, takes=((ETH, 9 * WAD), ("BTC/USD", -WAD))), EventKind.INCLUDED)
     end(journal, grant(journal, takes=((ETH, 7 * WAD),)), EventKind.REVERTED)
