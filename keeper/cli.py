@@ -119,6 +119,8 @@ LAG_BLOCKS = 3
 NEVER: Block = 2**62
 """A replay writes no book."""
 FORGET_S, FORGET_SOON_S = 60.0, 0.5
+YOUNG_OBJECTS = 100_000
+"""So many more than were freed, and garbage is collected wherever the keeper is."""
 """How often the journal forgets a piece of what is old: while there is none, and while there is more."""
 STANDING_BYTES = 2**24
 """What a standby has heard since its start takes so much memory at most, packed: a day or so."""
@@ -978,12 +980,14 @@ async def _keeper(
 
 
 def _spare_what_stays() -> None:
-    """Have no later collection of garbage look through all that was built at the start.
+    """Have no later collection of garbage look through all that was built at the start, or come at any time.
 
-    It stays for as long as the process, and a look through it would hold up an act.
+    What was built stays for as long as the process, and a look through it would hold up an act. The young are
+    looked through after each head (``Pipeline.prepare``), and where so many came between two.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS)
 
 
 def _leads(journal: StoredJournal, tape: Recorder | None) -> bool:

@@ -10,8 +10,10 @@ from keeper import cli
 
 @pytest.fixture(autouse=True)
 def thawed() -> Iterator[None]:
+    threshold = gc.get_threshold()
     yield
     gc.unfreeze()
+    gc.set_threshold(*threshold)
 
 
 def test_what_was_built_at_the_start_is_left_out() -> None:
@@ -20,3 +22,17 @@ def test_what_was_built_at_the_start_is_left_out() -> None:
     seen = {id(each) for each in gc.get_objects()}
     assert not seen & {id(each) for each in built}
     assert gc.isenabled()
+
+
+def test_garbage_is_not_collected_in_the_middle_of_an_act() -> None:
+    cli._spare_what_stays()
+    ended = list[str]()
+    gc.callbacks.append(lambda phase, _: ended.append(phase))
+    try:
+        kept = [[number] for number in range(10_000)]
+        assert ended == []
+        more = [[number] for number in range(cli.YOUNG_OBJECTS)]
+        assert ended
+    finally:
+        gc.callbacks.pop()
+    assert len(kept) + len(more) == 10_000 + cli.YOUNG_OBJECTS

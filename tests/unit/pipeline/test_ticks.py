@@ -1,7 +1,9 @@
 """What a tick between two heads leads to, and what it never does."""
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -176,6 +178,25 @@ async def test_no_more_accounts_are_kept_ready_than_are_wanted(live: Desk) -> No
     await head(live, *(replace(BREACHED, key=key) for key in keys))
     assert live.chain.simulated == ["flag", "flag"]
     assert ticks(live).ready == 2
+
+
+class Circle:
+    """Refers to itself, so that only a collection frees it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+async def test_after_a_head_garbage_is_collected(live: Desk) -> None:
+    await live.head(BREACHED)
+    gc.disable()
+    try:
+        circle = weakref.ref(Circle())
+        assert circle() is not None
+        await live.pipeline.prepare()
+        assert circle() is None
+    finally:
+        gc.enable()
 
 
 async def test_nobody_waits_behind_those_whose_steps_are_on_their_way(
