@@ -791,11 +791,21 @@ class Berth:
     """By address: journals of one wallet are one door."""
     keys: Mapping[SignerParams, LocalSigner | None]
     """Those of this process."""
-    of: int
-    """How many deployments there are."""
+    signing: Sequence[SignerParams]
+    """Of each deployment, who signs for it."""
     boards: list[Board] = field(default_factory=list)
     kept: list[tuple[Path, Config, frozenset[str]]] = field(default_factory=list)
     """By which contracts each is known on chain."""
+
+    @property
+    def of(self) -> int:
+        """How many deployments there are."""
+        return len(self.signing)
+
+    def is_shared(self, wallet: str) -> bool:
+        """Tell whether several deployments have this wallet."""
+        keys = ((self.keys[each], each.keys.address) for each in self.signing)
+        return sum(wallet == (key.address if key else address) for key, address in keys) > 1
 
 
 class TapeTooLong(Exception):
@@ -829,7 +839,7 @@ async def _keep(
 ) -> None:
     chain = configs[0]
     async with Pool(chain.chain.http, chain.pool_params()) as rpc, AsyncExitStack() as stack:
-        berth = Berth(rpc, defaultdict(Wallet), keys, len(configs))
+        berth = Berth(rpc, defaultdict(Wallet), keys, [each.signer_params() for each in configs])
         _on_switches(berth.boards)
         works = [
             await stack.enter_async_context(_keeper(berth, path, config, snapshot=snapshot, dry_run=dry_run))
@@ -928,7 +938,7 @@ async def _keeper(
                     tape,
                     parts,
                     wallet=signer.address,
-                    shares_wallet=berth.of > 1,
+                    shares_wallet=berth.is_shared(signer.address),
                     snapshot=snapshot,
                     dry_run=dry_run,
                 )
