@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, 
 from contextvars import Context, copy_context
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Annotated, Any, Generic, Protocol, TextIO, TypeAlias, TypeVar
 
@@ -143,6 +143,10 @@ ConfigOption = Annotated[Path, typer.Option(help="TOML file; docs/configuration.
 ConfigOptions = Annotated[
     list[Path],
     typer.Option(help="TOML file; docs/configuration.md lists its keys. Again for each further deployment."),
+]
+ConfigsHere = Annotated[
+    list[Path] | None,
+    typer.Option(help="TOML file, keeper.toml by default. Again for each further deployment."),
 ]
 Published = Annotated[
     Path | None,
@@ -464,20 +468,21 @@ MarketName = Annotated[str, typer.Argument(help="A feed, such as ETH/USD, or the
 
 
 @app.command()
-def halt(*, config: ConfigOption = HERE, reason: Reason = "", dry_run: Rehearsed = False) -> None:
+def halt(*, config: ConfigsHere = None, reason: Reason = "", dry_run: Rehearsed = False) -> None:
     """Permit nothing new from the next grant on; what is in flight is still followed."""
-    with _switchboard(config, dry_run=dry_run) as journal:
-        journal.throw(Switch.HALT, "", on=True, who=_operator(), why=reason)
+    with _switchboards(config, dry_run=dry_run) as journals:
+        for journal in journals:
+            journal.throw(Switch.HALT, "", on=True, who=_operator(), why=reason)
     typer.echo("halted")
 
 
 @app.command()
-def resume(*, config: ConfigOption = HERE, reason: Reason = "", dry_run: Rehearsed = False) -> None:
+def resume(*, config: ConfigsHere = None, reason: Reason = "", dry_run: Rehearsed = False) -> None:
     """Take back a halt by command or signal, or for another user of the key; says what still holds."""
-    with _switchboard(config, dry_run=dry_run) as journal:
-        for switch in (Switch.HALT, Switch.FOREIGN):
+    with _switchboards(config, dry_run=dry_run) as journals:
+        for journal, switch in product(journals, (Switch.HALT, Switch.FOREIGN)):
             journal.throw(switch, "", on=False, who=_operator(), why=reason)
-        still = [metrics.stopped(each) for each in journal.thrown()]
+        still = [metrics.stopped(each) for journal in journals for each in journal.thrown()]
     typer.echo("\n".join(["resumed", *still]))
 
 
@@ -532,21 +537,52 @@ def sold(
 
 
 @app.command("limits")
-def see_limits(*, config: ConfigOption = HERE, as_json: Json = False, dry_run: Rehearsed = False) -> None:
-    """Show how much of each limit of the file is used, and what is halted, paused or tripped."""
-    with _switchboard(config, dry_run=dry_run) as journal:
-        found, thrown, switched = journal.measures(), journal.thrown(), journal.switched(LAST_SWITCHED)
+def see_limits(*, config: ConfigsHere = None, as_json: Json = False, dry_run: Rehearsed = False) -> None:
+    """Show how much of each limit of the file is used, and what is halted, paused or tripped.
+
+    Of several files each is held against what all journals of its wallet have used.
+    """
+    with _switchboards(config, dry_run=dry_run) as journals:
+        standing = [_standing_of(each) for each in journals]
     if as_json:
-        said = {"limits": [asdict(each) for each in found], "stopped": [asdict(each) for each in thrown]}
+        said = {
+            "limits": [
+                {"journal": each.journal, **asdict(one)} for each in standing for one in each.measures
+            ],
+            "stopped": [{"journal": each.journal, **asdict(one)} for each in standing for one in each.thrown],
+        }
         typer.echo(json.dumps(said, indent=2))
         return
-    table = Table("limit", "market", "used", "bound", "unit")
-    for each in found:
+    for each in standing:
+        _show(each, is_one_of_many=len(standing) > 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the limits of one journal stand, and its switches."""
+
+    journal: str
+    measures: Sequence[Measure]
+    thrown: Sequence[Thrown]
+    switched: Sequence[tuple[Thrown, bool]]
+
+
+def _standing_of(journal: StoredJournal) -> Standing:
+    return Standing(journal.name, journal.measures(), journal.thrown(), journal.switched(LAST_SWITCHED))
+
+
+def _show(standing: Standing, *, is_one_of_many: bool) -> None:
+    title, own = (standing.journal, ["of these here"]) if is_one_of_many else (None, [])
+    table = Table("limit", "market", "used", *own, "bound", "unit", title=title)
+    for each in standing.measures:
+        here = [f"{each.own:,.6g}"] if is_one_of_many else []
         bound = "-" if each.bound is None else f"{each.bound:,.6g}"
-        table.add_row(each.limit, each.subject, f"{each.used:,.6g}", bound, each.unit)
+        table.add_row(each.limit, each.subject, f"{each.used:,.6g}", *here, bound, each.unit)
     _console().print(table)
-    lines = [f"{each.at_s}: {each.name} {'on' if on else 'off'} {each.told}" for each, on in switched]
-    for line in (*map(metrics.stopped, thrown), "", "thrown last, by chain time:", *lines):
+    lines = [
+        f"{each.at_s}: {each.name} {'on' if on else 'off'} {each.told}" for each, on in standing.switched
+    ]
+    for line in (*map(metrics.stopped, standing.thrown), "", "thrown last, by chain time:", *lines):
         _console().print(line, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -554,6 +590,17 @@ def _switchboard(path: Path, *, dry_run: bool) -> closing[StoredJournal]:
     """Open the journal of a keeper that may be running."""
     config = load(path)
     return closing(opening.to_switch(config.journal_place(dry_run=dry_run), config.limits_for_guard()))
+
+
+@contextmanager
+def _switchboards(paths: Sequence[Path] | None, *, dry_run: bool) -> Iterator[list[StoredJournal]]:
+    """Open the journals of deployments that one process may keep: those of one wallet look at each other."""
+    wallets = defaultdict[str, Wallet](Wallet)
+    configs = [load(path) for path in paths or [HERE]]
+    found = {each.journal_place(dry_run=dry_run): each.limits_for_guard() for each in configs}
+    with ExitStack() as stack:
+        opened = (opening.to_switch(place, limits, wallets) for place, limits in found.items())
+        yield [stack.enter_context(closing(journal)) for journal in opened]
 
 
 def _expect_on(journal: StoredJournal, switch: str, subject: str) -> list[Thrown]:

@@ -326,14 +326,16 @@ def _of_alerts(alerts: Alerted) -> Iterator[Metric]:
 
 def _of_limits(measures: Sequence[Measure], thrown: Sequence[Thrown]) -> Iterator[Metric]:
     names = ["limit", "market", "unit"]
-    used = GaugeMetricFamily("keeper_limit_used", "How much of a limit is used.", labels=names)
+    used = GaugeMetricFamily("keeper_limit_used", "How much of a limit the wallet has used.", labels=names)
+    own = GaugeMetricFamily("keeper_limit_own", "How much of it this deployment has.", labels=names)
     bounds = GaugeMetricFamily("keeper_limit_bound", "The limit, where there is one.", labels=names)
     for each in measures:
         labels = [each.limit, each.subject, each.unit]
         used.add_metric(labels, each.used)
+        own.add_metric(labels, each.own)
         if each.bound is not None:
             bounds.add_metric(labels, each.bound)
-    yield from (used, bounds)
+    yield from (used, own, bounds)
     tripped = Counter(each.switch for each in thrown)
     halted = any(tripped[each] for each in (Switch.HALT, Switch.FOREIGN))
     yield _by(

@@ -619,9 +619,12 @@ class Measure:
     subject: str
     """The market; empty where it is of all."""
     used: float
+    """By all journals of the wallet."""
     bound: float | None
     """None where it is not bounded."""
     unit: str
+    own: float
+    """What this journal alone has used of it."""
 
 
 class Mempool(Protocol):

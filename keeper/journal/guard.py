@@ -7,11 +7,11 @@ first that refuses names the limit, the value found and the bound. Time is chain
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from keeper.domain import Agree, CaseEvent, EventKind, Fees, Liquidate, Permit, Reason, Refuse, Step
 from keeper.errors import InvariantBroken
@@ -794,32 +794,67 @@ def _own(db: Db, account: AccountKey, at_s: UnixS) -> tuple[Past, ...]:
 # --- how they stand ------------------------------------------------------------------------------
 
 
-def measures(db: Db, limits: Limits, standing: Standing, block: Block, at_s: UnixS) -> tuple[Measure, ...]:
-    """Return how much is used of every limit that adds something up, as of a head."""
+Gauge: TypeAlias = tuple[str, str, Callable[[Claims], int], int | None, str]
+"""A limit, the market that it is of, what is used of it, the bound, and the unit of both."""
+
+
+def used(db: Db, limits: Limits, standing: Standing, block: Block, at_s: UnixS) -> Claims:
+    """Return what the steps of one journal use of every limit that adds something up, as of a head."""
+    markets = {*tally.markets(db), *limits.depth_minute_wad} - {EACH}
     hour, day = tally.hour_and_day(db, at_s)
-    solvent_wad = tally.kept_solvent_wad(db, at_s) if limits.solvency_day_wad else 0
-    found: list[tuple[str, str, int, int | None, str]] = [
-        ("spend_hour", "", hour.spent_wei, limits.spend_hour_wei, "native"),
-        ("spend_day", "", day.spent_wei, limits.spend_day_wei, "native"),
-        ("notional_block", "", tally.reserved_wad(db, block), limits.notional_block_wad, "quote"),
-        ("notional_hour", "", hour.notional_wad, limits.notional_hour_wad, "quote"),
-        ("loss_hour", "", hour.loss_wad, limits.loss_hour_wad, "quote"),
-        ("loss_day", "", day.loss_wad, limits.loss_day_wad, "quote"),
-        ("solvency_day", "", solvent_wad, limits.solvency_day_wad, "quote"),
-    ]
-    moved_wad = tally.moved_wad(db, at_s)
-    for market in sorted({*tally.markets(db), *limits.depth_minute_wad} - {EACH}):
-        taken_wad = tally.taken_wad(db, market, at_s - DAY_S)
-        held_wad = tally.inventory(db, market, standing.sold_to(market)).most_wad
-        day_wad = limits.of_market(limits.market_day_wad, market)
-        most_wad = limits.of_market(limits.inventory_wad, market)
-        depth_wad = limits.depth_minute_wad.get(market)
-        found += [
-            ("market_day", market, taken_wad, day_wad, "quote"),
-            ("inventory", market, held_wad, most_wad, "quote"),
-            ("depth_minute", market, moved_wad.get(market, 0), depth_wad, "quote"),
-        ]
-    return tuple(
-        Measure(limit, subject, used / WAD, None if bound is None else bound / WAD, unit)
-        for limit, subject, used, bound, unit in found
+    return Claims(
+        notional_block_wad=tally.reserved_wad(db, block),
+        losses_day_wad=tally.kept_solvent_wad(db, at_s) if limits.solvency_day_wad else 0,
+        hour=hour,
+        day=day,
+        moved_minute_wad=tally.moved_wad(db, at_s),
+        taken_day_wad={market: tally.taken_wad(db, market, at_s - DAY_S) for market in markets},
+        inventory={market: tally.inventory(db, market, standing.sold_to(market)) for market in markets},
+        in_flight=tally.in_flight(db),
     )
+
+
+def measures(limits: Limits, own: Claims, beside: Claims) -> tuple[Measure, ...]:
+    """Return how much is used of every limit: by all journals of the wallet, and by one of them alone."""
+    both = own + beside
+    markets = sorted(both.inventory)
+    rows: list[Gauge] = [
+        ("in_flight", "", lambda held: held.in_flight, limits.in_flight, "transactions"),
+        ("spend_hour", "", lambda held: held.hour.spent_wei, limits.spend_hour_wei, "native"),
+        ("spend_day", "", lambda held: held.day.spent_wei, limits.spend_day_wei, "native"),
+        ("notional_block", "", lambda held: held.notional_block_wad, limits.notional_block_wad, "quote"),
+        ("notional_hour", "", lambda held: held.hour.notional_wad, limits.notional_hour_wad, "quote"),
+        ("loss_hour", "", lambda held: held.hour.loss_wad, limits.loss_hour_wad, "quote"),
+        ("loss_day", "", lambda held: held.day.loss_wad, limits.loss_day_wad, "quote"),
+        ("solvency_day", "", lambda held: held.losses_day_wad, limits.solvency_day_wad, "quote"),
+        *(row for market in markets for row in _of_market(limits, market)),
+    ]
+    return tuple(
+        Measure(
+            limit,
+            subject,
+            _plain(of(both), unit),
+            None if bound is None else _plain(bound, unit),
+            unit,
+            own=_plain(of(own), unit),
+        )
+        for limit, subject, of, bound, unit in rows
+    )
+
+
+def _of_market(limits: Limits, market: FeedId) -> Iterator[Gauge]:
+    day_wad = limits.of_market(limits.market_day_wad, market)
+    most_wad = limits.of_market(limits.inventory_wad, market)
+    depth_wad = limits.depth_minute_wad.get(market)
+    yield "market_day", market, lambda held: held.taken_day_wad.get(market, 0), day_wad, "quote"
+    yield "inventory", market, lambda held: _inventory(held, market), most_wad, "quote"
+    yield "depth_minute", market, lambda held: held.moved_minute_wad.get(market, 0), depth_wad, "quote"
+
+
+def _inventory(held: Claims, market: FeedId) -> Wad:
+    return held.inventory.get(market, Inventory()).most_wad
+
+
+def _plain(amount: int, unit: str) -> float:
+    """Write a count as it is, and wei and wad in whole units."""
+    return float(amount) if unit == "transactions" else amount / WAD

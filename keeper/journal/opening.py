@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -48,10 +49,13 @@ def to_write(
     return PostgresJournal(place, identity=identity, limits=limits, lease_s=lease_s, wallet=wallet)
 
 
-def to_switch(place: Path | Shared, limits: Limits) -> StoredJournal:
+def to_switch(
+    place: Path | Shared, limits: Limits, wallets: defaultdict[str, Wallet] | None = None
+) -> StoredJournal:
     """Open the journal of a keeper that may be running, or lead: for its switches, and to look at its limits.
 
-    Raises ConfigError where there is none, or one of another keeper.
+    It joins those that were opened before with the same ``wallets``, by chain and address. Raises ConfigError
+    where there is none, or one of another keeper.
     """
     to_read(place).close()
     if isinstance(place, Path):
@@ -61,12 +65,14 @@ def to_switch(place: Path | Shared, limits: Limits) -> StoredJournal:
         from keeper.journal import postgres
 
         db, path = postgres.connect(place), place.path
-    journal = StoredJournal(db, path, str(place), limits)
     version = migrations.version_of(db)
     if version != migrations.VERSION:
-        journal.close()
+        db.close()
         bound = f"this keeper's is {migrations.VERSION}: start it once before"
         raise ConfigError(f"the journal {place} is of schema {version}, {bound}")
+    wallet = (defaultdict(Wallet) if wallets is None else wallets)[_owner(db)]
+    journal = StoredJournal(db, path, str(place), limits, wallet)
+    wallet.join(journal)
     return journal
 
 
@@ -88,6 +94,12 @@ def take_in(source: Path, place: Path | Shared, expected: Mapping[str, str]) -> 
     from keeper.journal import moving
 
     return moving.move(source, place)
+
+
+def _owner(db: Db) -> str:
+    """Return whose a journal is: chain and wallet."""
+    found = db.execute("SELECT value FROM meta WHERE key IN ('chain_id', 'wallet') ORDER BY key")
+    return " ".join(str(row[0]) for row in found)
 
 
 def _look_over(path: Path) -> None:

@@ -385,6 +385,11 @@ class StoredJournal:
         self._told = told
 
     @property
+    def name(self) -> str:
+        """What errors call it: its file, or its schema."""
+        return self._name
+
+    @property
     def limits(self) -> Limits:
         """The limits that hold."""
         return self._limits
@@ -456,10 +461,18 @@ class StoredJournal:
 
     def measures(self) -> tuple[Measure, ...]:
         """Return how much of each limit is used, as of the last head."""
-        with self._asked() as db:
+        with self._lock:
             head = self.last_head()
             block, at_s = (head.number, head.timestamp_s) if head else (0, 0)
-            return guard.measures(db, self._limits, self._standing(db, at_s), block, at_s)
+            own = self.used(self._limits, block, at_s)
+            return guard.measures(
+                self._limits, own, self._wallet.used_beside(self, self._limits, block, at_s)
+            )
+
+    def used(self, limits: Limits, block: Block, at_s: UnixS) -> Claims:
+        """Return what its steps use of limits, those of another journal of the wallet among them."""
+        with self._asked() as db:
+            return guard.used(db, limits, Standing(switches.standing(db)), block, at_s)
 
     def _now_s(self) -> UnixS:
         """Return the time of the last head: switches are of chain time, as all that they stop."""

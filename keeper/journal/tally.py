@@ -315,12 +315,13 @@ def kept_solvent_wad(db: Db, at_s: UnixS) -> Wad:
 
     What they were booked to lose, where they were, and else what they were expected to.
     """
+    # By what an index holds few steps are left to be looked up; those of an older journal risk nothing there.
     query = (
-        "SELECT loss_wad, profit_wad FROM steps JOIN terms USING (step_id)"
-        " WHERE reserved_at_s > ? AND state <> 'abandoned' AND loss_wad <> '0'"
+        "SELECT loss_wad, booked_micro FROM stakes JOIN terms USING (step_id) WHERE market = '' AND at_s > ?"
+        " AND state <> 'abandoned' AND (loss_micro > 0 OR risk_micro = 0) AND loss_wad <> '0'"
     )
     return sum(
-        int(row["loss_wad"]) if row["profit_wad"] is None else max(-int(row["profit_wad"]), 0)
+        int(row["loss_wad"]) if row["booked_micro"] is None else row["booked_micro"] * MICRO
         for row in db.execute(query, (at_s - DAY_S,))
     )
 

@@ -34,6 +34,10 @@ class Member(Protocol):
         """Return one more than the highest nonce that it ever gave out."""
         ...
 
+    def used(self, limits: Limits, block: Block, at_s: UnixS) -> Claims:
+        """Return what its steps use of some limits, as of a head."""
+        ...
+
     def own_foreign(self) -> tuple[Thrown, ...]:
         """Return what it has noted of another program that uses the wallet's key."""
         ...
@@ -54,28 +58,35 @@ class Wallet:
 
     def leave(self, journal: Member) -> None:
         """Forget one that is closed."""
-        self._journals = [each for each in self._journals if each is not journal]
+        self._journals = self._others(journal)
 
     @property
     def is_shared(self) -> bool:
         """Whether there is more than one."""
         return len(self._journals) > 1
 
+    def _others(self, journal: Member) -> list[Member]:
+        return [each for each in self._journals if each is not journal]
+
     def beside(
         self, journal: Member, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS
     ) -> Claims:
         """Return what all journals but one hold."""
-        others = (each for each in self._journals if each is not journal)
-        return sum((each.held(step, limits, chain_nonce, block, at_s) for each in others), Claims())
+        return sum(
+            (each.held(step, limits, chain_nonce, block, at_s) for each in self._others(journal)), Claims()
+        )
 
     def next_nonce_beside(self, journal: Member) -> int:
         """Return one more than the highest nonce that any other journal gave out; 0 where none did."""
-        others = (each for each in self._journals if each is not journal)
-        return max((each.own_next_nonce() for each in others), default=0)
+        return max((each.own_next_nonce() for each in self._others(journal)), default=0)
+
+    def used_beside(self, journal: Member, limits: Limits, block: Block, at_s: UnixS) -> Claims:
+        """Return what the steps of all other journals use of the limits of one."""
+        return sum((each.used(limits, block, at_s) for each in self._others(journal)), Claims())
 
     def foreign_beside(self, journal: Member) -> tuple[Thrown, ...]:
         """Return what any other journal has noted of another program: it uses the key of all of them."""
-        return tuple(noted for each in self._journals if each is not journal for noted in each.own_foreign())
+        return tuple(noted for each in self._others(journal) for noted in each.own_foreign())
 
 
 class TapedWallet(Wallet):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from typer.testing import CliRunner
 from keeper.alerts import Params, Teller
 from keeper.cli import Board, _on_switches, app
 from keeper.config import load
+from keeper.domain import CaseEvent, EventKind, Flag, Permit, Step
 from keeper.errors import ConfigError
 from keeper.journal.store import SqliteJournal
 from keeper.ports import Switch
+from keeper.units import WAD
 
 LEAST = """
 [chain]
@@ -111,10 +115,94 @@ def test_limits_are_shown_with_what_stops_the_wallet(file: Path, journal: Sqlite
     assert f"halt is on by file: {file.parent / 'keeper.halt'} exists" in shown
     assert "sold ETH/USD on by a test" in shown
     said = json.loads(told(file, "limits", "--json"))
-    assert {"limit": "spend_day", "subject": "", "used": 0.0, "bound": 0.5, "unit": "native"} in said[
-        "limits"
-    ]
+    assert {
+        "journal": str(journal.name), "limit": "spend_day", "subject": "", "used": 0.0, "bound": 0.5,
+        "unit": "native", "own": 0.0,
+    } in said["limits"]  # fmt: skip
     assert [each["who"] for each in said["stopped"]] == ["file"]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Configurations of several deployments: two of one wallet, and one of another."""
+
+    files: tuple[Path, ...]
+
+    @property
+    def named(self) -> list[str]:
+        return [word for file in self.files for word in ("--config", str(file))]
+
+    def told(self, *arguments: str) -> str:
+        found = CliRunner().invoke(app, [*arguments, *self.named])
+        assert found.exit_code == 0, found.output
+        return found.output
+
+    def limits(self) -> dict[tuple[str, str], dict[str, Any]]:
+        said = json.loads(self.told("limits", "--json"))
+        return {(Path(each["journal"]).stem, each["limit"]): each for each in said["limits"]}
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    files = []
+    with ExitStack() as stack:
+        for number, wallet in enumerate(("0xa", "0xa", "0xb"), start=1):
+            file = tmp_path / f"{number}.toml"
+            file.write_text(f'{LEAST}\n[journal]\npath = "{number}.sqlite"\n[send]\nin_flight = {number}0\n')
+            identity = {"chain_id": "31337", "wallet": wallet, "deployment": str(number)}
+            path = load(file).journal.path
+            journal = stack.enter_context(closing(SqliteJournal(path, identity=identity)))
+            for case in range(number):
+                account = bytes([case]) * 32
+                journal.record([CaseEvent(f"case{case}", account, EventKind.SUSPECTED, 100, 1_200, {})])
+                step = Step(f"case{case}", Flag(account, 1), 1_000, 1_000_000, WAD)
+                tx = {"to": "0x" + "d1" * 20, "data": "0x", "value": 0, "gas": 10**6, "maxFeePerGas": 10**9}
+                tx["maxPriorityFeePerGas"] = 1
+                granted = journal.reserve(step, tx, chain_nonce=0, block=100, at_s=1_200)
+                assert isinstance(granted, Permit)
+            files.append(file)
+        yield Fleet(tuple(files))
+
+
+def test_limits_of_several_files_are_summed_over_each_wallet(fleet: Fleet) -> None:
+    said = fleet.limits()
+    assert [said[name, "in_flight"]["used"] for name in "123"] == [3, 3, 3]
+    assert [said[name, "in_flight"]["own"] for name in "123"] == [1, 2, 3]
+    assert [said[name, "in_flight"]["bound"] for name in "123"] == [10, 20, 30]
+    spent = [(said[name, "spend_day"]["used"], said[name, "spend_day"]["own"]) for name in "123"]
+    assert spent == [(0.003, 0.001), (0.003, 0.002), (0.003, 0.003)]
+    alone = Fleet(fleet.files[:1]).limits()["1", "in_flight"]
+    assert (alone["used"], alone["own"]) == (1, 1)
+    twice = Fleet((*fleet.files[:1], *fleet.files[:1])).limits()["1", "in_flight"]
+    assert twice == alone
+
+
+def test_the_table_of_each_journal_says_whose_it_is_and_what_is_its_own(fleet: Fleet) -> None:
+    shown = fleet.told("limits")
+    for file in fleet.files:
+        assert str(file.with_suffix(".sqlite")) in shown.replace("\n", "")
+    assert re.search(r"in_flight +│ +│ 3 +│ 1 +│ 10 +│ transactions", shown)
+    assert "of these here" not in Fleet(fleet.files[:1]).told("limits")
+
+
+def test_one_command_halts_and_resumes_several_deployments(fleet: Fleet) -> None:
+    fleet.told("halt", "--reason", "odd prices")
+    stopped = json.loads(fleet.told("limits", "--json"))["stopped"]
+    assert [(Path(each["journal"]).stem, each["switch"]) for each in stopped] == [
+        (name, "halt") for name in "123"
+    ]
+    assert fleet.told("resume").strip() == "resumed"
+
+
+def test_a_stranger_is_shown_by_all_journals_of_the_wallet_and_cleared_at_once(fleet: Fleet) -> None:
+    identity = {"chain_id": "31337", "wallet": "0xa", "deployment": "1"}
+    with closing(SqliteJournal(load(fleet.files[0]).journal.path, identity=identity)) as journal:
+        journal.note_foreign("nonce 7 was used by another", at_s=1_212)
+    stopped = json.loads(fleet.told("limits", "--json"))["stopped"]
+    assert [(Path(each["journal"]).stem, each["switch"]) for each in stopped] == [
+        (name, "foreign") for name in "12"
+    ]
+    assert fleet.told("resume").strip() == "resumed"
 
 
 async def test_signals_halt_resume_and_read_limits_anew(

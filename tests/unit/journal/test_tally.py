@@ -265,7 +265,23 @@ def test_each_limit_that_adds_something_up_is_measured(open_journal: Journals, g
     journal = open_journal(replace(RICH, loss_day_wad=5 * WAD, market_day_wad={ETH: 50 * WAD}))
     grant(journal, takes=((ETH, -9 * WAD),), notional_wad=9 * WAD, expected_profit_wad=-WAD)
     found = {(each.limit, each.subject): each for each in journal.measures()}
-    assert found["spend_day", ""] == Measure("spend_day", "", 0.003, 10**12, "native")
-    assert found["loss_day", ""] == Measure("loss_day", "", 1, 5, "quote")
-    assert found["market_day", ETH] == Measure("market_day", ETH, 9, 50, "quote")
-    assert found["inventory", ETH] == Measure("inventory", ETH, 9, None, "quote")
+    assert found["spend_day", ""] == Measure("spend_day", "", 0.003, 10**12, "native", own=0.003)
+    assert found["loss_day", ""] == Measure("loss_day", "", 1, 5, "quote", own=1)
+    assert found["market_day", ETH] == Measure("market_day", ETH, 9, 50, "quote", own=9)
+    assert found["inventory", ETH] == Measure("inventory", ETH, 9, None, "quote", own=9)
+
+
+def test_losses_to_keep_accounts_solvent_are_added_up_by_terms_whatever_was_staked(
+    open_journal: Journals, grant: Grants
+) -> None:
+    journal = open_journal(replace(RICH, solvency_day_wad=100 * WAD))
+    grant(journal, loss_wad=2 * WAD)
+    grant(journal, expected_profit_wad=-WAD)
+    grant(journal, at_s=NOW_S - tally.DAY_S, loss_wad=7 * WAD)
+    older = grant(journal, loss_wad=3 * WAD)
+    journal.abandon(grant(journal, loss_wad=11 * WAD).step_id, Reason("", "", ""), block=1, at_s=NOW_S)
+    with journal.together():
+        # As the stakes of a journal from before there were any.
+        values = (older.step_id,)
+        journal._db.execute("UPDATE stakes SET loss_micro = 0, risk_micro = 0 WHERE step_id = ?", values)
+    assert tally.kept_solvent_wad(journal._db, NOW_S) == 5 * WAD

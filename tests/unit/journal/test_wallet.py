@@ -159,6 +159,21 @@ def test_depth_that_a_deployment_took_at_a_later_head_is_not_granted_again(
     assert refused.reason.rule == "limit.depth_minute"
 
 
+def test_each_journal_shows_what_all_of_the_wallet_use_and_what_is_its_own(
+    fleet: Fleet, tx: dict[str, Any]
+) -> None:
+    limits = replace(WEALTHY, inventory_wad={"ETH/USD": 9 * WAD}, depth_minute_wad={"ETH/USD": 20 * WAD})
+    one, other = fleet(limits)
+    for number in (1, 2, 3):
+        assert isinstance(reserve(one if number == 1 else other, *asked(tx, number, takes=TAKES)), Permit)
+    shown = [{each.limit: (each.used, each.own) for each in journal.measures()} for journal in (one, other)]
+    assert shown[0]["spend_day"] == (3 * COST / WAD, COST / WAD)
+    assert shown[1]["spend_day"] == (3 * COST / WAD, 2 * COST / WAD)
+    assert [each["in_flight"] for each in shown] == [(3, 1), (3, 2)]
+    assert [each["inventory"] for each in shown] == [(9, 3), (9, 6)]
+    assert [each["market_day"] for each in shown] == [(9, 3), (9, 6)]
+
+
 def test_racing_threads_on_several_journals_never_share_a_nonce(fleet: Fleet, tx: dict[str, Any]) -> None:
     journals = fleet(of=3)
     races = [(each, case) for case, each in enumerate(islice(cycle(journals), 24))]

@@ -162,13 +162,14 @@ async def test_limits_and_what_stops_the_wallet_are_told() -> None:
         Thrown(Switch.JUMP, "ETH/USD", "rule", "0.6, bound 0.5", NOW_S, NOW_S + 600),
     )
     measures = (
-        Measure("spend_day", "", 0.25, 0.5, "native"),
-        Measure("inventory", "ETH/USD", 7, None, "quote"),
+        Measure("spend_day", "", 0.25, 0.5, "native", own=0.125),
+        Measure("inventory", "ETH/USD", 7, None, "quote", own=7),
     )
     samples, status, said = await told(
         replace(READING, vitals=replace(VITALS, thrown=thrown), measures=measures)
     )
     assert samples["keeper_limit_used", "spend_day"] == 0.25
+    assert samples["keeper_limit_own", "spend_day"] == 0.125
     assert samples["keeper_limit_bound", "spend_day"] == 0.5
     assert samples["keeper_limit_used", "inventory"] == 7
     assert ("keeper_limit_bound", "inventory") not in samples
