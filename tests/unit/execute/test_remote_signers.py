@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from keeper.errors import ConfigError, InvariantBroken, SignerFault
 from keeper.execute import kms, signers, web3signer
 from keeper.execute.keys import KEY_VARIABLE, KeyParams, LocalSigner
-from keeper.execute.signer import ORDER, RemoteSigner, completed, fields_of
+from keeper.execute.signer import ORDER, RemoteSigner, Signed, completed, fields_of
 from keeper.execute.signers import SignerParams, open_signer, reached, unlock
 from tests.unit.execute.stub_web3signer import StubWeb3Signer
 
@@ -440,3 +441,39 @@ def test_a_signature_in_der_is_read() -> None:
     r, s = 0xFF << 248, 1
     der = bytes.fromhex("3026022100ff" + "00" * 31 + "020101")
     assert kms.compact_of(der) == r.to_bytes(32) + s.to_bytes(32)
+
+
+# --- several wallets in one process ---------------------------------------------------------------
+
+
+async def test_signers_of_several_wallets_work_side_by_side(aws: Any, stub: StubWeb3Signer) -> None:
+    other = StubWeb3Signer(OTHER_KEY)
+    keys = [key_of(aws) for _ in range(2)]
+    addresses = [await address_in(key) for key in keys]
+    second = Account.from_key(OTHER_KEY).address.lower()
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(other.serving())
+        of_other = SignerParams(KeyParams(address=second), web3signer.Params(other.url, PATIENT_S))
+        wanted = [params(stub), of_other, *map(in_kms, keys, addresses)]
+        opened = [await stack.enter_async_context(open_signer(each, unlock(each))) for each in wanted]
+        asked = [(signer, {**TX, "nonce": nonce}) for nonce in range(12) for signer in opened]
+        signed = await asyncio.gather(*(signer.sign(tx) for signer, tx in asked))
+        for (signer, _), found in zip(asked, signed, strict=True):
+            assert Account.recover_transaction(found.raw).lower() == signer.address
+        assert len({each.tx_hash for each in signed}) == len(asked)
+        assert [each.address for each in opened] == [ADDRESS, second, *addresses]
+
+
+async def test_a_signer_that_is_away_holds_up_no_other_wallets(aws: Any, stub: StubWeb3Signer) -> None:
+    key = key_of(aws)
+    async with (
+        open_signer(params(stub, timeout_s=1.0), None) as away,
+        open_signer(in_kms(key, await address_in(key)), None) as there,
+    ):
+        stub.is_slow = True
+        lost, signed = await asyncio.gather(away.sign(TX), there.sign(TX), return_exceptions=True)
+        assert isinstance(lost, SignerFault)
+        assert isinstance(signed, Signed)
+        assert (there.fault, away.fault) == (None, str(lost))
+        stub.is_slow = False
+        assert Account.recover_transaction((await away.sign(TX)).raw).lower() == ADDRESS
