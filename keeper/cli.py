@@ -665,7 +665,7 @@ def import_journal(
     settings = load(config)
     expected = {
         "chain_id": str(settings.chain.chain_id),
-        "deployment": settings.deployment.address,
+        "deployment": name_of(settings.deployment),
         "mode": "dry run" if dry_run else "live",
     }
     place = settings.journal_place(dry_run=dry_run)

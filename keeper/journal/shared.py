@@ -20,8 +20,8 @@ from keeper.journal.postgres import PostgresDb
 from keeper.journal.retention import Keep
 from keeper.journal.store import StoredJournal
 from keeper.journal.tape import Recorder
-from keeper.journal.wallet import Wallet
-from keeper.ports import Leadership, Searched
+from keeper.journal.wallet import Wallet, noted_in
+from keeper.ports import Leadership, Searched, Thrown
 from keeper.units import AccountKey, Block, UnixS
 
 log = structlog.get_logger()
@@ -153,6 +153,20 @@ class PostgresJournal(StoredJournal):
         for schema in self._beside_it():
             with self._db.within(schema):
                 found = max(found, self.own_next_nonce())
+        return found
+
+    def _used_beside(self, block: Block, at_s: UnixS) -> Claims:
+        found = Claims()
+        for schema in self._beside_it():
+            with self._db.within(schema):
+                found += self.used(self._limits, block, at_s)
+        return found
+
+    def _foreign_beside(self) -> tuple[Thrown, ...]:
+        found: tuple[Thrown, ...] = ()
+        for schema in self._beside_it():
+            with self._db.within(schema):
+                found += tuple(noted_in(schema, each) for each in self.own_foreign())
         return found
 
     @property

@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -360,6 +360,12 @@ class StoredJournal:
     def _next_nonce_beside(self) -> int:
         return self._wallet.next_nonce_beside(self)
 
+    def _used_beside(self, block: Block, at_s: UnixS) -> Claims:
+        return self._wallet.used_beside(self, self._limits, block, at_s)
+
+    def _foreign_beside(self) -> tuple[Thrown, ...]:
+        return self._wallet.foreign_beside(self)
+
     def held(self, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS) -> Claims:
         """Return what its steps mean for a step of the same wallet in another journal, by its limits."""
         with self._lock:
@@ -377,7 +383,7 @@ class StoredJournal:
 
     def _standing(self, db: Db, at_s: UnixS) -> Standing:
         by_file = switches.halted_by_file(self._limits.kill_file, at_s)
-        thrown = (*switches.standing(db), *self._wallet.foreign_beside(self))
+        thrown = (*switches.standing(db), *self._foreign_beside())
         return Standing((*by_file, *thrown), self._limits if self._reloaded else None)
 
     def go_by(self, told: Callable[[Standing], Standing]) -> None:
@@ -465,9 +471,7 @@ class StoredJournal:
             head = self.last_head()
             block, at_s = (head.number, head.timestamp_s) if head else (0, 0)
             own = self.used(self._limits, block, at_s)
-            return guard.measures(
-                self._limits, own, self._wallet.used_beside(self, self._limits, block, at_s)
-            )
+            return guard.measures(self._limits, own, self._used_beside(block, at_s))
 
     def used(self, limits: Limits, block: Block, at_s: UnixS) -> Claims:
         """Return what its steps use of limits, those of another journal of the wallet among them."""
@@ -608,10 +612,9 @@ class StoredJournal:
                 switches.throw(db, Thrown(Switch.FOREIGN, "", "rule", evidence, at_s), on=True)
 
     def own_foreign(self) -> tuple[Thrown, ...]:
-        """Return what it has noted of another program that uses the wallet's key, and where."""
+        """Return what it has noted of another program that uses the wallet's key."""
         with self._asked() as db:
-            noted = (each for each in switches.standing(db) if each.switch is Switch.FOREIGN)
-            return tuple(replace(each, why=f"{each.why}, noted in {self._name}") for each in noted)
+            return tuple(each for each in switches.standing(db) if each.switch is Switch.FOREIGN)
 
     def abandon(self, step_id: str, reason: Reason, *, block: Block, at_s: UnixS) -> None:
         """End a step whose bytes are certainly nowhere; its nonce is free again."""

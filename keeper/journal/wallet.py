@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 class Member(Protocol):
     """A journal, as far as others of its wallet look at it."""
 
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        ...
+
     def held(self, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS) -> Claims:
         """Return what its steps mean for a step of the same wallet in another journal, by its limits."""
         ...
@@ -86,7 +91,13 @@ class Wallet:
 
     def foreign_beside(self, journal: Member) -> tuple[Thrown, ...]:
         """Return what any other journal has noted of another program: it uses the key of all of them."""
-        return tuple(noted for each in self._others(journal) for noted in each.own_foreign())
+        others = self._others(journal)
+        return tuple(noted_in(each.name, noted) for each in others for noted in each.own_foreign())
+
+
+def noted_in(name: str, noted: Thrown) -> Thrown:
+    """Say in which journal it was noted, for that is where it is cleared."""
+    return replace(noted, why=f"{noted.why}, noted in {name}")
 
 
 class TapedWallet(Wallet):

@@ -20,6 +20,8 @@ from keeper.journal.guard import Limits
 from keeper.journal.shared import PostgresJournal
 from keeper.journal.tape import Recorder, unpack
 from keeper.journal.wallet import Wallet, of_record
+from keeper.ports import Switch
+from keeper.units import WAD
 from tests.postgres import drop
 from tests.unit.journal.test_lease import freeze, wait_until
 from tests.unit.journal.test_wallet import COST, SUMS, WEALTHY, asked, nonce_of
@@ -119,6 +121,33 @@ def test_a_limit_counts_what_all_deployments_of_the_wallet_hold(
     refused = reserve(b, *asked(tx, 2, **terms))
     assert isinstance(refused, Refuse)
     assert refused.reason.rule == f"limit.{rule}"
+
+
+def test_a_stranger_that_one_deployment_notices_stops_all_of_the_wallet(
+    process: Processes, places: dict[str, Shared], tx: dict[str, Any]
+) -> None:
+    a, b, c = process().keep("a", "b", "c")
+    b.note_foreign("nonce 5 of step x was used by another", at_s=1_200)
+    a.note_foreign("nonce 5 is used and was not given out", at_s=1_212)
+    for each in (a, b, c):
+        refused = reserve(each, *asked(tx))
+        assert isinstance(refused, Refuse)
+        assert refused.reason.evidence.startswith("nonce 5 of step x was used by another")
+        assert [thrown.switch for thrown in each.thrown()] == [Switch.FOREIGN]
+    assert c.thrown()[0].why.endswith(f", noted in {places['b'].schema}")
+    b.throw(Switch.FOREIGN, "", on=False, who="a test")
+    assert [nonce_of(reserve(each, *asked(tx))) for each in (a, b, c)] == [5, 6, 7]
+
+
+def test_each_journal_shows_what_all_of_the_wallet_use_and_what_is_its_own(
+    process: Processes, tx: dict[str, Any]
+) -> None:
+    a, b = process().keep("a", "b")
+    for case, journal in enumerate((a, b, b), start=1):
+        assert isinstance(reserve(journal, *asked(tx, case)), Permit)
+    shown = [{each.limit: (each.used, each.own) for each in journal.measures()} for journal in (a, b)]
+    assert [each["in_flight"] for each in shown] == [(3, 1), (3, 2)]
+    assert shown[0]["spend_day"] == (3 * COST / WAD, COST / WAD)
 
 
 def test_deployments_of_another_wallet_or_mode_are_led_apart(process: Processes, tx: dict[str, Any]) -> None:
