@@ -1065,6 +1065,7 @@ class Config(BaseSettings):
             flow_fall=self.pace.flow_fall,
             climb=self.ladder.climb(),
             tide=self.ladder.book.book(),
+            scope=self.deployment.scope,
             part=self.deployment.accounts,
             **self.trigger.model_dump(exclude={"announced"}),
         )

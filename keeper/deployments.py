@@ -58,6 +58,11 @@ class Divided(Section):
     """Such as 2/3, the second third: others are for other wallets."""
 
     @property
+    def scope(self) -> str:
+        """Return the markets whose accounts are searched for, where they are listed."""
+        return ""
+
+    @property
     def accounts(self) -> Part:
         """Return which accounts are kept."""
         number, of = map(int, self.part.split("/"))
@@ -166,6 +171,11 @@ class MorphoDeployment(LendingDeployment):
     """Where each of them must come from, where it is given."""
     tokens: dict[Address, FeedId] = {}
     """By token that is lent, the feed that values it in quote; "USD" where it is worth one of it."""
+
+    @property
+    def scope(self) -> str:
+        """Return the markets: of others no account is known."""
+        return " ".join(sorted(self.markets))
 
 
 class VenusDeployment(LendingDeployment):

@@ -543,6 +543,8 @@ class Searched:
     first: Block
     last: Block
     last_hash: str
+    scope: str = ""
+    """Which markets' events these were, where only some are kept; empty also where that was not noted yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,9 @@ ADDED = (
         only_row INTEGER PRIMARY KEY CHECK (only_row = 1), first INTEGER NOT NULL, last INTEGER NOT NULL,
         last_hash TEXT NOT NULL
     ) STRICT""",
+    """CREATE TABLE IF NOT EXISTS search_scope (
+        only_row INTEGER PRIMARY KEY CHECK (only_row = 1), scope TEXT NOT NULL
+    ) STRICT""",
     """CREATE TABLE IF NOT EXISTS differences (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, account BLOB NOT NULL, block INTEGER NOT NULL,
         block_hash TEXT NOT NULL, at_s INTEGER NOT NULL, mirror TEXT NOT NULL, chain TEXT NOT NULL
@@ -331,5 +334,5 @@ def to_head(row: Any) -> Head:
 
 
 def to_searched(row: Any) -> Searched:
-    """Read the row of ``searched``."""
-    return Searched(row["first"], row["last"], row["last_hash"])
+    """Read the row of ``searched``, with its scope."""
+    return Searched(row["first"], row["last"], row["last_hash"], row["scope"])

@@ -27,7 +27,18 @@ from keeper.ports import StepState
 from keeper.units import AccountKey
 
 OWN = frozenset(
-    {"meta", "cases", "events", "steps", "heads", "accounts", "searched", "differences", "healed"}
+    {
+        "meta",
+        "cases",
+        "events",
+        "steps",
+        "heads",
+        "accounts",
+        "searched",
+        "search_scope",
+        "differences",
+        "healed",
+    }
     | {"levels", "terms", "stakes", "switches", "sends"}
     | {"runs", "tape", "books", "sqlite_sequence"}
 )

@@ -839,6 +839,11 @@ class StoredJournal:
                     " last_hash = excluded.last_hash",
                     (searched.first, searched.last, searched.last_hash),
                 )
+                db.execute(
+                    "INSERT INTO search_scope (only_row, scope) VALUES (1, ?)"
+                    " ON CONFLICT (only_row) DO UPDATE SET scope = excluded.scope",
+                    (searched.scope,),
+                )
 
     def found(self) -> Iterator[list[AccountKey]]:
         """Yield every account that was ever found, in order, many at a time."""
@@ -850,7 +855,8 @@ class StoredJournal:
 
     def searched(self) -> Searched | None:
         """Return where the search stands; None where it has not begun."""
-        found = self._rows("SELECT * FROM searched")
+        scope = "coalesce((SELECT scope FROM search_scope), '') AS scope"
+        found = self._rows(f"SELECT first, last, last_hash, {scope} FROM searched")  # noqa: S608
         return rows.to_searched(found[0]) if found else None
 
     def note_difference(self, head: Head, mirror: Row, chain: Row) -> None:

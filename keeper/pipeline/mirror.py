@@ -191,7 +191,7 @@ class Mirror(Generic[MarketT]):
         while self._line and self._line[0].number <= head.number - SETTLED:
             settled = self._line.popleft()
         if settled:
-            self._searched = Searched(self._first, settled.number, settled.hash)
+            self._searched = Searched(self._first, settled.number, settled.hash, self._params.scope)
         return settled is not None
 
     def stand_by(self, head: Head) -> None:
@@ -329,7 +329,7 @@ class Mirror(Generic[MarketT]):
                     self.facts.append(replace(fact, tx_index=log_.tx_index))
         self.book.mark_dirty(touched, found.last)
         if self._searched is None or found.last > self._searched.last:
-            self._searched = Searched(self._first, found.last, found.last_hash)
+            self._searched = Searched(self._first, found.last, found.last_hash, self._params.scope)
         self._journal.note_found(touched, self._searched)
 
     async def _take_up_book(
@@ -338,7 +338,8 @@ class Mirror(Generic[MarketT]):
         """Take up what journal and disk hold of the accounts; return the first block to be searched.
 
         What the chain does not have any more is not built on: without the block that the book was read at
-        every row is read again, without the block that was searched last the search begins anew.
+        every row is read again, without the block that was searched last the search begins anew. So it does
+        where a market is kept that was not searched for.
         """
         self._first = from_block
         if searched and await self._stands(searched, from_block):
@@ -366,7 +367,9 @@ class Mirror(Generic[MarketT]):
         return begin
 
     async def _stands(self, searched: Searched, from_block: Block) -> bool:
-        """Tell whether what was searched is of this chain, and reaches back far enough."""
+        """Tell whether what was searched is of this chain, and reaches back and around far enough."""
+        if searched.scope and not {*self._params.scope.split()} <= {*searched.scope.split()}:
+            return False
         return (
             searched.first <= from_block and await self._reader.hash_at(searched.last) == searched.last_hash
         )

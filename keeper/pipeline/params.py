@@ -44,5 +44,7 @@ class Params:
     """The bounds of every account's ladder,"""
     tide: Book = field(default_factory=Book)
     """and of the book's."""
+    scope: str = ""
+    """The markets whose accounts are searched for, between spaces; empty where that is all of them."""
     part: Part = WHOLE
     """The accounts that are kept; of all others nothing is read."""

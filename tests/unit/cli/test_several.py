@@ -157,6 +157,15 @@ def test_markets_of_morpho_blue_are_divided_among_wallets(
     assert in_common(one, other) == ", ".join(f"market 0x{ord(each):064x}" for each in shared)
 
 
+def test_markets_that_are_kept_are_the_scope_of_the_search(tmp_path: Path) -> None:
+    ids = [f"0x{number:064x}" for number in (9, 7)]
+    morpho = MorphoDeployment(protocol="morpho_blue", morpho="0x" + "07" * 20, markets=tuple(ids))
+    whole = load(Path(written(tmp_path / "a.toml")))
+    listed = whole.model_copy(update={"deployment": morpho})
+    scopes = [each.pipeline_params(dry_run=False).scope for each in (whole, listed)]
+    assert scopes == ["", " ".join(ids[::-1])]
+
+
 @pytest.mark.parametrize("part", ["0/2", "3/2", "1", "1/0", "1/2/3", "-1/2", "1/100", "a/b"])
 def test_a_part_that_is_none_is_refused(part: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"deployment\.part: "):

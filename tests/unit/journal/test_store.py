@@ -366,13 +366,15 @@ def test_what_was_found_and_searched_comes_back(open_journal: Callable[..., Stor
     again = open_journal()
     assert list(again.found()) == [[b"\x01" * 32, b"\x02" * 32]]
     assert again.searched() == Searched(5, 120, "0xcd")
+    again.note_found([], Searched(5, 121, "0xce", "0xa 0xb"))
+    assert open_journal().searched() == Searched(5, 121, "0xce", "0xa 0xb")
 
 
 def test_a_journal_from_before_there_were_accounts_in_it_goes_on(
     open_journal: Callable[..., StoredJournal],
 ) -> None:
     journal = open_journal()
-    for table in ("accounts", "searched", "differences", "healed"):
+    for table in ("accounts", "searched", "search_scope", "differences", "healed"):
         journal._db.execute(f"DROP TABLE {table}")
     assert list(open_journal().found()) == []
     assert open_journal().unhealed() == 0

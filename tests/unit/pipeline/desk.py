@@ -456,6 +456,7 @@ class Desk:
         self.tide = Book()
         self.depth: Mapping[FeedId, Depth] = {}
         self.part = WHOLE
+        self.scope = ""
         self.panel = Panel()
         self.lagging: float | None = None
         """What share of the endpoints is behind."""
@@ -501,6 +502,7 @@ class Desk:
                 tide=self.tide,
                 depth=self.depth,
                 part=self.part,
+                scope=self.scope,
             ),
             shelf=self.shelf,
             panel=self.panel,

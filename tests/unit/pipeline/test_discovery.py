@@ -94,6 +94,36 @@ async def test_a_search_of_another_chain_begins_anew(kept: Desk) -> None:
     assert kept.chain.searched[0][0] == FIRST
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "begins_anew"),
+    [
+        ("a b", "a b", False),
+        ("a b", "b", False),
+        ("", "a b", False),
+        ("a b", "a b c", True),
+        ("b", "a", True),
+    ],
+    ids=["the same", "fewer", "from before it was noted", "one more", "another"],
+)
+async def test_a_market_that_was_not_searched_for_has_the_search_begin_anew(
+    kept: Desk, before: str, now: str, *, begins_anew: bool
+) -> None:
+    kept.from_block = FIRST
+    kept.scope = before
+    kept.start()
+    grow(kept, OLD, *[None] * SETTLED)
+    await kept.hear()
+    kept.chain.searched.clear()
+    kept.scope = now
+    for _ in range(2):
+        kept.start()
+        await kept.head()
+    searched = kept.journal.searched()
+    assert searched is not None
+    assert searched.scope == now
+    assert [first for first, _ in kept.chain.searched].count(FIRST) == begins_anew
+
+
 async def test_a_first_block_further_back_has_it_searched(kept: Desk) -> None:
     grow(kept, OLD, *[None] * 2 * SETTLED)
     kept.from_block = FIRST + 50
