@@ -170,6 +170,10 @@ def test_two_wallets_of_one_deployment_neither_wait_for_nor_meet_each_other(site
             _expect_one_stuck_alone(site, keeper)
             keeper.end()
     _expect_divided(site)
+    said = {(each["wallet"], each["deployment"]) for each in keeper.lines if each["event"] == "tx.settled"}
+    parts = [f" part {number}/2" if site.divided == "parts" else "" for number in (1, 2)]
+    named = [f"{site.morpho.morpho.lower()}{part}" for part in parts]
+    assert said == {*zip((each.address for each in WALLETS), named, strict=True)}
     no_key_in(site.folder, json.dumps(keeper.lines), *(each.key.hex() for each in WALLETS))
     for name in NAMES:
         _expect_replayed(site.folder / f"{name}.sqlite")

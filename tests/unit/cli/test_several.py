@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from keeper.cli import _expect_apart, app
+from keeper.cli import Berth, _expect_apart, _expect_only_keeper, app
 from keeper.config import load
 from keeper.deployments import MorphoDeployment, in_common, name_of
 from keeper.errors import ConfigError
+from keeper.journal.wallet import Wallet
 from keeper.state.part import Part
 
 LEAST = """\
@@ -129,6 +132,28 @@ def test_an_account_is_kept_by_one_wallet_only(parts: tuple[str, str], shared: s
         return
     said = refusal("--config", one, "--config", other)
     assert said.startswith(f"{other}: [deployment] keeps what {one} does, {shared}")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A market, as far as it is known by its contracts."""
+
+    addresses: tuple[str, ...]
+
+
+def test_a_deployment_that_goes_by_two_readers_is_recognised_by_its_contracts(tmp_path: Path) -> None:
+    def kept(name: str, part: str, *contracts: str) -> None:
+        file, market = Path(written(tmp_path / f"{name}.toml", part=part)), Listed(contracts)
+        _expect_only_keeper(berth, file, load(file), market)  # type: ignore[arg-type]
+
+    berth = Berth(None, defaultdict(Wallet), {}, ())  # type: ignore[arg-type]
+    kept("a", "1/2", "0xclearing", "0xoracle")
+    kept("b", "2/2", "0xclearing", "0xoracle")
+    kept("c", "1/1", "0xother")
+    with pytest.raises(
+        ConfigError, match=r"d\.toml: \[deployment\] keeps what .*a\.toml does, accounts of 0x"
+    ):
+        kept("d", "1/1", "0xoracle")
 
 
 @pytest.mark.parametrize(
