@@ -39,6 +39,7 @@ from keeper.ports import (
 from keeper.state.archive import Stamp
 from keeper.state.audit import Audit
 from keeper.state.book import Book
+from keeper.state.part import WHOLE
 from keeper.units import AccountKey, Block, UnixS
 
 log = structlog.get_logger()
@@ -405,8 +406,10 @@ class Mirror(Generic[MarketT]):
 
     def _decode(self, log_: Log) -> Fact | None:
         """Say what a log means, and which of the accounts that are kept it names."""
-        fact = self.market.decode(log_)
-        return fact and replace(fact, touched=tuple(self._params.part.pick(fact.touched)))
+        fact, part = self.market.decode(log_), self._params.part
+        if fact is None or part == WHOLE:
+            return fact
+        return replace(fact, touched=part.pick(fact.touched))
 
     def _heed_upgrade(self, log_: Log) -> None:
         """Send nothing more where other code stands behind a contract: it was not what was trusted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import gcd
 
@@ -26,9 +26,9 @@ class Part:
     def __contains__(self, account: AccountKey) -> bool:
         return int.from_bytes(account[:OWNER]) % self.of == self.number - 1
 
-    def pick(self, accounts: Sequence[AccountKey]) -> Sequence[AccountKey]:
-        """Return those of some accounts that are in it."""
-        return accounts if self.of == 1 else [each for each in accounts if each in self]
+    def pick(self, accounts: Iterable[AccountKey]) -> tuple[AccountKey, ...]:
+        """Return those of some accounts that are in it, in their order."""
+        return tuple(each for each in accounts if each in self)
 
     def meets(self, other: Part) -> bool:
         """Tell whether an account can be in both: by the Chinese remainder theorem."""
