@@ -61,7 +61,7 @@ def _copy_rows(db: Db, copy: SqliteDb, without: Collection[str]) -> None:
     for table in tables_in_order(copy):
         if table in without:
             continue
-        names = columns_of(copy, table)
+        names = numbered(db, table, columns_of(copy, table))
         into = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608
         copy.executemany(into, pages(db, table, names))
     copy.execute("COMMIT")
@@ -90,6 +90,11 @@ def export(db: Db, case_id: str | None = None) -> Iterator[str]:
         for row in pages(db, table, names, case_id):
             told = {name: _plain(name, value) for name, value in zip(names, row, strict=True)}
             yield json.dumps({"table": table, **told}, separators=(",", ":"))
+
+
+def numbered(server: Db, table: str, names: list[str]) -> list[str]:
+    """Return the columns to copy: with the numbers by which rows have their order, where they need them."""
+    return ["rowid", *names] if server.key(table) == "rowid" else names
 
 
 def columns_of(db: Db, table: str) -> list[str]:

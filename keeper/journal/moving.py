@@ -12,7 +12,7 @@ import psycopg
 
 from keeper.errors import ConfigError, KeeperError
 from keeper.journal import postgres, runs, sqlite
-from keeper.journal.backup import columns_of, lay_out, pages, tables_in_order
+from keeper.journal.backup import columns_of, lay_out, numbered, pages, tables_in_order
 from keeper.journal.db import Shared
 from keeper.journal.lease import fellows
 from keeper.journal.lock import alone
@@ -72,17 +72,14 @@ def _move(held: SqliteDb, db: PostgresDb, place: Shared) -> Mapping[str, int]:
 
 def _move_rows(held: SqliteDb, db: PostgresDb, table: str) -> int:
     """Copy the rows of a table under their own numbers; return how many they are."""
-    key, names = db.key(table), columns_of(held, table)
-    if key == "rowid":
-        # By these it is told which of them came first.
-        names = [key, *names]
+    names = numbered(db, table, columns_of(held, table))
     into = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608
     db.executemany(into, pages(held, table, names))
     count = f"SELECT count(*) FROM {table}"  # noqa: S608
     was, now = (each.execute(count).fetchall()[0][0] for each in (held, db))
     if was != now:
         raise ConfigError(f"{was} rows of {table} were read, and {now} written")
-    _go_on_counting(held, db, table, key)
+    _go_on_counting(held, db, table, names[0])
     return int(now)
 
 

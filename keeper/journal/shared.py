@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from keeper.units import AccountKey, Block, UnixS
 log = structlog.get_logger()
 
 LEASE_S = 5.0
+UNTOLD_S = 3_600
+"""A book that is no older may be one that is written down only now."""
 LAYING_OUT = 0x6B65_6570_6572
 """The number under which servers keep those apart that lay out tables at the same time."""
 
@@ -65,6 +69,8 @@ class PostgresJournal(StoredJournal):
                 db = undo.enter_context(closing(postgres.connect(place)))
                 super().__init__(db, place.path, str(place), limits, wallet)
                 self._schema = place.schema
+                # A file that was there before has books of its own.
+                self._books = f"{place.path.name}.{place.schema}.book-"
                 self._open(place.schema, {key: value.lower() for key, value in identity.items()})
                 self._tenure = self._wallet.tenure or Tenure(
                     place, holder=holder or whoami(), lease_s=lease_s
@@ -114,7 +120,7 @@ class PostgresJournal(StoredJournal):
 
         Until then its beginning waits in the recorder, and the book that it takes up beside the journal.
         """
-        waiting = self._path.with_name(f"{self._path.name}.book-waiting")
+        waiting = self._path.with_name(f"{self._books}waiting")
         if book is not None and book.exists():
             runs.link(book, waiting)
 
@@ -187,8 +193,17 @@ class PostgresJournal(StoredJournal):
             self._found.update(dict.fromkeys(accounts))
 
     def forget(self, keep: Keep) -> bool:
-        """Forget a piece of what is old, where this keeper leads."""
+        """Forget a piece of what is old, where this keeper leads; and its own books that a leader forgot."""
+        self._sweep()
         return self.leads() and super().forget(keep)
+
+    def _sweep(self) -> None:
+        found = list(self._path.parent.glob(f"{escape(self._books)}[0-9]*"))
+        kept = {row["file"] for row in self._rows("SELECT file FROM books")} if found else set()
+        for each in found:
+            # One is linked just before it is written down.
+            if each.name not in kept and each.stat().st_ctime < time.time() - UNTOLD_S:
+                each.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Write what is left of the tape, let another keeper lead, and close the connections."""

@@ -99,6 +99,8 @@ class StoredJournal:
         """
         self._db = db
         self._path = path
+        self._books = f"{path.name}.book-"
+        """How the names of kept books begin."""
         self._name = name
         self._wallet = wallet or Wallet()
         self._lock = self._wallet.lock
@@ -792,7 +794,7 @@ class StoredJournal:
             self._keep_book(book, block)
 
     def _keep_book(self, book: Path, block: Block) -> None:
-        kept = self._path.with_name(f"{self._path.name}.book-{self._run}-{block}")
+        kept = self._path.with_name(f"{self._books}{self._run}-{block}")
         runs.link(book, kept)
         with self._transaction() as db:
             seq = db.execute("SELECT coalesce(max(seq), 0) FROM tape").fetchone()[0]
