@@ -53,9 +53,9 @@ def whoami() -> str:
 def fellows(db: PostgresDb, schema: str) -> list[str]:
     """Return the schemas of all journals in a database that are of one journal's wallet, in order."""
     query = (
-        "SELECT nspname FROM pg_namespace AS each WHERE has_schema_privilege(oid, 'USAGE') AND 2 ="
+        "SELECT nspname FROM pg_namespace AS each WHERE has_schema_privilege(oid, 'USAGE') AND 3 ="
         " (SELECT count(*) FROM pg_class WHERE relnamespace = each.oid AND relkind = 'r'"
-        " AND relname IN ('lease', 'meta') AND has_table_privilege(oid, 'SELECT')) ORDER BY nspname"
+        " AND relname IN ('lease', 'door', 'meta') AND has_table_privilege(oid, 'SELECT')) ORDER BY nspname"
     )
     wallets = {name: _wallet_of(db, name) for (name,) in db.execute(query).fetchall()}
     own = wallets.get(schema, {})

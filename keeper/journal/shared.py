@@ -102,8 +102,9 @@ class PostgresJournal(StoredJournal):
             raise self._tenure.lost
         if self._schema not in self._db.tokens:
             return False
-        with self._lock:
-            self._take_up()
+        if self._begin_run is not None or self._found:
+            with self._lock:
+                self._take_up()
         return True
 
     def _take_up(self) -> None:

@@ -50,8 +50,10 @@ class Keeper:
         told = {"chain_id": str(CHAIN_ID), "wallet": SIGNER.address}
         if isinstance(place, Path):
             return SqliteJournal(place, identity=told, limits=self.limits, durable=self.durable)
+        # Each round has a chain of its own: what others have left on the server is of another wallet.
+        told["genesis"] = place.schema
         journal = PostgresJournal(place, identity=told, limits=self.limits, lease_s=LEASE_S)
-        assert journal.leads(), f"{journal.held} leads"
+        assert journal.leads(), f"{journal.leadership} leads"
         return journal
 
     def sender(self, rpc: Any, journal: Any) -> ChainSender:
