@@ -135,7 +135,10 @@ class PostgresJournal(StoredJournal):
 
     def unkept(self) -> list[str]:
         """Return the journals of the wallet that this process leads and does not keep."""
-        return self._tenure.unkept()
+        try:
+            return self._tenure.unkept()
+        except psycopg.Error as error:
+            raise KeeperError(f"the journal {self._name} cannot be read: {self._db.told(error)}") from error
 
     @property
     def _shares_wallet(self) -> bool:
