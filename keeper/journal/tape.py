@@ -12,7 +12,7 @@ moment at which whoever asked goes on. Nothing is written before the head is don
     mark                                     what went on after a wait that no port has seen
     chance, found                            what was drawn; accounts of the journal that the book had not
     doubt, known                             how many differences were not healed; how far others had come
-    stood                                    that another keeper led, and the head that it had done last
+    stood                                    that another keeper led at a head
     listing                                  that it was read anew
     posture                                  what decisions of a head go by: the event of the journal up to
                                              which cases are known, and how the keeper as a whole stands

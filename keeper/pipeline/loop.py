@@ -278,6 +278,7 @@ class Pipeline(Generic[MarketT]):
         if self._stood_by:
             log.warning("standby.leads", block=head.number)
             self._bearing.take_up()
+            self.mirror.leave_told()
             self._stood_by = False
 
     def _take_bearing(self, moment: Moment) -> Posture:

@@ -197,12 +197,15 @@ class Mirror(Generic[MarketT]):
 
     def stand_by(self, head: Head) -> None:
         """Keep of a head what whoever takes over has to journal, and not what the leader has done already."""
-        last = self._journal.last_head()
-        [row] = self.tape.said("stood", [last and astuple(last)])
-        done = Head(*row) if row else None
+        self.tape.note("stood")
         self._settle(head)
-        self.facts = [fact for fact in self.facts if done is None or fact.block > done.number]
+        self.leave_told()
         self.orphaned.clear()
+
+    def leave_told(self) -> None:
+        """Leave out what happened up to the head that a leader has done last: its cases tell of it."""
+        done = self._journal.last_head()
+        self.facts = [fact for fact in self.facts if done is None or fact.block > done.number]
 
     def save(self) -> None:
         """Write the book to disk, where it is to be kept and was read whole at one head."""

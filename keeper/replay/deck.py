@@ -191,7 +191,7 @@ class Deck:
         }
         self._pulled = {
             kind: deque((at, record) for at, record in enumerate(segment) if record[0] == kind)
-            for kind in ("q", "b", "chance", "door", "doubt", "known", "stood")
+            for kind in ("q", "b", "chance", "door", "doubt", "known")
         }
 
     async def _deliver(self, key: str, record: Record) -> None:
@@ -317,20 +317,16 @@ class Deck:
     def _pull(self, kind: str) -> Iterator[Record]:
         """Yield what was noted of a kind up to now, and the next one if it belongs to what goes on now."""
         line = self._pulled.get(kind, deque())
-        while line and line[0][0] < self._at:
-            yield line.popleft()[1]
-        if self._goes_on_with(line):
-            yield line.popleft()[1]
-
-    def _goes_on_with(self, line: Sequence[tuple[int, Record]]) -> bool:
-        """Tell whether the first of some records belongs to what goes on now."""
         place = bisect_right(self._starts, self._at)
         end = self._starts[place] if place < len(self._starts) else len(self._segment)
-        return bool(line) and line[0][0] < end
+        while line and line[0][0] < self._at:
+            yield line.popleft()[1]
+        if line and line[0][0] < end:
+            yield line.popleft()[1]
 
     def leads(self) -> bool:
         """Tell whether the keeper led at the head that is played now, or stood by."""
-        return not self._goes_on_with(self._pulled["stood"])
+        return all(record[0] != "stood" for record in self._segment)
 
     # --- ports.Tape ---
 

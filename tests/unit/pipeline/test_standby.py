@@ -95,6 +95,20 @@ async def test_of_what_the_chain_did_it_keeps_what_the_leader_has_not_journaled(
     assert pair.standby.pipeline.mirror.orphaned == []
 
 
+async def test_what_the_leader_journals_after_the_standby_has_looked_is_not_told_twice(pair: Pair) -> None:
+    chain = pair.leader.chain
+    chain.put(BREACHED)
+    await pair.head()
+    chain.extend()
+    chain.put(replace(BREACHED, cash_wad=BREACHED.cash_wad - 1))
+    for each in (pair.standby, pair.leader):
+        await each.hear(adopted=[chain.tip])
+    assert pair.leader.told().count("Observed Poked") == 1
+    pair.leads = True
+    await pair.head(leader_works=False)
+    assert pair.standby.told().count("Observed Poked") == 1
+
+
 async def test_who_was_deposed_stops(tmp_path: Path) -> None:
     desk = Desk(tmp_path / "journal.sqlite", restarting=False)
     await desk.head(BREACHED)

@@ -12,13 +12,14 @@ from uuid import uuid4
 import pytest
 
 from keeper.cli import STANDING_BYTES, TapeTooLong, _leads
-from keeper.domain import Level
+from keeper.domain import Level, Unknown
 from keeper.errors import ConfigError
 from keeper.journal.db import Shared
 from keeper.journal.reader import JournalReader
 from keeper.journal.shared import PostgresJournal
 from keeper.journal.tape import Packed
 from keeper.pipeline import Shelf
+from keeper.pipeline.mirror import SETTLED
 from keeper.replay.play import playable
 from keeper.replay.scene import scene_at
 from keeper.why.explain import explain
@@ -107,6 +108,22 @@ async def test_the_runs_of_two_leaders_are_replayed_event_for_event(pair: Pair) 
     assert second.heads > len(next_.chain.heads) // 2
     with closing(JournalReader(pair.standby.place)) as reader:
         assert len(first.now) + len(second.now) == sum(reader.summary().events.values())
+
+
+async def test_a_run_begins_with_what_the_journal_said_when_its_keeper_started(pair: Pair) -> None:
+    await pair.head(BREACHED)
+    for _ in range(SETTLED):
+        await pair.head()
+    row = pair.leader.pipeline.mirror.book.exact(BREACHED.key)
+    assert not isinstance(row, Unknown)
+    pair.leader.journal.note_difference(pair.chain.tip, row, row)
+    # By now blocks are searched, a case is open, and the mirror of whoever starts is in doubt.
+    assert (pair.leader.journal.searched() is None, pair.leader.journal.unhealed()) == (False, 1)
+    next_ = pair.take_over()
+    await next_.head(OTHER)
+    await next_.head()
+    assert next_.pipeline.vitals.degraded is None
+    expect_equal(await Studio().play(next_))
 
 
 async def test_a_standby_begins_its_run_when_it_leads_with_the_book_of_its_start(
