@@ -217,8 +217,8 @@ class StoredJournal:
 
     def open_case(self, account: AccountKey) -> str | None:
         """Return the id of the account's newest open case."""
-        with self._lock:
-            return rows.open_case(self._db, account)
+        with self._asked() as db:
+            return rows.open_case(db, account)
 
     def open_cases(self) -> tuple[Case, ...]:
         """Return every case that is not closed, oldest first."""
@@ -263,8 +263,8 @@ class StoredJournal:
             if row["outcome_at_s"] > at_s - retention.LOOKS_BACK_S:
                 ended[row["kind"]].append(row["state"] == S.INCLUDED)
         won = {kind: _odds_wad(each[:ODDS_OF]) for kind, each in ended.items()}
-        with self._lock:
-            return Record(won, _odds_wad([]), tally.moved_wad(self._db, at_s))
+        with self._asked() as db:
+            return Record(won, _odds_wad([]), tally.moved_wad(db, at_s))
 
     def last_event(self) -> int:
         """Return the number of the newest event, 0 where there is none."""
@@ -370,12 +370,12 @@ class StoredJournal:
 
     def held(self, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS) -> Claims:
         """Return what its steps mean for a step of the same wallet in another journal, by its limits."""
-        with self._lock:
+        with self._asked() as db:
             return guard.held(
-                self._db,
+                db,
                 step,
                 limits,
-                standing=Standing(switches.standing(self._db)),
+                standing=Standing(switches.standing(db)),
                 chain_nonce=chain_nonce,
                 block=block,
                 at_s=at_s,
@@ -493,8 +493,8 @@ class StoredJournal:
         return self._to_steps(found)[0]
 
     def _to_steps(self, found: Sequence[Any]) -> tuple[StepRecord, ...]:
-        with self._lock:
-            bids = rows.bids_of(self._db, [row["step_id"] for row in found])
+        with self._asked() as db:
+            bids = rows.bids_of(db, [row["step_id"] for row in found])
         return tuple(rows.to_step(row, bids.get(row["step_id"], ())) for row in found)
 
     def live_steps(self) -> tuple[StepRecord, ...]:
@@ -597,7 +597,7 @@ class StoredJournal:
 
     def next_nonce(self) -> int:
         """Return one more than the highest nonce of the wallet that was ever given out; 0 where none was."""
-        with self._lock:
+        with self._asked():
             beside = self._next_nonce_beside()
             if self._tape is not None and self._shares_wallet:
                 self._tape.chance([beside])

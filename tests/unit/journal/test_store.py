@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from keeper.domain import Account, CaseEvent, ChainTime, EventKind, Head, Permit, Phase, Reason, Refuse, Step
-from keeper.errors import ConfigError, InvariantBroken
+from keeper.errors import ConfigError, InvariantBroken, KeeperError
 from keeper.journal import store
 from keeper.journal.db import Shared
+from keeper.journal.guard import Limits
 from keeper.journal.reader import JournalReader
 from keeper.journal.store import SqliteJournal, StoredJournal
 from keeper.lifecycle import Status
@@ -456,3 +457,20 @@ def test_what_need_not_last_is_written_and_undone_like_all_else(
     with pytest.raises(InvariantBroken), journal.together(lasting=False):
         journal.record([event(case=3), unknown])
     assert [journal.status(case) for case in ("case1", "case3")] == [Status.SUSPECTED, None]
+
+
+READS: dict[str, Callable[[StoredJournal], object]] = {
+    "open case": lambda journal: journal.open_case(b"\x01" * 32),
+    "record": lambda journal: journal.record_at(1_212),
+    "held": lambda journal: journal.held(None, Limits(), 0, 101, 1_212),
+    "bids": lambda journal: journal._to_steps([{"step_id": "one"}]),
+    "next nonce": lambda journal: journal.next_nonce(),
+    "switches": lambda journal: journal.thrown(),
+}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_whoever_asks_a_journal_that_is_gone_is_told_so(journal: StoredJournal, read: str) -> None:
+    journal._db.close()
+    with pytest.raises(KeeperError, match=f"{journal._name} cannot be read"):
+        READS[read](journal)
