@@ -386,7 +386,12 @@ lease_s = {LEASE_S}
         return f"{code}: {words}", late
 
     def amiss(self, last: Process) -> list[str]:
-        """Compare the journal with the chain, and with itself, by what the last leader was told."""
+        """Compare the journal with the chain, and with itself, by what the last leader was told.
+
+        The chain stands still then: nobody else may ask the node meanwhile.
+        """
+        self._over.set()
+        self._miner.join()
         found, steps = [], set()
         for place in self.places:
             with closing(JournalReader(place)) as reader:
