@@ -49,9 +49,10 @@ class Policy:
     """How far two prices of one feed may be apart at all."""
     timeout_s: int
     """An alarm that found no agreement for so long was a false one. A tripped breaker holds as long."""
-    trust_chain_after_s: int | None
-    """How long the protocol's answer must stand before it counts alone, without any other price that bears it
-    out, or against a fast price that clears the account; None: it never does."""
+    trust_chain_after_s: int | None = None
+    """How long the protocol's answer must stand before it counts alone, where neither a fast price nor a
+    witness speaks of a feed; None, as in all presets: it never does. A fast price that clears the account
+    holds it back for as long as it does."""
     max_age_s: int = 90_000
     """The oldest answer of the protocol's own source that is evidence: a day, by which every feed is renewed,
     and an hour."""
@@ -86,13 +87,11 @@ FAST: Final = Policy(
     divergence=Divergence.WAIT,
     max_divergence_wad=3 * WAD // 10,
     timeout_s=1_800,
-    trust_chain_after_s=12,
     rank=0,
 )
-"""The protocol's own price is enough; a fast price that contradicts it holds back for one block.
+"""The protocol's own price and the fast one are enough, at once; of witnesses one where that is silent.
 
-For who would rather take part in a false closing than miss a true one: where others race for the same
-account, and a closing is small.
+For where others race for the same account, and a closing is small.
 """
 BALANCED: Final = Policy(
     name="balanced",
@@ -104,13 +103,12 @@ BALANCED: Final = Policy(
     divergence=Divergence.REFUSE,
     max_divergence_wad=3 * WAD // 10,
     timeout_s=3_600,
-    trust_chain_after_s=24,
     rank=1,
 )
-"""A second witness, where there is one, must bear the protocol out; the fast price may veto for two blocks.
+"""A second witness on chain, where there is one, must bear out the protocol and the fast price.
 
-The default. It costs what others take during these two blocks, and keeps away from an oracle that jumps and
-is corrected by its next answer.
+The default. It costs what others take until the witness has followed, and keeps away from what only one
+market shows.
 """
 CAUTIOUS: Final = Policy(
     name="cautious",
@@ -122,10 +120,9 @@ CAUTIOUS: Final = Policy(
     divergence=Divergence.BREAKER,
     max_divergence_wad=WAD // 10,
     timeout_s=7_200,
-    trust_chain_after_s=None,
     rank=2,
 )
-"""Every witness must show the breach, two blocks after the alarm, and no fast price may contradict it.
+"""Every witness must show the breach, two blocks after the alarm, and after the answer that shows it.
 
 For thin markets, and for feeds that gave false alarms. It leaves much to others: a witness that is late, or
 silent, holds it up until the alarm is given up.

@@ -7,7 +7,7 @@ first; nothing here agrees to what the protocol's own price does not show.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from keeper.confirm.policy import Divergence, Policy
@@ -38,6 +38,9 @@ class Evidence:
     tripped: frozenset[FeedId] = frozenset()
     shown: ChainTime | None = None
     """Since which head the protocol's own prices have shown the breach; None where not before now."""
+    waited: bool = False
+    """Whether the contract itself has had an account wait longer of which a fast price is silent: then it may
+    act without one."""
 
 
 def weigh(policy: Policy, since: ChainTime, evidence: Evidence, at: ChainTime, block_time_s: int) -> Verdict:
@@ -58,6 +61,8 @@ def weigh(policy: Policy, since: ChainTime, evidence: Evidence, at: ChainTime, b
     lacking = _witnesses(policy, voices, evidence, at)
     if lacking is not None:
         return lacking
+    if _cleared(voices, evidence):
+        return _wait(at, 1, "confirm.fast_disagrees", evidence.found, f"a breach at both, by {policy.name}")
     alone = _unsupported(policy, since, voices, evidence, at, block_time_s)
     if isinstance(alone, Wait):
         return alone
@@ -94,6 +99,11 @@ class _Voices:
     names: tuple[str, ...]
     silent: tuple[str, ...]
     """Why others do not count."""
+
+    @property
+    def is_alone(self) -> bool:
+        """Tell whether the protocol's own source is all there is."""
+        return self.sight.fast_wad is None and self.of == 1
 
 
 def _divergence(policy: Policy, evidence: Evidence, at: ChainTime) -> Wait | Refuse | None:
@@ -163,22 +173,27 @@ def _shallow(policy: Policy, evidence: Evidence, at: ChainTime, block_time_s: in
 
 
 def _voices(policy: Policy, since: ChainTime, sight: Sight, evidence: Evidence, at: ChainTime) -> _Voices:
-    """Hear the witnesses of one feed.
+    """Hear the witnesses of one feed; where its fast price is silent one of them at least, if there is one.
 
     The price that counts is the kindest to the account of the protocol's own and of those others that, the
     worst first, make up the number asked for. So whoever is in breach at it is so by that many voices.
     """
     found = evidence.witnesses.get(sight.feed, ())
     of = 1 + len(found)
-    asked = of if policy.agree is None else min(policy.agree, of)
-    others = [each for each in found if isinstance(each, Witnessed)]
-    heard = [each for each in others if _counts(each, sight, since, at.timestamp_s)]
-    silent = (
-        *(f"{each.what}: {each.why}" for each in found if isinstance(each, Unknown)),
-        *(f"{each.witness} is out of date" for each in others if each not in heard),
-    )
+    least = 2 if sight.fast_wad is None else 1
+    asked = of if policy.agree is None else min(max(policy.agree, least), of)
+    silent = {each.what: each.why for each in found if isinstance(each, Unknown)}
+    heard = []
+    for each in found:
+        if not isinstance(each, Witnessed):
+            continue
+        if why := _doubt(policy, each, sight, since, at.timestamp_s):
+            silent[each.witness] = why
+        else:
+            heard.append(each)
+    why_not = tuple(f"{witness}: {why}" for witness, why in silent.items())
     if len(heard) < asked - 1:
-        return _Voices(sight, asked, of, None, (), silent)
+        return _Voices(sight, asked, of, None, (), why_not)
     near_wad = policy.band_bps * WAD // BPS
     said = {
         each.witness: sight.chain_wad
@@ -190,7 +205,7 @@ def _voices(policy: Policy, since: ChainTime, sight: Sight, evidence: Evidence, 
     ranked = sorted(said.values(), key=worst.index)[: asked - 1]
     price_wad = max([sight.chain_wad, *ranked], key=worst.index)
     names = (name for name, said_wad in said.items() if worst.index(said_wad) <= worst.index(price_wad))
-    return _Voices(sight, asked, of, price_wad, ("own", *names), silent)
+    return _Voices(sight, asked, of, price_wad, ("own", *names), why_not)
 
 
 def _worst_first(feed: FeedId, prices_wad: set[Wad], health_at: HealthAt) -> list[Wad]:
@@ -203,13 +218,20 @@ def _worst_first(feed: FeedId, prices_wad: set[Wad], health_at: HealthAt) -> lis
     return rising[::-1] if is_short else rising
 
 
-def _counts(told: Witnessed, sight: Sight, since: ChainTime, now_s: UnixS) -> bool:
-    """Tell whether it is evidence about an alarm: newer, or young and not left by the fast price."""
+def _doubt(policy: Policy, told: Witnessed, sight: Sight, since: ChainTime, now_s: UnixS) -> str:
+    """Say why a witness is no evidence about an alarm; nothing where it is.
+
+    It has to be newer than the alarm; or young, and not left by the fast price. In the place of a fast price
+    that is silent it has to be as near to the protocol's own as that would; else it may lag as it will.
+    """
+    apart = apart_wad(told.price_wad, sight.chain_wad)
+    if sight.fast_wad is None and apart > policy.max_divergence_wad:
+        return f"{apart / WAD:.2%} away"
     if told.at_s >= since.timestamp_s:
-        return True
-    if sight.fast_wad is None or now_s - told.at_s > told.heartbeat_s:
-        return False
-    return apart_wad(sight.fast_wad, told.price_wad) <= told.deviation_wad
+        return ""
+    is_young = now_s - told.at_s <= told.heartbeat_s
+    holds = sight.fast_wad is not None and apart_wad(sight.fast_wad, told.price_wad) <= told.deviation_wad
+    return "" if is_young and holds else "out of date"
 
 
 def _witnesses(policy: Policy, voices: Sequence[_Voices], evidence: Evidence, at: ChainTime) -> Wait | None:
@@ -241,6 +263,17 @@ def _told(voices: _Voices, evidence: Evidence) -> str:
     return f"{sight.feed}: {', '.join([*said, *voices.silent])}"
 
 
+def _cleared(voices: Sequence[_Voices], evidence: Evidence) -> bool:
+    """Tell whether the fast prices clear the account, witnesses standing in for those that are silent."""
+    if not evidence.fast:
+        return True
+    if all(each.sight.fast_wad is not None or each.is_alone for each in voices):
+        return False
+    said = {each.sight.feed: each.sight.fast_wad or each.price_wad or each.sight.chain_wad for each in voices}
+    health_wad = evidence.health_at(said)
+    return health_wad is None or health_wad >= WAD
+
+
 def _unsupported(
     policy: Policy,
     since: ChainTime,
@@ -249,39 +282,26 @@ def _unsupported(
     at: ChainTime,
     block_time_s: int,
 ) -> Wait | str:
-    """Hold back a print that nobody bears out until it has stood; tell what there is to say where it may act.
+    """Hold back a print that nobody else speaks of until it has stood; tell of which feeds it is one.
 
-    That is one that the fast price contradicts, and one of which neither a fast price nor a witness speaks.
+    By the presets it never has.
     """
-    doubtful = list(_unheard(voices))
-    unheard = [each.feed for each in doubtful]
-    if evidence.fast and voices and not unheard:
+    alone = [each.sight for each in voices if each.is_alone]
+    if voices and not alone:
         return ""
-    # Against a fast price that clears the account all answers must have stood, else those of silent feeds,
-    # or the alarm: some sources answer anew in every block.
-    stood_since_s = _newest_s(evidence.sights)
-    if evidence.fast:
-        stood_since_s = min(_newest_s(doubtful), since.timestamp_s)
-    # What it will say in the block of the step nobody knows yet: it has stood up to the one before.
-    age_s = at.timestamp_s - block_time_s - stood_since_s
+    feeds = ", ".join(each.feed for each in alone) or "any feed"
+    # Some sources answer anew in every block: then it is enough that the alarm has stood. What they will say
+    # in the block of the step nobody knows yet: it has stood up to the one before.
+    age_s = at.timestamp_s - block_time_s - min(_newest_s(alone), since.timestamp_s)
     left_s = None if policy.trust_chain_after_s is None else policy.trust_chain_after_s - age_s
-    if left_s is not None and left_s <= 0:
-        stood = f"the chain alone, {age_s} s after its newest answer" if not evidence.fast else ""
-        silent = f"without a fast price of {', '.join(unheard)}" if unheard else ""
-        return ", ".join(filter(None, (stood, silent)))
-    rule = "confirm.unsupported" if evidence.fast else "confirm.fast_disagrees"
-    found = evidence.found if not unheard else f"{evidence.found}, nobody else speaks of {', '.join(unheard)}"
+    if evidence.waited or (left_s is not None and left_s <= 0):
+        return f"without a fast price of {feeds}"
+    found = f"{evidence.found}, nobody else speaks of {feeds}"
     if left_s is None:
-        return _wait(at, 1, rule, found, f"a breach at both, by {policy.name}")
-    bound = f"a breach at both, or {policy.trust_chain_after_s} s after the newest answer"
-    return _wait(at, _blocks(left_s, block_time_s), rule, f"{found}, {age_s} s after it", bound)
-
-
-def _unheard(voices: Sequence[_Voices]) -> Iterator[Sight]:
-    """Yield the feeds of which the protocol's own source is all there is."""
-    for each in voices:
-        if each.sight.fast_wad is None and len(each.names) == 1:
-            yield each.sight
+        return _wait(at, 1, "confirm.unsupported", found, f"another source, by {policy.name}")
+    bound = f"another source, or {policy.trust_chain_after_s} s after the answer"
+    blocks = _blocks(left_s, block_time_s)
+    return _wait(at, blocks, "confirm.unsupported", f"{found}, {age_s} s after it", bound)
 
 
 def _newest_s(sights: Sequence[Sight]) -> UnixS:

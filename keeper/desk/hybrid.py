@@ -456,6 +456,7 @@ class HybridDesk:
             health_at=partial(_health_at, sitting, assessed),
             witnesses=sitting.witnesses,
             tripped=sitting.posture.tripped,
+            waited=True,
         )
         policy = self.params.confirm.of(assessed.feeds, sitting.posture)
         since = ChainTime(flag.flagged_block, flag.flagged_at_s)

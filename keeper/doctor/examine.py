@@ -9,7 +9,16 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,11 +32,12 @@ from keeper.chain.rpc import without_secrets
 from keeper.chain.stream import expect_chain
 from keeper.chain.wire import head_of
 from keeper.config import Config
+from keeper.confirm.policy import Policies
 from keeper.deployments import ForeignDeployment, name_of
 from keeper.doctor import foreign, hybrid
 from keeper.doctor.finding import Finding, Mark, NoDeployment, amount
 from keeper.doctor.sending import look_at_sending
-from keeper.domain import Head, Quote, Unknown, Witnesses
+from keeper.domain import Head, Posture, Quote, Unknown, Witnesses
 from keeper.errors import ChainFault, ConfigError, KeeperError, SignerFault
 from keeper.execute import web3signer
 from keeper.execute.keys import load_signer
@@ -245,17 +255,13 @@ class Doctor:
             quotes = {name: composite.quote for name, composite in composites.items()}
             for finding in look_at_venues(composites, mend):
                 yield finding
-        unserved = sorted(set(market.feeds) - quotes.keys())
         needs_all = LOOKS[self.config.deployment.protocol].needs_all_feeds
-        if unserved:
-            mark = Mark.BAD if needs_all else Mark.WARN
-            yield Finding("price source", mark, f"it has no entry for {', '.join(unserved)}", mend)
-        unknown = {feed: quotes[feed] for feed in market.feeds if isinstance(quotes.get(feed), Unknown)}
-        for feed, why in unknown.items():
-            assert isinstance(why, Unknown)
-            yield Finding(f"price source {feed}", Mark.WARN, why.why, mend)
-        if not unserved and not unknown:
-            yield Finding("price source", Mark.OK, f"{len(market.feeds)} feeds have a price")
+        for finding in look_at_feeds(market.feeds, quotes, Mark.BAD if needs_all else Mark.WARN, mend):
+            yield finding
+        if not needs_all:
+            spoken_of = quotes.keys() | self.config.panel().feeds.keys()
+            for finding in look_at_support(market.feeds, spoken_of, self.config.policies()):
+                yield finding
         native = self.config.economics.native_feed
         if needs_all and native not in market.feeds:
             known = f"name one of {', '.join(sorted(market.feeds))} in economics.native_feed"
@@ -306,6 +312,32 @@ def look_at_venues(composites: Mapping[FeedId, Composite], mend: str) -> Iterato
             without = "".join(f"; without {venue}: {why}" for venue, why in composite.dropped.items())
             mark = Mark.WARN if without else Mark.OK
             yield Finding(f"price source {feed}", mark, price + without, mend if without else "")
+
+
+def look_at_feeds(
+    feeds: Sequence[FeedId], quotes: Mapping[FeedId, Quote | Unknown], lacking: Mark, mend: str
+) -> Iterator[Finding]:
+    """Yield which feeds a price source has no entry for, how bad that is, and of which it has no price."""
+    if unserved := sorted(set(feeds) - quotes.keys()):
+        yield Finding("price source", lacking, f"it has no entry for {', '.join(unserved)}", mend)
+    unknown = [found for feed in feeds if isinstance(found := quotes.get(feed), Unknown)]
+    for each in unknown:
+        yield Finding(f"price source {each.what}", Mark.WARN, each.why, mend)
+    if not unserved and not unknown:
+        yield Finding("price source", Mark.OK, f"{len(feeds)} feeds have a price")
+
+
+def look_at_support(
+    feeds: Iterable[FeedId], spoken_of: Collection[FeedId], policies: Policies
+) -> Iterator[Finding]:
+    """Yield the feeds of which nobody speaks but the protocol's own source, and what that comes to."""
+    mend = "name a price source in [feed], or a witness in [confirmation.witnesses]"
+    for feed in sorted({*feeds} - {*spoken_of}):
+        after_s = policies.of([feed], Posture()).trust_chain_after_s
+        never = "nothing that hangs on it is ever closed"
+        comes_to = never if after_s is None else f"its print counts after {after_s} s"
+        found = f"no price source and no witness speaks of it: {comes_to}"
+        yield Finding(f"confirmation {feed}", Mark.WARN, found, mend)
 
 
 def look_at_witnesses(heard: Witnesses, now_s: UnixS) -> Iterator[Finding]:

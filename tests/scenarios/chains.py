@@ -27,6 +27,7 @@ from keeper.domain import (
     Reason,
     Refuse,
 )
+from keeper.oracles.words import LENT_READER
 from keeper.protocols.hybrid import liquidator
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.market import HybridMarket
@@ -53,8 +54,6 @@ class Said:
 
     fast: float | None
     chain: float
-    stood_s: int
-    """For how long the protocol's own source had said so by the newest block."""
 
 
 @dataclass
@@ -69,7 +68,7 @@ class Reacting(Chain):
     """Of every transaction that was handed over, by its hash."""
     said: dict[str, Said] = field(default_factory=dict)
     """What both clocks said when it was."""
-    clocks: Callable[[], Said] = lambda: Said(None, 1.0, 0)
+    clocks: Callable[[], Said] = lambda: Said(None, 1.0)
     """Returns what they say now."""
     states: dict[int, object] = field(default_factory=dict)
     """What the contract stored before each block, by its number."""
@@ -317,6 +316,8 @@ class LoanChain(Reacting):
         return self.slow["ETH/USD"] * made.PRICE // (2_000 * WAD)
 
     def _answer(self, call: Call) -> bytes:
+        if call.to == LENT_READER:
+            return self.witnessed()
         readers = {
             abi.load("readers", "MorphoReader").functions["rows"].selector: self._loans,
             abi.load("readers", "MorphoReader").functions["world"].selector: self._markets,

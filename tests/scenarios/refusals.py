@@ -27,7 +27,7 @@ from keeper.protocols.hybrid.params import Listed
 from keeper.risk.liquidity import Depth
 from keeper.units import WAD
 from tests.scenarios.chains import STRANGER
-from tests.scenarios.stage import HYBRID, LONG, MORPHO, Beat, Roads, Stage
+from tests.scenarios.stage import HYBRID, LONG, MORPHO, Beat, Roads, Stage, share_of
 from tests.unit.pipeline.desk import FIRST, KEEPER
 from tests.unit.pipeline.test_posting import Signed
 from tests.unit.protocols.hybrid.books import CALL, NOW_S, OPTIONS, PERPS, array, deployment
@@ -117,17 +117,21 @@ def together(*changes: Set) -> Set:
     return change
 
 
-def witnessed(stage: Stage) -> None:
-    """Have an aggregator answer in every block that nothing has changed."""
-    stage.desk.panel = Panel({stage.feed_id: (LINK,)})
+def witnessed(share: float) -> Set:
+    """Have an aggregator answer in every block with a share of the first price."""
 
-    def answer() -> bytes:
-        said = [7, stage.base_wad // 10**10, 0, stage.chain.tip.timestamp_s, 7]
-        newest = encode(["uint80", "int256", "uint256", "uint256", "uint80"], said)
-        outputs = load("readers", "WitnessReader").functions["tried"].outputs
-        return encode(outputs, [[newest, (8).to_bytes(32)]])
+    def change(stage: Stage) -> None:
+        stage.desk.panel = Panel({stage.feed_id: (LINK,)})
 
-    stage.chain.witnessed = answer
+        def answer() -> bytes:
+            said = [7, share_of(stage.base_wad, share) // 10**10, 0, stage.chain.tip.timestamp_s, 7]
+            newest = encode(["uint80", "int256", "uint256", "uint256", "uint80"], said)
+            outputs = load("readers", "WitnessReader").functions["tried"].outputs
+            return encode(outputs, [[newest, (8).to_bytes(32)]])
+
+        stage.chain.witnessed = answer
+
+    return change
 
 
 def refused(stage: Stage) -> None:
@@ -223,7 +227,7 @@ ON_BOTH: dict[str, tuple[Set, Sequence[Beat]]] = {
     "simulation.reverted": (chained(reverts={"flag": b"", "liquidate": b""}), FALL),
     "send.refused": (refused, FALL),
     "code.changed": (upgraded, FALL),
-    "confirm.witnesses": (witnessed, FALL),
+    "confirm.witnesses": (witnessed(1.0), FALL),
     "book.halted": (
         chained(),
         (Beat(), Beat(fast=0.95, chain=0.95, lagging=1.0), Beat(lagging=1.0, times=6)),

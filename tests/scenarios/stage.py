@@ -28,6 +28,7 @@ from keeper.feeds.composite import Params as Asked
 from keeper.feeds.heard import VenueQuote
 from keeper.journal.reader import JournalReader
 from keeper.journal.runs import Run
+from keeper.ladder import NEVER, Book
 from keeper.lending.routes import Hop, Pool, Route
 from keeper.pipeline import Params, Pipeline
 from keeper.plan.lending import Params as Closing
@@ -55,6 +56,8 @@ OWED = round(2_000 * EDGE * 0.86 * 10**6)
 """What both hold, or owe in millionths of a dollar at the most: by these the edge is where it is."""
 VENUES = 3
 GAS = "GAS/USD"
+SIGHTED = Book(feeds_lost=(NEVER, NEVER, NEVER))
+"""For a book that no lost feed makes more cautious: then each preset is itself."""
 HYBRID, MORPHO = "HybridMargin", "Morpho Blue"
 PROTOCOLS = (HYBRID, MORPHO)
 
@@ -188,8 +191,7 @@ class Stage:
         return () if self.is_margin else (made.WETH,)
 
     def _said(self) -> Said:
-        stood_s = self.chain.tip.timestamp_s - self.chain.slow_at_s
-        return Said(None if self.venues.silent else self.share, self.chain_share, stood_s)
+        return Said(None if self.venues.silent else self.share, self.chain_share)
 
     def _market(self, deployment: Any) -> Any:
         return HybridMarket(deployment) if self.is_margin else MorphoMarket(made.LISTING)

@@ -82,7 +82,6 @@ STORIES = (
         {
             HYBRID: f"4: {_FLAGGED}; 5: {_ALARMED}; 6: {_CONFIRMED}; 7: {_SLICED}; 8: {_AGAIN}",
             MORPHO: (
-                f"{_DOUBTED} confirm.fast_disagrees; 3: {_REPAID}; 4: {_CALLED}",
                 f"{_DOUBTED} confirm.fast_disagrees; 4: {_REPAID}; 5: {_CALLED}",
                 (
                     f"{_DOUBTED} confirm.min_blocks; 3: Waited confirm.fast_disagrees;"
@@ -97,8 +96,7 @@ STORIES = (
         {
             HYBRID: "",
             MORPHO: (
-                f"{_DOUBTED} confirm.fast_disagrees; 3: {_REPAID}; 4: {_CALLED}",
-                f"{_DOUBTED} confirm.fast_disagrees; 4: {_REPAID}; 5: {_CALLED}",
+                f"{_DOUBTED} confirm.fast_disagrees; 7: Called",
                 f"{_DOUBTED} confirm.min_blocks; 3: Waited confirm.fast_disagrees; 7: Called",
             ),
         },
@@ -171,6 +169,33 @@ STORIES = (
             " 6: Taken, Closed, left to others by confirm.slow_evidence",
             MORPHO: f"{_DOUBTED} confirm.oracle_lags;"
             " 6: Taken, Closed, left to others by confirm.oracle_lags",
+        },
+    ),
+    Story(
+        "an oracle that jumps before the market does, and others who follow it",
+        (Beat(), Beat(chain=0.95), Beat(times=2), Beat(taken=True), Beat()),
+        {
+            HYBRID: "",
+            MORPHO: (
+                (
+                    f"{_DOUBTED} confirm.fast_disagrees;"
+                    " 5: Taken, Closed, left to others by confirm.fast_disagrees"
+                ),
+                (
+                    f"{_DOUBTED} confirm.min_blocks; 3: Waited confirm.fast_disagrees;"
+                    " 5: Taken, Closed, left to others by confirm.fast_disagrees"
+                ),
+            ),
+        },
+    ),
+    Story(
+        "a fast price that falls silent, and others who need none",
+        (Beat(), Beat(silent=True), Beat(chain=0.95), Beat(times=2), Beat(taken=True), Beat()),
+        {
+            HYBRID: f"3: {_FLAGGED}; 4: {_ALARMED}; 5: Waited confirm.slow_evidence;"
+            " 6: Taken, Closed, left to others by confirm.slow_evidence",
+            MORPHO: "1: Called; 3: Suspected, Waited confirm.min_blocks; 4: Waited confirm.unsupported;"
+            " 6: Taken, Closed, left to others by confirm.unsupported",
         },
     ),
     Story(

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from keeper.confirm.policy import BALANCED, FAST, Policy
-from tests.scenarios.stage import PROTOCOLS, Stage
+from keeper.confirm.policy import BALANCED, FAST, PRESETS, Policy, tuned
+from tests.scenarios.refusals import witnessed
+from tests.scenarios.stage import MORPHO, PROTOCOLS, SIGHTED, Beat, Stage
 from tests.scenarios.stories import NEVER_FOLLOWS, STORIES, Story
 
 PLAYED = [
@@ -78,4 +79,60 @@ async def test_an_alarm_that_nothing_bears_out_ends_as_false_and_begins_afresh(
     stage.open()
     await stage.play(NEVER_FOLLOWS.beats)
     assert stage.told() == NEVER_FOLLOWS.end(protocol, BALANCED)
+    await expect_the_same_again(stage)
+
+
+UNHEARD = (Beat(), Beat(silent=True), *[Beat(chain=0.95)] * 9)
+"""The fast price falls silent; then the protocol's own falls, and answers anew in every block."""
+UNSUPPORTED = "1: Called; 3: Suspected, Waited confirm.unsupported; 8: Called confirm.timed_out; 9: Suspected"
+ENDS = {
+    "fast": f"{UNSUPPORTED}, Waited confirm.unsupported",
+    "balanced": f"{UNSUPPORTED}, Waited confirm.unsupported",
+    "cautious": "1: Called; 3: Suspected, Waited confirm.min_blocks; 4: Waited confirm.unsupported;"
+    " 8: Called confirm.timed_out; 9: Suspected, Waited confirm.min_blocks; 10: Waited confirm.unsupported",
+}
+"""With a minute's patience."""
+
+
+@pytest.mark.parametrize("policy", PRESETS, ids=lambda policy: policy.name)
+async def test_a_print_of_which_nobody_else_speaks_ends_as_a_false_alarm_by_every_preset(
+    policy: Policy, tmp_path: Path
+) -> None:
+    stage = Stage(tmp_path / "journal.sqlite", MORPHO, tuned(policy, timeout_s=60))
+    stage.desk.tide = SIGHTED
+    stage.open()
+    await stage.play(UNHEARD)
+    assert stage.told() == ENDS[policy.name.split()[0]]
+    assert not stage.taking()
+    await expect_the_same_again(stage)
+
+
+@pytest.mark.parametrize("policy", PRESETS, ids=lambda policy: policy.name)
+@pytest.mark.parametrize("share", [0.95, 1.0])
+async def test_where_the_fast_price_is_silent_a_witness_bears_a_print_out_or_does_not(
+    policy: Policy, share: float, tmp_path: Path
+) -> None:
+    stage = Stage(tmp_path / "journal.sqlite", MORPHO, policy)
+    stage.desk.tide = SIGHTED
+    witnessed(share)(stage)
+    stage.open()
+    await stage.play(UNHEARD)
+    assert bool(stage.taking()) == (share < stage.edge)
+    waited = [each.data["evidence"] for each in stage.events if each.data.get("rule") == "confirm.witnesses"]
+    assert waited == ([] if share < stage.edge else ["ETH/USD: link +5.26%"])
+    await expect_the_same_again(stage)
+
+
+async def test_by_the_operator_s_own_word_a_print_counts_once_it_has_stood(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "journal.sqlite", MORPHO, tuned(BALANCED, trust_chain_after_s=24))
+    stage.desk.tide = SIGHTED
+    stage.open()
+    await stage.play(UNHEARD)
+    assert stage.told() == (
+        "1: Called; 3: Suspected, Waited confirm.unsupported;"
+        " 5: Moved confirmed, Reserved repay, Sent; 6: Included, Taken, Called"
+    )
+    [reserved] = [each.data for each in stage.taking().values() if each is not None]
+    assert reserved["agreed"]["policy"] == "balanced (own trust_chain_after_s)"
+    assert reserved["agreed"]["evidence"].endswith("without a fast price of ETH/USD")
     await expect_the_same_again(stage)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from keeper.confirm.policy import BALANCED, CAUTIOUS, FAST, PRESETS, Divergence, Policy
+from keeper.confirm.policy import BALANCED, FAST, PRESETS, Divergence, Policy, tuned
 from keeper.confirm.weigh import Evidence, apart_wad, timed_out, weigh
-from keeper.domain import Agree, ChainTime, Refuse, Unknown, Verdict, Wait, Witnessed
+from keeper.domain import Agree, ChainTime, Reason, Refuse, Unknown, Verdict, Wait, Witnessed
 from keeper.lending.words import Sight
 from keeper.units import WAD, FeedId, Wad
 
@@ -84,53 +84,106 @@ def test_while_only_the_fast_price_breaches_it_waits_for_the_oracle() -> None:
     assert verdict.reason.evidence == "0.99 and 0.97"
 
 
-def test_a_fast_price_that_clears_the_account_holds_back_until_the_newest_answer_has_stood() -> None:
-    young = judge(fast=False, sights=(sight(1.2, age_s=5), sight(age_s=1_000, feed=BTC)))
-    assert isinstance(young, Wait)
-    assert (young.until_block, young.reason.rule) == (101 + 3, "confirm.fast_disagrees")
-    stood = judge(fast=False, sights=(sight(1.2, age_s=36),))
-    assert isinstance(stood, Agree)
-    assert stood.evidence.endswith("; the chain alone, 24 s after its newest answer")
+OWN = tuned(BALANCED, trust_chain_after_s=24)
+"""By the operator's own word the chain is enough where it has stood."""
+LATELY = ChainTime(100, AT.timestamp_s - 12)
 
 
-@pytest.mark.parametrize(
-    ("policy", "holds"), [(FAST, (5, 23)), (BALANCED, (12, 35)), (CAUTIOUS, (24, 86_400))], ids=str
-)
-def test_each_preset_trusts_the_chain_alone_after_a_time_of_its_own(
-    policy: Policy, holds: tuple[int, int]
+@pytest.mark.parametrize("policy", [*PRESETS, OWN], ids=lambda each: each.name)
+@pytest.mark.parametrize("age_s", [24, 86_400])
+def test_a_fast_price_that_clears_the_account_vetoes_however_long_the_answer_has_stood(
+    policy: Policy, age_s: int
 ) -> None:
-    for age_s in holds:
-        assert rule(
-            judge(replace(policy, confirmations=0), fast=False, sights=(sight(1.05, age_s=age_s),))
-        ) == ("confirm.fast_disagrees")
-    if policy.trust_chain_after_s is not None:
-        # A block beyond it: in which block a step runs nobody knows when it is sent.
-        late = judge(policy, fast=False, sights=(sight(1.05, age_s=policy.trust_chain_after_s + 12),))
-        assert isinstance(late, Agree)
+    held = judge(policy, fast=False, sights=(sight(1.05, age_s=age_s), sight(None, feed=BTC)))
+    assert isinstance(held, Wait)
+    assert held.until_block == AT.block + 1
+    assert held.reason == Reason(
+        "confirm.fast_disagrees", "0.99 and 0.97", f"a breach at both, by {policy.name}"
+    )
 
 
-def test_a_feed_that_does_not_tell_its_time_is_taken_to_have_stood() -> None:
-    assert isinstance(judge(fast=False, sights=(Sight(ETH, 12 * WAD // 10, WAD, 0),)), Agree)
-    assert isinstance(judge(fast=False, sights=()), Agree)
+@pytest.mark.parametrize("policy", PRESETS, ids=lambda each: each.name)
+@pytest.mark.parametrize("age_s", [24, 86_400])
+def test_by_no_preset_does_a_print_count_that_nobody_else_speaks_of(policy: Policy, age_s: int) -> None:
+    for sights, of in (((sight(None, age_s=age_s),), ETH), ((sight(), sight(None, feed=BTC)), BTC)):
+        held = judge(policy, sights=sights)
+        assert isinstance(held, Wait)
+        assert held.reason.rule == "confirm.unsupported"
+        assert held.reason.evidence == f"0.99 and 0.97, nobody else speaks of {of}"
+    assert rule(judge(policy, sights=())) == "confirm.unsupported"
+    assert isinstance(judge(policy, sights=(sight(None),), witnesses=heard(says(1.0))), Agree)
 
 
-def test_a_print_that_nobody_else_speaks_of_has_to_stand_as_well() -> None:
-    stood = judge(sights=(sight(None),))
+def test_by_the_operator_s_own_word_it_counts_once_it_has_stood() -> None:
+    stood = judge(OWN, sights=(sight(None),))
     assert isinstance(stood, Agree)
     assert stood.evidence == "0.99 and 0.97; ETH/USD by own; without a fast price of ETH/USD"
-    lately = ChainTime(100, AT.timestamp_s - 12)
-    assert rule(judge(since=lately, sights=(sight(None, age_s=12),))) == "confirm.unsupported"
-    # A source that answers in every block has stood when the alarm has.
-    assert isinstance(judge(sights=(sight(None, age_s=12),)), Agree)
-    assert rule(judge(CAUTIOUS, sights=(sight(None),))) == "confirm.unsupported"
-    assert rule(judge(CAUTIOUS, sights=())) == "confirm.unsupported"
-    assert isinstance(judge(sights=(sight(None, age_s=12),), witnesses=heard(says(1.0))), Agree)
+    # A block beyond it: in which block a step runs nobody knows when it is sent.
+    assert isinstance(judge(OWN, LATELY, sights=(sight(None, age_s=36),)), Agree)
+    young = judge(OWN, LATELY, sights=(sight(None, age_s=12),))
+    assert isinstance(young, Wait)
+    assert (young.until_block, young.reason.rule) == (AT.block + 2, "confirm.unsupported")
+    assert young.reason.evidence.endswith(", nobody else speaks of ETH/USD, 0 s after it")
+    # A source that answers in every block has stood when the alarm has, and one that tells no time as well.
+    assert isinstance(judge(OWN, sights=(sight(None, age_s=12),)), Agree)
+    assert isinstance(judge(OWN, LATELY, sights=(Sight(ETH, None, WAD, 0),)), Agree)
+    assert isinstance(judge(OWN, sights=()), Agree)
 
 
 def test_of_a_feed_that_nobody_else_speaks_of_its_own_answer_has_to_stand() -> None:
     dollar = sight(None, feed=BTC, age_s=5_000)
-    assert isinstance(judge(sights=(sight(age_s=12), dollar)), Agree)
-    assert rule(judge(fast=False, sights=(sight(age_s=12), dollar))) == "confirm.fast_disagrees"
+    assert isinstance(judge(OWN, LATELY, sights=(sight(age_s=12), dollar)), Agree)
+    assert rule(judge(OWN, LATELY, sights=(sight(age_s=12), sight(None, feed=BTC, age_s=12)))) == (
+        "confirm.unsupported"
+    )
+
+
+@pytest.mark.parametrize("policy", [*PRESETS, OWN], ids=lambda each: each.name)
+def test_where_the_fast_price_is_silent_a_witness_stands_in_for_it(policy: Policy) -> None:
+    quiet = (sight(None),)
+    borne_out = judge(policy, sights=quiet, witnesses=heard(says(1.02)))
+    assert isinstance(borne_out, Agree)
+    assert borne_out.evidence == "0.99 and 0.97; ETH/USD by own, market"
+    for witness in (says(OUT), SILENT, says(1.02, at_s=OLDER - 900)):
+        assert rule(judge(policy, sights=quiet, witnesses=heard(witness))) == "confirm.witnesses"
+    # Whoever asks for one only takes the one that bears it out.
+    two = judge(FAST, sights=quiet, witnesses=heard(says(OUT), says(1.02, "twap")))
+    assert isinstance(two, Agree)
+
+
+def test_what_stands_in_for_a_silent_fast_price_is_held_to_the_same_distance() -> None:
+    assert isinstance(judge(sights=(sight(None),), witnesses=heard(says(0.7))), Agree)
+    found = judge(sights=(sight(None),), witnesses=heard(says(0.69)))
+    assert isinstance(found, Wait)
+    assert found.reason.rule == "confirm.witnesses"
+    assert found.reason.evidence == "ETH/USD: market: 31.00% away"
+    # Beside a fast price the mean of a pool may be as far behind as it will: it is counted, or it clears.
+    assert isinstance(judge(witnesses=heard(says(0.5))), Agree)
+
+
+@pytest.mark.parametrize("policy", [*PRESETS, OWN], ids=lambda each: each.name)
+def test_the_fast_price_of_one_feed_and_a_witness_of_another_have_to_show_the_breach_together(
+    policy: Policy,
+) -> None:
+    said = {BTC: (says(1.06),)}
+    together, apart = (
+        judge(policy, sights=(sight(fast), sight(None, feed=BTC)), witnesses=said) for fast in (1.03, 1.06)
+    )
+    assert isinstance(together, Agree)
+    assert rule(apart) == "confirm.fast_disagrees"
+
+    def unknown(prices: Mapping[FeedId, Wad]) -> Wad | None:
+        return None if ETH in prices else 0
+
+    found = judge(policy, sights=(sight(), sight(None, feed=BTC)), witnesses=said, health_at=unknown)
+    assert rule(found) == "confirm.fast_disagrees"
+
+
+def test_a_contract_that_waits_longer_without_a_fast_price_needs_none() -> None:
+    for policy in PRESETS:
+        found = judge(policy, sights=(Sight(ETH, None, WAD, 0),), waited=True)
+        assert isinstance(found, Agree)
+        assert found.evidence.endswith("; without a fast price of ETH/USD")
 
 
 def test_an_answer_older_than_every_heartbeat_is_no_evidence() -> None:
@@ -260,7 +313,7 @@ def test_so_many_witnesses_as_the_policy_asks_must_show_the_breach(
 def test_a_witness_that_clears_is_told_with_how_far_it_is_from_the_protocol() -> None:
     found = judge(witnesses=heard(says(OUT), replace(says(1.0, "old"), at_s=0)))
     assert isinstance(found, Wait)
-    assert found.reason.evidence == "ETH/USD: market +20.00%, old +0.00%, old is out of date"
+    assert found.reason.evidence == "ETH/USD: market +20.00%, old +0.00%, old: out of date"
     assert found.reason.feed == ETH
 
 
@@ -315,7 +368,7 @@ STORIES: Mapping[str, tuple[Mapping[str, Any], tuple[str, str, str]]] = {
     ),
     "the same, a block later": (
         {"fast": False, "sights": (sight(1.08, age_s=24),), "witnesses": heard(says(OUT))},
-        ("agrees", "confirm.witnesses", "confirm.witnesses"),
+        ("confirm.fast_disagrees", "confirm.witnesses", "confirm.witnesses"),
     ),
     "a stale oracle": (
         {"sights": (sight(age_s=100_000),)},
@@ -324,6 +377,18 @@ STORIES: Mapping[str, tuple[Mapping[str, Any], tuple[str, str, str]]] = {
     "an oracle that jumps before the market does": (
         {"fast": False, "sights": (sight(1.08, age_s=8),)},
         ("confirm.fast_disagrees", "confirm.fast_disagrees", "confirm.shallow"),
+    ),
+    "the same, and long ago": (
+        {"fast": False, "sights": (sight(1.08),)},
+        ("confirm.fast_disagrees",) * 3,
+    ),
+    "all sources silent but the protocol's own": (
+        {"sights": (sight(None),)},
+        ("confirm.unsupported",) * 3,
+    ),
+    "a fast price that is silent, and a witness that shows the breach": (
+        {"sights": (sight(None),), "witnesses": heard(says(1.003))},
+        ("agrees",) * 3,
     ),
     "a depeg that only the fast price sees": (
         {"chain": False, "sights": (sight(0.93),)},

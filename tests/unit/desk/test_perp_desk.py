@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from eth_abi.abi import encode
 
+from keeper.confirm.policy import BALANCED, Policies, tuned
 from keeper.desk.perp import ROUND, Params, PerpDesk, Sitting
 from keeper.desk.port import Alarm, Judgement, Tried
 from keeper.domain import (
@@ -108,20 +109,25 @@ def test_a_breach_at_both_clocks_is_acted_on_and_says_what_both_said() -> None:
     assert found.left.means.taker.trader.positions[0].size_wad == 5 * WAD
 
 
-def test_a_fast_price_that_clears_the_account_is_waited_for_and_not_for_long() -> None:
+def test_a_fast_price_that_clears_the_account_is_waited_for() -> None:
     falling = world(replace(view(1_980), twap_wad=2_100 * WAD))
-    found = judged(sitting(falling, LONG, fast=2_100, at_s=NOW_S + 24))
-    assert isinstance(found.decision, Wait)
-    assert (found.decision.reason.rule, found.decision.until_block) == ("confirm.fast_disagrees", 1_001)
-    later = judged(sitting(falling, LONG, fast=2_100, at_s=NOW_S + 36))
-    assert size_of(later) == 5 * WAD
+    for at_s in (NOW_S + 24, NOW_S + 3_600):
+        found = judged(sitting(falling, LONG, fast=2_100, at_s=at_s))
+        assert isinstance(found.decision, Wait)
+        assert (found.decision.reason.rule, found.decision.until_block) == ("confirm.fast_disagrees", 1_001)
 
 
-def test_without_a_fast_price_the_chain_decides_alone_once_its_answer_has_stood() -> None:
-    young = judged(sitting(world(1_980), LONG, at_s=NOW_S + 12))
-    assert isinstance(young.decision, Wait)
-    assert young.decision.reason.rule == "confirm.unsupported"
-    assert size_of(judged(sitting(world(1_980), LONG))) == 5 * WAD
+def test_without_a_fast_price_nothing_is_taken_but_by_the_operator_s_own_word() -> None:
+    own = Policies(tuned(BALANCED, trust_chain_after_s=24))
+    trusting = replace(DESK, params=replace(DESK.params, confirm=own))
+    for at_s, size_wad in ((NOW_S + 12, None), (NOW_S + 36, 5 * WAD)):
+        quiet = sitting(world(1_980), LONG, at_s=at_s)
+        held = judged(quiet)
+        assert isinstance(held.decision, Wait)
+        assert held.decision.reason.rule == "confirm.unsupported"
+        found = trusting.judge(quiet, key(1), ALARM)
+        assert isinstance(found, Judgement)
+        assert isinstance(found.decision, Wait) if size_wad is None else size_of(found) == size_wad
 
 
 def test_prices_too_far_apart_are_not_acted_on() -> None:
@@ -141,7 +147,7 @@ def test_what_cannot_be_judged_is_unknown_and_says_why() -> None:
 def test_the_next_takeover_of_a_block_finds_the_margin_that_the_first_one_leaves() -> None:
     other = account(2, 1_000, {0: (10, -20_000)})
     small = account(9, 1_000, {})
-    first = judged(sitting(world(1_980), LONG, other, taker=small))
+    first = judged(sitting(world(1_980), LONG, other, fast=1_980, taker=small))
     assert size_of(first) == 5 * WAD
     assert 0 < size_of(judged(first.left, 2)) < WAD // 4
 
@@ -153,7 +159,7 @@ def test_another_size_of_the_positions_is_another_state() -> None:
 
 
 def test_the_only_step_is_picked() -> None:
-    found = judged(sitting(world(1_980), LONG))
+    found = judged(sitting(world(1_980), LONG, fast=1_980))
     assert isinstance(found.decision, tuple)
     tried = Tried(found.decision[0], Call("0x", b""), b"")
     assert DESK.pick(found.left, [tried]) is tried
@@ -237,7 +243,7 @@ BORROWING = PerpDesk(
 def test_with_borrowed_margin_no_deposit_is_lacking_and_none_is_used() -> None:
     poor = account(9, 0, {})
     assert BORROWING.lacking(book_of(poor), None) == []
-    at = sitting(world(1_980), LONG, taker=poor)
+    at = sitting(world(1_980), LONG, fast=1_980, taker=poor)
     found = BORROWING.judge(at, key(1), ALARM)
     assert isinstance(found, Judgement)
     assert isinstance(found.decision, tuple)
@@ -247,7 +253,7 @@ def test_with_borrowed_margin_no_deposit_is_lacking_and_none_is_used() -> None:
 
 
 def test_of_simulated_takeovers_one_is_picked_with_the_profit_that_it_brought() -> None:
-    at = sitting(world(1_980), LONG)
+    at = sitting(world(1_980), LONG, fast=1_980)
     found = BORROWING.judge(at, key(1), ALARM)
     assert isinstance(found, Judgement)
     assert isinstance(found.decision, tuple)

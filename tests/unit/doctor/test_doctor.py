@@ -324,6 +324,37 @@ def test_a_witness_tells_what_it_says_or_why_it_says_nothing() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("own", "comes_to"),
+    [
+        ("", "nothing that hangs on it is ever closed"),
+        ("[confirmation]\ntrust_chain_after_s = 60\n", "its print counts after 60 s"),
+    ],
+    ids=["by a preset", "by the operator's own word"],
+)
+async def test_a_feed_that_nobody_else_speaks_of_is_named_with_what_that_comes_to(
+    own: str, comes_to: str, tmp_path: Path
+) -> None:
+    (tmp_path / "prices.csv").write_text("timestamp_s,feed,price\n1700000000,ETH/USD,2000\n")
+    path = tmp_path / "keeper.toml"
+    path.write_text(
+        '[chain]\nhttp = "http://127.0.0.1:1"\nws = "ws://127.0.0.1:1"\nchain_id = 1\n'
+        f'[deployment]\nprotocol = "aave_v3"\npool = "{READER}"\nfrom_block = 1\n'
+        f'[feed]\npath = "prices.csv"\n{own}'
+        f'[confirmation.witnesses."BTC/USD".link]\nkind = "aggregator"\naddress = "{READER}"\n'
+    )
+    market: Any = SimpleNamespace(feeds=("BTC/USD", "ETH/USD", "GHO/USD"))
+    head = Head(7, "0x77", "0x66", 1_700_000_000, 10**9)
+    found = by_name([each async for each in Doctor(load(path))._feed(market, head)])
+    assert [what for what in found if what.startswith("confirmation")] == ["confirmation GHO/USD"]
+    assert found["confirmation GHO/USD"] == Finding(
+        "confirmation GHO/USD",
+        Mark.WARN,
+        f"no price source and no witness speaks of it: {comes_to}",
+        "name a price source in [feed], or a witness in [confirmation.witnesses]",
+    )
+
+
 def test_brackets_in_a_finding_are_shown() -> None:
     console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
     console.print(table_of([Finding("x", Mark.BAD, "found [feed]", "see to [feed]")]))
