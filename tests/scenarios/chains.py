@@ -54,6 +54,8 @@ class Said:
 
     fast: float | None
     chain: float
+    edge: float
+    """Below which of them the account was in breach, as it stood then."""
 
 
 @dataclass
@@ -67,8 +69,8 @@ class Reacting(Chain):
     calldata: dict[str, bytes] = field(default_factory=dict)
     """Of every transaction that was handed over, by its hash."""
     said: dict[str, Said] = field(default_factory=dict)
-    """What both clocks said when it was."""
-    clocks: Callable[[], Said] = lambda: Said(None, 1.0)
+    """What both clocks said when the first of its nonce was."""
+    clocks: Callable[[], Said] = lambda: Said(None, 1.0, 1.0)
     """Returns what they say now."""
     states: dict[int, object] = field(default_factory=dict)
     """What the contract stored before each block, by its number."""
@@ -119,7 +121,9 @@ class Reacting(Chain):
         waiting = dict(self.pending)
         for tx_hash, raw in waiting.items():
             self.pending = {tx_hash: raw}
-            super().mine(status=status and int(self.carry_out(self.calldata[tx_hash], at, tx_hash)))
+            data = self.calldata[tx_hash]
+            # What cancels a step asks for nothing.
+            super().mine(status=status and int(not data or self.carry_out(data, at, tx_hash)))
 
     async def simulate(self, sender: str, call: Call, at: ChainTime, gas_limit: int) -> bytes | Refuse:
         assert sender
@@ -130,11 +134,13 @@ class Reacting(Chain):
         return Refuse(Reason("simulation.reverted", "0x", "must not revert"))
 
     async def request(self, method: str, params: list[object]) -> Any:
+        waiting = {self.nonces[each]: self.said[each] for each in self.pending}
         answer = await super().request(method, params)
         if method == "eth_sendRawTransaction":
             found = TypedTransaction.from_bytes(HexBytes(str(params[0]))).as_dict()["data"]
             self.calldata[answer] = bytes(found)
-            self.said.setdefault(answer, self.clocks())
+            # A higher bid is the same step: it was decided when the first one was.
+            self.said.setdefault(answer, waiting.get(self.nonces[answer], self.clocks()))
         return answer
 
 

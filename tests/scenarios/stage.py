@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,15 @@ class Stage:
         return () if self.is_margin else (made.WETH,)
 
     def _said(self) -> Said:
-        return Said(None if self.venues.silent else self.share, self.chain_share)
+        return Said(None if self.venues.silent else self.share, self.chain_share, self._edge())
+
+    def _edge(self) -> float:
+        """Return the share below which the account is in breach, with what was paid in and taken since."""
+        if not isinstance(self.chain, LoanChain):
+            return self.edge
+        now, first = self.chain.loans[self.key], self.loan
+        held, owed = now.collateral / first.collateral, now.borrow_shares / first.borrow_shares
+        return self.edge * owed / held if held else inf
 
     def _market(self, deployment: Any) -> Any:
         return HybridMarket(deployment) if self.is_margin else MorphoMarket(made.LISTING)
@@ -308,13 +317,15 @@ class Stage:
 
     def taking(self) -> dict[str, CaseEvent | None]:
         """Return whatever was sent that takes something of an account, with its reserved event."""
-        steps = self.desk.journal._rows("SELECT step_id, tx_hash FROM steps WHERE tx_hash IS NOT NULL")
+        steps = self.desk.journal._rows(
+            "SELECT step_id, tx_hash FROM steps UNION SELECT step_id, tx_hash FROM sends"
+        )
         of = {row["tx_hash"]: row["step_id"] for row in steps}
         reserved = {event.data["step_id"]: event for event in self.events if event.kind is EventKind.RESERVED}
         return {
             tx_hash: reserved.get(of.get(tx_hash, ""))
             for tx_hash, data in self.chain.calldata.items()
-            if self.chain.named(data) in CLOSING
+            if data and self.chain.named(data) in CLOSING
         }
 
     # --- and again ---
