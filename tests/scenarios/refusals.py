@@ -11,6 +11,7 @@ from eth_abi.abi import encode
 
 from keeper.abi import load
 from keeper.confirm.policy import BALANCED, FAST, Policy
+from keeper.desk.port import Judgement
 from keeper.domain import FlagState, Holding, Leg, Log, Phase
 from keeper.errors import ChainFault
 from keeper.journal.guard import EACH, Limits
@@ -27,8 +28,9 @@ from keeper.protocols.hybrid.params import Listed
 from keeper.risk.liquidity import Depth
 from keeper.units import WAD
 from tests.scenarios.chains import STRANGER
-from tests.scenarios.stage import HYBRID, LONG, MORPHO, Beat, Roads, Stage, share_of
-from tests.unit.pipeline.desk import FIRST, KEEPER
+from tests.scenarios.stage import HYBRID, LONG, MORPHO, Beat, Errs, Roads, Stage, share_of
+from tests.unit.execute.distant import Distant
+from tests.unit.pipeline.desk import FIRST, KEEPER, KEY
 from tests.unit.pipeline.test_posting import Signed
 from tests.unit.protocols.hybrid.books import CALL, NOW_S, OPTIONS, PERPS, array, deployment
 from tests.unit.protocols.morpho_blue import made
@@ -143,6 +145,42 @@ def refused(stage: Stage) -> None:
     stage.chain.on_send = on_send
 
 
+def erring(errs: Errs) -> Set:
+    """Have the desk go wrong."""
+
+    def change(stage: Stage) -> None:
+        stage.errs = errs
+
+    return change
+
+
+def unasked(found: Judgement[Any]) -> Judgement[Any]:
+    """Forget the agreement on what takes something."""
+    closes = isinstance(found.decision, tuple) and found.decision[0].act.closes
+    return replace(found, agreed=None) if closes else found
+
+
+def outlived(found: Judgement[Any]) -> Judgement[Any]:
+    """Plan steps for a block that there is already."""
+    if not isinstance(found.decision, tuple):
+        return found
+    valid_until = found.left.at.block - 1
+    return replace(
+        found, decision=tuple(replace(each, valid_until_block=valid_until) for each in found.decision)
+    )
+
+
+def unsigned(stage: Stage) -> None:
+    """Have the signer elsewhere give no signature."""
+    stage.desk.signer = signer = Distant(KEY)
+    signer.silent_for = {0}
+
+
+def shared(stage: Stage) -> None:
+    """Have somebody else use the wallet's key in the fourth block, when the keeper has sent something."""
+    stage.chain.receipts["0xforeign"] = {"blockNumber": hex(FIRST + 4), "blockHash": f"0xa{FIRST + 4}"}
+
+
 def upgraded(stage: Stage) -> None:
     """Have a contract get other code in the third block."""
     upgrade = Log("0x" + "51" * 20, (UPGRADED.topic, bytes(32)), b"", FIRST + 2, f"0xa{FIRST + 2}", "0xup", 0)
@@ -217,8 +255,15 @@ ON_BOTH: dict[str, tuple[Set, Sequence[Beat]]] = {
     "limit.loss_hour": (limited(loss_hour_wad=0), FALL),
     "limit.loss_day": (limited(loss_day_wad=0), FALL),
     "limit.depth_minute": (moving, FALL),
+    "limit.agreement": (erring(unasked), FALL),
+    "limit.validity": (erring(outlived), FALL),
+    "limit.in_flight": (limited(in_flight=0), FALL),
+    "wallet.foreign": (shared, (Beat(), both(0.95, 4), both(0.85, 4))),
+    "send.unsigned": (unsigned, FALL),
+    "send.validity": (unsigned, (Beat(), both(0.95, 2), Beat(missed=30, restart=True), Beat(times=2))),
     "limit.attempts_hour": (limited(attempts_hour=1), (*FALL, both(0.9, 4))),
     "limit.solvency_day": (at_a_loss(4 * 10**11), (Beat(), both(0.84, 7))),
+    "fees.unknown": (chained(base_fee_wei=None, fails=["eth_gasPrice"] * 8), FALL),
     "fees.cap": (at_a_loss(10**12), (Beat(), both(0.84, 7))),
     "size.depth": (prudent(most_bps=1e-9), FALL),
     "size.inventory": (prudent(inventory_wad=1), FALL),

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from keeper.confirm.policy import BALANCED, Policies, Policy
 from keeper.desk.hybrid import HybridDesk
 from keeper.desk.hybrid import Params as HybridParams
 from keeper.desk.lending import LendingDesk
 from keeper.desk.lending import Params as LendingParams
+from keeper.desk.port import Judgement
 from keeper.domain import CaseEvent, EventKind, Leg, Quote, Unknown
 from keeper.execute.fees import FeeParams
 from keeper.execute.sender import ChainSender
@@ -93,12 +94,33 @@ class Beat:
     """How many of the newest blocks it replaces, beside coming after them."""
     restart: bool = False
     """Whether the keeper has been started anew."""
+    missed: int = 0
+    """Of how many blocks before it the keeper never hears, since it is not there."""
     ticks: tuple[float, ...] = ()
     """What the venues say after it, tick by tick."""
     lagging: float = 0.0
     """What share of the endpoints is behind."""
     times: int = 1
     """So many such blocks, one after the other."""
+
+
+Errs: TypeAlias = Callable[[Judgement[Any]], Judgement[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Erring:
+    """A desk that means well, and gets what it decides wrong: the door is there for it."""
+
+    desk: Any
+    errs: Errs
+
+    def judge(self, *asked: Any) -> Judgement[Any] | Unknown:
+        """Judge an account wrongly."""
+        found = self.desk.judge(*asked)
+        return found if isinstance(found, Unknown) else self.errs(found)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.desk, name)
 
 
 @dataclass
@@ -161,6 +183,8 @@ class Stage:
         self.loans = Closing()
         """By which loans are closed; ``desk.plan`` by which accounts of HybridMargin are."""
         self.roads = Roads()
+        self.errs: Errs | None = None
+        """How its desk goes wrong, where it does."""
         self.reports: Reports | None = None
         """Whom a keeper of HybridMargin hears."""
         self.margin = replace(EMPTY, key=OWNER + bytes(12), cash_wad=2_570 * WAD, legs=(LONG,))
@@ -210,6 +234,10 @@ class Stage:
         return self._deciding(tape.reports(self.reports) if tape and self.reports else None)
 
     def _deciding(self, reports: Reports | None) -> Any:
+        desk = self._desk(reports)
+        return Erring(desk, self.errs) if self.errs else desk
+
+    def _desk(self, reports: Reports | None) -> Any:
         policies = Policies(self.policy)
         if self.is_margin:
             params = HybridParams(self.native, confirm=policies, plan=self.desk.plan)
@@ -238,6 +266,8 @@ class Stage:
     async def block(self, beat: Beat) -> None:
         """Let one block come, and have the keeper hear of it."""
         self.chain.late_s += beat.late_s
+        for _ in range(beat.missed):
+            self.chain.extend()
         orphaned = self.chain.cut(beat.reorg) if beat.reorg else []
         adopted = [self.chain.extend() for _ in range(beat.reorg + 1)]
         self._price(beat)

@@ -34,8 +34,8 @@ ELSEWHERE = {
         *("report.from_future", "report.no_price", "report.not_newer", "report.past_validity"),
         *("report.too_old", "report.unconfident", "reports.faulty", "reports.in_order"),
     },
-    "what a desk plans is agreed to, valid, and of nobody who has a transaction out; the guard asks anyway": {
-        *("limit.agreement", "limit.duplicate", "limit.validity"),
+    "no desk is asked about an account that has a transaction out; the guard asks anyway": {
+        "limit.duplicate"
     },
     "the verdict has asked it of the account before anything is planned": {
         *("morpho.unknown", "size.no_way", "slope.not_breached", "slope.not_confirmed"),
@@ -44,14 +44,6 @@ ELSEWHERE = {
     "who has what is not listed, or what has no view, is not judged at all": {"oracle.unknown"},
     "so small a slice is tried only in search of one that the margin bears, and passed over": {
         *("slope.empty_slice", "slope.slice_outside"),
-    },
-    "the keeper stopped between a permit and its signature, which is within one block": {"send.validity"},
-    "the signer gave no signature while the step was valid; the wallet on stage signs for itself": {
-        "send.unsigned"
-    },
-    "the chain on stage has a base fee, and no other chain to pay for data on": {"fees.unknown"},
-    "nobody else has the key of the wallet on stage, nor has it sixteen accounts to act on": {
-        *("limit.in_flight", "wallet.foreign"),
     },
     "it is the name of a file": {"book.snapshot"},
 }
