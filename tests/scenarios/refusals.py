@@ -176,6 +176,12 @@ def unsigned(stage: Stage) -> None:
     signer.silent_for = {0}
 
 
+def halted(stage: Stage) -> None:
+    """Have the operator halt the wallet while the signer has the first step before it."""
+    stage.desk.signer = signer = Distant(KEY)
+    signer.on_sign = lambda: stage.desk.journal.throw(Switch.HALT, "", on=True, who="a test", why="enough")
+
+
 def shared(stage: Stage) -> None:
     """Have somebody else use the wallet's key in the fourth block, when the keeper has sent something."""
     stage.chain.receipts["0xforeign"] = {"blockNumber": hex(FIRST + 4), "blockHash": f"0xa{FIRST + 4}"}
@@ -260,6 +266,7 @@ ON_BOTH: dict[str, tuple[Set, Sequence[Beat]]] = {
     "limit.in_flight": (limited(in_flight=0), FALL),
     "wallet.foreign": (shared, (Beat(), both(0.95, 4), both(0.85, 4))),
     "send.unsigned": (unsigned, FALL),
+    "send.halted": (halted, FALL),
     "send.validity": (unsigned, (Beat(), both(0.95, 2), Beat(missed=30, restart=True), Beat(times=2))),
     "limit.attempts_hour": (limited(attempts_hour=1), (*FALL, both(0.9, 4))),
     "limit.solvency_day": (at_a_loss(4 * 10**11), (Beat(), both(0.84, 7))),

@@ -45,6 +45,9 @@ ELSEWHERE = {
     "so small a slice is tried only in search of one that the margin bears, and passed over": {
         *("slope.empty_slice", "slope.slice_outside"),
     },
+    "it takes several steps of the wallet at once, and the stage has one account at risk": {
+        *("send.gap", "simulation.order"),
+    },
     "it is the name of a file": {"book.snapshot"},
 }
 """The rules in no table of this folder: why, and which; ``_`` at an end stands for sixteen numbers."""
