@@ -301,13 +301,17 @@ class Chain:
         assert self.stacked is None or len(self.stacked) == len(calls)
         return self.stacked
 
+    def named(self, data: bytes) -> str:
+        """Name the function that calldata calls."""
+        return act_of(data)
+
     async def rerun(self, sender: str, call: Call, at_hash: str, gas_limit: int) -> bytes | Refuse:
         self.asked.append("rerun")
         self._may_fail("rerun")
         assert sender == SIGNER.address
         assert at_hash in {head.hash for head in self.heads}
         assert gas_limit > 0
-        data = self.reverted.get(NAMES.get(call.data[:4], ""))
+        data = self.reverted.get(self.named(call.data))
         return b"" if data is None else Refuse(Reason("simulation.reverted", "0x" + data.hex(), "no revert"))
 
     def _answer(self, call: Call) -> bytes:
