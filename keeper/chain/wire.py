@@ -77,7 +77,7 @@ def log_of(raw: Mapping[str, Any]) -> Log:
             block_hash=lower_hex(raw["blockHash"], 32),
             tx_hash=lower_hex(raw["transactionHash"], 32),
             index=quantity(raw["logIndex"]),
-            tx_index=quantity(raw["transactionIndex"]) if "transactionIndex" in raw else None,
+            tx_index=quantity(raw["transactionIndex"]),
         )
     except MALFORMED as error:
         raise ChainFault(f"a log cannot be read: {error!r}") from error

@@ -171,7 +171,8 @@ COUNTED = (
     "SELECT coalesce(paid_gwei, most_gwei) AS gwei,"
     " CASE state WHEN 'abandoned' THEN 0 ELSE notional_micro END AS notional,"
     " CASE WHEN booked_micro IS NOT NULL THEN booked_micro WHEN state = 'included' THEN loss_micro"
-    " WHEN state IN ('abandoned', 'displaced') THEN 0 ELSE risk_micro END AS loss FROM stakes WHERE market = ''"
+    " WHEN state IN ('abandoned', 'displaced') THEN 0 ELSE risk_micro END AS loss"
+    " FROM stakes WHERE market = ''"
 )
 """What each step counts for."""
 

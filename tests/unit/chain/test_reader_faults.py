@@ -41,6 +41,7 @@ def raw_log(number: int, index: int) -> dict[str, Any]:
         "blockHash": block_hash(number),
         "transactionHash": "0x" + "02" * 32,
         "logIndex": hex(index),
+        "transactionIndex": "0x0",
     }
 
 
@@ -340,9 +341,10 @@ async def test_a_block_whose_state_is_gone_tells_nothing_of_a_revert() -> None:
         await reader_of(node).rerun(ADDRESS, Call(ADDRESS, b""), block_hash(7), 100_000)
 
 
-def test_a_log_says_which_transaction_of_its_block_it_is_of_where_the_node_does() -> None:
-    assert log_of(raw_log(5, 1)).tx_index is None
+def test_a_log_says_which_transaction_of_its_block_it_is_of() -> None:
     assert log_of(raw_log(5, 1) | {"transactionIndex": "0x1f"}).tx_index == 31
+    with pytest.raises(ChainFault, match="transactionIndex"):
+        log_of({name: value for name, value in raw_log(5, 1).items() if name != "transactionIndex"})
 
 
 CALL = (Call(ADDRESS, b""), 1_000_000)
