@@ -82,8 +82,8 @@ async def test_an_alarm_that_nothing_bears_out_ends_as_false_and_begins_afresh(
     await expect_the_same_again(stage)
 
 
-UNHEARD = (Beat(), Beat(silent=True), *[Beat(chain=0.95)] * 9)
-"""The fast price falls silent; then the protocol's own falls, and answers anew in every block."""
+UNHEARD = (Beat(), Beat(silent=True), Beat(chain=0.95), Beat(times=8))
+"""The fast price falls silent; then the protocol's own falls."""
 UNSUPPORTED = "1: Called; 3: Suspected, Waited confirm.unsupported; 8: Called confirm.timed_out; 9: Suspected"
 ENDS = {
     "fast": f"{UNSUPPORTED}, Waited confirm.unsupported",
