@@ -40,6 +40,7 @@ from keeper.journal.shared import PostgresJournal
 from keeper.journal.store import SqliteJournal
 from keeper.protocols.hybrid.abi import CONTRACTS, artifact
 from keeper.units import WAD
+from tests.postgres import drop
 from tests.stub_node import StubNode, Tree
 from tests.unit.execute.stub_web3signer import StubWeb3Signer
 from tests.unit.protocols.hybrid.books import NOW_S, feed_view
@@ -217,6 +218,7 @@ def test_a_shared_journal_is_looked_at_and_who_leads_is_told(
         assert told["journal"].found.endswith("is whole")
         assert told["lease"].found == "a leads: a keeper started now stands by"
     assert "lease" not in by_name(list(looked._journal()))
+    drop(place.url, place.schema)
     monkeypatch.setenv("KEEPER_JOURNAL__URL", "postgresql://keeper:hunter2@127.0.0.1:1/none")
     config = config_of(tmp_path, "http://127.0.0.1:1", "ws://127.0.0.1:1")
     away = by_name(list(Doctor(config)._journal()))["journal"]
