@@ -1054,7 +1054,7 @@ def _leads(journal: StoredJournal, tape: Recorder | None) -> bool:
     """
     if journal.leads():
         return True
-    if tape is not None and tape.waiting_bytes > STANDING_BYTES:
+    if tape is not None and (tape.has_ended or tape.waiting_bytes > STANDING_BYTES):
         raise TapeTooLong
     return False
 

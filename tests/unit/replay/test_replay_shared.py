@@ -176,6 +176,11 @@ async def test_a_standby_that_has_heard_much_is_to_begin_anew(pair: Pair) -> Non
     tape._packed.append(Packed(bytes(STANDING_BYTES), listing=False))
     with pytest.raises(TapeTooLong):
         _leads(pair.standby.journal, tape)
+    tape.take()
+    assert not _leads(pair.standby.journal, tape)
+    tape.has_ended = True
+    with pytest.raises(TapeTooLong):
+        _leads(pair.standby.journal, tape)
     assert _leads(pair.leader.journal, tape)
 
 
