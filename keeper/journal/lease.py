@@ -107,10 +107,13 @@ class Lease:
         """Tell whether the lease of the one journal has ended."""
         return bool(self._rows("SELECT 1 FROM lease WHERE until < clock_timestamp()"))
 
-    def take(self, schemas: Collection[str], sessions: Mapping[str, int]) -> dict[str, int] | None:
+    def take(
+        self, schemas: Collection[str], sessions: Mapping[str, int], held: Collection[str] = ()
+    ) -> dict[str, int] | None:
         """Take the leases of journals that have all ended; return their new tokens, or None.
 
-        ``sessions`` are those by which the holder writes; one of them stands for a journal that he does not.
+        None, too, where with those that are ``held`` they are not all of the wallet's any more. ``sessions``
+        are those by which the holder writes; one of them stands for a journal that he does not.
 
         The session of who held a lease is ended first, where it is in a transaction: frozen there, it would
         hold the door for ever. The server's own time-out for sessions that idle in one is not relied on:
@@ -131,8 +134,11 @@ class Lease:
             except psycopg.errors.LockNotAvailable:
                 tokens = {"": None}
             taken = {each: token for each, token in tokens.items() if token is not None}
-            db.execute("COMMIT" if len(taken) == len(tokens) else "ROLLBACK")
-        return taken if len(taken) == len(tokens) else None
+            is_all = len(taken) == len(tokens) and {*schemas, *held}.issuperset(
+                fellows(db, self._place.schema)
+            )
+            db.execute("COMMIT" if is_all else "ROLLBACK")
+        return taken if is_all else None
 
     def _take(self, db: PostgresDb, schema: str, session: int) -> int | None:
         found = db.execute(
@@ -292,7 +298,7 @@ class Tenure:
     def _take(self, schemas: Collection[str]) -> None:
         """Take some leases, or none of them."""
         sessions = {each: db.session for each, db in self._journals.items()}
-        taken = self._lease.take(schemas, sessions) if schemas else None
+        taken = self._lease.take(schemas, sessions, self._tokens) if schemas else None
         if taken is None:
             return
         self._tokens = dict(sorted({**self._tokens, **taken}.items()))

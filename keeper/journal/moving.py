@@ -64,9 +64,11 @@ def _move(held: SqliteDb, db: PostgresDb, place: Shared) -> Mapping[str, int]:
     lay_out(db)
     moved = {table: _move_rows(held, db, table) for table in tables_in_order(held)}
     for each in fellows(db, place.schema):
-        leading = f'SELECT holder FROM "{each}".lease WHERE until > clock_timestamp() FOR UPDATE'  # noqa: S608
-        if found := db.execute(leading).fetchall():
-            raise ConfigError(f"{found[0][0]} leads the wallet by schema {each}: stop it before")
+        # Under a lock: who would take it now waits, and looks again.
+        lease = f'SELECT holder, until > clock_timestamp() FROM "{each}".lease FOR UPDATE'  # noqa: S608
+        [(holder, leads)] = db.execute(lease).fetchall()
+        if leads:
+            raise ConfigError(f"{holder} leads the wallet by schema {each}: stop it before")
     return moved
 
 

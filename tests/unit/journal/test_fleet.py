@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -17,6 +18,8 @@ from keeper.domain import CaseEvent, EventKind, Permit, Reason, Refuse, Step
 from keeper.errors import Deposed
 from keeper.journal.db import Shared
 from keeper.journal.guard import Limits
+from keeper.journal.lease import Lease
+from keeper.journal.postgres import connect
 from keeper.journal.shared import PostgresJournal
 from keeper.journal.tape import Recorder, unpack
 from keeper.journal.wallet import Wallet, of_record
@@ -207,6 +210,18 @@ def test_a_deployment_that_nobody_keeps_is_held_and_counted_and_told(
     assert nonce_of(reserve(later.journals[1], *asked(tx, 3))) == 7
 
 
+def test_leases_are_not_taken_where_one_of_the_wallet_is_left_out(
+    process: Processes, places: dict[str, Shared]
+) -> None:
+    before = process()
+    before.keep("a", "b")
+    before.close()
+    a, b = places["a"].schema, places["b"].schema
+    with closing(Lease(places["a"], "two", 60)) as lease, closing(connect(places["a"])) as db:
+        assert lease.take([a], {a: db.session}) is None
+        assert lease.take([a, b], {a: db.session}) == {a: 2, b: 2}
+
+
 def test_what_a_process_begins_to_keep_it_leads_by_the_lease_that_it_has(
     process: Processes, tx: dict[str, Any]
 ) -> None:
@@ -246,6 +261,8 @@ from pathlib import Path
 from keeper.domain import Flag, Permit, Step
 from keeper.journal.db import Shared
 from keeper.journal.guard import Limits
+from keeper.journal.lease import Lease
+from keeper.journal.postgres import connect
 from keeper.journal.shared import PostgresJournal
 from keeper.journal.wallet import Wallet
 
