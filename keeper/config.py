@@ -523,6 +523,8 @@ class Send(Section):
     """A transaction that is next in line and waits for so long is outbid, or cancelled when late."""
     in_flight: int = Field(default=16, ge=1, le=1_000)
     """Transactions of the wallet that wait at the same time."""
+    batch: int = Field(default=1, ge=1, le=64)
+    """Acts in one transaction, at the most, where the protocol has a contract for that."""
     foreign: Literal["stop", "warn"] = "stop"
     """What another program does that uses the wallet's key: no new steps, or words only."""
     via: Annotated[Several[Via], Field(min_length=1)] = (Via.PUBLIC,)
@@ -885,6 +887,12 @@ class Config(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _can_batch(self) -> Self:
+        if self.send.batch > 1 and self.deployment.protocol != "hybrid":
+            raise ValueError("send.batch: no contract of other protocols than hybrid carries several acts")
+        return self
+
+    @model_validator(mode="after")
     def _can_borrow(self) -> Self:
         lends = self.closing.liquidator is None or self.closing.lender is not Lender.UNISWAP_V3
         if self.deployment.protocol == "perp_curie" and not lends:
@@ -1063,6 +1071,7 @@ class Config(BaseSettings):
             ),
             depth=self.depths(),
             flow_fall=self.pace.flow_fall,
+            batch=self.send.batch,
             climb=self.ladder.climb(),
             tide=self.ladder.book.book(),
             scope=self.deployment.scope,

@@ -728,6 +728,7 @@ class Journal(Protocol):
         block: Block,
         at_s: UnixS,
         data_fee_wei: Wei = 0,
+        joins: Permit | None = None,
     ) -> Permit | Refuse:
         """Check every limit and commit the whole unsigned transaction; only then grant the Permit.
 
@@ -736,6 +737,10 @@ class Journal(Protocol):
         ``chain_nonce`` is the wallet's next nonce as the chain has it; the journal gives out the lowest
         one from there up that none of its own transactions holds. ``data_fee_wei`` is the most that the
         transaction may cost besides its gas.
+
+        A step that ``joins`` goes in the transaction of another, which is not signed yet: ``tx`` then takes
+        the place of that one, and holds the acts of both. It is held to every limit as any other step, with
+        what it adds to the cost, and takes no nonce.
         """
         ...
 
@@ -1011,6 +1016,10 @@ class Outcome:
     """Of the transaction, where it did what it was for; the journal does not keep them."""
     tx_index: int | None = field(default=None, compare=False)
     """Which transaction of its block; the journal does not keep that either."""
+    error: bytes = field(default=b"", compare=False)
+    """Of an act of a batch that failed alone: the selector of the contract's error."""
+    carried: tuple[Outcome, ...] = field(default=(), compare=False)
+    """How the steps ended that the same transaction carries, in their order."""
 
 
 class BidKind(StrEnum):
@@ -1065,6 +1074,13 @@ class StepRecord:
     """What was to take its transaction's place, oldest first."""
     fills: tuple[Bid, ...] = ()
     """What uses up nonces below its own, without which it cannot be included, oldest first."""
+    place: int = 0
+    """Which of the acts of its transaction it is; the first one, 0, has that for its own."""
+    carries: tuple[StepRecord, ...] = ()
+    """The steps of other accounts that go in its transaction, a batch, in their order.
+
+    They have no bytes and no bids of their own: they go where it goes.
+    """
 
     @property
     def last(self) -> Bid:
@@ -1176,8 +1192,16 @@ class Outbox(Protocol):
         """End a step whose bytes are certainly nowhere; its nonce is free again."""
         ...
 
-    def settle(self, step_id: str, outcome: Outcome, *, at_s: UnixS, aftermath: Aftermath = ...) -> None:
-        """Note how a sent transaction ended, and what is said of it beside."""
+    def settle(
+        self,
+        step_id: str,
+        outcome: Outcome,
+        *,
+        at_s: UnixS,
+        aftermath: Aftermath = ...,
+        carried: Sequence[Aftermath] = ...,
+    ) -> None:
+        """Note how a sent transaction ended, and what is said of it, and of each step it carries, beside."""
         ...
 
     def unsettle(self, step_id: str, *, block: Block, at_s: UnixS) -> None:

@@ -21,6 +21,7 @@ import structlog
 from keeper.answers import HAS, REFUSALS, Answer, read
 from keeper.domain import Call, EventKind, Fees, Head, Log, Permit, Reason, Refuse, Step, Wait
 from keeper.errors import ChainFault, InvariantBroken, SignerFault
+from keeper.execute.batches import apart
 from keeper.execute.fees import HISTORY_BLOCKS, FeeParams, Market, bid_for, choose_fees, outbid, tip_paid
 from keeper.execute.filler import Filler, Purse, newest
 from keeper.execute.signer import Signed, Signer
@@ -114,12 +115,13 @@ def judge(
     ``used`` is the wallet's transaction count some blocks below the head: a nonce below it is spent, and
     without a receipt of ours it was spent by another transaction. Where it was spent by a cancel of ours, the
     step is displaced as well, and costs what that did. What filled nonces below for it, it has cost besides.
+    Of a batch, each act has an outcome of its own.
     """
     found = [(tx_hash, seen) for tx_hash in step.hashes if (seen := receipts[tx_hash]) is not None]
     filled_wei = sum(_cost_wei(seen) for each in step.fill_hashes if (seen := receipts[each]) is not None)
     if not found:
         displaced = Outcome(EventKind.DISPLACED, head.number, head.hash, filled_wei)
-        return displaced if step.nonce < used else None
+        return apart(step, displaced) if step.nonce < used else None
     tx_hash, receipt = found[0]
     block = int(receipt["blockNumber"], 16)
     if block > head.number:
@@ -131,7 +133,8 @@ def judge(
     logs = map(_log, receipt.get("logs", ())) if kind is EventKind.INCLUDED else ()
     place = receipt.get("transactionIndex")
     tx_index = None if place is None else int(place, 16)
-    return Outcome(kind, block, receipt["blockHash"], cost_wei, tx_hash, tuple(logs), tx_index)
+    whole = Outcome(kind, block, receipt["blockHash"], cost_wei, tx_hash, tuple(logs), tx_index)
+    return apart(step, whole)
 
 
 def _cost_wei(receipt: Mapping[str, Any]) -> Wei:
@@ -578,15 +581,16 @@ class ChainSender:
         followed = (*believed, *self._outbox.live_steps())
         found = await self._outcomes(followed, head) if followed else []
         moved = [(step, outcome) for step, outcome in found if not _same(step.outcome, outcome)]
-        ended = [(step, outcome) for step, outcome in moved if outcome is not None]
+        ended = [each for step, outcome in moved if outcome is not None for each in _acts(step, outcome)]
         reviewed = await review(ended) if review and ended else [NOTHING_MORE] * len(ended)
         said = {step.step_id: each for (step, _), each in zip(ended, reviewed, strict=True)}
         with self._outbox.together():
             self._recheck_from = None
             for step, outcome in moved:
-                self._write(step, outcome, head, said.get(step.step_id, NOTHING_MORE))
+                self._write(step, outcome, head, said)
         await self._resend(head)
-        return tuple(self._outbox.step(step.step_id) for step, _ in moved)
+        settled = [self._outbox.step(step.step_id) for step, _ in moved]
+        return tuple(each for step in settled for each in (step, *step.carries))
 
     async def _outcomes(
         self, steps: Sequence[StepRecord], head: Head
@@ -642,15 +646,20 @@ class ChainSender:
         else:
             self._note_foreign(f"nonce {step.nonce} of step {step.step_id} was used by another", head)
 
-    def _write(self, step: StepRecord, outcome: Outcome | None, head: Head, aftermath: Aftermath) -> None:
-        """Bring the journal to what the chain shows of one step."""
+    def _write(
+        self, step: StepRecord, outcome: Outcome | None, head: Head, said: Mapping[str, Aftermath]
+    ) -> None:
+        """Bring the journal to what the chain shows of one step, and of those that it carries."""
         if step.outcome is not None:
             self._outbox.unsettle(step.step_id, block=head.number, at_s=head.timestamp_s)
             self._last_sent.pop(step.step_id, None)
             log.warning("tx.unincluded", step_id=step.step_id, tx_hash=step.tx_hash, block=step.outcome.block)
         if outcome is not None:
             self._outbox.sent(step.step_id, block=head.number, at_s=head.timestamp_s)
-            self._outbox.settle(step.step_id, outcome, at_s=head.timestamp_s, aftermath=aftermath)
+            aftermath, *carried = (said[each.step_id] for each, _ in _acts(step, outcome))
+            self._outbox.settle(
+                step.step_id, outcome, at_s=head.timestamp_s, aftermath=aftermath, carried=carried
+            )
             if outcome.kind is EventKind.DISPLACED and outcome.tx_hash is None:
                 self._note_stranger(step, head)
             self._last_sent.pop(step.step_id, None)
@@ -805,6 +814,11 @@ async def _caught(signing: Awaitable[Signed]) -> Signed | SignerFault:
         return await signing
     except SignerFault as fault:
         return fault
+
+
+def _acts(step: StepRecord, outcome: Outcome) -> list[tuple[StepRecord, Outcome]]:
+    """Return a step and those that its transaction carries, each with how it ended."""
+    return list(zip((step, *step.carries), (outcome, *outcome.carried), strict=True))
 
 
 def _same(believed: Outcome | None, seen: Outcome | None) -> bool:

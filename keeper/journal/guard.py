@@ -483,17 +483,20 @@ def reserve(
     at_s: UnixS,
     beside: Claims,
     data_fee_wei: Wei = 0,
+    joins: Permit | None = None,
 ) -> Permit | Refuse:
     """Grant the one Permit of a step, or refuse; the caller holds the write lock and commits.
 
     The whole unsigned transaction is stored with the nonce given out here, so that a restart signs the
-    same bytes again. ``beside`` is what other journals of the wallet hold.
+    same bytes again. ``beside`` is what other journals of the wallet hold. A step that ``joins`` another's
+    transaction asks for what that costs more with it.
     """
+    before_wei = _most_wei(_unsigned(db, joins)) if joins else 0
     here = held(db, step, limits, standing=standing, chain_nonce=chain_nonce, block=block, at_s=at_s)
     found = here + beside
     asked = Ask(
         account=step.act.account,
-        max_cost_wei=_most_wei(tx) + data_fee_wei,
+        max_cost_wei=_most_wei(tx) - before_wei + data_fee_wei,
         notional_wad=step.notional_wad,
         valid_until_block=step.valid_until_block,
         block=block,
@@ -512,7 +515,7 @@ def reserve(
         markets=tuple(markets) or tuple(market for market, _ in step.takes),
         max_fee_wei=Fees.of(tx).max_fee_wei,
         balance_wei=balance_wei,
-        in_flight=found.in_flight,
+        in_flight=found.in_flight - (joins is not None),
         in_flight_wei=found.in_flight_wei,
         risk_wad=tally.risk_wad(step),
         hour=found.hour,
@@ -520,7 +523,18 @@ def reserve(
         taken_day_wad=found.taken_day_wad,
         inventory=found.inventory,
     )
-    return check(asked) or _grant(db, step, {**tx, "nonce": free_nonce(found.nonces, chain_nonce)}, asked)
+    nonce = joins.nonce if joins else free_nonce(found.nonces, chain_nonce)
+    return check(asked) or _grant(db, step, {**tx, "nonce": nonce}, asked, joins)
+
+
+def _unsigned(db: Db, carrier: Permit) -> Mapping[str, Any]:
+    """Return a reserved step's transaction as it stands; raise InvariantBroken where it is signed already."""
+    query = "SELECT unsigned_tx FROM steps WHERE step_id = ? AND state = 'reserved' AND signed_tx IS NULL"
+    found = db.execute(query, (carrier.step_id,)).fetchone()
+    if found is None:
+        raise InvariantBroken(f"step {carrier.step_id} takes no other along: it is signed, or over")
+    tx: Mapping[str, Any] = json.loads(found["unsigned_tx"])
+    return tx
 
 
 BIDS: Mapping[BidKind, tuple[Callable[[Ask], Refuse | None], ...]] = {
@@ -559,20 +573,20 @@ def rebid(
     found = beside + held(db, None, limits, standing=standing, chain_nonce=nonce, block=block, at_s=at_s)
     if kind is BidKind.FILL and nonce in found.nonces - {each.nonce for each in step.fills}:
         raise InvariantBroken(f"step {step.step_id}: nonce {nonce} below it is held, and needs no fill")
-    whole = tally.at_stake(db, step.step_id)
+    own = tally.at_stake(db, step.step_id)
+    # Of a batch every act counts by itself, and all of them are bid for at once.
+    whole = sum((tally.at_stake(db, each.step_id) for each in step.carries), own)
     before = _in_its_place(step, kind, nonce, whole)
-    risk_wad = whole.loss_wad
-    if kind is BidKind.RAISE and (reserved := rows.reserved(db, step.step_id)):
-        risk_wad = max(risk_wad, tally.raised_risk_wad(reserved, max_fee_wei))
+    risks_wad = [_risk_wad(db, each, kind, max_fee_wei) for each in (step, *step.carries)]
     asked = _asked_again(
         step,
         found,
         before,
         limits=limits,
         standing=standing,
-        max_cost_wei=_most_wei(tx) + data_fee_wei,
+        max_cost_wei=_most_wei(tx) + data_fee_wei * (1 + len(step.carries)),
         max_fee_wei=max_fee_wei,
-        risk_wad=risk_wad,
+        risk_wad=sum(risks_wad),
         balance_wei=balance_wei,
         block=block,
         at_s=at_s,
@@ -580,8 +594,18 @@ def rebid(
     refused = next((refusal for rule in BIDS[kind] if (refusal := rule(asked))), None)
     if refused is None:
         dearer_wei = max(0, asked.max_cost_wei - before.spent_wei)
-        _grant_bid(db, step, kind, tx, asked, whole.spent_wei + dearer_wei)
+        _grant_bid(db, step, kind, tx, asked, own.spent_wei + dearer_wei)
+        for each, risk_wad in zip((step, *step.carries), risks_wad, strict=True):
+            tally.count_risk(db, each.step_id, risk_wad)
     return refused
+
+
+def _risk_wad(db: Db, step: StepRecord, kind: BidKind, max_fee_wei: Wei) -> Wad:
+    """Return what a step may lose at most once so much is bid for it."""
+    risk_wad = tally.at_stake(db, step.step_id).loss_wad
+    if kind is BidKind.RAISE and (reserved := rows.reserved(db, step.step_id)):
+        return max(risk_wad, tally.raised_risk_wad(reserved, max_fee_wei))
+    return risk_wad
 
 
 def _expect_higher(step: StepRecord, kind: BidKind, tx: Mapping[str, Any]) -> None:
@@ -647,7 +671,7 @@ def _grant_bid(
         (step.step_id, number, kind, tx["nonce"], asked.block, rows.dumps(tx)),
     )
     db.execute("UPDATE steps SET max_cost_wei = ? WHERE step_id = ?", (str(whole_wei), step.step_id))
-    tally.raise_most(db, step.step_id, whole_wei, asked.risk_wad)
+    tally.raise_most(db, step.step_id, whole_wei)
 
 
 def drop_bid(db: Db, step: StepRecord, number: int, reason: Reason, block: Block, at_s: UnixS) -> None:
@@ -704,8 +728,9 @@ def held(
     )
 
 
-def _grant(db: Db, step: Step, tx: Mapping[str, Any], asked: Ask) -> Permit:
+def _grant(db: Db, step: Step, tx: Mapping[str, Any], asked: Ask, joins: Permit | None) -> Permit:
     """Write down the step with its whole transaction, and the event of its case."""
+    place = _next_place(db, joins.nonce) if joins else 0
     tranche_nonce = step.act.tranche_nonce if isinstance(step.act, Liquidate) else None
     attempt = 1 + _attempts(db, step, tranche_nonce)
     step_id = f"{step.case_id}:{step.kind}:{'-' if tranche_nonce is None else tranche_nonce}:{attempt}"
@@ -715,6 +740,7 @@ def _grant(db: Db, step: Step, tx: Mapping[str, Any], asked: Ask) -> Permit:
         "act": asdict(step.act),
         "closes": step.act.closes,
         "nonce": tx["nonce"],
+        **({"place": place} if place else {}),
         "max_cost_wei": asked.max_cost_wei,
         "notional_wad": step.notional_wad,
         "expected_profit_wad": step.expected_profit_wad,
@@ -724,14 +750,18 @@ def _grant(db: Db, step: Step, tx: Mapping[str, Any], asked: Ask) -> Permit:
     event = CaseEvent(step.case_id, asked.account, EventKind.RESERVED, asked.block, asked.at_s, told)
     rows.append(db, event)
     unsigned_tx = rows.dumps(tx)
+    if joins:
+        db.execute("UPDATE steps SET unsigned_tx = ? WHERE step_id = ?", (unsigned_tx, joins.step_id))
+        # That one is its transaction, too.
+        unsigned_tx = rows.dumps({"nonce": joins.nonce})
     db.execute(
         "INSERT INTO steps (step_id, case_id, account, kind, tranche_nonce, attempt, nonce, state,"
         " reserved_block, reserved_at_s, valid_until_block, notional_wad, expected_profit_wad,"
-        " max_cost_wei, unsigned_tx) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " max_cost_wei, unsigned_tx, place) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             step_id, step.case_id, asked.account, step.kind, tranche_nonce, attempt, tx["nonce"],
             StepState.RESERVED, asked.block, asked.at_s, step.valid_until_block, str(step.notional_wad),
-            str(step.expected_profit_wad), str(asked.max_cost_wei), unsigned_tx,
+            str(step.expected_profit_wad), str(asked.max_cost_wei), unsigned_tx, place,
         ),
     )  # fmt: skip
     db.execute(
@@ -776,6 +806,11 @@ def held_nonces(db: Db, chain_nonce: int) -> frozenset[int]:
     )
     values = chain_nonce, chain_nonce, BidKind.FILL, chain_nonce
     return frozenset(row["nonce"] for row in db.execute(query, values))
+
+
+def _next_place(db: Db, nonce: int) -> int:
+    query = "SELECT 1 + max(place) FROM steps WHERE nonce = ? AND state <> 'abandoned'"
+    return int(db.execute(query, (nonce,)).fetchone()[0])
 
 
 def _attempts(db: Db, step: Step, tranche_nonce: int | None) -> int:

@@ -16,7 +16,7 @@ from keeper.errors import ConfigError
 from keeper.journal.db import Db
 from keeper.journal.sqlite import SqliteDb
 
-VERSION = 5
+VERSION = 6
 
 STAKES_OF_BEFORE = """INSERT INTO stakes (
         step_id, market, at_s, state, most_gwei, paid_gwei, notional_micro, loss_micro, risk_micro
@@ -90,6 +90,11 @@ MIGRATIONS: Mapping[int, tuple[str, ...]] = {
             market, at_s, state, paid_gwei, most_gwei, notional_micro, risk_micro, loss_micro, held_micro,
             booked_micro
         ) WHERE state IN ('reserved', 'sent')""",
+    ),
+    6: (
+        "ALTER TABLE steps ADD COLUMN place INTEGER NOT NULL DEFAULT 0",
+        "DROP INDEX one_nonce_one_transaction",
+        "CREATE UNIQUE INDEX one_nonce_one_transaction ON steps (nonce, place) WHERE state <> 'abandoned'",
     ),
 }
 """By the version that each leads to."""

@@ -283,6 +283,17 @@ def bids_of(db: Db, step_ids: Iterable[str]) -> dict[str, list[Bid]]:
     return found
 
 
+def carried_by(db: Db, nonces: Iterable[int]) -> dict[int, list[StepRecord]]:
+    """Return by nonce the steps that its transaction carries beside its own, in their order."""
+    found: dict[int, list[StepRecord]] = {}
+    query = (
+        "SELECT * FROM steps WHERE place > 0 AND state <> 'abandoned' AND nonce IN ({}) ORDER BY nonce, place"
+    )
+    for row in _looked_up(db, query, nonces):
+        found.setdefault(row["nonce"], []).append(to_step(row))
+    return found
+
+
 def to_bid(row: Any) -> Bid:
     """Read a row of ``sends``."""
     return Bid(
@@ -295,8 +306,8 @@ def to_bid(row: Any) -> Bid:
     )
 
 
-def to_step(row: Any, bids: Sequence[Bid] = ()) -> StepRecord:
-    """Read a row of ``steps``, with what was to take its transaction's place."""
+def to_step(row: Any, bids: Sequence[Bid] = (), carries: Sequence[StepRecord] = ()) -> StepRecord:
+    """Read a row of ``steps``, with what was to take its transaction's place, and what that carries."""
     return StepRecord(
         step_id=row["step_id"],
         case_id=row["case_id"],
@@ -312,6 +323,8 @@ def to_step(row: Any, bids: Sequence[Bid] = ()) -> StepRecord:
         outcome=None if row["outcome_block"] is None else _to_outcome(row),
         bids=tuple(each for each in bids if each.kind is not BidKind.FILL),
         fills=tuple(each for each in bids if each.kind is BidKind.FILL),
+        place=row["place"],
+        carries=tuple(carries),
     )
 
 

@@ -82,7 +82,7 @@ def _standing(db: Db) -> dict[str, Any]:
         found = db.execute(query).fetchone()
         return None if found is None else list(found)
 
-    live = db.execute("SELECT step_id, signed_tx IS NOT NULL FROM steps WHERE state IN ('reserved', 'sent')")
+    live = db.execute("SELECT step_id, tx_hash IS NOT NULL FROM steps WHERE state IN ('reserved', 'sent')")
     bids = db.execute(
         "SELECT step_id, bid, sends.kind, sends.signed_tx IS NOT NULL FROM sends JOIN steps USING (step_id)"
         " WHERE state IN ('reserved', 'sent') ORDER BY step_id, bid"
@@ -218,8 +218,9 @@ def _rewind_steps(db: SqliteDb, unsigned: frozenset[str]) -> None:
                 ends.pop(step_id, None)
             elif moved is EventKind.ABANDONED:
                 ends[step_id] = (None, None, None, "0")
+    take = f"{_taking(db, 'steps')} WHERE step_id = ?"
     for step_id, state in states.items():
-        db.execute("INSERT INTO steps SELECT * FROM old.steps WHERE step_id = ?", (step_id,))
+        db.execute(take, (step_id,))
         end = ends.get(step_id, (None, None, None, None))
         db.execute(
             "UPDATE steps SET state = ?, outcome_block = ?, outcome_hash = ?, outcome_at_s = ?,"
@@ -237,13 +238,21 @@ def _rewind_steps(db: SqliteDb, unsigned: frozenset[str]) -> None:
     )
 
 
+def _taking(db: SqliteDb, table: str) -> str:
+    """Return what takes over the rows of a table; an older journal knows of fewer columns, the first ones."""
+    columns = db.execute("SELECT name FROM pragma_table_info(?, 'old')", (table,))
+    known = ", ".join(row["name"] for row in columns)
+    return f"INSERT INTO {table} ({known}) SELECT * FROM old.{table}"  # noqa: S608
+
+
 def _rewind_stakes(db: SqliteDb, last: int) -> None:
     """Take over the stakes of those steps, each as its step stands; an older journal has none yet."""
     query = "SELECT 1 FROM old.sqlite_master WHERE name = 'stakes'"
     if db.execute(query).fetchone() is None:
         db.execute(STAKES_OF_BEFORE)
         return
-    db.execute("INSERT INTO stakes SELECT * FROM old.stakes WHERE step_id IN (SELECT step_id FROM steps)")
+    taking = _taking(db, "stakes")
+    db.execute(f"{taking} WHERE step_id IN (SELECT step_id FROM steps)")  # noqa: S608
     db.execute(tally.FOLLOWS)
     db.execute(
         "UPDATE stakes SET most_gwei = (SELECT (CAST(max_cost_wei AS BIGINT) + 999999999) / 1000000000"
@@ -263,6 +272,11 @@ def _rewind_risks(db: SqliteDb, last: int) -> None:
         fees.setdefault(step_id, 0)
         if seq <= last:
             fees[step_id] = max_fee_wei
+    carried = (
+        "SELECT acts.step_id FROM steps AS own JOIN steps AS acts USING (nonce) WHERE own.step_id = ?"
+        " AND (acts.step_id = own.step_id OR acts.place > 0 AND acts.state <> 'abandoned')"
+    )
     for step_id, max_fee_wei in fees.items():
-        if reserved := rows.reserved(db, step_id):
-            tally.count_risk(db, step_id, tally.raised_risk_wad(reserved, max_fee_wei))
+        for (each,) in db.execute(carried, (step_id,)).fetchall():
+            if reserved := rows.reserved(db, each):
+                tally.count_risk(db, each, tally.raised_risk_wad(reserved, max_fee_wei))

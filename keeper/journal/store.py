@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from keeper.ports import (
     BREAKERS,
     NOTHING_MORE,
     Aftermath,
+    Bid,
     BidKind,
     Case,
     Leadership,
@@ -319,6 +321,7 @@ class StoredJournal:
         block: Block,
         at_s: UnixS,
         data_fee_wei: Wei = 0,
+        joins: Permit | None = None,
     ) -> Permit | Refuse:
         """Check every limit and commit the unsigned transaction; only then grant the Permit."""
         with self._transaction() as db:
@@ -338,6 +341,7 @@ class StoredJournal:
                 at_s=at_s,
                 beside=self._beside(step, limits, chain_nonce, block, at_s),
                 data_fee_wei=data_fee_wei,
+                joins=joins,
             )
 
     def _beside(
@@ -493,19 +497,27 @@ class StoredJournal:
         return self._to_steps(found)[0]
 
     def _to_steps(self, found: Sequence[Any]) -> tuple[StepRecord, ...]:
+        """Read steps, with what their transactions carry: not that of a nonce which they have given up."""
+        nonces = {
+            row["step_id"]: row["nonce"] for row in found if row["place"] == 0 and row["state"] != S.ABANDONED
+        }
         with self._asked() as db:
             bids = rows.bids_of(db, [row["step_id"] for row in found])
-        return tuple(rows.to_step(row, bids.get(row["step_id"], ())) for row in found)
-
-    def live_steps(self) -> tuple[StepRecord, ...]:
-        """Return the reserved and the sent steps, lowest nonce first."""
-        return self._to_steps(
-            self._rows("SELECT * FROM steps WHERE state IN ('reserved', 'sent') ORDER BY nonce")
+            carried = rows.carried_by(db, nonces.values())
+        return tuple(
+            rows.to_step(row, bids.get(name, ()), carried.get(nonces.get(name, -1), ()))
+            for row in found
+            if (name := row["step_id"])
         )
 
+    def live_steps(self) -> tuple[StepRecord, ...]:
+        """Return the reserved and the sent steps with a transaction of their own, lowest nonce first."""
+        query = "SELECT * FROM steps WHERE state IN ('reserved', 'sent') AND place = 0 ORDER BY nonce"
+        return self._to_steps(self._rows(query))
+
     def settled_since(self, block: Block) -> tuple[StepRecord, ...]:
-        """Return the steps whose outcome is of ``block`` or later, lowest nonce first."""
-        query = "SELECT * FROM steps WHERE outcome_block >= ? ORDER BY nonce"
+        """Return those of them whose outcome is of ``block`` or later, lowest nonce first."""
+        query = "SELECT * FROM steps WHERE outcome_block >= ? AND place = 0 ORDER BY nonce"
         return self._to_steps(self._rows(query, block))
 
     def sign(self, step_id: str, raw: bytes, tx_hash: str, *, bid: int = 1) -> None:
@@ -522,6 +534,8 @@ class StoredJournal:
             if step.tx_hash is None and step.state is S.RESERVED:
                 update = "UPDATE steps SET signed_tx = ?, tx_hash = ? WHERE step_id = ?"
                 db.execute(update, (raw, tx_hash, step_id))
+                hashes = [(tx_hash, each.step_id) for each in step.carries]
+                db.executemany("UPDATE steps SET tx_hash = ? WHERE step_id = ?", hashes)
             elif (step.tx_hash, step.signed_tx) != (tx_hash, raw):
                 raise InvariantBroken(f"step {step_id} is {step.state} as {step.tx_hash}, not as {tx_hash}")
 
@@ -532,7 +546,7 @@ class StoredJournal:
             if step.signed_tx is None:
                 raise InvariantBroken(f"step {step_id} was sent before its signed bytes were committed")
             if step.state is not S.SENT:
-                self._move(db, step, E.SENT, told=data or {}, block=block, at_s=at_s)
+                self._move_all(db, step, E.SENT, told=data or {}, block=block, at_s=at_s)
 
     def rebid(
         self,
@@ -588,12 +602,13 @@ class StoredJournal:
         return tuple(nonce for nonce in free if nonce not in beside)
 
     def affordable_wei(self, step_id: str) -> Wei | None:
-        """Return the gas price up to which a step pays, as it was weighed when it was reserved."""
+        """Return the gas price up to which every act of a transaction pays, as they were weighed before."""
+        step = self.step(step_id)
         with self._asked() as db:
-            found = rows.reserved(db, step_id)
-        if "economics" not in found or found.get("loss_wad"):
-            return None
-        return Economics(**found["economics"]).affordable_wei
+            weighed = [rows.reserved(db, each.step_id) for each in (step, *step.carries)]
+        paying = [each for each in weighed if "economics" in each and not each.get("loss_wad")]
+        found = (Economics(**each["economics"]).affordable_wei for each in paying)
+        return min((each for each in found if each is not None), default=None)
 
     def next_nonce(self) -> int:
         """Return one more than the highest nonce of the wallet that was ever given out; 0 where none was."""
@@ -622,49 +637,84 @@ class StoredJournal:
         """End a step whose bytes are certainly nowhere; its nonce is free again."""
         told = {"rule": reason.rule, "evidence": reason.evidence, "bound": reason.bound}
         with self._transaction() as db:
-            self._move(db, self.step(step_id), E.ABANDONED, told=told, block=block, at_s=at_s)
-            db.execute("UPDATE steps SET gas_cost_wei = '0' WHERE step_id = ?", (step_id,))
-            tally.follow(db, step_id)
+            step = self.step(step_id)
+            self._move_all(db, step, E.ABANDONED, told=told, block=block, at_s=at_s)
+            for each in (step, *step.carries):
+                db.execute("UPDATE steps SET gas_cost_wei = '0' WHERE step_id = ?", (each.step_id,))
+                tally.follow(db, each.step_id)
 
     def settle(
-        self, step_id: str, outcome: Outcome, *, at_s: UnixS, aftermath: Aftermath = NOTHING_MORE
+        self,
+        step_id: str,
+        outcome: Outcome,
+        *,
+        at_s: UnixS,
+        aftermath: Aftermath = NOTHING_MORE,
+        carried: Sequence[Aftermath] = (),
     ) -> None:
-        """Note how a sent transaction ended, and what is said of it beside."""
+        """Note how a sent transaction ended, and what is said of each of its acts beside."""
+        with self._transaction() as db:
+            step = self.step(step_id)
+            steps, outcomes = (step, *step.carries), (outcome, *outcome.carried)
+            if len(steps) != len(outcomes):
+                found = f"{len(steps) - 1}, and {len(outcomes) - 1} ended"
+                raise InvariantBroken(f"step {step_id} carries {found}")
+            bid, said = step.bid_of(outcome.tx_hash), chain((aftermath, *carried), repeat(NOTHING_MORE))
+            for each, ended, words in zip(steps, outcomes, said, strict=False):
+                self._settle(db, each, ended, bid, words, at_s)
+
+    def _settle(
+        self, db: Db, step: StepRecord, outcome: Outcome, bid: Bid | None, aftermath: Aftermath, at_s: UnixS
+    ) -> None:
+        """Note how one act of a transaction ended."""
         if outcome.kind not in OUTCOMES:
             raise InvariantBroken(f"{outcome.kind} is not the outcome of a transaction")
         told: dict[str, Any] = {"block_hash": outcome.block_hash, "gas_cost_wei": outcome.gas_cost_wei}
         told |= rows.told_aftermath(aftermath)
-        with self._transaction() as db:
-            step = self.step(step_id)
-            if outcome.tx_hash is not None:
-                told["tx_hash"] = outcome.tx_hash
-            if (bid := step.bid_of(outcome.tx_hash)) is not None:
-                told["bid"] = bid.kind
-            self._move(db, step, outcome.kind, told=told, block=outcome.block, at_s=at_s)
-            db.execute(
-                "UPDATE steps SET outcome_block = ?, outcome_hash = ?, outcome_at_s = ?, gas_cost_wei = ?,"
-                " profit_wad = ?, lost_to = ? WHERE step_id = ?",
-                (
-                    outcome.block, outcome.block_hash, at_s, str(outcome.gas_cost_wei),
-                    *rows.of_aftermath(aftermath), step_id,
-                ),
-            )  # fmt: skip
-            tally.follow(db, step_id)
-            tally.book(db, step_id, aftermath.booking)
+        if outcome.tx_hash is not None:
+            told["tx_hash"] = outcome.tx_hash
+        if bid is not None:
+            told["bid"] = bid.kind
+        self._move(db, step, outcome.kind, told=told, block=outcome.block, at_s=at_s)
+        db.execute(
+            "UPDATE steps SET outcome_block = ?, outcome_hash = ?, outcome_at_s = ?, gas_cost_wei = ?,"
+            " profit_wad = ?, lost_to = ? WHERE step_id = ?",
+            (
+                outcome.block, outcome.block_hash, at_s, str(outcome.gas_cost_wei),
+                *rows.of_aftermath(aftermath), step.step_id,
+            ),
+        )  # fmt: skip
+        tally.follow(db, step.step_id)
+        tally.book(db, step.step_id, aftermath.booking)
 
     def unsettle(self, step_id: str, *, block: Block, at_s: UnixS) -> None:
         """Put a transaction back in flight whose outcome a reorg has undone."""
         with self._transaction() as db:
             step = self.step(step_id)
             told = {"outcome_block": step.outcome.block if step.outcome else None}
-            self._move(db, step, E.UNINCLUDED, told=told, block=block, at_s=at_s)
-            db.execute(
-                "UPDATE steps SET outcome_block = NULL, outcome_hash = NULL, outcome_at_s = NULL,"
-                " gas_cost_wei = NULL, profit_wad = NULL, lost_to = NULL WHERE step_id = ?",
-                (step_id,),
-            )
-            tally.follow(db, step_id)
-            tally.book(db, step_id, None)
+            self._move_all(db, step, E.UNINCLUDED, told=told, block=block, at_s=at_s)
+            for each in (step, *step.carries):
+                db.execute(
+                    "UPDATE steps SET outcome_block = NULL, outcome_hash = NULL, outcome_at_s = NULL,"
+                    " gas_cost_wei = NULL, profit_wad = NULL, lost_to = NULL WHERE step_id = ?",
+                    (each.step_id,),
+                )
+                tally.follow(db, each.step_id)
+                tally.book(db, each.step_id, None)
+
+    def _move_all(
+        self,
+        db: Db,
+        step: StepRecord,
+        kind: EventKind,
+        *,
+        told: Mapping[str, Any],
+        block: Block,
+        at_s: UnixS,
+    ) -> None:
+        """Move a step, and those that its transaction carries, each with its case."""
+        for each in (step, *step.carries):
+            self._move(db, each, kind, told=told, block=block, at_s=at_s)
 
     def _move(
         self,

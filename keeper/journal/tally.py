@@ -217,7 +217,7 @@ def in_flight_wei(db: Db) -> Wei:
 
 def in_flight(db: Db) -> int:
     """Return how many transactions may still be included."""
-    query = "SELECT count(*) FROM stakes WHERE market = '' AND state IN ('reserved', 'sent')"
+    query = "SELECT count(*) FROM steps WHERE state IN ('reserved', 'sent') AND place = 0"
     return int(db.execute(query).fetchone()[0])
 
 
@@ -228,11 +228,10 @@ def at_stake(db: Db, step_id: str) -> Sums:
     return Sums(spent_wei=int(gwei) * GWEI, loss_wad=int(risk) * MICRO)
 
 
-def raise_most(db: Db, step_id: str, most_wei: Wei, risk_wad: Wad) -> None:
+def raise_most(db: Db, step_id: str, most_wei: Wei) -> None:
     """Count a step with more than it was, now that more was bid."""
     update = "UPDATE stakes SET most_gwei = ? WHERE market = '' AND step_id = ?"
     db.execute(update, (-(-most_wei // GWEI), step_id))
-    count_risk(db, step_id, risk_wad)
 
 
 def count_risk(db: Db, step_id: str, risk_wad: Wad) -> None:

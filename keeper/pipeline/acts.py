@@ -24,6 +24,7 @@ from keeper.domain import (
     Wait,
 )
 from keeper.errors import ChainFault
+from keeper.pipeline.batch import Batches
 from keeper.pipeline.mirror import Mirror
 from keeper.pipeline.moment import Moment
 from keeper.pipeline.turns import batches
@@ -95,6 +96,7 @@ class Acts(Generic[MarketT]):
         cases: Cases,
         mempool: Mempool | None,
         dry_run: bool,
+        batch: int = 1,
     ) -> None:
         self._mirror = mirror
         self._reader = reader
@@ -104,6 +106,7 @@ class Acts(Generic[MarketT]):
         self._cases = cases
         self._mempool = mempool
         self._dry_run = dry_run
+        self._batch = batch
         self._rehearsed: dict[AccountKey, str] = {}
         self._simulations = asyncio.Semaphore(SIMULATIONS)
         self._preparations = asyncio.Semaphore(SIMULATIONS // 2)
@@ -259,7 +262,7 @@ class Acts(Generic[MarketT]):
         see ours revert.
         """
         stack = stack or Stack()
-        for some in batches(planned, BATCH):
+        for some in batches(planned, max(BATCH, self._batch)):
             if permits := self._reserve_all(some, fees, moment.head, stack):
                 answers = await self._sender.send(permits, tick_ns=moment.heard_ns, in_public=in_public)
                 refused = any(isinstance(answer, Refuse) for answer in answers)
@@ -269,35 +272,42 @@ class Acts(Generic[MarketT]):
     def _reserve_all(
         self, planned: Sequence[tuple[Planned, Sequence[Tried]]], fees: Fees, head: Head, stack: Stack
     ) -> list[Permit]:
-        """Reserve in one commit what was picked of the steps tried; the signed bytes bring it to disk."""
-        permits = []
+        """Reserve in one commit what was picked of the steps tried; the signed bytes bring it to disk.
+
+        Returns the first permit of each transaction: acts that it takes along are permitted by themselves.
+        """
+        permits: dict[int, Permit] = {}
+        open_ = Batches(self._mirror.market, self._batch)
         with self._journal.together(lasting=False):
             for each, found in planned:
                 if stack.holds_back(each):
                     continue
                 picked = self._desk.pick(each.judged.left, found)
-                granted: list[Permit] = []
+                granted: Permit | None = None
                 if not isinstance(picked.result, bytes):
                     self._cases.refused(each.account, picked.result, head)
                 elif self._is_rehearsed(each, picked.step):
                     continue
                 else:
-                    granted = self._reserve(each, picked, fees, head)
-                permits += granted
-                if not granted and any(isinstance(tried.result, bytes) for tried in found):
+                    granted = self._reserve(each, picked, fees, head, open_)
+                if granted is not None:
+                    permits.setdefault(granted.nonce, granted)
+                elif any(isinstance(tried.result, bytes) for tried in found):
                     stack.is_broken |= each.account in stack.accounts
-        return permits
+        return list(permits.values())
 
-    def _reserve(self, each: Planned, picked: Tried, fees: Fees, head: Head) -> list[Permit]:
+    def _reserve(self, each: Planned, picked: Tried, fees: Fees, head: Head, open_: Batches) -> Permit | None:
         """Ask for the permit of one step, with the agreement that it rests on."""
         bid = self._sender.bid(picked.step, head)
         if isinstance(bid, Refuse):
             self._cases.refused(each.account, bid, head)
-            return []
+            return None
         bid = bid.within(fees)
+        terms = bid, picked.step.valid_until_block
+        batch = open_.place(picked.step, picked.call, terms)
         granted = self._journal.reserve(
             picked.step,
-            self._sender.transaction(picked.call, picked.step.gas_limit, bid),
+            self._sender.transaction(batch.call, batch.gas_limit, bid),
             agreed=each.judged.agreed,
             markets=each.judged.markets,
             balance_wei=self._sender.balance_wei,
@@ -305,15 +315,17 @@ class Acts(Generic[MarketT]):
             block=head.number,
             at_s=head.timestamp_s,
             data_fee_wei=self._sender.data_fee_wei,
+            joins=batch.permit,
         )
         if isinstance(granted, Refuse):
             self._passed_over[each.account] = head.number
             self._cases.refused(each.account, granted, head)
-            return []
+            return None
+        open_.note(batch, granted, terms)
         if self._dry_run:
             self._rehearsed[each.account] = _state(each, picked.step)
         self._cases.reserved(each.account, each.judged.agreed, head)
-        return [granted]
+        return granted
 
     def _is_rehearsed(self, each: Planned, step: Step) -> bool:
         """In a dry run, where the sender withholds all, an act is said once a case and state."""

@@ -131,6 +131,7 @@ class Care(Generic[MarketT]):
             cases=self,
             mempool=mempool,
             dry_run=params.dry_run,
+            batch=params.batch,
         )
         self._reviews = Reviews(
             mirror, reader=reader, desk=desk, journal=journal, wallet=sender.address, latest=latest
@@ -292,10 +293,15 @@ class Care(Generic[MarketT]):
             is_read = self._acts.ready_at(moment.head)
             if unread := [each for each in accounts if each not in is_read]:
                 await self._mirror.read_again(unread, moment.head)
+        turns = Turns()
         # In a fall the worst are on their way already: nobody new waits behind batches of them.
-        for some in batches((each for each in accounts if not self._is_on_its_way(each)), BATCH):
-            planned, sitting = self._judge_all(sitting, some, moment, Counter())
-            self._left = sitting
+        waiting = (each for each in accounts if not self._is_on_its_way(each))
+        for some in batches(waiting, max(BATCH, self._params.batch)):
+            planned: list[Planned] = []
+            for few in batches(some, BATCH):
+                found, sitting = self._judge_all(sitting, few, moment, Counter())
+                self._left, planned = sitting, [*planned, *found]
+                await turns.pass_on()
             await self._acts.act(planned, moment)
             await asyncio.sleep(0)
 

@@ -40,6 +40,8 @@ class Params:
     """How deep the market of each feed is, as far as it is known."""
     flow_fall: float = 0.05
     """The further fall of all prices at which the book's liquidations are measured."""
+    batch: int = 1
+    """The most acts in one transaction, where the protocol has a contract for that."""
     climb: Climb = field(default_factory=Climb)
     """The bounds of every account's ladder,"""
     tide: Book = field(default_factory=Book)

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from keeper.desk.port import Desk
-from keeper.domain import Booking, Call, EventKind, Head, Quote, Refuse, Rival, Unknown
+from keeper.domain import Booking, Call, EventKind, Head, Quote, Reason, Refuse, Rival, Unknown
 from keeper.errors import ChainFault
 from keeper.pipeline.mirror import Mirror
 from keeper.ports import Aftermath, Journal, Market, Outcome, Reader, StepRecord
@@ -80,9 +80,14 @@ class Reviews(Generic[MarketT]):
         """Ask the node why a transaction reverted; that it does not answer holds up nothing.
 
         At the end of the block: what others did behind ours is in that state too, and what was so only in the
-        middle of the block is not.
+        middle of the block is not. Of an act of a batch that failed alone, its own log tells.
         """
         if outcome.kind is not EventKind.REVERTED:
+            return ""
+        if outcome.error:
+            failed = Refuse(Reason("act.failed", f"0x{outcome.error.hex()}", "must not fail"))
+            return self._mirror.market.explain(failed).reason.evidence
+        if step.place:
             return ""
         bid = step.bid_of(outcome.tx_hash)
         tx = bid.unsigned_tx if bid else step.unsigned_tx
@@ -129,7 +134,7 @@ def _is_before(seen: Seen, step: StepRecord, outcome: Outcome) -> bool:
     In the same block by its place there, where the node tells both.
     """
     block = seen.rival.block
-    if not step.reserved_block < block <= outcome.block:
+    if not step.reserved_block < block <= outcome.block or seen.rival.tx_hash == outcome.tx_hash:
         return False
     if block < outcome.block or seen.tx_index is None or outcome.tx_index is None:
         return True

@@ -9,17 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from eth_abi.abi import decode
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keeper.desk.hybrid import HybridDesk, Params, Sitting
 from keeper.desk.port import Alarm, Judgement
 from keeper.domain import Account, Agree, EventKind, Head, Liquidate, Step, Unknown
+from keeper.protocols.hybrid.abi import load
 from keeper.units import WAD, AccountKey
 from tests.unit.pipeline.desk import BREACHED, KEEPER, Desk, act_of, confirmed, flagged
 from tests.unit.pipeline.ticking import Ticker
 
 BTC = "BTC/USD"
+BATCH = load("Liquidator").functions["batch"]
 PRICES = st.integers(170, 230).map(lambda dollars: dollars * WAD)
 KEYS = [bytes([number]) * 20 + bytes(12) for number in range(60, 63)]
 FAULTS = st.sampled_from(
@@ -81,10 +84,15 @@ def breached(tip: Head) -> tuple[Account, Account, Account]:
 
 
 def sent(desk: Desk) -> dict[str, str]:
-    """Return what every transaction that was signed does, by its step."""
-    steps = desk.journal._rows("SELECT step_id, unsigned_tx FROM steps WHERE tx_hash IS NOT NULL")
-    found = {row["step_id"]: json.loads(row["unsigned_tx"])["data"] for row in steps}
-    return {step: act_of(bytes.fromhex(data.removeprefix("0x"))) for step, data in found.items()}
+    """Return what every transaction that was signed does, by its steps: those of a batch in its own order."""
+    query = "SELECT step_id, unsigned_tx FROM steps WHERE tx_hash IS NOT NULL AND place = 0"
+    found: dict[str, str] = {}
+    for row in desk.journal._rows(query):
+        data = bytes.fromhex(json.loads(row["unsigned_tx"])["data"].removeprefix("0x"))
+        carried = [each.step_id for each in desk.journal.step(row["step_id"]).carries]
+        calls = decode(BATCH.inputs, data[4:])[0] if data[:4] == BATCH.selector else [data]
+        found |= zip((row["step_id"], *carried), map(act_of, calls), strict=True)
+    return found
 
 
 async def test_a_desk_that_asks_nobody_is_refused_at_the_door(tmp_path: Path) -> None:
@@ -105,11 +113,13 @@ async def test_an_agreement_of_another_block_is_refused_at_the_door(tmp_path: Pa
     desk.close()
 
 
-@given(events=st.lists(EVENTS, max_size=10))
-async def test_nothing_is_taken_without_a_recorded_agreement(events: list[tuple[str, Any]]) -> None:
+@given(events=st.lists(EVENTS, max_size=10), batch=st.sampled_from([1, 3]))
+async def test_nothing_is_taken_without_a_recorded_agreement(
+    events: list[tuple[str, Any]], batch: int
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         desk = Desk(Path(folder) / "journal.sqlite", restarting=False)
-        fault = "none"
+        fault, desk.batch = "none", batch
         feed = desk.feed = Ticker(desk.chain)
         going_wrong(desk, lambda: fault)
         await desk.head(*breached(desk.chain.tip))

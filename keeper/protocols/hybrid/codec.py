@@ -227,6 +227,13 @@ def encode(act: HybridAct, deployment: Deployment) -> Call:
     return _call("Liquidator", deployment.liquidator, name, *values, *reports)
 
 
+def batch_call(calls: Sequence[Call], deployment: Deployment) -> Call | None:
+    """Build the call that carries out several of the Liquidator's; None where one is of another contract."""
+    if any(each.to != deployment.liquidator for each in calls):
+        return None
+    return _call("Liquidator", deployment.liquidator, "batch", [each.data for each in calls])
+
+
 def _arguments(act: _LiquidatorAct) -> tuple[str, tuple[Any, ...]]:
     """Return the function's name, and its arguments before the reports."""
     match act:
@@ -421,7 +428,7 @@ _BUILT_IN: Final = (
 
 
 def revert_name(data: bytes) -> str:
-    """Say why a call reverted, such as ``NotBreached(equity=-5, requirement=7)``."""
+    """Say why a call reverted, such as ``NotBreached(equity=-5, requirement=7)``; by a selector, its name."""
     if not data:
         return "reverted without a reason"
     error = _errors().get(data[:4])
@@ -430,7 +437,7 @@ def revert_name(data: bytes) -> str:
     try:
         values = error.decode(data[4:])
     except ChainFault:
-        return f"{error.name}, unreadable: 0x{data.hex()}"
+        return error.name if len(data) == 4 else f"{error.name}, unreadable: 0x{data.hex()}"
     if error.name == "Error":
         return str(values[0])
     if error.name == "Panic":

@@ -144,6 +144,10 @@ class HybridMarket:
             raise InvariantBroken(f"HybridMargin knows no {type(act).__name__}")
         return codec.encode(act, self.deployment)
 
+    def batch(self, calls: Sequence[Call]) -> Call | None:
+        """Build the call that carries out several acts by themselves; None where they cannot go together."""
+        return codec.batch_call(calls, self.deployment)
+
     def rows_call(self, keys: Sequence[AccountKey]) -> Call:
         """Ask for the exact state of many accounts; ``shape`` reads it."""
         return codec.rows_call(self.deployment.reader, keys)

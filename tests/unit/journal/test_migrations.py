@@ -89,9 +89,9 @@ def test_a_journal_of_any_version_can_be_read_without_being_touched(old: Path, v
 
 def test_a_newer_journal_is_refused(old: Path) -> None:
     with closing(sqlite3.connect(old)) as db, db:
-        db.execute("UPDATE meta SET value = '6' WHERE key = 'schema'")
+        db.execute("UPDATE meta SET value = '7' WHERE key = 'schema'")
     for opened in (lambda: SqliteJournal(old, identity=IDENTITY), lambda: JournalReader(old)):
-        with pytest.raises(ConfigError, match="schema is 6, and this keeper knows 1 to 5"):
+        with pytest.raises(ConfigError, match="schema is 7, and this keeper knows 1 to 6"):
             opened()
 
 

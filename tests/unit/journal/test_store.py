@@ -289,7 +289,7 @@ def test_another_schema_is_refused(
     journal: StoredJournal, open_journal: Callable[..., StoredJournal]
 ) -> None:
     journal._db.execute("UPDATE meta SET value = '0' WHERE key = 'schema'")
-    with pytest.raises(ConfigError, match="schema is 0, and this keeper knows 1 to 5"):
+    with pytest.raises(ConfigError, match="schema is 0, and this keeper knows 1 to 6"):
         open_journal()
 
 

@@ -451,6 +451,7 @@ class Desk:
         self.plan = plan.Params()
         self.alarms = AlarmParams()
         self.native_feed = "ETH/USD"
+        self.batch = 1
         self.protocol = HybridMarket
         self.deciding = HybridDesk
         self.from_block = 0
@@ -507,6 +508,7 @@ class Desk:
                 depth=self.depth,
                 part=self.part,
                 scope=self.scope,
+                batch=self.batch,
             ),
             shelf=self.shelf,
             panel=self.panel,

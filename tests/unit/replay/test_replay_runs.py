@@ -138,6 +138,19 @@ async def test_why_a_step_reverted_and_to_whom_it_lost_is_replayed(taped: Desk) 
     expect_equal(await Studio().play(taped))
 
 
+async def test_a_run_with_batches_is_replayed(taped: Desk) -> None:
+    taped.batch = 4
+    taped.start()
+    both = [replace(BREACHED, key=bytes([at]) * 20 + bytes(12)) for at in (10, 11)]
+    await taped.head(*both)
+    await taped.head(reorg=1)
+    await taped.head(*(flagged(each, taped.chain.tip) for each in both), mined=True)
+    await taped.head()
+    query = "SELECT count(*), sum(place), sum(state = 'included') FROM steps WHERE kind = 'flag'"
+    assert [tuple(row) for row in taped.journal._rows(query)] == [(2, 1, 2)]
+    expect_equal(await Studio(params=Params(batch=4)).play(taped))
+
+
 @dataclass
 class Relay:
     """Hears of an update now and then, and takes every other transaction that it is sent."""
