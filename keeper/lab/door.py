@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from eth_abi.abi import encode
 from eth_account import Account as Wallet
 
 from keeper.domain import Call, CaseEvent, EventKind, Fees, Flag, Head, Permit, Reason, Refuse, Step
@@ -19,6 +20,8 @@ from keeper.execute.sender import ChainSender
 from keeper.journal.guard import Limits
 from keeper.journal.store import SqliteJournal
 from keeper.lab.world import person
+from keeper.pipeline.turns import batches
+from keeper.protocols.hybrid.abi import load
 from keeper.units import WAD, Block
 
 HEAD = Head(1_000, "0x" + "ab" * 32, "0x" + "aa" * 32, 1_700_000_000, 10**9)
@@ -26,6 +29,9 @@ CALL = Call("0x" + "d1" * 20, bytes(132))
 FEES = Fees(3 * 10**9, 10**9)
 GAS = 400_000
 RECEIPT = {"blockHash": HEAD.hash, "status": "0x1", "gasUsed": hex(GAS), "effectiveGasPrice": hex(10**9)}
+BATCH = load("Liquidator").functions["batch"]
+AT_ONCE = 8
+"""Steps that a keeper reserves in one commit, at the least (``pipeline.acts.BATCH``)."""
 BLOCKS = 300
 """Of an hour: so many have the steps that were before."""
 
@@ -59,7 +65,7 @@ class Door:
     """A wallet with its journal in a file, and accounts without end that something is to be done about."""
 
     def __init__(self, path: Path, *, durable: bool) -> None:
-        limits = Limits(spend_day_wei=10**6 * WAD)
+        limits = Limits(spend_day_wei=10**6 * WAD, in_flight=1_000)
         self.journal = SqliteJournal(path, identity={"of": "a benchmark"}, limits=limits, durable=durable)
         self.node = Taker()
         signer = LocalSigner(Wallet.from_key(person(1, "keeper").key))
@@ -88,6 +94,40 @@ class Door:
         await self._mine()
         return took_us
 
+    async def burst(self, count: int, batch: int) -> list[float]:
+        """Take the steps of many accounts to the node that one tick makes suspect, some to a transaction.
+
+        Returns of each act how long after the tick its transaction was there [us]. What is reserved in one go
+        is what a keeper reserves in one.
+        """
+        steps = [self._due() for _ in range(count)]
+        known, acts = len(self.node.handed_ns), list[int]()
+        began_ns = time.perf_counter_ns()
+        for some in batches(steps, max(AT_ONCE, batch)):
+            with self.journal.together(lasting=False):
+                permits = [self._reserve_together(each) for each in batches(some, batch)]
+            await self._sender.send(permits)
+            acts += [len(each) for each in batches(some, batch)]
+        handed_ns = self.node.handed_ns[known:]
+        await self._mine()
+        return [
+            (at_ns - began_ns) / 1e3 for at_ns, size in zip(handed_ns, acts, strict=True) for _ in range(size)
+        ]
+
+    def _reserve_together(self, steps: Sequence[Step]) -> Permit:
+        """Have steps permitted one by one, all in the transaction of the first; return its permit."""
+        first: Permit | None = None
+        for acts in range(1, len(steps) + 1):
+            call = (
+                CALL
+                if acts == 1
+                else Call(CALL.to, BATCH.selector + encode(BATCH.inputs, [[CALL.data] * acts]))
+            )
+            granted = self._reserve(steps[acts - 1], call=call, acts=acts, joins=first)
+            first = first or granted
+        assert first is not None
+        return first
+
     async def _mine(self) -> None:
         """Have a block include what was sent, and the journal know of it."""
         self._head = replace(self._head, number=self._head.number + 1)
@@ -106,13 +146,21 @@ class Door:
         self.journal.record([event])
         return Step(case_id, Flag(account, 50 * WAD), head.number + 25, GAS, WAD)
 
-    def _reserve(self, step: Step, block: Block | None = None) -> Permit:
+    def _reserve(
+        self,
+        step: Step,
+        block: Block | None = None,
+        call: Call = CALL,
+        acts: int = 1,
+        joins: Permit | None = None,
+    ) -> Permit:
         granted = self.journal.reserve(
             step,
-            self._sender.transaction(CALL, GAS, FEES),
+            self._sender.transaction(call, acts * GAS, FEES),
             chain_nonce=self._sender.chain_nonce,
             block=self._head.number if block is None else block,
             at_s=self._head.timestamp_s,
+            joins=joins,
         )
         assert not isinstance(granted, Refuse), granted.reason
         return granted
