@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from tests.kills.broken import BROKEN
-from tests.kills.life import PLENTY, THRIFTY
+from tests.kills.life import BATCHING, PLENTY, THRIFTY
 from tests.kills.play import Report, play_all
 from tests.kills.power import LosingSqlite
 from tests.kills.stores import Postgres, Sqlite, Store
@@ -48,7 +48,7 @@ def main() -> int:
     asked = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
     began_s, report = time.monotonic(), Report()
-    keepers = [BROKEN[asked.broken]] if asked.broken else [PLENTY, THRIFTY]
+    keepers = [BROKEN[asked.broken]] if asked.broken else [PLENTY, THRIFTY, BATCHING]
     with STORES[asked.store]() as store:
         for report in play_all(asked.seed, asked.kills, store, keepers):
             if sys.stderr.isatty():

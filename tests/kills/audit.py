@@ -13,6 +13,7 @@ from keeper.journal.db import Shared
 from keeper.journal.guard import Limits
 from keeper.journal.reader import JournalReader
 from keeper.ports import LIVE, StepRecord, StepState
+from keeper.units import AccountKey
 from tests.kills.world import Handed, Ledger, cost_wei
 
 
@@ -45,12 +46,12 @@ def _steps(reader: JournalReader) -> list[StepRecord]:
 
 def _unknown(ledger: Ledger, steps: list[StepRecord]) -> Iterator[str]:
     """Yield what a node was handed before its bytes were in the journal, or that was given up."""
-    known = {tx_hash: step for step in steps for tx_hash in step.hashes}
+    known = {tx_hash: step for step in steps for tx_hash in step.hashes if not step.place}
     for tx_hash, each in ledger.handed.items():
         step = known.get(tx_hash)
         if step is None:
             yield f"{_named(each)} was handed over, and the journal has no such bytes"
-        elif step.nonce != each.tx.nonce or each.account not in {step.account, b""}:
+        elif step.nonce != each.tx.nonce or each.accounts not in {_accounts(step, steps), ()}:
             yield f"{_named(each)} is step {step.step_id} with nonce {step.nonce} in the journal"
         elif step.state is StepState.ABANDONED and tx_hash in {*ledger.pending, *ledger.receipts}:
             yield f"{_named(each)} is with the node, and step {step.step_id} was given up"
@@ -58,7 +59,7 @@ def _unknown(ledger: Ledger, steps: list[StepRecord]) -> Iterator[str]:
 
 def _twice(ledger: Ledger, steps: list[StepRecord]) -> Iterator[str]:
     """Yield steps under several nonces, nonces under several steps, and accounts with two acts out."""
-    step_of = {tx_hash: step.step_id for step in steps for tx_hash in step.hashes}
+    step_of = {tx_hash: step.step_id for step in steps for tx_hash in step.hashes if not step.place}
     nonces, owners = defaultdict[str, set[int]](set), defaultdict[int, set[str]](set)
     for tx_hash, each in ledger.handed.items():
         step_id = step_of.get(tx_hash, tx_hash)
@@ -71,7 +72,8 @@ def _twice(ledger: Ledger, steps: list[StepRecord]) -> Iterator[str]:
         each = ledger.handed[tx_hash]
         # What a reorg put back may meet what has followed it.
         if tx_hash not in ledger.unincluded:
-            out[each.account].append(_named(each))
+            for account in each.accounts or (b"",):
+                out[account].append(_named(each))
     yield from (f"out at the same time: {', '.join(of)}" for of in out.values() if len(of) > 1)
 
 
@@ -80,10 +82,13 @@ def _beyond(ledger: Ledger, limits: Limits) -> Iterator[str]:
     if ledger.most_exposed_wei > limits.spend_day_wei:
         yield f"{ledger.most_exposed_wei} wei were spent or out at once, of {limits.spend_day_wei}"
     attempts = Counter(
-        account for account, _ in {(each.account, each.tx.nonce) for each in ledger.handed.values()}
+        account
+        for account, _ in {
+            (account, each.tx.nonce) for each in ledger.handed.values() for account in each.accounts
+        }
     )
     for account, count in attempts.items():
-        if account and count > limits.attempts_hour:
+        if count > limits.attempts_hour:
             yield f"{count} attempts on {account.hex()[:4]}, of {limits.attempts_hour}"
 
 
@@ -96,16 +101,31 @@ def _told_otherwise(ledger: Ledger, steps: list[StepRecord]) -> Iterator[str]:
     """Yield steps that ended on chain otherwise than the journal tells."""
     for step in steps:
         told = step.outcome and (step.outcome.kind, step.outcome.block_hash, step.outcome.gas_cost_wei)
-        included = [tx_hash for tx_hash in step.hashes if tx_hash in ledger.receipts]
+        batch = _batch(step, steps)
+        included = [tx_hash for tx_hash in batch[0].hashes if tx_hash in ledger.receipts]
         for tx_hash in included:
             receipt = ledger.receipts[tx_hash]
-            kind = EventKind.INCLUDED if int(receipt["status"], 16) else EventKind.REVERTED
+            kind = EventKind.REVERTED if step.place in ledger.lost[tx_hash] else EventKind.INCLUDED
             kind = kind if ledger.handed[tx_hash].data else EventKind.DISPLACED
-            if told != (kind, receipt["blockHash"], cost_wei(receipt)):
+            share_wei, rest_wei = divmod(cost_wei(receipt), len(batch))
+            share_wei += 0 if step.place else rest_wei
+            if told != (kind, receipt["blockHash"], share_wei):
                 yield f"step {step.step_id} ended as {kind} in {receipt['blockHash']}, and was told as {told}"
         if told is not None and not included:
             yield f"step {step.step_id} was told as {told}, and the chain has nothing of it"
 
 
+def _batch(step: StepRecord, steps: list[StepRecord]) -> list[StepRecord]:
+    """Return the steps that go in one transaction with a step, in their order; it may be the only one."""
+    if step.tx_hash is None:
+        return [step]
+    return sorted((each for each in steps if each.tx_hash == step.tx_hash), key=lambda each: each.place)
+
+
+def _accounts(step: StepRecord, steps: list[StepRecord]) -> tuple[AccountKey, ...]:
+    return tuple(each.account for each in _batch(step, steps))
+
+
 def _named(each: Handed) -> str:
-    return f"{each.name} of {each.account.hex()[:4]} with nonce {each.tx.nonce}, of block {each.at.number},"
+    accounts = ", ".join(account.hex()[:4] for account in each.accounts)
+    return f"{each.name} of {accounts} with nonce {each.tx.nonce}, of block {each.at.number},"

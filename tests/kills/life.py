@@ -44,6 +44,7 @@ class Keeper:
 
     limits: Limits = field(default_factory=Limits)
     durable: bool = True
+    batch: int = 1
 
     def journal(self, place: Path | Shared) -> StoredJournal:
         """Open the journal; of several keepers that share one, the others are dead."""
@@ -63,6 +64,8 @@ class Keeper:
 PLENTY = Keeper()
 THRIFTY = Keeper(Limits(spend_day_wei=WAD // 100, attempts_hour=5))
 """Its limits end most stories before all accounts are safe."""
+BATCHING = Keeper(batch=4)
+"""It puts what is due at once into one transaction."""
 
 
 class Line:
@@ -192,7 +195,7 @@ async def live(node: Node, keeper: Keeper, place: Path | Shared, folder: Path) -
             feed=tape.feed(node),
             journal=journal,
             sender=keeper.sender(tape.rpc(node), journal),
-            params=Params(),
+            params=Params(batch=keeper.batch),
             shelf=shelf,
             tape=tape,
         )

@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from eth_abi.abi import decode
+from eth_abi.abi import decode, encode
 from eth_account.typed_transactions.typed_transaction import TypedTransaction
 from hexbytes import HexBytes
 
@@ -31,6 +31,7 @@ from tests.unit.protocols.hybrid.books import PRICES
 T = TypeVar("T")
 GWEI: Wei = 10**9
 FEED: FeedId = "BTC/USD"
+BATCH = load("Liquidator").functions["batch"]
 EDGES = (0.985, 0.97, 0.955, 0.90)
 """The shares of the first price below which each account is in breach."""
 QUIET = 12
@@ -106,12 +107,17 @@ class Handed:
         return NAMES[self.data[:4]] if self.data else "cancel"
 
     @property
-    def account(self) -> AccountKey:
-        """Return whom it is about; nobody, where it calls nothing."""
-        if not self.data:
-            return b""
-        found: AccountKey = decode(load("Liquidator").functions[self.name].inputs, self.data[4:])[0]
-        return found
+    def calls(self) -> tuple[bytes, ...]:
+        """Return the acts in it; none, where it calls nothing."""
+        if self.data[:4] == BATCH.selector:
+            return tuple(decode(BATCH.inputs, self.data[4:])[0])
+        return (self.data,) if self.data else ()
+
+    @property
+    def accounts(self) -> tuple[AccountKey, ...]:
+        """Return whom each act is about."""
+        functions = load("Liquidator").functions
+        return tuple(decode(functions[NAMES[each[:4]]].inputs, each[4:])[0] for each in self.calls)
 
     @property
     def most_wei(self) -> Wei:
@@ -129,6 +135,8 @@ class Ledger(MarginChain):
     """Whatever a reorg has put back once."""
     paid_wei: dict[str, Wei] = field(default_factory=dict)
     """What each has cost where it was included, at the least where a reorg had it included twice."""
+    lost: dict[str, frozenset[int]] = field(default_factory=dict)
+    """Of each that was included, the places of the acts that failed."""
     most_exposed_wei: Wei = 0
     """The most that was paid and could still be asked for, whenever something new was handed over."""
 
@@ -169,6 +177,14 @@ class Ledger(MarginChain):
         exposed = sum((most | paid).values())
         self.most_exposed_wei = max(self.most_exposed_wei, exposed)
 
+    def acts_of(self, tx_hash: str) -> list[tuple[str, str, bool]]:
+        """Return of an included transaction what each act is, about whom, and whether it went through."""
+        each = self.handed[tx_hash]
+        return [
+            (NAMES[call[:4]], account.hex()[:2], place not in self.lost[tx_hash])
+            for place, (call, account) in enumerate(zip(each.calls, each.accounts, strict=True))
+        ] or [("cancel", "", True)]
+
     def cut(self, depth: int) -> list[Head]:
         """Take back the newest blocks; what they held of ours is pending again."""
         before = {*self.pending}
@@ -186,17 +202,36 @@ class Ledger(MarginChain):
             if tx.nonce != self.used or tx.max_fee_wei < (head.base_fee_wei or 0):
                 return
             at = ChainTime(head.number, head.timestamp_s)
-            done = not each.data or (bool(status) and self.carry_out(each.data, at, tx.hash))
+            done = [bool(status) and self.carry_out(call, at, tx.hash) for call in each.calls]
+            self.lost[tx.hash] = frozenset(place for place, is_done in enumerate(done) if not is_done)
+            # A batch goes through whatever becomes of its acts.
+            goes_through = len(done) > 1 or all(done)
             del self.pending[tx.hash]
-            self.receipts[tx.hash] = {
-                "status": hex(done),
+            receipt: dict[str, Any] = {
+                "status": hex(goes_through),
                 "blockNumber": hex(head.number),
                 "blockHash": head.hash,
                 "gasUsed": hex(200_000),
                 "effectiveGasPrice": hex(min(tx.max_fee_wei, (head.base_fee_wei or 0) + tx.tip_wei)),
             }
+            if goes_through:
+                receipt["logs"] = [self._failure(place, tx, receipt) for place in sorted(self.lost[tx.hash])]
+            self.receipts[tx.hash] = receipt
             cost = cost_wei(self.receipts[tx.hash])
             self.paid_wei[tx.hash] = min(cost, self.paid_wei.get(tx.hash, cost))
+
+    def _failure(self, place: int, tx: Tx, receipt: dict[str, Any]) -> dict[str, Any]:
+        """Return the log by which the contract tells that an act of a batch has failed."""
+        topic = load("Liquidator").events["ActFailed"].topic
+        return {
+            "address": self.deployment.liquidator,
+            "topics": ["0x" + topic.hex()],
+            "data": "0x" + encode(["uint256", "bytes4"], [place, bytes(4)]).hex(),
+            "blockNumber": receipt["blockNumber"],
+            "blockHash": receipt["blockHash"],
+            "transactionHash": tx.hash,
+            "logIndex": hex(place),
+        }
 
 
 def cost_wei(receipt: dict[str, str]) -> Wei:
@@ -320,9 +355,9 @@ class World:
         """Return how all stands."""
         ledger = self.ledger
         acts = tuple(
-            f"{int(receipt['blockNumber'], 16) - FIRST}: {ledger.handed[tx_hash].name}"
-            f" of {ledger.handed[tx_hash].account.hex()[:2]}, {receipt['status']}"
+            f"{int(receipt['blockNumber'], 16) - FIRST}: {name} of {account}, {is_done}"
             for tx_hash, receipt in ledger.receipts.items()
+            for name, account, is_done in ledger.acts_of(tx_hash)
         )
         return Ended(dict(ledger.accounts), acts)
 
