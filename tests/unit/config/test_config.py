@@ -414,6 +414,15 @@ def test_where_reports_are_served_and_asked_for_is_checked(path: Path, line: str
         loaded(path, f"{LEAST}\n[reporter]\n{line}\n")
 
 
+def test_only_a_protocol_whose_contract_has_batches_takes_them(path: Path) -> None:
+    lending = LEAST.replace(f'reader = "{READER}"', f'protocol = "aave_v3"\npool = "{READER}"')
+    with pytest.raises(ConfigError, match=r"send\.batch: no contract of other protocols than hybrid"):
+        loaded(path, f"{lending}\n[send]\nbatch = 2\n")
+    assert loaded(path, f"{lending}\n[send]\nbatch = 1\n").send.batch == 1
+    found = loaded(path, f"{LEAST}\n[send]\nbatch = 16\n")
+    assert found.pipeline_params(dry_run=False).batch == 16
+
+
 def test_other_protocols_take_no_reports(path: Path) -> None:
     lending = LEAST.replace(f'reader = "{READER}"', f'protocol = "aave_v3"\npool = "{READER}"')
     with pytest.raises(ConfigError, match="other protocols than hybrid take no reports"):

@@ -225,3 +225,19 @@ def test_a_batch_is_encoded_as_the_contract_decodes_it() -> None:
     assert whole is not None
     assert decode(BATCH.inputs, whole.data[4:])[0] == tuple(each.data for each in calls)
     assert json.dumps(whole.to) == json.dumps(MARKET.deployment.liquidator)
+
+
+@pytest.mark.slow
+async def test_five_hundred_suspects_of_one_tick_are_on_the_wire_in_few_transactions(batching: Desk) -> None:
+    batching.batch, count = 16, 500
+    batching.limits = Limits(spend_day_wei=10**6 * WAD, in_flight=32)
+    batching.chain.credit = (10**6 * WAD).to_bytes(32)
+    batching.chain.balance_wei = 10**6 * WAD
+    batching.start()
+    crowd = [replace(BREACHED, key=(1_000 + at).to_bytes(20) + bytes(12)) for at in range(count)]
+    await batching.head(*crowd)
+    await tick(batching)
+    steps = batching.journal.live_steps()
+    assert len(batching.chain.sent) == len(steps) == 32
+    assert sum(1 + len(step.carries) for step in steps) == count
+    assert max(gas_limits(batching)) <= MOST_GAS
