@@ -10,8 +10,10 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from typer.main import get_group
 
 from keeper.alerts.teller import URLS_VARIABLE
+from keeper.cli import app
 from keeper.config import Config
 from keeper.domain import EventKind, HybridAct
 from keeper.execute.keys import (
@@ -29,6 +31,8 @@ ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "keeper").rglob("*.py"))
 ARTIFACTS = sorted((ROOT / "abis").rglob("*.json"))
 SPOKEN = codec._EVENTS
+PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
+COMMANDS = set(get_group(app).commands)
 FORBIDDEN = {
     "the host of a package registry": r"registry[.](npmjs|yarnpkg)|pypi[.]org|pythonhosted[.]org|crates[.]io",
     "a path in somebody's home": r"([/]home|[/]Users)/\w|(?<![\w.])[/]root/",
@@ -128,6 +132,25 @@ def test_no_two_test_files_share_a_name() -> None:
 def test_every_module_says_what_it_is_for() -> None:
     told = {path.relative_to(ROOT): ast.get_docstring(ast.parse(path.read_text())) for path in MODULES}
     assert [str(path) for path, words in told.items() if not words] == []
+
+
+# --- pages ---------------------------------------------------------------------------------------
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    linked = set(re.findall(r"\]\(docs/([\w-]+[.]md)", (ROOT / "README.md").read_text()))
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} == linked
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text()
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    files = re.findall(r"`((?:keeper|tests|scripts|contracts|docs|tools|abis)/[\w./-]+)`", text)
+    commands = re.findall(r"(?:`|^ {4})(?:[\w.]+/)*keeper ([a-z][a-z-]*)", text, re.MULTILINE)
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    assert [name for name in files if "NAME" not in name and not (ROOT / name).exists()] == []
+    assert {*commands} <= COMMANDS
 
 
 # --- the contracts' interfaces -------------------------------------------------------------------
