@@ -57,7 +57,7 @@ from keeper.execute.sender import ChainSender
 from keeper.execute.signer import Signer
 from keeper.execute.signers import SignerParams, open_signer, unlock
 from keeper.execute.transports import PENDING_UPDATES, Via
-from keeper.feeds import listening
+from keeper.feeds import AnyFeed, listening
 from keeper.journal import opening
 from keeper.journal.db import Shared
 from keeper.journal.guard import Limits
@@ -947,36 +947,21 @@ async def _keeper(
     berth: Berth, file: Path, config: Config, *, snapshot: Path | None, dry_run: bool
 ) -> AsyncIterator[Work]:
     """Make ready to keep one deployment: all that it takes is open while the block lasts."""
-    kind = PROTOCOLS[config.deployment.protocol]
+    kind, signing = PROTOCOLS[config.deployment.protocol], config.signer_params()
     tape = Recorder() if config.journal.tape else None
-    kept = name_of(config.deployment)
     if berth.of > 1:
-        structlog.contextvars.bind_contextvars(deployment=kept)
-    signing = config.signer_params()
-    if signing.is_in_environment and not config.is_rehearsal:
-        mend = "a keystore, or whoever signs elsewhere: docs/signers.md"
-        log.warning("wallet.key_in_environment", chain_id=config.chain.chain_id, mend=mend)
+        structlog.contextvars.bind_contextvars(deployment=name_of(config.deployment))
+    _warn_of_open_key(config, signing)
     async with (
         _found(berth.rpc, config, kind.find, tape) as parts,
         open_signer(signing, berth.keys[signing]) as signer,
     ):
-        market, reader, about = parts.market, parts.reader, ""
-        _expect_only_keeper(berth, file, config, market)
-        if berth.of > 1:
-            about = f"{config.deployment.protocol} {kept} by {signer.address}: "
-            structlog.contextvars.bind_contextvars(wallet=signer.address)
-        identity = {
-            "chain_id": str(config.chain.chain_id),
-            "genesis": await _genesis(parts.rpc),
-            "deployment": kept,
-            "wallet": signer.address,
-            "mode": "dry run" if dry_run else "live",
-        }
-        limits, feed = config.limits_for_guard(), config.open_feed(dry_run=dry_run)
-        teller = Teller(open_messengers(load_urls()), config.alert_params(), about=about)
-        panel = config.panel()
+        _expect_only_keeper(berth, file, config, parts.market)
+        teller = _teller(berth, config, signer.address)
+        identity = await _identity(parts, signer.address, dry_run=dry_run)
+        limits, feed, panel = config.limits_for_guard(), config.open_feed(dry_run=dry_run), config.panel()
         if panel.feeds:
-            await reader.lend(panel.reader, reader_creation())
+            await parts.reader.lend(panel.reader, reader_creation())
         wallet = berth.wallets[signer.address]
         with _journal(config, wallet, identity=identity, limits=limits, dry_run=dry_run) as journal:
             if tape is not None:
@@ -989,37 +974,13 @@ async def _keeper(
                     snapshot=snapshot,
                     dry_run=dry_run,
                 )
-            relay = await _relay(parts, signer.address)
-            sender = ChainSender(
-                tape.rpc(parts.rpc) if tape else parts.rpc,
-                journal,
-                tape.signer(signer) if tape else signer,
-                chain_id=config.chain.chain_id,
-                params=config.sender_params(dry_run=dry_run),
-                relay=tape.rpc(relay) if tape and relay else relay,
-            )
-            pipeline = Pipeline(
-                reader=reader,
-                market=market,
-                desk=await kind.desk(parts, sender.address),
-                feed=tape.feed(feed) if tape else feed,
-                journal=journal,
-                sender=sender,
-                params=config.pipeline_params(dry_run=dry_run, page=kind.page),
-                shelf=config.shelf(dry_run=dry_run),
-                panel=panel,
-                alerts=teller,
-                lagging=partial(_lagging, parts),
-                tape=tape,
-                leads=partial(_leads, journal, tape),
-                mempool=_mempool(parts),
-            )
+            sender = await _sender(parts, journal, signer, dry_run=dry_run)
+            pipeline = await _pipeline(parts, kind, journal, sender, feed, teller, dry_run=dry_run)
             read = partial(_reading, parts, pipeline, teller, signer, journal, sender)
-            block_time_s = config.chain.block_time_s
             async with (
                 teller.sending(),
                 listening(feed),
-                metrics.served(config.health.port, read, block_time_s=block_time_s),
+                metrics.served(config.health.port, read, block_time_s=config.chain.block_time_s),
             ):
                 berth.boards.append(Board(file, journal, teller))
                 with progress.shown() as blocks:
@@ -1032,8 +993,79 @@ async def _keeper(
                 structlog.contextvars.clear_contextvars()
                 _spare_what_stays()
                 async with _forgetting(journal, config):
-                    yield Work(reader, pipeline, first, context)
+                    yield Work(parts.reader, pipeline, first, context)
                 pipeline.save()
+
+
+def _warn_of_open_key(config: Config, signing: SignerParams) -> None:
+    if signing.is_in_environment and not config.is_rehearsal:
+        mend = "a keystore, or whoever signs elsewhere: docs/signers.md"
+        log.warning("wallet.key_in_environment", chain_id=config.chain.chain_id, mend=mend)
+
+
+def _teller(berth: Berth, config: Config, wallet: str) -> Teller:
+    """Return who tells of one deployment, and say in its notices and in the log whose it is among several."""
+    about = ""
+    if berth.of > 1:
+        about = f"{config.deployment.protocol} {name_of(config.deployment)} by {wallet}: "
+        structlog.contextvars.bind_contextvars(wallet=wallet)
+    return Teller(open_messengers(load_urls()), config.alert_params(), about=about)
+
+
+async def _identity(parts: Parts[MarketT], wallet: str, *, dry_run: bool) -> Mapping[str, str]:
+    """Return whose journal it is."""
+    return {
+        "chain_id": str(parts.config.chain.chain_id),
+        "genesis": await _genesis(parts.rpc),
+        "deployment": name_of(parts.config.deployment),
+        "wallet": wallet,
+        "mode": "dry run" if dry_run else "live",
+    }
+
+
+async def _sender(
+    parts: Parts[MarketT], journal: StoredJournal, signer: Signer, *, dry_run: bool
+) -> ChainSender:
+    """Return who sends; what it asks and is answered goes to the tape."""
+    tape, relay = parts.tape, await _relay(parts, signer.address)
+    return ChainSender(
+        tape.rpc(parts.rpc) if tape else parts.rpc,
+        journal,
+        tape.signer(signer) if tape else signer,
+        chain_id=parts.config.chain.chain_id,
+        params=parts.config.sender_params(dry_run=dry_run),
+        relay=tape.rpc(relay) if tape and relay else relay,
+    )
+
+
+async def _pipeline(
+    parts: Parts[MarketT],
+    kind: Kind[MarketT],
+    journal: StoredJournal,
+    sender: ChainSender,
+    feed: AnyFeed,
+    teller: Teller,
+    *,
+    dry_run: bool,
+) -> Pipeline[MarketT]:
+    """Return the loop, with all that it asks behind the tape."""
+    config, tape = parts.config, parts.tape
+    return Pipeline(
+        reader=parts.reader,
+        market=parts.market,
+        desk=await kind.desk(parts, sender.address),
+        feed=tape.feed(feed) if tape else feed,
+        journal=journal,
+        sender=sender,
+        params=config.pipeline_params(dry_run=dry_run, page=kind.page),
+        shelf=config.shelf(dry_run=dry_run),
+        panel=config.panel(),
+        alerts=teller,
+        lagging=partial(_lagging, parts),
+        tape=tape,
+        leads=partial(_leads, journal, tape),
+        mempool=_mempool(parts),
+    )
 
 
 def _spare_what_stays() -> None:
