@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from keeper import cli
+from keeper.cli.why import taped_scene
 from keeper.domain import OracleView, Phase
 from keeper.errors import ChainFault
 from keeper.journal.reader import JournalReader
@@ -211,7 +211,7 @@ def expect_explained(folder: Path) -> None:
     reader = JournalReader(folder / "journal.sqlite")
     kinds = set()
     for at in (None, 60, 120):
-        scene = asyncio.run(cli._scene(reader, at))
+        scene = asyncio.run(taped_scene(reader, at))
         assert isinstance(scene, Scene)
         keys = scene.book.keys.tolist()
         assert len(keys) >= 20

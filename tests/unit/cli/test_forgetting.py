@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from keeper import cli
+from keeper.cli import keeping
 from keeper.errors import KeeperError
 
 
@@ -36,10 +36,10 @@ class Config:
 
 
 async def test_what_cannot_be_forgotten_now_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "FORGET_S", 0.0)
+    monkeypatch.setattr(keeping, "FORGET_S", 0.0)
     journal: Any = Journal()
     journal.loop = asyncio.get_running_loop()
     config: Any = Config()
-    async with cli._forgetting(journal, config):
+    async with keeping._forgetting(journal, config):
         await asyncio.wait_for(journal.forgot.wait(), 5)
     assert journal.fails == []

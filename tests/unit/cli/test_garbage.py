@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from keeper import cli
+from keeper.cli import keeping
 
 
 @pytest.fixture(autouse=True)
@@ -18,21 +18,21 @@ def thawed() -> Iterator[None]:
 
 def test_what_was_built_at_the_start_is_left_out() -> None:
     built = [[number] for number in range(10)]
-    cli._spare_what_stays()
+    keeping._spare_what_stays()
     seen = {id(each) for each in gc.get_objects()}
     assert not seen & {id(each) for each in built}
     assert gc.isenabled()
 
 
 def test_garbage_is_not_collected_in_the_middle_of_an_act() -> None:
-    cli._spare_what_stays()
+    keeping._spare_what_stays()
     ended = list[str]()
     gc.callbacks.append(lambda phase, _: ended.append(phase))
     try:
         kept = [[number] for number in range(10_000)]
         assert ended == []
-        more = [[number] for number in range(cli.YOUNG_OBJECTS)]
+        more = [[number] for number in range(keeping.YOUNG_OBJECTS)]
         assert ended
     finally:
         gc.callbacks.pop()
-    assert len(kept) + len(more) == 10_000 + cli.YOUNG_OBJECTS
+    assert len(kept) + len(more) == 10_000 + keeping.YOUNG_OBJECTS

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from eth_account import Account
 
-from keeper.cli import Parts, _relay
+from keeper.cli.keeping import _relay
+from keeper.cli.parts import Parts
 from keeper.config import load
 from keeper.domain import Head
 from keeper.errors import ConfigError

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from keeper.cli import Berth, _expect_apart, _expect_only_keeper, app
+from keeper.cli import app
+from keeper.cli.together import Berth, expect_apart, expect_only_keeper
 from keeper.config import load
 from keeper.deployments import MorphoDeployment, in_common, name_of
 from keeper.errors import ConfigError
@@ -128,7 +129,7 @@ def test_an_account_is_kept_by_one_wallet_only(parts: tuple[str, str], shared: s
     )
     files = {Path(each): load(Path(each)) for each in (one, other)}
     if not shared:
-        _expect_apart(files, None)
+        expect_apart(files, None)
         return
     said = refusal("--config", one, "--config", other)
     assert said.startswith(f"{other}: [deployment] keeps what {one} does, {shared}")
@@ -144,7 +145,7 @@ class Listed:
 def test_a_deployment_that_goes_by_two_readers_is_recognised_by_its_contracts(tmp_path: Path) -> None:
     def kept(name: str, part: str, *contracts: str) -> None:
         file, market = Path(written(tmp_path / f"{name}.toml", part=part)), Listed(contracts)
-        _expect_only_keeper(berth, file, load(file), market)  # type: ignore[arg-type]
+        expect_only_keeper(berth, file, load(file), market)  # type: ignore[arg-type]
 
     berth = Berth(None, defaultdict(Wallet), {}, ())  # type: ignore[arg-type]
     kept("a", "1/2", "0xclearing", "0xoracle")

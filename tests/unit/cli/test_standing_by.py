@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from keeper import cli
-from keeper.cli import TapeTooLong
+from keeper.cli import keeping
+from keeper.cli.keeping import TapeTooLong
 
 
 async def test_who_has_stood_by_for_long_begins_anew_and_still_heeds_signals(
@@ -26,7 +26,7 @@ async def test_who_has_stood_by_for_long_begins_anew_and_still_heeds_signals(
         # Nobody of the life before hears a signal that comes now: it would be lost.
         assert not loop.remove_signal_handler(signal.SIGTERM)
 
-    monkeypatch.setattr(cli, "_keep", keep)
+    monkeypatch.setattr(keeping, "_keep", keep)
     nothing: Any = ()
-    await cli._run(nothing, nothing, {}, snapshot=None, dry_run=False)
+    await keeping._run(nothing, nothing, {}, snapshot=None, dry_run=False)
     assert lives == [0, 1]

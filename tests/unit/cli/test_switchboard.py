@@ -18,7 +18,8 @@ import pytest
 from typer.testing import CliRunner
 
 from keeper.alerts import Params, Teller
-from keeper.cli import Board, _on_switches, app
+from keeper.cli import app
+from keeper.cli.together import Board, on_switches
 from keeper.config import load
 from keeper.domain import CaseEvent, EventKind, Flag, Permit, Step
 from keeper.errors import ConfigError
@@ -219,7 +220,7 @@ async def test_signals_halt_resume_and_read_limits_anew(
 
     for name in ("throw", "reload"):
         monkeypatch.setattr(journal, name, noted(getattr(journal, name)))
-    _on_switches([Board(more(file, "[limits]\nattempts_hour = 7\n"), journal, Teller([], Params()))])
+    on_switches([Board(more(file, "[limits]\nattempts_hour = 7\n"), journal, Teller([], Params()))])
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
         os.kill(os.getpid(), number)
         await asyncio.wait_for(heard.wait(), 30)

@@ -15,7 +15,7 @@ from eth_abi.abi import encode
 from eth_account import Account
 from rich.console import Console
 
-from keeper.cli import PROTOCOLS
+from keeper.cli.parts import PROTOCOLS
 from keeper.config import Config, Signer, Wallet, load
 from keeper.deployments import KINDS
 from keeper.doctor.examine import (

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from keeper.cli import STANDING_BYTES, TapeTooLong, _leads
+from keeper.cli.keeping import STANDING_BYTES, TapeTooLong, _leads
 from keeper.domain import Level, Unknown
 from keeper.errors import ConfigError
 from keeper.journal.db import Shared

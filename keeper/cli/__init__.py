@@ -1,0 +1,62 @@
+"""The command line: puts the real parts together, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import typer
+
+from keeper.cli import demos, journals, keeping, looking, replaying, reporting, switches, why
+from keeper.errors import KeeperError
+
+COMMANDS: Mapping[str, Callable[..., None]] = {
+    "run": keeping.run,
+    "report-prices": reporting.report_prices,
+    "report-options": reporting.report_options,
+    "doctor": looking.see_doctor,
+    "prices": looking.see_prices,
+    "ladder": looking.see_ladder,
+    "demo": demos.demo,
+    "explain": why.see_why,
+    "accounts": why.see_accounts,
+    "replay": replaying.see_replay,
+    "halt": switches.halt,
+    "resume": switches.resume,
+    "pause": switches.pause,
+    "unpause": switches.unpause,
+    "reset": switches.reset_breaker,
+    "sold": switches.sold,
+    "limits": switches.see_limits,
+    "version": looking.version,
+}
+JOURNAL: Mapping[str, Callable[..., None]] = {
+    "check": journals.check_journal,
+    "backup": journals.back_up_journal,
+    "export": journals.export_journal,
+    "import": journals.import_journal,
+}
+"""Those of ``keeper journal``."""
+
+app = typer.Typer(
+    name="keeper",
+    help="A liquidation keeper: a fast alarm, a slow confirmation, and small steps along a slope.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+journal_app = typer.Typer(no_args_is_help=True, help="Look after the journal.")
+
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+for name, command in JOURNAL.items():
+    journal_app.command(name)(command)
+app.add_typer(journal_app, name="journal")
+
+
+def main() -> None:
+    """Run the command line; what the operator must know is one line on stderr, never a traceback."""
+    try:
+        app()
+    except KeeperError as error:
+        typer.echo(f"keeper: {error}", err=True)
+        raise SystemExit(2) from None

@@ -1,0 +1,32 @@
+"""What commands are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HERE = Path("keeper.toml")
+"""The configuration, where only something is looked up."""
+ConfigOption = Annotated[Path, typer.Option(help="TOML file; docs/configuration.md lists its keys.")]
+ConfigOptions = Annotated[
+    list[Path],
+    typer.Option(help="TOML file; docs/configuration.md lists its keys. Again for each further deployment."),
+]
+ConfigsHere = Annotated[
+    list[Path] | None,
+    typer.Option(help="TOML file, keeper.toml by default. Again for each further deployment."),
+]
+Published = Annotated[
+    Path | None,
+    typer.Option(help="Start from a published book of the deployment, where the keeper has none of its own."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Do all but send; journal what would be sent.")]
+Json = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+At = Annotated[
+    int | None, typer.Option(help="As of the head done last up to this block; else of the last one.")
+]
+Rehearsed = Annotated[bool, typer.Option("--dry-run", help="From the journal of dry runs.")]
+Reason = Annotated[str, typer.Option(help="Why; it goes into the journal.")]
+MarketName = Annotated[str, typer.Argument(help="A feed, such as ETH/USD, or the protocol's own market.")]
