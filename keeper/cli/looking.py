@@ -16,7 +16,8 @@ from keeper import __version__, ladder
 from keeper.cli.daemons import until_told
 from keeper.cli.options import ConfigOption
 from keeper.cli.output import PLAIN_WIDTH, log_to, terminal
-from keeper.config import Ladder, load
+from keeper.config import load
+from keeper.config.watching import Ladder
 from keeper.doctor.examine import examine
 from keeper.doctor.finding import Mark, table_of
 

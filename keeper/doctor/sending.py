@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from keeper.config import Config, Send
+from keeper.config import Config
+from keeper.config.sending import Send
 from keeper.doctor.finding import Finding, Mark
 from keeper.errors import ConfigError
 from keeper.execute.chains import KNOWN, rules_of

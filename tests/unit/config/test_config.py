@@ -12,7 +12,9 @@ import pytest
 
 from keeper import pipeline
 from keeper.chain.pool import Params as PoolParams
-from keeper.config import FIELDS, Config, GeneratedSource, LiveSource, RecordedSource, load
+from keeper.config import Config, load
+from keeper.config.confirmation import FIELDS
+from keeper.config.feeds import GeneratedSource, LiveSource, RecordedSource
 from keeper.confirm.policy import BALANCED, CAUTIOUS, FAST, Policies, Policy, tuned
 from keeper.deployments import (
     AaveDeployment,

@@ -16,7 +16,8 @@ from eth_account import Account
 from rich.console import Console
 
 from keeper.cli.parts import PROTOCOLS
-from keeper.config import Config, Signer, Wallet, load
+from keeper.config import Config, load
+from keeper.config.signing import Signer, Wallet
 from keeper.deployments import KINDS
 from keeper.doctor.examine import (
     LOOKS,

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keeper import config
+from keeper.config.feeds import RecordedSource
 from keeper.domain import Fact, Phase
 from keeper.errors import ConfigError
 from keeper.lab.demo import run_demo
@@ -75,7 +76,7 @@ def test_the_configuration_that_a_drill_writes_is_one_that_the_keeper_takes(tmp_
     loaded = config.load(path)
     assert loaded.chain.chain_id == 5
     assert loaded.deployment.reader == "0x" + "ab" * 20
-    assert isinstance(loaded.feed, config.RecordedSource)
+    assert isinstance(loaded.feed, RecordedSource)
     assert loaded.feed.path == tmp_path / "prices.csv"
     path.write_text(text + STEWARD.format(half_life_s=3600) + '"BTC/USD" = 0.8\n')
     steward = config.load(path).steward

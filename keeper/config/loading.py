@@ -1,0 +1,79 @@
+"""Reads a file of settings; what cannot be used is refused with its place, and never with its value."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from keeper.config.places import JournalPlace, Mirror
+from keeper.config.sending import Spending
+from keeper.config.whole import Config
+from keeper.errors import ConfigError
+
+
+def load(path: Path) -> Config:
+    """Read a configuration file; raise ConfigError where it is missing, malformed or incomplete.
+
+    Relative paths in it are taken from the folder that the file is in.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"the configuration {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration {path} is not valid TOML: {error}") from error
+    _resolve(raw, path.resolve().parent)
+    try:
+        return Config(**raw)
+    except ValidationError as error:
+        raise ConfigError(_explain(path, error)) from None
+    except SettingsError as error:
+        raise ConfigError(f"the environment cannot be used: {error}") from None
+
+
+PATHS = (
+    ("feed", "path"),
+    ("journal", "path"),
+    ("limits", "kill_file"),
+    ("mirror", "snapshot"),
+    ("wallet", "keystore"),
+    ("wallet", "passphrase_file"),
+    ("signer", "ca_file"),
+    ("signer", "cert_file"),
+    ("signer", "key_file"),
+)
+DEFAULT_PATHS = (
+    ("journal", "path", JournalPlace().path),
+    ("limits", "kill_file", Spending().kill_file),
+    ("mirror", "snapshot", Mirror().snapshot),
+)
+
+
+def _resolve(raw: dict[str, Any], folder: Path) -> None:
+    """Take relative paths from ``folder``; the defaults too, wherever the keeper is started."""
+    for section, key, default in DEFAULT_PATHS:
+        if isinstance(values := raw.setdefault(section, {}), dict):
+            values.setdefault(key, str(default))
+    for section, key in PATHS:
+        values = raw.get(section)
+        if isinstance(values, dict) and isinstance(values.get(key), str):
+            values[key] = folder / values[key]
+
+
+def _place(parts: Sequence[object]) -> str:
+    """Name a place as it is in the file, where the section of a deployment does not carry its protocol."""
+    if parts[:1] in {("deployment",), ("feed",)}:
+        parts = (parts[0], *parts[2:])
+    return "".join(f"{part}." for part in parts)[:-1] or "as a whole"
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    """Name each place and what is wrong with it; never the value, which may hold a secret."""
+    places = [f"{_place(item['loc'])}: {item['msg']}" for item in error.errors()]
+    return f"the configuration {path} cannot be used: " + "; ".join(places)
