@@ -1081,6 +1081,8 @@ class StepRecord:
 
     They have no bytes and no bids of their own: they go where it goes.
     """
+    returned_block: Block | None = None
+    """The head at which a reorg put it back into flight; None where none did."""
 
     @property
     def last(self) -> Bid:

@@ -746,10 +746,7 @@ class ChainSender:
         return self._route.goes_on(carrier[0], head.number - step.reserved_block)
 
     def _stuck(self, live: Sequence[StepRecord], head: Head) -> dict[str, BidKind]:
-        """Return which bid is due for which steps.
-
-        What came back by a reorg goes out as it was, first of all: its block may come back as well.
-        """
+        """Return which bid is due for which steps."""
         if self._chain_nonce is None:
             return {}
         out = [step for step in live if step.step_id in self._last_sent]

@@ -28,9 +28,10 @@ def due(step: StepRecord, head: Head, chain_nonce: int, patience: Patience) -> B
 
     A bid below the base fee is outbid at once, wherever it stands; one that could be included only where
     nothing stands before it. What would come too late, or is a cancel already, is cancelled: an act that is
-    late would be paid for and refused by its contract, or be one that nobody wants any more.
+    late would be paid for and refused by its contract, or be one that nobody wants any more. What a reorg put
+    back at this very head goes out as it was, first of all: its block may come back as well.
     """
-    if step.state is not StepState.SENT:
+    if step.state is not StepState.SENT or step.returned_block == head.number:
         return None
     is_late = head.number >= step.valid_until_block
     if step.last.kind is BidKind.CANCEL:

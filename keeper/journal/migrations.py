@@ -93,6 +93,7 @@ MIGRATIONS: Mapping[int, tuple[str, ...]] = {
     ),
     6: (
         "ALTER TABLE steps ADD COLUMN place INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE steps ADD COLUMN returned_block INTEGER",
         "DROP INDEX one_nonce_one_transaction",
         "CREATE UNIQUE INDEX one_nonce_one_transaction ON steps (nonce, place) WHERE state <> 'abandoned'",
     ),

@@ -226,7 +226,7 @@ class JournalReader:
     @property
     def _steps(self) -> str:
         """Select steps; a journal of before knows of no batches."""
-        place = "" if int(self.identity["schema"]) >= 6 else ", 0 AS place"
+        place = "" if int(self.identity["schema"]) >= 6 else ", 0 AS place, NULL AS returned_block"
         return f"SELECT *{place} FROM steps"  # noqa: S608
 
     @property

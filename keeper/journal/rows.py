@@ -325,6 +325,7 @@ def to_step(row: Any, bids: Sequence[Bid] = (), carries: Sequence[StepRecord] = 
         fills=tuple(each for each in bids if each.kind is BidKind.FILL),
         place=row["place"],
         carries=tuple(carries),
+        returned_block=row["returned_block"],
     )
 
 

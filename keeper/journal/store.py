@@ -696,8 +696,9 @@ class StoredJournal:
             for each in (step, *step.carries):
                 db.execute(
                     "UPDATE steps SET outcome_block = NULL, outcome_hash = NULL, outcome_at_s = NULL,"
-                    " gas_cost_wei = NULL, profit_wad = NULL, lost_to = NULL WHERE step_id = ?",
-                    (each.step_id,),
+                    " gas_cost_wei = NULL, profit_wad = NULL, lost_to = NULL, returned_block = ?"
+                    " WHERE step_id = ?",
+                    (block, each.step_id),
                 )
                 tally.follow(db, each.step_id)
                 tally.book(db, each.step_id, None)

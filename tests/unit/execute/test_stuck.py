@@ -58,6 +58,12 @@ DUE: dict[str, tuple[StepRecord, Block, int, BidKind | None]] = {
     "a cancel that is new": (CANCELLED, 102, GWEI, None),
     "a cancel that waits": (CANCELLED, 103, GWEI, BidKind.CANCEL),
     "a cancel that is priced out": (CANCELLED, 102, 5 * GWEI, BidKind.CANCEL),
+    "put back at this head by a reorg": (
+        replace(in_flight(valid_until=102), returned_block=105), 105, GWEI, None
+    ),
+    "put back at an earlier head": (
+        replace(in_flight(valid_until=102), returned_block=104), 105, GWEI, BidKind.CANCEL
+    ),
     "not handed over yet": (replace(in_flight(), state=S.RESERVED), 105, GWEI, None),
     "a bid without its bytes": (
         replace(in_flight(), bids=(replace(CANCELLED.bids[0], signed_tx=None),)), 105, GWEI, None
@@ -383,6 +389,26 @@ async def test_a_reorg_that_drops_an_inclusion_puts_the_last_bid_back_in_flight(
     assert wallet.journal.step(step_id).state is S.SENT
     await wallet.blocks(1)
     assert wallet.journal.step(step_id).state is S.INCLUDED
+    assert (len(wallet.node.chain), wallet.violations()) == (1, [])
+
+
+@pytest.mark.parametrize("restarts", [False, True], ids=["lives on", "starts anew"])
+async def test_what_comes_back_late_goes_out_as_it_was_before_it_is_cancelled(
+    wallet: Wallet, restarts: bool
+) -> None:
+    step_id = await wallet.send(blocks=2)
+    await wallet.blocks(1)
+    await wallet.blocks(2, empty=True)
+    assert wallet.journal.step(step_id).state is S.INCLUDED
+    orphaned = wallet.node.cut(3)
+    heads = [wallet.node.mine(empty=True) for _ in range(3)]
+    await wallet.sender.track(heads[-1], orphaned)
+    if restarts:
+        await wallet.restart()
+    assert (wallet.journal.step(step_id).state, wallet.kinds(step_id)) == (S.SENT, [])
+    await wallet.blocks(2, empty=True)
+    assert BidKind.CANCEL in wallet.kinds(step_id)
+    await wallet.blocks(2)
     assert (len(wallet.node.chain), wallet.violations()) == (1, [])
 
 
