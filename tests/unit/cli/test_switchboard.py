@@ -181,7 +181,7 @@ def test_limits_of_several_files_are_summed_over_each_wallet(fleet: Fleet) -> No
 def test_the_table_of_each_journal_says_whose_it_is_and_what_is_its_own(fleet: Fleet) -> None:
     shown = fleet.told("limits")
     for file in fleet.files:
-        assert str(file.with_suffix(".sqlite")) in shown.replace("\n", "")
+        assert str(file.with_suffix(".sqlite")) in "".join(shown.split())
     assert re.search(r"in_flight +│ +│ 3 +│ 1 +│ 10 +│ transactions", shown)
     assert "of these here" not in Fleet(fleet.files[:1]).told("limits")
 
