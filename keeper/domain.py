@@ -808,18 +808,6 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Announced:
-    """A transaction that a node has in its pool, and that is in no block yet."""
-
-    tx_hash: str
-    sender: str
-    call: Call
-    gas: int
-    tip_wei: Wei
-    """What it bids for a unit of gas above the base fee."""
-
-
-@dataclass(frozen=True, slots=True)
 class Fees:
     """What a transaction bids for a unit of gas."""
 
@@ -851,6 +839,21 @@ class Fees:
         if self.is_flat:
             return self.max_fee_wei
         return min(self.max_fee_wei, (base_fee_wei or 0) + self.priority_fee_wei)
+
+    def tip_wei(self, base_fee_wei: Wei | None) -> Wei:
+        """Return what of a unit's price is above a base fee, by which blocks are ordered."""
+        return max(0, self.price_wei(base_fee_wei) - (base_fee_wei or 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A transaction that a node has in its pool, and that is in no block yet."""
+
+    tx_hash: str
+    sender: str
+    call: Call
+    gas: int
+    fees: Fees
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from keeper.chain.pool import Pool
 from keeper.chain.rpc import without_secrets
 from keeper.chain.stream import CLOSE, ENDS, HEARTBEAT_S, MESSAGE_BYTES, OPEN_S, ask, json_of
 from keeper.chain.wire import MALFORMED, quantity
-from keeper.domain import Announced, Call, ChainTime, Reason, Refuse
+from keeper.domain import Announced, Call, ChainTime, Fees, Reason, Refuse
 from keeper.errors import ChainFault
 
 log = structlog.get_logger()
@@ -106,9 +106,16 @@ class Mempool:
 
 def announced_of(raw: Mapping[str, Any]) -> Announced:
     """Read a whole transaction as nodes announce it."""
-    tip = raw.get("maxPriorityFeePerGas") or raw["gasPrice"]
     call = Call(raw["to"].lower(), bytes.fromhex(raw["input"][2:]))
-    return Announced(raw["hash"], raw["from"].lower(), call, quantity(raw["gas"]), quantity(tip))
+    return Announced(raw["hash"], raw["from"].lower(), call, quantity(raw["gas"]), _fees(raw))
+
+
+def _fees(raw: Mapping[str, Any]) -> Fees:
+    """Read what it bids; beside a highest fee nodes tell a gas price, too, which is what it may come to."""
+    if raw.get("maxFeePerGas") is None:
+        price_wei = quantity(raw["gasPrice"])
+        return Fees(price_wei, price_wei, is_flat=True)
+    return Fees(quantity(raw["maxFeePerGas"]), quantity(raw["maxPriorityFeePerGas"]))
 
 
 def _call(sender: str, call: Call, gas: int) -> dict[str, str]:

@@ -41,6 +41,7 @@ from keeper.domain import (
     Call,
     ChainTime,
     FeedView,
+    Fees,
     Head,
     Level,
     Log,
@@ -132,12 +133,13 @@ def unpack(data: bytes) -> list[Record]:
 
 def of_announced(each: Announced) -> Record:
     """Write down an announced transaction."""
-    return [each.tx_hash, each.sender, each.call.to, each.call.data.hex(), each.gas, each.tip_wei]
+    call, fees = each.call, asdict(each.fees)
+    return [each.tx_hash, each.sender, call.to, call.data.hex(), each.gas, fees]
 
 
 def to_announced(row: Sequence[Any]) -> Announced:
-    tx_hash, sender, to, data, gas, tip_wei = row
-    return Announced(tx_hash, sender, Call(to, bytes.fromhex(data)), gas, tip_wei)
+    tx_hash, sender, to, data, gas, fees = row
+    return Announced(tx_hash, sender, Call(to, bytes.fromhex(data)), gas, Fees(**fees))
 
 
 def of_head(head: Head) -> Record:

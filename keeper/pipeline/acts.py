@@ -29,7 +29,7 @@ from keeper.pipeline.mirror import Mirror
 from keeper.pipeline.moment import Moment
 from keeper.pipeline.turns import batches
 from keeper.ports import Journal, Market, Mempool, Reader, Sender
-from keeper.units import AccountKey, Block
+from keeper.units import AccountKey, Block, Wei
 
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 
@@ -149,7 +149,7 @@ class Acts(Generic[MarketT]):
             return
         if not self._mirror.halted:
             await self._sender.prepare()
-        fees = self._mirror.halted or below(self._sender.fees(moment.head), before)
+        fees = self._mirror.halted or below(self._sender.fees(moment.head), before, moment.head.base_fee_wei)
         if isinstance(fees, Refuse):
             for each in planned:
                 self._cases.refused(each.account, fees, moment.head)
@@ -350,11 +350,11 @@ class Acts(Generic[MarketT]):
         return found
 
 
-def below(fees: Fees | Refuse, before: Sequence[Announced]) -> Fees | Refuse:
-    """Bid less than what is to come before."""
+def below(fees: Fees | Refuse, before: Sequence[Announced], base_fee_wei: Wei | None) -> Fees | Refuse:
+    """Bid less than what is to come before, as it will be ordered at a base fee."""
     if isinstance(fees, Refuse) or not before:
         return fees
-    most_wei = max(0, min(each.tip_wei for each in before) - 1)
+    most_wei = max(0, min(each.fees.tip_wei(base_fee_wei) for each in before) - 1)
     tip_wei = min(fees.priority_fee_wei, most_wei)
     # Where there is one gas price, that is what blocks are ordered by.
     return Fees(tip_wei if fees.is_flat else fees.max_fee_wei, tip_wei, fees.is_flat)

@@ -12,7 +12,7 @@ from eth_utils.abi import function_signature_to_4byte_selector as selector
 
 from keeper.chain.mempool import Mempool
 from keeper.chain.pool import Pool
-from keeper.domain import Announced, Call, ChainTime, Refuse
+from keeper.domain import Announced, Call, ChainTime, Fees, Refuse
 from keeper.errors import ChainFault
 from keeper.lab.anvil import GWEI, Node, Tx
 from keeper.lab.deploy import created_address
@@ -67,12 +67,13 @@ async def heard(news: AsyncIterator[Announced], node: Node, *txs: Tx) -> Announc
 async def test_only_what_is_sent_to_an_oracle_is_heard(anvil: Node, token: str) -> None:
     async with hearing(anvil, token.upper().replace("X", "x")) as (_, news):
         found = await heard(news, anvil, Tx(OTHER, ADMIN, b""), Tx(ADMIN, token, mint(OTHER, 7)))
-    assert (found.sender, found.call, found.tip_wei) == (ADMIN, Call(token, mint(OTHER, 7)), GWEI)
+    assert (found.sender, found.call) == (ADMIN, Call(token, mint(OTHER, 7)))
+    assert found.fees.priority_fee_wei == GWEI
     assert found.gas == Tx(ADMIN, token, b"").gas
 
 
 async def test_a_read_behind_it_sees_what_it_does_and_the_chain_does_not(anvil: Node, token: str) -> None:
-    announced = Announced("0x01", ADMIN, Call(token, mint(OTHER, 7)), 100_000, GWEI)
+    announced = Announced("0x01", ADMIN, Call(token, mint(OTHER, 7)), 100_000, Fees(9 * GWEI, GWEI))
     async with hearing(anvil, token) as (mempool, _):
         found = await mempool.behind([announced, announced], Call(token, BALANCE), AT, OTHER, 100_000)
     assert isinstance(found, bytes)
@@ -81,7 +82,7 @@ async def test_a_read_behind_it_sees_what_it_does_and_the_chain_does_not(anvil: 
 
 
 async def test_a_revert_behind_it_is_told_with_its_data(anvil: Node, token: str) -> None:
-    announced = Announced("0x01", ADMIN, Call(token, mint(OTHER, 4)), 100_000, GWEI)
+    announced = Announced("0x01", ADMIN, Call(token, mint(OTHER, 4)), 100_000, Fees(9 * GWEI, GWEI))
     async with hearing(anvil, token) as (mempool, _):
         short = await mempool.behind([announced], Call(token, MOVE), AT, OTHER, 100_000)
         enough = await mempool.behind([announced] * 2, Call(token, MOVE), AT, OTHER, 100_000)
@@ -94,7 +95,7 @@ async def test_a_revert_behind_it_is_told_with_its_data(anvil: Node, token: str)
 
 
 async def test_an_announced_transaction_that_would_revert_is_a_fault(anvil: Node, token: str) -> None:
-    announced = Announced("0xfa11", OTHER, Call(token, MOVE), 100_000, GWEI)
+    announced = Announced("0xfa11", OTHER, Call(token, MOVE), 100_000, Fees(9 * GWEI, GWEI))
     async with hearing(anvil, token) as (mempool, _):
         with pytest.raises(ChainFault, match="0xfa11 would revert"):
             await mempool.behind([announced], Call(token, BALANCE), AT, OTHER, 100_000)

@@ -19,7 +19,7 @@ from keeper.chain.pool import Pool
 from keeper.chain.reader import ChainReader, Params
 from keeper.chain.wire import head_of
 from keeper.desk.port import Alarm, Desk
-from keeper.domain import Announced, Call, CaseEvent, EventKind, Head, Quote, Unknown
+from keeper.domain import Announced, Call, CaseEvent, EventKind, Fees, Head, Quote, Unknown
 from keeper.execute.fees import FeeParams
 from keeper.execute.sender import ChainSender
 from keeper.execute.sender import Params as SenderParams
@@ -106,7 +106,9 @@ class Keeping:
         hashes = self.node.send(txs)
         for tx, tx_hash in zip(txs, hashes, strict=True):
             call = Call((tx.to or "").lower(), tx.data)
-            await self.pipeline.on_announced(Announced(tx_hash, tx.sender, call, tx.gas, GWEI))
+            await self.pipeline.on_announced(
+                Announced(tx_hash, tx.sender, call, tx.gas, Fees(9 * GWEI, GWEI))
+            )
         return hashes
 
     async def catch_up(self) -> Head:

@@ -463,7 +463,9 @@ READS: dict[str, Callable[[StoredJournal], object]] = {
     "open case": lambda journal: journal.open_case(b"\x01" * 32),
     "record": lambda journal: journal.record_at(1_212),
     "held": lambda journal: journal.held(None, Limits(), 0, 101, 1_212),
-    "bids": lambda journal: journal._to_steps([{"step_id": "one", "nonce": 5, "place": 0, "state": "sent", "returned_block": None}]),
+    "bids": lambda journal: journal._to_steps(
+        [{"step_id": "one", "nonce": 5, "place": 0, "state": "sent", "returned_block": None}]
+    ),
     "next nonce": lambda journal: journal.next_nonce(),
     "switches": lambda journal: journal.thrown(),
 }
