@@ -25,6 +25,8 @@ RETURNS_BLOCK_AND_TIME = "0x435f524260205260405ff3"
 REVERTER = "0x" + "d1" * 20
 REVERTS_WITH_CAFEBABE = "0x63cafebabe5f526004601cfd"
 COUNTS_ITS_CALLS = "0x5f54600101805f555f5260205ff3"
+TAKER = "0x" + "7a" * 20
+SERVES_THE_FIRST_ALONE = "0x5f54600a5760015f55005b63cafebabe5f526004601cfd"
 BURNER = "0x" + "b1" * 20
 LOOPS_FOR_EVER = "0x5b5f56"
 SENDER = "0x" + "5e" * 20
@@ -371,6 +373,30 @@ async def test_a_simulation_that_runs_out_of_gas_is_a_refusal(anvil: Node) -> No
         answer = await reader.simulate(SENDER, Call(BURNER, b""), ChainTime(2, 2_000_000_000), 100_000)
     assert isinstance(answer, Refuse)
     assert "gas" in answer.reason.evidence.lower()
+
+
+async def test_who_came_second_in_a_block_hears_behind_it_what_it_was_refused_with(anvil: Node) -> None:
+    anvil.rpc("anvil_setCode", TAKER, SERVES_THE_FIRST_ALONE)
+    first, second = SENDER, "0x" + "5f" * 20
+    anvil.fund([first, second])
+    before = mine(anvil)
+    sent = []
+    for sender, tip_wei in ((first, 2 * 10**9), (second, 10**9)):
+        anvil.rpc("anvil_impersonateAccount", sender)
+        tx = {"from": sender, "to": TAKER, "gas": hex(100_000), "maxPriorityFeePerGas": hex(tip_wei)}
+        sent.append(anvil.rpc("eth_sendTransaction", tx | {"maxFeePerGas": hex(10**11)}))
+    at_hash = mine(anvil)
+    receipts = [anvil.rpc("eth_getTransactionReceipt", tx_hash) for tx_hash in sent]
+    assert [(each["status"], each["transactionIndex"]) for each in receipts] == [
+        ("0x1", "0x0"),
+        ("0x0", "0x1"),
+    ]
+    mine(anvil, 3)
+    async with reading(anvil) as reader:
+        result = await reader.rerun(second, Call(TAKER, b""), at_hash, 100_000)
+        assert await reader.rerun(second, Call(TAKER, b""), before, 100_000) == b""
+    assert isinstance(result, Refuse)
+    assert result.reason.evidence == "0xcafebabe"
 
 
 async def test_alone_and_in_order_a_transaction_ends_the_same(anvil: Node) -> None:
