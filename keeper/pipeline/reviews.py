@@ -85,7 +85,7 @@ class Reviews(Generic[MarketT]):
         if outcome.kind is not EventKind.REVERTED:
             return ""
         if outcome.error:
-            failed = Refuse(Reason("act.failed", f"0x{outcome.error.hex()}", "must not fail"))
+            failed = Refuse(Reason("simulation.reverted", f"0x{outcome.error.hex()}", "must not fail"))
             return self._mirror.market.explain(failed).reason.evidence
         if step.place:
             return ""

@@ -56,7 +56,7 @@ STORY = 20
 KEEPER, MAKER = person(1, "keeper"), person(1, "maker")
 REPORTERS = reporters(1)
 FEEDS: dict[FeedId, str] = {"ETH/USD": "1510", "SYN/USD": "7.1"}
-CALM, FALL = 15, 4
+CALM, FALL = 3, 4
 """For how many blocks BTC's price stands still, and by how much it falls with each after its first leap."""
 APART = 6
 """Blocks from one account's breach to the next one's."""

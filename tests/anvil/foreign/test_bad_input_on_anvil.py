@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from keeper import abi
-from keeper.confirm.policy import Policies
+from keeper.confirm.policy import BALANCED, Policies, tuned
 from keeper.desk.lending import LendingDesk, Params
 from keeper.domain import CaseEvent
 from keeper.lab.anvil import Tx, anvil
@@ -46,6 +46,8 @@ FEED = "ETH/USD"
 ODD = "ODD"
 """The symbol of a token with habits of its own, worth ten dollars."""
 BESIDE = {"Observed BalanceTransfer"}
+BELIEVING = Policies(tuned(BALANCED, trust_chain_after_s=24))
+"""The protocol is believed about feeds of which nobody else speaks."""
 BOUND_S = 3.0
 CLOSED = ("Suspected", "Reserved repay", "Sent", "Included", "Observed LiquidationCall", "Closed")
 APPROVED = ("Reserved approve", "Sent", "Included")
@@ -104,7 +106,7 @@ class Stage:
         return int(self.aave.lab.ask(*asked)[5]) / WAD
 
     def keeping(self, feed: Spoken, *, flash: bool = False) -> AbstractAsyncContextManager[Keeping]:
-        """Keep the pool as it is listed now; ether alone has a fast price."""
+        """Keep the pool as it is listed now; ether alone has a fast price, and of others the pool is believed."""
         node, pools = self.aave.lab.node, Pools({}, ())
         market = AaveMarket(
             read(node, read_deployment(self.aave.pool, {self.aave.sources["WETH"]: FEED}), LENT)
@@ -116,7 +118,7 @@ class Stage:
                 [self.aave.tokens[ODD].lower()], [self.exchange.quote], v3_factory=self.exchange.v3_factory
             )
             pools = read(node, rounds)
-        desk = LendingDesk(SIGNER.address, Params(FEED, Policies(), params), pools)
+        desk = LendingDesk(SIGNER.address, Params(FEED, BELIEVING, params), pools)
         return keeping(node, market, desk, feed, self.folder, lent=LENT)
 
 
@@ -334,7 +336,7 @@ async def test_a_token_without_decimals_is_not_valued(stage: Stage, *, is_loan: 
     )
     lent = {**LENT, morpho_params.LENT_READER: morpho_codec.reader_creation()}
     found = MorphoMarket(read(node, morpho_params.read_listing(chosen), lent))
-    desk = LendingDesk(SIGNER.address, Params(FEED), Pools({}, ()))
+    desk = LendingDesk(SIGNER.address, Params(FEED, BELIEVING), Pools({}, ()))
     feed = Spoken(dict.fromkeys(found.feeds) | {FEED: 2_000 * WAD})
     key = morpho_codec.key_of(WEAK, market.id)
     with capture_logs() as said:
