@@ -106,7 +106,7 @@ class Stage:
         return int(self.aave.lab.ask(*asked)[5]) / WAD
 
     def keeping(self, feed: Spoken, *, flash: bool = False) -> AbstractAsyncContextManager[Keeping]:
-        """Keep the pool as it is listed now; ether alone has a fast price, and of others the pool is believed."""
+        """Keep the pool as it is listed now; only ether has a fast price, of others the pool is believed."""
         node, pools = self.aave.lab.node, Pools({}, ())
         market = AaveMarket(
             read(node, read_deployment(self.aave.pool, {self.aave.sources["WETH"]: FEED}), LENT)
