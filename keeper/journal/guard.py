@@ -572,7 +572,8 @@ def rebid(
     nonce, max_fee_wei = int(tx["nonce"]), Fees.of(tx).max_fee_wei
     found = beside + held(db, None, limits, standing=standing, chain_nonce=nonce, block=block, at_s=at_s)
     if kind is BidKind.FILL and nonce in found.nonces - {each.nonce for each in step.fills}:
-        raise InvariantBroken(f"step {step.step_id}: nonce {nonce} below it is held, and needs no fill")
+        # Another deployment of the wallet was first: it looked for gaps at the same head.
+        return Refuse(Reason("nonce.held", f"nonce {nonce}", "a nonce that nobody holds"))
     own = tally.at_stake(db, step.step_id)
     # Of a batch every act counts by itself, and all of them are bid for at once.
     whole = sum((tally.at_stake(db, each.step_id) for each in step.carries), own)

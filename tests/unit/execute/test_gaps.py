@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -108,6 +110,32 @@ async def test_what_fills_a_gap_holds_its_nonce_in_every_journal_of_the_wallet(
         granted = each.reserve(2)
         assert isinstance(granted, Permit)
         assert granted.nonce == (2 if each is one else 3)
+
+
+async def test_a_gap_below_both_deployments_is_filled_by_one_of_them_where_they_look_at_once(
+    both: tuple[Wallet, Wallet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = both
+    await one.send(1, blocks=2)
+    one.signer.silent_for = set()
+    out = [await other.send(1, blocks=30), await one.send(2, blocks=30)]
+    one.signer.silent_for = {0}
+    asked = one.node.request
+
+    async def after_a_turn(method: str, params: list[Any]) -> Any:
+        await asyncio.sleep(0)
+        return await asked(method, params)
+
+    monkeypatch.setattr(one.node, "request", after_a_turn)
+    for _ in range(3):
+        head = one.node.mine()
+        await asyncio.gather(*(each.sender.track(head, ()) for each in both))
+    waiting = [other.journal.step(out[0]), one.journal.step(out[1])]
+    assert sorted(len(step.fills) for step in waiting) == [0, 1]
+    one.signer.silent_for = set()
+    for _ in range(2):
+        await block(both)
+    expect_all_through(both)
 
 
 async def test_a_nonce_that_the_node_refuses_below_others_is_filled_before_the_next_head(
