@@ -15,15 +15,15 @@ from pathlib import Path
 from keeper.errors import ConfigError
 from keeper.journal.db import Db
 from keeper.journal.sqlite import SqliteDb
+from keeper.journal.tally import gwei
 
 VERSION = 6
 
-STAKES_OF_BEFORE = """INSERT INTO stakes (
+STAKES_OF_BEFORE = f"""INSERT INTO stakes (
         step_id, market, at_s, state, most_gwei, paid_gwei, notional_micro, loss_micro, risk_micro
-    ) SELECT step_id, '', reserved_at_s, state, (CAST(max_cost_wei AS BIGINT) + 999999999) / 1000000000,
-        (CAST(gas_cost_wei AS BIGINT) + 999999999) / 1000000000,
+    ) SELECT step_id, '', reserved_at_s, state, {gwei("max_cost_wei")}, {gwei("gas_cost_wei")},
         CAST(substr('0000000000000' || notional_wad, 1, length(notional_wad) + 1) AS BIGINT) + 1, 0, 0
-    FROM steps"""
+    FROM steps"""  # noqa: S608
 """What the steps of an older journal have spent and taken over; of which markets is not in its tables."""
 
 MIGRATIONS: Mapping[int, tuple[str, ...]] = {

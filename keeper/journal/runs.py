@@ -255,7 +255,7 @@ def _rewind_stakes(db: SqliteDb, last: int) -> None:
     db.execute(f"{taking} WHERE step_id IN (SELECT step_id FROM steps)")  # noqa: S608
     db.execute(tally.FOLLOWS)
     db.execute(
-        "UPDATE stakes SET most_gwei = (SELECT (CAST(max_cost_wei AS BIGINT) + 999999999) / 1000000000"
+        f"UPDATE stakes SET most_gwei = (SELECT {tally.gwei('max_cost_wei')}"  # noqa: S608
         " FROM steps WHERE steps.step_id = stakes.step_id) WHERE market = ''"
     )
     _rewind_risks(db, last)

@@ -102,11 +102,16 @@ def enter(db: Db, step_id: str, step: Step, max_cost_wei: Wei, at_s: UnixS) -> N
     )
 
 
+def gwei(column: str) -> str:
+    """Write what rounds a column of wei up to gwei. The column is text, for wei may not fit into 63 bits."""
+    whole = f"CAST(substr('0000000000' || {column}, 1, length({column}) + 1) AS BIGINT)"
+    return f"{whole} + CASE WHEN {column} = '0' OR {column} LIKE '%000000000' THEN 0 ELSE 1 END"
+
+
 FOLLOWS = (
-    "UPDATE stakes SET state = (SELECT state FROM steps WHERE steps.step_id = stakes.step_id),"
+    "UPDATE stakes SET state = (SELECT state FROM steps WHERE steps.step_id = stakes.step_id),"  # noqa: S608
     " at_s = (SELECT coalesce(outcome_at_s, reserved_at_s) FROM steps WHERE steps.step_id = stakes.step_id),"
-    " paid_gwei = (SELECT (CAST(gas_cost_wei AS BIGINT) + 999999999) / 1000000000 FROM steps"
-    " WHERE steps.step_id = stakes.step_id)"
+    f" paid_gwei = (SELECT {gwei('gas_cost_wei')} FROM steps WHERE steps.step_id = stakes.step_id)"
 )
 
 

@@ -85,6 +85,25 @@ BOOKED = {
 }
 
 
+@pytest.mark.parametrize(
+    ("cost_wei", "gwei"),
+    [
+        (0, 0),
+        (1, 1),
+        (GWEI - 1, 1),
+        (GWEI, 1),
+        (GWEI + 1, 2),
+        (40 * WAD, 40 * GWEI),
+        (40 * WAD + 1, 40 * GWEI + 1),
+    ],
+)
+def test_what_a_step_has_cost_counts_in_whole_gwei_however_much_it_is(
+    journal: SqliteJournal, grant: Grants, cost_wei: int, gwei: int
+) -> None:
+    end(journal, grant(journal), EventKind.INCLUDED, cost_wei)
+    assert tally.sums(journal._db, NOW_S - 1).spent_wei == gwei * GWEI
+
+
 @pytest.mark.parametrize(("kind", "booking", "lost"), BOOKED.values(), ids=BOOKED)
 def test_what_was_booked_takes_the_place_of_what_was_expected_until_a_reorg(
     journal: SqliteJournal, grant: Grants, kind: EventKind, booking: Booking, lost: int
