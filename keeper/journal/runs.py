@@ -254,6 +254,8 @@ def _rewind_stakes(db: SqliteDb, last: int) -> None:
     taking = _taking(db, "stakes")
     db.execute(f"{taking} WHERE step_id IN (SELECT step_id FROM steps)")  # noqa: S608
     db.execute(tally.FOLLOWS)
+    # What was in flight then has been booked since.
+    db.execute("UPDATE stakes SET booked_micro = NULL WHERE state IN ('reserved', 'sent')")
     db.execute(
         f"UPDATE stakes SET most_gwei = (SELECT {tally.gwei('max_cost_wei')}"  # noqa: S608
         " FROM steps WHERE steps.step_id = stakes.step_id) WHERE market = ''"

@@ -256,6 +256,27 @@ def test_a_batch_is_rewound_to_where_a_run_began(batch: Batch, path: Path, tmp_p
         assert reader.verify() == []
 
 
+@on_sqlite
+def test_what_was_booked_after_a_run_began_is_not_booked_where_it_is_rewound(
+    batch: Batch, path: Path, tmp_path: Path
+) -> None:
+    batch.take(1)
+    with batch.journal.together():
+        run = runs.begin(batch.journal._db, {"book": False})
+    at_risk = tally.sums(batch.journal._db, 0).loss_wad
+    batch.send()
+    outcome = Outcome(E.INCLUDED, 101, "0xb", 1)
+    lost = Aftermath(Booking((), -5 * WAD, gas_wad=WAD))
+    batch.journal.settle(batch.steps[0], outcome, at_s=1_212, aftermath=lost)
+    assert tally.sums(batch.journal._db, 0).loss_wad == 6 * WAD
+    with closing(JournalReader(path)) as reader:
+        [found] = [each for each in reader.runs() if each.run == run]
+    SqliteJournal(tmp_path / "then", identity=IDENTITY).close()
+    runs.rewind(path, tmp_path / "then", found, ())
+    with closing(SqliteJournal(tmp_path / "then", identity=IDENTITY)) as then:
+        assert tally.sums(then._db, 0).loss_wad == at_risk
+
+
 def test_a_journal_tells_of_a_member_that_was_left_behind(
     batch: Batch, journal: StoredJournal, flaws: Any
 ) -> None:
