@@ -239,8 +239,10 @@ def _spare_what_stays() -> None:
     """Have no later collection of garbage look through all that was built at the start, or come at any time.
 
     What was built stays for as long as the process, and a look through it would hold up an act. The young are
-    looked through after each head (``Pipeline.prepare``), and where so many came between two.
+    looked through after each head (``Pipeline.prepare``), and where so many came between two. A standby that
+    begins anew leaves behind what it built before.
     """
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)
