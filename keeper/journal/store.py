@@ -756,7 +756,8 @@ class StoredJournal:
         query = (
             "SELECT state FROM steps WHERE outcome_block IS NOT NULL AND outcome_at_s > ?"
             " AND notional_wad <> '0' AND lost_to IS NULL"
-            " AND state IN ('included', 'reverted') ORDER BY outcome_block DESC, nonce DESC LIMIT ?"
+            " AND state IN ('included', 'reverted') ORDER BY outcome_block DESC, nonce DESC, place DESC"
+            " LIMIT ?"
         )
         return [row["state"] == S.INCLUDED for row in self._rows(query, at_s, most)]
 

@@ -228,6 +228,14 @@ def test_what_is_given_up_is_given_up_whole_and_leaves_its_nonce(
     assert flaws() == []
 
 
+def test_of_a_batch_the_last_act_is_the_newest_outcome(batch: Batch, journal: StoredJournal) -> None:
+    batch.take(1, 2, 3)
+    batch.send()
+    batch.settle(E.INCLUDED, E.INCLUDED, E.REVERTED)
+    assert journal.outcomes_since(0, 1) == [False]
+    assert journal.outcomes_since(0, 3) == [False, True, True]
+
+
 def test_a_higher_bid_counts_once_for_all_of_a_batch(batch: Batch, journal: StoredJournal) -> None:
     batch.take(1, 2)
     batch.send()
