@@ -260,6 +260,10 @@ class Tenure:
         """Return the lease of a journal as it was seen last."""
         return self._held.get(schema)
 
+    def holds(self, schema: str) -> bool:
+        """Tell whether this keeper has the lease of a journal."""
+        return schema in self._tokens
+
     def unkept(self) -> list[str]:
         """Return the journals of the wallet that are written by nobody here."""
         with self._turning:

@@ -90,7 +90,9 @@ class PostgresJournal(StoredJournal):
         begin_to_lay_out(db, schema)
         version = migrations.version_of(db)
         [(is_led,)] = db.execute("SELECT until > clock_timestamp() FROM lease").fetchall()
-        if version is not None and 1 <= version < migrations.VERSION and is_led:
+        # The wallet's first journal here has taken the leases of all, and its others are opened after it.
+        is_own = self._wallet.tenure is not None and self._wallet.tenure.holds(schema)
+        if version is not None and 1 <= version < migrations.VERSION and is_led and not is_own:
             found = f"a keeper leads that knows schema {version}"
             raise ConfigError(f"{found}: stop it, and start this one before another takes over")
         self._prepare(db, identity)

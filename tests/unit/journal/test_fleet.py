@@ -16,6 +16,7 @@ import pytest
 
 from keeper.domain import CaseEvent, EventKind, Permit, Reason, Refuse, Step
 from keeper.errors import Deposed
+from keeper.journal import migrations, rows
 from keeper.journal.db import Shared
 from keeper.journal.guard import Limits
 from keeper.journal.lease import Lease
@@ -124,6 +125,22 @@ def test_a_limit_counts_what_all_deployments_of_the_wallet_hold(
     refused = reserve(b, *asked(tx, 2, **terms))
     assert isinstance(refused, Refuse)
     assert refused.reason.rule == f"limit.{rule}"
+
+
+def test_a_newer_keeper_brings_up_the_journals_of_all_its_deployments(
+    process: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = process()
+    before.keep("a", "b")
+    before.close()
+    before.journals.clear()
+    newer = {**migrations.MIGRATIONS, migrations.VERSION + 1: ("CREATE TABLE newer (x INTEGER) STRICT",)}
+    monkeypatch.setattr(migrations, "MIGRATIONS", newer)
+    for module in (migrations, rows):
+        monkeypatch.setattr(module, "VERSION", max(newer))
+    after = process("two")
+    assert ["newer" in each._db.tables() for each in after.keep("a", "b")] == [True, True]
+    assert after.leads() == [True, True]
 
 
 def test_a_stranger_that_one_deployment_notices_stops_all_of_the_wallet(
