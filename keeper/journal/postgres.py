@@ -108,6 +108,8 @@ class PostgresDb:
         self._schema = schema
         self.tokens: Mapping[str, int] = {}
         """By schema, in order: the leases by which this connection writes, of all journals of its wallet."""
+        self.written_by: Mapping[str, int] = {}
+        """Those by which the transaction that is open writes: the leases may be lost meanwhile."""
         self.lost = ""
         """Why it does not any more."""
 
@@ -136,7 +138,7 @@ class PostgresDb:
         (https://www.postgresql.org/docs/current/wal-async-commit.html).
         """
         # Leases are taken, renewed, and given up, by another thread.
-        tokens = self.tokens
+        tokens = self.written_by = self.tokens
         if self._schema not in tokens:
             raise Deposed(self.lost or "another keeper leads, or none yet")
         # In one message, so that the check costs no round trip of its own.

@@ -158,7 +158,8 @@ class PostgresJournal(StoredJournal):
 
     def _beside_it(self) -> list[str]:
         """Return the wallet's other journals, whose doors are held with its own."""
-        return [each for each in self._db.tokens if each != self._schema]
+        tokens = self._db.written_by if self._db.in_transaction else self._db.tokens
+        return [each for each in tokens if each != self._schema]
 
     def _next_nonce_beside(self) -> int:
         found = 0

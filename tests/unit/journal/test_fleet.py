@@ -115,6 +115,17 @@ def test_a_nonce_is_given_out_once_whichever_deployment_asks(process: Processes,
     assert [each.next_nonce() for each in (a, b, c)] == [10, 10, 10]
 
 
+def test_a_permit_counts_what_others_hold_though_the_leases_are_lost_in_its_transaction(
+    process: Processes, tx: dict[str, Any]
+) -> None:
+    a, b = process().keep("a", "b")
+    assert nonce_of(reserve(a, *asked(tx, 1))) == 5
+    with b.together():
+        tokens, b._db.tokens = b._db.tokens, {}
+        assert nonce_of(reserve(b, *asked(tx, 2))) == 6
+    b._db.tokens = tokens
+
+
 @pytest.mark.parametrize("rule", SUMS)
 def test_a_limit_counts_what_all_deployments_of_the_wallet_hold(
     process: Processes, tx: dict[str, Any], rule: str
