@@ -68,13 +68,17 @@ class Filler:
             if is_stuck(last, head, chain_nonce, self._patience):
                 self._bid(step, last.nonce, last, head, purse)
         for step, last in self._open(chain_nonce):
-            if (signed := await self._signed(step, last)) is not None:
-                await self._deliver(replace(step, nonce=last.nonce), signed)
+            signed = await self._signed(step, last)
+            if signed is None:
+                # What is above waits for this one, and nobody waits for the signer again and again.
+                return
+            await self._deliver(replace(step, nonce=last.nonce), signed)
 
     def _open(self, chain_nonce: int) -> list[tuple[StepRecord, Bid]]:
-        """Return the last bid for each nonce that is to be filled, with the step that waits for it."""
+        """Return the last bid for each nonce that is to be filled, lowest first, and the step above it."""
         live = self._outbox.live_steps()
-        return [(step, fill) for step in live for fill in newest(step) if fill.nonce >= chain_nonce]
+        found = [(step, fill) for step in live for fill in newest(step) if fill.nonce >= chain_nonce]
+        return sorted(found, key=lambda each: each[1].nonce)
 
     def _bid(self, step: StepRecord, nonce: int, last: Bid | None, head: Head, purse: Purse) -> None:
         """Have a transaction permitted on a nonce below a step; where that cannot be, the next head tries."""

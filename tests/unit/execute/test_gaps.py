@@ -224,6 +224,22 @@ async def test_a_fill_that_nobody_signs_waits_and_keeps_its_nonce(wallet: Wallet
     assert wallet.journal.step(step_id).state is S.INCLUDED
 
 
+async def test_whoever_does_not_sign_is_asked_for_one_fill_at_a_head(wallet: Wallet) -> None:
+    for nonce in (0, 1):
+        wallet.node.take(foreign(nonce))
+    await wallet.blocks(1)
+    step_id = await wallet.send(1, blocks=30)
+    wallet.signer.silent_for = {0, 1}
+    orphaned = wallet.node.cut(1)
+    wallet.signer.asked.clear()
+    await wallet.sender.track(wallet.node.mine(empty=True), orphaned)
+    assert wallet.signer.asked == [0]
+    assert [fill.nonce for fill in wallet.journal.step(step_id).fills] == [0, 1]
+    wallet.signer.silent_for = set()
+    await wallet.blocks(2)
+    assert wallet.journal.step(step_id).state is S.INCLUDED
+
+
 async def test_what_is_filled_goes_back_and_forth_with_a_reorg(wallet: Wallet) -> None:
     first, second = await taken_back(wallet, steps=2)
     await wallet.blocks(1)
