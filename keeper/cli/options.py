@@ -7,6 +7,14 @@ from typing import Annotated
 
 import typer
 
+
+def _some(market: str) -> str:
+    """Refuse an empty name, which a variable that is not set makes of it."""
+    if not market.strip():
+        raise typer.BadParameter("expected the name of a market, found nothing")
+    return market
+
+
 HERE = Path("keeper.toml")
 """The configuration, where only something is looked up."""
 ConfigOption = Annotated[Path, typer.Option(help="TOML file; docs/configuration.md lists its keys.")]
@@ -24,9 +32,17 @@ Published = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Do all but send; journal what would be sent.")]
 Json = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+LAST_BLOCK = 2**63 - 1
+"""The highest that a journal can hold."""
 At = Annotated[
-    int | None, typer.Option(help="As of the head done last up to this block; else of the last one.")
+    int | None,
+    typer.Option(
+        min=0, max=LAST_BLOCK, help="As of the head done last up to this block; else of the last one."
+    ),
 ]
 Rehearsed = Annotated[bool, typer.Option("--dry-run", help="From the journal of dry runs.")]
 Reason = Annotated[str, typer.Option(help="Why; it goes into the journal.")]
-MarketName = Annotated[str, typer.Argument(help="A feed, such as ETH/USD, or the protocol's own market.")]
+MarketName = Annotated[
+    str,
+    typer.Argument(help="A feed, such as ETH/USD, or the protocol's own market.", callback=_some),
+]

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from keeper.cli.options import LAST_BLOCK
 from keeper.cli.output import log_to_nobody, terminal
 from keeper.cli.parts import PROTOCOLS, Parts
 from keeper.cli.why import settings_of, taped_scene
@@ -42,7 +43,7 @@ def see_replay(
         ),
     ],
     *,
-    until: Annotated[int | None, typer.Option(help="End with this block.")] = None,
+    until: Annotated[int | None, typer.Option(min=0, max=LAST_BLOCK, help="End with this block.")] = None,
     config: Annotated[Path | None, typer.Option(help="Decide by this configuration instead.")] = None,
     book: Annotated[Path | None, typer.Option(help="With prices: whose accounts, a book on disk.")] = None,
 ) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -57,7 +57,7 @@ def to_switch(
     It joins those that were opened before with the same ``wallets``, by chain and address. Raises ConfigError
     where there is none, or one of another keeper.
     """
-    to_read(place).close()
+    _expect_of_today(place)
     if isinstance(place, Path):
         db: Db = sqlite.connect(place)
         path = place
@@ -65,11 +65,6 @@ def to_switch(
         from keeper.journal import postgres
 
         db, path = postgres.connect(place), place.path
-    version = migrations.version_of(db)
-    if version != migrations.VERSION:
-        db.close()
-        bound = f"this keeper's is {migrations.VERSION}: start it once before"
-        raise ConfigError(f"the journal {place} is of schema {version}, {bound}")
     wallet = (defaultdict(Wallet) if wallets is None else wallets)[_owner(db)]
     journal = StoredJournal(db, path, str(place), limits, wallet)
     wallet.join(journal)
@@ -83,7 +78,7 @@ def take_in(source: Path, place: Path | Shared, expected: Mapping[str, str]) -> 
     """
     if isinstance(place, Path):
         raise ConfigError("journal.url is not set: there is nothing to import into")
-    with closing(to_read(source)) as db:
+    with closing(to_read(source)) as db, _named(source):
         if "meta" not in db.tables():
             raise ConfigError(f"{source} is no keeper's journal")
         found = dict(map(tuple, db.execute("SELECT key, value FROM meta").fetchall()))
@@ -94,6 +89,26 @@ def take_in(source: Path, place: Path | Shared, expected: Mapping[str, str]) -> 
     from keeper.journal import moving
 
     return moving.move(source, place)
+
+
+def _expect_of_today(place: Path | Shared) -> None:
+    """Raise ConfigError where a journal has not the tables of this keeper."""
+    with closing(to_read(place)) as db, _named(place):
+        version = migrations.version_of(db)
+    if version is None:
+        raise ConfigError(f"the journal {place} is empty, or no keeper's: start the keeper once before")
+    if version != migrations.VERSION:
+        bound = f"this keeper's is {migrations.VERSION}: start it once before"
+        raise ConfigError(f"the journal {place} is of schema {version}, {bound}")
+
+
+@contextmanager
+def _named(place: Path | Shared) -> Iterator[None]:
+    """Raise ConfigError with the journal's name where its file turns out to be none, or damaged."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise ConfigError(f"the journal {place} cannot be read: {sqlite.told(error)}") from error
 
 
 def _owner(db: Db) -> str:

@@ -49,6 +49,14 @@ def test_a_whole_journal_is_said_to_be_whole_and_a_broken_one_ends_with_1(folder
     )
 
 
+@pytest.mark.parametrize("block", ["-1", str(2**63)])
+@pytest.mark.parametrize("words", [("accounts", "--at"), ("replay", "journal.sqlite", "--until")])
+def test_a_block_that_no_chain_has_is_refused(folder: Path, words: tuple[str, ...], block: str) -> None:
+    del folder
+    found = CliRunner().invoke(app, [*words, block])
+    assert (found.exit_code, "Invalid value" in found.output) == (2, True)
+
+
 def test_a_backup_is_a_journal(folder: Path) -> None:
     assert asked("backup", "copy.sqlite").exit_code == 0
     with closing(JournalReader(folder / "copy.sqlite")) as copy:

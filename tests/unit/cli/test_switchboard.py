@@ -108,6 +108,25 @@ def test_a_journal_that_is_not_there_is_not_made(file: Path) -> None:
     assert not load(file).journal.path.exists()
 
 
+def test_a_journal_without_tables_is_said_to_be_empty(file: Path) -> None:
+    load(file).journal.path.touch()
+    with pytest.raises(ConfigError, match="is empty, or no keeper's: start the keeper once before"):
+        told(file, "halt")
+
+
+def test_a_damaged_journal_is_named_with_what_to_do(file: Path) -> None:
+    path = load(file).journal.path
+    path.write_text("no database" * 1_000)
+    with pytest.raises(ConfigError, match=rf"{path} cannot be read: file is not a database; keep the file"):
+        told(file, "limits")
+
+
+@pytest.mark.parametrize("command", ["pause", "unpause", "sold"])
+def test_a_market_without_a_name_is_refused(file: Path, journal: SqliteJournal, command: str) -> None:
+    assert "expected the name of a market, found nothing" in told(file, command, "")
+    assert journal.switched(1) == []
+
+
 def test_limits_are_shown_with_what_stops_the_wallet(file: Path, journal: SqliteJournal) -> None:
     journal.throw(Switch.SOLD, "ETH/USD", on=True, who="a test")
     (file.parent / "keeper.halt").touch()

@@ -184,6 +184,9 @@ def test_a_file_that_is_in_use_damaged_or_anothers_is_refused(
     (tmp_path / "empty.sqlite").touch()
     with pytest.raises(ConfigError, match="is no keeper's journal"):
         opening.take_in(tmp_path / "empty.sqlite", shared, {})
+    (tmp_path / "text.sqlite").write_text("no database" * 1_000)
+    with pytest.raises(ConfigError, match=r"text\.sqlite cannot be read: file is not a database"):
+        opening.take_in(tmp_path / "text.sqlite", shared, {})
     with closing(sqlite3.connect(filled)) as db, db:
         db.execute("UPDATE cases SET status = 'closed' WHERE case_id = 'case1'")
     with pytest.raises(ConfigError, match="contradicts itself: case case1 is closed"):
