@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def load(path: Path) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"the configuration {path} is not valid TOML: {error}") from error
     _resolve(raw, path.resolve().parent)
+    _expect_sections(os.environ)
     try:
         return Config(**raw)
     except ValidationError as error:
@@ -66,6 +68,15 @@ def _resolve(raw: dict[str, Any], folder: Path) -> None:
             values[key] = folder / values[key]
 
 
+def _expect_sections(environment: Iterable[str]) -> None:
+    """Raise ConfigError for a variable of a section that there is not: it would change nothing."""
+    for name in environment:
+        section, divided, _ = name.lower().partition("__")
+        known = section.removeprefix("keeper_") in Config.model_fields
+        if divided and section.startswith("keeper_") and not known:
+            raise ConfigError(f"the environment cannot be used: {name} is of no section of the configuration")
+
+
 def _place(parts: Sequence[object]) -> str:
     """Name a place as it is in the file, where the section of a deployment does not carry its protocol."""
     if parts[:1] in {("deployment",), ("feed",)}:
@@ -75,5 +86,7 @@ def _place(parts: Sequence[object]) -> str:
 
 def _explain(path: Path, error: ValidationError) -> str:
     """Name each place and what is wrong with it; never the value, which may hold a secret."""
-    places = [f"{_place(item['loc'])}: {item['msg']}" for item in error.errors()]
+    places = [
+        f"{_place(item['loc'])}: {item['msg'].removeprefix('Value error, ')}" for item in error.errors()
+    ]
     return f"the configuration {path} cannot be used: " + "; ".join(places)

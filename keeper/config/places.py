@@ -46,7 +46,7 @@ class Chain(Section):
             return values
         try:
             rules = rules_of(int(values["chain_id"]))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             return values
         return {"block_time_s": rules.block_time_s, "l1_fee": rules.l1_fee} | values
 
