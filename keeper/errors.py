@@ -17,6 +17,10 @@ class ConfigError(KeeperError):
     """The configuration cannot be used; found before the first act."""
 
 
+class BadInput(KeeperError, ValueError):
+    """A number that no formula can be asked about; says which, what was expected and what was found."""
+
+
 class SignerFault(KeeperError):
     """Whoever holds the wallet's key gave no signature of it: silent, or wrong. It may be asked again."""
 
