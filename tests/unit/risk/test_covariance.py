@@ -58,7 +58,7 @@ def test_an_ewma_is_that_of_pandas(decay: str) -> None:
 
 @pytest.mark.parametrize(("decay", "days"), [(0.94, 74), (0.97, 151)])
 def test_so_many_days_have_all_weight_but_one_percent(decay: float, days: int) -> None:
-    """RiskMetrics Technical Document (1996), table 5.7: the observations behind a forecast at 1% tolerance."""
+    """RiskMetrics Technical Document (1996), table 5.7: the observations that count at 1% tolerance."""
     returns = np.concatenate([np.ones(1000), np.zeros(days)])
     assert ewma(returns, decay=decay) == pytest.approx(0.01, abs=3e-4)
 

@@ -1,0 +1,334 @@
+"""How much a book may lose: value at risk and expected shortfall, and what each position adds to them.
+
+Losses are positive, and a level is the part of outcomes that lose no more: 0.99, not 0.01. Returns are
+profits, simple or logarithmic, over the horizon that is asked about; nothing here scales by time. Everything
+is in the units of what is given.
+
+Sources: Rockafellar, Uryasev, "Optimization of conditional value-at-risk" (2000) and Acerbi, Tasche, "On the
+coherence of expected shortfall" (2002) for the shortfall of a sample; McNeil, Frey, Embrechts, "Quantitative
+Risk Management", sections 2.3 (closed forms) and 8.5 (Euler's contributions).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import gammaln, ndtri, stdtrit
+
+from keeper.errors import BadInput
+from keeper.risk import inputs
+from keeper.risk.covariance import ewma_path
+from keeper.risk.inputs import Floats
+
+Book: TypeAlias = ArrayLike | Callable[[Floats], Floats]
+"""Exposures [i], or what a book gains [p] from returns [p, i]."""
+
+
+@dataclass(frozen=True, slots=True)
+class TailRisk:
+    """What is lost at most at a level, and on average beyond it."""
+
+    var: Floats
+    """Value at risk: the least loss that is not exceeded with the probability of the level."""
+    es: Floats
+    """Expected shortfall: the mean of the worst 1 - level of all outcomes; never below ``var``."""
+    standard_error: Floats
+    """Of ``var``, from the number of outcomes; 0 of a closed form, infinite where too few of them tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contributions:
+    """Whose loss an expected shortfall is, by Euler: the parts add up to the whole."""
+
+    es: float
+    marginal: Floats
+    """[i], what one unit more of each exposure adds."""
+    component: Floats
+    """[i], exposure times ``marginal``; below 0 for a hedge."""
+
+
+def historical(losses: ArrayLike, level: float) -> TailRisk:
+    """Return the tail of a sample of losses [n], or of each column of [n, k].
+
+    VaR is the smallest loss that at least n x level of them do not exceed (inverted_cdf: no interpolation),
+    and ES = VaR + sum(max(L - VaR, 0)) / ((1 - level) n). The standard error takes the losses for
+    independent.
+
+    Raises BadInput for losses that are not finite or not there, and a level outside (0, 1).
+    Property: ES >= VaR, both rise with the level and move with the losses; ES of a sum is at most the sum of
+    ES.
+    """
+    sample = inputs.finite("losses", losses, 1, 2)
+    part = inputs.probability("level", level)
+    n = len(sample)
+    at, low, high = _ranks(n, part)
+    ordered = np.partition(sample, sorted({at, low, high}), axis=0)
+    var = ordered[at]
+    es = var + np.maximum(sample - var, 0.0).sum(axis=0) / ((1 - part) * n)
+    if low == high:
+        error = np.full_like(var, np.inf)
+    else:
+        error = math.sqrt(part * (1 - part) / n) * (ordered[high] - ordered[low]) * n / (high - low)
+    return TailRisk(var, es, error)
+
+
+def parametric(*, mean: ArrayLike, sd: ArrayLike, level: ArrayLike, dof: float | None = None) -> TailRisk:
+    """Return the tail of losses that are normal, or of Student's t with ``dof`` degrees of freedom.
+
+    ``mean`` and ``sd`` are those of the losses, for t as well: it is scaled to a variance of 1 first. All
+    broadcast.
+
+    Raises BadInput for a negative sd, a level outside (0, 1), and dof not above 2, where no variance
+    exists.
+    """
+    centre, spread = inputs.finite("mean", mean), inputs.not_negative("sd", sd)
+    part = inputs.between("level", level, 0.0, 1.0)
+    quantile, shortfall = _unit_tail(part, dof)
+    var, es = centre + spread * quantile, centre + spread * shortfall
+    return TailRisk(var[()], es[()], np.zeros_like(var)[()])
+
+
+def cornish_fisher(
+    *, mean: ArrayLike, sd: ArrayLike, skew: ArrayLike, excess_kurtosis: ArrayLike, level: ArrayLike
+) -> TailRisk:
+    """Return the tail of losses that are nearly normal, by Cornish and Fisher's expansion in four moments.
+
+    ``skew`` and ``excess_kurtosis`` are population moments (1/n) of the losses: a skew above 0 is a long tail
+    of losses. All broadcast.
+
+    Raises BadInput outside of Maillard's domain: there the expanded quantile falls with its level
+    somewhere, so that it is no quantile; also for a negative sd, and a level outside (0, 1).
+
+    Source: Maillard, "A user's guide to the Cornish Fisher expansion" (2012), the domain and the shortfall.
+    """
+    centre, spread = inputs.finite("mean", mean), inputs.not_negative("sd", sd)
+    s, k = inputs.finite("skew", skew), inputs.finite("excess_kurtosis", excess_kurtosis)
+    part = inputs.between("level", level, 0.0, 1.0)
+    _check_monotone(s, k)
+    z = ndtri(part)
+    quantile = z + (z**2 - 1) * s / 6 + (z**3 - 3 * z) * k / 24 - (2 * z**3 - 5 * z) * s**2 / 36
+    beyond = 1 + z * s / 6 + (z**2 - 1) * k / 24 - (2 * z**2 - 1) * s**2 / 36
+    var = np.asarray(centre + spread * quantile)
+    es = np.asarray(centre + spread * _density(z) / (1 - part) * beyond)
+    return TailRisk(var[()], es[()], np.zeros_like(var)[()])
+
+
+def filtered_historical(
+    returns: ArrayLike,
+    level: float,
+    *,
+    decay: float = 0.94,
+    weights: ArrayLike | None = None,
+    steps: int = 1,
+    paths: int = 10_000,
+    seed: int = 0,
+) -> TailRisk:
+    """Return the tail of the next returns, which are past ones scaled to the volatility that is expected now.
+
+    Each past return is divided by what an EWMA expected of it, from earlier ones alone, and multiplied by
+    what it expects of the next. The first of them are left out, a tenth at most: by then an EWMA knows little
+    more than the return that it began with. Of one step every past return counts once. Of several, so many
+    paths are drawn, the volatility of each following its own returns, which add up.
+
+    ``returns`` are those of the book [n], or of its assets [n, i] with ``weights`` [i]: then all assets of
+    one path and step are of one past moment, so that they fall together as they did.
+
+    Raises BadInput for fewer than 2 returns, none that moves, wrong shapes, a decay or level outside (0,
+    1).
+
+    Source: Hull, White, "Incorporating volatility updating into the historical simulation method" (1998);
+    Barone-Adesi, Giannopoulos, Vosper, "VaR without correlations" (1999), whose GARCH is an EWMA here.
+    Property: scaled returns give a scaled tail; of a constant volatility it is that of `historical`.
+    """
+    moves, held = _held(returns, weights)
+    part, kept = inputs.probability("level", level), inputs.probability("decay", decay)
+    inputs.count("steps", steps)
+    inputs.count("paths", paths)
+    residuals, variance = _filtered(moves, kept)
+    if steps == 1:
+        return historical(-(residuals * np.sqrt(variance)) @ held, part)
+    generator = np.random.default_rng(seed)
+    total = np.zeros((paths, len(held)))
+    expected = np.broadcast_to(variance, total.shape)
+    for _ in range(steps):
+        drawn = residuals[generator.integers(len(residuals), size=paths)] * np.sqrt(expected)
+        total += drawn
+        expected = kept * expected + (1 - kept) * drawn**2
+    return historical(-total @ held, part)
+
+
+def monte_carlo(
+    book: Book,
+    covariance: ArrayLike,
+    level: float,
+    *,
+    mean: ArrayLike = 0.0,
+    dof: float | None = None,
+    paths: int = 100_000,
+    seed: int = 0,
+) -> TailRisk:
+    """Return the tail of a book whose assets' returns are drawn jointly normal, or of Student's t.
+
+    ``covariance`` [i, i] and ``mean`` [i] are those of the returns, for t as well. A seed makes the same
+    paths everywhere. ``standard_error`` is sqrt(level (1 - level) / paths) / f(VaR), with the density f by
+    the spacing of the drawn losses.
+
+    Raises BadInput for a covariance that is none, wrong shapes, a level outside (0, 1), and dof not above
+    2.
+    """
+    spread = inputs.positive_semidefinite("covariance", covariance)
+    part, size = inputs.probability("level", level), len(spread)
+    centre = inputs.one_or("mean", mean, size)
+    inputs.count("paths", paths)
+    generator = np.random.default_rng(seed)
+    eigenvalues, vectors = np.linalg.eigh(spread)
+    drawn = generator.standard_normal((paths, size)) @ (vectors * np.sqrt(np.maximum(eigenvalues, 0.0))).T
+    if dof is not None:
+        heavy = _degrees(dof)
+        drawn *= np.sqrt((heavy - 2) / generator.chisquare(heavy, (paths, 1)))
+    return historical(-_gains(book, centre + drawn), part)
+
+
+def parametric_contributions(
+    weights: ArrayLike,
+    covariance: ArrayLike,
+    level: float,
+    *,
+    mean: ArrayLike = 0.0,
+    dof: float | None = None,
+) -> Contributions:
+    """Return what each exposure [i] adds to the shortfall of `parametric`; ``mean`` is that of the returns.
+
+    Raises BadInput as `parametric`, for wrong shapes, and where the book has no variance: there the
+    shortfall has an edge, and no contributions.
+    """
+    held = inputs.finite("weights", weights, 1)
+    spread = inputs.positive_semidefinite("covariance", covariance)
+    inputs.shaped("covariance", spread, len(held), len(held))
+    centre = inputs.one_or("mean", mean, len(held))
+    pull = spread @ held
+    variance = float(held @ pull)
+    if not variance > 0:
+        raise BadInput("the book has no variance: nothing can be said of what each position adds to it")
+    _, shortfall = _unit_tail(np.asarray(inputs.probability("level", level)), dof)
+    return _contributions(held, shortfall * pull / math.sqrt(variance) - centre)
+
+
+def historical_contributions(returns: ArrayLike, weights: ArrayLike, level: float) -> Contributions:
+    """Return what each exposure [i] adds to the shortfall of `historical` over returns [n, i].
+
+    Each is its mean loss where the book loses most; of outcomes that lose exactly the VaR, so many count that
+    1 - level of all do, and all of them alike.
+
+    Raises BadInput as `historical`, and for wrong shapes.
+    Source: Tasche, "Risk contributions and performance measurement" (1999).
+    """
+    moves = inputs.finite("returns", returns, 2)
+    moves, held = _held(moves, weights)
+    losses = -moves @ held
+    part, n = inputs.probability("level", level), len(losses)
+    var = historical(losses, part).var
+    beyond, on = losses > var, losses == var
+    counted = beyond + on * ((1 - part) * n - beyond.sum()) / on.sum()
+    return _contributions(held, -(counted @ moves) / ((1 - part) * n))
+
+
+def horizon(*, liquidation: ArrayLike, oracle: ArrayLike, finality: ArrayLike) -> Floats:
+    """Return the time over which to measure a loss: as long as the slowest of three takes, in their unit.
+
+    Until a book is closed, until its oracle has told of a move, and until the chain cannot undo what was
+    done. Raises BadInput for a negative time.
+    """
+    times = {"liquidation": liquidation, "oracle": oracle, "finality": finality}
+    found = [inputs.not_negative(name, time) for name, time in times.items()]
+    return np.asarray(np.maximum(np.maximum(found[0], found[1]), found[2]))[()]
+
+
+def _ranks(n: int, level: float) -> tuple[int, int, int]:
+    """Return the place of a quantile among n in order, and two around it by whose distance its density goes.
+
+    The distance is Bofinger's (1975), as in Koenker, "Quantile Regression" (2005), section 3.4.
+    """
+    # Rounding must not lift 0.07 x 100, which is 7.000000000000001, to the eighth.
+    at = math.ceil(round(n * level, 9)) - 1
+    z = float(ndtri(level))
+    reach = (4.5 * float(_density(np.asarray(z))) ** 4 / (2 * z * z + 1) ** 2 / n) ** 0.2
+    aside = max(1, round(n * min(reach, level / 2, (1 - level) / 2)))
+    return at, max(at - aside, 0), min(at + aside, n - 1)
+
+
+def _density(z: Floats) -> Floats:
+    return np.asarray(np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi))
+
+
+def _degrees(dof: float) -> float:
+    if not 2 < dof < math.inf:
+        raise BadInput(f"dof must be above 2 and finite, found {dof}")
+    return float(dof)
+
+
+def _unit_tail(level: Floats, dof: float | None) -> tuple[Floats, Floats]:
+    """Return the quantile and the shortfall of a variable with mean 0 and variance 1."""
+    if dof is None:
+        z = np.asarray(ndtri(level))
+        return z, np.asarray(_density(z) / (1 - level))
+    heavy = _degrees(dof)
+    t = np.asarray(stdtrit(heavy, level))
+    norm = gammaln((heavy + 1) / 2) - gammaln(heavy / 2) - math.log(heavy * math.pi) / 2
+    density = np.exp(norm - (heavy + 1) / 2 * np.log1p(t**2 / heavy))
+    unit = math.sqrt((heavy - 2) / heavy)
+    shortfall = unit * density / (1 - level) * (heavy + t**2) / (heavy - 1)
+    return np.asarray(unit * t), np.asarray(shortfall, np.float64)
+
+
+def _check_monotone(skew: Floats, kurtosis: Floats) -> None:
+    """Refuse moments for which the slope of the expansion in z, a z^2 + b z + c, is below 0 anywhere."""
+    a, b, c = kurtosis / 8 - skew**2 / 6, skew / 3, 1 - kurtosis / 8 + 5 * skew**2 / 36
+    if not ((a >= 0) & (c >= 0) & (b**2 <= 4 * a * c)).all():
+        raise BadInput(
+            "skew and excess_kurtosis must lie in the domain of the expansion, where it is monotone: "
+            f"found {skew} and {kurtosis}"
+        )
+
+
+def _held(returns: ArrayLike, weights: ArrayLike | None) -> tuple[Floats, Floats]:
+    """Return returns [n, i] and the exposures [i] to them; of a series alone, one of 1."""
+    moves = inputs.finite("returns", returns, 1, 2)
+    if weights is None:
+        if moves.ndim > 1:
+            raise BadInput(f"returns of shape {moves.shape} need weights")
+        return moves[:, None], np.ones(1)
+    held = inputs.finite("weights", weights, 1)
+    return inputs.shaped("returns", moves, None, len(held)), held
+
+
+def _filtered(moves: Floats, decay: float) -> tuple[Floats, Floats]:
+    """Return returns over what was expected of them [m, i], and the variance that is expected next [i]."""
+    n = len(moves)
+    if n < 2:
+        raise BadInput("returns must be 2 or more: the first is only what the next is measured by")
+    variance = np.stack([ewma_path(each, decay=decay) for each in moves.T], axis=1)
+    # After so many the first return weighs 5%.
+    first = max(1, min(n // 10, math.ceil(math.log(0.05) / math.log(decay))))
+    expected = variance[first - 1 : -1]
+    if not (expected > 0).all():
+        raise BadInput(f"returns must move from the start: nothing is expected of number {first} or later")
+    return moves[first:] / np.sqrt(expected), variance[-1]
+
+
+def _gains(book: Book, returns: Floats) -> Floats:
+    if callable(book):
+        found = inputs.finite("what the book gains", book(returns))
+        return inputs.shaped("what the book gains", found, len(returns))
+    held = inputs.shaped("book", inputs.finite("book", book), returns.shape[1])
+    return np.asarray(returns @ held)
+
+
+def _contributions(held: Floats, marginal: Floats) -> Contributions:
+    component = held * marginal
+    return Contributions(float(component.sum()), marginal, component)
