@@ -477,7 +477,9 @@ class StoredJournal:
             head = self.last_head()
             block, at_s = (head.number, head.timestamp_s) if head else (0, 0)
             own = self.used(self._limits, block, at_s)
-            return guard.measures(self._limits, own, self._used_beside(block, at_s))
+            with self._asked():
+                beside = self._used_beside(block, at_s)
+            return guard.measures(self._limits, own, beside)
 
     def used(self, limits: Limits, block: Block, at_s: UnixS) -> Claims:
         """Return what its steps use of limits, those of another journal of the wallet among them."""
