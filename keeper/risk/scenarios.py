@@ -5,6 +5,10 @@ volatility up and down, and twice by an extreme of which a third counts. The ran
 maintenance margin, so that a perp alone requires what it would without options. Nothing looks ahead in time:
 arrays are renewed every two minutes.
 
+The contracts' 16 are a grid like those of venues (``grids``): `on_chain` says them as one, `grid` finds a
+venue's. They differ from the preset ``span16`` in three ways: the range is the underlying's own, volatility
+moves by a share of itself instead of points, and no day passes.
+
 A *risk array* holds the value now and the change of it in every scenario, for one option held long.
 `array_of` computes one in floats; `pack` makes it the integers that a quorum signs, and holds them inside the
 bounds that the contract checks.
@@ -25,7 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keeper.domain import ArrayView, Kind
+from keeper.errors import BadInput
 from keeper.risk import options
+from keeper.risk.grids import PRESETS, Grid, span_rows
 from keeper.units import WAD, UnixS, Wad
 
 Column: TypeAlias = NDArray[np.float64]
@@ -81,6 +87,26 @@ class VolShocks:
         relative = np.where(_VOLS > 0, self.up, -self.down) * scale * np.abs(_VOLS)
         shocked: Column = np.maximum(vol * (1.0 + relative), 0.0)
         return shocked
+
+
+def grid(name: str) -> Grid:
+    """Return a preset by its name.
+
+    Raises BadInput for an unknown one, listing those that there are.
+    """
+    if name not in PRESETS:
+        raise BadInput(f"unknown grid {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def on_chain(*, mmr: float, shocks: VolShocks | None = None) -> Grid:
+    """Return the contracts' 16 scenarios as a grid; `mmr` is the range as a fraction of the spot.
+
+    Property: the profits of an option in it, unweighted, are those of `array_of`.
+    """
+    by = shocks or VolShocks()
+    rows = span_rows(mmr, up=by.up, down=by.down)
+    return Grid("on_chain", "HybridMargin's risk arrays", rows, powers=(by.power, by.power))
 
 
 @dataclass(frozen=True, slots=True)
