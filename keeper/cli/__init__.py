@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import typer
 
-from keeper.cli import demos, journals, keeping, looking, replaying, reporting, switches, why
+from keeper.cli import demos, journals, keeping, looking, replaying, reporting, risking, switches, why
 from keeper.errors import KeeperError
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
@@ -37,6 +37,9 @@ JOURNAL: Mapping[str, Callable[..., None]] = {
 }
 """Those of ``keeper journal``."""
 
+RISK: Mapping[str, Callable[..., None]] = {"margin": risking.see_margin}
+"""Those of ``keeper risk``."""
+
 app = typer.Typer(
     name="keeper",
     help="A liquidation keeper: a fast alarm, a slow confirmation, and small steps along a slope.",
@@ -46,11 +49,16 @@ app = typer.Typer(
 )
 journal_app = typer.Typer(no_args_is_help=True, help="Look after the journal.")
 
+risk_app = typer.Typer(no_args_is_help=True, help="Ask the risk engine about a book in a file.")
+
 for name, command in COMMANDS.items():
     app.command(name)(command)
 for name, command in JOURNAL.items():
     journal_app.command(name)(command)
 app.add_typer(journal_app, name="journal")
+for name, command in RISK.items():
+    risk_app.command(name)(command)
+app.add_typer(risk_app, name="risk")
 
 
 def main() -> None:

@@ -1,0 +1,100 @@
+"""``keeper risk margin``: what it says of the example in the docs, and of files that say no book."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from keeper.cli import app
+from keeper.errors import BadInput, ConfigError, KeeperError
+
+EXAMPLE = Path(__file__).parents[3] / "docs" / "risk" / "book.json"
+LEAST: dict[str, Any] = {
+    "spots": {"BTC": 100.0},
+    "instruments": {"P": {"underlying": "BTC", "kind": "perp"}},
+    "accounts": {"a": {"P": 1}},
+}
+
+
+def asked(path: Path, *words: str) -> str:
+    done = CliRunner().invoke(app, ["risk", "margin", str(path), *words], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+def written(tmp_path: Path, **changes: Any) -> Path:
+    path = tmp_path / "book.json"
+    path.write_text(json.dumps(LEAST | changes))
+    return path
+
+
+def test_the_example_of_the_docs_says_net_against_gross_and_what_each_leg_adds() -> None:
+    told = json.loads(asked(EXAMPLE, "--grid", "paradex24", "--json"))
+    assert (told["grid"], told["settled_in"]) == ("paradex24", "quote")
+    covered = told["accounts"]["covered"]
+    legs = covered["underlyings"]["BTC"]["legs"]
+    assert covered["net"] == pytest.approx(sum(leg["adds"] for leg in legs.values()))
+    assert covered["gross"] == pytest.approx(sum(leg["alone"] for leg in legs.values()))
+    assert legs["BTC-PERP"]["adds"] > 0 > legs["BTC-30D-60000-C"]["adds"]
+    assert covered["underlyings"]["BTC"]["worst"] == "#17 spot -66%, volatility +40%, 0.24 of it"
+    conversion = told["accounts"]["conversion"]
+    assert conversion["net"] == pytest.approx(0.0, abs=1e-6)
+    assert conversion["underlyings"]["BTC"]["worst"] is None
+
+
+def test_a_person_reads_the_figures_of_the_docs() -> None:
+    said = asked(EXAMPLE, "--grid", "paradex24")
+    page = (EXAMPLE.parent / "margin.md").read_text()
+    shown = [line.strip() for line in page.split("```text\n")[1].split("```")[0].splitlines()]
+    assert shown == [line.strip() for line in said.splitlines()][: len(shown)]
+    assert "hedges take" in said
+    assert "no scenario costs anything" in said
+
+
+def test_without_add_ons_none_are_told(tmp_path: Path) -> None:
+    said = asked(written(tmp_path))
+    assert said.startswith("a: initial margin 15.00, maintenance 15.00")
+    assert "add-ons" not in said
+    assert "spot -15%" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"spot": {}}, ConfigError, r"book\.json: spot: Extra inputs are not permitted"),
+        ({"spots": {"BTC": "x"}}, ConfigError, r"spots\.BTC: Input should be a valid number"),
+        ({"spots": {"BTC": -1}}, BadInput, "the spot of BTC must be finite and above 0"),
+        ({"accounts": {"a": {"Q": 1}}}, ConfigError, "a holds Q, which is not among the instruments"),
+        ({"instruments": {"P": {"underlying": "BTC", "kind": "swap"}}}, ConfigError, r"instruments\.P\.kind"),
+        (
+            {"instruments": {"P": {"underlying": "BTC", "kind": "call", "strike": 1, "days": 1}}},
+            ConfigError,
+            "P: a call has days, strike, vol, found days, strike",
+        ),
+        (
+            {"instruments": {"P": {"underlying": "BTC", "kind": "perp", "days": 1}}},
+            ConfigError,
+            "P: a perp has neither strike, vol nor days, found days",
+        ),
+        ({"add_ons": {"shorts": 1}}, ConfigError, "unknown add-on shorts; there are short_option"),
+        ({"add_ons": {"short_option": "x"}}, ConfigError, "add-ons must be numbers"),
+        ({"add_ons": {"volume_day": 1}}, ConfigError, "volume_day by underlying, found"),
+    ],
+)
+def test_a_file_that_says_no_book_is_refused_with_the_place(
+    tmp_path: Path, changes: dict[str, Any], error: type[KeeperError], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        asked(written(tmp_path, **changes))
+
+
+def test_files_that_are_not_there_or_no_json_and_unknown_grids_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        asked(tmp_path / "none.json")
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(ConfigError, match="Invalid JSON"):
+        asked(tmp_path / "broken.json")
+    with pytest.raises(BadInput, match="unknown grid 'mine'"):
+        asked(written(tmp_path), "--grid", "mine")
