@@ -302,7 +302,8 @@ class Scan:
         legs = self.book.legs
         bought = np.maximum(-self.risk.min(axis=1), 0.0)[legs.indices]
         sold = np.maximum(self.risk.max(axis=1), 0.0)[legs.indices]
-        return np.where(legs.data > 0.0, legs.data * bought, -legs.data * sold)
+        cost: Column = np.where(legs.data > 0.0, legs.data * bought, -legs.data * sold)
+        return cost
 
     @property
     def contributions(self) -> Column:
