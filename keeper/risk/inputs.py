@@ -67,11 +67,13 @@ def probability(name: str, value: float) -> float:
     return scalar(name, between(name, value, 0.0, 1.0))
 
 
-def count(name: str, value: SupportsIndex, least: int = 1, most: int | None = None) -> int:
-    """Return a whole number of at least, and at most, so many."""
+def count(name: str, value: SupportsIndex | float, least: int = 1, most: int | None = None) -> int:
+    """Return a whole number of at least, and at most, so many; a float may hold it, as sums do."""
     bounds = f"of at least {least}" if most is None else f"in [{least}, {most}]"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     try:
-        found = operator.index(value)
+        found = operator.index(value)  # type: ignore[arg-type]
     except TypeError as error:
         raise BadInput(f"{name} must be a whole number {bounds}, found {value!r}") from error
     if found < least or (most is not None and found > most):

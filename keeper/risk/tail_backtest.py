@@ -105,7 +105,11 @@ def walk_forward(
 
 
 def kupiec(
-    *, exceptions: SupportsIndex, n: SupportsIndex, level: float, significance: float = SIGNIFICANCE
+    *,
+    exceptions: SupportsIndex | float,
+    n: SupportsIndex | float,
+    level: float,
+    significance: float = SIGNIFICANCE,
 ) -> Verdict:
     """Return whether ``exceptions`` among n are as many as the level says: the proportion of failures.
 
@@ -144,7 +148,9 @@ def christoffersen(hits: ArrayLike, level: float, *, significance: float = SIGNI
     return Coverage(number, independence, both, ((n00, n01), (n10, n11)))
 
 
-def traffic_light(*, exceptions: SupportsIndex, n: SupportsIndex, level: float) -> TrafficLight:
+def traffic_light(
+    *, exceptions: SupportsIndex | float, n: SupportsIndex | float, level: float
+) -> TrafficLight:
     """Return the zone of so many exceptions among n: yellow from a probability of 95% on, red from 99.99%.
 
     Raises BadInput as `kupiec`.

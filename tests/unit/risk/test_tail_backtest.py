@@ -80,6 +80,11 @@ def test_none_or_one_or_only_exceptions_have_a_verdict(series: list[int]) -> Non
     assert found.independence.p_value == pytest.approx(1.0)
 
 
+def test_exceptions_may_be_the_sum_of_an_array() -> None:
+    hit = np.array(hits(1043, alone=49, pairs=4), np.float64)
+    assert kupiec(exceptions=hit.sum(), n=len(hit), level=0.95) == kupiec(exceptions=57, n=1043, level=0.95)
+
+
 def test_no_exception_in_250_days_is_likely_at_99_percent_and_too_few_at_975() -> None:
     none = kupiec(exceptions=0, n=250, level=0.99)
     assert none.statistic == pytest.approx(-2 * 250 * math.log(0.99))
@@ -214,7 +219,7 @@ def test_filtered_history_follows_a_changing_volatility_and_a_normal_ewma_does_n
         (lambda: kupiec(exceptions=3, n=2, level=0.99), r"exceptions must be .* in \[0, 2\], found 3"),
         (lambda: kupiec(exceptions=-1, n=2, level=0.99), "exceptions must be a whole number"),
         (lambda: kupiec(exceptions=0, n=0, level=0.99), "n must be a whole number of at least 1, found 0"),
-        (lambda: kupiec(exceptions=1.5, n=2, level=0.99), "found 1.5"),  # type: ignore[arg-type]
+        (lambda: kupiec(exceptions=1.5, n=2, level=0.99), "found 1.5"),
         (lambda: kupiec(exceptions=1, n=2, level=1.0), r"level must lie in \(0, 1\)"),
         (lambda: kupiec(exceptions=1, n=2, level=0.9, significance=0.0), "significance must lie in"),
         (lambda: christoffersen([1], 0.99), "hits must be 2 or more"),
