@@ -154,11 +154,13 @@ def filtered_historical(
         return historical(-(residuals * np.sqrt(variance)) @ held, part)
     generator = np.random.default_rng(seed)
     total = np.zeros((paths, len(held)))
-    expected = np.broadcast_to(variance, total.shape)
+    sd = np.tile(np.sqrt(variance), (paths, 1))
+    # A return of z deviations makes the next variance kept + (1 - kept) z^2 times what it was.
+    growth = np.sqrt(kept + (1 - kept) * residuals**2)
     for _ in range(steps):
-        drawn = residuals[generator.integers(len(residuals), size=paths)] * np.sqrt(expected)
-        total += drawn
-        expected = kept * expected + (1 - kept) * drawn**2
+        drawn = generator.integers(len(residuals), size=paths)
+        total += residuals[drawn] * sd
+        sd *= growth[drawn]
     return historical(-total @ held, part)
 
 

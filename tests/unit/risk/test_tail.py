@@ -233,6 +233,26 @@ def test_over_several_steps_losses_add_up_and_the_seed_decides() -> None:
     assert filtered_historical(returns, 0.95, steps=4, seed=1) != four
 
 
+def test_on_a_path_the_volatility_follows_the_returns_that_were_drawn() -> None:
+    """Path by path, with the recursion as it is written in RiskMetrics."""
+    returns = 0.01 * np.random.default_rng(10).standard_normal(19)
+    variance, surprises = returns[0] ** 2, []
+    for each in returns[1:]:
+        surprises.append(each / math.sqrt(variance))
+        variance = 0.94 * variance + 0.06 * each**2
+    generator, paths, steps = np.random.default_rng(3), 40, 3
+    drawn = [generator.integers(len(surprises), size=paths) for _ in range(steps)]
+    losses = np.zeros(paths)
+    for path in range(paths):
+        expected = variance
+        for step in range(steps):
+            move = surprises[drawn[step][path]] * math.sqrt(expected)
+            losses[path] -= move
+            expected = 0.94 * expected + 0.06 * move**2
+    found = filtered_historical(returns, 0.9, steps=steps, paths=paths, seed=3)
+    assert pair(found) == pytest.approx(pair(historical(losses, 0.9)))
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 def test_assets_fall_together_as_they_did(steps: int) -> None:
     """One asset twice is that asset twice, and against itself it is nothing."""
