@@ -179,8 +179,9 @@ DERIVE_PM1 = Grid(
 )
 DERIVE_PM2 = Grid(
     "derive_pm2",
-    "docs.derive.xyz, PM2 and Portfolio Margin Parameters, for BTC and ETH; its two scenarios of skew, which "
-    "take the absolute loss of every expiry, are no row of a grid and are left out",
+    "docs.derive.xyz, PM2 and Portfolio Margin Parameters, for BTC and ETH; that the outermost moves have "
+    "volatility up only is as in PM1. Its two scenarios of skew, which take the absolute loss of every "
+    "expiry, are no row of a grid and are left out",
     (
         *peaked((0.18, 0.135, 0.09, 0.045, 0.0, -0.045, -0.09, -0.135, -0.18), up=0.50, others=(0.0, -0.275)),
         *tails(dict(zip(FAR, (0.21, 0.42, 0.27, 0.13, 0.069, 0.046, 0.034, 0.027), strict=True)), up=0.50),
