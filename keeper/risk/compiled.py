@@ -39,20 +39,18 @@ def worst_scenarios(legs: csr_array, risk: Column) -> tuple[Column, Numbers]:
 def _scan(
     indptr: NDArray[Any], indices: NDArray[Any], sizes: Column, risk: Column, loss: Column, worst: Numbers
 ) -> None:
-    scenarios = risk.shape[1]
-    gains = np.empty(scenarios)
+    # Unsigned and in one row, so that no index is taken to count from the end.
+    scenarios, arrays = np.uintp(risk.shape[1]), risk.ravel()
+    gains = np.empty(risk.shape[1])
     for row in range(len(loss)):
         gains[:] = 0.0
         for leg in range(indptr[row], indptr[row + 1]):
-            # Unsigned, so that no index is taken to count from the end.
-            size, array = sizes[leg], risk[np.uintp(indices[leg])]
+            size, first = sizes[leg], np.uintp(indices[leg]) * scenarios
             for each in range(scenarios):
-                gains[each] += size * array[each]
-        least = gains[0]
-        for each in range(1, scenarios):
-            least = min(least, gains[each])
-        place = 0
-        while place < scenarios - 1 and gains[place] != least:
-            place += 1
+                gains[each] += size * arrays[first + each]
+        least, place = gains[0], 0
+        for each in range(1, len(gains)):
+            if gains[each] < least:
+                least, place = gains[each], each
         loss[row] = max(-least, 0.0)
         worst[row] = place

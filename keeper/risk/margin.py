@@ -121,6 +121,8 @@ class Book:
         keys, row_of = np.unique(rows * np.intp(len(spots)) + of_column[columns], return_inverse=True)
         shape = (len(keys), len(instruments))
         legs = csr_array((held.data.astype(np.float64), (row_of, columns)), shape=shape)
+        # Neighbours lie close together in the risk arrays.
+        legs.sort_indices()
         account, group = np.divmod(keys, max(len(spots), 1))
         return cls(tuple(instruments), spots, held.shape[0], legs, account, group, in_coin)
 
