@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from keeper.columns.snapshot import Snapshot
 from keeper.domain import Quote
 from keeper.risk.marks import Marks
+from keeper.risk.stress import share_to_close
 from keeper.trigger.distance import Price, Quotes, moved
 from keeper.trigger.engine import engine
 from keeper.trigger.scores import Rows, score
@@ -46,10 +47,8 @@ def flows(
     rows = found[::every]
     classes, positions = book.classes[rows], book.legs.dense(rows)
     scores = score(cash=book.cash[rows], positions=positions, marks=then, classes=classes)
-    missing = then.levels[classes] * scores.requirement - scores.equity
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(scores.requirement > 0, missing / scores.requirement, 1.0)
-    closed = np.abs(positions) * np.where(scores.unknown, 0.0, np.clip(share, 0.0, 1.0))[:, None]
+    share = share_to_close(scores.equity, then.levels[classes] * scores.requirement)
+    closed = np.abs(positions) * np.where(scores.unknown, 0.0, share)[:, None]
     value = np.abs(np.nan_to_num(then.value))
     worth = (closed * (value if value.ndim == 1 else value[classes])).sum(axis=0) * every
     return {

@@ -60,6 +60,15 @@ def test_of_others_goes_what_they_lack_over_what_they_must_have() -> None:
     assert flows(book(NEAR), QUOTES, price, [ETH], 0.08) == pytest.approx({ETH: 26 / 46 * 920})
 
 
+def test_who_must_have_more_than_is_required_is_closed_until_it_has() -> None:
+    def twice(quotes: Mapping[FeedId, Quote | Unknown]) -> Marks:
+        marks = price(quotes)
+        return Marks(marks.value, marks.gross, np.full(1, 2.0))
+
+    # At 92: E = 20, and 2 M = 92. Of the book 20 / 92 stays, which requires 10.
+    assert flows(book(NEAR), QUOTES, twice, [ETH], 0.08) == pytest.approx({ETH: 72 / 92 * 920})
+
+
 def test_where_only_debts_must_be_covered_all_of_it_counts() -> None:
     loans = flows(book(NEAR), QUOTES, lambda quotes: price(quotes, 0.0), [ETH], 0.11)
     assert loans == pytest.approx({ETH: 890.0})
