@@ -46,7 +46,7 @@ ELSEWHERE = {
         *("slope.empty_slice", "slope.slice_outside"),
     },
     "it takes several steps of the wallet at once, and the stage has one account at risk": {
-        *("send.gap", "simulation.order"),
+        *("nonce.held", "send.gap", "simulation.order"),
     },
     "it is the name of a file": {"book.snapshot"},
 }

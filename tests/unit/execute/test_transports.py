@@ -34,7 +34,7 @@ class World:
         self.hints = Updates(stub.url, [ORACLE], fresh_s=60)
         self.relay = Relay(
             stub.url,
-            timeout_s=0.2,
+            timeout_s=0.6,
             headers=relay_headers(RELAY_KEY),
             local={PENDING_UPDATES: self.hints.pending},
         )

@@ -88,7 +88,6 @@ def test_what_fills_a_gap_holds_its_nonce_and_counts_besides(journal: StoredJour
 
 
 FILLS: dict[str, tuple[dict[str, Any], str]] = {
-    "a nonce that is held": ({"nonce": 6}, "nonce 6 below it is held"),
     "its own nonce": ({"nonce": 7}, "no bid on nonce 7"),
     "a nonce above": ({"nonce": 8}, "no bid on nonce 8"),
 }
@@ -102,6 +101,13 @@ def test_what_is_no_gap_is_not_filled(
     sent = out(2, chain_nonce=6)
     with pytest.raises(InvariantBroken, match=why):
         bid(journal, sent, BidKind.FILL, 4, **other)
+
+
+def test_what_another_holds_meanwhile_is_no_gap(journal: StoredJournal, out: Outs) -> None:
+    out(1, chain_nonce=6)
+    held = bid(journal, out(2, chain_nonce=6), BidKind.FILL, 4, nonce=6)
+    assert isinstance(held, Refuse)
+    assert held.reason.rule == "nonce.held"
 
 
 def test_a_stop_is_told_and_lets_a_fill_pass_where_it_stops_a_raise(
