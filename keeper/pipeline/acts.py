@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from keeper.desk.port import Desk, Judgement, Tried
@@ -139,6 +139,16 @@ class Acts(Generic[MarketT]):
         )
         await self._mirror.tape.mark("ready")
         self._ready, self._ready_at = dict(zip(planned, tried, strict=True)), moment.head.number
+
+    def rehearse(self, planned: Planned, moment: Moment) -> None:
+        """Find what is ready of one account, and what its transaction would be; nothing is reserved."""
+        found = self._vouched(planned, replace(moment, is_tick=True))
+        if not found:
+            return
+        picked = self._desk.pick(planned.judged.left, found)
+        bid = self._sender.bid(picked.step, moment.head)
+        if isinstance(bid, Fees):
+            self._sender.transaction(picked.call, picked.step.gas_limit, bid)
 
     async def act(self, planned: Sequence[Planned], moment: Moment, before: Sequence[Announced] = ()) -> None:
         """Send at once what is ready; simulate all other steps together, and send those picked.

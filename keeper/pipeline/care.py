@@ -360,6 +360,16 @@ class Care(Generic[MarketT]):
         await self._acts.make_ready(planned, moment)
         return list(planned)
 
+    def rehearse(self, moment: Moment) -> None:
+        """Judge one account whose act is ready, and keep nothing of it: the next alarm does not run cold."""
+        ready = (each for each in self._acts.ready_at(moment.head) if each not in self._cases)
+        if (account := next(ready, None)) is None or self._left is None:
+            return
+        alarm = new_case(account, moment.head).alarm("", moment.head)
+        judged = self._desk.judge(self._left, account, alarm)
+        if not isinstance(judged, Unknown) and isinstance(judged.decision, tuple):
+            self._acts.rehearse(Planned(account, judged.decision, judged), moment)
+
     async def _plan_ahead(
         self, accounts: Iterable[AccountKey], moment: Moment
     ) -> dict[AccountKey, tuple[Step, ...]]:

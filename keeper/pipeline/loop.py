@@ -4,13 +4,14 @@ One head at a time. Heads that arrive meanwhile coalesce in the reader: the newe
 every block in between come with it, so that chain facts never drop. A fault of the node ends the work on
 that head only; what was not read stays dirty and is read at the next one.
 
-Where prices move between the heads, four tasks share the loop. The *watch* scores the book at every tick,
+Where prices move between the heads, five tasks share the loop. The *watch* scores the book at every tick,
 and waits for nothing else. Two judge and act, one at a time, for both hold ``busy``: the one on heads, in
-their order, the other on those whom ticks made suspect. The last one, between these, has the trigger learn
-anew how far away everybody is, where prices went far since. Nothing acts on a mixture of two heads: while one
-is worked on, alarms wait until its rows are read, its prices and outcomes known and its acts sent; where that
-failed, they wait for the next head, which looks at all suspects. After a head, what the accounts nearest to
-breach would need is built and simulated, so that an alarm need not ask the node anything.
+their order, the other on those whom ticks made suspect. The fourth, between these, has the trigger learn
+anew how far away everybody is, where prices went far since; the last one rehearses the way from a tick to its
+act while nobody is on it, for processors forget what is idle. Nothing acts on a mixture of two heads: while
+one is worked on, alarms wait until its rows are read, its prices and outcomes known and its acts sent; where
+that failed, they wait for the next head, which looks at all suspects. After a head, what the accounts nearest
+to breach would need is built and simulated, so that an alarm need not ask the node anything.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import asyncio
 import gc
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -134,6 +136,9 @@ class Pipeline(Generic[MarketT]):
         self._mempool = mempool
         self._before: list[Announced] = []
         """What was announced since the last head, in its order."""
+        self._rehearse_s = params.rehearse_ms / 1e3
+        self._pieces = cycle([lambda _: self._watch.rehearse(), self._care.rehearse])
+        """Of the way from a tick to its act, in turn."""
         self._bearing = Bearing(
             journal=journal,
             served=feed.latest(0).keys() & {*market.feeds},
@@ -172,6 +177,7 @@ class Pipeline(Generic[MarketT]):
         works = [self._follow_heads()]
         if self._live is not None:
             works += [self._follow_ticks(self._live), self._answer_alarms(), self._settle()]
+            works += [self._rehearse()] if self._rehearse_s else []
         if self._mempool is not None:
             works.append(self._follow_mempool(self._mempool))
         tasks = [asyncio.ensure_future(each) for each in works]
@@ -218,6 +224,12 @@ class Pipeline(Generic[MarketT]):
                     except ChainFault as fault:
                         log.warning("announced.failed", tx_hash=announced.tx_hash, why=str(fault))
                 log.info("announced.looked", tx_hash=announced.tx_hash)
+
+    async def _rehearse(self) -> None:
+        while True:
+            await asyncio.sleep(self._rehearse_s)
+            if not self.busy.locked():
+                self.rehearse()
 
     async def _settle(self) -> None:
         while True:
@@ -310,6 +322,14 @@ class Pipeline(Generic[MarketT]):
         """Have the trigger learn the newest prices, where what it knows is far from them."""
         self._tape.note("settle")
         self._watch.settle()
+
+    def rehearse(self) -> None:
+        """Go through a piece of the way from a tick to its act for nothing, so that the caches keep it.
+
+        Nothing is changed, asked, journaled or noted on the tape. Where nobody is at work on head or alarm.
+        """
+        if self._moment is not None:
+            next(self._pieces)(self._moment)
 
     async def on_alarm(self) -> None:
         """Judge whom ticks made suspect, and do what is due, where the last head was worked on whole."""

@@ -68,6 +68,8 @@ class Watch(Generic[MarketT]):
         self._params = params
         self._trigger = trigger
         self._unpriced: dict[FeedId, str] = {}
+        self._quotes: Mapping[FeedId, Quote | Unknown] = {}
+        """What was scored by last."""
         self._head: Head | None = None
         """The head that was looked at last."""
         self._suspects = np.zeros(0, np.intp)
@@ -134,6 +136,11 @@ class Watch(Generic[MarketT]):
             self.drifted.set()
         self._note_lateness(time.monotonic_ns() - heard_ns)
 
+    def rehearse(self) -> None:
+        """Score once more what was scored last, and keep nothing of it: the next tick does not run cold."""
+        if self._head is not None and self._mirror.world is not None and self._quotes:
+            self._trigger.rehearse(*self._priced(self._head, self._quotes))
+
     def settle(self) -> None:
         """Have the trigger get ready for ticks at the newest prices, where what it knows is far from them."""
         self.drifted.clear()
@@ -184,6 +191,7 @@ class Watch(Generic[MarketT]):
         return ChainTime(head.number + 1, head.timestamp_s + self._params.block_time_s)
 
     def _score(self, head: Head, quotes: Mapping[FeedId, Quote | Unknown]) -> tuple[Snapshot, Found]:
+        self._quotes = quotes
         book, marks = self._priced(head, quotes)
         return book, self._trigger.tick(book, marks, self._mirror.book.take_changed())
 

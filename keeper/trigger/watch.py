@@ -36,6 +36,8 @@ THREADS = 2
 SPREAD = 2**15
 """Rows that are worth a second thread."""
 NO_ROWS: Numbers = np.zeros(0, np.int32)
+ANYBODY: Numbers = np.zeros(1, np.int32)
+"""The first row, where it does not matter whose it is."""
 NOTHING, NEVER = np.zeros(0), np.zeros(0, np.bool_)
 NO_SCORES = Scores(NOTHING, NOTHING, NOTHING, NEVER, NEVER)
 
@@ -97,6 +99,22 @@ class Trigger:
         found = self._judge(book, marks, candidates, unknown)
         self._suspects = found.rows
         return found
+
+    def rehearse(self, book: Snapshot, marks: Marks) -> None:
+        """Do what a tick at some marks does, and keep nothing of it: the caches have it for the next one.
+
+        Where such a tick is a matter of some rows, and not of everybody. One at least is scored.
+        """
+        known = self._known
+        if known is None or self.is_due or not 0 < len(book) == self._rows:
+            return
+        held, terms = Held.of(book), Terms.of(marks, self._loops)
+        if not terms.is_alike(known.terms):
+            return
+        reached, self.is_due = self._reached(terms), False
+        if reached is not None:
+            rows, unknown = self._sift(held, terms, reached)
+            self._judge(book, marks, rows if len(rows) else ANYBODY, unknown)
 
     def warm_up(self, book: Snapshot, accounts: int) -> None:
         """Compile the loops for a book like this one, where so many accounts are worth some seconds."""

@@ -175,6 +175,30 @@ def test_a_tick_finds_exactly_the_suspects_of_a_full_scoring(
             changed = world.grow() if number == 8 else world.move()
 
 
+@ENGINES
+@given(SEEDS, st.sampled_from([0, 2, 16]), st.integers(1, 60))
+@settings(max_examples=60, deadline=None)
+def test_what_is_rehearsed_between_ticks_changes_none_of_them(
+    compiled: bool, seed: int, scenarios: int, rows: int
+) -> None:
+    """Be it at marks that were never ticked, over rows that have changed since, or over more of them."""
+    world = World(np.random.default_rng(seed), scenarios, rows)
+    plain, rehearsing = (Trigger(loops=engine(compiled=compiled), threads=1) for _ in range(2))
+    changed: np.ndarray | None = None
+    for number in range(12):
+        book, marks = world.book(), world.marks
+        rehearsing.rehearse(book, marks)
+        found = [each.tick(book, marks, changed) for each in (plain, rehearsing)]
+        assert found[0].rows.tolist() == found[1].rows.tolist()
+        rehearsing.rehearse(book, marks)
+        assert plain.is_due == rehearsing.is_due
+        assert plain.nearest(9).tolist() == rehearsing.nearest(9).tolist()
+        if number % 3 == 0:
+            for each in (plain, rehearsing):
+                each.prepare(book, marks)
+        changed = world.grow() if number == 8 else world.move()
+
+
 @given(SEEDS, st.sampled_from([0, 2, 16]), st.integers(1, 60))
 @settings(max_examples=150, deadline=None)
 def test_compiled_loops_and_those_of_numpy_agree_to_the_bit(seed: int, scenarios: int, rows: int) -> None:

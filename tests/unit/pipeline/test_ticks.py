@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from keeper.desk.hybrid import HybridDesk
 from keeper.domain import Account, Leg, Log, Unknown
 from keeper.errors import ChainFault, InvariantBroken
+from keeper.execute.sender import ChainSender
 from keeper.journal.guard import Limits
 from keeper.journal.store import SqliteJournal
 from keeper.pipeline import loop, watch
@@ -23,6 +24,7 @@ from keeper.pipeline.care import Care
 from keeper.ports import BlockUpdate, Ticks
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.market import HybridMarket
+from keeper.trigger import Trigger
 from keeper.units import WAD, FeedId, Wad
 from tests.unit.pipeline.desk import BREACHED, FIRST, SIGNER, Desk, confirmed, cured, flagged
 from tests.unit.pipeline.test_posting import posted, with_reports
@@ -567,6 +569,72 @@ async def test_a_tick_near_what_is_known_gives_nothing_to_learn(live: Desk) -> N
 async def test_nothing_is_learnt_before_the_first_head(live: Desk) -> None:
     live.pipeline._watch.settle()
     assert live.pipeline._trigger.is_due
+
+
+# --- rehearsals ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def went(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was gone through on the way from a tick to its act."""
+    found: list[str] = []
+    ways = (Trigger, "_judge"), (HybridDesk, "judge"), (HybridDesk, "pick"), (ChainSender, "transaction")
+    for owner, name in ways:
+        whole = getattr(owner, name)
+
+        def going(*args: Any, _whole: Callable[..., Any] = whole, _name: str = name, **kwargs: Any) -> Any:
+            found.append(_name)
+            return _whole(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, going)
+    return found
+
+
+async def test_a_rehearsal_goes_all_the_way_and_leaves_nothing_behind(live: Desk, went: list[str]) -> None:
+    await head(live, BREACHED, OTHER)
+    went.clear()
+    before = live.journal.last_event(), live.pipeline.vitals
+    for _ in range(6):
+        live.pipeline.rehearse()
+    assert went == ["_judge", "judge", "pick", "transaction"] * 3
+    assert (live.journal.last_event(), live.pipeline.vitals) == before
+    assert live.chain.asked == []
+    await tick(live, BELOW)
+    assert [live.told(case) for case in range(2)] == [FLAGGED, FLAGGED]
+
+
+async def test_nothing_is_rehearsed_without_a_head_that_was_worked_on_whole(
+    live: Desk, went: list[str]
+) -> None:
+    live.pipeline.rehearse()
+    live.chain.fails.append("call_many")
+    with pytest.raises(ChainFault):
+        await live.head(BREACHED)
+    went.clear()
+    live.pipeline.rehearse()
+    assert went == []
+
+
+async def test_where_nobody_is_ready_the_scoring_alone_is_rehearsed(live: Desk, went: list[str]) -> None:
+    await live.head(BREACHED)
+    went.clear()
+    for _ in range(4):
+        live.pipeline.rehearse()
+    assert set(went) == {"_judge"}
+
+
+@pytest.mark.parametrize(("every_ms", "is_rehearsed"), [(1.0, True), (0.0, False)])
+async def test_the_loop_rehearses_as_often_as_it_is_to(
+    live: Desk, monkeypatch: pytest.MonkeyPatch, every_ms: float, is_rehearsed: bool
+) -> None:
+    rehearsed: list[None] = []
+    live.pipeline._rehearse_s = every_ms / 1e3
+    monkeypatch.setattr(live.pipeline, "rehearse", lambda: rehearsed.append(None))
+    live.chain.put(BREACHED)
+    async with running(live):
+        await until(lambda: ticks(live).ready)
+        await asyncio.sleep(0.05)
+    assert (len(rehearsed) > 2) == is_rehearsed
 
 
 async def test_a_feed_that_breaks_ends_the_keeper(live: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,34 @@ async def test_ticks_and_alarms_are_replayed_where_they_came(kept: Desk) -> None
     played = await Studio(live=True).play(kept)
     expect_equal(played)
     assert len(played[-1].now) >= 8
+
+
+async def test_what_is_rehearsed_between_ticks_leaves_nothing_on_the_tape(
+    kept: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each tick and each head, so that whatever a rehearsal left behind would show in the next one."""
+    feed = let_move(kept)
+    rehearsed: list[int] = []
+
+    def rehearsing(work: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(work)
+        def begun(*args: Any) -> Any:
+            assert kept.tape is not None
+            noted = len(kept.tape._records)
+            for _ in range(4):
+                kept.pipeline.rehearse()
+            assert len(kept.tape._records) == noted
+            rehearsed.append(noted)
+            return work(*args)
+
+        return begun
+
+    for name in ("on_tick", "on_alarm", "on_drift", "on_update"):
+        monkeypatch.setattr(kept.pipeline, name, rehearsing(getattr(kept.pipeline, name)))
+    await ticking(kept, feed)
+    assert kept.acts().count("flag") == 2
+    assert len(rehearsed) > 10
+    expect_equal(await Studio(live=True).play(kept))
 
 
 async def test_ticks_while_a_head_is_worked_on_are_replayed_there(kept: Desk) -> None:
