@@ -782,6 +782,13 @@ class Journal(Protocol):
         """
         ...
 
+    def rehearse(self, step: Step, *, chain_nonce: int, block: Block, at_s: UnixS) -> None:
+        """Look for nothing at what the permit of a step would look at: the next one does not run cold.
+
+        Nothing is granted or written, and nobody is waited for.
+        """
+        ...
+
     def keep_book(self, book: Path, block: Block) -> None:
         """Keep a book as it lies on disk, read at the block that was done last, where there is a tape."""
         ...

@@ -527,6 +527,22 @@ def reserve(
     return check(asked) or _grant(db, step, {**tx, "nonce": nonce}, asked, joins)
 
 
+def rehearse(
+    db: Db,
+    limits: Limits,
+    step: Step,
+    *,
+    standing: Standing,
+    chain_nonce: int,
+    block: Block,
+    at_s: UnixS,
+) -> None:
+    """Look at what ``reserve`` looks at, for nothing."""
+    held(db, step, limits, standing=standing, chain_nonce=chain_nonce, block=block, at_s=at_s)
+    _own(db, step.act.account, at_s)
+    _attempts(db, step, None)
+
+
 def _unsigned(db: Db, carrier: Permit) -> Mapping[str, Any]:
     """Return a reserved step's transaction as it stands; raise InvariantBroken where it is signed already."""
     query = "SELECT unsigned_tx FROM steps WHERE step_id = ? AND state = 'reserved' AND signed_tx IS NULL"

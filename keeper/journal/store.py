@@ -803,6 +803,9 @@ class StoredJournal:
     def rest(self) -> None:
         """Do now what a later commit would have to: nothing, where the database does it by itself."""
 
+    def rehearse(self, step: Step, *, chain_nonce: int, block: Block, at_s: UnixS) -> None:
+        """Look for nothing at what a permit would look at: not where each look is a question to a server."""
+
     # --- the tape ---
 
     def keep_tape(self, tape: Recorder, started: Mapping[str, Any], *, book: Path | None = None) -> None:
@@ -1007,6 +1010,20 @@ class SqliteJournal(StoredJournal):
         except self._db.Fault as error:
             told = self._db.told(error)
             raise KeeperError(f"the journal {self._name} cannot be written: {told}") from error
+
+    def rehearse(self, step: Step, *, chain_nonce: int, block: Block, at_s: UnixS) -> None:
+        """Look for nothing at what the permit of a step would look at, unless another thread is at work."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            with self._asked() as db:
+                standing = self._standing(db, at_s)
+                limits = standing.limits or self._limits
+                guard.rehearse(
+                    db, limits, step, standing=standing, chain_nonce=chain_nonce, block=block, at_s=at_s
+                )
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Close the file; what is in the write-ahead log moves into it, so that it can be copied alone."""

@@ -141,14 +141,20 @@ class Acts(Generic[MarketT]):
         self._ready, self._ready_at = dict(zip(planned, tried, strict=True)), moment.head.number
 
     def rehearse(self, planned: Planned, moment: Moment) -> None:
-        """Find what is ready of one account, and what its transaction would be; nothing is reserved."""
+        """Find what is ready of one account, its transaction, and what its permit would look at.
+
+        Nothing is reserved.
+        """
         found = self._vouched(planned, replace(moment, is_tick=True))
         if not found:
             return
-        picked = self._desk.pick(planned.judged.left, found)
-        bid = self._sender.bid(picked.step, moment.head)
+        picked, head = self._desk.pick(planned.judged.left, found), moment.head
+        bid = self._sender.bid(picked.step, head)
         if isinstance(bid, Fees):
             self._sender.transaction(picked.call, picked.step.gas_limit, bid)
+        self._journal.rehearse(
+            picked.step, chain_nonce=self._sender.chain_nonce, block=head.number, at_s=head.timestamp_s
+        )
 
     async def act(self, planned: Sequence[Planned], moment: Moment, before: Sequence[Announced] = ()) -> None:
         """Send at once what is ready; simulate all other steps together, and send those picked.

@@ -578,7 +578,13 @@ async def test_nothing_is_learnt_before_the_first_head(live: Desk) -> None:
 def went(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was gone through on the way from a tick to its act."""
     found: list[str] = []
-    ways = (Trigger, "_judge"), (HybridDesk, "judge"), (HybridDesk, "pick"), (ChainSender, "transaction")
+    ways: list[tuple[type, str]] = [
+        (Trigger, "_judge"),
+        (HybridDesk, "judge"),
+        (HybridDesk, "pick"),
+        (ChainSender, "transaction"),
+        (SqliteJournal, "_standing"),
+    ]
     for owner, name in ways:
         whole = getattr(owner, name)
 
@@ -596,7 +602,7 @@ async def test_a_rehearsal_goes_all_the_way_and_leaves_nothing_behind(live: Desk
     before = live.journal.last_event(), live.pipeline.vitals
     for _ in range(6):
         live.pipeline.rehearse()
-    assert went == ["_judge", "judge", "pick", "transaction"] * 3
+    assert went == ["_judge", "judge", "pick", "transaction", "_standing"] * 3
     assert (live.journal.last_event(), live.pipeline.vitals) == before
     assert live.chain.asked == []
     await tick(live, BELOW)
