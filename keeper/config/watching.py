@@ -19,7 +19,7 @@ class Trigger(Section):
     """So many accounts nearest to breach have their acts built and simulated after every head."""
     late_ms: float = Field(default=50, gt=0)
     """How late after a tick its suspects may be known before the log warns."""
-    rehearse_ms: float = Field(default=2, ge=0, le=1_000)
+    rehearse_ms: float = Field(default=0, ge=0, le=1_000)
     """So often a piece of the way from a tick to its act is gone through for nothing; 0: never."""
     measure_blocks: int = Field(default=10, gt=0)
     """So often the distance of the nearest accounts to breach is measured."""

@@ -31,7 +31,7 @@ class Params:
     """Accounts nearest to breach whose acts are kept built and simulated while prices tick between heads."""
     late_ms: float = 50.0
     """How late suspects may be known after a tick arrived before the log warns."""
-    rehearse_ms: float = 2.0
+    rehearse_ms: float = 0.0
     """How often a piece of the way from a tick to its act is gone through for nothing; 0: never."""
     measure_blocks: Block = 10
     """How often it is measured how far the nearest accounts are from breach."""
