@@ -424,8 +424,8 @@ def _liquidity(book: Book, deltas: _Deltas, add_ons: AddOns) -> Column:
     day = add_ons.volatility / DAYS_A_YEAR**0.5
     for place, name in enumerate(book.spots):
         volume = add_ons.volume_day.get(name)
-        if volume is not None:
-            rows = book.group == place
+        rows = book.group == place
+        if volume is not None and rows.any():
             net = deltas.net[rows]
             cost[rows] = net * liquidity.sqrt_impact(net, volume_day=volume, volatility_day=day)
     return cost
