@@ -48,14 +48,18 @@ function divided(input, shares) {
 
 const length = (job, file) => job.sources[file]?.content.length ?? 0;
 
-// One answer of several, as if one compiler had given it; what more than one of them warns of is told once.
+// One answer of several, as if one compiler had given it; what more than one of them warns of is told once. All
+// name every source, but each has the syntax tree of its own share alone.
 function joined(answers) {
   const told = answers.map((each) => JSON.parse(each));
   const errors = new Map(told.flatMap((each) => each.errors ?? []).map((each) => [JSON.stringify(each), each]));
   return JSON.stringify({
     contracts: Object.assign({}, ...told.map((each) => each.contracts)),
     errors: [...errors.values()],
-    sources: Object.assign({}, ...told.map((each) => each.sources)),
+    sources: told.map((each) => each.sources).reduce((all, some) => {
+      for (const [file, found] of Object.entries(some ?? {})) all[file] = { ...all[file], ...found };
+      return all;
+    }, {}),
   });
 }
 
