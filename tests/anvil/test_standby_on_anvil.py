@@ -23,8 +23,8 @@ def test_whatever_happens_to_the_leader_the_next_one_goes_on_and_nothing_is_paid
 
 def test_several_deployments_of_one_wallet_go_on_together() -> None:
     told: list[str] = []
-    found = play(2, seed=1, deployments=2, blows=[Blow.KILLED, Blow.FROZEN], tell=told.append)
+    found = play(4, seed=1, deployments=2, blows=[Blow.KILLED, Blow.FROZEN], tell=told.append)
     assert found["amiss"] == [], told
     assert found["transactions"] > 0
-    # Three leaders, each with a run for each deployment.
-    assert found["replayed"] == 6
+    # Five leaders, each with a run for each deployment.
+    assert found["replayed"] == 10
