@@ -1,0 +1,65 @@
+"""What can be drawn, into which files, and what is said where it cannot."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from keeper.cli.plots import Plot, drawing
+from keeper.errors import ConfigError
+
+
+def draw(path: Path) -> bytes:
+    with drawing(path) as figure:
+        axes = figure.subplots()
+        axes.plot([1, 2], [3, 4], label="one")
+        axes.legend()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(("name", "begin"), [("a.svg", b"<?xml"), ("a.png", b"\x89PNG")])
+def test_the_same_data_make_the_same_file(name: str, begin: bytes, tmp_path: Path) -> None:
+    first = draw(tmp_path / name)
+    assert first.startswith(begin)
+    assert draw(tmp_path / name) == first
+    assert b"matplotlib v" not in first.lower()
+
+
+def test_nothing_is_saved_of_a_drawing_that_fails(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), drawing(tmp_path / "a.svg"):
+        _ = 1 / 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere/a\.svg: No such file or directory"):
+        draw(tmp_path / "nowhere" / "a.svg")
+
+
+def asked(*words: str) -> str:
+    app = typer.Typer()
+
+    @app.command()
+    def see(*, plot: Plot = None) -> None:
+        typer.echo(plot)
+
+    done = CliRunner().invoke(app, [*words])
+    if isinstance(done.exception, ConfigError):
+        return str(done.exception)
+    return done.output
+
+
+def test_a_plot_is_an_svg_or_a_png_and_asked_for_only() -> None:
+    assert asked() == "\n"
+    assert asked("--plot", "a.svg") == "a.svg\n"
+    assert "expected a file that ends in .svg or .png" in asked("--plot", "a.pdf")
+
+
+def test_without_the_extra_a_plot_is_refused_before_anything_is_reckoned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert asked("--plot", "a.svg") == "to draw needs the extra: pip install 'hybrid-keeper[plots]'"
+    assert asked() == "\n"
