@@ -59,6 +59,7 @@ from keeper.domain import (
 from keeper.lending.words import Close, Sight, Standing, Sweep, Way
 from keeper.lifecycle import Status
 from keeper.remedies import Health, Mend
+from keeper.risk.inputs import Floats
 from keeper.risk.marks import Marks
 from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wad, Wei
 
@@ -232,6 +233,17 @@ class Market(Protocol[RowT_co, WorldT]):
 
     def marks(self, world: WorldT, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS) -> Marks:
         """Mark the columns of its book at the fast prices, on the terms of ``at_s``."""
+        ...
+
+    def worths(self, world: WorldT, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS) -> Floats:
+        """Return what one unit of each column is worth in quote at some prices, below 0 of a debt.
+
+        [i], or [k, i] by class, as ``Marks.value`` without what that holds back; NaN without a price.
+        """
+        ...
+
+    def spots(self, world: WorldT) -> Mapping[FeedId, Wad]:
+        """Return what the protocol's own oracle says of each feed, in the order of their names."""
         ...
 
     def decode(self, log: Log) -> Fact | None:

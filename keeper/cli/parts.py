@@ -18,7 +18,7 @@ from keeper.desk.lending import LendingDesk
 from keeper.desk.perp import PerpDesk
 from keeper.desk.port import Desk
 from keeper.doctor import foreign, hybrid
-from keeper.domain import ChainTime, Head
+from keeper.domain import ChainTime, Head, Quote, Unknown
 from keeper.errors import ConfigError
 from keeper.execute.keys import load_exchange_token
 from keeper.journal.tape import Recorder
@@ -26,7 +26,8 @@ from keeper.pipeline import PAGE
 from keeper.ports import LendingMarket, Market, PerpMarket, Reports
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.reports import Exchange, Roll, hearing
-from keeper.units import AccountKey
+from keeper.risk.marks import Marks
+from keeper.units import AccountKey, FeedId, UnixS
 
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 PERP_PAGE = 50
@@ -60,6 +61,8 @@ class Kind(Generic[MarketT]):
     find: Find[MarketT]
     desk: Callable[[Parts[MarketT], str], Awaitable[Desk[MarketT, Any]]]
     """For a wallet."""
+    marks: Callable[[MarketT, Any, Mapping[FeedId, Quote | Unknown], UnixS], Marks]
+    """As ``Desk.marks``, which asks for no wallet."""
     page: int = PAGE
     """Accounts per bulk read."""
 
@@ -93,11 +96,11 @@ async def _perp_desk(parts: Parts[PerpMarket[Any, Any]], wallet: str) -> PerpDes
 
 
 PROTOCOLS: Mapping[str, Kind[Any]] = {
-    "hybrid": Kind(hybrid.find, _hybrid_desk),
-    "aave_v3": Kind(foreign.find_aave, _lending_desk),
-    "morpho_blue": Kind(foreign.find_morpho, _lending_desk),
-    "compound_v2": Kind(foreign.find_venus, _lending_desk),
-    "perp_curie": Kind(foreign.find_perp, _perp_desk, page=PERP_PAGE),
+    "hybrid": Kind(hybrid.find, _hybrid_desk, HybridDesk.marks),
+    "aave_v3": Kind(foreign.find_aave, _lending_desk, LendingDesk.marks),
+    "morpho_blue": Kind(foreign.find_morpho, _lending_desk, LendingDesk.marks),
+    "compound_v2": Kind(foreign.find_venus, _lending_desk, LendingDesk.marks),
+    "perp_curie": Kind(foreign.find_perp, _perp_desk, PerpDesk.marks, page=PERP_PAGE),
 }
 """By ``deployment.protocol``."""
 

@@ -304,8 +304,9 @@ class HybridDesk:
         )
         return self._decide(found, assessed, alarm) if found.cared else found
 
+    @staticmethod
     def marks(
-        self, market: SlopeMarket, world: OracleView, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS
+        market: SlopeMarket, world: OracleView, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS
     ) -> Marks:
         """Mark them as the market does: its prices on chain suspect nobody."""
         return market.marks(world, quotes, at_s)

@@ -205,8 +205,8 @@ class LendingDesk:
         decision = plan.plan_close(case, means, self.roads, self.params.plan)
         return replace(found, decision=decision, left=_after(sitting, case, decision))
 
+    @staticmethod
     def marks(
-        self,
         market: LendingMarket[Any, Any],
         world: Any,
         quotes: Mapping[FeedId, Quote | Unknown],

@@ -193,8 +193,9 @@ class PerpDesk:
         )
         return self._decide(found, alarm, exact, chain=chain, fast=fast) if breached else found
 
+    @staticmethod
     def marks(
-        self, market: PerpMarket[Any, Any], world: Any, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS
+        market: PerpMarket[Any, Any], world: Any, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS
     ) -> Marks:
         """Mark them as if the chain said what the fast prices say."""
         return market.marks(market.fast(world, quotes), {}, at_s)

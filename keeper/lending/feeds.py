@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -68,6 +68,14 @@ def fast_prices(quotes: Mapping[FeedId, Quote | Unknown]) -> Mapping[FeedId, Wad
     """Return the fast prices that are known."""
     known = {feed: quote for feed, quote in quotes.items() if isinstance(quote, Quote)}
     return {feed: quote.price_wad for feed, quote in known.items() if quote.price_wad > 0}
+
+
+def spots(feeds: Iterable[Feed], heard: Mapping[str, Answer]) -> Mapping[FeedId, Wad]:
+    """Return what feeds answered last, by name; of several that have one name what the first did."""
+    told = {
+        each.feed: heard[each.address].price_wad for each in reversed(tuple(feeds)) if each.address in heard
+    }
+    return {each: told[each] for each in sorted(told)}
 
 
 def _pair(description: Answers) -> FeedId | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,7 @@ class Netting:
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """equity = cash + positions @ value, requirement = |positions| @ gross; quote per unit.
+    """equity = cash + positions @ value, requirement = |positions| @ gross; quote per unit, or `quote`.
 
     ``value`` and ``gross`` are [i], or [k, i] where they differ by the class of a row. NaN where the price is
     not known. What lies in one of the ``underlyings`` is not charged by itself: these say what the rows that
@@ -75,10 +76,16 @@ class Marks:
     """How far rounding may reach: so much of the gross money of an account,"""
     absolute: float = 1e-9
     """and so much quote."""
+    quote: Floats | None = None
+    """[k], what one of what a class counts in is worth in quote, NaN where nobody knows; None for quote."""
     netting: Netting = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "netting", Netting.of(self.value.shape[-1], self.underlyings))
+
+    def in_quote(self, classes: NDArray[np.unsignedinteger[Any]]) -> Floats:
+        """Return what one of what each row counts in is worth in quote, by its class [n]."""
+        return np.ones(len(classes)) if self.quote is None else self.quote[classes]
 
     @property
     def nets(self) -> NDArray[np.bool_]:

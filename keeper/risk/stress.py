@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
 from keeper.errors import BadInput
+from keeper.risk.holdings import Standings
 from keeper.risk.inputs import (
     Floats,
     finite,
@@ -155,27 +157,29 @@ def reverse(weights: ArrayLike, covariance: ArrayLike, loss: float) -> Breaking:
     return Breaking(-lost * toward / variance, lost / math.sqrt(variance))
 
 
-def share_to_close(equity: ArrayLike, requirement: ArrayLike) -> Floats:
+def share_to_close(equity: ArrayLike, requirement: ArrayLike, left: ArrayLike | None = None) -> Floats:
     """Return the part of each book whose closing ends its breach, in [0, 1].
 
-    What is missing, over what is required: closing a part relieves the same part of the requirement and
-    leaves equity as it is. All of a book goes that owes more than it has where nothing else is required. NaN
-    stays NaN.
+    Closing a part relieves the same part of the requirement, and brings equity the same part of the way to
+    what would be ``left`` of it: by default equity stays as it is, and the part is what is missing over what
+    is required. Of a loan collateral goes that had counted. All of a book goes where nothing would be left.
+    NaN stays NaN.
     """
     held, required = np.asarray(equity, np.float64), np.asarray(requirement, np.float64)
     missing = required - held
+    relieved = required if left is None else missing + np.asarray(left, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(required > 0, missing / required, missing > 0)
+        share = np.where(relieved > 0, missing / relieved, missing > 0)
     return np.asarray(np.where(np.isnan(missing), np.nan, np.clip(share, 0.0, 1.0)))
 
 
-def cliff(equity: ArrayLike, requirement: ArrayLike) -> Floats:
+def cliff(equity: ArrayLike, requirement: ArrayLike, left: ArrayLike | None = None) -> Floats:
     """Return the part of each book that a venue closes which closes all of it or nothing: 0 or 1."""
-    return np.ceil(share_to_close(equity, requirement))
+    return np.ceil(share_to_close(equity, requirement, left))
 
 
-Closing = Callable[[Floats, Floats], Floats]
-"""From equity [n] and requirement [n] to the part of each book that is closed, in [0, 1]."""
+Closing = Callable[[Floats, Floats, Floats], Floats]
+"""From equity, requirement and what would be left [n] to the part of each book that is closed, in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +190,7 @@ class Books:
     """[n], in quote; below 0 of a debt."""
     positions: Floats
     """[n, a], in units; below 0 where short."""
-    prices: Floats
+    spots: Floats
     """[a]."""
     margin: Floats
     """[a], what is required of a position, over its worth; 0 where only debts must be covered."""
@@ -195,16 +199,35 @@ class Books:
         positions = shaped("positions", finite("positions", self.positions), None, None)
         rows, assets = positions.shape
         shaped("cash", finite("cash", self.cash), rows)
-        shaped("prices", positive("prices", self.prices), assets)
+        shaped("spots", positive("spots", self.spots), assets)
         shaped("margin", not_negative("margin", self.margin), assets)
 
-    def standing(self, falls: Floats) -> tuple[Floats, Floats]:
-        """Return equity and requirement [n] once prices fell by fractions [a]."""
-        prices = self.prices * (1 - falls)
-        return self.cash + self.positions @ prices, np.abs(self.positions) @ (prices * self.margin)
+    def standing(self, falls: Floats) -> Standings:
+        """Return where they stand once prices fell by fractions [a]."""
+        prices = self.spots * (1 - falls)
+        equity = self.cash + self.positions @ prices
+        required = np.abs(self.positions) @ (prices * self.margin)
+        return Standings(equity, required, equity, equity, np.maximum(self.positions, 0.0) * self.spots)
 
 
-def flow(books: Books, falls: ArrayLike, *, closing: Closing = share_to_close) -> Floats:
+class Falling(Protocol):
+    """The part of ``holdings.Held`` that a fall needs."""
+
+    @property
+    def spots(self) -> Floats:
+        """Return the prices now [a]."""
+        ...
+
+    def standing(self, falls: Floats) -> Standings:
+        """Return where accounts stand once each price fell by a fraction."""
+        ...
+
+
+def _closed(at: Standings, closing: Closing) -> Floats:
+    return closing(at.equity, at.requirement, at.left)
+
+
+def flow(books: Falling, falls: ArrayLike, *, closing: Closing = share_to_close) -> Floats:
     """Return what would be sold of each asset at each level of prices, [l, a], in quote at the fallen prices.
 
     ``falls`` [l, a], or [l] where all assets fall alike. What those short of an asset buy back is not counted
@@ -213,13 +236,12 @@ def flow(books: Books, falls: ArrayLike, *, closing: Closing = share_to_close) -
 
     Raises BadInput for shapes that do not fit, and falls outside [0, 1].
     """
-    assets = len(books.prices)
+    assets = len(books.spots)
     levels = within("falls", falls, 0.0, 1.0)
     levels = np.repeat(levels[:, None], assets, axis=1) if levels.ndim == 1 else levels
     levels = shaped("falls", levels, None, assets)
-    long = np.maximum(books.positions, 0.0)
-    found = np.array([closing(*books.standing(level)) @ long for level in levels])
-    return np.asarray(found * books.prices * (1 - levels))
+    found = np.array([_closed(at, closing) @ at.sold for at in map(books.standing, levels)])
+    return np.asarray(found * (1 - levels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,14 +253,14 @@ class Cascade:
     sold: Floats
     """[a], in quote at the prices before."""
     bad_debt: float
-    """What equities below 0 sum up to at the end, in quote, as if nothing were sold on the way."""
+    """What accounts owe beyond all that they have, in quote, as if nothing were sold on the way."""
     rounds: int
     amplification: Floats
     """[a], the fall over its shock; NaN of what was not shocked and did not fall."""
 
 
 def cascade(
-    books: Books,
+    books: Falling,
     shock: ArrayLike,
     impact: Callable[[Floats], ArrayLike],
     *,
@@ -259,21 +281,20 @@ def cascade(
     Property: of books that are only long, with margins up to 1, `cliff` falls at least as far as
     `share_to_close`.
     """
-    assets = len(books.prices)
+    assets = len(books.spots)
     first = shaped("shock", within("shock", shock, 0.0, 1.0), assets)
-    long = np.maximum(books.positions, 0.0)
-    closed, falls, rounds = np.zeros(len(long)), first, 0
+    sold, closed, falls, rounds = np.zeros(assets), np.zeros(1), first, 0
     while True:
         rounds += 1
-        closed = np.maximum(closed, closing(*books.standing(falls)))
-        sold = closed @ long * books.prices
+        at = books.standing(falls)
+        closed = np.maximum(closed, _closed(at, closing))
+        sold = np.maximum(sold, closed @ at.sold)
         moved = shaped("impact", within("impact", impact(sold), 0.0, 1.0), assets)
         after = np.maximum(falls, first + (1 - first) * moved)
         settled = float((after - falls).max()) <= tolerance
         falls = after
         if settled:
             break
-    equity, _ = books.standing(falls)
     with np.errstate(divide="ignore", invalid="ignore"):
         amplification = falls / first
-    return Cascade(falls, sold, float(np.maximum(-equity, 0.0).sum()), rounds, amplification)
+    return Cascade(falls, sold, float(books.standing(falls).bad_debt.sum()), rounds, amplification)

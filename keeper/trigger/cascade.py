@@ -50,7 +50,8 @@ def flows(
     share = share_to_close(scores.equity, then.levels[classes] * scores.requirement)
     closed = np.abs(positions) * np.where(scores.unknown, 0.0, share)[:, None]
     value = np.abs(np.nan_to_num(then.value))
-    worth = (closed * (value if value.ndim == 1 else value[classes])).sum(axis=0) * every
+    quote = np.nan_to_num(then.in_quote(classes))
+    worth = quote @ (closed * (value if value.ndim == 1 else value[classes])) * every
     return {
         feed: float(worth[_hang_on(now, price({**quotes, feed: quote}))].sum())
         for feed, quote in fallen.items()

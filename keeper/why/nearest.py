@@ -11,6 +11,7 @@ from keeper.domain import Quote
 from keeper.journal.reader import JournalReader
 from keeper.replay.scene import Scene
 from keeper.trigger import Trigger
+from keeper.trigger.mirrored import named
 from keeper.units import WAD, AccountKey
 from keeper.why import account as stands
 
@@ -61,12 +62,6 @@ def _told(scene: Scene, key: AccountKey, far: Any, sigmas: Any, row: int) -> dic
         "sigmas": float(sigmas[row, place]),
         "there": stands.at_breach(scene, key, feed, factor),
     }
-
-
-def named(key: AccountKey) -> str:
-    """Name an account in short: by owner and sub-account, where it is one."""
-    sub = int.from_bytes(key[20:])
-    return f"0x{key[:20].hex()}:{sub}" if sub < 2**32 else f"0x{key.hex()}"
 
 
 def words_of(found: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:

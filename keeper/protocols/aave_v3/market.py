@@ -155,6 +155,28 @@ class AaveMarket:
             absolute=2 * float(np.nansum(higher / units + 1 / BASE_UNIT)),
         )
 
+    def worths(self, world: AaveWorld, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS) -> Floats:
+        """Return what a scaled unit of each reserve, held and owed, is worth; NaN where it has no price.
+
+        By the reserve's own price in every category: at that it is sold.
+        """
+        now = world.at(at_s).now
+        prices = _column(each.price or np.nan for each in self.fast(world, quotes).now.reserves)
+        units = _column(each.unit * BASE_UNIT * RAY for each in now.reserves)
+        held = _column(each.income_ray for each in now.reserves) / units
+        owed = _column(each.debt_ray for each in now.reserves) / units
+        return np.concatenate([prices * held, -prices * owed])
+
+    def spots(self, world: AaveWorld) -> Mapping[FeedId, Wad]:
+        """Return what every feed answered last; of several of one name what the first did."""
+        traced = (each for found in self.deployment.traces.values() for each in found)
+        answered = ((each.feed, world.answers.get(each.feed_address)) for each in traced)
+        told: dict[FeedId, Wad] = {}
+        for feed, answer in answered:
+            if answer is not None:
+                told.setdefault(feed, answer.price_wad)
+        return dict(sorted(told.items()))
+
     # --- the two clocks ---
 
     def market_of(self, loan: AaveRow) -> str:

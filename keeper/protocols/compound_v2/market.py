@@ -14,7 +14,7 @@ from keeper import abi
 from keeper.domain import Act, Call, ChainTime, Fact, Log, Quote, Reason, Refuse, Unknown
 from keeper.errors import InvariantBroken
 from keeper.lending import flash, tokens
-from keeper.lending.feeds import fast_prices
+from keeper.lending.feeds import fast_prices, spots
 from keeper.lending.flash import Kind
 from keeper.lending.words import (
     By,
@@ -35,6 +35,7 @@ from keeper.protocols.compound_v2.math import Health, Pool, Unmet
 from keeper.protocols.compound_v2.params import Listing, World, read_listing
 from keeper.protocols.compound_v2.rows import Loan, VenusRows
 from keeper.remedies import Do, Mend
+from keeper.risk.inputs import Floats
 from keeper.risk.marks import Marks
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad, mul_div_down
 
@@ -177,6 +178,21 @@ class VenusMarket:
             if number in world.unpriced:
                 value[number] = gross[count + number] = np.nan
         return Marks(value, gross, np.ones(1))
+
+    def worths(self, world: World, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS) -> Floats:
+        """Return what a vToken and a debt over its index are worth, by market; NaN without a price."""
+        count, clock = len(self.listing.markets), self.listing.clock(ChainTime(world.at.block + 1, at_s))
+        worths = np.full(2 * count, np.nan)
+        for number, market in enumerate(self.fast(world, quotes).pool.markets):
+            if number not in world.unpriced:
+                price, index = market.price / WAD / WAD, math.accrued(market, clock).borrow_index_wad / WAD
+                worths[number] = price * market.exchange_rate_wad / WAD
+                worths[count + number] = -price * index
+        return worths
+
+    def spots(self, world: World) -> Mapping[FeedId, Wad]:
+        """Return what every feed answered last; of several of one name what the first did."""
+        return spots(self.listing.feeds, world.heard)
 
     def sights(self, loan: Loan, world: World, quotes: Mapping[FeedId, Quote | Unknown]) -> tuple[Sight, ...]:
         """Return what both clocks say of the feeds of what it holds and owes."""

@@ -18,6 +18,7 @@ from keeper.domain import (
     Call,
     ChainTime,
     Fact,
+    FeedView,
     Globals,
     HybridAct,
     Instrument,
@@ -41,6 +42,7 @@ from keeper.protocols.hybrid.portfolio import setting_at
 from keeper.protocols.hybrid.rows import HybridRows
 from keeper.protocols.hybrid.signing import ArraysToSign
 from keeper.remedies import Health, Mend
+from keeper.risk.inputs import Floats
 from keeper.risk.marks import Marks
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad, mul_div_down
 
@@ -123,6 +125,18 @@ class HybridMarket:
 
         At the slow price where the fast one is not known and the contract has the slow one act alone.
         """
+        columns, quoted = self._columns(world, at_s), self._quoted(world, quotes, at_s)
+        return marks_of(columns, quoted, at_s, self.flag_levels_wad)
+
+    def _columns(self, world: OracleView, at_s: UnixS) -> tuple[Instrument, ...]:
+        """Return all that is listed in the order of the columns."""
+        listed = self.instruments(world, at_s)
+        return (*(listed[at] for at in self._order), *listed[self.market_count :])
+
+    def _quoted(
+        self, world: OracleView, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS
+    ) -> Mapping[FeedId, Quote | Unknown]:
+        """Return the quotes, and the slow prices that act alone."""
         alone = [
             view
             for feed in self.feeds
@@ -130,9 +144,17 @@ class HybridMarket:
             if not isinstance(quotes.get(feed), Quote) and view.slow_alone(at_s)
         ]
         slow = {view.feed: Quote(view.feed, view.slow_wad, view.slow_updated_at_s) for view in alone}
-        listed = self.instruments(world, at_s)
-        columns = (*(listed[at] for at in self._order), *listed[self.market_count :])
-        return marks_of(columns, {**quotes, **slow}, at_s, self.flag_levels_wad)
+        return {**quotes, **slow}
+
+    def worths(self, world: OracleView, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS) -> Floats:
+        """Return what one unit of each column is worth: of collateral its price, without a haircut."""
+        whole = [replace(each, value_wad=WAD) for each in self._columns(world, at_s)]
+        return marks_of(whole, self._quoted(world, quotes, at_s), at_s).value
+
+    def spots(self, world: OracleView) -> Mapping[FeedId, Wad]:
+        """Return the newer price of every feed on chain that counts."""
+        told = {feed: _newest_wad(world[feed]) for feed in sorted(self.feeds)}
+        return {feed: price_wad for feed, price_wad in told.items() if price_wad}
 
     def decode(self, log: Log) -> Fact | None:
         """Say what a log of this deployment means; None for one that concerns no account and no price."""
@@ -407,6 +429,12 @@ def _instrument(market: Listed, terms: Terms, oracles: OracleView) -> Instrument
         array=oracles.arrays.get(market.market),
         settlement_wad=oracles.settlements.get(market.market),
     )
+
+
+def _newest_wad(view: FeedView) -> Wad:
+    """Return the newer of both prices that counts, 0 where neither does."""
+    is_fast = view.fast_ok and (view.fast_observed_at_s > view.slow_updated_at_s or not view.slow_ok)
+    return view.fast_wad if is_fast and view.fast_wad else view.slow_wad if view.slow_ok else 0
 
 
 def _in_episode(account: Account) -> bool:

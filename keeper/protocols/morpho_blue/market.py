@@ -12,7 +12,7 @@ from keeper import abi
 from keeper.domain import Act, Call, ChainTime, Fact, Log, Quote, Reason, Refuse, Unknown
 from keeper.errors import InvariantBroken
 from keeper.lending import flash, tokens
-from keeper.lending.feeds import fast_prices
+from keeper.lending.feeds import fast_prices, spots
 from keeper.lending.flash import Kind
 from keeper.lending.words import By, Close, Repay, Sight, Standing, Sweep, Way
 from keeper.protocols.morpho_blue import codec, math, oracles
@@ -20,6 +20,7 @@ from keeper.protocols.morpho_blue.math import PreTerms, Unmet
 from keeper.protocols.morpho_blue.params import Listed, Listing, Pre, World, read_listing
 from keeper.protocols.morpho_blue.rows import COLLATERAL, SHARES, Loan, MorphoRows
 from keeper.remedies import Do, Mend
+from keeper.risk.inputs import Floats
 from keeper.risk.marks import Marks
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad, mul_div_down
 
@@ -189,8 +190,33 @@ class MorphoMarket:
             classes = slice(2 * number, 2 * number + 2)
             value[classes, COLLATERAL] = plain, np.nan if np.isnan(plain) else np.nanmin([plain, *pres])
             gross[classes, SHARES] = math.debt_per_share(market) if market else np.nan
-        levels = np.ones(len(value))
-        return Marks(value, gross, levels, absolute=ROUNDING)
+        levels, quote = np.ones(len(value)), np.repeat(self._loans_worth(clocks[1]), 2)
+        return Marks(value, gross, levels, absolute=ROUNDING, quote=quote)
+
+    def worths(self, world: World, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS) -> Floats:
+        """Return what a unit of collateral and a share of debt are worth, by market; NaN without a price."""
+        fast, worths = self.fast(world, quotes), np.empty((2 * len(self.listing.markets), 2))
+        loans = self._loans_worth(fast)
+        for number, (listed, stored) in enumerate(zip(self.listing.markets, world.stored, strict=True)):
+            market, price = stored.up_to(at_s), fast.prices.get(listed.oracle)
+            held = np.nan if price is None else price / math.SCALE
+            owed = -math.debt_per_share(market) if market else np.nan
+            worths[2 * number : 2 * number + 2] = held * loans[number], owed * loans[number]
+        return worths
+
+    def spots(self, world: World) -> Mapping[FeedId, Wad]:
+        """Return what every feed answered last; of several of one name what the first did."""
+        return spots(self.listing.feeds, world.heard)
+
+    def _loans_worth(self, world: World) -> Floats:
+        """Return what one unit of each market's loan is worth in quote; NaN where nothing tells."""
+        tokens, decimals = self.listing.chosen.tokens, self.listing.decimals
+        worths = np.full(len(self.listing.markets), np.nan)
+        for number, listed in enumerate(self.listing.markets):
+            price_wad = self._price_wad(tokens[listed.loan], world) if listed.loan in tokens else None
+            if price_wad is not None and listed.loan in decimals:
+                worths[number] = price_wad / WAD / 10 ** decimals[listed.loan]
+        return worths
 
     def sights(self, loan: Loan, world: World, quotes: Mapping[FeedId, Quote | Unknown]) -> tuple[Sight, ...]:
         """Return what both clocks say of the feeds of its oracles."""

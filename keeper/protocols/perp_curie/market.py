@@ -21,6 +21,7 @@ from keeper.protocols.perp_curie.math import MILLION, Market, Trader, Unmet
 from keeper.protocols.perp_curie.params import Deployment, read_feeds
 from keeper.protocols.perp_curie.rows import FLAGS, Account, PerpRows, why_barred
 from keeper.remedies import Do, Mend
+from keeper.risk.inputs import Floats
 from keeper.risk.marks import Marks
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad, mul_div_down
 
@@ -98,6 +99,15 @@ class PerpCurieMarket:
             levels=np.ones(FLAGS),
             absolute=ROUNDING,
         )
+
+    def worths(self, world: PerpWorld, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS) -> Floats:
+        """Return the mark of every market as it would be were the index at the fast price."""
+        return self.marks(self.fast(world, quotes), {}, at_s).value
+
+    def spots(self, world: PerpWorld) -> Mapping[FeedId, Wad]:
+        """Return the index of every feed; of several markets of one feed that of the first."""
+        found = {feed: self.index_wad(feed, world) for feed in sorted(self.feeds)}
+        return {feed: price_wad for feed, price_wad in found.items() if price_wad}
 
     def decode(self, log: Log) -> Fact | None:
         """Say what a log of this deployment means; None for one that changes no account."""

@@ -203,7 +203,8 @@ def test_a_cascade_ends_at_a_fixed_point(closing: Closing) -> None:
 
     crowd = books(*CROWD)
     found = cascade(crowd, [0.05], impact, closing=closing)
-    again = closing(*crowd.standing(found.falls)) @ crowd.positions * 100
+    at = crowd.standing(found.falls)
+    again = closing(at.equity, at.requirement, at.left) @ at.sold
     assert found.falls == pytest.approx(1 - 0.95 * (1 - impact(again)), abs=1e-6)
     assert found.sold == pytest.approx(again, rel=1e-5)
 
@@ -265,5 +266,5 @@ def test_cascades_that_make_no_sense_are_refused(shock: list[float], impact: flo
 def test_books_whose_parts_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"cash must have the shape \[2\], found \[1\]"):
         Books(np.zeros(1), np.zeros((2, 1)), np.ones(1), np.zeros(1))
-    with pytest.raises(ValueError, match="prices must be above 0"):
+    with pytest.raises(ValueError, match="spots must be above 0"):
         Books(np.zeros(1), np.zeros((1, 1)), np.zeros(1), np.zeros(1))

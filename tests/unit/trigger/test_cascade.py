@@ -74,6 +74,18 @@ def test_where_only_debts_must_be_covered_all_of_it_counts() -> None:
     assert loans == pytest.approx({ETH: 890.0})
 
 
+@pytest.mark.parametrize(("unit", "worth"), [(0.01, 900.0), (float("nan"), 0.0)])
+def test_what_counts_in_something_else_is_told_in_quote_where_its_worth_is_known(
+    unit: float, worth: float
+) -> None:
+    def in_cents(quotes: Mapping[FeedId, Quote | Unknown]) -> Marks:
+        marks = price(quotes)
+        return Marks(marks.value * 100, marks.gross * 100, marks.levels, quote=np.array([unit]))
+
+    cents = (-90_000.0, 10.0, 0.0)
+    assert flows(book(cents), QUOTES, in_cents, [ETH], 0.1) == pytest.approx({ETH: worth})
+
+
 def test_feeds_fall_together_and_each_has_its_own_part() -> None:
     both = (-1_950.0, 10.0, 1.0)
     found = flows(book(both), QUOTES, price, [ETH, BTC], 0.03)

@@ -1,0 +1,113 @@
+"""A book as a file says it: spots, instruments, what accounts hold of them, and what each has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+
+from keeper.domain import Kind
+from keeper.errors import ConfigError
+from keeper.risk import scenarios
+from keeper.risk.holdings import Portfolios
+from keeper.risk.margin import DAYS_A_YEAR, AddOns, Book, Instrument
+
+
+class _Said(BaseModel):
+    """A part of a book as its file says it; what it does not know is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SaidInstrument(_Said):
+    """One instrument; what a kind does not have stays away."""
+
+    underlying: str
+    kind: Literal["perp", "future", "call", "put"]
+    strike: FiniteFloat = 0.0
+    vol: FiniteFloat = 0.0
+    days: FiniteFloat = 0.0
+    inverse: bool = False
+
+
+class SaidBook(_Said):
+    """A book; docs/risk/margin.md says what each key means."""
+
+    spots: dict[str, FiniteFloat]
+    instruments: dict[str, SaidInstrument]
+    accounts: dict[str, dict[str, FiniteFloat]]
+    equity: dict[str, FiniteFloat] = {}
+    in_coin: bool = False
+    add_ons: dict[str, Any] | None = None
+
+
+def read_book(path: Path) -> SaidBook:
+    """Read a book from its file.
+
+    Raises ConfigError where it cannot be read, and where it does not say a book: which key, and why.
+    """
+    try:
+        return SaidBook.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{path}: {place + ': ' if place else ''}{first['msg']}") from None
+
+
+def to_book(said: SaidBook) -> Book:
+    """Return the book that a file says. Raises ConfigError for what is not listed, BadInput as `Book.of`."""
+    names = {name: place for place, name in enumerate(said.instruments)}
+    positions = np.zeros((len(said.accounts), len(names)))
+    for row, (account, legs) in enumerate(said.accounts.items()):
+        for name, size in legs.items():
+            if name not in names:
+                raise ConfigError(f"{account} holds {name}, which is not among the instruments")
+            positions[row, names[name]] = size
+    instruments = [to_instrument(name, each) for name, each in said.instruments.items()]
+    return Book.of(instruments, said.spots, positions, in_coin=said.in_coin)
+
+
+def to_instrument(name: str, said: SaidInstrument) -> Instrument:
+    """Return an instrument, which has what its kind asks for and nothing else; else raises ConfigError."""
+    wanted = {"perp": set(), "future": {"days"}}.get(said.kind, {"strike", "vol", "days"})
+    given = said.model_fields_set & {"strike", "vol", "days"}
+    if given != wanted:
+        asked = ", ".join(sorted(wanted)) or "neither strike, vol nor days"
+        raise ConfigError(f"{name}: a {said.kind} has {asked}, found {', '.join(sorted(given)) or 'none'}")
+    kind = Kind.PERP if said.kind in {"perp", "future"} else Kind(said.kind)
+    years = said.days / DAYS_A_YEAR
+    return Instrument(name, said.underlying, kind, said.strike, said.vol, years, said.inverse)
+
+
+def to_add_ons(said: SaidBook) -> AddOns | None:
+    """Return the charges beside the scenarios. Raises ConfigError for one that there is not."""
+    if said.add_ons is None:
+        return None
+    unknown = set(said.add_ons) - set(AddOns.__slots__)
+    if unknown:
+        raise ConfigError(f"unknown add-on {min(unknown)}; there are {', '.join(AddOns.__slots__)}")
+    try:
+        return AddOns(**said.add_ons)
+    except (TypeError, AttributeError):
+        raise ConfigError(
+            f"add-ons must be numbers, and volume_day by underlying, found {said.add_ons}"
+        ) from None
+
+
+def to_portfolios(said: SaidBook, grid: str, *, judged: bool = True) -> Portfolios:
+    """Return the accounts of a book with what each has, margined by a grid.
+
+    ``judged`` asks for the equity of each; else who says none has none. Raises ConfigError where it is not
+    said of an account, or said of one that there is not, and as `to_book` and `to_add_ons`.
+    """
+    accounts = list(said.accounts)
+    if strangers := set(said.equity) - set(accounts):
+        raise ConfigError(f"equity: {min(strangers)} is not among the accounts")
+    if judged and (missing := [each for each in accounts if each not in said.equity]):
+        raise ConfigError(f"nobody knows who is in breach without the equity of {', '.join(missing)}")
+    equity = np.array([said.equity.get(each, 0.0) for each in accounts])
+    return Portfolios(accounts, to_book(said), equity, scenarios.grid(grid), to_add_ons(said))

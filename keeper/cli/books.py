@@ -1,0 +1,162 @@
+"""Where a question to the risk engine has its book from: a file, a keeper's disk, or the chain as it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvloop
+
+from keeper import progress
+from keeper.cli.bookfile import read_book, to_portfolios
+from keeper.cli.output import log_to_nobody
+from keeper.cli.parts import PROTOCOLS, Parts, connected
+from keeper.cli.why import taped_scene
+from keeper.config import Config, load
+from keeper.domain import Head
+from keeper.errors import ConfigError
+from keeper.journal.reader import JournalReader
+from keeper.pipeline import Shelf
+from keeper.ports import Market
+from keeper.risk.holdings import Held, Portfolios, linear
+from keeper.risk.margin import Book
+from keeper.risk.marks import Marks
+from keeper.state.archive import Stamp, stamp_of
+from keeper.state.book import Book as Accounts
+from keeper.trigger.distance import Quotes
+from keeper.trigger.mirrored import Mirrored
+from keeper.units import AccountKey
+
+BookFile = Annotated[Path | None, typer.Argument(help="A book as JSON; docs/risk/margin.md says how.")]
+Deployed = Annotated[
+    Path | None,
+    typer.Option("--config", help="In place of a file, the deployment of this configuration, from its node."),
+]
+Snapshot = Annotated[
+    bool,
+    typer.Option(
+        "--snapshot", help="With --config, ask no node: the keeper's book on disk, at the journal's prices."
+    ),
+]
+GridName = Annotated[str, typer.Option("--grid", help="What margins a file's book: paradex24 and others.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A book, and what is to be said of where it comes from."""
+
+    held: Held
+    told: Mapping[str, Any]
+    """``book``, and of a deployment its ``block`` and how many accounts were ``left_out``."""
+
+    @property
+    def positions(self) -> Book:
+        """Its instruments and what accounts hold of them; of a deployment what it comes to in its assets."""
+        return self.held.book if isinstance(self.held, Portfolios) else linear(self.held)
+
+    @property
+    def words(self) -> str:
+        """Say it to a person."""
+        if "block" not in self.told:
+            return str(self.told["book"])
+        left = self.told["left_out"]
+        without = f"; {left} accounts cannot be judged and are left out" if left else ""
+        return f"{self.told['book']} at block {self.told['block']}{without}"
+
+
+def open_book(
+    file: Path | None,
+    config: Path | None,
+    *,
+    snapshot: bool = False,
+    grid: str = "span16",
+    judged: bool = True,
+) -> Source:
+    """Open a book from wherever the command line says.
+
+    ``judged`` asks for the equity of every account, without which nobody knows who is in breach; a deployment
+    always has it. Raises ConfigError where not one source is named, and as each of them does.
+    """
+    if (file is None) == (config is None):
+        raise ConfigError("name one book: a file, or --config with the deployment of a configuration")
+    if file is not None:
+        if snapshot:
+            raise ConfigError(
+                "--snapshot is the book of a configuration: name that with --config, and no file"
+            )
+        return Source(to_portfolios(read_book(file), grid, judged=judged), {"book": str(file)})
+    assert config is not None  # one of both
+    log_to_nobody()
+    settings = load(config)
+    return asyncio.run(_kept(settings)) if snapshot else uvloop.run(_live(settings))
+
+
+# --- of a deployment -----------------------------------------------------------------------------
+
+
+async def _kept(config: Config) -> Source:
+    """Return the keeper's book on disk, at the prices that its journal has of the head nearest before."""
+    shelf = config.shelf(dry_run=False)
+    block, _ = stamp_of(shelf.path)
+    with closing(JournalReader(config.journal_place(dry_run=False))) as reader:
+        scene = await taped_scene(reader, block)
+    if isinstance(scene, str):
+        raise ConfigError(f"the prices of block {block}, at which {shelf.path} was read: {scene}")
+    book, _ = _loaded(shelf, scene.market)
+    return _source(config, scene.market, book, scene.world, scene.head)
+
+
+async def _live(config: Config) -> Source:
+    """Read every account at the newest head; whom events since the book on disk named, too."""
+    kind = PROTOCOLS[config.deployment.protocol]
+    async with connected(config, kind.find) as parts:
+        market, head, reader = parts.market, parts.head, parts.reader
+        known, pages = await _known(parts), kind.page
+        calls = [market.rows_call(known[at : at + pages]) for at in range(0, len(known), pages)]
+        prices, *rows = await reader.call_many([market.prices_call(), *calls], head.hash)
+    book = Accounts(market.shape)
+    for page in rows:
+        book.fold_rows(page, head.number)
+    return _source(config, market, book, market.decode_prices(prices), head)
+
+
+async def _known(parts: Parts[Any]) -> Sequence[AccountKey]:
+    """Return every account that the book on disk has, or that an event since then has named."""
+    config, shelf = parts.config, parts.config.shelf(dry_run=False)
+    found, begin = dict[AccountKey, None](), config.deployment.from_block
+    if shelf.path.exists():
+        book, stamp = _loaded(shelf, parts.market)
+        found.update(dict.fromkeys(book.keys.tolist()))
+        if await parts.reader.hash_at(stamp.block) == stamp.block_hash:
+            begin = max(begin, stamp.block + 1)
+    with progress.shown() as bar:
+        async for part in parts.reader.search(begin, parts.head.number):
+            facts = (parts.market.decode(log) for log in part.logs)
+            found.update(dict.fromkeys(key for fact in facts if fact is not None for key in fact.touched))
+            bar.at(part.last - begin + 1, parts.head.number - begin + 1)
+    return config.deployment.accounts.pick(found)
+
+
+def _loaded(shelf: Shelf, market: Market[Any, Any]) -> tuple[Accounts[Any], Stamp]:
+    return Accounts.load(shelf.path, market.shape, chain_id=shelf.chain_id, deployment=shelf.deployment)
+
+
+def _source(config: Config, market: Market[Any, Any], book: Accounts[Any], world: Any, head: Head) -> Source:
+    """Mark a book by what the protocol's own oracle says at a head."""
+    at_s, spots = head.timestamp_s, market.spots(world)
+    if not spots:
+        raise ConfigError(f"no price of {config.deployment.address} is known by a feed: none can be moved")
+    kind = PROTOCOLS[config.deployment.protocol]
+
+    def price(quotes: Quotes) -> Marks:
+        return kind.marks(market, world, quotes, at_s)
+
+    held = Mirrored(book.freeze(), spots, price, partial(market.worths, world, at_s=at_s), at_s)
+    name = f"{config.deployment.protocol} {config.deployment.address}"
+    return Source(held, {"book": name, "block": head.number, "left_out": held.unknown})
