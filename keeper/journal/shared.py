@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,8 @@ class PostgresJournal(StoredJournal):
             raise ConfigError(f"the journal {place} cannot be used: {error}") from error
         self._found: dict[AccountKey, None] = {}
         """Accounts that were found while another led."""
+        self._of_today: set[str] = set()
+        """The schemas beside it whose tables are known to be those of this keeper."""
         self._begin_run: Callable[[], None] | None = None
         """Begins the run whose tape is kept, as soon as this keeper leads."""
 
@@ -136,11 +138,36 @@ class PostgresJournal(StoredJournal):
         self.leads()
 
     def unkept(self) -> list[str]:
-        """Return the journals of the wallet that this process leads and does not keep."""
-        try:
-            return self._tenure.unkept()
-        except psycopg.Error as error:
-            raise KeeperError(f"the journal {self._name} cannot be read: {self._db.told(error)}") from error
+        """Return the journals of the wallet that this process leads and does not keep.
+
+        Raises ConfigError where one of them has other tables than this keeper's: no grant could look at it.
+        """
+        with self._asked():
+            found = self._tenure.unkept()
+            for schema in found:
+                with self._within(schema):
+                    pass
+        return found
+
+    @contextmanager
+    def _within(self, schema: str) -> Iterator[None]:
+        """Ask another journal of the wallet meanwhile; raise ConfigError where its tables are others."""
+        with self._db.within(schema):
+            if schema not in self._of_today:
+                self._expect_of_today(schema)
+                self._of_today.add(schema)
+            yield
+
+    def _expect_of_today(self, schema: str) -> None:
+        version = migrations.version_of(self._db)
+        if version == migrations.VERSION:
+            return
+        mend = "start this keeper once with the configuration of that deployment, too"
+        if version is not None and version > migrations.VERSION:
+            mend = "start a keeper as new as that one"
+        found = f"its wallet has a journal in schema {schema} of version {version}"
+        bound = f"this keeper's are of version {migrations.VERSION}"
+        raise ConfigError(f"the journal {self._name} cannot be used: {found}, and {bound}; {mend}")
 
     @property
     def _shares_wallet(self) -> bool:
@@ -152,7 +179,7 @@ class PostgresJournal(StoredJournal):
     ) -> Claims:
         found = Claims()
         for schema in self._beside_it():
-            with self._db.within(schema):
+            with self._within(schema):
                 found += self.held(step, limits, chain_nonce, block, at_s)
         return found
 
@@ -164,21 +191,21 @@ class PostgresJournal(StoredJournal):
     def _next_nonce_beside(self) -> int:
         found = 0
         for schema in self._beside_it():
-            with self._db.within(schema):
+            with self._within(schema):
                 found = max(found, self.own_next_nonce())
         return found
 
     def _used_beside(self, block: Block, at_s: UnixS) -> Claims:
         found = Claims()
         for schema in self._beside_it():
-            with self._db.within(schema):
+            with self._within(schema):
                 found += self.used(self._limits, block, at_s)
         return found
 
     def _foreign_beside(self) -> tuple[Thrown, ...]:
         found: tuple[Thrown, ...] = ()
         for schema in self._beside_it():
-            with self._db.within(schema):
+            with self._within(schema):
                 found += tuple(noted_in(schema, each) for each in self.own_foreign())
         return found
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 import pytest
 
 from keeper.domain import CaseEvent, EventKind, Permit, Reason, Refuse, Step
-from keeper.errors import Deposed
+from keeper.errors import ConfigError, Deposed
 from keeper.journal import migrations, rows
 from keeper.journal.db import Shared
 from keeper.journal.guard import Limits
@@ -236,6 +236,36 @@ def test_a_deployment_that_nobody_keeps_is_held_and_counted_and_told(
     later.keep("c")
     assert later.leads() == [True, True]
     assert nonce_of(reserve(later.journals[1], *asked(tx, 3))) == 7
+
+
+@pytest.mark.parametrize(
+    ("version", "mend"),
+    [
+        (migrations.VERSION - 1, "start this keeper once with the configuration of that deployment, too"),
+        (migrations.VERSION + 1, "start a keeper as new as that one"),
+    ],
+)
+def test_a_journal_of_the_wallet_with_other_tables_is_named_at_the_start_and_at_a_grant(
+    process: Processes, places: dict[str, Shared], tx: dict[str, Any], version: int, mend: str
+) -> None:
+    before = process("one")
+    before.keep("a", "b")
+    before.close()
+    with closing(connect(places["b"])) as db:
+        db.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (str(version),))
+        db.execute("ALTER TABLE steps DROP COLUMN returned_block")
+    [a] = process("two").keep("a")
+    wait_until(a.leads)
+    told = (
+        f"schema {places['a'].schema} cannot be used: its wallet has a journal in schema"
+        f" {places['b'].schema} of version {version}, and this keeper's are of version"
+        f" {migrations.VERSION}; {mend}"
+    )
+    for ask in (a.unkept, lambda: reserve(a, *asked(tx)), a.measures, a.next_nonce):
+        with pytest.raises(ConfigError) as refused:
+            ask()
+        assert str(refused.value).endswith(told)
+    assert a.live_steps() == ()
 
 
 def test_leases_are_not_taken_where_one_of_the_wallet_is_left_out(
