@@ -716,8 +716,13 @@ class Journal(Protocol):
         """Return what the steps so far mean for the next one.
 
         That is how likely each kind is to do what it should, by the last fifty of it and ten presumed, nine
-        of which did; and what was taken of each feed within a minute.
+        of which did; and what was taken of each feed within a minute. A batch that reverted whole counts as
+        one step.
         """
+        ...
+
+    def failed_whole(self, account: AccountKey) -> bool:
+        """Tell whether an account's last transaction reverted as a whole, and no race was lost by it."""
         ...
 
     def last_event(self) -> int:

@@ -127,6 +127,8 @@ class Past:
     state: StepState
     reserved_at_s: UnixS
     outcome_at_s: UnixS | None
+    failed_together: bool = False
+    """Whether it reverted only with a batch that did as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,8 +441,11 @@ def attempts_hour(ask: Ask) -> Refuse | None:
 
 
 def backoff(ask: Ask) -> Refuse | None:
-    """Pause an account after reverts: twice as long for each further one in a row."""
-    mined = (p for p in reversed(ask.own) if p.state in MINED)
+    """Pause an account after reverts: twice as long for each further one in a row.
+
+    A batch that reverted whole pauses nobody: one act may have been the reason, and each goes alone next.
+    """
+    mined = (p for p in reversed(ask.own) if p.state in MINED and not p.failed_together)
     reverts = list(takewhile(lambda p: p.state is StepState.REVERTED, mined))
     if not reverts:
         return None
@@ -838,7 +843,13 @@ def _attempts(db: Db, step: Step, tranche_nonce: int | None) -> int:
 
 def _own(db: Db, account: AccountKey, at_s: UnixS) -> tuple[Past, ...]:
     return tuple(
-        Past(row["step_id"], StepState(row["state"]), row["reserved_at_s"], row["outcome_at_s"])
+        Past(
+            row["step_id"],
+            StepState(row["state"]),
+            row["reserved_at_s"],
+            row["outcome_at_s"],
+            bool(row["failed_together"]),
+        )
         for row in tally.own(db, account, at_s)
     )
 

@@ -82,6 +82,9 @@ STOPS = (Switch.HALT, Switch.FOREIGN, Switch.PAUSE, *BREAKERS)
 S = StepState
 E = EventKind
 
+ONE_OF_ALL = f"NOT (place > 0 AND {tally.FAILED_TOGETHER})"
+"""Of the steps of a batch that reverted whole the first stands for all."""
+
 STILL = (E.CALLED, E.MOVED, E.OBSERVED, E.WAITED, E.REFUSED)
 """Events that move no case but as whoever records them knows."""
 
@@ -257,7 +260,7 @@ class StoredJournal:
     def record_at(self, at_s: UnixS) -> Record:
         """Return what the steps so far mean for the next one."""
         query = (
-            "SELECT kind, state, outcome_at_s FROM steps WHERE outcome_block IS NOT NULL"
+            f"SELECT kind, state, outcome_at_s FROM steps WHERE outcome_block IS NOT NULL AND {ONE_OF_ALL}"  # noqa: S608
             " ORDER BY outcome_block DESC, rowid DESC LIMIT ?"
         )
         ended = defaultdict[str, list[bool]](list)
@@ -267,6 +270,15 @@ class StoredJournal:
         won = {kind: _odds_wad(each[:ODDS_OF]) for kind, each in ended.items()}
         with self._asked() as db:
             return Record(won, _odds_wad([]), tally.moved_wad(db, at_s))
+
+    def failed_whole(self, account: AccountKey) -> bool:
+        """Tell whether an account's last transaction reverted as a whole, and no race was lost by it."""
+        query = (
+            f"SELECT {tally.FAILED_WHOLE} FROM steps WHERE account = ? AND state IN ('included', 'reverted')"  # noqa: S608
+            " ORDER BY rowid DESC LIMIT 1"
+        )
+        found = self._rows(query, account)
+        return bool(found and found[0][0])
 
     def last_event(self) -> int:
         """Return the number of the newest event, 0 where there is none."""
@@ -753,11 +765,12 @@ class StoredJournal:
     def outcomes_since(self, at_s: UnixS, most: int) -> list[bool]:
         """Return of the newest own steps mined since then that take something over, whether each did.
 
-        Races that were lost are left out: by them nothing is off with the keeper.
+        Races that were lost are left out: by them nothing is off with the keeper. A batch that reverted whole
+        counts as one.
         """
         query = (
-            "SELECT state FROM steps WHERE outcome_block IS NOT NULL AND outcome_at_s > ?"
-            " AND notional_wad <> '0' AND lost_to IS NULL"
+            "SELECT state FROM steps WHERE outcome_block IS NOT NULL AND outcome_at_s > ?"  # noqa: S608
+            f" AND notional_wad <> '0' AND lost_to IS NULL AND {ONE_OF_ALL}"
             " AND state IN ('included', 'reverted') ORDER BY outcome_block DESC, nonce DESC, place DESC"
             " LIMIT ?"
         )

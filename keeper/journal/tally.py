@@ -25,6 +25,14 @@ MOST = 2**60
 """An amount beyond this many millionths counts as so much: it is beyond every limit."""
 WHOLE = ""
 """In the place of a market: the step as a whole."""
+BESIDE = (
+    "EXISTS (SELECT 1 FROM steps AS beside WHERE beside.nonce = steps.nonce AND beside.state <> 'abandoned'"
+    " AND beside.place <> steps.place AND beside.state = '{}')"
+)
+FAILED_WHOLE = f"state = 'reverted' AND lost_to IS NULL AND NOT {BESIDE.format('included')}"
+"""Of a step: its transaction did nothing, though nobody was there before it."""
+FAILED_TOGETHER = f"{FAILED_WHOLE} AND {BESIDE.format('reverted')}"
+"""Of a step: so it was, and which of several acts it was nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +348,7 @@ def reserved_wad(db: Db, block: Block) -> Wad:
 def own(db: Db, account: AccountKey, at_s: UnixS) -> Iterable[Any]:
     """Yield the steps of an account that are in flight, and those of the last day, oldest first."""
     query = (
-        "SELECT step_id, state, reserved_at_s, outcome_at_s FROM steps"
+        f"SELECT step_id, state, reserved_at_s, outcome_at_s, {FAILED_TOGETHER} AS failed_together FROM steps"  # noqa: S608
         " WHERE account = ? AND (state IN ('reserved', 'sent') OR reserved_at_s > ?) ORDER BY rowid"
     )
     return db.execute(query, (account, at_s - DAY_S))

@@ -319,7 +319,9 @@ class Acts(Generic[MarketT]):
             self._cases.refused(each.account, bid, head)
             return None
         bid = bid.within(fees)
-        terms = bid, picked.step.valid_until_block
+        # What reverted whole would take a batch along again.
+        goes_alone = self._batch > 1 and self._journal.failed_whole(each.account)
+        terms = None if goes_alone else (bid, picked.step.valid_until_block)
         batch = open_.place(picked.step, picked.call, terms)
         granted = self._journal.reserve(
             picked.step,

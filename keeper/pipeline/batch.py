@@ -53,9 +53,12 @@ class Batches:
         self._most = most
         self._open: dict[Terms, Batch] = {}
 
-    def place(self, step: Step, call: Call, terms: Terms) -> Batch:
-        """Return the transaction in which an act is to go: one with the same terms and room, or its own."""
-        alone, found = Batch(call, (call,), step.gas_limit), self._open.get(terms)
+    def place(self, step: Step, call: Call, terms: Terms | None) -> Batch:
+        """Return the transaction in which an act is to go: one with the same terms and room, or its own.
+
+        Without terms that it could share, it goes alone.
+        """
+        alone, found = Batch(call, (call,), step.gas_limit), terms and self._open.get(terms)
         if self._market is None or found is None or len(found.acts) >= self._most:
             return alone
         acts = (*found.acts, call)
@@ -65,6 +68,7 @@ class Batches:
         wider = Batch(whole, acts, found.acts_gas + step.gas_limit, found.permit)
         return wider if wider.gas_limit <= MOST_GAS else alone
 
-    def note(self, batch: Batch, permit: Permit, terms: Terms) -> None:
-        """Take it that the newest act of a transaction has its permit: others may join it."""
-        self._open[terms] = replace(batch, permit=batch.permit or permit)
+    def note(self, batch: Batch, permit: Permit, terms: Terms | None) -> None:
+        """Take it that the newest act of a transaction has its permit: others with its terms may join it."""
+        if terms is not None:
+            self._open[terms] = replace(batch, permit=batch.permit or permit)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from keeper.domain import Agree, Booking, EventKind, Permit, Reason, Refuse
+from keeper.domain import Agree, Booking, EventKind, Permit, Reason, Refuse, Rival
 from keeper.errors import InvariantBroken
 from keeper.journal import runs, tally
 from keeper.journal.guard import Limits
@@ -234,6 +234,63 @@ def test_of_a_batch_the_last_act_is_the_newest_outcome(batch: Batch, journal: St
     batch.settle(E.INCLUDED, E.INCLUDED, E.REVERTED)
     assert journal.outcomes_since(0, 1) == [False]
     assert journal.outcomes_since(0, 3) == [False, True, True]
+
+
+def test_a_batch_that_reverts_whole_pauses_nobody_and_counts_as_one_revert(
+    batch: Batch, journal: StoredJournal, event: Events
+) -> None:
+    before = journal.record_at(1_224).won_wad
+    batch.take(*range(1, 9))
+    batch.send()
+    batch.settle(*[E.REVERTED] * 8)
+    assert journal.outcomes_since(0, 20) == [False]
+    [(kind, won_wad)] = journal.record_at(1_224).won_wad.items()
+    assert (kind not in before, won_wad) == (True, 9 * WAD // 11)
+    again = Batch(journal, event, batch._step, batch._tx)
+    for case in (1, 2):
+        journal.record([event(case=case, block=102)])
+        assert journal.failed_whole(journal.step(batch.steps[case - 1]).account)
+        assert isinstance(again.ask(case, chain_nonce=6, block=102, at_s=1_224), Permit)
+
+
+def test_who_reverts_alone_after_its_batch_has_a_pause_and_goes_alone_on(
+    batch: Batch, journal: StoredJournal, event: Events
+) -> None:
+    batch.take(1, 2)
+    batch.send()
+    batch.settle(E.REVERTED, E.REVERTED)
+    alone, account = Batch(journal, event, batch._step, batch._tx), journal.step(batch.steps[0]).account
+    journal.record([event(case=1, block=102)])
+    granted = alone.ask(1, chain_nonce=6, block=102, at_s=1_224)
+    assert isinstance(granted, Permit)
+    journal.sign(granted.step_id, b"again", "0xbb")
+    journal.sent(granted.step_id, **AT)
+    journal.settle(granted.step_id, Outcome(E.REVERTED, 103, "0xb103", 70, "0xbb"), at_s=1_236)
+    assert journal.failed_whole(account)
+    journal.record([event(case=1, block=103)])
+    refused = alone.ask(1, chain_nonce=7, block=103, at_s=1_237)
+    assert isinstance(refused, Refuse)
+    assert refused.reason == Reason("limit.backoff", "1 s since revert 1 in a row", "30 s")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        ((E.REVERTED, E.INCLUDED), NOTHING_MORE),
+        ((E.REVERTED, E.REVERTED), Aftermath(lost_to=Rival("flag", "0xee", 101))),
+    ],
+)
+def test_an_act_that_failed_by_itself_or_lost_its_race_has_its_pause(
+    batch: Batch, journal: StoredJournal, event: Events, kinds: tuple[EventKind, ...], said: Aftermath
+) -> None:
+    batch.take(1, 2)
+    batch.send()
+    batch.settle(*kinds, said=(said,))
+    assert not journal.failed_whole(journal.step(batch.steps[0]).account)
+    journal.record([event(case=1, block=102)])
+    refused = Batch(journal, event, batch._step, batch._tx).ask(1, chain_nonce=6, block=102, at_s=1_224)
+    assert isinstance(refused, Refuse)
+    assert refused.reason.rule == "limit.backoff"
 
 
 def test_a_higher_bid_counts_once_for_all_of_a_batch(batch: Batch, journal: StoredJournal) -> None:

@@ -157,6 +157,27 @@ async def test_each_case_goes_on_from_the_outcome_of_its_own_act(batching: Desk)
     assert states == [StepState.INCLUDED, StepState.REVERTED, StepState.INCLUDED]
 
 
+async def test_after_a_batch_that_reverts_whole_each_goes_alone_until_it_gets_through(batching: Desk) -> None:
+    batching.feed.known.clear()
+    await batching.head(*breached(3))
+    assert [len(acts) for acts in sent(batching)] == [3]
+    await batching.head(mined=True, status=0)
+    assert [batching.told(case)[3:] for case in range(3)] == [
+        ["Reverted", "Suspected", "Reserved flag", "Sent"]
+    ] * 3
+    assert sent(batching) == [["flag"]] * 3
+    # The one that made it revert does so again, and nobody else waits for it.
+    culprit, *others = batching.journal.live_steps()
+    batching.chain.extend()
+    batching.chain.mine()
+    batching.chain.receipts[culprit.tx_hash or ""]["status"] = "0x0"
+    await batching.hear((), (batching.chain.tip,))
+    states = [batching.journal.step(each.step_id).state for each in (culprit, *others)]
+    assert states == [StepState.REVERTED, StepState.INCLUDED, StepState.INCLUDED]
+    paused = [batching.told(case)[-1] == "Refused limit.backoff" for case in range(3)]
+    assert paused == [batching.history(case)[0].account == culprit.account for case in range(3)]
+
+
 async def test_the_gas_of_a_batch_is_enough_for_every_act_by_itself(batching: Desk) -> None:
     await batching.head(*breached(4))
     await tick(batching)
@@ -192,6 +213,12 @@ def test_acts_that_bid_otherwise_or_hold_otherwise_go_apart() -> None:
     batches = Batches(MARKET, 3)
     found = [placed(batches, terms=each) for each in [(FEES, 7), (OTHER, 7), (FEES, 8), (FEES, 7)]]
     assert sizes(found) == [1, 1, 1, 2]
+
+
+def test_an_act_without_terms_shares_its_transaction_with_nobody() -> None:
+    batches = Batches(MARKET, 3)
+    found = [placed(batches, terms=each) for each in [None, (FEES, 7), None, None, (FEES, 7)]]
+    assert sizes(found) == [1, 1, 1, 1, 2]
 
 
 def test_a_transaction_takes_no_more_gas_than_the_chain_lets_it() -> None:
