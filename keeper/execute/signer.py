@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import rlp
 from coincurve import PublicKey
 from eth_utils.crypto import keccak
 
@@ -140,32 +139,36 @@ class Fields:
 
     prefix: bytes
     """The type of EIP-2718; none for a legacy transaction."""
-    values: tuple[Any, ...]
+    items: bytes
+    """All of it but the signature, in RLP, without the head of the list."""
     chain_id: int
 
     @property
     def unsigned(self) -> bytes:
         """What is hashed and signed: EIP-1559, or EIP-155 for a legacy transaction."""
-        replay = () if self.prefix else (self.chain_id, 0, 0)
-        return self.prefix + bytes(rlp.encode([*self.values, *replay]))
+        replay = b"" if self.prefix else rlp(self.chain_id, 0, 0)
+        return self.prefix + listed(self.items + replay)
 
     def signed(self, parity: int, r: int, s: int) -> Signed:
         """Put a signature to it, which is believed."""
         v = parity if self.prefix else parity + 35 + 2 * self.chain_id
-        raw = self.prefix + bytes(rlp.encode([*self.values, v, r, s]))
+        raw = self.prefix + listed(self.items + rlp(v, r, s))
         return Signed(raw, "0x" + keccak(raw).hex())
 
 
 DYNAMIC = ("chainId", "nonce", "maxPriorityFeePerGas", "maxFeePerGas", "gas", "to", "value", "data")
 LEGACY = ("nonce", "gasPrice", "gas", "to", "value", "data")
 ADDRESS_BYTES = 20
+NO_ACCESS = b"\xc0"
+"""An access list with nothing in it."""
 
 
 def fields_of(tx: Mapping[str, Any]) -> Fields:
     """Read a transaction of type 2, or a legacy one; raise InvariantBroken where it is neither, or has more.
 
     Not by eth-account, which takes many times as long over the shapes that a transaction may have as the
-    curve takes over its signature; properties hold the bytes to its own.
+    curve takes over its signature, nor by ``rlp``, which takes as long as that; properties hold the bytes to
+    its own.
     """
     kind = tx.get("type", 0)
     names = {0: LEGACY, 2: DYNAMIC}.get(kind)
@@ -175,7 +178,10 @@ def fields_of(tx: Mapping[str, Any]) -> Fields:
         values = tuple(_plain(name, tx[name]) for name in names)
     except (AttributeError, TypeError, ValueError) as error:
         raise InvariantBroken(f"the transaction cannot be signed: {error}") from error
-    return Fields(b"\x02", (*values, []), tx["chainId"]) if kind == 2 else Fields(b"", values, tx["chainId"])
+    items = rlp(*values)
+    if kind == 2:
+        return Fields(b"\x02", items + NO_ACCESS, tx["chainId"])
+    return Fields(b"", items, tx["chainId"])
 
 
 def _plain(name: str, value: Any) -> bytes | int:
@@ -188,6 +194,32 @@ def _plain(name: str, value: Any) -> bytes | int:
     if name == "to" and len(raw) != ADDRESS_BYTES:
         raise ValueError(f"to: expected an address of {ADDRESS_BYTES} bytes, found {len(raw)}")
     return raw
+
+
+def rlp(*values: bytes | int) -> bytes:
+    """Encode items one after the other (Yellow Paper, appendix B); numbers without zeros before them."""
+    return b"".join([_item(each if isinstance(each, bytes) else _shortest(each)) for each in values])
+
+
+def listed(items: bytes) -> bytes:
+    """Put the head of a list before its items."""
+    return _head(len(items), 0xC0) + items
+
+
+def _item(raw: bytes) -> bytes:
+    is_itself = len(raw) == 1 and raw[0] < 0x80
+    return raw if is_itself else _head(len(raw), 0x80) + raw
+
+
+def _head(size: int, kind: int) -> bytes:
+    if size < 56:
+        return bytes((kind + size,))
+    told = _shortest(size)
+    return bytes((kind + 55 + len(told),)) + told
+
+
+def _shortest(number: int) -> bytes:
+    return number.to_bytes((number.bit_length() + 7) // 8)
 
 
 def completed(fields: Fields, signature: bytes, address: str) -> Signed:
