@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,12 @@ class Netting:
         return found
 
 
+@lru_cache(maxsize=16)
+def _nothing(width: int) -> Netting:
+    """Return what columns require together that net with nothing, the same at every tick."""
+    return Netting.of(width, ())
+
+
 @dataclass(frozen=True, slots=True)
 class Marks:
     """equity = cash + positions @ value, requirement = |positions| @ gross; quote per unit, or `quote`.
@@ -81,7 +88,9 @@ class Marks:
     netting: Netting = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "netting", Netting.of(self.value.shape[-1], self.underlyings))
+        width = self.value.shape[-1]
+        netting = Netting.of(width, self.underlyings) if self.underlyings else _nothing(width)
+        object.__setattr__(self, "netting", netting)
 
     def in_quote(self, classes: NDArray[np.unsignedinteger[Any]]) -> Floats:
         """Return what one of what each row counts in is worth in quote, by its class [n]."""

@@ -28,6 +28,8 @@ from keeper.units import AccountKey, Block
 
 REMEMBERED_BLOCKS = 256
 """How many blocks back it is known which accounts each touched."""
+EXACT = 1024
+"""Accounts whose exact state is kept as objects: some are asked for at every tick."""
 CHUNK = 2**16
 """Rows that are derived or written to disk at a time: what that takes in between stays small."""
 
@@ -51,6 +53,8 @@ class Book(Generic[RowT]):
         self._complete_after: Block = 0
         self._changed: list[Rows] | None = None
         """Rows that were written to since somebody asked; None where it is all of them."""
+        self._exact: dict[AccountKey, RowT] = {}
+        """What was read out of the columns since anything was written to them."""
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -72,6 +76,7 @@ class Book(Generic[RowT]):
         """
         had, names = self._names, _names(shape)
         self._shape, self._names = shape, names
+        self._exact.clear()
         if had == names:
             return
         self._changed = None
@@ -133,6 +138,7 @@ class Book(Generic[RowT]):
         self._note_changed(rows)
 
     def _note_changed(self, rows: Rows) -> None:
+        self._exact.clear()
         if self._changed is not None:
             self._changed.append(rows)
 
@@ -213,12 +219,20 @@ class Book(Generic[RowT]):
         return self._legs.owners("code", np.repeat(wanted, 2))
 
     def exact(self, key: AccountKey) -> RowT | Unknown:
-        """Return the exact state of one account; Unknown where it was never read, or changed since."""
+        """Return the exact state of one account; Unknown where it was never read, or changed since.
+
+        For as long as nothing is written to the book it is the same object.
+        """
+        if (known := self._exact.get(key)) is not None:
+            return known
         row = self._row(key)
         if row == NOBODY or key in self._dirty:
             why = "never read" if row == NOBODY else "changed, and not read since"
             return Unknown(f"account 0x{key.hex()}", why)
-        return self._shape.row(self._ledger, key, row)
+        if len(self._exact) >= EXACT:
+            self._exact.clear()
+        found = self._exact[key] = self._shape.row(self._ledger, key, row)
+        return found
 
     def read(self, page: bytes) -> tuple[RowT, ...]:
         """Return the accounts of the answer of a bulk read, as it has them; nothing is taken over."""

@@ -69,8 +69,9 @@ def score(*, cash: Floats, positions: Floats, marks: Marks, classes: Classes | N
     requirement, counted, netted = _absolute_product(positions, charges, classes).T
     equity = cash + _product(positions, value, classes)
     rows = np.flatnonzero(netted)
-    of = None if classes is None else classes[rows]
-    requirement[rows] = _netted(positions[rows], gross, marks.underlyings, of)
+    if len(rows):
+        of = None if classes is None else classes[rows]
+        requirement[rows] = _netted(positions[rows], gross, marks.underlyings, of)
     return Scores(
         equity=equity,
         requirement=requirement,
@@ -89,6 +90,8 @@ def suspects(scores: Scores, *, level: float | Floats = 1.0) -> Rows:
     """
     surplus = scores.equity - level * scores.requirement
     rows = np.flatnonzero(~((surplus > scores.margin) | scores.at_rest | scores.unknown))
+    if len(rows) < 2:
+        return rows
     with np.errstate(divide="ignore", invalid="ignore"):
         health = scores.equity[rows] / scores.requirement[rows]
     return rows[np.argsort(np.nan_to_num(health, nan=-np.inf), kind="stable")]

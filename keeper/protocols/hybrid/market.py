@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from keeper import abi
 from keeper.domain import (
@@ -47,6 +47,17 @@ from keeper.risk.marks import Marks
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad, mul_div_down
 
 _UNLISTED: Final = "not listed when the deployment was read"
+ASSESSED = 1024
+"""Judgements that are kept: those under care, and near to breach, are judged at every tick of a head."""
+
+
+class _Assessed(NamedTuple):
+    """What was found of an account, and of what: all of it frozen, and kept alive by this."""
+
+    account: Account
+    oracles: OracleView
+    at: ChainTime
+    found: Assessment | Unknown
 
 
 class HybridMarket:
@@ -57,6 +68,10 @@ class HybridMarket:
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
         self._rules = deployment.rules
+        self._assessed: dict[tuple[AccountKey, int], _Assessed] = {}
+        """By account and view of the oracles."""
+        self._marked: tuple[OracleView, UnixS, tuple[Instrument, ...]] | None = None
+        """The instruments of which marks were made last, in the order of the columns."""
 
     @property
     def market_count(self) -> int:
@@ -129,9 +144,12 @@ class HybridMarket:
         return marks_of(columns, quoted, at_s, self.flag_levels_wad)
 
     def _columns(self, world: OracleView, at_s: UnixS) -> tuple[Instrument, ...]:
-        """Return all that is listed in the order of the columns."""
-        listed = self.instruments(world, at_s)
-        return (*(listed[at] for at in self._order), *listed[self.market_count :])
+        """Return the instruments as their columns lie; between two heads they stay the same."""
+        if self._marked is None or self._marked[0] is not world or self._marked[1] != at_s:
+            listed = self.instruments(world, at_s)
+            columns = (*(listed[at] for at in self._order), *listed[self.market_count :])
+            self._marked = world, at_s, columns
+        return self._marked[2]
 
     def _quoted(
         self, world: OracleView, quotes: Mapping[FeedId, Quote | Unknown], at_s: UnixS
@@ -289,8 +307,19 @@ class HybridMarket:
 
         What concerns the slope is foreseen as if the account were confirmed in that block, where it is not
         confirmed yet. Fee and closeable fraction are those after the sale of collateral and the fee cap that
-        a slice begins with.
+        a slice begins with. What it has found of the same account, view and block it does not seek anew.
         """
+        key = account.key, id(oracles)
+        known = self._assessed.get(key)
+        if known is not None and known.account is account and known.oracles is oracles and known.at == at:
+            return known.found
+        if len(self._assessed) >= ASSESSED:
+            self._assessed.clear()
+        found = self._assess(account, oracles, at)
+        self._assessed[key] = _Assessed(account, oracles, at, found)
+        return found
+
+    def _assess(self, account: Account, oracles: OracleView, at: ChainTime) -> Assessment | Unknown:
         lacking = self._lacking(account, oracles)
         if lacking:
             return lacking

@@ -9,7 +9,7 @@ from eth_abi.abi import encode
 from keeper.domain import Account, FlagState, Head, Holding, Leg, Phase, Unknown
 from keeper.errors import ChainFault
 from keeper.protocols.hybrid.rows import HybridRows
-from keeper.state.book import REMEMBERED_BLOCKS, Book
+from keeper.state.book import EXACT, REMEMBERED_BLOCKS, Book
 from keeper.units import WAD
 from tests.unit.protocols.hybrid.pages import EVERYTHING, account, key, page_of
 
@@ -36,6 +36,24 @@ def book_of(*accounts: Account, block: int = 100) -> Book[Account]:
 
 def test_every_field_of_a_row_comes_back_exactly_and_in_the_contracts_order() -> None:
     assert book_of(account(1), EVERYTHING).exact(key(7)) == EVERYTHING
+
+
+def test_an_account_is_the_same_object_until_the_book_is_written_to() -> None:
+    book = book_of(account(1), account(2))
+    before = book.exact(key(1))
+    assert book.exact(key(1)) is before
+    book.fold_rows(page_of([account(2, cash_wad=5)]), 101)
+    assert book.exact(key(1)) is not before
+    assert book.exact(key(1)) == before
+
+
+def test_of_many_accounts_that_are_asked_for_only_the_last_ones_are_kept_as_objects() -> None:
+    book = book_of(*(account(number) for number in range(1, EXACT + 2)))
+    first = book.exact(key(1))
+    for number in range(1, EXACT + 2):
+        assert book.exact(key(number)) == account(number)
+    assert book.exact(key(EXACT + 1)) is book.exact(key(EXACT + 1))
+    assert book.exact(key(1)) is not first
 
 
 def test_a_fold_replaces_old_rows_and_adds_new_ones() -> None:

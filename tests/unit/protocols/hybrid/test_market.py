@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from eth_abi.abi import encode
 
@@ -15,6 +16,7 @@ from keeper.domain import (
     Kind,
     Leg,
     Phase,
+    Quote,
     Reason,
     Refuse,
     Unknown,
@@ -150,6 +152,30 @@ def test_terms_on_a_ramp_are_those_of_the_block_that_is_judged() -> None:
         assert (found.fast.requirement_wad, found.fast.equity_wad) == (requirement * WAD, equity * WAD)
         columns = market.instruments(oracles(), NOW_S + passed_s)
         assert columns[0].range_wad * 20_000 == requirement * WAD
+
+
+def test_nothing_is_judged_twice_and_nothing_else_by_the_same_judgement() -> None:
+    market, account, view = HybridMarket(deployment()), worked_example(), oracles()
+    found = market.assess(account, view, AT)
+    assert market.assess(account, view, AT) is found
+    richer = replace(account, cash_wad=account.cash_wad + 500 * WAD)
+    fallen = changed(view, "BTC/USD", fast_wad=PRICES["BTC/USD"] - 100 * WAD)
+    later = ChainTime(AT.block + 1, AT.timestamp_s + 12)
+    for asked in ((richer, view, AT), (account, fallen, AT), (account, view, later)):
+        assert market.assess(*asked) == HybridMarket(deployment()).assess(*asked) != found
+    assert market.assess(account, view, AT) == found
+
+
+def test_marks_are_those_of_the_view_and_the_moment_that_are_asked_for() -> None:
+    rising = replace(UNDERLYINGS["BTC/USD"], mmr=Ramp(5 * WAD // 100, 6 * WAD // 100, NOW_S, NOW_S + 10))
+    bare = deployment(markets=PERPS | OPTIONS)
+    listed = replace(bare, rules=replace(bare.rules, underlyings=UNDERLYINGS | {"BTC/USD": rising}))
+    quotes = {feed: Quote(feed, price_wad, NOW_S) for feed, price_wad in PRICES.items()}
+    market, settled = HybridMarket(listed), oracles(settlements={PUT: 180 * WAD})
+    for asked in ((oracles(), NOW_S), (settled, NOW_S), (settled, NOW_S + 10), (oracles(), NOW_S)):
+        found, fresh = (each.marks(asked[0], quotes, asked[1]) for each in (market, HybridMarket(listed)))
+        assert np.array_equal(found.value, fresh.value, equal_nan=True)
+        assert np.array_equal(found.gross, fresh.gross, equal_nan=True)
 
 
 def test_an_alarm_begins_at_the_level_of_the_slope_that_the_owner_chose() -> None:
