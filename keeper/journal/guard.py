@@ -598,7 +598,8 @@ def rebid(
     own = tally.at_stake(db, step.step_id)
     # Of a batch every act counts by itself, and all of them are bid for at once.
     whole = sum((tally.at_stake(db, each.step_id) for each in step.carries), own)
-    before = _in_its_place(step, kind, nonce, whole)
+    before = _in_its_place(step, kind, nonce, whole, data_fee_wei)
+    transactions = 1 if kind is BidKind.FILL else 1 + len(step.carries)
     risks_wad = [_risk_wad(db, each, kind, max_fee_wei) for each in (step, *step.carries)]
     asked = _asked_again(
         step,
@@ -606,7 +607,7 @@ def rebid(
         before,
         limits=limits,
         standing=standing,
-        max_cost_wei=_most_wei(tx) + data_fee_wei * (1 + len(step.carries)),
+        max_cost_wei=_most_wei(tx) + data_fee_wei * transactions,
         max_fee_wei=max_fee_wei,
         risk_wad=sum(risks_wad),
         balance_wei=balance_wei,
@@ -641,11 +642,14 @@ def _expect_higher(step: StepRecord, kind: BidKind, tx: Mapping[str, Any]) -> No
         raise InvariantBroken(f"step {step.step_id}: a bid that is no higher than the last one")
 
 
-def _in_its_place(step: StepRecord, kind: BidKind, nonce: int, whole: Sums) -> Sums:
-    """Return what a step counts for on a nonce: of what fills gaps below it, and of itself."""
+def _in_its_place(step: StepRecord, kind: BidKind, nonce: int, whole: Sums, data_fee_wei: Wei) -> Sums:
+    """Return what a step counts for on a nonce: of what fills gaps below it, and of itself.
+
+    Each nonce pays once for its data, whatever was bid for it.
+    """
     dearest: dict[int, Wei] = {}
     for each in step.fills:
-        dearest[each.nonce] = max(dearest.get(each.nonce, 0), _most_wei(each.unsigned_tx))
+        dearest[each.nonce] = max(dearest.get(each.nonce, 0), _most_wei(each.unsigned_tx) + data_fee_wei)
     if kind is BidKind.FILL:
         return Sums(spent_wei=dearest.get(nonce, 0))
     return whole - Sums(spent_wei=sum(dearest.values()))
@@ -746,7 +750,7 @@ def held(
         tally.moved_wad(db, at_s) if taken else {},
         {market: tally.taken_wad(db, market, at_s - DAY_S) for market in by_day},
         {market: tally.inventory(db, market, standing.sold_to(market)) for market in kept},
-        tally.in_flight(db),
+        tally.in_flight(db, chain_nonce),
     )
 
 

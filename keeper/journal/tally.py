@@ -228,10 +228,17 @@ def in_flight_wei(db: Db) -> Wei:
     return int(db.execute(query).fetchone()[0]) * GWEI
 
 
-def in_flight(db: Db) -> int:
-    """Return how many transactions may still be included."""
-    query = "SELECT count(*) FROM steps WHERE state IN ('reserved', 'sent') AND place = 0"
-    return int(db.execute(query).fetchone()[0])
+def in_flight(db: Db, chain_nonce: int = 0) -> int:
+    """Return how many transactions may still be included: those of steps, and what fills gaps below them.
+
+    What has filled one below ``chain_nonce`` is not any more; without that it counts as long as its step.
+    """
+    query = (
+        "SELECT (SELECT count(*) FROM steps WHERE state IN ('reserved', 'sent') AND place = 0) +"
+        " (SELECT count(DISTINCT sends.nonce) FROM steps JOIN sends USING (step_id)"
+        " WHERE state IN ('reserved', 'sent') AND sends.kind = 'fill' AND sends.nonce >= ?)"
+    )
+    return int(db.execute(query, (chain_nonce,)).fetchone()[0])
 
 
 def at_stake(db: Db, step_id: str) -> Sums:

@@ -12,6 +12,7 @@ from keeper.errors import InvariantBroken
 from keeper.journal.guard import Limits
 from keeper.journal.store import StoredJournal
 from keeper.ports import BidKind, StepRecord, Switch
+from tests.unit.journal.conftest import Journals
 
 GWEI = 10**9
 AT: dict[str, Any] = {"block": 101, "at_s": 1_212}
@@ -32,6 +33,13 @@ def out(journal: StoredJournal, event: Callable[..., CaseEvent], step: Callable[
         return journal.step(permit.step_id)
 
     return _out
+
+
+def reserved(
+    journal: StoredJournal, event: CaseEvent, step: Step, tx: Any, *, chain_nonce: int
+) -> Permit | Refuse:
+    journal.record([event])
+    return journal.reserve(step, tx, chain_nonce=chain_nonce, block=100, at_s=1_200)
 
 
 def bid(journal: StoredJournal, of: StepRecord, kind: BidKind, gwei: int, **other: Any) -> Any:
@@ -85,6 +93,41 @@ def test_what_fills_a_gap_holds_its_nonce_and_counts_besides(journal: StoredJour
     bid(journal, outbid, BidKind.RAISE, 6)
     assert most_wei(journal) - before == 21_000 * 5 * GWEI + 1_000_000 * 3 * GWEI
     assert out(2, chain_nonce=5).nonce == 6
+
+
+def test_a_nonce_pays_for_its_data_once_however_often_is_bid_for_it(
+    journal: StoredJournal, out: Outs
+) -> None:
+    sent, data_wei = out(chain_nonce=7), 10**15
+    before = most_wei(journal)
+    for gwei in (4, 5, 6):
+        fees = {"maxFeePerGas": gwei * GWEI, "maxPriorityFeePerGas": 2 * GWEI}
+        fill = {**sent.unsigned_tx, **fees, "nonce": 5, "gas": 21_000}
+        filled = journal.rebid(sent.step_id, BidKind.FILL, fill, **AT, data_fee_wei=data_wei)
+        assert isinstance(filled, StepRecord)
+        assert most_wei(journal) - before == 21_000 * gwei * GWEI + data_wei
+    raised = {**sent.unsigned_tx, "maxFeePerGas": 6 * GWEI, "maxPriorityFeePerGas": 2 * GWEI}
+    journal.rebid(sent.step_id, BidKind.RAISE, raised, **AT, data_fee_wei=data_wei)
+    own_wei = 1_000_000 * 3 * GWEI + data_wei
+    assert most_wei(journal) - before == 21_000 * 6 * GWEI + data_wei + own_wei
+
+
+def test_what_fills_a_gap_is_in_flight_until_its_nonce_is_used(
+    open_journal: Journals, event: Callable[..., CaseEvent], step: Callable[..., Step], tx: Any
+) -> None:
+    journal = open_journal(Limits(in_flight=3))
+    sent = reserved(journal, event(case=1), step(case=1), tx, chain_nonce=7)
+    assert isinstance(sent, Permit)
+    journal.sign(sent.step_id, b"raw", "0x1")
+    journal.sent(sent.step_id, block=100, at_s=1_200)
+    for gwei in (4, 5):
+        bid(journal, journal.step(sent.step_id), BidKind.FILL, gwei, nonce=5, gas=21_000)
+    bid(journal, journal.step(sent.step_id), BidKind.FILL, 4, nonce=6, gas=21_000)
+    assert journal.endings()["in_flight"] == 3
+    refused = reserved(journal, event(case=2), step(case=2), tx, chain_nonce=5)
+    assert isinstance(refused, Refuse)
+    assert refused.reason == Reason("limit.in_flight", "3 in flight", "3 transactions")
+    assert isinstance(reserved(journal, event(case=3), step(case=3), tx, chain_nonce=6), Permit)
 
 
 FILLS: dict[str, tuple[dict[str, Any], str]] = {
