@@ -63,6 +63,11 @@ class Divided(Section):
         return ""
 
     @property
+    def own_markets(self) -> tuple[str, ...]:
+        """Return the markets of the protocol's own of which an account can be in one only."""
+        return ()
+
+    @property
     def accounts(self) -> Part:
         """Return which accounts are kept."""
         number, of = map(int, self.part.split("/"))
@@ -176,6 +181,11 @@ class MorphoDeployment(LendingDeployment):
     def scope(self) -> str:
         """Return the markets: of others no account is known."""
         return " ".join(sorted(self.markets))
+
+    @property
+    def own_markets(self) -> tuple[str, ...]:
+        """Return the identifiers of the markets."""
+        return self.markets
 
 
 class VenusDeployment(LendingDeployment):

@@ -50,6 +50,7 @@ def pause(
     market: MarketName, *, config: ConfigOption = HERE, reason: Reason = "", dry_run: Rehearsed = False
 ) -> None:
     """Permit nothing that hangs on a market, until it is unpaused."""
+    _expect_known(market, load(config).known_markets())
     with _switchboard(config, dry_run=dry_run) as journal:
         journal.throw(Switch.PAUSE, market, on=True, who=_operator(), why=reason)
     typer.echo(f"{market} paused")
@@ -88,6 +89,7 @@ def sold(
 ) -> None:
     """Say that what was taken over of a market up to now has been sold: it is no inventory any more."""
     with _switchboard(config, dry_run=dry_run) as journal:
+        _expect_known(market, journal.taken_over())
         journal.throw(Switch.SOLD, market, on=True, who=_operator(), why=reason)
     typer.echo(f"{market} sold")
 
@@ -156,6 +158,11 @@ def _switchboards(paths: Sequence[Path] | None, *, dry_run: bool) -> Iterator[li
     with ExitStack() as stack:
         opened = (opening.to_switch(place, limits, wallets) for place, limits in found.items())
         yield [stack.enter_context(closing(journal)) for journal in opened]
+
+
+def _expect_known(market: str, known: Sequence[str]) -> None:
+    if market not in known:
+        raise ConfigError(f"expected one of {', '.join(known) or 'none'}, found {market}")
 
 
 def _expect_on(journal: StoredJournal, switch: str, subject: str) -> list[Thrown]:

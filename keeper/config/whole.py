@@ -285,6 +285,10 @@ class Config(BaseSettings):
             )
         return self.feed.open()
 
+    def known_markets(self) -> tuple[str, ...]:
+        """Return what an account may hang on: feeds that have a price, and the protocol's own markets."""
+        return *sorted(self.feed.open().latest(0)), *self.deployment.own_markets
+
     def pipeline_params(self, *, dry_run: bool, page: int = pipeline.PAGE) -> pipeline.Params:
         """Return the parameters of the loop."""
         return pipeline.Params(

@@ -430,6 +430,11 @@ class StoredJournal:
             mark = tally.last_stake(db) if switch is Switch.SOLD else 0
             switches.throw(db, Thrown(switch, subject, who, why, self._now_s(), mark=mark), on=on)
 
+    def taken_over(self) -> tuple[FeedId, ...]:
+        """Return every market of which a step takes or took something."""
+        with self._asked() as db:
+            return tuple(tally.markets(db))
+
     def holding(self) -> tuple[FeedId, ...]:
         """Return the markets of which something was taken over and is not sold, with nothing in flight."""
         with self._asked() as db:

@@ -45,6 +45,7 @@ path = "prices.csv"
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "keeper.toml"
     path.write_text(LEAST)
+    (tmp_path / "prices.csv").write_text("timestamp_s,feed,price\n0,ETH/USD,2000\n0,BTC/USD,60000\n")
     return path
 
 
@@ -125,6 +126,58 @@ def test_a_damaged_journal_is_named_with_what_to_do(file: Path) -> None:
 def test_a_market_without_a_name_is_refused(file: Path, journal: SqliteJournal, command: str) -> None:
     assert "expected the name of a market, found nothing" in told(file, command, "")
     assert journal.switched(1) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("pause", "expected one of BTC/USD, ETH/USD, found ETH-USD"),
+        ("sold", "expected one of BTC/USD, found ETH-USD"),
+    ],
+)
+def test_a_market_that_nobody_knows_is_refused_with_those_that_are_known(
+    file: Path, journal: SqliteJournal, command: str, said: str
+) -> None:
+    taken(journal, "BTC/USD")
+    with pytest.raises(ConfigError, match=f"^{said}$"):
+        told(file, command, "ETH-USD")
+    assert journal.switched(1) == []
+
+
+def test_a_market_is_sold_only_where_something_was_taken_over(file: Path, journal: SqliteJournal) -> None:
+    with pytest.raises(ConfigError, match="^expected one of none, found BTC/USD$"):
+        told(file, "sold", "BTC/USD")
+    taken(journal, "BTC/USD")
+    assert told(file, "sold", "BTC/USD") == "BTC/USD sold"
+
+
+def test_a_market_of_the_protocols_own_is_paused_by_its_identifier(
+    file: Path, journal: SqliteJournal
+) -> None:
+    market = "0x" + "ab" * 32
+    text = LEAST.replace('reader = "0x1111111111111111111111111111111111111111"', "")
+    file.write_text(
+        text.replace(
+            "[deployment]",
+            f'[deployment]\nprotocol = "morpho_blue"\nmorpho = "0x{"11" * 20}"\nmarkets = ["{market}"]',
+        )
+    )
+    assert told(file, "pause", market) == f"{market} paused"
+    with pytest.raises(ConfigError, match=f"^expected one of BTC/USD, ETH/USD, {market}, found 0x1$"):
+        told(file, "pause", "0x1")
+    assert names(journal) == [f"pause {market}"]
+
+
+def taken(journal: SqliteJournal, market: str) -> None:
+    """Have a permit for a step that takes something of a market."""
+    account = bytes(32)
+    journal.record([CaseEvent("case", account, EventKind.SUSPECTED, 100, 1_200, {})])
+    tx = {"to": "0x" + "d1" * 20, "data": "0x", "value": 0, "gas": 10**6, "maxFeePerGas": 10**9}
+    step = Step("case", Flag(account, 1), 1_000, 1_000_000, WAD, takes=((market, WAD),))
+    granted = journal.reserve(
+        step, {**tx, "maxPriorityFeePerGas": 1}, chain_nonce=0, block=100, at_s=1_200
+    )
+    assert isinstance(granted, Permit)
 
 
 def test_limits_are_shown_with_what_stops_the_wallet(file: Path, journal: SqliteJournal) -> None:
