@@ -30,7 +30,7 @@ from tests.unit.protocols.hybrid import pages as hybrid_pages
 from tests.unit.protocols.morpho_blue import made as morpho
 from tests.unit.protocols.perp_curie import perps as perp
 
-MOVES = ({}, {"ETH/USD": 0.1}, {"ETH/USD": 0.3, "USDC/USD": 0.05}, {"ETH/USD": -0.2})
+MOVES: tuple[Mapping[str, float], ...] = ({}, {"ETH/USD": 0.1}, {"ETH/USD": 0.3, "USDC/USD": 0.05}, {"ETH/USD": -0.2})
 
 
 def mirrored(
@@ -107,7 +107,7 @@ def test_a_loan_hangs_on_its_collaterals_price_and_on_its_debts() -> None:
         stands = market.stand(account, world)
         assert isinstance(stands, Standing)
         held = mirrored(market, page, world, at_s, LendingDesk.marks)
-        assert tuple(held.assets)[0] == "ETH/USD"
+        assert next(iter(held.assets)) == "ETH/USD"
         assert held.exposures[0] == pytest.approx([stands.collateral_wad / WAD, -stands.debt_wad / WAD])
 
 
