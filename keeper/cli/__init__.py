@@ -6,7 +6,18 @@ from collections.abc import Callable, Mapping
 
 import typer
 
-from keeper.cli import demos, journals, keeping, looking, replaying, reporting, risking, switches, why
+from keeper.cli import (
+    demos,
+    journals,
+    keeping,
+    looking,
+    replaying,
+    reporting,
+    risking,
+    stresses,
+    switches,
+    why,
+)
 from keeper.errors import KeeperError
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
@@ -37,7 +48,7 @@ JOURNAL: Mapping[str, Callable[..., None]] = {
 }
 """Those of ``keeper journal``."""
 
-RISK: Mapping[str, Callable[..., None]] = {"margin": risking.see_margin}
+RISK: Mapping[str, Callable[..., None]] = {"margin": risking.see_margin, "stress": stresses.see_stress}
 """Those of ``keeper risk``."""
 
 app = typer.Typer(
@@ -49,7 +60,9 @@ app = typer.Typer(
 )
 journal_app = typer.Typer(no_args_is_help=True, help="Look after the journal.")
 
-risk_app = typer.Typer(no_args_is_help=True, help="Ask the risk engine about a book in a file.")
+risk_app = typer.Typer(
+    no_args_is_help=True, help="Ask the risk engine about a book: in a file, on disk, or on chain."
+)
 
 for name, command in COMMANDS.items():
     app.command(name)(command)

@@ -19,7 +19,7 @@ from keeper.cli.output import log_to_nobody
 from keeper.cli.parts import PROTOCOLS, Parts, connected
 from keeper.cli.why import taped_scene
 from keeper.config import Config, load
-from keeper.domain import Head
+from keeper.domain import Head, OracleView
 from keeper.errors import ConfigError
 from keeper.journal.reader import JournalReader
 from keeper.pipeline import Shelf
@@ -31,7 +31,7 @@ from keeper.state.archive import Stamp, stamp_of
 from keeper.state.book import Book as Accounts
 from keeper.trigger.distance import Quotes
 from keeper.trigger.mirrored import Mirrored
-from keeper.units import AccountKey
+from keeper.units import WAD, AccountKey
 
 BookFile = Annotated[Path | None, typer.Argument(help="A book as JSON; docs/risk/margin.md says how.")]
 Deployed = Annotated[
@@ -44,7 +44,7 @@ Snapshot = Annotated[
         "--snapshot", help="With --config, ask no node: the keeper's book on disk, at the journal's prices."
     ),
 ]
-GridName = Annotated[str, typer.Option("--grid", help="What margins a file's book: paradex24 and others.")]
+GridName = Annotated[str, typer.Option("--margin", help="What margins a file's book: paradex24 and others.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,8 @@ class Source:
     held: Held
     told: Mapping[str, Any]
     """``book``, and of a deployment its ``block`` and how many accounts were ``left_out``."""
+    fund: float | None = None
+    """What its insurance holds, in quote, where it says that itself."""
 
     @property
     def positions(self) -> Book:
@@ -159,4 +161,5 @@ def _source(config: Config, market: Market[Any, Any], book: Accounts[Any], world
 
     held = Mirrored(book.freeze(), spots, price, partial(market.worths, world, at_s=at_s), at_s)
     name = f"{config.deployment.protocol} {config.deployment.address}"
-    return Source(held, {"book": name, "block": head.number, "left_out": held.unknown})
+    fund = world.world.insurance_wad / WAD if isinstance(world, OracleView) else None
+    return Source(held, {"book": name, "block": head.number, "left_out": held.unknown}, fund)

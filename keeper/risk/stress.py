@@ -82,6 +82,19 @@ CRASHES: tuple[Crash, ...] = (
 """Computed from Binance's public hourly klines. Other venues printed lower on some of these days."""
 
 
+def crashes(hours: int) -> Mapping[str, Mapping[str, float]]:
+    """Return the worst move within so many hours of each asset that a crash tells of, oldest crash first.
+
+    Raises BadInput for hours that are not one of `HORIZONS_H`.
+    """
+    if hours not in HORIZONS_H:
+        raise BadInput(f"hours must be one of {HORIZONS_H}, found {hours}")
+    told: dict[str, dict[str, float]] = {}
+    for crash in CRASHES:
+        told.setdefault(crash.name, {})[crash.asset] = crash.worst[hours]
+    return told
+
+
 def historical(assets: Sequence[str], *, hours: int) -> Mapping[str, Floats]:
     """Return the worst moves [a] of some assets within so many hours, crash by crash, oldest first.
 
@@ -90,17 +103,13 @@ def historical(assets: Sequence[str], *, hours: int) -> Mapping[str, Floats]:
 
     Raises BadInput for no assets, an asset that none tells of, and hours that are not one of `HORIZONS_H`.
     """
-    told = {(crash.name, crash.asset): crash for crash in CRASHES}
-    known = {asset for _, asset in told}
+    told, known = crashes(hours), {crash.asset for crash in CRASHES}
     if not assets or not known.issuperset(assets):
         raise BadInput(f"expected assets among {', '.join(sorted(known))}, found {list(assets)}")
-    if hours not in HORIZONS_H:
-        raise BadInput(f"hours must be one of {HORIZONS_H}, found {hours}")
-    names = dict.fromkeys(crash.name for crash in CRASHES)
     return {
-        name: np.array([told[name, asset].worst[hours] for asset in assets])
-        for name in names
-        if all((name, asset) in told for asset in assets)
+        name: np.array([moves[asset] for asset in assets])
+        for name, moves in told.items()
+        if moves.keys() >= set(assets)
     }
 
 

@@ -30,7 +30,12 @@ from tests.unit.protocols.hybrid import pages as hybrid_pages
 from tests.unit.protocols.morpho_blue import made as morpho
 from tests.unit.protocols.perp_curie import perps as perp
 
-MOVES: tuple[Mapping[str, float], ...] = ({}, {"ETH/USD": 0.1}, {"ETH/USD": 0.3, "USDC/USD": 0.05}, {"ETH/USD": -0.2})
+MOVES: tuple[Mapping[str, float], ...] = (
+    {},
+    {"ETH/USD": 0.1},
+    {"ETH/USD": 0.3, "USDC/USD": 0.05},
+    {"ETH/USD": -0.2},
+)
 
 
 def mirrored(
