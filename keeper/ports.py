@@ -368,6 +368,10 @@ class LendingMarket(Market[RowT_co, WorldT], Protocol):
         """Return what both clocks say of the feeds that an account hangs on, as far as they are known."""
         ...
 
+    def unseen(self, loan: Any, world: WorldT) -> tuple[str, ...]:
+        """Name the prices that an account hangs on and no sight tells of: no known feed of them answers."""
+        ...
+
     def stand(self, loan: Any, world: WorldT) -> Standing | Unknown:
         """Return how an account stands, equal to the contract's own view of the same prices and time."""
         ...
@@ -403,6 +407,11 @@ class PerpMarket(Market[RowT_co, WorldT], Protocol):
     An account is a row of its book. A world is what every answer belongs to.
     """
 
+    @property
+    def untraced(self) -> tuple[str, ...]:
+        """Return the markets without a feed, each with the reason: the chain's mark stands at both clocks."""
+        ...
+
     def fast(self, world: WorldT, quotes: Mapping[FeedId, Quote | Unknown]) -> WorldT:
         """Return the world with every mark as it would be were the index at the fast price."""
         ...
@@ -411,6 +420,10 @@ class PerpMarket(Market[RowT_co, WorldT], Protocol):
         self, account: Any, world: WorldT, quotes: Mapping[FeedId, Quote | Unknown]
     ) -> tuple[Sight, ...]:
         """Return what both clocks say of the feeds that an account hangs on, as far as they are known."""
+        ...
+
+    def unseen(self, account: Any, world: WorldT) -> tuple[str, ...]:
+        """Name the prices that an account hangs on and no sight tells of: no feed of them is known."""
         ...
 
     def gained(self, logs: Sequence[Log], own: Collection[str]) -> Counter[str]:

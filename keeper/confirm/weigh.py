@@ -32,8 +32,11 @@ class Evidence:
     fast: bool
     """Whether at the fast ones; where there are none, what the chain says."""
     sights: Sequence[Sight]
-    """Its feeds at both clocks. One that does not tell when it answered is taken to have stood."""
+    """Its feeds at both clocks."""
     health_at: HealthAt
+    unseen: Sequence[str] = ()
+    """The prices that it hangs on besides: traced to no feed, or to one without an answer. The protocol's own
+    oracle is all that speaks of them."""
     witnesses: Witnesses = field(default_factory=dict)
     tripped: frozenset[FeedId] = frozenset()
     shown: ChainTime | None = None
@@ -63,7 +66,7 @@ def weigh(policy: Policy, since: ChainTime, evidence: Evidence, at: ChainTime, b
         return lacking
     if _cleared(voices, evidence):
         return _wait(at, 1, "confirm.fast_disagrees", evidence.found, f"a breach at both, by {policy.name}")
-    alone = _unsupported(policy, since, voices, evidence, at, block_time_s)
+    alone = _unsupported(policy, voices, evidence, at, block_time_s)
     if isinstance(alone, Wait):
         return alone
     told = [f"{each.sight.feed} by {', '.join(each.names)}" for each in voices]
@@ -275,33 +278,39 @@ def _cleared(voices: Sequence[_Voices], evidence: Evidence) -> bool:
 
 
 def _unsupported(
-    policy: Policy,
-    since: ChainTime,
-    voices: Sequence[_Voices],
-    evidence: Evidence,
-    at: ChainTime,
-    block_time_s: int,
+    policy: Policy, voices: Sequence[_Voices], evidence: Evidence, at: ChainTime, block_time_s: int
 ) -> Wait | str:
-    """Hold back a print that nobody else speaks of until it has stood; tell of which feeds it is one.
+    """Hold back a print that nobody else speaks of until it has stood; tell of which prices it is one.
 
     By the presets it never has.
     """
     alone = [each.sight for each in voices if each.is_alone]
-    if voices and not alone:
+    prices = [*(each.feed for each in alone), *evidence.unseen]
+    if voices and not prices:
         return ""
-    feeds = ", ".join(each.feed for each in alone) or "any feed"
-    # Some sources answer anew in every block: then it is enough that the alarm has stood. What they will say
-    # in the block of the step nobody knows yet: it has stood up to the one before.
-    age_s = at.timestamp_s - block_time_s - min(_newest_s(alone), since.timestamp_s)
+    named = ", ".join(prices) or "any feed"
+    # What they will say in the block of the step nobody knows yet: it has stood up to the one before.
+    age_s = at.timestamp_s - block_time_s - _stands_since_s(alone, evidence, at)
     left_s = None if policy.trust_chain_after_s is None else policy.trust_chain_after_s - age_s
     if evidence.waited or (left_s is not None and left_s <= 0):
-        return f"without a fast price of {feeds}"
-    found = f"{evidence.found}, nobody else speaks of {feeds}"
+        return f"without a fast price of {named}"
+    found = f"{evidence.found}, nobody else speaks of {named}"
     if left_s is None:
         return _wait(at, 1, "confirm.unsupported", found, f"another source, by {policy.name}")
-    bound = f"another source, or {policy.trust_chain_after_s} s after the answer"
+    bound = f"another source, or that it has stood for {policy.trust_chain_after_s} s"
     blocks = _blocks(left_s, block_time_s)
-    return _wait(at, blocks, "confirm.unsupported", f"{found}, {age_s} s after it", bound)
+    return _wait(at, blocks, "confirm.unsupported", f"{found}, it has stood for {max(0, age_s)} s", bound)
+
+
+def _stands_since_s(alone: Sequence[Sight], evidence: Evidence, at: ChainTime) -> UnixS:
+    """Return since when the prices have stood of which nobody else speaks.
+
+    Since their newest answer; or since the head from which on the protocol has shown the breach, for some
+    sources answer anew in every block. Where one does not tell when it answered, only since that head.
+    """
+    shown_s = (evidence.shown or at).timestamp_s
+    are_timed = not evidence.unseen and all(each.answered_at_s for each in alone)
+    return min(_newest_s(alone), shown_s) if alone and are_timed else shown_s
 
 
 def _newest_s(sights: Sequence[Sight]) -> UnixS:

@@ -315,6 +315,7 @@ class LendingDesk:
             fast=fast.is_breached,
             sights=sitting.market.sights(loan, sitting.chain, sitting.quotes),
             health_at=partial(_health_at, sitting, loan),
+            unseen=sitting.market.unseen(loan, sitting.chain),
             witnesses=sitting.witnesses,
             tripped=sitting.posture.tripped,
             shown=alarm.shown,

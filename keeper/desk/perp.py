@@ -300,6 +300,7 @@ class PerpDesk:
             fast=not fast.covers(),
             sights=sitting.market.sights(account, sitting.world, sitting.quotes),
             health_at=partial(_health_at, sitting, account),
+            unseen=sitting.market.unseen(account, sitting.world),
             witnesses=sitting.witnesses,
             tripped=sitting.posture.tripped,
             shown=alarm.shown,

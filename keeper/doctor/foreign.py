@@ -188,7 +188,7 @@ async def look_at_code(rpc: Pool, named: ForeignDeployment) -> AsyncIterator[Fin
 
 
 async def look(
-    market: LendingMarket[Any, Any], rpc: Pool, reader: ChainReader, head: Head
+    market: LendingMarket[Any, Any] | PerpMarket[Any, Any], rpc: Pool, reader: ChainReader, head: Head
 ) -> AsyncIterator[Finding]:
     """Yield what there is to say of the contracts, and of the prices that both clocks go by."""
     address = market.addresses[0]
@@ -199,8 +199,9 @@ async def look(
     proxied = "" if behind == NOBODY else f", a proxy of {behind}"
     yield Finding("contract", Mark.OK, f"{address}, {len(code):,} bytes{proxied}")
     for why in market.untraced:
-        found = f"{why}: the chain's price stands at both clocks"
-        yield Finding("oracle", Mark.WARN, found, "name its feed in deployment.feeds, where it has one")
+        found = f"{why}: the chain's price stands at both clocks, and nobody else speaks of it"
+        mend = "name its feed in [deployment]; else only trust_chain_after_s closes what hangs on it"
+        yield Finding("oracle", Mark.WARN, found, mend)
     market.decode_prices(await reader.call(market.prices_call(), head.hash))
     yield Finding("prices", Mark.OK, f"read at block {head.number}, {len(market.feeds)} feeds traced")
 

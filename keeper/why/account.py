@@ -41,6 +41,7 @@ from keeper.units import WAD, AccountKey, FeedId
 
 BEYOND = 0.01
 """How far beyond the price of a breach it is asked what would be taken: on the edge itself nothing is."""
+UNSEEN = "no feed of it is known, or none answers: nobody else speaks of it"
 ALARMED_S, AGREED_S = 60, 12
 """How long before, on a slope, the alarm was raised and confirmed in that."""
 
@@ -150,7 +151,8 @@ def witnesses(scene: Scene, sitting: Any, row: Any) -> list[dict[str, Any]]:
              "age_s": now_s - sight.answered_at_s}
         )  # fmt: skip
         found += _heard(scene, sight.feed)
-    return found
+    unseen: tuple[str, ...] = market.unseen(row, chain)  # type: ignore[attr-defined]
+    return [*found, *({"feed": each, "source": "oracle", "unknown": UNSEEN} for each in unseen)]
 
 
 def _heard(scene: Scene, feed: FeedId) -> Iterator[dict[str, Any]]:

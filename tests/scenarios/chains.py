@@ -244,6 +244,8 @@ class LoanChain(Reacting):
     """What the wallet has of every token."""
     pre_share_bps: int = BPS
     """What the oracle of a pre-liquidation says of what that of the market does."""
+    nameless: str = ""
+    """A feed besides that the oracle of the market divides by, which tells nobody what it is."""
     second_price: int = made.PRICE
     """What the oracle of the second market says."""
 
@@ -363,6 +365,8 @@ class LoanChain(Reacting):
     def _terms(self, call: Call) -> bytes:
         answers: dict[tuple[str, str], bytes] = {}
         listed(answers.update)
+        if self.nameless:
+            answers[made.ORACLE, "QUOTE_FEED_2"] = encode(["address"], [self.nameless])
         return tried_answer(call, answers)
 
     def _purse(self, call: Call) -> bytes:

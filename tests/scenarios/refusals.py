@@ -233,6 +233,14 @@ def paused(stage: Stage) -> None:
     stage.desk.journal.throw(Switch.PAUSE, stage.feed_id, on=True, who="a test", why="delisted")
 
 
+def blind(stage: Stage) -> None:
+    """Have the oracle of the market hang on a feed besides that nobody knows the name of."""
+    chained(nameless=NAMELESS)(stage)
+    paths = stage.listing.paths
+    path = replace(paths[made.ORACLE], quote=(*paths[made.ORACLE].quote, NAMELESS))
+    stage.listing = replace(stage.listing, paths={**paths, made.ORACLE: path})
+
+
 def at_a_loss(base_fee_wei: int, solvency_day_wad: int = 0) -> Set:
     """Keep accounts solvent at any cost of gas, of which the guard allows so much."""
 
@@ -303,6 +311,7 @@ MANY_LEGS = together(
 )
 """As many as an account can have, none of them of the market in question."""
 POOL = Pool("0x" + "90" * 20, made.WETH, made.USDC, 500)
+NAMELESS = "0x" + "fc" * 20
 LINK = Aggregator("link", "0x" + "fe" * 20, 3_600, WAD // 200)
 
 ON_ONE: dict[tuple[str, str], tuple[Policy, Set, Sequence[Beat]]] = {
@@ -380,6 +389,7 @@ ON_ONE: dict[tuple[str, str], tuple[Policy, Set, Sequence[Beat]]] = {
     ("close.unprofitable", MORPHO): (BALANCED, DEAR, FALL),
     ("means.no_tokens", MORPHO): (BALANCED, chained(held=0), FALL),
     ("oracle.divergent", MORPHO): (BALANCED, chained(), (Beat(), Beat(fast=0.6, times=2))),
+    ("confirm.unsupported", MORPHO): (BALANCED, blind, FALL),
     ("confirm.min_delay", MORPHO): (replace(FAST, min_delay_s=24), chained(), FALL),
     ("size.rest", MORPHO): (BALANCED, chained(), (Beat(), both(0.96), Beat(), both(0.909, 2))),
 }

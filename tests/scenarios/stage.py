@@ -185,6 +185,8 @@ class Stage:
         self.roads = Roads()
         self.errs: Errs | None = None
         """How its desk goes wrong, where it does."""
+        self.listing = made.LISTING
+        """What a keeper of Morpho Blue has read of its markets before the start."""
         self.reports: Reports | None = None
         """Whom a keeper of HybridMargin hears."""
         self.margin = replace(EMPTY, key=OWNER + bytes(12), cash_wad=2_570 * WAD, legs=(LONG,))
@@ -227,7 +229,7 @@ class Stage:
         return self.edge * owed / held if held else inf
 
     def _market(self, deployment: Any) -> Any:
-        return HybridMarket(deployment) if self.is_margin else MorphoMarket(made.LISTING)
+        return HybridMarket(deployment) if self.is_margin else MorphoMarket(self.listing)
 
     def _live(self, *_: Any) -> Any:
         tape = self.desk.tape

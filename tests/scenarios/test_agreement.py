@@ -22,7 +22,8 @@ from hypothesis.stateful import (
 
 from keeper.confirm.policy import PRESETS, Policy
 from keeper.domain import EventKind
-from tests.scenarios.stage import HYBRID, PROTOCOLS, SIGHTED, Beat, Stage
+from tests.scenarios.refusals import blind
+from tests.scenarios.stage import HYBRID, MORPHO, PROTOCOLS, SIGHTED, Beat, Stage
 
 SHARES = st.sampled_from([0.7, 0.9, 0.94, 0.96, 0.98, 1.0, 1.04])
 """On both sides of the edge, and as far apart as no policy believes."""
@@ -35,6 +36,8 @@ class Weather(RuleBasedStateMachine):
 
     protocol: str
     policy: Policy
+    is_blind = False
+    """Whether the protocol's price hangs on a feed besides that nobody knows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,6 +55,8 @@ class Weather(RuleBasedStateMachine):
     async def _begin(self, share: float, blocks: int) -> None:
         self.stage = Stage(Path(self.folder.name) / "journal.sqlite", self.protocol, self.policy)
         self.stage.desk.tide = SIGHTED
+        if self.is_blind:
+            blind(self.stage)
         self.stage.open()
         await self.stage.play([Beat(), Beat(fast=share, chain=share, times=blocks)])
 
@@ -106,6 +111,10 @@ class Weather(RuleBasedStateMachine):
                 assert said.fast is not None, "nobody but the protocol's own source spoke"
                 assert said.fast < edge, "the fast price cleared it"
 
+    @invariant()
+    def nothing_is_taken_of_who_hangs_on_a_price_that_nobody_else_speaks_of(self) -> None:
+        assert not (self.is_blind and self.stage.taking())
+
     def teardown(self) -> None:
         try:
             if hasattr(self, "stage"):
@@ -122,4 +131,12 @@ def test_no_weather_has_anything_taken_without_an_agreement(protocol: str, polic
     run_state_machine_as_test(
         type("WeatherHere", (Weather,), {"protocol": protocol, "policy": policy}),
         settings=settings(max_examples=6, stateful_step_count=10, deadline=None),
+    )
+
+
+@pytest.mark.parametrize("policy", PRESETS, ids=lambda policy: policy.name)
+def test_no_weather_has_anything_taken_that_hangs_on_a_price_nobody_else_speaks_of(policy: Policy) -> None:
+    run_state_machine_as_test(
+        type("BlindWeather", (Weather,), {"protocol": MORPHO, "policy": policy, "is_blind": True}),
+        settings=settings(max_examples=3, stateful_step_count=10, deadline=None),
     )

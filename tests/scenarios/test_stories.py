@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from keeper.confirm.policy import BALANCED, FAST, PRESETS, Policy, tuned
-from tests.scenarios.refusals import witnessed
+from keeper.why.account import UNSEEN
+from keeper.why.explain import words_of
+from tests.scenarios.refusals import FALL, NAMELESS, blind, witnessed
 from tests.scenarios.stage import MORPHO, PROTOCOLS, SIGHTED, Beat, Stage
 from tests.scenarios.stories import NEVER_FOLLOWS, STORIES, Story
 
@@ -135,4 +137,51 @@ async def test_by_the_operator_s_own_word_a_print_counts_once_it_has_stood(tmp_p
     [reserved] = [each.data for each in stage.taking().values() if each is not None]
     assert reserved["agreed"]["policy"] == "balanced (own trust_chain_after_s)"
     assert reserved["agreed"]["evidence"].endswith("without a fast price of ETH/USD")
+    await expect_the_same_again(stage)
+
+
+BLIND = "1: Called; 2: Suspected, Waited confirm.unsupported; 7: Called confirm.timed_out; 8: Suspected"
+BLIND_ENDS = {
+    "fast": f"{BLIND}, Waited confirm.unsupported",
+    "balanced": f"{BLIND}, Waited confirm.unsupported",
+    "cautious": "1: Called; 2: Suspected, Waited confirm.min_blocks; 3: Waited confirm.unsupported;"
+    " 7: Called confirm.timed_out; 8: Suspected, Waited confirm.min_blocks",
+}
+"""With a minute's patience."""
+
+
+@pytest.mark.parametrize("policy", PRESETS, ids=lambda policy: policy.name)
+async def test_what_hangs_on_a_price_that_no_feed_tells_of_is_never_closed_by_any_preset(
+    policy: Policy, tmp_path: Path
+) -> None:
+    stage = Stage(tmp_path / "journal.sqlite", MORPHO, tuned(policy, timeout_s=60))
+    stage.desk.tide = SIGHTED
+    blind(stage)
+    stage.open()
+    await stage.play(FALL)
+    assert stage.told() == BLIND_ENDS[policy.name.split()[0]]
+    assert not stage.taking()
+    told = [each.data for each in stage.events if each.data.get("rule") == "confirm.unsupported"]
+    [evidence] = {each["evidence"] for each in told}
+    assert evidence.endswith(f"nobody else speaks of feed {NAMELESS}")
+    await expect_the_same_again(stage)
+    explained = await stage.explained()
+    assert f"  feed {NAMELESS}, oracle: {UNSEEN}" in list(words_of(explained["0x" + stage.key.hex()]))
+
+
+async def test_by_the_operator_s_own_word_it_is_closed_once_the_chain_has_shown_it_for_so_long(
+    tmp_path: Path,
+) -> None:
+    """The alarm is older: but before the chain followed there was no print that could have stood."""
+    stage = Stage(tmp_path / "journal.sqlite", MORPHO, tuned(BALANCED, trust_chain_after_s=24))
+    stage.desk.tide = SIGHTED
+    blind(stage)
+    stage.open()
+    await stage.play((Beat(), Beat(fast=0.95, times=4), Beat(chain=0.95), Beat(times=4)))
+    assert stage.told() == (
+        "1: Called; 2: Suspected, Waited confirm.oracle_lags; 6: Waited confirm.unsupported;"
+        " 8: Moved confirmed, Reserved repay, Sent; 9: Included, Taken, Called"
+    )
+    [reserved] = [each.data for each in stage.taking().values() if each is not None]
+    assert reserved["agreed"]["evidence"].endswith(f"without a fast price of feed {NAMELESS}")
     await expect_the_same_again(stage)

@@ -43,6 +43,8 @@ class Toy:
     worthless: frozenset[str] = frozenset()
     refusing: Reason | None = None
     answered_at_s: int = 0
+    untold: tuple[str, ...] = ()
+    """The prices that no feed speaks of."""
     name: str = ""
     spending: tuple[tuple[str, str], ...] = ((DEBT, VENUE),)
     tokens: tuple[str, ...] = (DEBT, COLLATERAL)
@@ -68,6 +70,9 @@ class Toy:
         quote = quotes.get(FEED)
         fast_wad = quote.price_wad if isinstance(quote, Quote) else None
         return (Sight(FEED, fast_wad, world, self.answered_at_s),)
+
+    def unseen(self, loan: Loan, world: Wad) -> tuple[str, ...]:
+        return self.untold
 
     def stand(self, loan: Loan, world: Wad) -> Standing | Unknown:
         worth_wad = loan.collateral * WAD // ONE * world // WAD

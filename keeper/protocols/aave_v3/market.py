@@ -230,6 +230,22 @@ class AaveMarket:
             for quote in [quotes.get(each.feed)]
         )
 
+    def unseen(self, loan: AaveRow, world: AaveWorld) -> tuple[str, ...]:
+        """Name the tokens that count for an account and of which a feed is not known, or does not answer.
+
+        And its e-mode category, where that has a price of its own: such are traced to no feed.
+        """
+        known, now = loan.loan, world.now
+        counted = [each for each in _reserves(loan) if each in world.tokens and math.counts(known, now, each)]
+        own = [number for number in counted if math.has_own_price(known, now, number)]
+        tokens_ = [f"token {world.tokens[number]}" for number in own if not self._is_seen(number, world)]
+        return (*tokens_, *([f"e-mode category {loan.category}"] if len(own) < len(counted) else []))
+
+    def _is_seen(self, number: int, world: AaveWorld) -> bool:
+        """Tell whether all feeds of a reserve are known, and answer."""
+        found = self.deployment.traces.get(number, ())
+        return bool(found) and all(each.feed_address in world.answers for each in found)
+
     # --- the pool's own integers ---
 
     def stand(self, loan: AaveRow, world: AaveWorld) -> Standing | Unknown:

@@ -267,9 +267,26 @@ def bonus_bps(loan: Loan, world: World, reserve: int) -> Bps:
     return category.bonus_bps if category else world.reserves[reserve].bonus_bps
 
 
-def _price(loan: Loan, world: World, reserve: int) -> int:
+def counts(loan: Loan, world: World, reserve: int) -> bool:
+    """Tell whether a reserve has a part in an account's health: owed, or held and with some weight.
+
+    In 3.0 nothing weighs that has no threshold of its own, in a category either.
+    """
+    own_bps = world.reserves[reserve].threshold_bps
+    weighs = _threshold_bps(loan, world, reserve) and (world.rules is Rules.V3_6 or own_bps)
+    return reserve in loan.debt or bool(weighs)
+
+
+def has_own_price(loan: Loan, world: World, reserve: int) -> bool:
+    """Tell whether a reserve is judged by its own price, and not by that of the account's e-mode category."""
     category = _category(loan, world, reserve)
-    return category.price if category and category.price else world.reserves[reserve].price
+    return category is None or not category.price
+
+
+def _price(loan: Loan, world: World, reserve: int) -> int:
+    if has_own_price(loan, world, reserve):
+        return world.reserves[reserve].price
+    return world.categories[loan.category].price
 
 
 def _value(loan: Loan, world: World, reserve: int, amount: int) -> int:

@@ -196,15 +196,20 @@ class VenusMarket:
 
     def sights(self, loan: Loan, world: World, quotes: Mapping[FeedId, Quote | Unknown]) -> tuple[Sight, ...]:
         """Return what both clocks say of the feeds of what it holds and owes."""
-        state, found = loan.state, []
-        used = [number for number in state.entered if number in state.held or number in state.debts]
-        for address in dict.fromkeys(self.listing.markets[number].feed for number in used):
+        found = []
+        for address in dict.fromkeys(self.listing.markets[number].feed for number in _used(loan)):
             feed, answer = self.listing.named.get(address), world.heard.get(address)
             if feed and answer:
                 quote = quotes.get(feed.feed)
                 fast_wad = quote.price_wad if isinstance(quote, Quote) else None
                 found.append(Sight(feed.feed, fast_wad, answer.price_wad, answer.answered_at_s))
         return tuple(found)
+
+    def unseen(self, loan: Loan, world: World) -> tuple[str, ...]:
+        """Name the tokens that it holds and owes, and of which no feed is known, or it does not answer."""
+        listed = (self.listing.markets[number] for number in _used(loan))
+        known = self.listing.named.keys() & world.heard.keys()
+        return tuple(dict.fromkeys(f"token {each.token}" for each in listed if each.feed not in known))
 
     # --- one account ---
 
@@ -356,6 +361,12 @@ class VenusMarket:
 
     def _vtoken(self, number: int) -> str:
         return self.listing.markets[number].vtoken
+
+
+def _used(loan: Loan) -> list[int]:
+    """Return the markets that an account has entered and has something in."""
+    state = loan.state
+    return [number for number in state.entered if number in state.held or number in state.debts]
 
 
 def _pairs(loan: Loan) -> Iterator[tuple[int, int]]:

@@ -234,6 +234,21 @@ class MorphoMarket:
                 found.append(Sight(feed.feed, fast_wad, answer.price_wad, answer.answered_at_s))
         return tuple(found)
 
+    def unseen(self, loan: Loan, world: World) -> tuple[str, ...]:
+        """Name its oracles that are traced to no feed, and feeds of others that nobody knows or hears."""
+        listed, paths = self._listed(loan), self.listing.paths
+        if listed is None:
+            return ()
+        sources = (listed.oracle, *(pre.oracle for pre in _authorised(loan, listed)))
+        priced = [source for source in sources if source in world.prices]
+        oracles_ = (f"oracle {source}" for source in priced if not paths[source].feeds)
+        feeds = (feed for source in priced for feed in paths[source].feeds)
+        unheard = (f"feed {each}" for each in feeds if not self._is_heard(each, world))
+        return tuple(dict.fromkeys((*oracles_, *unheard)))
+
+    def _is_heard(self, feed: str, world: World) -> bool:
+        return feed in self.listing.named and feed in world.heard
+
     # --- one account ---
 
     def stand(self, loan: Loan, world: World) -> Standing | Unknown:

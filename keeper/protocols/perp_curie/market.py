@@ -58,6 +58,11 @@ class PerpCurieMarket:
         return tuple(dict.fromkeys(feed for feed in self.deployment.feeds if feed is not None))
 
     @property
+    def untraced(self) -> tuple[str, ...]:
+        """The markets whose mark is the chain's alone, each with the reason."""
+        return tuple(f"market {base}: its index names no pair" for base in self.deployment.unnamed)
+
+    @property
     def version(self) -> int:
         """The ``PerpWorld.version`` at which the feeds were read."""
         return self.deployment.version
@@ -149,6 +154,12 @@ class PerpCurieMarket:
                 fast_wad = quote.price_wad if isinstance(quote, Quote) else None
                 found.append(Sight(feed, fast_wad, market.index_wad, market.updated_at_s))
         return tuple(found)
+
+    def unseen(self, account: Account, world: PerpWorld) -> tuple[str, ...]:
+        """Name its markets that have no feed, and are open: of others the contract has fixed the price."""
+        bases, feeds = self.deployment.bases, self.deployment.feeds
+        blind = (number for number in account.trader.positions if feeds[number] is None)
+        return tuple(f"market {bases[number]}" for number in blind if world.markets[number].is_open)
 
     def index_wad(self, feed: FeedId, world: PerpWorld) -> Wad | None:
         """Return the index price that a market of a feed has now."""

@@ -123,11 +123,53 @@ def test_by_the_operator_s_own_word_it_counts_once_it_has_stood() -> None:
     young = judge(OWN, LATELY, sights=(sight(None, age_s=12),))
     assert isinstance(young, Wait)
     assert (young.until_block, young.reason.rule) == (AT.block + 2, "confirm.unsupported")
-    assert young.reason.evidence.endswith(", nobody else speaks of ETH/USD, 0 s after it")
-    # A source that answers in every block has stood when the alarm has, and one that tells no time as well.
-    assert isinstance(judge(OWN, sights=(sight(None, age_s=12),)), Agree)
-    assert isinstance(judge(OWN, LATELY, sights=(Sight(ETH, None, WAD, 0),)), Agree)
-    assert isinstance(judge(OWN, sights=()), Agree)
+    assert young.reason.evidence.endswith(", nobody else speaks of ETH/USD, it has stood for 0 s")
+    assert young.reason.bound == "another source, or that it has stood for 24 s"
+
+
+BLIND = "token 0xdd"
+
+
+@pytest.mark.parametrize("policy", PRESETS, ids=lambda each: each.name)
+def test_by_no_preset_does_a_price_count_that_is_traced_to_no_feed(policy: Policy) -> None:
+    for sights in ((sight(),), ()):
+        held = judge(policy, sights=sights, unseen=(BLIND,), witnesses=heard(says(1.0)), shown=LONG_AGO)
+        assert isinstance(held, Wait)
+        assert held.reason.rule == "confirm.unsupported"
+        assert held.reason.evidence == f"0.99 and 0.97, nobody else speaks of {BLIND}"
+    both = judge(policy, sights=(sight(None),), unseen=(BLIND,), shown=LONG_AGO)
+    assert isinstance(both, Wait)
+    assert both.reason.evidence.endswith(f"speaks of {ETH}, {BLIND}")
+
+
+UNTIMED: list[dict[str, Any]] = [
+    {"sights": (sight(None, age_s=12),)},
+    {"sights": (Sight(ETH, None, WAD, 0),)},
+    {"sights": (sight(None), Sight(BTC, None, WAD, 0))},
+    {"sights": (sight(),), "unseen": (BLIND,)},
+    {"sights": (), "unseen": (BLIND,)},
+    {"sights": ()},
+]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    UNTIMED,
+    ids=["new in every block", "no time", "one of two", "traced to no feed", "to none of all", "none known"],
+)
+def test_what_does_not_tell_how_long_it_stands_has_stood_since_the_chain_shows_the_breach(
+    changes: dict[str, Any],
+) -> None:
+    def shown(ago_s: int) -> ChainTime:
+        return ChainTime(AT.block - ago_s // 12, AT.timestamp_s - ago_s)
+
+    # However old the alarm: before the chain followed, there was nothing that could have stood.
+    assert rule(judge(OWN, LONG_AGO, **changes)) == "confirm.unsupported"
+    for since, left in ((shown(12), 2), (shown(24), 1)):
+        young = judge(OWN, LONG_AGO, shown=since, **changes)
+        assert isinstance(young, Wait)
+        assert (young.until_block, young.reason.rule) == (AT.block + left, "confirm.unsupported")
+    assert isinstance(judge(OWN, LATELY, shown=shown(36), **changes), Agree)
 
 
 def test_of_a_feed_that_nobody_else_speaks_of_its_own_answer_has_to_stand() -> None:

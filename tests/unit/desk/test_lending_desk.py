@@ -12,7 +12,7 @@ import pytest
 from keeper.columns.keys import Rows, key_array
 from keeper.columns.legs import Legs
 from keeper.columns.snapshot import Snapshot
-from keeper.confirm.policy import Policies
+from keeper.confirm.policy import BALANCED, Policies, tuned
 from keeper.desk.lending import LendingDesk, Params, Sitting
 from keeper.desk.port import Alarm, Judgement, Tried
 from keeper.domain import (
@@ -130,6 +130,22 @@ def test_an_account_below_its_limit_at_the_fast_price_only_has_a_case_and_waits(
     assert (found.phase, found.cared, found.agreed) == ("warned", True, None)
     assert isinstance(found.decision, Wait)
     assert found.decision.reason.rule == "confirm.oracle_lags"
+
+
+def test_a_price_that_nobody_else_speaks_of_counts_by_the_operator_s_own_word_alone() -> None:
+    at, own = sitting(untold=("token 0xdd",)), Policies(tuned(BALANCED, trust_chain_after_s=24))
+    held = judged(at)
+    assert isinstance(held.decision, Wait)
+    assert (held.cared, held.agreed, held.decision.reason.rule) == (True, None, "confirm.unsupported")
+    assert held.decision.reason.evidence.endswith("nobody else speaks of token 0xdd")
+    trusting = replace(desk(), params=replace(desk().params, confirm=own))
+    shown = [ChainTime(AT.block - deep, AT.timestamp_s - 12 * deep) for deep in (2, 3)]
+    young, stood = (trusting.judge(at, OWNER, replace(ALARM, shown=each)) for each in shown)
+    assert isinstance(young, Judgement)
+    assert isinstance(young.decision, Wait)
+    assert isinstance(stood, Judgement)
+    assert isinstance(stood.agreed, Agree)
+    assert stood.agreed.evidence.endswith("without a fast price of token 0xdd")
 
 
 def test_what_the_protocol_refuses_now_is_waited_for_in_its_own_words() -> None:

@@ -30,9 +30,20 @@ from keeper.plan.economics import Prudence
 from keeper.plan.lending import FlashParams
 from keeper.plan.rest import Rest
 from keeper.protocols.perp_curie.codec import MarketView, PerpWorld
+from keeper.protocols.perp_curie.market import PerpCurieMarket
 from keeper.protocols.perp_curie.rows import Account
 from keeper.units import WAD, FeedId
-from tests.unit.protocols.perp_curie.perps import MARKET, NOW_S, account, book_of, key, view, world
+from tests.unit.protocols.perp_curie.perps import (
+    DEPLOYMENT,
+    ETH,
+    MARKET,
+    NOW_S,
+    account,
+    book_of,
+    key,
+    view,
+    world,
+)
 
 WALLET = "0x" + "00" * 19 + "09"
 DESK = PerpDesk(WALLET, Params("ETH/USD"))
@@ -128,6 +139,21 @@ def test_without_a_fast_price_nothing_is_taken_but_by_the_operator_s_own_word() 
         found = trusting.judge(quiet, key(1), ALARM)
         assert isinstance(found, Judgement)
         assert isinstance(found.decision, Wait) if size_wad is None else size_of(found) == size_wad
+
+
+def test_a_market_that_no_feed_moves_is_closed_by_the_operator_s_own_word_alone() -> None:
+    blind = PerpCurieMarket(replace(DEPLOYMENT, feeds=(None, "BTC/USD")))
+    at = replace(sitting(world(1_980), LONG, fast=1_980), market=blind)
+    held = judged(at)
+    assert isinstance(held.decision, Wait)
+    assert held.decision.reason.rule == "confirm.unsupported"
+    assert held.decision.reason.evidence.endswith(f"nobody else speaks of market {ETH}")
+    own = Policies(tuned(BALANCED, trust_chain_after_s=24))
+    trusting = replace(DESK, params=replace(DESK.params, confirm=own))
+    shown = replace(ALARM, shown=ChainTime(997, NOW_S))
+    found = trusting.judge(at, key(1), shown)
+    assert isinstance(found, Judgement)
+    assert size_of(found) == 5 * WAD
 
 
 def test_prices_too_far_apart_are_not_acted_on() -> None:

@@ -117,6 +117,41 @@ def test_both_clocks_of_an_account_are_told() -> None:
     assert market().sights(BORROWER, world(answers=((0, 0), (0, 0))), {}) == ()
 
 
+def test_what_an_account_hangs_on_and_no_feed_tells_of_is_named() -> None:
+    here = market()
+    assert here.unseen(row(1, {WETH: ETHER}, {LINK: 1}), world()) == ()
+    assert here.unseen(row(1, {WETH: ETHER, USDC: 1}, {LINK: 1}), world()) == (f"token {token(USDC)}",)
+    assert here.unseen(row(1, {WETH: ETHER}, {USDC: 1}), world()) == (f"token {token(USDC)}",)
+    # A feed that does not answer tells nothing either, nor does the half of a product.
+    mute = world(answers=((2_000 * BASE_UNIT, NOW_S), (0, 0)))
+    assert here.unseen(row(1, {WETH: ETHER}, {LINK: 1}), mute) == (f"token {token(LINK)}",)
+    both = (Trace("WBTC/BTC", at(0xCE, WETH), 8), Trace("BTC/USD", at(0xCE, LINK), 8))
+    half = AaveMarket(replace(deployment(), traces={**deployment().traces, WETH: both}))
+    assert half.unseen(row(1, {WETH: ETHER}, {}), mute) == (f"token {token(WETH)}",)
+
+
+@pytest.mark.parametrize("rules", Rules)
+def test_collateral_that_weighs_nothing_is_no_price_that_an_account_hangs_on(rules: Rules) -> None:
+    weightless = {**POOLED, USDC: replace(POOLED[USDC], threshold_bps=0)}
+    here, held = AaveMarket(deployment(rules)), {WETH: ETHER, USDC: 1}
+    there = world(pooled=weightless, rules=rules)
+    assert here.unseen(row(1, held, {LINK: 1}), there) == ()
+    assert here.unseen(row(1, held, {USDC: 1}), there) == (f"token {token(USDC)}",)
+    weighs = world(pooled=weightless, rules=rules, categories=((1, 9_000, 10_100, 1 << USDC, 0),))
+    inside = replace(row(1, held, {LINK: 1}), category=1)
+    assert here.unseen(inside, weighs) == ((f"token {token(USDC)}",) if rules is Rules.V3_6 else ())
+
+
+def test_the_own_price_of_a_category_is_traced_to_nothing() -> None:
+    here = AaveMarket(deployment(Rules.V3_0))
+    terms = (1, 9_000, 10_100, 1 << WETH | 1 << USDC, 1_990 * BASE_UNIT)
+    there = world(rules=Rules.V3_0, categories=(terms,))
+    inside = replace(row(1, {WETH: ETHER}, {LINK: 1}), category=1)
+    assert here.unseen(inside, there) == ("e-mode category 1",)
+    assert here.unseen(replace(inside, category=0), there) == ()
+    assert here.unseen(replace(inside, collateral=((LINK, ETHER),)), there) == ()
+
+
 def test_what_is_not_traced_is_named() -> None:
     assert market().untraced == (token(USDC),)
     assert market().feeds == ("ETH/USD", "LINK/USD")

@@ -24,6 +24,7 @@ from tests.unit.protocols.compound_v2.made import (
     LISTING,
     POOL,
     USDC,
+    USDC_USD,
     V_USDC,
     V_WETH,
     WETH,
@@ -160,6 +161,10 @@ def test_what_a_feed_says_at_both_clocks_is_told_for_what_is_held_and_owed() -> 
     both = MARKET.sights(loan(1), WORLD, {})
     assert [(each.feed, each.fast_wad) for each in both] == [("ETH/USD", None), ("USDC/USD", None)]
     assert MARKET.sights(loan(1), replace(WORLD, heard={}), {}) == ()
+    assert MARKET.unseen(loan(1), WORLD) == ()
+    mute = replace(WORLD, heard={feed: each for feed, each in WORLD.heard.items() if feed != USDC_USD})
+    assert MARKET.unseen(loan(1), mute) == (f"token {USDC}",)
+    assert MARKET.unseen(loan(0), mute) == ()
     assert MARKET.feeds == ("ETH/USD", "USDC/USD")
     assert (MARKET.version, MARKET.addresses) == (77, (COMPTROLLER, V_WETH, V_USDC))
 

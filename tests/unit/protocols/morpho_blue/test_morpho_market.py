@@ -9,6 +9,7 @@ from keeper import trigger
 from keeper.domain import ChainTime, Quote, Refuse, Unknown
 from keeper.lending.words import By, Close, Sight, Standing
 from keeper.protocols.morpho_blue.market import MorphoMarket
+from keeper.protocols.morpho_blue.oracles import Path
 from keeper.protocols.morpho_blue.params import World
 from keeper.protocols.morpho_blue.rows import Loan
 from keeper.state.book import Book
@@ -27,6 +28,7 @@ from tests.unit.protocols.morpho_blue.made import (
     PRICE,
     SECOND,
     USDC,
+    USDC_USD,
     WBTC,
     WETH,
     WORLD,
@@ -168,6 +170,22 @@ def test_what_a_feed_says_at_both_clocks_is_told_once() -> None:
     silent = replace(WORLD, heard={})
     assert MARKET.sights(loan(1), silent, {}) == ()
     assert MARKET.feeds == ("ETH/USD", "USDC/USD")
+
+
+def test_the_oracles_and_feeds_that_nobody_tells_of_are_named() -> None:
+    assert MARKET.unseen(loan(1, authorised=(0, 1)), WORLD) == ()
+    assert MARKET.unseen(loan(1, market=SECOND), WORLD) == (f"oracle {OTHER_ORACLE}",)
+    mute = replace(WORLD, heard={ETH_USD: WORLD.heard[ETH_USD]})
+    assert MARKET.unseen(loan(1, authorised=(0, 1)), mute) == (f"feed {USDC_USD}",)
+    nameless = MorphoMarket(replace(LISTING, feeds=LISTING.feeds[:1]))
+    assert nameless.unseen(loan(1), WORLD) == (f"feed {USDC_USD}",)
+    # The price of a pre-liquidation counts where there is one, and its owner agreed to it.
+    blind = MorphoMarket(replace(LISTING, paths={**LISTING.paths, PRE_ORACLE: Path()}))
+    assert blind.unseen(loan(1), WORLD) == ()
+    assert blind.unseen(loan(1, authorised=(0, 1)), WORLD) == (f"oracle {PRE_ORACLE}",)
+    unpriced = replace(WORLD, prices={ORACLE: PRICE})
+    assert blind.unseen(loan(1, authorised=(0, 1)), unpriced) == ()
+    assert MARKET.unseen(Loan(OWNER + bytes(12), 1, 1), WORLD) == ()
 
 
 # --- closing -------------------------------------------------------------------------------------

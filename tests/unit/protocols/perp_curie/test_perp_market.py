@@ -60,7 +60,8 @@ def test_without_a_fast_price_a_feed_or_an_open_market_the_mark_stays() -> None:
     assert MARKET.fast(closed, quotes(eth=1_000)) == closed
     unnamed = PerpCurieMarket(replace(DEPLOYMENT, feeds=(None, "BTC/USD")))
     assert unnamed.fast(world(LAGGING), quotes(eth=1_700)) == world(LAGGING)
-    assert unnamed.feeds == ("BTC/USD",)
+    assert (unnamed.feeds, MARKET.untraced) == (("BTC/USD",), ())
+    assert unnamed.untraced == (f"market {ETH}: its index names no pair",)
 
 
 def test_a_breach_at_either_clock_is_a_suspicion() -> None:
@@ -131,6 +132,15 @@ def test_both_prices_of_every_feed_that_an_account_hangs_on_are_told() -> None:
     assert MARKET.sights(both, world(view(2_000, is_open=False), view(1, is_open=False)), quotes()) == ()
     assert MARKET.index_wad("BTC/USD", world(2_000)) == 40_000 * WAD
     assert MARKET.index_wad("DOGE/USD", world(2_000)) is None
+
+
+def test_a_market_that_no_feed_moves_is_named_while_it_is_open() -> None:
+    both = account(1, 0, {0: (1, -2_000), 1: (1, -40_000)})
+    blind = PerpCurieMarket(replace(MARKET.deployment, feeds=("ETH/USD", None)))
+    assert MARKET.unseen(both, world(2_000)) == ()
+    assert blind.unseen(both, world(2_000)) == (f"market {BTC}",)
+    assert blind.unseen(account(1, 0, {0: (1, -2_000)}), world(2_000)) == ()
+    assert blind.unseen(both, world(2_000, view(1, is_open=False))) == ()
 
 
 def test_positions_are_offered_most_worth_first_and_none_of_a_market_that_is_not_open() -> None:
