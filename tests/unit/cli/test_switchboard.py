@@ -145,7 +145,7 @@ def test_a_market_that_nobody_knows_is_refused_with_those_that_are_known(
 
 
 def test_a_market_is_sold_only_where_something_was_taken_over(file: Path, journal: SqliteJournal) -> None:
-    with pytest.raises(ConfigError, match="^expected one of none, found BTC/USD$"):
+    with pytest.raises(ConfigError, match=r"^expected one of none, found BTC/USD$"):
         told(file, "sold", "BTC/USD")
     taken(journal, "BTC/USD")
     assert told(file, "sold", "BTC/USD") == "BTC/USD sold"
@@ -174,9 +174,7 @@ def taken(journal: SqliteJournal, market: str) -> None:
     journal.record([CaseEvent("case", account, EventKind.SUSPECTED, 100, 1_200, {})])
     tx = {"to": "0x" + "d1" * 20, "data": "0x", "value": 0, "gas": 10**6, "maxFeePerGas": 10**9}
     step = Step("case", Flag(account, 1), 1_000, 1_000_000, WAD, takes=((market, WAD),))
-    granted = journal.reserve(
-        step, {**tx, "maxPriorityFeePerGas": 1}, chain_nonce=0, block=100, at_s=1_200
-    )
+    granted = journal.reserve(step, {**tx, "maxPriorityFeePerGas": 1}, chain_nonce=0, block=100, at_s=1_200)
     assert isinstance(granted, Permit)
 
 
