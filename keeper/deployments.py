@@ -222,7 +222,12 @@ Deployment: TypeAlias = Annotated[
     | Annotated[MorphoDeployment, Tag("morpho_blue")]
     | Annotated[VenusDeployment, Tag("compound_v2")]
     | Annotated[PerpDeployment, Tag("perp_curie")],
-    Discriminator(_protocol),
+    Discriminator(
+        _protocol,
+        custom_error_type="deployment_protocol",
+        custom_error_message="protocol should be 'hybrid', 'aave_v3', 'morpho_blue', 'compound_v2' or"
+        " 'perp_curie'",
+    ),
 ]
 """Of which protocol it is, and where: ``protocol`` tells them apart."""
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
+from keeper.config.mistakes import mistakes
 from keeper.domain import Kind
 from keeper.errors import ConfigError
 from keeper.risk import scenarios
@@ -53,9 +54,7 @@ def read_book(path: Path) -> SaidBook:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{path}: {place + ': ' if place else ''}{first['msg']}") from None
+        raise ConfigError(f"{path}: {mistakes(error, SaidBook)[0]}") from None
 
 
 def to_book(said: SaidBook) -> Book:

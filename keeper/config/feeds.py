@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from keeper.config.values import HttpUrl, WsUrl
+from keeper.config.values import HttpUrl, PathOf, WsUrl
 from keeper.deployments import Section
 from keeper.feeds import GeneratedFeed, LiveComposite, RecordedFeed, Source
 from keeper.feeds.composite import Params as CompositeParams
@@ -19,7 +18,7 @@ class RecordedSource(Section):
     """Fast prices from a CSV file of ``timestamp_s,feed,price``, read by chain time."""
 
     kind: Literal["recorded"] = "recorded"
-    path: Path
+    path: PathOf
     max_age_s: int = Field(default=15, gt=0)
 
     def open(self) -> RecordedFeed:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from keeper.config.mistakes import mistakes
 from keeper.config.places import JournalPlace, Mirror
 from keeper.config.sending import Spending
 from keeper.config.whole import Config
@@ -34,7 +35,8 @@ def load(path: Path) -> Config:
     try:
         return Config(**raw)
     except ValidationError as error:
-        raise ConfigError(_explain(path, error)) from None
+        told = "; ".join(mistakes(error, Config))
+        raise ConfigError(f"the configuration {path} cannot be used: {told}") from None
     except SettingsError as error:
         raise ConfigError(f"the environment cannot be used: {error}") from None
 
@@ -75,18 +77,3 @@ def _expect_sections(environment: Iterable[str]) -> None:
         known = section.removeprefix("keeper_") in Config.model_fields
         if divided and section.startswith("keeper_") and not known:
             raise ConfigError(f"the environment cannot be used: {name} is of no section of the configuration")
-
-
-def _place(parts: Sequence[object]) -> str:
-    """Name a place as it is in the file, where the section of a deployment does not carry its protocol."""
-    if parts[:1] in {("deployment",), ("feed",)}:
-        parts = (parts[0], *parts[2:])
-    return "".join(f"{part}." for part in parts)[:-1] or "as a whole"
-
-
-def _explain(path: Path, error: ValidationError) -> str:
-    """Name each place and what is wrong with it; never the value, which may hold a secret."""
-    places = [
-        f"{_place(item['loc'])}: {item['msg'].removeprefix('Value error, ')}" for item in error.errors()
-    ]
-    return f"the configuration {path} cannot be used: " + "; ".join(places)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
-from keeper.config.values import HttpUrl, Urls, WsUrl
+from keeper.config.values import HttpUrl, PathOf, Urls, WsUrl
 from keeper.deployments import Section
 from keeper.execute.chains import rules_of
 
@@ -54,7 +54,7 @@ class Chain(Section):
 class JournalPlace(Section):
     """Where the case history is, and how much of it is kept."""
 
-    path: Path = Path("journal.sqlite")
+    path: PathOf = Path("journal.sqlite")
     """The SQLite file; of a shared journal, beside which a keeper keeps what is its own."""
     url: SecretStr | None = None
     """Of PostgreSQL: the journal is shared by several keepers, one of which leads."""
@@ -72,7 +72,7 @@ class JournalPlace(Section):
 class Mirror(Section):
     """The book of accounts: where it lies on disk, so that a start reads little, and how it is checked."""
 
-    snapshot: Path = Path("book.snapshot")
+    snapshot: PathOf = Path("book.snapshot")
     snapshot_blocks: int = Field(default=300, gt=0)
     """Written so often, and at the end."""
     check_blocks: int = Field(default=10, gt=0)

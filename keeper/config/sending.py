@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from keeper.config.values import AccountName, HttpUrl, Several, as_key
+from keeper.config.values import AccountName, HttpUrl, PathOf, Several, as_key
 from keeper.deployments import Address, Section
 from keeper.execute.transports import Via
 from keeper.journal.guard import BREAKER_BOUNDS
@@ -47,7 +47,7 @@ class Spending(Section):
     """The limits that every Permit is checked against."""
 
     halted: bool = False
-    kill_file: Path = Path("keeper.halt")
+    kill_file: PathOf = Path("keeper.halt")
     """As long as it exists, nothing new is permitted."""
     spend_hour_native: Decimal | None = Field(default=None, ge=0)
     spend_day_native: Decimal = Field(default=Decimal("0.5"), ge=0)

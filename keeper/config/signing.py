@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from keeper.config.values import PeerUrl
+from keeper.config.values import PathOf, PeerUrl
 from keeper.deployments import Address, Section
 from keeper.execute import kms, web3signer
 from keeper.execute.signers import Elsewhere
@@ -18,8 +17,8 @@ class Wallet(Section):
 
     address: Address | None = None
     """Whose key it has to be; needed where the key is elsewhere."""
-    keystore: Path | None = None
-    passphrase_file: Path | None = None
+    keystore: PathOf | None = None
+    passphrase_file: PathOf | None = None
     sub_account: int = Field(default=0, ge=0, lt=2**96)
 
 
@@ -29,9 +28,9 @@ class Signer(Section):
     kind: Literal["local", "web3signer", "aws_kms"] = "local"
     timeout_ms: int = Field(default=1_000, ge=50, le=60_000)
     url: PeerUrl | None = None
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
+    ca_file: PathOf | None = None
+    cert_file: PathOf | None = None
+    key_file: PathOf | None = None
     key_id: str | None = Field(default=None, min_length=1)
     region: str | None = None
     endpoint: PeerUrl | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
@@ -31,6 +32,15 @@ def as_key(name: str) -> str:
     return name.lower() if name.startswith("0x") else name
 
 
+def _can_be_opened(path: Path) -> Path:
+    """Refuse the one character that no system takes in a path."""
+    if "\0" in str(path):
+        raise ValueError("a path cannot hold the character NUL")
+    return path
+
+
+PathOf: TypeAlias = Annotated[Path, AfterValidator(_can_be_opened)]
+"""Of a file."""
 AccountName: TypeAlias = Annotated[
     str, Field(pattern=r"^0x([0-9A-Fa-f]{40}|[0-9A-Fa-f]{64})$"), AfterValidator(str.lower)
 ]

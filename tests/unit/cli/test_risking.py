@@ -63,8 +63,8 @@ def test_without_add_ons_none_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"spot": {}}, ConfigError, r"book\.json: spot: Extra inputs are not permitted"),
-        ({"spots": {"BTC": "x"}}, ConfigError, r"spots\.BTC: Input should be a valid number"),
+        ({"spot": {}}, ConfigError, r"book\.json: spot: there is no such setting; there are accou"),
+        ({"spots": {"BTC": "x"}}, ConfigError, r"spots\.BTC: expected a number, found 'x'"),
         ({"spots": {"BTC": -1}}, BadInput, "the spot of BTC must be finite and above 0"),
         ({"accounts": {"a": {"Q": 1}}}, ConfigError, "a holds Q, which is not among the instruments"),
         ({"instruments": {"P": {"underlying": "BTC", "kind": "swap"}}}, ConfigError, r"instruments\.P\.kind"),

@@ -226,10 +226,16 @@ def test_what_is_given_outranks_the_preset(path: Path) -> None:
         ('protocol = "aave_v3"\npreset = "base"', "the preset is of chain 8453, chain.chain_id is 31337"),
         ('protocol = "aave_v3"\npreset = "mars"', "no preset mars: expected one of ethereum, base, arbitrum"),
         ('protocol = "compound_v2"\npreset = "bnb"', "no preset bnb: this protocol has none"),
-        ('protocol = "aave_v3"', "deployment.pool: Field required"),
-        ('protocol = "morpho_blue"\nmarkets = []', "deployment.markets: Tuple should have at least 1 item"),
+        ('protocol = "aave_v3"', "deployment.pool: is missing"),
+        (
+            'protocol = "morpho_blue"\nmarkets = []',
+            "deployment.markets: expected at least 1 of them, found 0",
+        ),
         ('protocol = "morpho_blue"\nmarkets = ["0x1"]', "deployment.markets.0: expected an id"),
-        ('protocol = "aave_v3"\ncliff = 1', "deployment.cliff: Extra inputs are not permitted"),
+        (
+            'protocol = "aave_v3"\ncliff = 1',
+            "deployment.cliff: there is no such setting; there are chain_id, feeds",
+        ),
     ],
 )
 def test_another_deployment_with_a_mistake_is_refused_with_its_place(
@@ -337,10 +343,10 @@ def test_the_sender_gets_its_transports_in_their_order(path: Path) -> None:
             "cannot end with auction",
         ),
         (f'via = ["public", "public"]\n{RELAY}', "names each transport once"),
-        ("via = []", "at least 1 item"),
+        ("via = []", "expected at least 1 of them, found 0"),
         ('via = ["pigeon"]', "'public', 'bundle', 'private' or 'auction'"),
-        ("private_blocks = 26", "less than or equal to 25"),
-        ('relay = "ws://relay.example"', "should match pattern"),
+        ("private_blocks = 26", "expected at most 25, found 26"),
+        ('relay = "ws://relay.example"', "expected text that matches ^https?://"),
     ],
 )
 def test_transports_that_could_not_work_are_refused(path: Path, lines: str, why: str) -> None:
@@ -489,11 +495,19 @@ def test_an_endpoint_with_a_key_comes_from_the_environment(
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        ('in = "USDT/USD"', 'at = "USDT/USD"', "feed.sources.ETH/USD.binance.at: Extra inputs"),
-        ("coinbase =", "coinbace =", "feed.sources.ETH/USD.coinbace: Extra inputs"),
-        ("outlier_bps = 100", "outlier_bps = 0", "feed.outlier_bps: Input should be greater than"),
-        ("# binance = ", "bitmex = ", "feed.urls.bitmex: Extra inputs"),
-        ('# pyth = "https', 'pyth = "wss', "feed.urls.pyth: String should match"),
+        (
+            'in = "USDT/USD"',
+            'at = "USDT/USD"',
+            "feed.sources.ETH/USD.binance.at: there is no such setting; there are in, symbol",
+        ),
+        (
+            "coinbase =",
+            "coinbace =",
+            "feed.sources.ETH/USD.coinbace: there is no such setting; there are binance, coin",
+        ),
+        ("outlier_bps = 100", "outlier_bps = 0", "feed.outlier_bps: expected at least 1, found 0"),
+        ("# binance = ", "bitmex = ", "feed.urls.bitmex: there is no such setting; there are binance, "),
+        ('# pyth = "https', 'pyth = "wss', "feed.urls.pyth: expected text that matches ^https?://"),
         ('# pyth = "https://', 'pyth = "https://[', "feed.urls.pyth: a URL needs a host"),
         ('# okx = "wss://...', f'okx = "wss://h:{SECRET}', "feed.urls.okx: a URL needs a host"),
     ],
@@ -507,7 +521,7 @@ def test_a_live_feed_with_a_mistake_is_refused_with_its_place(
 
 def test_a_price_of_nothing_is_refused(path: Path) -> None:
     tiny = GENERATED_BLOCK.replace('"3000"', '"1e-400"')
-    assert "feed.start.ETH/USD: Input should be greater" in refusal(path, with_feed(tiny))
+    assert "feed.start.ETH/USD: expected at least 1E-8, found '1e-400'" in refusal(path, with_feed(tiny))
 
 
 def test_invented_prices_are_for_dry_runs_and_test_chains_only(path: Path) -> None:
@@ -544,26 +558,26 @@ def test_a_file_that_is_no_toml_is_refused(path: Path, text: bytes) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "place"),
     [
-        ("chain_id = 31337", "", "chain.chain_id: Field required"),
-        ("[feed]\n", "[feeed]\n", "feed: Field required; feeed: Extra inputs"),
-        ("chain_id", "chain_Id", "chain.chain_id: Field required; chain.chain_Id: Extra inputs"),
-        ("chain_id = 31337", "chain_id = inf", "chain.chain_id: Input should be a finite number"),
-        ("chain_id = 31337", "chain_id = 0", "chain.chain_id: Input should be greater than 0"),
-        ("chain_id = 31337", 'chain_id = "x"', "chain.chain_id: Input should be a valid integer"),
+        ("chain_id = 31337", "", "chain.chain_id: is missing"),
+        ("[feed]\n", "[feeed]\n", "feed: is missing; feeed: there is no such"),
+        ("chain_id", "chain_Id", "chain.chain_id: is missing; chain.chain_Id: there is no"),
+        ("chain_id = 31337", "chain_id = inf", "chain.chain_id: expected a finite number, found inf"),
+        ("chain_id = 31337", "chain_id = 0", "chain.chain_id: expected more than 0, found 0"),
+        ("chain_id = 31337", 'chain_id = "x"', "chain.chain_id: expected a whole number, found 'x'"),
         ('"http://', '"ws://', "chain.http.0: "),
         ('"ws://', '"http://', "chain.ws.0: "),
         (READER, READER[:-1], "deployment.reader: expected an address: 0x and 40"),
         (READER, "0x" + "g" * 40, "deployment.reader: expected an address"),
-        (f'"{READER}"', "7", "deployment.reader: Input should be a valid string"),
+        (f'"{READER}"', "7", "deployment.reader: expected text"),
         (f'reader = "{READER}"', "", "deployment: expected either reader, or clearing where no"),
         ("[feed]", f'clearing = "{READER}"\n[feed]', "deployment: expected either reader"),
-        ("reader", "clearing_", "deployment.clearing_: Extra inputs"),
-        ("[feed]", 'protocol = "cliff"\n[feed]', "deployment: Input tag 'cliff' found"),
-        ("[feed]\n", '[feed]\nkind = "live"\n', "feed.sources: Field required; feed.path: Extra inputs"),
+        ("reader", "clearing_", "deployment.clearing_: there is no such setting; there are clearing, from_b"),
+        ("[feed]", 'protocol = "cliff"\n[feed]', "deployment: protocol should be 'hybrid', 'aave_v3', "),
+        ("[feed]\n", '[feed]\nkind = "live"\n', "feed.sources: is missing; feed.path: there is no"),
         ("[feed]\n", '[feed]\nkind = "wild"\n', "feed: kind should be 'recorded', 'live' or 'generated'"),
         ('path = "prices.csv"', "path = 7", "feed.path: "),
         ("[feed]\n", "[[feed]]\n", "feed: kind should be 'recorded', 'live' or 'generated'"),
-        ("[deployment]\n", "[[deployment]]\n", "deployment: Unable to extract tag"),
+        ("[deployment]\n", "[[deployment]]\n", "deployment: protocol should be 'hybrid', "),
         ("127.0.0.1:8545", "[::1", "chain.http.0: a URL needs a host"),
         ("127.0.0.1:8545", "", "chain.http.0: a URL needs a host"),
     ],
@@ -757,7 +771,7 @@ def test_keys_in_the_environment_are_no_settings(path: Path, monkeypatch: pytest
     ("variable", "value", "place"),
     [
         ("KEEPER_CHAIN__HTTP", f"ftp://{SECRET}", "chain.http.0: "),
-        ("KEEPER_CHAIN__HTPP", f"http://{SECRET}", "chain.htpp: Extra inputs"),
+        ("KEEPER_CHAIN__HTPP", f"http://{SECRET}", "chain.htpp: there is no such setting"),
         ("KEEPER_CHIAN__HTTP", f"http://{SECRET}", "KEEPER_CHIAN__HTTP is of no section"),
         ("KEEPER_CHAIN", SECRET, '"chain"'),
         ("KEEPER_FEED", SECRET, "feed: kind should be"),
@@ -777,6 +791,41 @@ def test_a_mistake_in_the_environment_is_refused_without_the_value(
     assert place in said
     assert SECRET not in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("[limits]\nhalted = 3", "limits.halted: expected true or false, found 3"),
+        ("[limits]\nmax_fee_gwei = 0", "limits.max_fee_gwei: expected at least 0.001, found 0"),
+        (
+            '[signer]\nkind = "paper"',
+            "signer.kind: expected 'local', 'web3signer' or 'aws_kms', found 'paper'",
+        ),
+        (f'[mirror]\ncheck_rows = "{SECRET}"', "mirror.check_rows: expected a whole number"),
+        (
+            f'[wallet]\nprivate_key = "{SECRET}"',
+            "wallet.private_key: there is no such setting; there are addr",
+        ),
+        (f'[signer]\nurl = "{SECRET}"', "signer.url: expected text that matches ^https?"),
+        (f'mirror = "{SECRET}"', "mirror: expected a section"),
+        ('[limits]\nkill_file = "a\\u0000b"', "limits.kill_file: a path cannot hold the character NUL"),
+        ('[wallet]\nkeystore = "\\u0000"', "wallet.keystore: a path cannot hold the character NUL"),
+    ],
+)
+def test_a_mistake_is_told_with_what_is_expected_and_what_was_found_but_for_secrets(
+    path: Path, lines: str, said: str
+) -> None:
+    refused = refusal(path, f"{lines}\n{LEAST}")
+    assert said in refused
+    assert SECRET not in refused
+
+
+def test_no_setting_of_any_section_is_told_with_a_value_that_is_long(path: Path) -> None:
+    number = int("7" * 77)
+    refused = refusal(path, LEAST.replace("chain_id = 31337", f"chain_id = {-number}"))
+    assert "chain.chain_id: expected" in refused
+    assert str(number) not in refused
 
 
 def test_settings_do_not_change_once_they_are_read(path: Path) -> None:
