@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 import typer
 
@@ -48,8 +52,14 @@ JOURNAL: Mapping[str, Callable[..., None]] = {
 }
 """Those of ``keeper journal``."""
 
-RISK: Mapping[str, Callable[..., None]] = {"margin": risking.see_margin, "stress": stresses.see_stress}
+RISK: Mapping[str, Callable[..., None]] = {
+    "margin": risking.see_margin,
+    "stress": stresses.see_stress,
+}
 """Those of ``keeper risk``."""
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What is wrong with a disk, and not with the keeper."""
 
 app = typer.Typer(
     name="keeper",
@@ -79,5 +89,16 @@ def main() -> None:
     try:
         app()
     except KeeperError as error:
-        typer.echo(f"keeper: {error}", err=True)
-        raise SystemExit(2) from None
+        _end(str(error))
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = "the output" if error.filename is None else error.filename
+        _end(f"{where} cannot be written: {error.strerror}")
+
+
+def _end(why: str) -> NoReturn:
+    """Say why, and end with 2, whatever is left of the output that nobody could write."""
+    typer.echo(f"keeper: {why}", err=True)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(2) from None

@@ -52,10 +52,15 @@ def see_replay(
     Ends with 0 where all is equal, or where another configuration was asked for; with 1 where it is not.
     """
     log_to_nobody()
+    is_journal = source.suffix != ".csv"
+    if is_journal and book is not None:
+        raise ConfigError("--book belongs to prices: a journal is decided again with the books of its runs")
+    if not is_journal and until is not None:
+        raise ConfigError("--until belongs to a journal: prices are decided to their end")
     if source.suffix == ".toml":
         place = load(source).journal_place(dry_run=False)
         raise typer.Exit(asyncio.run(_replay(place, until=until, config=config)))
-    if source.suffix != ".csv":
+    if is_journal:
         raise typer.Exit(asyncio.run(_replay(source, until=until, config=config)))
     if config is None or book is None:
         raise ConfigError("to decide over prices takes --config, and --book with the accounts")

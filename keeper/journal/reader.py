@@ -16,7 +16,8 @@ from keeper.journal.backup import back_up, export
 from keeper.journal.db import Shared
 from keeper.journal.rows import MOVES
 from keeper.journal.runs import Run, runs_of
-from keeper.journal.tape import Record, unpack
+from keeper.journal.sqlite import RESTORE
+from keeper.journal.tape import TORN, Record, unpack
 from keeper.lifecycle import fold
 from keeper.ports import LIVE, Bid, Case, StepRecord, StepState
 from keeper.units import AccountKey, Block, UnixS
@@ -143,7 +144,12 @@ class JournalReader:
         last = 0
         while page := self._db.execute(query, (run, last, since, run)).fetchall():
             for seq, number, at_s, events, data in page:
-                yield Reel(seq, number, at_s, events, unpack(data))
+                try:
+                    records = unpack(data)
+                except TORN as error:
+                    torn = f"row {seq} of its tape cannot be read: {error}"
+                    raise ConfigError(f"the journal {self.place} is damaged: {torn}; {RESTORE}") from error
+                yield Reel(seq, number, at_s, events, records)
                 last = seq
 
     def last_reel(self, block: Block | None) -> tuple[int, int, Block, bool] | None:
@@ -260,6 +266,7 @@ class JournalReader:
                 *self._broken_steps(),
                 *self._unagreed(),
                 *self._repeats(),
+                *self._torn_rows(),
             ]
 
     def as_file(self, target: Path) -> Path:
@@ -347,6 +354,15 @@ class JournalReader:
             told = json.loads(data)
             if told.get("closes") and told.get("agreed") is None:
                 yield f"step {told['step_id']} takes of an account, and rests on no agreement"
+
+    def _torn_rows(self) -> Iterator[str]:
+        """Yield rows of the tape that nobody can read."""
+        taped = "SELECT seq, data FROM tape ORDER BY seq"
+        for seq, data in self._db.execute(taped) if "tape" in self._db.tables() else ():
+            try:
+                unpack(data)
+            except TORN as error:
+                yield f"row {seq} of the tape cannot be read: {error}"
 
     def _repeats(self) -> Iterator[str]:
         """Yield nonces used twice, and tranches that were included twice."""

@@ -126,8 +126,12 @@ def pack(records: Sequence[bytes]) -> bytes:
     return zlib.compress(b"\n".join(records), LEVEL)
 
 
+TORN = (zlib.error, ValueError)
+"""What is raised where a row of the tape is damaged."""
+
+
 def unpack(data: bytes) -> list[Record]:
-    """Read the records of a row."""
+    """Read the records of a row; raise one of ``TORN`` where there are none."""
     return [json.loads(line) for line in zlib.decompress(data).split(b"\n") if line]
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import zlib
 from contextlib import closing
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from keeper.cli import app
 from keeper.domain import CaseEvent, EventKind
+from keeper.errors import ConfigError
 from keeper.journal.reader import JournalReader
 from keeper.journal.store import SqliteJournal
 from tests.postgres import drop
@@ -55,6 +59,47 @@ def test_a_block_that_no_chain_has_is_refused(folder: Path, words: tuple[str, ..
     del folder
     found = CliRunner().invoke(app, [*words, block])
     assert (found.exit_code, "Invalid value" in found.output) == (2, True)
+
+
+def test_an_output_that_is_full_ends_with_one_line(folder: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "keeper", "journal", "export"]
+        found = subprocess.run(
+            command, cwd=folder, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    said = "keeper: the output cannot be written: No space left on device\n"
+    assert (found.returncode, found.stderr) == (2, said)
+
+
+@pytest.mark.parametrize("torn", [b"no tape", zlib.compress(b'["head", {'), zlib.compress(b"[]" * 99)[:-5]])
+def test_a_row_of_the_tape_that_is_damaged_is_named(folder: Path, torn: bytes) -> None:
+    journal = folder / "journal.sqlite"
+    with closing(SqliteJournal(journal, identity={"chain_id": "31337"})) as written, written.together():
+        db = written._db
+        db.execute("INSERT INTO runs (run, events, started) VALUES (3, 0, '{}')")
+        db.execute("INSERT INTO tape VALUES (7, 3, 1, 1, 0, 0, ?)", (torn,))
+    with closing(JournalReader(journal)) as reader:
+        said = rf"{journal} is damaged: row 7 of its tape cannot be read: .*; keep the file, and go on from"
+        with pytest.raises(ConfigError, match=said):
+            list(reader.tape(3))
+    found = asked("check")
+    assert found.exit_code == 1
+    assert found.output.startswith("row 7 of the tape cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("journal.sqlite", "--book", "book"), "--book belongs to prices"),
+        (("keeper.toml", "--book", "book"), "--book belongs to prices"),
+        (("prices.csv", "--until", "7"), "--until belongs to a journal"),
+    ],
+)
+def test_what_a_replay_would_not_look_at_is_refused(folder: Path, words: tuple[str, ...], said: str) -> None:
+    del folder
+    found = CliRunner().invoke(app, ["replay", *words])
+    assert isinstance(found.exception, ConfigError)
+    assert str(found.exception).startswith(said)
 
 
 def test_a_backup_is_a_journal(folder: Path) -> None:
