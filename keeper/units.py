@@ -4,6 +4,7 @@ Aliases, not new types: they say what an ``int`` counts. The rounding direction 
 function's name. A WAD never goes into an int64 array: it overflows silently at 9.2.
 """
 
+from decimal import Decimal
 from typing import TypeAlias
 
 Wad: TypeAlias = int
@@ -37,3 +38,9 @@ def mul_div_trunc(a: int, b: int, divisor: int) -> int:
     product = a * b
     quotient = abs(product) // abs(divisor)
     return quotient if (product < 0) == (divisor < 0) else -quotient
+
+
+def in_figures(number: float, most: int = 6) -> str:
+    """Write a number for people: so many figures, or all before the point, and no powers of ten."""
+    figures = Decimal(f"{number:.{most}g}")
+    return f"{number:,.0f}" if abs(figures) >= 10**most else f"{figures:,f}"

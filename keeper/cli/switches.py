@@ -24,6 +24,7 @@ from keeper.journal import opening
 from keeper.journal.store import StoredJournal
 from keeper.journal.wallet import Wallet
 from keeper.ports import BREAKERS, Measure, Switch, Thrown
+from keeper.units import in_figures
 
 LAST_SWITCHED = 10
 """So many switches are shown with the limits."""
@@ -132,9 +133,9 @@ def _show(standing: Standing, *, is_one_of_many: bool) -> None:
     title, own = (standing.journal, ["of these here"]) if is_one_of_many else (None, [])
     table = Table("limit", "market", "used", *own, "bound", "unit", title=title)
     for each in standing.measures:
-        here = [f"{each.own:,.6g}"] if is_one_of_many else []
-        bound = "-" if each.bound is None else f"{each.bound:,.6g}"
-        table.add_row(each.limit, each.subject, f"{each.used:,.6g}", *here, bound, each.unit)
+        here = [in_figures(each.own)] if is_one_of_many else []
+        bound = "-" if each.bound is None else in_figures(each.bound)
+        table.add_row(each.limit, each.subject, in_figures(each.used), *here, bound, each.unit)
     terminal().print(table)
     lines = [
         f"{each.at_s}: {each.name} {'on' if on else 'off'} {each.told}" for each, on in standing.switched

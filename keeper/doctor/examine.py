@@ -48,7 +48,7 @@ from keeper.journal.opening import is_there
 from keeper.journal.reader import JournalReader
 from keeper.oracles.panel import reader_creation
 from keeper.ports import Market
-from keeper.units import WAD, FeedId, UnixS
+from keeper.units import WAD, FeedId, UnixS, in_figures
 
 ROOM_BYTES = 2 * 2**30
 """A journal of years and a book of a million accounts, twice while it is written."""
@@ -308,7 +308,7 @@ def look_at_venues(composites: Mapping[FeedId, Composite], mend: str) -> Iterato
     """Yield of which venues each price is, and why the others are left out."""
     for feed, composite in composites.items():
         if isinstance(composite.quote, Quote):
-            price = f"{composite.quote.price_wad / WAD:,.8g} of {', '.join(composite.used)}"
+            price = f"{in_figures(composite.quote.price_wad / WAD, 8)} of {', '.join(composite.used)}"
             without = "".join(f"; without {venue}: {why}" for venue, why in composite.dropped.items())
             mark = Mark.WARN if without else Mark.OK
             yield Finding(f"price source {feed}", mark, price + without, mend if without else "")
@@ -348,7 +348,7 @@ def look_at_witnesses(heard: Witnesses, now_s: UnixS) -> Iterator[Finding]:
                 mend = "correct it in [confirmation.witnesses], or leave it out"
                 yield Finding(f"witness {feed} {each.what}", Mark.WARN, each.why, mend)
             else:
-                said = f"{each.price_wad / WAD:,.8g}, {now_s - each.at_s} s old"
+                said = f"{in_figures(each.price_wad / WAD, 8)}, {now_s - each.at_s} s old"
                 yield Finding(f"witness {feed} {each.witness}", Mark.OK, said)
 
 

@@ -15,7 +15,7 @@ from keeper.journal.reader import CaseHistory, JournalReader
 from keeper.lifecycle import Status, fold
 from keeper.ports import BidKind, StepRecord
 from keeper.replay.scene import Scene
-from keeper.units import WAD, AccountKey, Block
+from keeper.units import WAD, AccountKey, Block, in_figures
 from keeper.why import account as stands
 
 DONE = (EventKind.RESERVED, EventKind.SENT, EventKind.REFUSED, EventKind.WAITED)
@@ -201,7 +201,7 @@ def _known(said: Mapping[str, Any]) -> Iterator[str]:
     for clock, found in said.get("clocks", {}).items():
         yield f"  {CLOCKS.get(clock, clock)}: {_stands(found)}"
     for each in said.get("witnesses", ()):
-        told = f"{each['price']:,.6g}, {each['age_s']} s old" if "price" in each else each["unknown"]
+        told = f"{in_figures(each['price'])}, {each['age_s']} s old" if "price" in each else each["unknown"]
         yield f"  {each['feed']}, {each['source']}: {told}"
     if said.get("unpriced"):
         yield "  It holds something without a price, or waits to be read: it cannot be scored."
@@ -290,9 +290,8 @@ def _reason(found: Mapping[str, Any]) -> str:
 def _change(change: Mapping[str, Any]) -> str:
     if change["what"] == "price":
         far = f"{change['move']:+.2%}, {change['sigmas']:.1f} sigmas of a day"
-        return (
-            f"  Another answer at {change['feed']} {change['price']:,.6g} ({far}; now {change['now']:,.6g})."
-        )
+        price, now = in_figures(change["price"]), in_figures(change["now"])
+        return f"  Another answer at {change['feed']} {price} ({far}; now {now})."
     if change["what"] == "remedy":
         return f"  Its buffer, a health of {change['buffer']:g}, is back with: {change['text']}."
     return f"  Ask again at block {change['block']}."

@@ -12,7 +12,7 @@ from keeper.journal.reader import JournalReader
 from keeper.replay.scene import Scene
 from keeper.trigger import Trigger
 from keeper.trigger.mirrored import named
-from keeper.units import WAD, AccountKey
+from keeper.units import WAD, AccountKey, in_figures
 from keeper.why import account as stands
 
 LOOKED_AT = 4
@@ -71,8 +71,8 @@ def words_of(found: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
             named(bytes.fromhex(each["account"][2:])),
             each["rung"],
             each["feed"],
-            f"{each['now']:,.6g}",
-            f"{each['price']:,.6g}",
+            in_figures(each["now"]),
+            in_figures(each["price"]),
             f"{each['move']:+.2%}",
             f"{each['sigmas']:.2f}",
             _taken(each["there"]),
@@ -80,10 +80,10 @@ def words_of(found: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
 
 
 def _taken(there: Mapping[str, Any]) -> str:
-    """Say in short what would be taken."""
+    """Say in short what would be taken; a slice has a bound, and its notional is what it should come to."""
     if there["kind"] != "step":
         return f"{there['kind']}: {there.get('rule', '')}".rstrip(": ")
     step = there["steps"][0]
     share = step.get("max_fraction_wad")
-    part = f" {share / WAD:.1%}" if isinstance(share, int) else ""
+    part = f" at most {share / WAD:.1%}" if isinstance(share, int) and share < WAD else ""
     return f"{step['act']}{part}, {step['notional']:,.0f} in quote"

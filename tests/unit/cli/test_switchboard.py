@@ -183,6 +183,7 @@ def test_limits_are_shown_with_what_stops_the_wallet(file: Path, journal: Sqlite
     (file.parent / "keeper.halt").touch()
     shown = told(file, "limits")
     assert "spend_day" in shown
+    assert "10,000,000" in shown
     assert f"halt is on by file: {file.parent / 'keeper.halt'} exists" in shown
     assert "sold ETH/USD on by a test" in shown
     said = json.loads(told(file, "limits", "--json"))

@@ -257,7 +257,7 @@ async def test_the_nearest_are_told_with_the_price_and_the_slice(kept: Desk) -> 
     assert found[0]["sigmas"] < found[1]["sigmas"]
     assert [each["there"]["steps"][0]["act"] for each in found] == ["liquidate", "liquidate"]
     [first, _] = rows_of(found)
-    assert first[7].startswith("liquidate ")
+    assert first[7] == "liquidate, 3,751 in quote"
 
 
 async def test_of_what_has_no_price_no_figures_are_told(kept: Desk) -> None:
