@@ -43,6 +43,8 @@ BETAS: Final[Mapping[str, float]] = {"ETH": 1.0, "BTC": 0.85, "LINK": 1.1}
 """How far each moves where ether moves by one, in logarithms; what is not here stands still."""
 ASSETS: Final[Mapping[str, str]] = {"WETH": "ETH", "WBTC": "BTC", "LINK": "LINK"}
 """Tokens that are listed, and what they are worth as much as."""
+FEEDS: Final[Mapping[str, FeedId]] = {token: f"{ASSETS.get(token, token)}/USD" for token in (*ASSETS, "USDC")}
+"""What values each token that an account has here, where a protocol counts in dollars."""
 PAIRS: Final = (
     *(("WETH", "USDC"), ("WBTC", "USDC"), ("LINK", "USDC")),
     *(("WETH", "USDC"), ("WBTC", "WETH"), ("USDC", "WETH")),
@@ -286,7 +288,7 @@ def _low(rng: random.Random, between: tuple[float, float]) -> float:
 
 
 def aave_stage(node: Node, keeper: str, accounts: int, seed: int, ground: Ground | None = None) -> Stage:
-    """Play on Aave v3.6: a pool with twenty reserves, three of which have a feed."""
+    """Play on Aave v3.6: a pool with twenty reserves, four of which have a feed."""
     aave = aave_v3.deploy(node, ground.tokens if ground else NONE)
     lab, listed = aave.lab, aave_v3.ASSETS
 
@@ -304,7 +306,7 @@ def aave_stage(node: Node, keeper: str, accounts: int, seed: int, ground: Ground
         txs += [aave.borrow(each.owner, each.debt, borrowed)]
     lab.run(txs)
     exchange = _exchange(lab, keeper, aave.tokens, ground)
-    named = {aave.sources[token]: f"{asset}/USD" for token, asset in ASSETS.items()}
+    named = {aave.sources[token]: feed for token, feed in FEEDS.items()}
     lent = Lent.of(node, aave_params.LENT_READER, aave_abi.reader_creation())
 
     def below() -> list[AccountKey]:
@@ -365,7 +367,7 @@ def venus_stage(node: Node, keeper: str, accounts: int, seed: int, ground: Groun
         txs += [venus.act(each.owner, each.debt, "borrow", borrowed)]
     lab.run(txs)
     exchange = _exchange(lab, keeper, venus.tokens, ground)
-    named = {venus.tokens[token]: f"{asset}/USD" for token, asset in ASSETS.items()}
+    named = {venus.tokens[token]: feed for token, feed in FEEDS.items()}
     lent = Lent.of(node, venus_params.LENT_READER, venus_codec.reader_creation())
 
     def below() -> list[AccountKey]:

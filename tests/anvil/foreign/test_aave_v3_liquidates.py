@@ -38,7 +38,7 @@ GENESIS_S = 1_700_000_000
 ETHER, DOLLAR = 10**18, 10**6
 WEAK, CALM = "0x" + "b0" * 20, "0x" + "ca" * 20
 LENT = {LENT_READER: reader_creation(), tokens.LENT_READER: tokens.reader_creation()}
-FEED = "ETH/USD"
+FEED, STABLE = "ETH/USD", "USDC/USD"
 BESIDE = {"Observed BalanceTransfer"}
 
 
@@ -97,9 +97,14 @@ def staged(aave: Aave) -> Stage:
         lab.run([aave.supply(who, "WETH", 5 * ETHER)])
         lab.run([aave.borrow(who, "USDC", owed * DOLLAR)])
     lab.do("FlashLiquidator", exchange.liquidator, "setOperator", SIGNER.address, sender=OWNER)
-    market = AaveMarket(read(node, read_deployment(aave.pool, {aave.sources["WETH"]: FEED}), LENT))
+    named = {aave.sources["WETH"]: FEED, aave.sources["USDC"]: STABLE}
+    market = AaveMarket(read(node, read_deployment(aave.pool, named), LENT))
     pools = read(node, find_pools([ether], [dollars], v3_factory=exchange.v3_factory))
     return Stage(aave, exchange, market, pools)
+
+
+def at_start() -> Spoken:
+    return Spoken({FEED: 2_000 * WAD, STABLE: WAD})
 
 
 async def test_from_the_wallet_a_fall_is_closed_in_the_least_that_restores(
@@ -107,7 +112,7 @@ async def test_from_the_wallet_a_fall_is_closed_in_the_least_that_restores(
 ) -> None:
     lab = stage.aave.lab
     lab.run(minted(lab, SIGNER.address, stage.aave.tokens["USDC"], "0x" + "01" * 20, 100_000 * DOLLAR))
-    feed, weak = Spoken({FEED: 2_000 * WAD}), key_of(WEAK)
+    feed, weak = at_start(), key_of(WEAK)
     desk = stage.desk(Policy.RESTORE)
     async with keeping(lab.node, stage.market, desk, feed, tmp_path, lent=LENT) as kept:
         assert kept.told(weak) == []
@@ -149,7 +154,7 @@ async def test_from_the_wallet_a_fall_is_closed_in_the_least_that_restores(
 async def test_what_the_wallet_seized_is_sold_where_that_is_the_policy(stage: Stage, tmp_path: Path) -> None:
     lab, dollars = stage.aave.lab, stage.aave.tokens["USDC"]
     lab.run([lab.tx("TestToken", dollars, "mint", SIGNER.address, 100_000 * DOLLAR)])
-    feed, wallet = Spoken({FEED: 2_000 * WAD}), key_of(SIGNER.address)
+    feed, wallet = at_start(), key_of(SIGNER.address)
     convert = plan.ConvertParams(stage.exchange.router, dollars)
     desk = LendingDesk(SIGNER.address, Params(FEED, plan=plan.Params(convert=convert)), stage.pools)
     async with keeping(lab.node, stage.market, desk, feed, tmp_path, lent=LENT) as kept:
@@ -178,7 +183,7 @@ async def test_what_the_wallet_seized_is_sold_where_that_is_the_policy(stage: St
 
 
 async def test_with_borrowed_tokens_a_closing_pays_for_itself(stage: Stage, tmp_path: Path) -> None:
-    feed, weak = Spoken({FEED: 2_000 * WAD}), key_of(WEAK)
+    feed, weak = at_start(), key_of(WEAK)
     desk = stage.desk(Policy.RESTORE, stage.flash)
     async with keeping(stage.aave.lab.node, stage.market, desk, feed, tmp_path, lent=LENT) as kept:
         feed.prices[FEED] = 1_900 * WAD
@@ -212,7 +217,7 @@ class Ticking(Spoken):
 async def test_what_waits_for_the_fast_price_is_closed_at_a_tick_without_a_question(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    feed, weak = Ticking({FEED: 2_000 * WAD}), key_of(WEAK)
+    feed, weak = Ticking(at_start().prices), key_of(WEAK)
     desk, asked = stage.desk(Policy.RESTORE, stage.flash), []
     request = Pool.request
 
@@ -242,7 +247,7 @@ async def test_what_waits_for_the_fast_price_is_closed_at_a_tick_without_a_quest
 
 
 async def test_the_most_is_closed_where_that_is_the_policy(stage: Stage, tmp_path: Path) -> None:
-    feed = Spoken({FEED: 2_000 * WAD})
+    feed = at_start()
     desk = stage.desk(Policy.MAX, stage.flash)
     async with keeping(stage.aave.lab.node, stage.market, desk, feed, tmp_path, lent=LENT) as kept:
         feed.prices[FEED] = 1_900 * WAD
@@ -258,7 +263,7 @@ async def test_the_most_is_closed_where_that_is_the_policy(stage: Stage, tmp_pat
 async def test_by_the_rules_of_3_0_from_the_wallet(older: Stage, tmp_path: Path) -> None:
     lab = older.aave.lab
     lab.run([lab.tx("TestToken", older.aave.tokens["USDC"], "mint", SIGNER.address, 100_000 * DOLLAR)])
-    feed, weak, desk = Spoken({FEED: 2_000 * WAD}), key_of(WEAK), older.desk(Policy.RESTORE)
+    feed, weak, desk = at_start(), key_of(WEAK), older.desk(Policy.RESTORE)
     async with keeping(lab.node, older.market, desk, feed, tmp_path, lent=LENT) as kept:
         feed.prices[FEED] = 1_900 * WAD
         await kept.head()
@@ -286,7 +291,7 @@ async def test_several_at_once_are_approved_and_closed_with_none_in_vain(
         opened = [aave.supply(who, "WETH", 5 * ETHER), aave.borrow(who, "USDC", 7_950 * DOLLAR)]
         lab.run([*aave.fund(who, ["WETH"]), *opened])
     lab.run([lab.tx("TestToken", aave.tokens["USDC"], "mint", SIGNER.address, 100_000 * DOLLAR)])
-    feed, desk = Spoken({FEED: 2_000 * WAD}), stage.desk(Policy.RESTORE)
+    feed, desk = at_start(), stage.desk(Policy.RESTORE)
     async with keeping(lab.node, stage.market, desk, feed, tmp_path, lent=LENT) as kept:
         feed.prices[FEED] = 1_900 * WAD
         stage.fall(0.95)
@@ -308,7 +313,7 @@ async def test_an_oracle_that_jumps_before_the_market_is_left_to_others_and_the_
     lab.node.fund([other])
     lab.run(minted(lab, SIGNER.address, aave.tokens["USDC"], aave.pool, 100_000 * DOLLAR))
     lab.run(minted(lab, other, aave.tokens["USDC"], aave.pool, 100_000 * DOLLAR))
-    feed, desk = Spoken({FEED: 2_000 * WAD}), stage.desk(Policy.MAX)
+    feed, desk = at_start(), stage.desk(Policy.MAX)
     desk = replace(desk, params=replace(desk.params, confirm=Policies(CAUTIOUS)))
     async with keeping(lab.node, stage.market, desk, feed, tmp_path, lent=LENT) as kept:
         aave.price({"WETH": 0.95})

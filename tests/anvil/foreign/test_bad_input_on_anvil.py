@@ -47,7 +47,7 @@ ODD = "ODD"
 """The symbol of a token with habits of its own, worth ten dollars."""
 BESIDE = {"Observed BalanceTransfer"}
 BELIEVING = Policies(tuned(BALANCED, trust_chain_after_s=24))
-"""The protocol is believed about feeds of which nobody else speaks."""
+"""The protocol is believed about prices of which nobody else speaks."""
 BOUND_S = 3.0
 CLOSED = ("Suspected", "Reserved repay", "Sent", "Included", "Observed LiquidationCall", "Closed")
 APPROVED = ("Reserved approve", "Sent", "Included")
@@ -80,8 +80,9 @@ class Stage:
         aave.configure("setReserveBorrowing", token, True)
         aave.lab.run([*aave.fund(LENDER, [ODD]), aave.supply(LENDER, ODD, 10**6 * ETHER)])
 
-    def price_odd(self, dollars: float) -> None:
-        lab = self.aave.lab
+    def price_odd(self, feed: Spoken, dollars: int) -> None:
+        """Have it fall at both clocks."""
+        lab, feed.prices[feed_of(ODD)] = self.aave.lab, dollars * WAD
         lab.run([lab.tx("PriceSource", self.source, "set", int(dollars * 100 * CENT))])
 
     def fee(self, bps: int) -> None:
@@ -106,11 +107,10 @@ class Stage:
         return int(self.aave.lab.ask(*asked)[5]) / WAD
 
     def keeping(self, feed: Spoken, *, flash: bool = False) -> AbstractAsyncContextManager[Keeping]:
-        """Keep the pool as it is listed now; only ether has a fast price, of others the pool is believed."""
+        """Keep the pool as it is listed now."""
         node, pools = self.aave.lab.node, Pools({}, ())
-        market = AaveMarket(
-            read(node, read_deployment(self.aave.pool, {self.aave.sources["WETH"]: FEED}), LENT)
-        )
+        named = {source: feed_of(symbol) for symbol, source in self.aave.sources.items()}
+        market = AaveMarket(read(node, read_deployment(self.aave.pool, named), LENT))
         params = plan.Params()
         if flash:
             params = replace(params, flash=plan.FlashParams(self.exchange.liquidator, Lender.MORPHO))
@@ -118,7 +118,7 @@ class Stage:
                 [self.aave.tokens[ODD].lower()], [self.exchange.quote], v3_factory=self.exchange.v3_factory
             )
             pools = read(node, rounds)
-        desk = LendingDesk(SIGNER.address, Params(FEED, BELIEVING, params), pools)
+        desk = LendingDesk(SIGNER.address, Params(FEED, Policies(), params), pools)
         return keeping(node, market, desk, feed, self.folder, lent=LENT)
 
 
@@ -141,8 +141,14 @@ def stage(deployed: tuple[Aave, Exchange, str], tmp_path: Path) -> Iterator[Stag
         yield Stage(*deployed, tmp_path)
 
 
+def feed_of(symbol: str) -> str:
+    return FEED if symbol == "WETH" else f"{symbol}/USD"
+
+
 def at_start() -> Spoken:
-    return Spoken({FEED: 2_000 * WAD})
+    """Say of every token what its oracle does at first."""
+    dollars = {symbol: asset.cents * WAD // 100 for symbol, asset in ASSETS.items()} | {ODD: 10 * WAD}
+    return Spoken({feed_of(symbol): price_wad for symbol, price_wad in dollars.items()})
 
 
 def told(kept: Keeping, owner: str = WEAK) -> list[str]:
@@ -166,7 +172,8 @@ async def fall(stage: Stage, kept: Keeping, feed: Spoken, blocks: int) -> None:
 
 async def test_a_reserve_that_is_listed_later_is_kept_as_well(stage: Stage) -> None:
     stage.enrich("USDC", RICH * DOLLAR)
-    async with stage.keeping(at_start()) as kept:
+    feed = at_start()
+    async with stage.keeping(feed) as kept:
         stage.list_odd()
         await kept.head()
         stage.open(WEAK, ODD, 1_000 * ETHER, "USDC", 5_900 * DOLLAR)
@@ -175,7 +182,7 @@ async def test_a_reserve_that_is_listed_later_is_kept_as_well(stage: Stage) -> N
         stage.give(ODD, WEAK, OTHER, 100 * ETHER)
         await kept.head()
         assert kept.told(key_of(WEAK)) == []
-        stage.price_odd(9)
+        stage.price_odd(feed, 9)
         for _ in range(4):
             await kept.head()
         assert told(kept) == ["Suspected", *APPROVED, *CLOSED]
@@ -212,6 +219,7 @@ async def test_by_a_price_that_is_none_nobody_acts(stage: Stage, *, reverts: boo
         await kept.head()
         if reverts:
             node.rpc("anvil_setCode", source, "0xfe")
+        feed.prices[feed_of("WBTC")] = 36_000 * WAD
         aave.price({"WBTC": 0.9} if reverts else {"WBTC": 0.9, "WETH": 0.0})
         for _ in range(4):
             await kept.head()
@@ -293,9 +301,10 @@ async def test_a_debt_whose_transfers_lose_a_part_is_repaid_to_the_unit(stage: S
 async def test_a_collateral_whose_transfers_lose_a_part_is_not_sold(stage: Stage) -> None:
     stage.list_odd()
     stage.open(WEAK, ODD, 1_000 * ETHER, "USDC", 5_900 * DOLLAR)
-    async with stage.keeping(at_start(), flash=True) as kept:
+    feed = at_start()
+    async with stage.keeping(feed, flash=True) as kept:
         stage.fee(100)
-        stage.price_odd(8)
+        stage.price_odd(feed, 8)
         for _ in range(2):
             await kept.head()
         assert told(kept) == ["Suspected", "Refused simulation.reverted"]
@@ -342,11 +351,12 @@ async def test_a_token_without_decimals_is_not_valued(stage: Stage, *, is_loan: 
     with capture_logs() as said:
         async with keeping(node, found, desk, feed, stage.folder, lent=lent) as kept:
             lab.run([lab.tx("PriceSource", market.oracle, "set", int(spec.price * 0.95))])
-            for _ in range(4):
+            for _ in range(6):
                 await kept.head()
             short = [each for each in kept.told(key) if each not in BESIDE]
             # A collateral is worth what the oracle says, in loans; a loan that cannot be counted nothing.
-            closed = ["Suspected", *APPROVED, "Suspected", "Reserved repay", "Sent", "Included"]
+            waited = "Waited confirm.unsupported"
+            closed = ["Suspected", waited, *APPROVED, "Suspected", "Reserved repay", "Sent", "Included"]
             assert short == ([] if is_loan else [*closed, "Observed Liquidate", "Closed"])
             unjudged = [each["accounts"] for each in said if each["event"] == "accounts.unjudged"]
             assert unjudged == ([{f"token {odd}: it tells no decimals": 1}] if is_loan else [])

@@ -12,7 +12,7 @@ from keeper.plan.common import Policy
 from keeper.protocols.aave_v3.codec import key_of
 from keeper.units import WAD
 from tests.anvil.foreign.keeping import Keeping, Spoken, keeping
-from tests.anvil.foreign.test_aave_v3_liquidates import FEED, GENESIS_S, LENT, WEAK, Stage, staged
+from tests.anvil.foreign.test_aave_v3_liquidates import FEED, GENESIS_S, LENT, WEAK, Stage, at_start, staged
 from tests.unit.pipeline.desk import SIGNER
 
 pytestmark = [pytest.mark.anvil, pytest.mark.timeout(120)]
@@ -34,7 +34,7 @@ async def warned(kept: Keeping, feed: Spoken) -> None:
 
 async def test_an_account_is_closed_in_the_block_of_the_answer_that_it_waited_for(tmp_path: Path) -> None:
     with anvil(timestamp_s=GENESIS_S) as node:
-        stage, feed, weak = staged(deploy(node)), Spoken({FEED: 2_000 * WAD}), key_of(WEAK)
+        stage, feed, weak = staged(deploy(node)), at_start(), key_of(WEAK)
         desk = stage.desk(Policy.RESTORE, stage.flash)
         async with keeping(node, stage.market, desk, feed, tmp_path, lent=LENT) as kept:
             await warned(kept, feed)
@@ -54,7 +54,7 @@ async def test_an_account_is_closed_in_the_block_of_the_answer_that_it_waited_fo
 
 async def test_an_answer_that_never_comes_costs_a_revert_and_nothing_else(tmp_path: Path) -> None:
     with anvil(timestamp_s=GENESIS_S) as node:
-        stage, feed, weak = staged(deploy(node)), Spoken({FEED: 2_000 * WAD}), key_of(WEAK)
+        stage, feed, weak = staged(deploy(node)), at_start(), key_of(WEAK)
         desk = stage.desk(Policy.RESTORE, stage.flash)
         async with keeping(node, stage.market, desk, feed, tmp_path, lent=LENT) as kept:
             await warned(kept, feed)
@@ -69,7 +69,7 @@ async def test_an_answer_that_never_comes_costs_a_revert_and_nothing_else(tmp_pa
 
 async def test_what_breaches_nothing_leads_to_nothing(tmp_path: Path) -> None:
     with anvil(timestamp_s=GENESIS_S) as node:
-        stage, feed, weak = staged(deploy(node)), Spoken({FEED: 2_000 * WAD}), key_of(WEAK)
+        stage, feed, weak = staged(deploy(node)), at_start(), key_of(WEAK)
         desk = stage.desk(Policy.RESTORE, stage.flash)
         async with keeping(node, stage.market, desk, feed, tmp_path, lent=LENT) as kept:
             await warned(kept, feed)

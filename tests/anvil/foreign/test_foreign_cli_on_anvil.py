@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.anvil, pytest.mark.timeout(120)]
 GENESIS_S = 1_700_000_000
 ETHER, DOLLAR = 10**18, 10**6
 WEAK = "0x" + "b0" * 20
-FEED = "ETH/USD"
+FEED, STABLE = "ETH/USD", "USDC/USD"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Site:
         lines = [
             *("[chain]", f'http = "{node.http_url}"', f'ws = "{node.ws_url}"', f"chain_id = {node.chain_id}"),
             *("[deployment]", 'protocol = "aave_v3"', f'pool = "{aave.pool}"', *deployment),
-            f'feeds = {{ "{aave.sources["WETH"]}" = "{FEED}" }}',
+            f'feeds = {{ "{aave.sources["WETH"]}" = "{FEED}", "{aave.sources["USDC"]}" = "{STABLE}" }}',
             *("[feed]", 'path = "prices.csv"', "max_age_s = 3600"),
         ]
         if liquidator:
@@ -58,8 +58,9 @@ class Site:
             lines += ["[exchange]", f'uniswap_v3 = "{self.exchange.v3_factory}"']
             lines += [f'bridges = ["{self.exchange.quote}"]']
         (self.folder / "keeper.toml").write_text("\n".join(lines) + "\n")
-        prices = ["timestamp_s,feed,price", f"{node.timestamp_s()},{FEED},1900"]
-        (self.folder / "prices.csv").write_text("\n".join(prices) + "\n")
+        said = {FEED: 1_900, STABLE: 1}
+        prices = [f"{node.timestamp_s()},{feed},{price}" for feed, price in said.items()]
+        (self.folder / "prices.csv").write_text("\n".join(["timestamp_s,feed,price", *prices, ""]))
 
     @property
     def implementation(self) -> str:
@@ -106,9 +107,10 @@ def test_the_doctor_tells_what_stands_there_and_what_the_wallet_lacks(site: Site
     assert {marks[each] for each in ("contract", "prices", "price source", "gas")} == {"ok"}
     assert marks["key"] == "warn"
     assert marks["oracle"] == marks["purse"] == "warn"
-    untraced = {token.lower() for symbol, token in site.aave.tokens.items() if symbol != "WETH"}
+    traced = {site.aave.tokens[symbol].lower() for symbol in ("WETH", "USDC")}
+    untraced = {token.lower() for token in site.aave.tokens.values()} - traced
     assert [token for token in untraced if token not in said] == []
-    assert f"token {site.aave.tokens['WETH'].lower()}" not in said
+    assert not any(f"{token}: the chain's price" in said for token in traced)
     assert "0 of 20 tokens that may be owed" in said
 
 

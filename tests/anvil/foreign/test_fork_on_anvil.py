@@ -49,7 +49,7 @@ GENESIS_S = 1_700_000_000
 ETHER, DOLLAR = 10**18, 10**6
 WEAK = "0x" + "b0" * 20
 LENT = {LENT_READER: reader_creation(), tokens.LENT_READER: tokens.reader_creation()}
-FEED = "ETH/USD"
+FEED, STABLE = "ETH/USD", "USDC/USD"
 
 
 @pytest.fixture
@@ -74,10 +74,11 @@ async def test_an_account_is_found_and_closed_on_a_fork_of_which_the_chain_hears
     before = factor(parent)
     with anvil(timestamp_s=GENESIS_S, fork_url=parent.lab.node.http_url) as fork:
         aave = replace(parent, lab=replace(parent.lab, node=fork))
-        lab, feed = aave.lab, Spoken({FEED: 2_000 * WAD})
+        lab, feed = aave.lab, Spoken({FEED: 2_000 * WAD, STABLE: WAD})
         fork.fund([SIGNER.address])
         lab.run([lab.tx("TestToken", aave.tokens["USDC"], "mint", SIGNER.address, 100_000 * DOLLAR)])
-        market = AaveMarket(read(fork, read_deployment(aave.pool, {aave.sources["WETH"]: FEED}), LENT))
+        named = {aave.sources["WETH"]: FEED, aave.sources["USDC"]: STABLE}
+        market = AaveMarket(read(fork, read_deployment(aave.pool, named), LENT))
         params = Params(FEED, Policies(), plan.Params())
         desk = LendingDesk(SIGNER.address, params, Pools({}, ()))
         async with keeping(fork, market, desk, feed, tmp_path, lent=LENT) as kept:
