@@ -12,6 +12,7 @@ import typer
 
 from keeper.cli import (
     demos,
+    flows,
     journals,
     keeping,
     looking,
@@ -55,6 +56,7 @@ JOURNAL: Mapping[str, Callable[..., None]] = {
 RISK: Mapping[str, Callable[..., None]] = {
     "margin": risking.see_margin,
     "stress": stresses.see_stress,
+    "flow": flows.see_flow,
 }
 """Those of ``keeper risk``."""
 

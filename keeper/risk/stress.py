@@ -304,6 +304,6 @@ def cascade(
         falls = after
         if settled:
             break
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         amplification = falls / first
     return Cascade(falls, sold, float(books.standing(falls).bad_debt.sum()), rounds, amplification)
