@@ -11,6 +11,7 @@ from typing import NoReturn
 import typer
 
 from keeper.cli import (
+    backtests,
     demos,
     flows,
     journals,
@@ -57,6 +58,7 @@ RISK: Mapping[str, Callable[..., None]] = {
     "margin": risking.see_margin,
     "stress": stresses.see_stress,
     "flow": flows.see_flow,
+    "backtest": backtests.see_backtest,
 }
 """Those of ``keeper risk``."""
 

@@ -29,6 +29,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.titlelocation": "left",
     "axes.titlesize": "large",
+    "date.converter": "concise",
     "font.size": 10,
     "grid.color": GRID,
     "legend.frameon": False,

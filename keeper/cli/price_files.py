@@ -10,14 +10,31 @@ import typer
 
 from keeper.errors import BadInput, ConfigError
 from keeper.risk import prices
-from keeper.risk.prices import Prices
+from keeper.risk.prices import DAY_S, Prices
 
+PriceFile = Annotated[Path, typer.Argument(help="Closes as CSV; docs/risk/tail.md says how.")]
 Columns = Annotated[
     str | None,
     typer.Option(
         help="Which column has whose closes, such as BTC=btc_close,ETH=eth_close; else all, by their names."
     ),
 ]
+Decay = Annotated[
+    float | None,
+    typer.Option(help="Of weighted volatilities, a step; 0.94 from a day on and 0.97 below, unless told."),
+]
+DegreesOfFreedom = Annotated[
+    float | None, typer.Option("--dof", help="Of Student's t, where a method would take returns for normal.")
+]
+DAILY, HOURLY = 0.94, 0.97
+"""The decay of RiskMetrics for days, and what is usual for hours."""
+
+
+def decay_of(told: Prices, decay: float | None) -> float:
+    """Return how much of a weighted volatility is left a step later."""
+    if decay is not None:
+        return decay
+    return DAILY if told.step_s >= DAY_S else HOURLY
 
 
 def read_prices(path: Path, columns: str | None = None) -> Prices:

@@ -1,8 +1,8 @@
 """What sets returns within a day apart from daily ones: the hour they are of, and jumps.
 
 Markets that never close still have busy hours, and a crash is a jump more often than a busy hour. A model of
-daily returns fits hourly ones only after both are dealt with: take jumps out by `without_jumps`, then divide
-by the factors of `diurnal_factors`, and multiply what is forecast by the factor of its hour.
+daily returns fits hourly ones only after both are dealt with: divide by the factors of `calm_factors`, and
+multiply what is forecast by the factor of its hour.
 """
 
 from __future__ import annotations
@@ -32,13 +32,31 @@ def diurnal_factors(returns: ArrayLike, slots: ArrayLike, *, count: int = DAY_H)
     (1997): the root of the mean square by slot.
     """
     moves = inputs.finite("returns", returns, 1)
-    at = _slots(slots, moves.shape, inputs.count("count", count))
+    at = slots_of(slots, moves.shape, inputs.count("count", count))
     times = np.bincount(at, minlength=count)
     squares = np.bincount(at, moves**2, minlength=count)
     if not (squares > 0).all():
         raise BadInput(f"every slot must hold a return other than 0, found none in {np.argmin(squares)}")
     variance = squares / times
     return np.asarray(np.sqrt(variance / variance.mean()))
+
+
+def calm_factors(returns: ArrayLike, slots: ArrayLike, *, count: int = DAY_H) -> Floats:
+    """Return `diurnal_factors` of returns [n] without their jumps, which would make an hour busy for ever.
+
+    What is a jump is asked of returns over the median size in their slot: else every busy hour would be full
+    of them. Raises BadInput as `diurnal_factors`, for returns no more than the window of `without_jumps`, and
+    a slot in which most returns are 0.
+
+    Source: Boudt, Croux, Laurent, "Robust estimation of intraweek periodicity in volatility and jump
+    detection" (2011), whose first estimate is the median too.
+    """
+    moves = inputs.finite("returns", returns, 1)
+    at = slots_of(slots, moves.shape, inputs.count("count", count))
+    sizes = np.array([np.median(np.abs(moves[at == slot])) if slot in at else 0.0 for slot in range(count)])
+    if not (sizes > 0).all():
+        raise BadInput(f"most returns of every slot must differ from 0, found others in {np.argmin(sizes)}")
+    return diurnal_factors(without_jumps(moves / sizes[at]) * sizes[at], at, count=count)
 
 
 def bipower_variance(returns: ArrayLike) -> float:
@@ -77,6 +95,16 @@ def without_jumps(returns: ArrayLike, *, window: int = 156, significance: float 
     return np.clip(moves, -most, most)
 
 
+def slots_of(slots: ArrayLike, shape: tuple[int, ...], count: int) -> NDArray[np.int64]:
+    """Return slots, one for each return. Raises BadInput for another shape, and one outside [0, count)."""
+    found = np.asarray(slots)
+    if found.shape != shape or not np.issubdtype(found.dtype, np.integer):
+        raise BadInput(f"slots must be {shape[0]} integers, found {found.dtype} of the shape {found.shape}")
+    if found.min() < 0 or found.max() >= count:
+        raise BadInput(f"slots must lie in [0, {count - 1}], found {found.min()} to {found.max()}")
+    return found.astype(np.int64)
+
+
 def _largest(moves: Floats, window: int, significance: float) -> Floats:
     """Return the largest size [n] of a return that is no jump; infinite of those that nothing is said of."""
     n, width = len(moves), inputs.count("window", window, least=4)
@@ -92,12 +120,3 @@ def _largest(moves: Floats, window: int, significance: float) -> Floats:
     most = np.full(n, np.inf)
     most[width:] = bound * np.sqrt(means[1 : n - width + 1])
     return most
-
-
-def _slots(slots: ArrayLike, shape: tuple[int, ...], count: int) -> NDArray[np.int64]:
-    found = np.asarray(slots)
-    if found.shape != shape or not np.issubdtype(found.dtype, np.integer):
-        raise BadInput(f"slots must be {shape[0]} integers, found {found.dtype} of the shape {found.shape}")
-    if found.min() < 0 or found.max() >= count:
-        raise BadInput(f"slots must lie in [0, {count - 1}], found {found.min()} to {found.max()}")
-    return found.astype(np.int64)

@@ -198,35 +198,37 @@ class Columns:
 
 
 def risk_arrays(book: Book, grid: Grid) -> Column:
-    """Return what one unit of each instrument gains in each scenario [i, s], weighted.
+    """Return what one unit of each instrument gains in each scenario [i, s], weighted; else as `revalued`."""
+    at = book.columns.options
+    vols = grid.vols(book.columns.vol[at], book.columns.years[at] * DAYS_A_YEAR)
+    return revalued(book, grid.moves, vols=vols, roll_days=grid.roll_days) * grid.weights
 
-    In quote, or in coin at the scenario's spot where the book settles in it: there -16% cost an inverse perp
-    38% more than +16% bring. Raises BadInput where a scenario leaves a coin without a price.
+
+def revalued(book: Book, moves: Column, *, vols: Column | None = None, roll_days: float = 0.0) -> Column:
+    """Return what one unit of each instrument gains [i, s] where spots move by fractions, and time passes.
+
+    ``moves`` [s], or [i, s] where underlyings move apart. ``vols`` [o, s] of the options, in their order;
+    without it theirs stay. In quote, or in coin at the scenario's spot where the book settles in it: there
+    -16% cost an inverse perp 38% more than +16% bring. Raises BadInput where a coin is left without a price.
     """
     columns = book.columns
-    moved = columns.spot[:, None] * (1.0 + grid.moves)
+    moved = columns.spot[:, None] * (1.0 + moves)
     marks = columns.marks
     gains = moved - columns.spot[:, None]
     at = columns.options
-    gains[at] = _option_values(columns, grid, moved[at]) - marks[at][:, None]
+    left = np.maximum(columns.years[at] - roll_days / DAYS_A_YEAR, 0.0)
+    spread = (columns.vol[at, None] if vols is None else vols) * np.sqrt(left)[:, None]
+    worth = options.value(
+        spot=moved[at], strike=columns.strike[at, None], spread=spread, is_call=columns.is_call[at, None]
+    )
+    gains[at] = worth - marks[at][:, None]
     inverse = np.flatnonzero(columns.inverse)
     gains[inverse] = _of_inverse(columns, marks, gains, moved, inverse)
     if book.in_coin:
         if not (moved > 0.0).all():
-            raise BadInput(f"a book in coin has no value at a spot of 0, as in a scenario of {grid.name}")
+            raise BadInput("a book in coin has no value at a spot of 0")
         gains /= moved
-    return np.asarray(gains * grid.weights)
-
-
-def _option_values(columns: Columns, grid: Grid, moved: Column) -> Column:
-    """Return what the options are worth in every scenario, with the grid's volatility and time."""
-    at = columns.options
-    years = columns.years[at]
-    left = np.maximum(years - grid.roll_days / DAYS_A_YEAR, 0.0)
-    spread = grid.vols(columns.vol[at], years * DAYS_A_YEAR) * np.sqrt(left)[:, None]
-    return options.value(
-        spot=moved, strike=columns.strike[at, None], spread=spread, is_call=columns.is_call[at, None]
-    )
+    return gains
 
 
 def _of_inverse(columns: Columns, marks: Column, gains: Column, moved: Column, inverse: Numbers) -> Column:

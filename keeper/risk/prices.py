@@ -24,7 +24,8 @@ Times = NDArray[np.int64]
 
 FIRST_S, LAST_S = 10**8, 10**11
 """Unix seconds lie between: 20240131 is a date without dashes, and 1706659200000 are milliseconds."""
-UNITS_S = {"d": 86_400, "h": 3_600, "min": 60, "s": 1}
+DAY_S = 86_400
+UNITS_S = {"d": DAY_S, "h": 3_600, "min": 60, "s": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,15 @@ class Prices:
         return np.diff(np.log(self.closes), axis=0)
 
     def of(self, assets: Sequence[str]) -> Prices:
-        """Return the closes of these assets, in this order. Raises BadInput for one that is not told."""
-        missing = [asset for asset in assets if asset not in self.assets]
+        """Return the closes of these assets, in this order and by these names.
+
+        Of a feed such as BTC/USD they may be those of BTC. Raises BadInput for one that is not told.
+        """
+        names = [asset if asset in self.assets else asset.partition("/")[0] for asset in assets]
+        missing = [name for name in names if name not in self.assets]
         if missing:
             raise BadInput(f"expected prices of {', '.join(missing)}, found {', '.join(self.assets)}")
-        places = [self.assets.index(asset) for asset in assets]
+        places = [self.assets.index(name) for name in names]
         return Prices(tuple(assets), self.times, self.closes[:, places])
 
     def every(self, steps: int) -> Prices:

@@ -27,6 +27,8 @@ from keeper.risk.inputs import Floats
 
 Book: TypeAlias = ArrayLike | Callable[[Floats], Floats]
 """Exposures [i], or what a book gains [p] from returns [p, i]."""
+Forecast: TypeAlias = Callable[[Floats], "TailRisk"]
+"""From past returns [n], oldest first, to the tail of the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def cornish_fisher(
     _check_monotone(s, k)
     z = ndtri(part)
     quantile = z + (z**2 - 1) * s / 6 + (z**3 - 3 * z) * k / 24 - (2 * z**3 - 5 * z) * s**2 / 36
-    beyond = 1 + z * s / 6 + (z**2 - 1) * k / 24 - (2 * z**2 - 1) * s**2 / 36
+    beyond, _, _ = _beyond(z, s, k)
     var = np.asarray(centre + spread * quantile)
     es = np.asarray(centre + spread * _density(z) / (1 - part) * beyond)
     return TailRisk(var[()], es[()], np.zeros_like(var)[()])
@@ -128,32 +130,42 @@ def filtered_historical(
     paths: int = 10_000,
     seed: int = 0,
 ) -> TailRisk:
-    """Return the tail of the next returns, which are past ones scaled to the volatility that is expected now.
+    """Return the tail of the next returns, which are past ones as `filtered_returns` makes them.
+
+    ``returns`` are those of the book [n], or of its assets [n, i] with ``weights`` [i].
+
+    Raises BadInput as `filtered_returns`, for wrong shapes and a level outside (0, 1).
+    Property: scaled returns give a scaled tail; of a constant volatility it is that of `historical`.
+    """
+    moves, held = _held(returns, weights)
+    drawn = filtered_returns(moves, decay=decay, steps=steps, paths=paths, seed=seed)
+    return historical(-drawn @ held, level)
+
+
+def filtered_returns(
+    returns: ArrayLike, *, decay: float = 0.94, steps: int = 1, paths: int = 10_000, seed: int = 0
+) -> Floats:
+    """Return what the next returns [m, i] may be: past ones [n, i], scaled to the volatility expected now.
 
     Each past return is divided by what an EWMA expected of it, from earlier ones alone, and multiplied by
     what it expects of the next. The first of them are left out, a tenth at most: by then an EWMA knows little
     more than the return that it began with. Of one step every past return counts once. Of several, so many
-    paths are drawn, the volatility of each following its own returns, which add up.
+    paths are drawn, the volatility of each following its own returns, which add up. All assets of one path
+    and step are of one past moment, so that they fall together as they did.
 
-    ``returns`` are those of the book [n], or of its assets [n, i] with ``weights`` [i]: then all assets of
-    one path and step are of one past moment, so that they fall together as they did.
-
-    Raises BadInput for fewer than 2 returns, none that moves, wrong shapes, a decay or level outside (0,
-    1).
+    Raises BadInput for fewer than 2 returns, none that moves, and a decay outside (0, 1).
 
     Source: Hull, White, "Incorporating volatility updating into the historical simulation method" (1998);
     Barone-Adesi, Giannopoulos, Vosper, "VaR without correlations" (1999), whose GARCH is an EWMA here.
-    Property: scaled returns give a scaled tail; of a constant volatility it is that of `historical`.
     """
-    moves, held = _held(returns, weights)
-    part, kept = inputs.probability("level", level), inputs.probability("decay", decay)
+    moves, kept = inputs.finite("returns", returns, 2), inputs.probability("decay", decay)
     inputs.count("steps", steps)
     inputs.count("paths", paths)
     residuals, variance = _filtered(moves, kept)
     if steps == 1:
-        return historical(-(residuals * np.sqrt(variance)) @ held, part)
+        return np.asarray(residuals * np.sqrt(variance))
     generator = np.random.default_rng(seed)
-    total = np.zeros((paths, len(held)))
+    total: Floats = np.zeros((paths, moves.shape[1]))
     sd = np.tile(np.sqrt(variance), (paths, 1))
     # A return of z deviations makes the next variance kept + (1 - kept) z^2 times what it was.
     growth = np.sqrt(kept + (1 - kept) * residuals**2)
@@ -161,7 +173,7 @@ def filtered_historical(
         drawn = generator.integers(len(residuals), size=paths)
         total += residuals[drawn] * sd
         sd *= growth[drawn]
-    return historical(-total @ held, part)
+    return total
 
 
 def monte_carlo(
@@ -174,26 +186,41 @@ def monte_carlo(
     paths: int = 100_000,
     seed: int = 0,
 ) -> TailRisk:
-    """Return the tail of a book whose assets' returns are drawn jointly normal, or of Student's t.
+    """Return the tail of a book whose assets' returns are drawn as `drawn_returns` does.
+
+    ``standard_error`` is sqrt(level (1 - level) / paths) / f(VaR), with the density f by the spacing of the
+    drawn losses.
+
+    Raises BadInput as `drawn_returns`, for wrong shapes and a level outside (0, 1).
+    """
+    drawn = drawn_returns(covariance, mean=mean, dof=dof, paths=paths, seed=seed)
+    return historical(-_gains(book, drawn), level)
+
+
+def drawn_returns(
+    covariance: ArrayLike,
+    *,
+    mean: ArrayLike = 0.0,
+    dof: float | None = None,
+    paths: int = 100_000,
+    seed: int = 0,
+) -> Floats:
+    """Return returns [paths, i] that are drawn jointly normal, or of Student's t.
 
     ``covariance`` [i, i] and ``mean`` [i] are those of the returns, for t as well. A seed makes the same
-    paths everywhere. ``standard_error`` is sqrt(level (1 - level) / paths) / f(VaR), with the density f by
-    the spacing of the drawn losses.
-
-    Raises BadInput for a covariance that is none, wrong shapes, a level outside (0, 1), and dof not above
-    2.
+    paths everywhere. Raises BadInput for a covariance that is none, wrong shapes, and dof not above 2.
     """
     spread = inputs.positive_semidefinite("covariance", covariance)
-    part, size = inputs.probability("level", level), len(spread)
-    centre = inputs.one_or("mean", mean, size)
+    centre = inputs.one_or("mean", mean, len(spread))
     inputs.count("paths", paths)
     generator = np.random.default_rng(seed)
     eigenvalues, vectors = np.linalg.eigh(spread)
-    drawn = generator.standard_normal((paths, size)) @ (vectors * np.sqrt(np.maximum(eigenvalues, 0.0))).T
+    root = (vectors * np.sqrt(np.maximum(eigenvalues, 0.0))).T
+    drawn = generator.standard_normal((paths, len(spread))) @ root
     if dof is not None:
         heavy = _degrees(dof)
         drawn *= np.sqrt((heavy - 2) / generator.chisquare(heavy, (paths, 1)))
-    return historical(-_gains(book, centre + drawn), part)
+    return np.asarray(centre + drawn)
 
 
 def parametric_contributions(
@@ -224,20 +251,65 @@ def parametric_contributions(
 def historical_contributions(returns: ArrayLike, weights: ArrayLike, level: float) -> Contributions:
     """Return what each exposure [i] adds to the shortfall of `historical` over returns [n, i].
 
-    Each is its mean loss where the book loses most; of outcomes that lose exactly the VaR, so many count that
-    1 - level of all do, and all of them alike.
+    Each is its mean loss where the book loses most, outcome by outcome as `historical_weights` count them.
 
     Raises BadInput as `historical`, and for wrong shapes.
     Source: Tasche, "Risk contributions and performance measurement" (1999).
     """
     moves = inputs.finite("returns", returns, 2)
     moves, held = _held(moves, weights)
-    losses = -moves @ held
-    part, n = inputs.probability("level", level), len(losses)
-    var = historical(losses, part).var
-    beyond, on = losses > var, losses == var
-    counted = beyond + on * ((1 - part) * n - beyond.sum()) / on.sum()
-    return _contributions(held, -(counted @ moves) / ((1 - part) * n))
+    return _contributions(held, -historical_weights(-moves @ held, level) @ moves)
+
+
+def historical_weights(losses: ArrayLike, level: float) -> Floats:
+    """Return by how much each of losses [n], or [n, k], counts for the shortfall of `historical`.
+
+    Weighted so, losses sum to ES, and the losses of any part of a book to what it adds. Of outcomes that
+    lose exactly the VaR so many count that 1 - level of all do, and all of them alike.
+
+    Raises BadInput as `historical`.
+    """
+    sample = inputs.finite("losses", losses, 1, 2)
+    part, n = inputs.probability("level", level), len(sample)
+    var = historical(sample, part).var
+    beyond, on = sample > var, sample == var
+    counted = beyond + on * ((1 - part) * n - beyond.sum(axis=0)) / on.sum(axis=0)
+    return np.asarray(counted / ((1 - part) * n))
+
+
+def cornish_fisher_of(losses: ArrayLike, level: float) -> TailRisk:
+    """Return `cornish_fisher` by the moments of losses [n], or of each column of [n, k].
+
+    Losses that do not differ have that tail. Raises BadInput as `cornish_fisher`.
+    """
+    moments = _Moments.of(inputs.finite("losses", losses, 1, 2))
+    return cornish_fisher(
+        mean=moments.mean,
+        sd=moments.sd,
+        skew=moments.skew,
+        excess_kurtosis=moments.excess_kurtosis,
+        level=level,
+    )
+
+
+def cornish_fisher_weights(losses: ArrayLike, level: float) -> Floats:
+    """Return how the shortfall of `cornish_fisher_of` changes with each of losses [n], or [n, k].
+
+    Weighted so, losses sum to ES, and the losses of any part of a book to what it adds: the shortfall is
+    homogeneous in the losses, by Euler. Losses that do not differ count alike. Raises BadInput as
+    `cornish_fisher`.
+    """
+    sample = inputs.finite("losses", losses, 1, 2)
+    moments, part = _Moments.of(sample), inputs.probability("level", level)
+    _check_monotone(moments.skew, moments.excess_kurtosis)
+    n, z = len(sample), float(ndtri(part))
+    unit = moments.unit(sample)
+    # The moments' own derivatives, in deviations: of the root of the second, of skew, of kurtosis.
+    of_skew = 3 * (unit**2 - 1 - moments.skew * unit)
+    of_kurtosis = 4 * (unit**3 - moments.skew - (moments.excess_kurtosis + 3) * unit)
+    beyond, by_skew, by_kurtosis = _beyond(z, moments.skew, moments.excess_kurtosis)
+    tail = np.where(moments.sd > 0, _density(np.asarray(z)) / (1 - part), 0.0)
+    return np.asarray((1 + tail * (beyond * unit + by_skew * of_skew + by_kurtosis * of_kurtosis)) / n)
 
 
 def horizon(*, liquidation: ArrayLike, oracle: ArrayLike, finality: ArrayLike) -> Floats:
@@ -266,6 +338,35 @@ def _ranks(n: int, level: float) -> tuple[int, int, int]:
 
 def _density(z: Floats) -> Floats:
     return np.asarray(np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi))
+
+
+def _beyond(z: Floats | float, skew: Floats, kurtosis: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return by what a normal shortfall is multiplied, and how that changes with skew and excess kurtosis."""
+    factor = 1 + z * skew / 6 + (z**2 - 1) * kurtosis / 24 - (2 * z**2 - 1) * skew**2 / 36
+    by_kurtosis = np.asarray((z**2 - 1) / 24)
+    return np.asarray(factor), np.asarray(z / 6 - (2 * z**2 - 1) * skew / 18), by_kurtosis
+
+
+@dataclass(frozen=True, slots=True)
+class _Moments:
+    """Those of the population: sums are divided by n."""
+
+    mean: Floats
+    sd: Floats
+    skew: Floats
+    """0, as the next, where nothing differs."""
+    excess_kurtosis: Floats
+
+    @classmethod
+    def of(cls, sample: Floats) -> _Moments:
+        mean, sd = sample.mean(axis=0), sample.std(axis=0)
+        unit = (sample - mean) / np.where(sd > 0, sd, 1.0)
+        kurtosis = np.where(sd > 0, (unit**4).mean(axis=0) - 3, 0.0)
+        return cls(np.asarray(mean), np.asarray(sd), np.asarray((unit**3).mean(axis=0)), kurtosis)
+
+    def unit(self, sample: Floats) -> Floats:
+        """Return how many deviations each of the sample is from its mean."""
+        return np.asarray((sample - self.mean) / np.where(self.sd > 0, self.sd, 1.0))
 
 
 def _degrees(dof: float) -> float:

@@ -8,18 +8,18 @@ Not to reject is no proof: 250 days at 99% expect 2.5 exceptions, and few models
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, SupportsIndex, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, chdtrc, chdtri, ndtri, stdtrit, xlogy
 
 from keeper.errors import BadInput
 from keeper.risk import inputs
 from keeper.risk.inputs import Floats
-from keeper.risk.tail import TailRisk, parametric
+from keeper.risk.intraday import DAY_H, calm_factors, slots_of
+from keeper.risk.tail import Forecast, parametric
 
 Zone: TypeAlias = Literal["green", "yellow", "red"]
 SIGNIFICANCE = 0.05
@@ -90,9 +90,73 @@ class ShortfallTests:
     """Z2, their size and number."""
 
 
-def walk_forward(
-    returns: ArrayLike, forecast: Callable[[Floats], TailRisk], *, window: int
-) -> tuple[Floats, Floats, Floats]:
+@dataclass(frozen=True, slots=True)
+class Backtest:
+    """What all tests say of one series of forecasts."""
+
+    level: float
+    losses: Floats
+    """[n], and what was forecast of each:"""
+    var: Floats
+    es: Floats
+    coverage: Coverage
+    light: TrafficLight
+    size: ShortfallTests
+
+    @property
+    def hits(self) -> NDArray[np.bool_]:
+        """Tell which losses [n] are exceptions."""
+        return self.losses > self.var
+
+    @property
+    def exceptions(self) -> int:
+        return int(self.hits.sum())
+
+    @property
+    def expected(self) -> float:
+        return (1 - self.level) * len(self.losses)
+
+    @property
+    def refuted(self) -> tuple[str, ...]:
+        """Say what the forecasts are refuted by, by number, order and size; nothing where no test rejects."""
+        number = "too many exceptions" if self.exceptions > self.expected else "too few exceptions"
+        found = {
+            number: self.coverage.unconditional.reject,
+            "exceptions come together": self.coverage.independence.reject,
+            "larger than ES says": self.size.unconditional.reject,
+        }
+        return tuple(words for words, rejected in found.items() if rejected)
+
+
+def backtest(
+    losses: ArrayLike,
+    *,
+    var: ArrayLike,
+    es: ArrayLike,
+    level: float,
+    dof: float | None = None,
+    significance: float = SIGNIFICANCE,
+) -> Backtest:
+    """Return what `christoffersen`, `traffic_light` and `acerbi_szekely` say of losses and forecasts [n].
+
+    Raises BadInput as they do.
+    """
+    lost = inputs.finite("losses", losses, 1)
+    bound = inputs.shaped("var", inputs.finite("var", var), len(lost))
+    mean = inputs.shaped("es", inputs.finite("es", es), len(lost))
+    hits = lost > bound
+    return Backtest(
+        level,
+        lost,
+        bound,
+        mean,
+        christoffersen(hits, level, significance=significance),
+        traffic_light(exceptions=int(hits.sum()), n=len(lost), level=level),
+        acerbi_szekely(lost, var=bound, es=mean, level=level, dof=dof, significance=significance),
+    )
+
+
+def walk_forward(returns: ArrayLike, forecast: Forecast, *, window: int) -> tuple[Floats, Floats, Floats]:
     """Return the losses [m] after the first ``window`` returns [n], and the VaR and ES [m] forecast of each.
 
     Each forecast is told the ``window`` returns before, and nothing else. Raises BadInput for returns no more
@@ -102,6 +166,29 @@ def walk_forward(
     inputs.count("window", window, least=1, most=len(moves) - 1)
     found = [forecast(moves[end - window : end]) for end in range(window, len(moves))]
     return -moves[window:], np.array([each.var for each in found]), np.array([each.es for each in found])
+
+
+def walk_forward_by_slot(
+    returns: ArrayLike, slots: ArrayLike, forecast: Forecast, *, window: int, count: int = DAY_H
+) -> tuple[Floats, Floats, Floats]:
+    """Return what `walk_forward` does, of returns [n] within the day; ``slots`` [n] say the hour of each.
+
+    Each forecast is told the returns before over the factors of their hours, and is multiplied by that of the
+    hour it is for. The factors are those of the window, jumps cut; what is forecast knows the jumps.
+
+    Raises BadInput as `walk_forward` and `calm_factors`.
+    Property: of returns whose hours are all alike it is `walk_forward`, but for the factors' error.
+    """
+    moves = inputs.finite("returns", returns, 1)
+    at = slots_of(slots, moves.shape, count)
+    inputs.count("window", window, least=1, most=len(moves) - 1)
+    var, es = np.empty(len(moves) - window), np.empty(len(moves) - window)
+    for now in range(window, len(moves)):
+        past = slice(now - window, now)
+        factors = calm_factors(moves[past], at[past], count=count)
+        found = forecast(moves[past] / factors[at[past]])
+        var[now - window], es[now - window] = found.var * factors[at[now]], found.es * factors[at[now]]
+    return -moves[window:], var, es
 
 
 def kupiec(

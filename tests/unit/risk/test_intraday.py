@@ -7,7 +7,7 @@ import pytest
 
 from keeper.errors import BadInput
 from keeper.risk.inputs import Floats
-from keeper.risk.intraday import bipower_variance, diurnal_factors, jumps, without_jumps
+from keeper.risk.intraday import bipower_variance, calm_factors, diurnal_factors, jumps, without_jumps
 
 HOURS = np.arange(24 * 400) % 24
 SHAPE = 1 + 0.5 * np.sin(2 * np.pi * np.arange(24) / 24)
@@ -27,6 +27,17 @@ def test_returns_over_their_factors_have_one_variance_in_every_slot() -> None:
     returns = calm() * SHAPE[HOURS]
     even = returns / diurnal_factors(returns, HOURS)[HOURS]
     assert diurnal_factors(even, HOURS) == pytest.approx(np.ones(24))
+
+
+def test_neither_a_jump_makes_an_hour_busy_nor_a_busy_hour_is_full_of_jumps() -> None:
+    shape = np.where(np.arange(24) < 4, 5.0, 1.0)
+    returns = calm() * shape[HOURS]
+    wanted = shape / np.sqrt(np.mean(shape**2))
+    assert calm_factors(returns, HOURS) == pytest.approx(wanted, rel=0.15)
+    # Of one slot one hour in a hundred is a jump.
+    returns[24 * 50 + 10 :: 24 * 100] = 0.5
+    assert diurnal_factors(returns, HOURS)[10] > 3 * wanted[10]
+    assert calm_factors(returns, HOURS) == pytest.approx(wanted, rel=0.15)
 
 
 def test_slots_may_be_of_any_number() -> None:
@@ -73,6 +84,10 @@ def test_of_the_first_returns_nothing_is_said_and_later_ones_change_nothing() ->
         (lambda: diurnal_factors([1.0, 2.0], [0.0, 1.0]), "slots must be 2 integers, found float64"),
         (lambda: diurnal_factors([1.0, 2.0], [0, 24]), r"slots must lie in \[0, 23\], found 0 to 24"),
         (lambda: diurnal_factors([1.0, 0.0], [0, 1], count=2), "found none in 1"),
+        (
+            lambda: calm_factors([1.0, 0.0, 0.0, 2.0], [0, 1, 1, 1], count=2),
+            "of every slot must differ from 0",
+        ),
         (lambda: bipower_variance([1.0]), "returns must be 2 or more"),
         (lambda: jumps([0.1] * 156), "must be more than the window of 156, found 156"),
         (lambda: jumps([0.1] * 9, window=3), "window must be a whole number of at least 4"),

@@ -52,6 +52,8 @@ def test_a_column_is_told_by_its_name_and_what_the_others_hold_does_not_matter()
 def test_assets_are_taken_in_the_order_that_is_asked_for() -> None:
     assert read([HEAD, *ROWS]).of(["ETH", "BTC"]).closes[0].tolist() == [10, 100]
     assert read([HEAD, *ROWS]).of(["ETH"]).closes.tolist() == [[10], [11], [11]]
+    assert read([HEAD, *ROWS]).of(["ETH/USD"]).assets == ("ETH/USD",)
+    assert read(["time,BTC,BTC/USD", ROWS[0], ROWS[1]]).of(["BTC/USD"]).closes.tolist() == [[10], [11]]
     with pytest.raises(BadInput, match="expected prices of SOL, found BTC, ETH"):
         read([HEAD, *ROWS]).of(["BTC", "SOL"])
 

@@ -5,10 +5,20 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from keeper.errors import BadInput
+from keeper.risk.inputs import Floats
 from keeper.risk.tail import TailRisk, filtered_historical, historical, parametric
-from keeper.risk.tail_backtest import acerbi_szekely, christoffersen, kupiec, traffic_light, walk_forward
+from keeper.risk.tail_backtest import (
+    acerbi_szekely,
+    backtest,
+    christoffersen,
+    kupiec,
+    traffic_light,
+    walk_forward,
+    walk_forward_by_slot,
+)
 
 
 def hits(n: int, *, alone: int, pairs: int) -> list[int]:
@@ -210,6 +220,60 @@ def test_filtered_history_follows_a_changing_volatility_and_a_normal_ewma_does_n
     assert kupiec(exceptions=exceptions[1], n=2000, level=0.99).reject
 
 
+def hours(n: int, *, seed: int) -> tuple[Floats, NDArray[np.int64]]:
+    """Return returns of which a day has one slot of three times the others' size, and their slots."""
+    slots = np.arange(n) % 6
+    returns = 0.01 * np.random.default_rng(seed).standard_normal(n) * np.where(slots == 2, 3.0, 1.0)
+    return returns, slots
+
+
+def test_where_the_day_has_one_slot_its_factor_changes_nothing() -> None:
+    returns, _ = hours(400, seed=1)
+
+    def forecast(past: Floats) -> TailRisk:
+        return historical(-past, 0.9)
+
+    plain = walk_forward(returns, forecast, window=300)
+    found = walk_forward_by_slot(returns, np.zeros(400, int), forecast, window=300, count=1)
+    for one, other in zip(found, plain, strict=True):
+        assert one == pytest.approx(other)
+
+
+def test_a_busy_slot_is_forecast_as_busy_from_what_was_before_alone() -> None:
+    returns, slots = hours(1_000, seed=2)
+
+    def forecast(past: Floats) -> TailRisk:
+        return historical(-past, 0.95)
+
+    losses, var, es = walk_forward_by_slot(returns, slots, forecast, window=600, count=6)
+    busy = slots[600:] == 2
+    assert var[busy].mean() / var[~busy].mean() == pytest.approx(3.0, rel=0.15)
+    assert (es >= var).all()
+    assert losses.tolist() == (-returns[600:]).tolist()
+    later = np.concatenate([returns[:800], 10 * returns[800:]])
+    _, same, _ = walk_forward_by_slot(later, slots, forecast, window=600, count=6)
+    assert same[:201].tolist() == var[:201].tolist()
+
+
+def test_all_tests_are_asked_of_one_series_of_forecasts() -> None:
+    losses = np.random.default_rng(4).standard_normal(1_000)
+    right = parametric(mean=0.0, sd=1.0, level=0.975)
+    var, es = np.full(1_000, right.var), np.full(1_000, right.es)
+    found = backtest(losses, var=var, es=es, level=0.975)
+    assert found.exceptions == int((losses > right.var).sum()) == found.hits.sum()
+    assert found.expected == pytest.approx(25)
+    assert found.coverage == christoffersen(losses > var, 0.975)
+    assert found.light == traffic_light(exceptions=found.exceptions, n=1_000, level=0.975)
+    assert found.size == acerbi_szekely(losses, var=right.var, es=right.es, level=0.975)
+    assert found.refuted == ()
+    low = backtest(losses, var=var / 2, es=es / 2, level=0.975)
+    assert low.refuted == ("too many exceptions", "larger than ES says")
+    assert backtest(losses, var=5 * var, es=5 * es, level=0.975).refuted == ("too few exceptions",)
+    ordered = backtest(np.sort(losses), var=var, es=es, level=0.975)
+    assert ordered.refuted == ("exceptions come together",)
+    assert backtest(losses, var=var / 2, es=es / 2, level=0.975, significance=1e-9).refuted == low.refuted[:1]
+
+
 # --- refused ---------------------------------------------------------------------------------------
 
 
@@ -231,6 +295,11 @@ def test_filtered_history_follows_a_changing_volatility_and_a_normal_ewma_does_n
         (lambda: acerbi_szekely([1.0], var=[1.0, 2.0], es=3.0, level=0.99), r"var must have the shape \[1\]"),
         (lambda: acerbi_szekely([1.0], var=1.0, es=3.0, level=0.99, dof=2), "dof must be above 2"),
         (lambda: walk_forward([1.0], lambda past: historical(past, 0.9), window=1), "window must be"),
+        (
+            lambda: walk_forward_by_slot([1.0, 2.0], [0], lambda past: historical(past, 0.9), window=1),
+            "slots must be 2 integers",
+        ),
+        (lambda: backtest([1.0, 2.0], var=1.0, es=[1.0, 2.0], level=0.9), r"var must have the shape \[2\]"),
     ],
 )
 def test_what_has_no_answer_is_refused(ask: Callable[[], object], said: str) -> None:

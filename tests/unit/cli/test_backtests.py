@@ -1,0 +1,150 @@
+"""``keeper risk backtest``, on closes that are made: storms and calm, heavy tails, busy hours."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import stdtrit
+from typer.testing import CliRunner
+
+from keeper.cli import app
+from keeper.errors import BadInput
+from keeper.risk.inputs import Floats
+
+NEW_YEAR, DAY, HOUR = 1_577_836_800, 86_400, 3_600
+
+
+def stormy(n: int, seed: int = 5) -> Floats:
+    """Return returns [n] of Student's t with 4 degrees of freedom, whose volatility follows them (GARCH)."""
+    unit = np.random.default_rng(seed).standard_t(4, n) / np.sqrt(2)
+    returns, variance = np.empty(n), 0.03**2
+    for step in range(n):
+        returns[step] = np.sqrt(variance) * unit[step]
+        variance = 0.04 * 0.03**2 + 0.06 * returns[step] ** 2 + 0.90 * variance
+    return returns
+
+
+def written(path: Path, returns: Floats, *, step_s: int = DAY, start_s: int = NEW_YEAR) -> Path:
+    """Write closes [n + 1] that have these returns, [n] of one asset or [n, a]."""
+    moves = returns.reshape(len(returns), -1)
+    closes = 100 * np.exp(np.vstack([np.zeros(moves.shape[1]), moves.cumsum(axis=0)]))
+    lines = [["time", *"ABCDEF"[: moves.shape[1]]]]
+    lines += [[start_s + step_s * at, *row] for at, row in enumerate(closes.tolist())]
+    path.write_text("\n".join(",".join(map(str, line)) for line in lines))
+    return path
+
+
+def asked(path: Path, *words: str) -> str:
+    done = CliRunner().invoke(app, ["risk", "backtest", str(path), *words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def told(path: Path, *words: str) -> list[dict[str, Any]]:
+    forecasts: list[dict[str, Any]] = json.loads(asked(path, *words, "--json"))["forecasts"]
+    return forecasts
+
+
+@pytest.fixture(scope="module")
+def closes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    both = np.stack([stormy(1_800, seed=13), stormy(1_800, seed=14)], axis=1)
+    return written(tmp_path_factory.mktemp("closes") / "closes.csv", both)
+
+
+def test_filtered_history_is_not_refuted_and_a_normal_is_with_its_reasons(closes: Path) -> None:
+    found = told(closes, "--weights", "A=0.6,B=0.4")
+    assert [(each["method"], each["level"]) for each in found] == [
+        ("filtered", 0.975),
+        ("filtered", 0.99),
+        ("parametric", 0.975),
+        ("parametric", 0.99),
+    ]
+    assert all(each["n"] == 1_300 for each in found)
+    assert [each["verdict"] for each in found[:2]] == ["not refuted", "not refuted"]
+    assert found[3]["refuted"] == ["too many exceptions", "larger than ES says"]
+    assert found[3]["tests"]["kupiec"]["p_value"] < 0.05
+    assert found[3]["traffic_light"]["zone"] == "yellow"
+
+
+def test_a_person_reads_the_same_as_a_program(closes: Path) -> None:
+    words = ("--weights", "A=0.6,B=0.4", "--level", "0.99")
+    head, names, *lines = asked(closes, *words).splitlines()
+    assert head.startswith("0.6 A, 0.4 B, forecast 2021-05-16 to 2024-12-05 for 1 d each, from the 500")
+    assert names.split()[:5] == ["forecast", "level", "expected", "found", "zone"]
+    for line, each in zip(lines, told(closes, *words), strict=True):
+        assert line.split()[0] == each["method"]
+        assert line.split()[2:5] == ["13.0", str(each["exceptions"]), each["traffic_light"]["zone"]]
+        assert line.strip().endswith(each["verdict"])
+
+
+def test_the_last_forecast_is_of_the_last_close_and_the_first_of_the_one_after_the_window(
+    tmp_path: Path,
+) -> None:
+    path = written(tmp_path / "a.csv", stormy(200))
+    found = json.loads(asked(path, "--window", "150", "--level", "0.9", "--json"))
+    assert (found["from"], found["to"]) == ("2020-05-31", "2020-07-19")
+    assert found["forecasts"][0]["n"] == 50
+
+
+@pytest.mark.parametrize("method", ["historical", "filtered", "parametric", "monte-carlo", "cornish-fisher"])
+def test_every_method_can_be_asked_for(method: str, tmp_path: Path) -> None:
+    # Every window has nearly these returns in another order: a tail that an expansion can tell of.
+    mild, generator = 0.02 * stdtrit(5, (np.arange(40) + 0.5) / 40), np.random.default_rng(2)
+    path = written(tmp_path / "a.csv", np.concatenate([generator.permutation(mild) for _ in range(4)]))
+    (found,) = told(path, "--window", "120", "--level", "0.95", "--method", method)
+    assert (found["method"], found["n"]) == (method, 40)
+    assert found["exceptions"] <= 6
+
+
+def test_hours_that_are_busy_are_reckoned_with_where_that_is_asked_for(tmp_path: Path) -> None:
+    """A plain model has its exceptions in the busy hours: they come together, and the test says so."""
+    shape = np.where(np.arange(24 * 90) % 24 < 4, 4.0, 1.0)
+    returns = 0.002 * np.random.default_rng(8).standard_normal(24 * 90) * shape
+    path = written(tmp_path / "a.csv", returns, step_s=HOUR)
+    words = ("--method", "historical", "--level", "0.95", "--window", str(24 * 60))
+    (plain,), (by_hour,) = told(path, *words), told(path, *words, "--by-hour")
+    assert "exceptions come together" in plain["refuted"]
+    assert by_hour["refuted"] == []
+    assert by_hour["tests"]["independence"]["p_value"] > 0.1
+    assert "by the hour of the day" in asked(path, *words, "--by-hour")
+
+
+def test_a_decay_is_that_of_days_or_of_hours_unless_it_is_told(tmp_path: Path) -> None:
+    words = ("--window", "150", "--level", "0.9", "--method", "parametric")
+    for step_s, decay in ((DAY, 0.94), (HOUR, 0.97)):
+        path = written(tmp_path / "a.csv", stormy(200), step_s=step_s)
+        assert told(path, *words)[0]["decay"] == decay
+        assert told(path, *words, "--decay", "0.9")[0]["decay"] == 0.9
+
+
+@pytest.mark.parametrize("name", ["a.svg", "a.png"])
+def test_what_was_forecast_is_drawn(name: str, closes: Path, tmp_path: Path) -> None:
+    words = ("--weights", "A=1", "--level", "0.99", "--plot", str(tmp_path / name))
+    assert "filtered" in asked(closes, *words)
+    drawn = (tmp_path / name).read_bytes()
+    asked(closes, *words)
+    assert drawn == (tmp_path / name).read_bytes()
+    assert len(drawn) > 10_000
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "expected --weights of some of A, B"),
+        (("--weights", "A=1,C=1"), "expected prices of C, found A, B"),
+        (("--weights", "A=1", "--window", "1799"), "filtered at 0.975: expected 1801 returns .* found 1800"),
+        (
+            ("--weights", "A=1", "--window", "99", "--level", "0.99"),
+            "at 0.99: .* window of 100 returns",
+        ),
+        (("--weights", "A=1", "--level", "99"), r"level must lie in \(0, 1\), found 99.0"),
+        (("--weights", "A=1", "--by-hour"), "filtered at 0.975: expected steps of which a day has several"),
+        (("--weights", "A=1", "--method", "cornish-fisher"), "cornish-fisher at 0.975: skew and excess_kurt"),
+        (("--weights", "A=1", "--significance", "1"), r"significance must lie in \(0, 1\), found 1.0"),
+    ],
+)
+def test_what_cannot_be_forecast_is_told(words: tuple[str, ...], said: str, closes: Path) -> None:
+    with pytest.raises(BadInput, match=said):
+        asked(closes, *words)
