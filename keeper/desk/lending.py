@@ -32,6 +32,7 @@ from keeper.domain import (
 )
 from keeper.errors import ChainFault, ConfigError
 from keeper.lending import flash, tokens
+from keeper.lending.feeds import QUOTE
 from keeper.lending.words import Repay, Standing
 from keeper.plan import conversion
 from keeper.plan import lending as plan
@@ -136,6 +137,7 @@ class LendingDesk:
         if isinstance(native_price_wad, Unknown):
             what, why = native_price_wad.what, native_price_wad.why
             raise ChainFault(f"{what} has no price, so that gas cannot be valued: {why}")
+        quotes = {**quotes, QUOTE: Quote(QUOTE, WAD, at.timestamp_s)}
         chain = market.carried(world, at)
         means = Means(funds, gas_price_wei, native_price_wad, record)
         fast = market.fast(chain, quotes)
@@ -373,7 +375,8 @@ def _health_at(sitting: Sitting, loan: Any, prices: Mapping[FeedId, Wad]) -> Wad
 
 def _markets(sitting: Sitting, loan: Any) -> tuple[str, ...]:
     """Return the feeds that an account hangs on, and its market, where the protocol has several."""
-    feeds = (each.feed for each in sitting.market.sights(loan, sitting.chain, sitting.quotes))
+    sights = sitting.market.sights(loan, sitting.chain, sitting.quotes)
+    feeds = (each.feed for each in sights if each.feed != QUOTE)
     own = sitting.market.market_of(loan)
     return tuple(dict.fromkeys((*feeds, *([own] if own else []))))
 

@@ -13,6 +13,8 @@ from keeper.units import WAD, FeedId, UnixS, Wad, mul_div_down
 DESCRIPTION: Final = function("description()", "string")
 DECIMALS: Final = function("decimals()", "uint8")
 
+QUOTE: Final[FeedId] = "USD"
+"""In the place of a feed: whatever is worth one of quote, by the operator's word."""
 Answers = tuple[Any, ...]
 """What a question was answered with; empty where it was not."""
 

@@ -140,29 +140,29 @@ def witnesses(scene: Scene, sitting: Any, row: Any) -> list[dict[str, Any]]:
                 {"feed": feed, "source": "slow, on chain", "price": _quote(view.slow_wad),
                  "age_s": now_s - view.slow_updated_at_s},
             ]  # fmt: skip
-            found += _heard(scene, feed)
+            found += _heard(scene, feed, scene.quotes)
         return found
     chain = _chain(sitting)
-    sights: tuple[Sight, ...] = market.sights(row, chain, scene.quotes)  # type: ignore[attr-defined]
+    sights: tuple[Sight, ...] = market.sights(row, chain, sitting.quotes)  # type: ignore[attr-defined]
     found = []
     for sight in sights:
         found.append(
             {"feed": sight.feed, "source": "oracle", "price": _quote(sight.chain_wad),
              "age_s": now_s - sight.answered_at_s}
         )  # fmt: skip
-        found += _heard(scene, sight.feed)
+        found += _heard(scene, sight.feed, sitting.quotes)
     unseen: tuple[str, ...] = market.unseen(row, chain)  # type: ignore[attr-defined]
     return [*found, *({"feed": each, "source": "oracle", "unknown": UNSEEN} for each in unseen)]
 
 
-def _heard(scene: Scene, feed: FeedId) -> Iterator[dict[str, Any]]:
+def _heard(scene: Scene, feed: FeedId, quotes: Mapping[FeedId, Quote | Unknown]) -> Iterator[dict[str, Any]]:
     for each in scene.witnesses.get(feed, ()):
         if isinstance(each, Unknown):
             yield {"feed": feed, "source": each.what, "unknown": each.why}
         else:
             age_s = scene.at.timestamp_s - each.at_s
             yield {"feed": feed, "source": each.witness, "price": _quote(each.price_wad), "age_s": age_s}
-    quote = scene.quotes.get(feed)
+    quote = quotes.get(feed)
     if isinstance(quote, Quote):
         age_s = scene.at.timestamp_s - quote.observed_at_s
         yield {"feed": feed, "source": "the keeper's feed", "price": _quote(quote.price_wad), "age_s": age_s}

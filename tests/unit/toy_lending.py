@@ -43,6 +43,8 @@ class Toy:
     worthless: frozenset[str] = frozenset()
     refusing: Reason | None = None
     answered_at_s: int = 0
+    feed: FeedId = FEED
+    """What the price of the collateral is called."""
     untold: tuple[str, ...] = ()
     """The prices that no feed speaks of."""
     name: str = ""
@@ -60,16 +62,16 @@ class Toy:
         return world
 
     def fast(self, world: Wad, quotes: Mapping[FeedId, Quote | Unknown]) -> Wad:
-        quote = quotes.get(FEED)
+        quote = quotes.get(self.feed)
         return quote.price_wad if isinstance(quote, Quote) else world
 
     def marks(self, world: Wad, quotes: Mapping[FeedId, Quote | Unknown], at_s: int) -> Marks:
         return Marks(np.ones(1), np.zeros(1), np.ones(1))
 
     def sights(self, loan: Loan, world: Wad, quotes: Mapping[FeedId, Quote | Unknown]) -> tuple[Sight, ...]:
-        quote = quotes.get(FEED)
+        quote = quotes.get(self.feed)
         fast_wad = quote.price_wad if isinstance(quote, Quote) else None
-        return (Sight(FEED, fast_wad, world, self.answered_at_s),)
+        return (Sight(self.feed, fast_wad, world, self.answered_at_s),)
 
     def unseen(self, loan: Loan, world: Wad) -> tuple[str, ...]:
         return self.untold

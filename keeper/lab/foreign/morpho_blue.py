@@ -12,7 +12,7 @@ from eth_utils.crypto import keccak
 
 from keeper.lab.anvil import Node, Tx
 from keeper.lab.foreign.base import NOBODY, NONE, Lab, minted
-from keeper.protocols.morpho_blue.oracles import QUOTE
+from keeper.lending.feeds import QUOTE
 from keeper.protocols.morpho_blue.params import Chosen
 from keeper.units import WAD, Wad
 

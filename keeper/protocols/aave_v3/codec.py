@@ -176,7 +176,7 @@ def decode_world(data: bytes, deployment: Deployment) -> AaveWorld:
         stored=stored,
         now=math.carried(stored, now_s),
         tokens=tokens,
-        answers=dict(_answered(answers, deployment)),
+        answers={**dict(_answered(answers, deployment)), **dict(_said(stored, deployment))},
         silent=frozenset(number for number, row in terms.items() if row[2] == _UNPRICED),
     )
 
@@ -231,6 +231,15 @@ def _answered(words: Sequence[int], deployment: Deployment) -> Iterator[tuple[st
     for feed, (price, at_s) in zip(deployment.feeds, _rows(words, _ANSWER_WORDS), strict=True):
         if price_wad := price * WAD // 10 ** decimals[feed]:
             yield feed, Answer(price_wad, at_s)
+
+
+def _said(world: math.World, deployment: Deployment) -> Iterator[tuple[str, Answer]]:
+    """Yield what the pool's own oracle says of sources that are feeds themselves, answered in this block."""
+    for number, found in deployment.traces.items():
+        price = world.reserves[number].price if number < len(world.reserves) else 0
+        for each in found:
+            if each.is_oracle and price:
+                yield each.feed_address, Answer(price * WAD // 10**each.decimals, world.at_s)
 
 
 def _priced(world: math.World, prices: Mapping[int, int]) -> math.World:

@@ -14,6 +14,7 @@ from keeper.columns.legs import Floats
 from keeper.domain import Act, Call, ChainTime, Fact, Log, Quote, Reason, Refuse, Unknown
 from keeper.errors import InvariantBroken
 from keeper.lending import flash, tokens
+from keeper.lending.feeds import QUOTE
 from keeper.lending.flash import Kind
 from keeper.lending.words import By, Close, Repay, Sight, Standing, Sweep, Way
 from keeper.protocols.aave_v3 import codec, math
@@ -72,8 +73,8 @@ class AaveMarket:
     @property
     def feeds(self) -> tuple[FeedId, ...]:
         """Every feed that a price was traced to, each once."""
-        traces = self.deployment.traces.values()
-        return tuple(dict.fromkeys(each.feed for found in traces for each in found))
+        named = (each.feed for found in self.deployment.traces.values() for each in found)
+        return tuple(dict.fromkeys(feed for feed in named if feed != QUOTE))
 
     @property
     def untraced(self) -> tuple[str, ...]:

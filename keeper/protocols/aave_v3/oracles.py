@@ -29,6 +29,8 @@ DEPTH: Final = 4
 PAIR: Final = re.compile(r"([^\s/]+) / ([^\s/]+)")
 """How a feed describes itself: ``ETH / USD``."""
 MOST_DECIMALS: Final = 36
+DOLLAR_DECIMALS: Final = 8
+"""Of the prices that the pool's oracle says."""
 _BATCH: Final = 20
 """Sources asked in one call."""
 _WORD: Final = 32
@@ -41,6 +43,8 @@ class Trace:
     feed: FeedId
     feed_address: str
     decimals: int
+    is_oracle: bool = False
+    """Whether it is the source itself, of which only the pool's own oracle says a price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,8 @@ def trace(
 ) -> Generator[list[Call], list[bytes], Mapping[str, tuple[Trace, ...]]]:
     """Find the feeds behind each source; none where one of them is not to be found.
 
-    A source that comes with the name of a feed is that feed. Yields the calls of each round, is sent their
-    answers.
+    A source that comes with the name of a feed is that feed, or as good as that where nothing is found behind
+    it. Yields the calls of each round, is sent their answers.
     """
     found: dict[str, _Found] = {}
     wanted: Sequence[str] = list(sources)
@@ -79,7 +83,12 @@ def trace(
         wanted = [each for each in behind if each not in found]
         if not wanted:
             break
-    return {source: _traces(source, found, DEPTH) for source in sources}
+    traced = {source: _traces(source, found, DEPTH) for source in sources}
+    return {source: traced[source] or _itself(source, name) for source, name in sources.items()}
+
+
+def _itself(source: str, name: FeedId | None) -> tuple[Trace, ...]:
+    return (Trace(name, source, DOLLAR_DECIMALS, is_oracle=True),) if name else ()
 
 
 def _traces(source: str, found: Mapping[str, _Found], depth: int) -> tuple[Trace, ...]:

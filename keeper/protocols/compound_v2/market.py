@@ -14,7 +14,7 @@ from keeper import abi
 from keeper.domain import Act, Call, ChainTime, Fact, Log, Quote, Reason, Refuse, Unknown
 from keeper.errors import InvariantBroken
 from keeper.lending import flash, tokens
-from keeper.lending.feeds import fast_prices, spots
+from keeper.lending.feeds import QUOTE, fast_prices, spots
 from keeper.lending.flash import Kind
 from keeper.lending.words import (
     By,
@@ -91,7 +91,8 @@ class VenusMarket:
     @property
     def feeds(self) -> tuple[FeedId, ...]:
         """Every feed of a price that is traced."""
-        return tuple(dict.fromkeys(feed.feed for feed in self.listing.feeds))
+        named = (feed.feed for feed in self.listing.feeds)
+        return tuple(dict.fromkeys(feed for feed in named if feed != QUOTE))
 
     @property
     def version(self) -> int:

@@ -12,7 +12,7 @@ from keeper import abi
 from keeper.domain import Act, Call, ChainTime, Fact, Log, Quote, Reason, Refuse, Unknown
 from keeper.errors import InvariantBroken
 from keeper.lending import flash, tokens
-from keeper.lending.feeds import fast_prices, spots
+from keeper.lending.feeds import QUOTE, fast_prices, spots
 from keeper.lending.flash import Kind
 from keeper.lending.words import By, Close, Repay, Sight, Standing, Sweep, Way
 from keeper.protocols.morpho_blue import codec, math, oracles
@@ -111,7 +111,7 @@ class MorphoMarket:
     def feeds(self) -> tuple[FeedId, ...]:
         """Every feed of an oracle that is traced, and what values loan tokens."""
         named = (*(feed.feed for feed in self.listing.feeds), *self.listing.chosen.tokens.values())
-        return tuple(dict.fromkeys(feed for feed in named if feed != oracles.QUOTE))
+        return tuple(dict.fromkeys(feed for feed in named if feed != QUOTE))
 
     def refresh(self) -> Generator[list[Call], list[bytes], MorphoMarket]:
         """Find out anew what is fixed of the same markets."""
@@ -351,7 +351,7 @@ class MorphoMarket:
 
     def _price_wad(self, feed: FeedId, world: World) -> Wad | None:
         """Return the fast price where the world is at those, else what the feed answered on chain."""
-        if feed == oracles.QUOTE:
+        if feed == QUOTE:
             return WAD
         heard = (world.heard.get(each.address) for each in self.listing.feeds if each.feed == feed)
         return world.fast.get(feed) or next((each.price_wad for each in heard if each), None)

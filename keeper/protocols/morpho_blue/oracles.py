@@ -14,8 +14,6 @@ from keeper.abi import function
 from keeper.lending.feeds import Answer, Answers, Feed
 from keeper.units import FeedId, Wad, mul_div_down
 
-QUOTE: Final[FeedId] = "USD"
-"""In the place of a feed: a token that is worth one of quote."""
 GETTERS: Final = tuple(
     function(f"{side}_FEED_{number}()", "address") for side in ("BASE", "QUOTE") for number in (1, 2)
 )

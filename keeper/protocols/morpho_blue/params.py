@@ -11,7 +11,7 @@ from zlib import crc32
 from keeper.abi import function
 from keeper.domain import Call, ChainTime
 from keeper.errors import ChainFault, ConfigError
-from keeper.lending.feeds import DECIMALS, DESCRIPTION, Answer, Answers, Feed, named
+from keeper.lending.feeds import DECIMALS, DESCRIPTION, QUOTE, Answer, Answers, Feed, named
 from keeper.lending.trying import tried
 from keeper.protocols.morpho_blue import math, oracles
 from keeper.protocols.morpho_blue.oracles import Path
@@ -42,7 +42,7 @@ class Chosen:
     """What a feed of an oracle, or a whole oracle, is called by the source of fast prices; nothing where the
     chain's price is to stand. Other feeds are called what they say of themselves."""
     tokens: Mapping[str, FeedId] = field(default_factory=dict)
-    """What values a loan token in quote: a feed, or ``oracles.QUOTE`` where it is quote itself."""
+    """What values a loan token in quote: a feed, or ``feeds.QUOTE`` where it is quote itself."""
     reader: str = LENT_READER
 
     def __post_init__(self) -> None:
@@ -219,7 +219,7 @@ def _with_oracles(chosen: Chosen, markets: tuple[Listed, ...]) -> Generator[list
         if chosen.feeds.get(oracle) and {market.loan, market.collateral} <= decimals.keys()
     ]
     known = {feed.address for feed in (*feeds, *whole)}
-    told_of = {oracles.QUOTE, *(feed.feed for feed in (*feeds, *whole))}
+    told_of = {QUOTE, *(feed.feed for feed in (*feeds, *whole))}
     for token, feed in chosen.tokens.items():
         if feed not in told_of:
             found = f"no feed of an oracle, nor one in deployment.feeds, is {feed}"

@@ -21,6 +21,7 @@ from keeper.lab.foreign.aave_v3 import ASSETS, CENT, ISOLATED, Aave, deploy
 from keeper.lab.foreign.base import minted
 from keeper.lab.foreign.exchange import OWNER, Exchange, deploy_exchange
 from keeper.lending import tokens
+from keeper.lending.feeds import QUOTE
 from keeper.lending.routes import Pools, find_pools
 from keeper.lending.words import Lender
 from keeper.plan import lending as plan
@@ -142,13 +143,14 @@ def stage(deployed: tuple[Aave, Exchange, str], tmp_path: Path) -> Iterator[Stag
 
 
 def feed_of(symbol: str) -> str:
-    return FEED if symbol == "WETH" else f"{symbol}/USD"
+    """Name the feed of a token; of one a dollar is said to be a dollar."""
+    return {"WETH": FEED, "USDC": QUOTE}.get(symbol, f"{symbol}/USD")
 
 
 def at_start() -> Spoken:
     """Say of every token what its oracle does at first."""
     dollars = {symbol: asset.cents * WAD // 100 for symbol, asset in ASSETS.items()} | {ODD: 10 * WAD}
-    return Spoken({feed_of(symbol): price_wad for symbol, price_wad in dollars.items()})
+    return Spoken({feed_of(symbol): price_wad for symbol, price_wad in dollars.items() if symbol != "USDC"})
 
 
 def told(kept: Keeping, owner: str = WEAK) -> list[str]:

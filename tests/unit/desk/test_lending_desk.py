@@ -31,6 +31,7 @@ from keeper.domain import (
     Witnesses,
 )
 from keeper.errors import ChainFault, ConfigError
+from keeper.lending.feeds import QUOTE
 from keeper.lending.routes import Hop, Pool, Route
 from keeper.lending.words import Lender, Repay
 from keeper.plan import lending as plan
@@ -146,6 +147,12 @@ def test_a_price_that_nobody_else_speaks_of_counts_by_the_operator_s_own_word_al
     assert isinstance(stood, Judgement)
     assert isinstance(stood.agreed, Agree)
     assert stood.agreed.evidence.endswith("without a fast price of token 0xdd")
+
+
+def test_what_is_worth_one_of_quote_is_so_to_the_fast_clock_and_is_no_market() -> None:
+    assert sitting().quotes[QUOTE] == Quote(QUOTE, WAD, AT.timestamp_s)
+    assert judged(sitting()).markets == (FEED,)
+    assert judged(sitting(feed=QUOTE)).markets == ()
 
 
 def test_what_the_protocol_refuses_now_is_waited_for_in_its_own_words() -> None:

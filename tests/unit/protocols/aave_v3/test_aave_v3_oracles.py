@@ -88,6 +88,14 @@ def test_the_configuration_names_what_does_not_describe_itself() -> None:
     assert traced({A: "ETH/USD", B: None}, {A: silent, B: silent})[0] == {A: (Trace("ETH/USD", A, 8),), B: ()}
 
 
+def test_what_is_named_and_leads_to_no_feed_is_one_itself() -> None:
+    fixed = Trace("GHO/USD", A, 8, is_oracle=True)
+    assert traced({A: "GHO/USD", B: None}, {A: {}, B: {}})[0] == {A: (fixed,), B: ()}
+    # A name is no reason not to look behind it.
+    contracts = {A: behind(BASE_TO_USD_AGGREGATOR=B), B: feed("ETH / USD")}
+    assert traced({A: "WSTETH/USD"}, contracts)[0] == {A: (Trace("ETH/USD", B, 8),)}
+
+
 @pytest.mark.parametrize(
     "lacking",
     [

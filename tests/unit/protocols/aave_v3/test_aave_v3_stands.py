@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from keeper import trigger
 from keeper.domain import ChainTime, Cure, Quote, Reason, Refuse, Unknown
 from keeper.errors import InvariantBroken
+from keeper.lending.feeds import QUOTE
 from keeper.lending.flash import Kind, flash_call
 from keeper.lending.routes import Hop, Pool
 from keeper.lending.words import Approve, By, Close, Flash, Heal, Lender, Repay, Sight, Standing
@@ -150,6 +151,25 @@ def test_the_own_price_of_a_category_is_traced_to_nothing() -> None:
     assert here.unseen(inside, there) == ("e-mode category 1",)
     assert here.unseen(replace(inside, category=0), there) == ()
     assert here.unseen(replace(inside, collateral=((LINK, ETHER),)), there) == ()
+
+
+def test_a_price_of_the_pools_own_oracle_can_be_taken_for_a_feed() -> None:
+    itself = (Trace("USDC/USD", at(0xCE, USDC), 8, is_oracle=True),)
+    here = AaveMarket(replace(deployment(), traces={USDC: itself, WETH: ()}))
+    depegged = {**POOLED, USDC: replace(POOLED[USDC], price=BASE_UNIT * 9 // 10)}
+    there = here.decode_prices(world_answer(depegged, answers=((0, 0),)))
+    owed = row(1, {WETH: ETHER}, {USDC: 1})
+    assert here.sights(owed, there, quotes(USDC=1)) == (Sight("USDC/USD", WAD, 9 * WAD // 10, NOW_S),)
+    assert here.unseen(owed, there) == (f"token {token(WETH)}",)
+    assert here.fast(there, quotes(USDC=1)).now.reserves[USDC].price == BASE_UNIT
+    unpriced = here.decode_prices(world_answer({WETH: POOLED[WETH]}, answers=((0, 0),)))
+    assert unpriced.answers == {}
+
+
+def test_what_is_worth_one_of_quote_asks_for_no_price_source() -> None:
+    fixed = (Trace(QUOTE, at(0xCE, USDC), 8, is_oracle=True),)
+    here = AaveMarket(replace(deployment(), traces={**deployment().traces, USDC: fixed}))
+    assert here.feeds == ("ETH/USD", "LINK/USD")
 
 
 def test_what_is_not_traced_is_named() -> None:

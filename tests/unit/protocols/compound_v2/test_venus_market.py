@@ -7,6 +7,7 @@ import pytest
 
 from keeper import trigger
 from keeper.domain import ChainTime, Quote, Refuse, Unknown
+from keeper.lending.feeds import QUOTE
 from keeper.lending.words import By, Close, Due, Heal, Order, RepayAll, Sight, Standing
 from keeper.protocols.compound_v2 import math
 from keeper.protocols.compound_v2.market import VenusMarket
@@ -166,6 +167,8 @@ def test_what_a_feed_says_at_both_clocks_is_told_for_what_is_held_and_owed() -> 
     assert MARKET.unseen(loan(1), mute) == (f"token {USDC}",)
     assert MARKET.unseen(loan(0), mute) == ()
     assert MARKET.feeds == ("ETH/USD", "USDC/USD")
+    fixed = replace(LISTING, feeds=(LISTING.feeds[0], replace(LISTING.feeds[1], feed=QUOTE)))
+    assert VenusMarket(fixed).feeds == ("ETH/USD",)
     assert (MARKET.version, MARKET.addresses) == (77, (COMPTROLLER, V_WETH, V_USDC))
 
 

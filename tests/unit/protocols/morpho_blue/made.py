@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from eth_abi.abi import encode
 
 from keeper.domain import ChainTime
-from keeper.lending.feeds import Answer, Feed
+from keeper.lending.feeds import QUOTE, Answer, Feed
 from keeper.protocols.morpho_blue.math import Market
-from keeper.protocols.morpho_blue.oracles import QUOTE, Path
+from keeper.protocols.morpho_blue.oracles import Path
 from keeper.protocols.morpho_blue.params import Chosen, Listed, Listing, Pre, Stored, World
 from keeper.protocols.morpho_blue.rows import Loan
 from keeper.units import WAD
