@@ -778,8 +778,12 @@ class Journal(Protocol):
         """Return the markets of which something was taken over and is not sold, with nothing in flight."""
         ...
 
-    def note_sold(self, market: FeedId, why: str) -> None:
-        """Keep that all that was taken over of a market up to now has been sold."""
+    def note_sold(self, market: FeedId, why: str, *, at_s: UnixS) -> None:
+        """Keep that all that was taken over of a market up to now has been sold, as a head shows."""
+        ...
+
+    def unsell(self, since_s: UnixS) -> None:
+        """Take back what was so noted at heads from a time on; what an operator has said stays."""
         ...
 
     def watch(self, figures: Mapping[tuple[Switch, str], float], at_s: UnixS) -> tuple[Thrown, ...]:

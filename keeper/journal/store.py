@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -449,9 +449,20 @@ class StoredJournal:
                 and not tally.inventory(db, market, tally.last_stake(db)).held_wad
             )
 
-    def note_sold(self, market: FeedId, why: str) -> None:
-        """Keep that all that was taken over of a market up to now has been sold."""
-        self.throw(Switch.SOLD, market, on=True, who="rule", why=why)
+    def note_sold(self, market: FeedId, why: str, *, at_s: UnixS) -> None:
+        """Keep that all that was taken over of a market up to now has been sold, as a head shows."""
+        with self._transaction() as db:
+            sold = Thrown(Switch.SOLD, market, switches.RULE, why, at_s, mark=tally.last_stake(db))
+            switches.throw(db, sold, on=True)
+
+    def unsell(self, since_s: UnixS) -> None:
+        """Take back what was so noted at heads from a time on; what an operator has said stays."""
+        with self._transaction() as db:
+            for each in switches.standing(db):
+                if each.switch is Switch.SOLD and each.who == switches.RULE and each.at_s >= since_s:
+                    mark = switches.sold_before(db, each.subject, since_s)
+                    told = replace(each, why="the block that showed it is looked at again", mark=mark)
+                    switches.throw(db, told, on=mark > 0)
 
     def watch(self, figures: Mapping[tuple[Switch, str], float], at_s: UnixS) -> tuple[Thrown, ...]:
         """Trip the breakers whose figure is at its bound; return what stops the wallet, whole or in part."""
@@ -645,7 +656,7 @@ class StoredJournal:
         """Keep that another program uses the wallet's key: nothing new is permitted until that is cleared."""
         with self._transaction() as db:
             if not self._standing(db, at_s).of(Switch.FOREIGN):
-                switches.throw(db, Thrown(Switch.FOREIGN, "", "rule", evidence, at_s), on=True)
+                switches.throw(db, Thrown(Switch.FOREIGN, "", switches.RULE, evidence, at_s), on=True)
 
     def own_foreign(self) -> tuple[Thrown, ...]:
         """Return what it has noted of another program that uses the wallet's key."""

@@ -17,6 +17,8 @@ from keeper.ports import Switch, Thrown
 from keeper.units import UnixS
 
 FILE = "file"
+RULE = "rule"
+"""Who throws what follows from figures."""
 NO_STATE = (Switch.LIMITS,)
 """Written down as events only."""
 
@@ -50,6 +52,16 @@ def last_thrown(db: Db, switch: Switch, subject: str = "") -> UnixS:
     """Return when a switch was thrown last, on or off; 0 where it never was."""
     query = "SELECT coalesce(max(at_s), 0) FROM switches WHERE switch = ? AND subject = ?"
     return int(db.execute(query, (switch, subject)).fetchone()[0])
+
+
+def sold_before(db: Db, market: str, since_s: UnixS) -> int:
+    """Return the last stake that was sold of a market, but for what heads from a time on have shown."""
+    query = (
+        "SELECT mark FROM switches WHERE switch = ? AND subject = ? AND NOT (who = ? AND at_s >= ?)"
+        " ORDER BY seq DESC LIMIT 1"
+    )
+    found = db.execute(query, (Switch.SOLD, market, RULE, since_s)).fetchone()
+    return int(found["mark"]) if found else 0
 
 
 def history(db: Db, last: int) -> list[tuple[Thrown, bool]]:
@@ -107,5 +119,5 @@ def tripped(
         held_s = until_s.get((breaker, subject), 0) - at_s
         if bound is not None and figure >= bound and held_s < rest_s / 2:
             why = f"{figure:.4g}, bound {bound:g}"
-            found.append(Thrown(breaker, subject, "rule", why, at_s, at_s + rest_s))
+            found.append(Thrown(breaker, subject, RULE, why, at_s, at_s + rest_s))
     return found

@@ -55,6 +55,8 @@ BATCH = 8
 """Accounts judged in one go: a few milliseconds of the loop's time."""
 CANDIDATES = 4
 """For so many times as many accounts as are to be ready, at most, it is asked whether they can be."""
+RECHECK_BLOCKS = 64
+"""At a start, how far back it is looked at again what was sold: as far as outcomes are."""
 REST_MOST_S = 3_600
 """For so long it is known whom the keeper restored."""
 ASKED = 4_096
@@ -180,6 +182,8 @@ class Care(Generic[MarketT]):
             settled = await self._sender.track(head, self._mirror.orphaned, review)
         else:
             await self._warn_of_means()
+            # Nobody has heard of blocks that were taken back since; what is gone is noted anew.
+            self._journal.unsell(head.timestamp_s - RECHECK_BLOCKS * self._params.block_time_s)
             settled = await self._sender.resume(head, review)
             # Nothing that could fail comes after: what is heard twice would count twice.
             self._alarms.hear(self._journal.alarms(CASES), aloud=False)
@@ -187,6 +191,7 @@ class Care(Generic[MarketT]):
                 log.warning("market.slowed", block=head.number, market=sorted(slowed))
         if self._mirror.orphaned:
             self._acts.forget_ready()
+            self._journal.unsell(min(each.timestamp_s for each in self._mirror.orphaned))
             for each in self._cases.values():
                 each.shown = None
         self._mirror.orphaned.clear()
@@ -257,7 +262,8 @@ class Care(Generic[MarketT]):
         if not held:
             return
         for market in self._desk.parted(mirror.market, mirror.book, mirror.funds, held):
-            self._journal.note_sold(market, "the keeper has none of it any more")
+            why = "the keeper has none of it any more"
+            self._journal.note_sold(market, why, at_s=head.timestamp_s)
             log.info("inventory.parted", block=head.number, market=market)
 
     # --- what to do about it ---

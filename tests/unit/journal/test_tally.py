@@ -245,9 +245,39 @@ def test_only_what_is_known_to_have_come_in_is_known_to_be_gone(
     assert journal.holding() == ()
     end(journal, flying, EventKind.DISPLACED)
     assert journal.holding() == (ETH,)
-    journal.note_sold(ETH, "none is left")
+    journal.note_sold(ETH, "none is left", at_s=NOW_S)
     assert journal.holding() == ()
     assert [each.used for each in journal.measures() if each.limit == "inventory"] == [0]
+
+
+def test_what_a_block_showed_to_be_sold_is_held_again_where_that_block_is_taken_back(
+    journal: SqliteJournal, grant: Grants
+) -> None:
+    def held_wad() -> int:
+        [found] = [each.used for each in journal.measures() if each.limit == "inventory"]
+        return round(found * WAD)
+
+    def take(wad: int) -> None:
+        end(journal, grant(journal, takes=((ETH, wad),)), EventKind.INCLUDED)
+
+    take(6 * WAD)
+    journal.note_sold(ETH, "none is left", at_s=100)
+    journal.unsell(101)
+    assert held_wad() == 0, "an older block stands"
+    journal.unsell(100)
+    assert held_wad() == 6 * WAD
+    journal.unsell(100)
+    assert (held_wad(), len(journal.switched(9))) == (6 * WAD, 2)
+    journal.note_sold(ETH, "none is left", at_s=112)
+    take(2 * WAD)
+    journal.note_sold(ETH, "none is left", at_s=124)
+    journal.unsell(118)
+    assert held_wad() == 2 * WAD, "what was sold before that block is sold"
+    journal.unsell(100)
+    assert held_wad() == 8 * WAD
+    journal.throw(Switch.SOLD, ETH, on=True, who="a test")
+    journal.unsell(0)
+    assert held_wad() == 0, "an operator knows better"
 
 
 def test_a_day_may_cost_more_wei_than_an_integer_of_the_store_holds(

@@ -235,3 +235,27 @@ async def test_what_was_taken_over_is_held_for_as_long_as_the_keepers_account_ha
     assert desk.journal.holding() == ()
     [(thrown, is_on)] = desk.journal.switched(9)
     assert (thrown.switch, thrown.subject, thrown.who, is_on) == (Switch.SOLD, market, "rule", True)
+
+
+async def test_a_reorg_that_takes_a_sale_back_gives_the_keeper_what_it_held(desk: Desk) -> None:
+    def held() -> dict[str, float]:
+        found = (each for each in desk.journal.measures() if each.limit == "inventory")
+        return {each.subject: each.used for each in found}
+
+    taker = desk.chain.accounts[KEEPER]
+    await desk.head(BREACHED)
+    alarmed = flagged(BREACHED, desk.chain.next)
+    await desk.head(alarmed, mined=True)
+    await desk.head()
+    agreed = confirmed(alarmed, desk.chain.next)
+    await desk.head(agreed, mined=True)
+    holding = replace(taker, legs=BREACHED.legs)
+    await desk.head(cured(agreed), holding, mined=True)
+    await desk.head()
+    before = held()
+    await desk.head(taker)
+    assert [*held().values()] == [0]
+    await desk.head(holding, reorg=1)
+    assert held() == before
+    await desk.head(taker)
+    assert [*held().values()] == [0]

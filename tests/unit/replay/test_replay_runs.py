@@ -27,7 +27,7 @@ from keeper.journal.runs import Run
 from keeper.oracles.panel import Panel
 from keeper.pipeline import Params, Pipeline, Shelf
 from keeper.plan import hybrid as plan
-from keeper.ports import Journal
+from keeper.ports import Journal, Switch
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.replay.deck import Deck
 from keeper.replay.play import Played, play_run, playable
@@ -149,6 +149,16 @@ async def test_a_run_with_batches_is_replayed(taped: Desk) -> None:
     await taped.head()
     query = "SELECT count(*), sum(place), sum(state = 'included') FROM steps WHERE kind = 'flag'"
     assert [tuple(row) for row in taped.journal._rows(query)] == [(2, 1, 2)]
+    expect_equal(await Studio(params=Params(batch=4)).play(taped))
+
+
+async def test_what_goes_alone_after_its_batch_goes_alone_again(taped: Desk) -> None:
+    taped.batch = 4
+    taped.start()
+    await taped.head(*(replace(BREACHED, key=bytes([at]) * 20 + bytes(12)) for at in (10, 11)))
+    await taped.head(mined=True, status=0)
+    assert [len(step.carries) for step in taped.journal.live_steps()] == [0, 0]
+    await taped.head()
     expect_equal(await Studio(params=Params(batch=4)).play(taped))
 
 
@@ -398,6 +408,19 @@ async def test_a_question_that_was_given_up_is_given_up_again(kept: Desk) -> Non
     await kept.head()
     assert "x" in _records(kept)
     expect_equal(await Studio(live=True).play(kept))
+
+
+async def test_a_stranger_with_the_key_stops_a_replay_where_it_stopped_the_run(kept: Desk) -> None:
+    await kept.head(BREACHED)
+    await kept.head(flagged(BREACHED, kept.chain.next), mined=True)
+    kept.chain.receipts["0xee"] = {"blockNumber": hex(kept.chain.tip.number + 1)}
+    await kept.head(OTHER)
+    kept.journal.throw(Switch.FOREIGN, "", on=False, who="a test")
+    await kept.head()
+    await kept.head(flagged(OTHER, kept.chain.next), mined=True)
+    first = kept.told(1)[:4]
+    assert first == ["Suspected", "Refused wallet.foreign", "Reserved flag", "Sent"]
+    expect_equal(await Studio().play(kept))
 
 
 async def test_a_measurement_that_a_head_cut_short_is_not_beyond_the_tape(kept: Desk) -> None:
