@@ -276,19 +276,22 @@ def summarise(console: Console, found: Report) -> None:
 
 def _table(title: str, protocols: Mapping[str, Mapping[str, Any]], *, with_profit: bool) -> Table:
     table = Table(title=title, title_justify="left")
-    columns = ("", "breached", "liquidated", "below at the end", "bad debt", "blocks late", "reverted")
-    for name in (*columns, "gas wasted", "profit after gas" if with_profit else "gas"):
+    counted = ("", "breached", "liquidated", "missed", "below at the end", "bad debt")
+    columns = (*counted, "in the oracle's block", "blocks late", "reverted", "gas wasted")
+    for name in (*columns, "profit after gas" if with_profit else "gas"):
         table.add_column(name, justify="left" if not name else "right")
     for name, each in protocols.items():
         late = each["blocks_late"]
         blocks = f"median {median(late):g}, most {max(late)}" if late else "-"
         reverted = each["keeper_reverted"] if with_profit else each["reverted"]
         money = each["keeper_profit"] if with_profit else each["gas"]
-        counts = (each["breached"], each["liquidated"], each["below_at_end"])
+        missed = each["breached"] - each["liquidated"]
+        counts = (each["breached"], each["liquidated"], missed, each["below_at_end"])
         table.add_row(
             name,
             *map(str, counts),
             report.usd(each["bad_debt"]),
+            f"{late.count(0)} of {each['breached']}",
             blocks,
             str(reverted),
             report.usd(each["gas_wasted"]),
