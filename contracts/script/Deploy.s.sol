@@ -23,6 +23,7 @@ import {MarginReader} from "../src/MarginReader.sol";
 import {OracleRouter} from "../src/OracleRouter.sol";
 import {Ramp} from "../src/Ramp.sol";
 import {RiskArrays} from "../src/RiskArrays.sol";
+import {RiskSteward} from "../src/RiskSteward.sol";
 import {SlopeParams} from "../src/Slope.sol";
 import {Slopes} from "../src/Slopes.sol";
 import {Vault} from "../src/Vault.sol";
@@ -53,6 +54,7 @@ contract Deploy is Script {
     Vault internal vault;
     Instruments internal instruments;
     RiskArrays internal riskArrays;
+    RiskSteward internal riskSteward;
     Clearing internal clearing;
     MarginEngine internal engine;
     Backstop internal backstop;
@@ -94,6 +96,7 @@ contract Deploy is Script {
         (clearing, liquidator, slopes) = (reader.clearing(), reader.liquidator(), reader.slopes());
         (instruments, backstop, router) = (reader.instruments(), reader.backstop(), reader.router());
         riskArrays = RiskArrays(address(reader.riskArrays()));
+        riskSteward = RiskSteward(instruments.steward());
         breaker = Breaker(address(reader.breaker()));
         engine = MarginEngine(address(clearing.engine()));
         (vault, quote, fastOracle) = (clearing.vault(), clearing.quote(), router.fastOracle());
@@ -155,6 +158,7 @@ contract Deploy is Script {
         quote = _token(".quote");
         instruments = new Instruments(vault, router, quote, deployer);
         riskArrays = new RiskArrays(fastOracle, router, instruments);
+        riskSteward = new RiskSteward(fastOracle, instruments, deployer);
         clearing = new Clearing(vault, router, instruments, riskArrays, quote, deployer);
         engine = new MarginEngine(clearing, instruments, riskArrays, router);
         backstop = new Backstop(vault, clearing, router, instruments, quote, deployer);
@@ -169,6 +173,7 @@ contract Deploy is Script {
         vault.addModule(address(clearing));
         vault.addModule(address(liquidator));
         vault.addModule(address(backstop));
+        instruments.setSteward(address(riskSteward));
         clearing.bind(address(liquidator), address(engine), address(backstop), address(breaker));
         backstop.setShares(_bps(".backstop", ".share_bps"), _bps(".backstop", ".account_share_bps"));
         string[] memory offered = _names(".offered_slopes");
@@ -189,6 +194,7 @@ contract Deploy is Script {
                 _bps(at, ".short_min_bps"),
                 (_in(at, ".bucket_cap") * WAD).toUint128()
             );
+            if (_stewarded(at)) riskSteward.setBounds(feedId, _bounds(at));
             if (_bool(at, ".perp")) instruments.listPerp(feedId);
         }
         names = _names(".options");
@@ -268,10 +274,10 @@ contract Deploy is Script {
 
     /// @dev Every contract that somebody owns.
     function _owned() private view returns (Ownable2Step[] memory owned) {
-        owned = new Ownable2Step[](9);
+        owned = new Ownable2Step[](10);
         (owned[0], owned[1], owned[2]) = (fastOracle, adapter, router);
         (owned[3], owned[4], owned[5]) = (vault, instruments, clearing);
-        (owned[6], owned[7], owned[8]) = (backstop, breaker, slopes);
+        (owned[6], owned[7], owned[8], owned[9]) = (backstop, breaker, slopes, riskSteward);
     }
 
     // --- verifying ---
@@ -360,6 +366,8 @@ contract Deploy is Script {
         _check(address(riskArrays.fastOracle()) == address(fastOracle), "riskArrays: fastOracle");
         _check(address(riskArrays.router()) == address(router), "riskArrays: router");
         _check(address(riskArrays.instruments()) == address(instruments), "riskArrays: instruments");
+        _check(address(riskSteward.fastOracle()) == address(fastOracle), "riskSteward: fastOracle");
+        _check(address(riskSteward.instruments()) == address(instruments), "riskSteward: instruments");
         _check(address(router.fastOracle()) == address(fastOracle), "router: fastOracle");
         _check(address(reader.clearing()) == address(clearing), "reader: clearing");
         _check(address(reader.liquidator()) == address(liquidator), "reader: liquidator");
@@ -388,13 +396,32 @@ contract Deploy is Script {
             _check(deviation == _bps(at, ".deviation_bps"), string.concat(at, ".deviation_bps"));
             _check(heartbeat == _in(at, ".heartbeat_s"), string.concat(at, ".heartbeat_s"));
             _check(minDelay == _in(at, ".min_delay_s"), string.concat(at, ".min_delay_s"));
-            Instruments.Underlying memory u = instruments.underlying(feedId);
-            _check(_rests(u.mmr, _bps(at, ".mmr_bps")), string.concat(at, ".mmr_bps"));
-            _check(_rests(u.imr, _bps(at, ".imr_bps")), string.concat(at, ".imr_bps"));
-            _check(_rests(u.shortMin, _bps(at, ".short_min_bps")), string.concat(at, ".short_min_bps"));
-            _check(u.bucketCap == _in(at, ".bucket_cap") * WAD, string.concat(at, ".bucket_cap"));
+            _verifyMargins(at, feedId);
             _verifySource(at, feedId);
         }
+    }
+
+    /// @dev Margins that a quorum has moved since are within its bounds; all others are as they were asked for.
+    function _verifyMargins(string memory at, bytes32 feedId) private view {
+        Instruments.Underlying memory u = instruments.underlying(feedId);
+        _check(_rests(u.shortMin, _bps(at, ".short_min_bps")), string.concat(at, ".short_min_bps"));
+        _check(u.bucketCap == _in(at, ".bucket_cap") * WAD, string.concat(at, ".bucket_cap"));
+        RiskSteward.Bounds memory b = _boundsOf(feedId);
+        RiskSteward.Bounds memory asked;
+        if (_stewarded(at)) asked = _bounds(at);
+        _check(keccak256(abi.encode(b)) == keccak256(abi.encode(asked)), string.concat(at, ": what a quorum may"));
+        (, uint256 changedAt) = riskSteward.last(feedId);
+        if (changedAt == 0) {
+            _check(_rests(u.mmr, _bps(at, ".mmr_bps")), string.concat(at, ".mmr_bps"));
+            _check(_rests(u.imr, _bps(at, ".imr_bps")), string.concat(at, ".imr_bps"));
+        } else {
+            _check(u.mmr.to >= b.mmrLeast && u.mmr.to <= b.mmrMost, string.concat(at, ".mmr_bps"));
+            _check(u.imr.to >= b.imrLeast && u.imr.to <= b.imrMost, string.concat(at, ".imr_bps"));
+        }
+    }
+
+    function _boundsOf(bytes32 feedId) private view returns (RiskSteward.Bounds memory b) {
+        (b.mmrLeast, b.mmrMost, b.imrLeast, b.imrMost, b.rise, b.fall, b.interval) = riskSteward.bounds(feedId);
     }
 
     function _verifySource(string memory at, bytes32 feedId) private view {
@@ -460,14 +487,14 @@ contract Deploy is Script {
     }
 
     function _verifySizes() private view {
-        address[13] memory all = _all();
+        address[14] memory all = _all();
         for (uint256 i; i < all.length; ++i) {
             uint256 size = all[i].code.length;
             _check(size > 0 && size < CODE_MAX, string.concat("code size of ", vm.toString(all[i])));
         }
     }
 
-    function _all() private view returns (address[13] memory) {
+    function _all() private view returns (address[14] memory) {
         return [
             address(fastOracle),
             address(adapter),
@@ -475,6 +502,7 @@ contract Deploy is Script {
             address(vault),
             address(instruments),
             address(riskArrays),
+            address(riskSteward),
             address(clearing),
             address(engine),
             address(backstop),
@@ -486,13 +514,14 @@ contract Deploy is Script {
     }
 
     function _print() private view {
-        string[13] memory names = [
+        string[14] memory names = [
             "FastOracle",
             "ChainlinkAdapter",
             "OracleRouter",
             "Vault",
             "Instruments",
             "RiskArrays",
+            "RiskSteward",
             "Clearing",
             "MarginEngine",
             "Backstop",
@@ -501,7 +530,7 @@ contract Deploy is Script {
             "Slopes",
             "MarginReader"
         ];
-        address[13] memory all = _all();
+        address[14] memory all = _all();
         for (uint256 i; i < all.length; ++i) {
             console.log(names[i], all[i]);
         }
@@ -566,6 +595,18 @@ contract Deploy is Script {
     function _expiry(string memory table) private view returns (uint40) {
         if (vm.keyExistsToml(config, string.concat(table, ".expiry"))) return _in(table, ".expiry").toUint40();
         return (block.timestamp + _in(table, ".expires_in_s")).toUint40();
+    }
+
+    function _stewarded(string memory at) private view returns (bool) {
+        return vm.keyExistsToml(config, string.concat(at, ".steward"));
+    }
+
+    function _bounds(string memory at) private view returns (RiskSteward.Bounds memory b) {
+        at = string.concat(at, ".steward");
+        (b.mmrLeast, b.mmrMost) = (_bps(at, ".mmr_least_bps"), _bps(at, ".mmr_most_bps"));
+        (b.imrLeast, b.imrMost) = (_bps(at, ".imr_least_bps"), _bps(at, ".imr_most_bps"));
+        (b.rise, b.fall) = (_bps(at, ".rise_bps"), _bps(at, ".fall_bps"));
+        b.interval = _in(at, ".interval_s").toUint40();
     }
 
     function _slope(string memory name) private view returns (SlopeParams memory p) {

@@ -99,6 +99,8 @@ contract Instruments is IInstruments, Ownable2Step {
     OracleRouter public immutable router;
     address public immutable quote;
 
+    /// @notice Who may set margins beside the owner: a contract with bounds of its own. Zero is nobody.
+    address public steward;
     /// @notice Rises with every change, so that a reader knows when to read again.
     uint256 public version;
     /// @notice Market and collateral numbers start at 1.
@@ -130,6 +132,7 @@ contract Instruments is IInstruments, Ownable2Step {
         bytes32 indexed subject, bytes32 indexed parameter, uint256 from, uint256 to, uint256 start, uint256 end
     );
     event BucketCapSet(bytes32 indexed feedId, uint256 cap);
+    event StewardSet(address indexed steward);
 
     error BadConfig(string what);
     error BadDuration(uint256 duration, uint256 least, uint256 most);
@@ -213,16 +216,20 @@ contract Instruments is IInstruments, Ownable2Step {
 
     // --- changing ---
 
-    /// @notice Move an underlying's margins from what they are today to new values. Raising any of the three
-    /// takes 24 hours at least; a change in mid-ramp starts where the last one has got to.
+    /// @notice Let a contract set margins, too, inside the bounds below; zero for none.
+    function setSteward(address steward_) external onlyOwner {
+        steward = steward_;
+        emit StewardSet(steward_);
+    }
+
+    /// @notice Move an underlying's margins from what they are today to new values, for the owner and the steward.
+    /// Raising any of the three takes 24 hours at least; a change in mid-ramp starts where the last one has got to.
     /// @dev Lowering mmr alone raises the initial margin of options, which is what their arrays lose times imr / mmr,
     /// until the arrays of the smaller range are there; lower both in one ratio where that matters. It bars new risk
     /// and withdrawals only: maintenance does not rise.
     /// @param duration seconds, at most 90 days; 0 is at once
-    function setMargins(bytes32 feedId, uint64 mmr, uint64 imr, uint64 shortMin, uint40 duration)
-        external
-        onlyOwner
-    {
+    function setMargins(bytes32 feedId, uint64 mmr, uint64 imr, uint64 shortMin, uint40 duration) external {
+        if (msg.sender != steward) _checkOwner();
         Terms storage t = _termsOf(feedId);
         _checkMargins(mmr, imr, shortMin);
         Risk memory today;

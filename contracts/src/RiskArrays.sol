@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.28;
 
-import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {FixedPointMathLib} from "solady/utils/FixedPointMathLib.sol";
 import {FastOracle} from "./FastOracle.sol";
 import {FeedPrice, Kind, Market, Quote, RiskArray, SCENARIOS, WAD} from "./HybridTypes.sol";
 import {OracleRouter} from "./OracleRouter.sol";
 import {Portfolio} from "./Portfolio.sol";
+import {Quorum} from "./Quorum.sol";
 import {IInstruments, IRiskArrays} from "./interfaces/IModules.sol";
 
 /// @title What options are worth: while they live by signed risk arrays, and once for all at their expiry
@@ -15,7 +15,7 @@ import {IInstruments, IRiskArrays} from "./interfaces/IModules.sol";
 /// signs one digest over all arrays of a post. What they sign is bounded here by what no model can dispute, at
 /// the array's own price and in every scenario, so that a bad quorum can misprice an option's time value and
 /// nothing else. Nobody's requirement is signed: an array speaks of an instrument, never of an account.
-contract RiskArrays is EIP712, IRiskArrays {
+contract RiskArrays is Quorum, IRiskArrays {
     /// @dev Five slots: the scenarios' changes lie four to a word, the first of each word lowest.
     struct Stored {
         uint40 observedAt;
@@ -36,7 +36,6 @@ contract RiskArrays is EIP712, IRiskArrays {
     /// @dev How far rounding to 8 decimals may carry a value past its bounds, WAD.
     uint256 private constant SLACK = 2 * PRICE_UNIT;
 
-    FastOracle public immutable fastOracle;
     OracleRouter public immutable router;
     IInstruments public immutable instruments;
 
@@ -49,10 +48,6 @@ contract RiskArrays is EIP712, IRiskArrays {
     /// @notice The price, WAD, by which all options of an underlying's expiry pay.
     event SettlementSet(bytes32 indexed feedId, uint40 indexed expiry, uint256 price);
 
-    error PastValidity(uint256 validUntil, uint256 nowS);
-    error WrongCount(uint256 given, uint256 quorum);
-    error BadSigner(address signer);
-    error DuplicateSigner(address signer);
     error NoneNewer();
     error FromFuture(uint16 market, uint256 observedAt, uint256 nowS);
     error TooOld(uint16 market, uint256 observedAt, uint256 nowS);
@@ -70,8 +65,9 @@ contract RiskArrays is EIP712, IRiskArrays {
 
     constructor(FastOracle fastOracle_, OracleRouter router_, IInstruments instruments_)
         EIP712("HybridMargin RiskArrays", "1")
+        Quorum(fastOracle_)
     {
-        (fastOracle, router, instruments) = (fastOracle_, router_, instruments_);
+        (router, instruments) = (router_, instruments_);
     }
 
     /// @notice Accept the arrays that are newer than what is stored, or revert with the reason. Those that are not
@@ -83,8 +79,7 @@ contract RiskArrays is EIP712, IRiskArrays {
     /// @param validUntil last second at which the signatures count
     /// @param signatures over `digest(arrays, validUntil)`, of as many reporters as the quorum asks for
     function post(RiskArray[] calldata arrays, uint40 validUntil, bytes[] calldata signatures) external {
-        if (block.timestamp > validUntil) revert PastValidity(validUntil, block.timestamp);
-        _checkSigners(digest(arrays, validUntil), signatures);
+        _checkSigners(digest(arrays, validUntil), validUntil, signatures);
         bool any;
         for (uint256 i; i < arrays.length; ++i) {
             if (arrays[i].observedAt <= _arrays[arrays[i].market].observedAt) continue;
@@ -123,21 +118,6 @@ contract RiskArrays is EIP712, IRiskArrays {
     /// @notice The digest that reporters sign.
     function digest(RiskArray[] calldata arrays, uint40 validUntil) public view returns (bytes32) {
         return _hashTypedDataV4(keccak256(abi.encode(ARRAYS_TYPEHASH, keccak256(abi.encode(arrays)), validUntil)));
-    }
-
-    /// @dev ECDSA.recover rejects high-s signatures and never returns the zero address.
-    function _checkSigners(bytes32 signed, bytes[] calldata signatures) private view {
-        uint256 quorum = fastOracle.quorum();
-        if (signatures.length != quorum || quorum == 0) revert WrongCount(signatures.length, quorum);
-        uint256 seen;
-        for (uint256 i; i < signatures.length; ++i) {
-            address signer = ECDSA.recover(signed, signatures[i]);
-            uint256 index = fastOracle.signerIndex(signer);
-            if (index == 0) revert BadSigner(signer);
-            uint256 bit = 1 << index;
-            if (seen & bit != 0) revert DuplicateSigner(signer);
-            seen |= bit;
-        }
     }
 
     function _accept(RiskArray calldata a, Market memory m) private {

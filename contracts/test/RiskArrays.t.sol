@@ -6,6 +6,7 @@ import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {FastOracle} from "../src/FastOracle.sol";
 import {FeedPrice, Kind, Market, Quote, Risk, RiskArray} from "../src/HybridTypes.sol";
 import {OracleRouter} from "../src/OracleRouter.sol";
+import {Quorum} from "../src/Quorum.sol";
 import {RiskArrays} from "../src/RiskArrays.sol";
 import {IInstruments} from "../src/interfaces/IModules.sol";
 
@@ -235,7 +236,7 @@ contract RiskArraysTest is Test {
         RiskArray[] memory all = only(good(CALL));
         bytes[] memory signatures = signed(all, uint40(START), 3);
         vm.warp(START + 1);
-        vm.expectRevert(abi.encodeWithSelector(RiskArrays.PastValidity.selector, START, START + 1));
+        vm.expectRevert(abi.encodeWithSelector(Quorum.PastValidity.selector, START, START + 1));
         arrays.post(all, uint40(START), signatures);
         vm.warp(START);
         arrays.post(all, uint40(START), signatures);
@@ -244,10 +245,10 @@ contract RiskArraysTest is Test {
     function test_fewer_or_more_signatures_than_the_quorum_change_nothing() public {
         RiskArray[] memory all = only(good(CALL));
         bytes[] memory signatures = signed(all, nowS(), 2);
-        vm.expectRevert(abi.encodeWithSelector(RiskArrays.WrongCount.selector, 2, 3));
+        vm.expectRevert(abi.encodeWithSelector(Quorum.WrongCount.selector, 2, 3));
         arrays.post(all, nowS(), signatures);
         signatures = signed(all, nowS(), 4);
-        vm.expectRevert(abi.encodeWithSelector(RiskArrays.WrongCount.selector, 4, 3));
+        vm.expectRevert(abi.encodeWithSelector(Quorum.WrongCount.selector, 4, 3));
         arrays.post(all, nowS(), signatures);
     }
 
@@ -255,7 +256,7 @@ contract RiskArraysTest is Test {
         arrays = new RiskArrays(
             new FastOracle(address(this)), OracleRouter(address(prices)), IInstruments(address(listed))
         );
-        vm.expectRevert(abi.encodeWithSelector(RiskArrays.WrongCount.selector, 0, 0));
+        vm.expectRevert(abi.encodeWithSelector(Quorum.WrongCount.selector, 0, 0));
         arrays.post(only(good(CALL)), nowS(), new bytes[](0));
     }
 
@@ -263,7 +264,7 @@ contract RiskArraysTest is Test {
         RiskArray[] memory all = only(good(CALL));
         bytes[] memory signatures = signed(all, nowS(), 3);
         signatures[2] = signatures[0];
-        vm.expectRevert(abi.encodeWithSelector(RiskArrays.DuplicateSigner.selector, vm.addr(keys[0])));
+        vm.expectRevert(abi.encodeWithSelector(Quorum.DuplicateSigner.selector, vm.addr(keys[0])));
         arrays.post(all, nowS(), signatures);
     }
 
@@ -271,7 +272,7 @@ contract RiskArraysTest is Test {
         RiskArray[] memory all = only(good(CALL));
         bytes[] memory signatures = signed(all, nowS(), 3);
         signatures[1] = signature(99, arrays.digest(all, nowS()));
-        vm.expectRevert(abi.encodeWithSelector(RiskArrays.BadSigner.selector, vm.addr(99)));
+        vm.expectRevert(abi.encodeWithSelector(Quorum.BadSigner.selector, vm.addr(99)));
         arrays.post(all, nowS(), signatures);
     }
 
@@ -288,14 +289,14 @@ contract RiskArraysTest is Test {
     function test_a_signature_is_for_all_arrays_of_the_post_and_its_validity() public {
         RiskArray[] memory all = both(good(CALL), good(PUT));
         bytes[] memory signatures = signed(all, nowS(), 3);
-        vm.expectPartialRevert(RiskArrays.BadSigner.selector);
+        vm.expectPartialRevert(Quorum.BadSigner.selector);
         arrays.post(only(all[0]), nowS(), signatures);
-        vm.expectPartialRevert(RiskArrays.BadSigner.selector);
+        vm.expectPartialRevert(Quorum.BadSigner.selector);
         arrays.post(both(all[1], all[0]), nowS(), signatures);
-        vm.expectPartialRevert(RiskArrays.BadSigner.selector);
+        vm.expectPartialRevert(Quorum.BadSigner.selector);
         arrays.post(all, nowS() + 1, signatures);
         all[1].pnl[15] += 1;
-        vm.expectPartialRevert(RiskArrays.BadSigner.selector);
+        vm.expectPartialRevert(Quorum.BadSigner.selector);
         arrays.post(all, nowS(), signatures);
     }
 
@@ -303,11 +304,11 @@ contract RiskArraysTest is Test {
         RiskArray[] memory all = only(good(CALL));
         bytes[] memory signatures = signed(all, nowS(), 3);
         vm.chainId(10);
-        vm.expectPartialRevert(RiskArrays.BadSigner.selector);
+        vm.expectPartialRevert(Quorum.BadSigner.selector);
         arrays.post(all, nowS(), signatures);
         vm.chainId(31337);
         arrays = new RiskArrays(fastOracle, OracleRouter(address(prices)), IInstruments(address(listed)));
-        vm.expectPartialRevert(RiskArrays.BadSigner.selector);
+        vm.expectPartialRevert(Quorum.BadSigner.selector);
         arrays.post(all, nowS(), signatures);
     }
 

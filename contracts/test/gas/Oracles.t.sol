@@ -2,9 +2,10 @@
 pragma solidity 0.8.28;
 
 import {Bundle, RiskArray} from "../../src/HybridTypes.sol";
+import {RiskSteward} from "../../src/RiskSteward.sol";
 import {Measured} from "./Measured.sol";
 
-/// @notice What reporters pay for a fast price and for options' risk arrays.
+/// @notice What reporters pay for a fast price, for options' risk arrays and for a change of margins.
 contract OracleGasTest is Measured {
     function measureQuorum(uint256 k) private {
         setQuorum(k);
@@ -58,5 +59,28 @@ contract OracleGasTest is Measured {
             markets[i] = book8[i];
         }
         measureArrays(markets, "8 arrays");
+    }
+
+    function test_a_change_of_margins() public {
+        RiskSteward steward = new RiskSteward(fastOracle, instruments, admin);
+        vm.startPrank(admin);
+        instruments.setSteward(address(steward));
+        steward.setBounds(ETH, RiskSteward.Bounds(0.02e18, 0.2e18, 0.04e18, 0.4e18, 0.25e18, 0.1e18, 1 days));
+        vm.stopPrank();
+        submitMargins(steward, 0.055e18, 0.11e18);
+        vm.snapshotGasLastCall("margins", "first change, 3 signers");
+        pass(1 days);
+        submitMargins(steward, 0.06e18, 0.12e18);
+        vm.snapshotGasLastCall("margins", "next change, 3 signers");
+    }
+
+    function submitMargins(RiskSteward steward, uint64 mmr, uint64 imr) private {
+        uint40 at = uint40(nowS());
+        RiskSteward.MarginChange memory c = RiskSteward.MarginChange(ETH, mmr, imr, 1 days, at, at + 60);
+        bytes[] memory signatures = new bytes[](3);
+        for (uint256 i; i < 3; ++i) {
+            signatures[i] = signature(signerKeys[i], steward.digest(c));
+        }
+        steward.change(c, signatures);
     }
 }

@@ -13,6 +13,7 @@ CONTRACTS = (
     "Vault",
     "Instruments",
     "RiskArrays",
+    "RiskSteward",
     "Clearing",
     "MarginEngine",
     "Backstop",
