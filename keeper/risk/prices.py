@@ -59,6 +59,11 @@ class Prices:
         places = [self.assets.index(name) for name in names]
         return Prices(tuple(assets), self.times, self.closes[:, places])
 
+    def until(self, time_s: int) -> Prices:
+        """Return the closes up to a time; none where all are later."""
+        kept = self.times <= time_s
+        return Prices(self.assets, self.times[kept], self.closes[kept])
+
     def every(self, steps: int) -> Prices:
         """Return each so many-th close, the last among them. Raises BadInput where fewer than 2 are left."""
         taken = slice((len(self.times) - 1) % count("steps", steps), None, steps)
