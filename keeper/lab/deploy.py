@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
 
 from eth_abi.abi import encode
@@ -33,6 +33,7 @@ from keeper.protocols.hybrid.params import (
     feed_bytes,
     read_deployment,
 )
+from keeper.protocols.hybrid.steward import RAMP_MIN_S, Bounds
 from keeper.risk.slope import floor_wad, lambda_wad
 from keeper.units import WAD, FeedId, UnixS, Wad
 
@@ -77,6 +78,17 @@ EARLY_SLOPE = replace(
 )
 """For owners who choose it: small slices begin between initial and maintenance margin, for a lower fee."""
 
+BOUNDS = Bounds(
+    mmr_least_wad=2 * WAD // 100,
+    mmr_most_wad=20 * WAD // 100,
+    imr_least_wad=4 * WAD // 100,
+    imr_most_wad=40 * WAD // 100,
+    rise_wad=WAD // 4,
+    fall_wad=WAD // 10,
+    interval_s=RAMP_MIN_S,
+)
+"""Between what a quorum may move margins: a quarter up, a tenth down, once in the day that a ramp takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class FeedSpec:
@@ -102,6 +114,8 @@ class UnderlyingSpec:
     short_min_wad: Wad = WAD // 100
     bucket_cap_wad: Wad = 10**9 * WAD
     """Notional a minute."""
+    bounds: Bounds | None = BOUNDS
+    """Between what a quorum may move its margins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +342,7 @@ class _Plan:
         # A contract's own count of what it creates begins at 1.
         self.slopes = created_address(self.liquidator, 1)
         self.reader = self._create("MarginReader", self.clearing, self.liquidator)
+        self.steward = self._create("RiskSteward", self.fast_oracle, self.instruments, admin)
 
     def set_up(self) -> None:
         """Name the reporters, route the feeds, bind the modules, list everything, offer the slopes."""
@@ -355,9 +370,13 @@ class _Plan:
 
     def _list(self) -> None:
         spec, listing = self._spec, ("Instruments", self.instruments)
+        self._do(listing[0], "setSteward", listing[1], self.steward)
         for each in spec.underlyings:
             terms = (each.mmr_wad, each.imr_wad, each.short_min_wad, each.bucket_cap_wad)
             self._do(listing[0], "listUnderlying", listing[1], feed_bytes(each.feed), *terms)
+            if each.bounds:
+                allowed = astuple(each.bounds)
+                self._do("RiskSteward", "setBounds", self.steward, feed_bytes(each.feed), allowed)
         for feed in spec.perps:
             self._do(listing[0], "listPerp", listing[1], feed_bytes(feed))
         for option in spec.options:
@@ -396,11 +415,15 @@ class _Plan:
         questions: list[tuple[tuple[Any, ...], tuple[Any, ...]]] = [
             (("FastOracle", self.fast_oracle, "quorum"), (spec.quorum,)),
             (("Breaker", self.breaker, "guardian"), (self.admin,)),
+            (("Instruments", self.instruments, "steward"), (self.steward,)),
             *((("Vault", self.vault, "isModule", module), (True,)) for module in modules),
             *((("Slopes", self.slopes, "offered", 1 + i), (True,)) for i, _ in enumerate(spec.offered)),
         ]
         for i, signer in enumerate(self._signers):
             questions.append((("FastOracle", self.fast_oracle, "signers", i), (signer.lower(),)))
+        for each in spec.underlyings:
+            allowed = astuple(each.bounds) if each.bounds else (0,) * len(fields(Bounds))
+            questions.append((("RiskSteward", self.steward, "bounds", feed_bytes(each.feed)), allowed))
         for symbol, places in self.decimals.items():
             scale = _power(18 - places)
             questions.append((("Vault", self.vault, "scaleOf", self.tokens[symbol]), (scale,)))

@@ -39,6 +39,7 @@ from keeper.errors import ChainFault
 from keeper.protocols.hybrid.abi import CONTRACTS, artifact, load
 from keeper.protocols.hybrid.params import Deployment, Rules, feed_bytes, feed_name
 from keeper.protocols.hybrid.signing import Order, report_fields
+from keeper.protocols.hybrid.steward import MarginChange
 from keeper.units import AccountKey, FeedId, UnixS, Wad
 
 PHASES: Final = tuple(Phase)
@@ -277,6 +278,11 @@ def post_arrays_call(risk_arrays: str, post: ArrayPost, signatures: Sequence[byt
     """Post the risk arrays that a quorum signed together."""
     rows = [array.fields for array in post.arrays]
     return _call("RiskArrays", risk_arrays, "post", rows, post.valid_until_s, list(signatures))
+
+
+def change_margins_call(steward: str, change: MarginChange, signatures: Sequence[bytes]) -> Call:
+    """Start the margins on their way that a quorum signed together."""
+    return _call("RiskSteward", steward, "change", change.fields, list(signatures))
 
 
 def settle_expiry_call(risk_arrays: str, feed: FeedId, expiry_s: UnixS) -> Call:

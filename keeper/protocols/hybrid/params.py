@@ -263,7 +263,7 @@ class Deployment:
 
 def read_liquidator(clearing: str) -> Generator[list[Call], list[bytes], str]:
     """Find out the Liquidator that a Clearing is bound to for good: a reader is made of the two."""
-    (liquidator,) = yield from _ask(("Clearing", clearing, "liquidator"))
+    (liquidator,) = yield from ask(("Clearing", clearing, "liquidator"))
     return str(liquidator)
 
 
@@ -273,19 +273,19 @@ def read_deployment(chain_id: int, reader: str) -> Generator[list[Call], list[by
     Yields the calls of each of seven rounds, is sent what they returned, and returns the deployment: so the
     I/O stays with the caller. All rounds belong to one block.
     """
-    clearing, liquidator = yield from _ask(
+    clearing, liquidator = yield from ask(
         *(("MarginReader", reader, name) for name in ("clearing", "liquidator")),
     )
     parts = ("vault", "router", "quote", "instruments", "riskArrays", "engine", "backstop", "breaker")
-    vault, router, quote, instruments, risk_arrays, engine, backstop, breaker = yield from _ask(
+    vault, router, quote, instruments, risk_arrays, engine, backstop, breaker = yield from ask(
         *(("Clearing", clearing, name) for name in parts)
     )
-    fast_oracle, silent_after_s, slopes = yield from _ask(
+    fast_oracle, silent_after_s, slopes = yield from ask(
         ("OracleRouter", router, "fastOracle"),
         ("OracleRouter", router, "SLOW_ONLY_AFTER"),
         ("Liquidator", liquidator, "registry"),
     )
-    (max_age_s,) = yield from _ask(("FastOracle", fast_oracle, "MAX_AGE"))
+    (max_age_s,) = yield from ask(("FastOracle", fast_oracle, "MAX_AGE"))
     bare = Deployment(
         chain_id=chain_id,
         vault=vault,
@@ -313,7 +313,7 @@ def read_rules(deployment: Deployment) -> Generator[list[Call], list[bytes], Dep
     """Read what is listed, and the slopes, anew, in three rounds of one block."""
     instruments = ("Instruments", deployment.instruments)
     registry = ("Slopes", deployment.slopes)
-    markets, collaterals, slopes, default_slope, *versions = yield from _ask(
+    markets, collaterals, slopes, default_slope, *versions = yield from ask(
         (*instruments, "marketCount"),
         (*instruments, "collateralCount"),
         (*registry, "slopeCount"),
@@ -321,7 +321,7 @@ def read_rules(deployment: Deployment) -> Generator[list[Call], list[bytes], Dep
         (*instruments, "version"),
         (*registry, "version"),
     )
-    listed = yield from _ask(
+    listed = yield from ask(
         *((*instruments, "market", number) for number in range(1, markets + 1)),
         *((*instruments, "collateralTerms", number) for number in range(1, collaterals + 1)),
         *((*registry, "slopes", number) for number in range(slopes)),
@@ -329,7 +329,7 @@ def read_rules(deployment: Deployment) -> Generator[list[Call], list[bytes], Dep
     rows = [_listed(number, row) for number, row in enumerate(listed[:markets], 1)]
     feeds = tuple(dict.fromkeys(row.feed for row in rows))
     options = [row.market for row in rows if row.is_option]
-    *underlyings, (_, _, states) = yield from _ask_all(
+    *underlyings, (_, _, states) = yield from ask_all(
         *((*instruments, "underlying", feed_bytes(feed)) for feed in feeds),
         ("MarginReader", deployment.reader, "world", [], options),
     )
@@ -351,13 +351,13 @@ def read_rules(deployment: Deployment) -> Generator[list[Call], list[bytes], Dep
     return replace(deployment, version=sum(versions), rules=rules)
 
 
-def _ask(*questions: tuple[Any, ...]) -> Generator[list[Call], list[bytes], list[Any]]:
+def ask(*questions: tuple[Any, ...]) -> Generator[list[Call], list[bytes], list[Any]]:
     """Ask (contract, address, function, arguments...) and return the one value that each gives."""
-    answers = yield from _ask_all(*questions)
+    answers = yield from ask_all(*questions)
     return [value for value, *_ in answers]
 
 
-def _ask_all(*questions: tuple[Any, ...]) -> Generator[list[Call], list[bytes], list[tuple[Any, ...]]]:
+def ask_all(*questions: tuple[Any, ...]) -> Generator[list[Call], list[bytes], list[tuple[Any, ...]]]:
     """Ask the same way, and return all values that each gives."""
     functions = [load(contract).functions[name] for contract, _, name, *_ in questions]
     asked = zip(functions, questions, strict=True)

@@ -1,6 +1,7 @@
-"""What reporters and owners sign: the EIP-712 digests of fast-price reports, of risk arrays and of orders.
+"""What reporters and owners sign: the EIP-712 digests of prices, of risk arrays, of margins and of orders.
 
-Property: equal to the digests that the contracts publish (FastOracle.reportDigest, Clearing.orderDigest).
+Property: equal to the digests that the contracts publish (FastOracle.reportDigest, RiskSteward.digest,
+Clearing.orderDigest).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from eth_utils.crypto import keccak
 
 from keeper.domain import Observation, Report
 from keeper.protocols.hybrid.params import feed_bytes
+from keeper.protocols.hybrid.steward import MarginChange
 from keeper.risk.scenarios import PackedArray
 from keeper.units import AccountKey, UnixS, Wad
 
@@ -22,6 +24,9 @@ _DOMAIN: Final = "EIP712Domain(string name,string version,uint256 chainId,addres
 _REPORT: Final = "FastReport(bytes32 feedId,uint128 price,uint64 confBps,uint40 observedAt,uint40 validUntil)"
 _ARRAYS: Final = "RiskArrays(bytes32 arraysHash,uint40 validUntil)"
 _ARRAY_ROWS: Final = "(uint16,uint40,uint64,uint64,int32,int64[16])[]"
+_CHANGE: Final = (
+    "MarginChange(bytes32 feedId,uint64 mmr,uint64 imr,uint40 duration,uint40 observedAt,uint40 validUntil)"
+)
 _SIGNATURE: Final = 65
 _HALF_ORDER: Final = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 """Of secp256k1: ECDSA.recover refuses an s above it."""
@@ -116,6 +121,18 @@ def sign_risk_arrays(
 ) -> bytes:
     """Return one signer's signature of a post."""
     return _sign(key, risk_arrays_digest(arrays, valid_until_s, risk_arrays=risk_arrays, chain_id=chain_id))
+
+
+def margins_digest(change: MarginChange, *, steward: str, chain_id: int) -> bytes:
+    """Return what every member of a quorum signs (RiskSteward.digest)."""
+    domain = _domain("HybridMargin RiskSteward", steward, chain_id)
+    types = ("bytes32", "uint64", "uint64", "uint40", "uint40", "uint40")
+    return _digest(domain, _CHANGE, types, change.fields)
+
+
+def sign_margins(key: bytes, change: MarginChange, *, steward: str, chain_id: int) -> bytes:
+    """Return one signer's signature of a change."""
+    return _sign(key, margins_digest(change, steward=steward, chain_id=chain_id))
 
 
 def order_digest(order: Order, *, clearing: str, chain_id: int) -> bytes:
