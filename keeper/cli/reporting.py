@@ -20,7 +20,7 @@ from keeper.feeds import listening
 from keeper.protocols.hybrid.signing import address_of
 from keeper.reporter import Reporter
 from keeper.reports import Exchange, served
-from keeper.steward import Steward
+from keeper.steward.arrays import Steward
 
 log = structlog.get_logger()
 

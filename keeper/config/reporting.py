@@ -36,6 +36,40 @@ class Reports(Section):
     """How far a signed price must be from a fresh one on chain to be posted with an act."""
 
 
+Part = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Margins(Section):
+    """How ``keeper steward`` estimates margins, from what data it does not, and what it publishes of them."""
+
+    horizon_s: int = Field(default=14_400, gt=0)
+    """How long a position may stay open against its owner's will."""
+    level: float = Field(default=0.99, ge=0.9, lt=1)
+    """Of the expected shortfall."""
+    half_life_s: float = Field(default=864_000, gt=0)
+    """Of the volatility's memory."""
+    stressed_weight: float = Field(default=0.25, ge=0, le=1)
+    """Of the highest volatility that the closes show."""
+    joint_stress: float = Field(default=0.5, ge=0, le=1)
+    """How far correlations are moved towards 1."""
+    buffer: float = Field(default=0, ge=0, le=1)
+    """Over what is calculated, to be used up before margins rise."""
+    least_returns: int = Field(default=500, ge=100)
+    max_age_s: int = Field(default=86_400, gt=0, le=172_800)
+    """The contract takes no estimate whose last close is older than two days."""
+    most_apart: Part = 0.1
+    most_error: Part = 0.5
+    most_still: int = Field(default=24, gt=0)
+    ramp_s: int = Field(default=86_400, ge=86_400, le=7_776_000)
+    validity_s: int = Field(default=600, gt=0)
+    least_change: float = Field(default=0.05, ge=0, lt=1)
+    """Of the margins published last."""
+    most_rise: float = Field(default=0.25, gt=0, le=1)
+    """In a day."""
+    most_swing: float = Field(default=3, gt=1)
+    most_breached: int = Field(default=0, ge=0)
+
+
 class Steward(Section):
     """When ``keeper report-options`` posts, and at which volatilities; its keys are the reporters' own."""
 
@@ -49,3 +83,4 @@ class Steward(Section):
     """Annualised, by feed: one volatility for all its options, or what the estimate starts from."""
     half_life_s: float | None = Field(default=None, gt=0)
     """Of an estimate from the feed's own returns; without it the volatilities stay as they are."""
+    margins: Margins = Margins()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -48,8 +49,10 @@ from keeper.plan.rest import Rest
 from keeper.ports import Feed
 from keeper.reporter import Params as ReporterParams
 from keeper.risk.liquidity import Depth
-from keeper.steward import EwmaVols, FixedVols, Vols
-from keeper.steward import Params as StewardParams
+from keeper.risk.parameters import Policy
+from keeper.steward.arrays import EwmaVols, FixedVols, Vols
+from keeper.steward.arrays import Params as StewardParams
+from keeper.steward.margins import Params as MarginParams
 from keeper.units import WAD, FeedId
 
 TEST_CHAINS = frozenset({1337, 31337})
@@ -408,6 +411,12 @@ class Config(BaseSettings):
             most_arrays=self.steward.most_arrays,
             block_time_s=self.chain.block_time_s,
         )
+
+    def margin_params(self) -> MarginParams:
+        """Return how margins are estimated and published."""
+        given = self.steward.margins.model_dump()
+        policy = Policy(**{each.name: given.pop(each.name) for each in fields(Policy)})
+        return MarginParams(policy=policy, block_time_s=self.chain.block_time_s, **given)
 
     def open_vols(self, feed: Feed) -> Vols:
         """Open the source of volatilities, estimated from ``feed`` where a half-life is given."""

@@ -22,7 +22,7 @@ from keeper.protocols.hybrid import math
 from keeper.protocols.hybrid.params import Rules
 from keeper.protocols.hybrid.portfolio import Setting, unit_value_wad
 from keeper.risk.scenarios import Option, VolShocks
-from keeper.steward import Listed, Post, proposed
+from keeper.steward.arrays import Listed, Post, proposed
 from keeper.units import WAD, FeedId, UnixS, Wad
 
 STRIKE_STEP: Mapping[FeedId, int] = {"BTC/USD": 100, "ETH/USD": 5}

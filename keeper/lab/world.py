@@ -24,7 +24,7 @@ from keeper.protocols.hybrid import codec, math
 from keeper.protocols.hybrid.params import Terms
 from keeper.protocols.hybrid.portfolio import Setting
 from keeper.protocols.hybrid.signing import Order, sign_order, sign_report, sign_risk_arrays
-from keeper.steward import Post
+from keeper.steward.arrays import Post
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad
 
 REPORTERS = 5

@@ -47,7 +47,7 @@ from keeper.protocols.hybrid.rows import accounts_of
 from keeper.protocols.hybrid.signing import Order, sign_order, sign_risk_arrays
 from keeper.risk.scenarios import Option, PackedArray, array_of, pack
 from keeper.risk.slope import floor_wad, lambda_wad
-from keeper.steward import Post
+from keeper.steward.arrays import Post
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad
 
 GENESIS_S = 1_600_000_000

@@ -47,8 +47,8 @@ from keeper.plan.lending import FlashParams
 from keeper.plan.rest import Rest
 from keeper.reporter import Params as ReporterParams
 from keeper.risk.scenarios import Option
-from keeper.steward import EwmaVols, FixedVols
-from keeper.steward import Params as StewardParams
+from keeper.steward.arrays import EwmaVols, FixedVols
+from keeper.steward.arrays import Params as StewardParams
 from keeper.units import WAD, FeedId, UnixS
 
 GWEI = 10**9

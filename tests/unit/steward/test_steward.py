@@ -25,7 +25,7 @@ from keeper.domain import (
 from keeper.errors import ChainFault, ConfigError
 from keeper.ports import BlockUpdate, Reader
 from keeper.risk.scenarios import Option, VolShocks, array_of, pack
-from keeper.steward import (
+from keeper.steward.arrays import (
     Expiry,
     FixedVols,
     Listed,

@@ -8,7 +8,7 @@ import pytest
 from keeper.domain import Kind, Quote, Unknown
 from keeper.risk.options import YEAR_S
 from keeper.risk.scenarios import Option
-from keeper.steward import EwmaVols, FixedVols
+from keeper.steward.arrays import EwmaVols, FixedVols
 from keeper.units import WAD, FeedId, UnixS
 
 NOW_S = 1_700_000_000

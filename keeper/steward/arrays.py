@@ -323,26 +323,30 @@ class Steward:
             log.info("steward.head_done", block=update.head.number, **_told(sent))
 
     async def on_head(self, head: Head) -> Post | Expiry | None:
-        """Send the one transaction that this head asks for; return what it does.
+        """Send the one transaction that this head asks for; return what it does."""
+        found = await self.propose(head)
+        if isinstance(found, Post):
+            turn = self._signers(head.number)
+            signatures = [self._venue.sign_arrays(found, key) for key in turn]
+            await self._publish.post(self._venue.post_arrays_call(found, signatures), head)
+        elif found:
+            # Noted before it is sent: one that the node refuses waits as well, and holds nothing up.
+            self._tried_s[found] = self._settled_s = head.timestamp_s
+            await self._publish.post(self._venue.settle_call(found.feed, found.expiry_s), head)
+        return found
+
+    async def propose(self, head: Head) -> Post | Expiry | None:
+        """Return what a head asks for.
 
         Arrays come before settlements, which can wait, but for one settlement every ``settle_every_s``: in a
         market that moves arrays may be due at every head.
         """
-        params = self._params
         oracles = await self._read(head)
-        now = self._venue.instruments(oracles, head.timestamp_s + params.block_time_s)
+        now = self._venue.instruments(oracles, head.timestamp_s + self._params.block_time_s)
         settlement = self._settlement(now, oracles, head.timestamp_s)
-        post = None if settlement and self._turn(head) else self._post(now, oracles, head)
-        if post:
-            turn = self._signers(head.number)
-            signatures = [self._venue.sign_arrays(post, key) for key in turn]
-            await self._publish.post(self._venue.post_arrays_call(post, signatures), head)
-            return post
-        if settlement:
-            # Noted before it is sent: one that the node refuses waits as well, and holds nothing up.
-            self._tried_s[settlement] = self._settled_s = head.timestamp_s
-            await self._publish.post(self._venue.settle_call(settlement.feed, settlement.expiry_s), head)
-        return settlement
+        if settlement and self._turn(head):
+            return settlement
+        return self._post(now, oracles, head) or settlement
 
     async def _read(self, head: Head) -> OracleView:
         """Read prices and arrays; where they say that the listing is out of date, it and then them anew.
