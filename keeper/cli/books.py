@@ -21,6 +21,7 @@ from keeper.cli.why import taped_scene
 from keeper.config import Config, load
 from keeper.domain import Head, OracleView
 from keeper.errors import ConfigError
+from keeper.journal.db import Shared
 from keeper.journal.reader import JournalReader
 from keeper.pipeline import Shelf
 from keeper.ports import Market
@@ -77,36 +78,39 @@ def open_book(
     config: Path | None,
     *,
     snapshot: bool = False,
+    dry_run: bool = False,
     grid: str = "span16",
     judged: bool = True,
 ) -> Source:
     """Open a book from wherever the command line says.
 
-    ``judged`` asks for the equity of every account, without which nobody knows who is in breach; a deployment
-    always has it. Raises ConfigError where not one source is named, and as each of them does.
+    ``dry_run`` means the book and journal of a keeper that rehearses. ``judged`` asks for the equity of every
+    account, without which nobody knows who is in breach; a deployment always has it.
+
+    Raises ConfigError where not one source is named, and as each of them does.
     """
     if (file is None) == (config is None):
         raise ConfigError("name one book: a file, or --config with the deployment of a configuration")
     if file is not None:
-        if snapshot:
-            raise ConfigError(
-                "--snapshot is the book of a configuration: name that with --config, and no file"
-            )
+        if snapshot or dry_run:
+            raise ConfigError("--snapshot and --dry-run are of a configuration: name one with --config")
         return Source(to_portfolios(read_book(file), grid, judged=judged), {"book": str(file)})
     assert config is not None  # one of both
     log_to_nobody()
     settings = load(config)
-    return asyncio.run(_kept(settings)) if snapshot else uvloop.run(_live(settings))
+    shelf = settings.shelf(dry_run=dry_run)
+    if not snapshot:
+        return uvloop.run(_live(settings, shelf))
+    return asyncio.run(_kept(settings, shelf, settings.journal_place(dry_run=dry_run)))
 
 
 # --- of a deployment -----------------------------------------------------------------------------
 
 
-async def _kept(config: Config) -> Source:
+async def _kept(config: Config, shelf: Shelf, journal: Path | Shared) -> Source:
     """Return the keeper's book on disk, at the prices that its journal has of the head nearest before."""
-    shelf = config.shelf(dry_run=False)
     block, _ = stamp_of(shelf.path)
-    with closing(JournalReader(config.journal_place(dry_run=False))) as reader:
+    with closing(JournalReader(journal)) as reader:
         scene = await taped_scene(reader, block)
     if isinstance(scene, str):
         raise ConfigError(f"the prices of block {block}, at which {shelf.path} was read: {scene}")
@@ -114,12 +118,12 @@ async def _kept(config: Config) -> Source:
     return _source(config, scene.market, book, scene.world, scene.head)
 
 
-async def _live(config: Config) -> Source:
+async def _live(config: Config, shelf: Shelf) -> Source:
     """Read every account at the newest head; whom events since the book on disk named, too."""
     kind = PROTOCOLS[config.deployment.protocol]
     async with connected(config, kind.find) as parts:
         market, head, reader = parts.market, parts.head, parts.reader
-        known, pages = await _known(parts), kind.page
+        known, pages = await _known(parts, shelf), kind.page
         calls = [market.rows_call(known[at : at + pages]) for at in range(0, len(known), pages)]
         prices, *rows = await reader.call_many([market.prices_call(), *calls], head.hash)
     book = Accounts(market.shape)
@@ -128,10 +132,10 @@ async def _live(config: Config) -> Source:
     return _source(config, market, book, market.decode_prices(prices), head)
 
 
-async def _known(parts: Parts[Any]) -> Sequence[AccountKey]:
+async def _known(parts: Parts[Any], shelf: Shelf) -> Sequence[AccountKey]:
     """Return every account that the book on disk has, or that an event since then has named."""
-    config, shelf = parts.config, parts.config.shelf(dry_run=False)
-    found, begin = dict[AccountKey, None](), config.deployment.from_block
+    deployment, found = parts.config.deployment, dict[AccountKey, None]()
+    begin = deployment.from_block
     if shelf.path.exists():
         book, stamp = _loaded(shelf, parts.market)
         found.update(dict.fromkeys(book.keys.tolist()))
@@ -142,7 +146,7 @@ async def _known(parts: Parts[Any]) -> Sequence[AccountKey]:
             facts = (parts.market.decode(log) for log in part.logs)
             found.update(dict.fromkeys(key for fact in facts if fact is not None for key in fact.touched))
             bar.at(part.last - begin + 1, parts.head.number - begin + 1)
-    return config.deployment.accounts.pick(found)
+    return deployment.accounts.pick(found)
 
 
 def _loaded(shelf: Shelf, market: Market[Any, Any]) -> tuple[Accounts[Any], Stamp]:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from keeper.cli.assets import free, resolved, short
 from keeper.cli.books import BookFile, Deployed, GridName, Snapshot, open_book
-from keeper.cli.options import Json
+from keeper.cli.options import Json, Rehearsed
 from keeper.cli.output import terminal
 from keeper.cli.plots import AMBER, BLUE, GREEN, MUTED, RED, Plot, drawing
 from keeper.cli.price_files import numbers_by_asset
@@ -51,6 +51,7 @@ def see_flow(
     *,
     config: Deployed = None,
     snapshot: Snapshot = False,
+    dry_run: Rehearsed = False,
     levels: Levels = LEVELS,
     falling: Falling = None,
     volume: Volume = None,
@@ -62,7 +63,7 @@ def see_flow(
     as_json: Json = False,
 ) -> None:
     """Show what would be liquidated at lower prices; with depths, where each fall ends once that is sold."""
-    source = open_book(book, config, snapshot=snapshot, grid=margin)
+    source = open_book(book, config, snapshot=snapshot, dry_run=dry_run, grid=margin)
     held = source.held
     falls = to_levels(levels)
     moving = to_falling(falling, held.assets)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from keeper.cli.assets import free, resolved, short
 from keeper.cli.books import BookFile, Deployed, GridName, Snapshot, open_book
-from keeper.cli.options import Json
+from keeper.cli.options import Json, Rehearsed
 from keeper.cli.output import terminal
 from keeper.cli.plots import BLUE, MUTED, RED, Plot, drawing
 from keeper.cli.price_files import Columns, by_asset, numbers_by_asset, read_prices
@@ -77,6 +77,7 @@ def see_stress(
     *,
     config: Deployed = None,
     snapshot: Snapshot = False,
+    dry_run: Rehearsed = False,
     crash: Crash = None,
     hours: Hours = 24,
     move: Move = None,
@@ -93,7 +94,7 @@ def see_stress(
     """Show equity, accounts in breach and bad debt after crashes and other moves; all crashes by default."""
     if reverse != (prices is not None):
         raise ConfigError("--reverse and --prices go together: how likely a shock is prices tell")
-    source = open_book(book, config, snapshot=snapshot, grid=margin)
+    source = open_book(book, config, snapshot=snapshot, dry_run=dry_run, grid=margin)
     held = source.held
     fund = source.fund if fund is None else fund
     if not (crash or move or grid or reverse):

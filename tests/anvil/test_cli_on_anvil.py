@@ -713,6 +713,39 @@ def test_a_new_keeper_starts_from_a_published_book_and_tells_how_it_does(site: S
         keeper.end()
 
 
+# --- what if ---
+
+
+def what_if(folder: Path, command: str, *words: str) -> Any:
+    """Ask the risk engine about the deployment of the folder's configuration."""
+    done = subprocess.run(
+        [sys.executable, "-m", "keeper", "risk", command, "--config", "keeper.toml", "--json", *words],
+        cwd=folder, env=environment({}), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def test_the_book_on_disk_and_the_chain_stand_alike_after_a_shock(site: Site) -> None:
+    site.breach()
+    site.configure()
+    with running(site.folder, "run", "--dry-run") as keeper:
+        keeper.until(lambda: keeper.done_with(site.node.block_number()) or keeper.heard("tx.abandoned"))
+        keeper.end()
+    live = what_if(site.folder, "stress", "--move", "BTC=-0.1")
+    assert live == what_if(site.folder, "stress", "--move", "BTC=-0.1", "--snapshot", "--dry-run")
+    assert (live["block"], live["left_out"]) == (site.node.block_number(), 0)
+    assert (live["now"]["accounts"], live["now"]["breached"]) == (3, 1)
+    [there] = live["scenarios"]
+    # Long of 10 at 20,000 on 17,000: at 17,100 it owes 12,000, and whoever is short has won what it lost.
+    owner = f"0x{OWNER.account[:20].hex()}:{int.from_bytes(OWNER.account[20:])}"
+    assert there["bad_debt"] == pytest.approx(12_000)
+    assert (there["worst"][0]["account"], there["worst"][0]["net"]) == (owner, pytest.approx(-12_000))
+    assert there["change"] == pytest.approx(0, abs=1e-3)
+    [level] = what_if(site.folder, "flow", "--levels", "0.1")["levels"]
+    assert level["slope"] == level["cliff"] == {"BTC/USD": pytest.approx(171_000)}
+
+
 # --- prices that are none ------------------------------------------------------------------------
 
 

@@ -26,6 +26,7 @@ from tests.anvil.test_cli_on_anvil import (
     no_key_in,
     refused_process,
     running,
+    what_if,
 )
 
 pytestmark = [pytest.mark.anvil, pytest.mark.timeout(120)]
@@ -124,6 +125,20 @@ def test_other_code_and_another_operator_are_bad_and_nothing_starts(site: Site) 
     expected = f"runs the code of {site.implementation}, but deployment.implementation trusts {other}"
     assert expected in said
     assert refused_process(site.folder).endswith(expected)
+
+
+def test_what_a_fall_liquidates_is_read_from_the_pool(site: Site) -> None:
+    site.configure()
+    said = what_if(site.folder, "flow", "--levels", "0/0.5")
+    assert said["falling"] == [FEED]
+    now, half = said["levels"]
+    assert (now["breached"], now["bad_debt"]) == (1, 0)
+    # All of the debt is repaid by selling collateral, or so much of it as ends the breach.
+    assert now["cliff"] == {FEED: pytest.approx(8_000, rel=1e-3)}
+    assert 0 < now["slope"][FEED] < now["cliff"][FEED]
+    # Five ether at 950 do not pay for it.
+    assert half["cliff"] == half["slope"] == {FEED: pytest.approx(4_750, rel=1e-3)}
+    assert half["bad_debt"] == pytest.approx(3_250, rel=1e-3)
 
 
 def test_a_dry_run_journals_the_closing_that_it_would_send(site: Site) -> None:

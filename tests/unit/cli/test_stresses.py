@@ -168,7 +168,7 @@ def test_assets_are_meant_by_their_names_or_in_short() -> None:
             "at most 1000",
         ),
         (["--reverse"], ConfigError, "--reverse and --prices go together"),
-        (["--snapshot"], ConfigError, "--snapshot is the book of a configuration"),
+        (["--snapshot"], ConfigError, "--snapshot and --dry-run are of a configuration"),
         (["--margin", "x"], BadInput, "unknown grid 'x'"),
     ],
 )
