@@ -288,6 +288,7 @@ def _draw_cascades(axes: Any, cascades: Sequence[Mapping[str, Any]]) -> None:
         axes.plot(first, further, color=colour, marker="o", markersize=3, label=name)
     axes.set_xlabel("first fall, %")
     axes.set_ylabel("further fall, percentage points")
+    axes.set_ylim(bottom=0)
     axes.set_title("How much further the price that falls most goes once that is sold")
     axes.legend(loc="best")
 

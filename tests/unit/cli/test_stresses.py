@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -210,3 +211,17 @@ def test_exactly_one_book_is_asked_for(tmp_path: Path) -> None:
         asked()
     with pytest.raises(ConfigError, match="name one book"):
         asked(str(written(tmp_path)), "--config", "keeper.toml")
+
+
+PAGE = Path(__file__).parents[3] / "docs" / "risk" / "stress.md"
+
+
+def test_the_page_shows_what_the_commands_print(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PAGE.parents[2])
+    shown = re.findall(
+        r"^    keeper (risk [^\n]*)\n\n```text\n(.*?)```", PAGE.read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert [command.split()[1] for command, _ in shown] == ["stress", "flow"]
+    for command, words in shown:
+        done = CliRunner().invoke(app, command.split(), catch_exceptions=False)
+        assert [line.rstrip() for line in done.stdout.splitlines()] == words.splitlines()
