@@ -17,6 +17,7 @@ from keeper.cli import (
     journals,
     keeping,
     looking,
+    losses,
     replaying,
     reporting,
     risking,
@@ -57,6 +58,7 @@ JOURNAL: Mapping[str, Callable[..., None]] = {
 """Those of ``keeper journal``."""
 
 RISK: Mapping[str, Callable[..., None]] = {
+    "var": losses.see_var,
     "margin": risking.see_margin,
     "stress": stresses.see_stress,
     "flow": flows.see_flow,

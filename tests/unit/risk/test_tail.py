@@ -16,9 +16,13 @@ from keeper.risk.inputs import Floats
 from keeper.risk.tail import (
     TailRisk,
     cornish_fisher,
+    cornish_fisher_of,
+    cornish_fisher_weights,
+    drawn_returns,
     filtered_historical,
     historical,
     historical_contributions,
+    historical_weights,
     horizon,
     monte_carlo,
     parametric,
@@ -318,6 +322,54 @@ def test_contributions_of_a_closed_form_add_up_to_its_shortfall(
     found = parametric_contributions(weights, COVARIANCE, level, mean=mean, dof=dof)
     whole = parametric(mean=-(weights @ mean), sd=math.sqrt(variance), level=level, dof=dof).es
     assert found.component.sum() == pytest.approx(whole, rel=1e-9, abs=1e-9)
+
+
+@given(losses=tables, level=levels)
+def test_the_weights_of_a_sample_make_its_shortfall_and_are_of_one_outcome(
+    losses: Floats, level: float
+) -> None:
+    weights = historical_weights(losses, level)
+    assert weights.sum(axis=0) == pytest.approx(np.ones(3))
+    assert (weights >= 0).all()
+    assert (weights * losses).sum(axis=0) == pytest.approx(historical(losses, level).es, abs=1e-6)
+    assert historical_weights(losses[:, 1], level) == pytest.approx(weights[:, 1])
+
+
+HEAVY = np.random.default_rng(5).standard_t(9, (300, 2)) @ np.array([[1.0, 0.4], [0.0, 2.0]]) + 0.1
+
+
+def test_an_expansion_of_losses_is_that_of_their_moments() -> None:
+    unit = (HEAVY - HEAVY.mean(axis=0)) / HEAVY.std(axis=0)
+    wanted = cornish_fisher(
+        mean=HEAVY.mean(axis=0),
+        sd=HEAVY.std(axis=0),
+        skew=(unit**3).mean(axis=0),
+        excess_kurtosis=(unit**4).mean(axis=0) - 3,
+        level=0.99,
+    )
+    found = cornish_fisher_of(HEAVY, 0.99)
+    assert found.var == pytest.approx(wanted.var)
+    assert found.es == pytest.approx(wanted.es)
+    assert pair(cornish_fisher_of([2.0, 2.0, 2.0], 0.99)) == (2.0, 2.0)
+
+
+def test_the_weights_of_an_expansion_are_how_its_shortfall_changes_with_each_loss() -> None:
+    weights = cornish_fisher_weights(HEAVY, 0.99)
+    assert (weights * HEAVY).sum(axis=0) == pytest.approx(cornish_fisher_of(HEAVY, 0.99).es)
+    for at in (0, 100, int(HEAVY[:, 0].argmax()), int(HEAVY[:, 0].argmin())):
+        step = np.zeros_like(HEAVY)
+        step[at] = 1e-5
+        above, below = (cornish_fisher_of(HEAVY + sign * step, 0.99).es for sign in (1, -1))
+        assert weights[at] == pytest.approx((above - below) / 2e-5, rel=1e-5, abs=1e-9)
+    assert cornish_fisher_weights([2.0, 2.0], 0.99).tolist() == [0.5, 0.5]
+
+
+def test_drawn_returns_have_the_moments_that_were_asked_for() -> None:
+    spread = np.array([[4.0, 1.0], [1.0, 9.0]])
+    for dof in (None, 9.0):
+        drawn = drawn_returns(spread, mean=[1.0, -1.0], dof=dof, paths=200_000)
+        assert drawn.mean(axis=0) == pytest.approx([1.0, -1.0], abs=0.03)
+        assert np.cov(drawn.T) == pytest.approx(spread, abs=0.15)
 
 
 def test_a_marginal_contribution_is_what_one_unit_more_adds() -> None:

@@ -1,0 +1,275 @@
+"""The command that says what a book may lose: how much, how surely, and through which assets."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from keeper.cli.books import BookFile, Deployed, Snapshot, Source, open_book
+from keeper.cli.options import Json
+from keeper.cli.output import terminal
+from keeper.cli.plots import AMBER, BLUE, GREEN, INK, MUTED, RED, Plot, drawing
+from keeper.cli.price_files import Columns, Decay, DegreesOfFreedom, decay_of, numbers_by_asset, read_prices
+from keeper.errors import ConfigError
+from keeper.risk import tail
+from keeper.risk.at_risk import AtRisk, Method, Model, at_risk, cost_of_selling, time_to_sell_s
+from keeper.risk.inputs import Floats
+from keeper.risk.liquidity import DEPTH_LEFT, VOLATILITY
+from keeper.risk.margin import Book
+from keeper.risk.prices import Prices, seconds_of, span
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ALL = "all as one"
+MOST_ASSETS = 5
+"""With columns of their own, in a table or a picture."""
+MOST_BARS = 12
+
+
+def see_var(
+    book: BookFile = None,
+    *,
+    prices: Annotated[Path, typer.Option(help="Closes as CSV; docs/risk/tail.md says how.")],
+    config: Deployed = None,
+    snapshot: Snapshot = False,
+    columns: Columns = None,
+    method: Annotated[Method, typer.Option(help="How to find the tail.")] = Method.FILTERED,
+    level: Annotated[float, typer.Option(help="The part of outcomes that lose no more.")] = 0.99,
+    liquidation: Annotated[
+        str | None, typer.Option(help="How long closing takes, such as 4h; by --volume unless told.")
+    ] = None,
+    oracle: Annotated[str | None, typer.Option(help="Until the oracle tells of a move, such as 1h.")] = None,
+    finality: Annotated[str | None, typer.Option(help="Until the chain is final, such as 19min.")] = None,
+    volume: Annotated[
+        str | None,
+        typer.Option(help="What trades a day in quote, BTC=2e9,ETH=1e9: adds what selling costs."),
+    ] = None,
+    share: Annotated[float, typer.Option(help="Of the volume, what one may be while closing.")] = 0.1,
+    depth: Annotated[
+        str, typer.Option(help=f"What is left of the volume: a part, or {', '.join(DEPTH_LEFT)}.")
+    ] = "1",
+    volatility: Annotated[float, typer.Option(help="For what selling costs, annualised.")] = VOLATILITY,
+    decay: Decay = None,
+    dof: DegreesOfFreedom = None,
+    paths: Annotated[int, typer.Option(help="How many are drawn, where any are.")] = 100_000,
+    seed: Annotated[int, typer.Option(help="What they are drawn by.")] = 0,
+    top: Annotated[int, typer.Option(min=1, help="How many accounts a table has, those that add most.")] = 20,
+    as_json: Json = False,
+    plot: Plot = None,
+) -> None:
+    """Say what a book may lose at most at a level, and on average beyond: whose, and through which assets."""
+    source = open_book(book, config, snapshot=snapshot, judged=False)
+    held, told = source.positions, read_prices(prices, columns)
+    volumes = None if volume is None else volumes_of(held, numbers_by_asset("volume", volume))
+    times = times_of(liquidation=liquidation, oracle=oracle, finality=finality)
+    if volumes is not None:
+        times.setdefault("liquidation", time_to_sell_s(held, volumes, share=share))
+    model = Model(method, level, decay_of(told, decay), dof, steps_of(told, times), paths, seed)
+    found = at_risk(held, told, model)
+    selling = None
+    if volumes is not None:
+        selling = Selling(*cost_of_selling(held, volumes, volatility=volatility, depth=depth_of(depth)))
+    answer = Answer(source, held, told, model, times, found, selling)
+    if as_json:
+        typer.echo(json.dumps(answer.data | {"prices": str(prices)}, indent=2))
+    else:
+        for line in answer.heading:
+            terminal().print(line, highlight=False, markup=False)
+        terminal().print(answer.table(top), highlight=False)
+    if plot is not None:
+        with drawing(plot, height_in=1.4 + 0.4 * min(len(answer.accounts) + 1, MOST_BARS)) as figure:
+            answer.draw(figure.subplots())
+
+
+def times_of(**said: str | None) -> dict[str, float]:
+    """Return in seconds what is told of how long something takes. Raises BadInput as `seconds_of`."""
+    return {name: float(seconds_of(time)) for name, time in said.items() if time is not None}
+
+
+def steps_of(told: Prices, times: Mapping[str, float]) -> int:
+    """Return over how many steps of the prices a loss is counted: what the slowest takes, one at least."""
+    waits = {name: times.get(name, 0.0) for name in ("liquidation", "oracle", "finality")}
+    return max(1, math.ceil(float(tail.horizon(**waits)) / told.step_s))
+
+
+def volumes_of(book: Book, said: Mapping[str, float]) -> dict[str, float]:
+    """Return the volume of each underlying; of a feed such as BTC/USD that of BTC, unless its own is told."""
+    names = {name: name if name in said else name.partition("/")[0] for name in book.spots}
+    return {name: said[key] for name, key in names.items() if key in said}
+
+
+def depth_of(said: str) -> float:
+    """Return the part of a volume that is left. Raises ConfigError for what is none."""
+    try:
+        return DEPTH_LEFT[said] if said in DEPTH_LEFT else float(said)
+    except ValueError:
+        raise ConfigError(f"depth: expected a number, or {', '.join(DEPTH_LEFT)}, found {said!r}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Selling:
+    """What selling all costs, beside what is lost until then."""
+
+    accounts: Floats
+    """[n]"""
+    whole: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was asked, and what was found."""
+
+    source: Source
+    book: Book
+    prices: Prices
+    model: Model
+    times: Mapping[str, float]
+    found: AtRisk
+    selling: Selling | None
+
+    @property
+    def accounts(self) -> Sequence[str]:
+        return self.source.held.accounts
+
+    @property
+    def horizon_s(self) -> int:
+        return self.model.steps * self.prices.step_s
+
+    @property
+    def pricing(self) -> str:
+        """Say how instruments are priced."""
+        if "block" in self.source.told:
+            return "positions by their delta"
+        if not any(each.is_option for each in self.book.instruments):
+            return "no options"
+        if self.model.method is Method.PARAMETRIC:
+            return "options by their delta"
+        return "options in full, at the volatility of now and with the time gone"
+
+    @property
+    def heading(self) -> list[str]:
+        """Say what was asked."""
+        step, steps = span(self.prices.step_s), self.model.steps
+        waits = [f"{name} {span(seconds)}" for name, seconds in self.times.items()]
+        counted = f"{steps} steps of {step}" if steps > 1 else f"a step of {step}"
+        return [self.source.words, f"{self.title} ({', '.join([*waits, counted])}); {self.pricing}"]
+
+    @property
+    def title(self) -> str:
+        """Say how the tail was found."""
+        return f"{self.model.method.value} at {100 * self.model.level:g}% over {span(self.horizon_s)}"
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Say all of it to a program."""
+        model, found = self.model, self.found
+        return dict(self.source.told) | {
+            "method": model.method.value,
+            "level": model.level,
+            "decay": model.decay,
+            "dof": model.dof,
+            "horizon": {
+                "seconds": self.horizon_s,
+                "steps": model.steps,
+                "step_s": self.prices.step_s,
+                **{f"{name}_s": seconds for name, seconds in self.times.items()},
+            },
+            "pricing": self.pricing,
+            "settled_in": "coin" if self.book.in_coin else "quote",
+            "accounts": {name: self._row(at) for at, name in enumerate(self.accounts)},
+            "whole": self._row(None),
+            "adds": dict(zip(self.accounts, found.whole_by_account.tolist(), strict=True)),
+        }
+
+    def _row(self, at: int | None) -> dict[str, Any]:
+        """Say what is found of an account, or of all as one."""
+        found = self.found
+        risk = found.whole if at is None else found.accounts
+        by_asset = found.whole_by_asset if at is None else found.by_asset[at]
+        var, es, error = (
+            float(each if at is None else each[at]) for each in (risk.var, risk.es, risk.standard_error)
+        )
+        row = {
+            "var": var,
+            "standard_error": error if math.isfinite(error) else None,
+            "es": es,
+            "assets": dict(zip(self.book.spots, by_asset.tolist(), strict=True)),
+        }
+        if self.selling is not None:
+            cost = self.selling.whole if at is None else float(self.selling.accounts[at])
+            row |= {"selling": cost, "es_and_selling": es + cost}
+        return row
+
+    @property
+    def shown(self) -> list[str]:
+        """The assets that add most, by themselves; the others are one."""
+        sizes = np.abs(self.found.whole_by_asset) + np.abs(self.found.by_asset).sum(axis=0)
+        order = np.argsort(-sizes, kind="stable")[:MOST_ASSETS].tolist()
+        return [list(self.book.spots)[at] for at in sorted(order)]
+
+    def by_shown(self, row: Mapping[str, Any]) -> dict[str, float]:
+        """Return what the shown assets add, and all others together."""
+        parts = {name: row["assets"][name] for name in self.shown}
+        if len(parts) < len(row["assets"]):
+            parts["others"] = sum(row["assets"].values()) - sum(parts.values())
+        return parts
+
+    def rows(self, most: int) -> list[tuple[str, dict[str, Any], float]]:
+        """Return the accounts that add most to all as one, that itself last, each with what it adds."""
+        adds = self.found.whole_by_account
+        order = np.argsort(-adds, kind="stable")[:most].tolist()
+        whole = self._row(None)
+        return [(self.accounts[at], self._row(at), float(adds[at])) for at in order] + [
+            (ALL, whole, whole["es"])
+        ]
+
+    def table(self, most: int) -> Table:
+        """Return what a person reads."""
+        rows = self.rows(most)
+        table = Table(box=None)
+        for name in ("account", "VaR", "+-", "ES", *self.by_shown(rows[-1][1])):
+            table.add_column(name, justify="left" if name == "account" else "right")
+        for name in ("selling", "with it") if self.selling is not None else ():
+            table.add_column(name, justify="right")
+        table.add_column("adds to all", justify="right")
+        for name, row, adds in rows:
+            error = "unknown" if row["standard_error"] is None else f"{row['standard_error']:z,.2f}"
+            parts = [
+                *self.by_shown(row).values(),
+                *(row[key] for key in ("selling", "es_and_selling") if key in row),
+            ]
+            figures = [f"{each:z,.2f}" for each in (row["es"], *parts, adds)]
+            table.add_row(name, f"{row['var']:z,.2f}", error, *figures)
+        return table
+
+    def draw(self, axes: Axes) -> None:
+        """Draw what each asset adds to the ES of each account, and its VaR with twice its error."""
+        rows = self.rows(MOST_BARS - 1)[::-1]
+        places = np.arange(len(rows))
+        above, below = np.zeros(len(rows)), np.zeros(len(rows))
+        colours = (BLUE, AMBER, GREEN, RED, MUTED, INK)
+        for asset, colour in zip(self.by_shown(rows[0][1]), colours, strict=False):
+            parts = np.array([self.by_shown(row)[asset] for _, row, _ in rows])
+            start = np.where(parts >= 0, above, below)
+            axes.barh(places, parts, left=start, height=0.6, color=colour, label=asset)
+            above, below = above + np.maximum(parts, 0), below + np.minimum(parts, 0)
+        var = [row["var"] for _, row, _ in rows]
+        errors = [2 * (row["standard_error"] or 0.0) for _, row, _ in rows]
+        axes.errorbar(
+            var, places, xerr=errors, color=INK, fmt="D", markersize=4, capsize=3, linewidth=1, label="VaR"
+        )
+        axes.set_yticks(places, [name for name, _, _ in rows])
+        axes.grid(visible=False, axis="y")
+        unit = "coin" if self.book.in_coin else "quote"
+        axes.set_xlabel(f"expected shortfall by asset, and value at risk with two standard errors, in {unit}")
+        axes.set_title(self.title, fontsize=11)
+        axes.legend(fontsize=8, ncols=7, loc="lower left", bbox_to_anchor=(0.4, 1.0))
