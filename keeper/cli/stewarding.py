@@ -34,8 +34,8 @@ from keeper.risk.prices import Prices
 from keeper.steward.arrays import Expiry, Post, Steward
 from keeper.steward.margins import Findings, MarginSteward, health, signed_call
 from keeper.steward.telling import as_data, is_amiss, lines, nearer
+from keeper.trigger.mirrored import named
 from keeper.units import WAD, FeedId
-from keeper.why.nearest import named
 
 log = structlog.get_logger()
 

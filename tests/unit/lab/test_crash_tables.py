@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
+from keeper.lab.audit import Report
 from keeper.lab.foreign.crash import summarise
-from keeper.lab.report import Report
 
 
 def side(liquidated: int, late: list[int], **more: Any) -> dict[str, Any]:
