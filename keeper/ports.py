@@ -817,9 +817,10 @@ class Journal(Protocol):
         ...
 
     def rehearse(self, step: Step, *, chain_nonce: int, block: Block, at_s: UnixS) -> None:
-        """Look for nothing at what the permit of a step would look at: the next one does not run cold.
+        """Look at what the permit of a step would look at: the next one does not run cold.
 
-        Nothing is granted or written, and nobody is waited for.
+        Nothing is granted or written, and nobody is waited for. What was seen a permit need not look at
+        again, as long as nobody writes anything by which it would be otherwise.
         """
         ...
 
@@ -1149,6 +1150,16 @@ class StepRecord:
         return tuple(each.tx_hash for each in self.fills if each.tx_hash is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A step with bytes that were signed in the commit of its permit: they were never out before."""
+
+    step: StepRecord
+    """As it was permitted."""
+    raw: bytes
+    tx_hash: str
+
+
 class Outbox(Protocol):
     """The part of the journal that a sender keeps: every transaction from its permit to its outcome.
 
@@ -1310,10 +1321,39 @@ class Sender(Protocol):
         """Build the transaction to reserve, whole but for its nonce."""
         ...
 
+    @property
+    def is_prepared(self) -> bool:
+        """Whether ``prepare`` would ask nothing."""
+        ...
+
+    @property
+    def seals(self) -> bool:
+        """Whether it can sign within a transaction: the key is in this process, and something is sent."""
+        ...
+
+    def rehearse(self) -> None:
+        """Sign for nothing, where it can sign at once; nothing of it could be sent."""
+        ...
+
+    def seal(self, permits: Sequence[Permit]) -> tuple[Sealed, ...]:
+        """Sign what was permitted in the transaction that is open, and write the bytes into it.
+
+        It has to be one that lasts. Only where ``seals`` says so; what it returns is for ``send``, once the
+        transaction is committed.
+        """
+        ...
+
     async def send(
-        self, permits: Sequence[Permit], *, tick_ns: int | None = None, in_public: bool = False
+        self,
+        permits: Sequence[Permit],
+        *,
+        sealed: Sequence[Sealed] = (),
+        tick_ns: int | None = None,
+        in_public: bool = False,
     ) -> tuple[str | Refuse | Wait, ...]:
         """Sign, commit the signed bytes, send them; return the hashes. Sending again gives the same ones.
+
+        What is ``sealed``, all of the permits then, is sent as it is.
 
         A Wait says that whoever holds the key has not signed: the step stays reserved, and is tried again at
         every head until it is no longer valid.

@@ -24,7 +24,7 @@ from keeper.errors import ChainFault, InvariantBroken, SignerFault
 from keeper.execute.batches import apart
 from keeper.execute.fees import HISTORY_BLOCKS, FeeParams, Market, bid_for, choose_fees, outbid, tip_paid
 from keeper.execute.filler import Filler, Purse, newest
-from keeper.execute.signer import Signed, Signer
+from keeper.execute.signer import UNSENDABLE, Signed, Signer
 from keeper.execute.stuck import Patience, due
 from keeper.execute.transports import Asked, Parcel, Passed, Tally, Via, route_of
 from keeper.ports import (
@@ -36,6 +36,7 @@ from keeper.ports import (
     Outbox,
     Outcome,
     Review,
+    Sealed,
     StepRecord,
     StepState,
 )
@@ -300,8 +301,44 @@ class ChainSender:
         """Return the wallet's native balance."""
         return int(await self._rpc.request("eth_getBalance", [self.address, "latest"]), 16)
 
+    @property
+    def is_prepared(self) -> bool:
+        """Whether nonce, balance and fees of the newest head were asked for."""
+        return self._chain_nonce is not None and self._heard_at == self._head.number
+
+    @property
+    def seals(self) -> bool:
+        """Whether it can sign within a transaction."""
+        return not self._params.dry_run and self._signer.at_once is not None
+
+    def seal(self, permits: Sequence[Permit]) -> tuple[Sealed, ...]:
+        """Sign what was permitted in the transaction that is open, and write the bytes into it.
+
+        Permit and bytes come to disk by one wait. No halt and no stranger can have come in between.
+        """
+        sign = self._signer.at_once
+        if sign is None:
+            raise InvariantBroken(f"the key of {self.address} is elsewhere: nothing is signed at once")
+        sealed = []
+        for permit in permits:
+            step = self._outbox.step(permit.step_id)
+            signed = sign(step.unsigned_tx)
+            self._outbox.sign(step.step_id, signed.raw, signed.tx_hash, bid=step.last.number)
+            sealed.append(Sealed(step, signed.raw, signed.tx_hash))
+        return tuple(sealed)
+
+    def rehearse(self) -> None:
+        """Sign what no chain takes, where the key is here: the next signature does not run cold."""
+        if not self._params.dry_run and (sign := self._signer.at_once) is not None:
+            sign(UNSENDABLE)
+
     async def send(
-        self, permits: Sequence[Permit], *, tick_ns: int | None = None, in_public: bool = False
+        self,
+        permits: Sequence[Permit],
+        *,
+        sealed: Sequence[Sealed] = (),
+        tick_ns: int | None = None,
+        in_public: bool = False,
     ) -> tuple[str | Refuse | Wait, ...]:
         """Sign, commit the signed bytes, send them; return the hashes, or the node's definite refusals.
 
@@ -309,7 +346,11 @@ class ChainSender:
         """
         if in_public and (place := self._route.place_of(Via.PUBLIC)) is not None:
             self._carriers |= {permit.step_id: (place, Via.PUBLIC) for permit in permits}
-        answers = await self._deliver([self._outbox.step(permit.step_id) for permit in permits], tick_ns)
+        if sealed:
+            signed = [(each.step, Signed(each.raw, each.tx_hash)) for each in sealed]
+            answers = await self._pass_on([each.step for each in sealed], signed, {}, tick_ns)
+        else:
+            answers = await self._deliver([self._outbox.step(permit.step_id) for permit in permits], tick_ns)
         if any(isinstance(answer, Refuse) for answer in answers):
             await self._fill_gaps()
         return answers
@@ -354,6 +395,16 @@ class ChainSender:
             for step, each in signed:
                 if each.tx_hash not in step.hashes:
                     self._outbox.sign(step.step_id, each.raw, each.tx_hash, bid=step.last.number)
+        return await self._pass_on(steps, signed, stopped, tick_ns)
+
+    async def _pass_on(
+        self,
+        steps: Sequence[StepRecord],
+        signed: Sequence[tuple[StepRecord, Signed]],
+        stopped: Mapping[str, Refuse],
+        tick_ns: int | None,
+    ) -> tuple[str | Refuse | Wait, ...]:
+        """Hand over what is signed, and on disk; write down what became of all steps."""
         answers = await self._hand_over_all(signed)
         bytes_of = {step.step_id: each for step, each in signed}
         ended = any(said.answer in REFUSALS for said in answers.values())

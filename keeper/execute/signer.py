@@ -8,7 +8,7 @@ wallet's address, so that it cannot be of another key.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -63,6 +63,11 @@ class Signer(Protocol):
         """
         ...
 
+    @property
+    def at_once(self) -> Callable[[Mapping[str, Any]], Signed] | None:
+        """Signs likewise, and waits for nobody; None where the key is elsewhere."""
+        ...
+
 
 class Holder(Protocol):
     """Whoever holds keys elsewhere, as far as it is asked; raises SignerFault where it does not answer."""
@@ -83,6 +88,8 @@ class Holder(Protocol):
 
 class RemoteSigner:
     """Implements ``Signer`` with a key elsewhere: asks in time, and believes only what is proven."""
+
+    at_once = None
 
     def __init__(self, holder: Holder, address: str, *, timeout_s: float) -> None:
         self._holder = holder

@@ -473,6 +473,52 @@ def _refuse(rule: str, evidence: str, bound: str) -> Refuse:
     return Refuse(Reason(f"limit.{rule}", evidence, bound))
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one journal says to a step that asks for its permit."""
+
+    step: Step
+    held: Claims
+    """What all steps mean for it."""
+    own: tuple[Past, ...]
+    """The steps of its account."""
+    attempts: int
+    """How many steps of its case there were for the same."""
+
+
+def look(
+    db: Db,
+    limits: Limits,
+    step: Step,
+    *,
+    standing: Standing,
+    chain_nonce: int,
+    block: Block,
+    at_s: UnixS,
+    before: View | None = None,
+) -> View:
+    """Look at what a permit depends on in one journal.
+
+    What another step saw ``before``, with all but the step as it is now, is not looked at again.
+    """
+    if before is not None and _sums_of(before.step) == _sums_of(step):
+        found = before.held
+    else:
+        found = held(db, step, limits, standing=standing, chain_nonce=chain_nonce, block=block, at_s=at_s)
+    if before is not None and _whose(before.step) == _whose(step):
+        return View(step, found, before.own, before.attempts)
+    return View(step, found, _own(db, step.act.account, at_s), _attempts(db, step))
+
+
+def _sums_of(step: Step) -> tuple[object, ...]:
+    """Return that of a step by which ``held`` finds what it does."""
+    return step.loss_wad != 0, [market for market, _ in step.takes]
+
+
+def _whose(step: Step) -> tuple[object, ...]:
+    return step.act.account, step.case_id, step.kind, _tranche_nonce(step)
+
+
 def reserve(
     db: Db,
     limits: Limits,
@@ -486,6 +532,7 @@ def reserve(
     chain_nonce: int,
     block: Block,
     at_s: UnixS,
+    view: View,
     beside: Claims,
     data_fee_wei: Wei = 0,
     joins: Permit | None = None,
@@ -493,12 +540,11 @@ def reserve(
     """Grant the one Permit of a step, or refuse; the caller holds the write lock and commits.
 
     The whole unsigned transaction is stored with the nonce given out here, so that a restart signs the
-    same bytes again. ``beside`` is what other journals of the wallet hold. A step that ``joins`` another's
-    transaction asks for what that costs more with it.
+    same bytes again. ``view`` is what the journal says, ``beside`` what other journals of the wallet hold. A
+    step that ``joins`` another's transaction asks for what that costs more with it.
     """
     before_wei = _most_wei(_unsigned(db, joins)) if joins else 0
-    here = held(db, step, limits, standing=standing, chain_nonce=chain_nonce, block=block, at_s=at_s)
-    found = here + beside
+    found = view.held + beside
     asked = Ask(
         account=step.act.account,
         max_cost_wei=_most_wei(tx) - before_wei + data_fee_wei,
@@ -506,7 +552,7 @@ def reserve(
         valid_until_block=step.valid_until_block,
         block=block,
         at_s=at_s,
-        own=_own(db, step.act.account, at_s),
+        own=view.own,
         spent_day_wei=found.day.spent_wei,
         notional_block_wad=found.notional_block_wad,
         limits=limits,
@@ -529,23 +575,7 @@ def reserve(
         inventory=found.inventory,
     )
     nonce = joins.nonce if joins else free_nonce(found.nonces, chain_nonce)
-    return check(asked) or _grant(db, step, {**tx, "nonce": nonce}, asked, joins)
-
-
-def rehearse(
-    db: Db,
-    limits: Limits,
-    step: Step,
-    *,
-    standing: Standing,
-    chain_nonce: int,
-    block: Block,
-    at_s: UnixS,
-) -> None:
-    """Look at what ``reserve`` looks at, for nothing."""
-    held(db, step, limits, standing=standing, chain_nonce=chain_nonce, block=block, at_s=at_s)
-    _own(db, step.act.account, at_s)
-    _attempts(db, step, None)
+    return check(asked) or _grant(db, step, {**tx, "nonce": nonce}, asked, view.attempts + 1, joins)
 
 
 def _unsigned(db: Db, carrier: Permit) -> Mapping[str, Any]:
@@ -754,11 +784,12 @@ def held(
     )
 
 
-def _grant(db: Db, step: Step, tx: Mapping[str, Any], asked: Ask, joins: Permit | None) -> Permit:
+def _grant(
+    db: Db, step: Step, tx: Mapping[str, Any], asked: Ask, attempt: int, joins: Permit | None
+) -> Permit:
     """Write down the step with its whole transaction, and the event of its case."""
     place = _next_place(db, joins.nonce) if joins else 0
-    tranche_nonce = step.act.tranche_nonce if isinstance(step.act, Liquidate) else None
-    attempt = 1 + _attempts(db, step, tranche_nonce)
+    tranche_nonce = _tranche_nonce(step)
     step_id = f"{step.case_id}:{step.kind}:{'-' if tranche_nonce is None else tranche_nonce}:{attempt}"
     told = {
         "step_id": step_id,
@@ -839,7 +870,12 @@ def _next_place(db: Db, nonce: int) -> int:
     return int(db.execute(query, (nonce,)).fetchone()[0])
 
 
-def _attempts(db: Db, step: Step, tranche_nonce: int | None) -> int:
+def _tranche_nonce(step: Step) -> int | None:
+    return step.act.tranche_nonce if isinstance(step.act, Liquidate) else None
+
+
+def _attempts(db: Db, step: Step) -> int:
+    tranche_nonce = _tranche_nonce(step)
     query = "SELECT count(*) FROM steps WHERE case_id = ? AND kind = ? AND coalesce(tranche_nonce, -1) = ?"
     found = db.execute(query, (step.case_id, step.kind, -1 if tranche_nonce is None else tranche_nonce))
     return int(found.fetchone()[0])

@@ -51,6 +51,9 @@ class SqliteDb(sqlite3.Connection):
     def look(self) -> None:
         self.execute("BEGIN")
 
+    def version(self) -> int:
+        return int(self.execute("PRAGMA data_version").fetchone()[0])
+
     def tables(self) -> set[str]:
         return {name for (name,) in self.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 

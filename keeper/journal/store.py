@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from keeper.domain import (
 from keeper.errors import ConfigError, InvariantBroken, KeeperError
 from keeper.journal import guard, migrations, retention, rows, runs, sqlite, switches, tally
 from keeper.journal.db import Db
-from keeper.journal.guard import Claims, Limits, Standing
+from keeper.journal.guard import Claims, Limits, Standing, View
 from keeper.journal.retention import Keep
 from keeper.journal.rows import MOVES
 from keeper.journal.sqlite import SqliteDb
@@ -85,8 +85,30 @@ E = EventKind
 ONE_OF_ALL = f"NOT (place > 0 AND {tally.FAILED_TOGETHER})"
 """Of the steps of a batch that reverted whole the first stands for all."""
 
+ONE_STEP = (
+    "SELECT steps.*, (EXISTS (SELECT 1 FROM sends WHERE sends.step_id = steps.step_id)"
+    " OR EXISTS (SELECT 1 FROM steps AS others WHERE others.nonce = steps.nonce AND others.place > 0"
+    " AND others.state <> 'abandoned')) AS has_more FROM steps WHERE step_id = ?"
+)
+"""A step, and whether there are bids of it or others in its transaction."""
+
 STILL = (E.CALLED, E.MOVED, E.OBSERVED, E.WAITED, E.REFUSED)
 """Events that move no case but as whoever records them knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What a permit would look at, looked at in advance."""
+
+    version: int
+    """Of the database, as it counts what other connections write."""
+    moment: tuple[int, Block, UnixS]
+    """The chain's nonce, the block and its time."""
+    limits: Limits
+    thrown: tuple[Thrown, ...]
+    """The switches of the journal that are on."""
+    standing: Standing
+    view: View
 
 
 class StoredJournal:
@@ -116,6 +138,8 @@ class StoredJournal:
         self._run = 0
         self._lasting = True
         """Whether the transaction that is open, or was the last, is on disk once it is committed."""
+        self._foreseen: Foreseen | None = None
+        """What was looked at in advance; None where a step, a switch or a head was written since."""
 
     def _prepare(self, db: Db, identity: Mapping[str, str]) -> None:
         """Lay out a new journal, bring an older one up, refuse another's; inside an open transaction."""
@@ -150,16 +174,19 @@ class StoredJournal:
 
         What need not be ``lasting`` does not wait at all; see ``ports.Journal.together``.
         """
-        with self._transaction(lasting=lasting):
+        with self._transaction(lasting=lasting, of_cases=True):
             yield
 
     @contextmanager
-    def _transaction(self, *, lasting: bool = True, adds: bool = False) -> Iterator[Db]:
+    def _transaction(
+        self, *, lasting: bool = True, adds: bool = False, of_cases: bool = False
+    ) -> Iterator[Db]:
         """Write in a transaction of its own, or in the one that is open, which lasts or does not.
 
-        ``adds``: only what anybody may add, whoever leads.
+        ``adds``: only what anybody may add, whoever leads. ``of_cases``: nothing that a permit looks at.
         """
         with self._lock:
+            self._foreseen = self._foreseen if of_cases else None
             joined = self._db.in_transaction
             if joined:
                 yield self._db
@@ -207,7 +234,7 @@ class StoredJournal:
 
     def record(self, events: Sequence[CaseEvent]) -> None:
         """Append events in one transaction; see ``ports.Journal.record``."""
-        with self._transaction(lasting=False) as db:
+        with self._transaction(lasting=False, of_cases=True) as db:
             for event in events:
                 if event.kind in MOVES or event.kind is E.RESERVED:
                     raise InvariantBroken(
@@ -336,9 +363,13 @@ class StoredJournal:
         joins: Permit | None = None,
     ) -> Permit | Refuse:
         """Check every limit and commit the unsigned transaction; only then grant the Permit."""
-        with self._transaction() as db:
-            standing = self._told(self._standing(db, at_s))
+        moment = chain_nonce, block, at_s
+        with self._transaction(of_cases=True) as db:
+            known, self._foreseen = self._still_foreseen(moment), None
+            standing = self._told(self._standing(db, at_s, known.thrown if known else None))
             limits = standing.limits or self._limits
+            is_same = known is not None and known.limits is limits and known.standing == standing
+            before = known.view if known is not None and is_same else None
             return guard.reserve(
                 db,
                 limits,
@@ -351,10 +382,30 @@ class StoredJournal:
                 chain_nonce=chain_nonce,
                 block=block,
                 at_s=at_s,
+                view=self._view(db, step, limits, standing, moment, before),
                 beside=self._beside(step, limits, chain_nonce, block, at_s),
                 data_fee_wei=data_fee_wei,
                 joins=joins,
             )
+
+    def _still_foreseen(self, moment: tuple[int, Block, UnixS]) -> Foreseen | None:
+        """Return what was looked at in advance, if it would be seen again; here nobody looks in advance."""
+        del moment
+        return None
+
+    @staticmethod
+    def _view(
+        db: Db,
+        step: Step,
+        limits: Limits,
+        standing: Standing,
+        moment: tuple[int, Block, UnixS],
+        before: View | None = None,
+    ) -> View:
+        nonce, block, at_s = moment
+        return guard.look(
+            db, limits, step, standing=standing, chain_nonce=nonce, block=block, at_s=at_s, before=before
+        )
 
     def _beside(
         self, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS
@@ -399,9 +450,10 @@ class StoredJournal:
 
     # --- what the door goes by beside ---
 
-    def _standing(self, db: Db, at_s: UnixS) -> Standing:
+    def _standing(self, db: Db, at_s: UnixS, known: tuple[Thrown, ...] | None = None) -> Standing:
+        """Return what bears on a grant; ``known`` are the switches of the journal that are on."""
         by_file = switches.halted_by_file(self._limits.kill_file, at_s)
-        thrown = (*switches.standing(db), *self._foreign_beside())
+        thrown = (*(switches.standing(db) if known is None else known), *self._foreign_beside())
         return Standing((*by_file, *thrown), self._limits if self._reloaded else None)
 
     def go_by(self, told: Callable[[Standing], Standing]) -> None:
@@ -521,10 +573,10 @@ class StoredJournal:
 
     def step(self, step_id: str) -> StepRecord:
         """Return one step; raise InvariantBroken where it is not known."""
-        found = self._rows("SELECT * FROM steps WHERE step_id = ?", step_id)
+        found = self._rows(ONE_STEP, step_id)
         if not found:
             raise InvariantBroken(f"the journal knows no step {step_id}")
-        return self._to_steps(found)[0]
+        return self._to_steps(found)[0] if found[0]["has_more"] else rows.to_step(found[0])
 
     def _to_steps(self, found: Sequence[Any]) -> tuple[StepRecord, ...]:
         """Read steps, with what their transactions carry: not that of a nonce which they have given up."""
@@ -1041,18 +1093,37 @@ class SqliteJournal(StoredJournal):
             raise KeeperError(f"the journal {self._name} cannot be written: {told}") from error
 
     def rehearse(self, step: Step, *, chain_nonce: int, block: Block, at_s: UnixS) -> None:
-        """Look for nothing at what the permit of a step would look at, unless another thread is at work."""
+        """Look at what the permit of a step would look at, unless another thread is at work.
+
+        Where nothing is written meanwhile by which it would look otherwise, it need not look again.
+        """
         if not self._lock.acquire(blocking=False):
             return
         try:
-            with self._asked() as db:
-                standing = self._standing(db, at_s)
+            with self._looking() as db:
+                thrown = switches.standing(db)
+                standing, moment = self._standing(db, at_s, thrown), (chain_nonce, block, at_s)
                 limits = standing.limits or self._limits
-                guard.rehearse(
-                    db, limits, step, standing=standing, chain_nonce=chain_nonce, block=block, at_s=at_s
-                )
+                view = self._view(db, step, limits, standing, moment)
+                self._foreseen = Foreseen(db.version(), moment, limits, thrown, standing, view)
         finally:
             self._lock.release()
+
+    @contextmanager
+    def _looking(self) -> Iterator[SqliteDb]:
+        """See one state for several queries."""
+        with self._asked():
+            self._db.look()
+            try:
+                yield self._db
+            finally:
+                self._db.execute("COMMIT")
+
+    def _still_foreseen(self, moment: tuple[int, Block, UnixS]) -> Foreseen | None:
+        """Return what was looked at in advance, where nobody has written since to what it depends on."""
+        known = self._foreseen
+        is_so = known is not None and known.moment == moment and known.version == self._db.version()
+        return known if is_so else None
 
     def close(self) -> None:
         """Close the file; what is in the write-ahead log moves into it, so that it can be copied alone."""

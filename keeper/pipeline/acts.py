@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -28,7 +28,7 @@ from keeper.pipeline.batch import Batches
 from keeper.pipeline.mirror import Mirror
 from keeper.pipeline.moment import Moment
 from keeper.pipeline.turns import batches
-from keeper.ports import Journal, Market, Mempool, Reader, Sender
+from keeper.ports import Journal, Market, Mempool, Reader, Sealed, Sender
 from keeper.units import AccountKey, Block, Wei
 
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
@@ -41,6 +41,10 @@ RUNS = 4
 """How often at one head steps are tried in their order, where some of them are not sent after all."""
 
 Decided: TypeAlias = tuple[Step, ...] | Wait | Refuse | None
+
+
+def nothing() -> None:
+    """Journal nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,7 @@ class Acts(Generic[MarketT]):
     def rehearse(self, planned: Planned, moment: Moment) -> None:
         """Find what is ready of one account, its transaction, and what its permit would look at.
 
-        Nothing is reserved.
+        Nothing is reserved, and nothing signed that a chain would take.
         """
         found = self._vouched(planned, replace(moment, is_tick=True))
         if not found:
@@ -155,30 +159,45 @@ class Acts(Generic[MarketT]):
         self._journal.rehearse(
             picked.step, chain_nonce=self._sender.chain_nonce, block=head.number, at_s=head.timestamp_s
         )
+        self._sender.rehearse()
 
-    async def act(self, planned: Sequence[Planned], moment: Moment, before: Sequence[Announced] = ()) -> None:
-        """Send at once what is ready; simulate all other steps together, and send those picked.
+    async def act_at_once(
+        self, planned: Sequence[Planned], moment: Moment, suspect: Callable[[], None]
+    ) -> list[Planned]:
+        """Send what is ready, and return the others, of which the node is to be asked first.
 
-        Behind what is announced nothing is ready: all is simulated there, and bids less.
+        ``suspect`` journals why all of them are planned for. Where something is ready that is done in the
+        commit which brings the permits and the signed bytes to disk, so that the disk is waited for once.
         """
-        if not planned:
-            return
-        if not self._mirror.halted:
-            await self._sender.prepare()
-        fees = self._mirror.halted or below(self._sender.fees(moment.head), before, moment.head.base_fee_wei)
-        if isinstance(fees, Refuse):
-            for each in planned:
-                self._cases.refused(each.account, fees, moment.head)
-            return
         ready, others = [], []
         for each in planned:
-            found = None if before else self._vouched(each, moment)
+            found = self._vouched(each, moment)
             if found is None:
                 others.append(each)
             else:
                 ready.append((each, found))
-        await self._send(ready, fees, moment)
-        others = self._refused_last(others, moment.head)
+        if not ready or not self._sender.is_prepared or self._mirror.halted:
+            suspect()
+            suspect = nothing
+        if not ready:
+            return others
+        fees = await self._fees(moment)
+        if isinstance(fees, Refuse):
+            suspect()
+            return list(planned)
+        await self._send(ready, fees, moment, first=suspect)
+        return others
+
+    async def act(self, planned: Sequence[Planned], moment: Moment, before: Sequence[Announced] = ()) -> None:
+        """Simulate steps together, and send those picked; behind what is announced they bid less."""
+        if not planned:
+            return
+        fees = below(await self._fees(moment), before, moment.head.base_fee_wei)
+        if isinstance(fees, Refuse):
+            for each in planned:
+                self._cases.refused(each.account, fees, moment.head)
+            return
+        others = self._refused_last(planned, moment.head)
         sole = [each for each in others if len(each.steps) == 1 and not before]
         chosen = [each for each in others if len(each.steps) != 1 or before]
         (in_order, stack), each_alone = await asyncio.gather(
@@ -193,6 +212,13 @@ class Acts(Generic[MarketT]):
             [(each, tried[each.account]) for each in others], fees, moment, stack, in_public=bool(before)
         )
         await self._send_left(stack.left, fees, moment)
+
+    async def _fees(self, moment: Moment) -> Fees | Refuse:
+        """Return what may be bid, or why nothing is sent."""
+        if self._mirror.halted:
+            return self._mirror.halted
+        await self._sender.prepare()
+        return self._sender.fees(moment.head)
 
     def _refused_last(self, planned: Sequence[Planned], head: Head) -> list[Planned]:
         """Put those last who were refused at the last head: they will likely be again."""
@@ -270,46 +296,70 @@ class Acts(Generic[MarketT]):
         moment: Moment,
         stack: Stack | None = None,
         *,
+        first: Callable[[], None] = nothing,
         in_public: bool = False,
     ) -> None:
         """Reserve what is picked, a batch in one commit, and send it; leave what ``stack`` holds back.
 
         What follows an announced transaction is sent where that one is: a relay that does not know it would
-        see ours revert.
+        see ours revert. ``first`` is journaled before all else.
         """
         stack = stack or Stack()
         for some in batches(planned, max(BATCH, self._batch)):
-            if permits := self._reserve_all(some, fees, moment.head, stack):
-                answers = await self._sender.send(permits, tick_ns=moment.heard_ns, in_public=in_public)
+            permits, sealed = self._permit(some, fees, moment.head, stack, first)
+            first = nothing
+            if permits:
+                answers = await self._sender.send(
+                    permits, sealed=sealed, tick_ns=moment.heard_ns, in_public=in_public
+                )
                 refused = any(isinstance(answer, Refuse) for answer in answers)
                 stack.is_broken |= refused and not self._dry_run
             await asyncio.sleep(0)
 
+    def _permit(
+        self,
+        planned: Sequence[tuple[Planned, Sequence[Tried]]],
+        fees: Fees,
+        head: Head,
+        stack: Stack,
+        first: Callable[[], None],
+    ) -> tuple[list[Permit], Sequence[Sealed]]:
+        """Reserve what is picked, and sign it where the key is here, in one commit.
+
+        That one waits for the disk, unless nothing will be signed in it: those who were refused a permit at
+        this head will likely be again.
+        """
+        hopeful = any(each.account not in self._passed_over for each, _ in planned)
+        seals = hopeful and self._sender.seals
+        with self._journal.together(lasting=seals):
+            first()
+            permits = self._reserve_all(planned, fees, head, stack)
+            return permits, self._sender.seal(permits) if seals else ()
+
     def _reserve_all(
         self, planned: Sequence[tuple[Planned, Sequence[Tried]]], fees: Fees, head: Head, stack: Stack
     ) -> list[Permit]:
-        """Reserve in one commit what was picked of the steps tried; the signed bytes bring it to disk.
+        """Reserve what was picked of the steps tried, inside an open transaction.
 
         Returns the first permit of each transaction: acts that it takes along are permitted by themselves.
         """
         permits: dict[int, Permit] = {}
         open_ = Batches(self._mirror.market, self._batch)
-        with self._journal.together(lasting=False):
-            for each, found in planned:
-                if stack.holds_back(each):
-                    continue
-                picked = self._desk.pick(each.judged.left, found)
-                granted: Permit | None = None
-                if not isinstance(picked.result, bytes):
-                    self._cases.refused(each.account, picked.result, head)
-                elif self._is_rehearsed(each, picked.step):
-                    continue
-                else:
-                    granted = self._reserve(each, picked, fees, head, open_)
-                if granted is not None:
-                    permits.setdefault(granted.nonce, granted)
-                elif any(isinstance(tried.result, bytes) for tried in found):
-                    stack.is_broken |= each.account in stack.accounts
+        for each, found in planned:
+            if stack.holds_back(each):
+                continue
+            picked = self._desk.pick(each.judged.left, found)
+            granted: Permit | None = None
+            if not isinstance(picked.result, bytes):
+                self._cases.refused(each.account, picked.result, head)
+            elif self._is_rehearsed(each, picked.step):
+                continue
+            else:
+                granted = self._reserve(each, picked, fees, head, open_)
+            if granted is not None:
+                permits.setdefault(granted.nonce, granted)
+            elif any(isinstance(tried.result, bytes) for tried in found):
+                stack.is_broken |= each.account in stack.accounts
         return list(permits.values())
 
     def _reserve(self, each: Planned, picked: Tried, fees: Fees, head: Head, open_: Batches) -> Permit | None:

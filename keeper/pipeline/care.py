@@ -281,7 +281,8 @@ class Care(Generic[MarketT]):
         unjudged = Counter[str]()
         turns = Turns()
         for some in batches(cared, BATCH):
-            found, sitting = self._judge_all(sitting, some, moment, unjudged)
+            found, events, sitting = self._judge_all(sitting, some, moment, unjudged)
+            self._note(events)
             planned += found
             await turns.pass_on()
         self._left = sitting
@@ -304,11 +305,14 @@ class Care(Generic[MarketT]):
         waiting = (each for each in accounts if not self._is_on_its_way(each))
         for some in batches(waiting, max(BATCH, self._params.batch)):
             planned: list[Planned] = []
+            events: list[CaseEvent] = []
             for few in batches(some, BATCH):
-                found, sitting = self._judge_all(sitting, few, moment, Counter())
-                self._left, planned = sitting, [*planned, *found]
+                self._note(events)
                 await turns.pass_on()
-            await self._acts.act(planned, moment)
+                found, events, sitting = self._judge_all(sitting, few, moment, Counter())
+                self._left, planned = sitting, [*planned, *found]
+            others = await self._acts.act_at_once(planned, moment, partial(self._note, events))
+            await self._acts.act(others, moment)
             await asyncio.sleep(0)
 
     def _is_on_its_way(self, account: AccountKey) -> bool:
@@ -332,7 +336,8 @@ class Care(Generic[MarketT]):
         sitting = self._desk.carry(self._left, self._sit(now, world))
         shown = {key: self._cases[key].shown for key in waiting}
         for some in batches(waiting, BATCH):
-            planned, sitting = self._judge_all(sitting, some, now, Counter())
+            planned, events, sitting = self._judge_all(sitting, some, now, Counter())
+            self._note(events)
             self._left = sitting
             for key in some:
                 self._cases[key].shown = shown[key]
@@ -368,10 +373,12 @@ class Care(Generic[MarketT]):
 
     def rehearse(self, moment: Moment) -> None:
         """Judge one account whose act is ready, and keep nothing of it: the next alarm does not run cold."""
-        ready = (each for each in self._acts.ready_at(moment.head) if each not in self._cases)
-        if (account := next(ready, None)) is None or self._left is None:
+        ready = sorted(self._acts.ready_at(moment.head), key=self._is_on_its_way)
+        if not ready or self._left is None:
             return
-        alarm = new_case(account, moment.head).alarm("", moment.head)
+        account = ready[0]
+        case = self._cases.get(account) or new_case(account, moment.head)
+        alarm = self._as_known(case, account, "", moment.head)
         judged = self._desk.judge(self._left, account, alarm)
         if not isinstance(judged, Unknown) and isinstance(judged.decision, tuple):
             self._acts.rehearse(Planned(account, judged.decision, judged), moment)
@@ -397,8 +404,8 @@ class Care(Generic[MarketT]):
         accounts: Sequence[AccountKey],
         moment: Moment,
         unjudged: Counter[str],
-    ) -> tuple[list[Planned], Any]:
-        """Judge some accounts, and journal what is found; return what to do, and what others find then."""
+    ) -> tuple[list[Planned], list[CaseEvent], Any]:
+        """Judge some accounts; return what to do, what to journal before, and what others find then."""
         head, at, suspects = moment.head, moment.at, moment.suspects
         planned: list[Planned] = []
         events: list[CaseEvent] = []
@@ -423,12 +430,12 @@ class Care(Generic[MarketT]):
                 planned.append(Planned(account, decision, judged))
             elif decision is not None:
                 events += said(case, account, decision, head)
-        if events:
-            self._note(events)
-        return planned, sitting
+        return planned, events, sitting
 
     def _note(self, events: Sequence[CaseEvent]) -> None:
         """Journal events, learn from them, and tell people of those that they should hear of."""
+        if not events:
+            return
         self._journal.record(events)
         self._alarms.hear(events)
         for event in events:
@@ -441,6 +448,9 @@ class Care(Generic[MarketT]):
         """Return what a desk is told of a case, with what the journal knows of its account."""
         if case.first is None and case.status not in {None, Status.CALLED}:
             case.first = self._journal.alarm(case.case_id)
+        return self._as_known(case, account, suspicion, head)
+
+    def _as_known(self, case: Case, account: AccountKey, suspicion: str | None, head: Head) -> Alarm:
         return replace(case.alarm(suspicion, head), first=case.first, closed=self._closed.get(account))
 
     def _warn_of_unjudged(self, unjudged: Mapping[str, int], head: Head) -> None:

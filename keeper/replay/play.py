@@ -203,7 +203,7 @@ async def _played(
     sender: SenderParams,
     until: Block | None,
 ) -> Pipeline[Any] | None:
-    wallet = _Wallet(run.started["wallet"], deck)
+    wallet = _Wallet(run.started["wallet"], deck, at_once=bool(run.started.get("signs_at_once")))
     away = ChainSender(
         deck.rpc, journal, wallet, chain_id=run.started["chain_id"], params=sender, relay=deck.rpc
     )
@@ -222,9 +222,10 @@ class _Wallet:
 
     fault: str | None = None
 
-    def __init__(self, address: str, deck: Deck) -> None:
+    def __init__(self, address: str, deck: Deck, *, at_once: bool) -> None:
         self.address = address
         self.sign = deck.sign
+        self.at_once = deck.signed_then if at_once else None
 
 
 def playable(reader: JournalReader) -> list[Run]:

@@ -186,7 +186,8 @@ async def live(node: Node, keeper: Keeper, place: Path | Shared, folder: Path) -
         tape = Recorder()
         shelf = Shelf(folder / "book", CHAIN_ID, MARKET.deployment.liquidator, every_blocks=5)
         book = shelf.path if shelf.path.exists() else None
-        journal.keep_tape(tape, {"wallet": SIGNER.address, "chain_id": CHAIN_ID}, book=book)
+        started = {"wallet": SIGNER.address, "signs_at_once": True, "chain_id": CHAIN_ID}
+        journal.keep_tape(tape, started, book=book)
         reader = tape.reader(node)
         pipeline = Pipeline(
             reader=reader,

@@ -179,7 +179,8 @@ async def keeping(
             await reader.lend(address, creation)
         journal = SqliteJournal(folder / "journal", identity={"of": "a test"}, limits=limits)
         tape = Recorder()
-        journal.keep_tape(tape, {"wallet": SIGNER.address, "chain_id": node.chain_id})
+        started = {"wallet": SIGNER.address, "signs_at_once": True, "chain_id": node.chain_id}
+        journal.keep_tape(tape, started)
         sender = ChainSender(tape.rpc(pool), journal, SIGNER, chain_id=node.chain_id)
         pipeline = Pipeline(
             reader=tape.reader(reader),

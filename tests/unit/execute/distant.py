@@ -16,6 +16,7 @@ class Distant:
     """Signs as the wallet does, unless it is told to be silent."""
 
     fault: str | None = None
+    at_once = None
 
     def __init__(self, key: str) -> None:
         self._near = LocalSigner(Account.from_key(key))

@@ -73,6 +73,39 @@ async def test_a_step_waits_for_the_disk_once_before_it_is_sent(desk: Any, disk:
     assert (at_send, disk.waits) == ([before + 1], before + 1)
 
 
+def seal(desk: Any) -> Any:
+    """Reserve a step and sign it in one commit; return its permit, and what was signed."""
+    with desk.journal.together():
+        permit = desk.reserve()
+        return permit, desk.sender.seal([permit])
+
+
+async def test_permit_and_bytes_of_a_sealed_step_come_to_disk_by_one_wait(
+    desk: Any, disk: Disk, heads: Any, tmp_path: Path
+) -> None:
+    await desk.sender.resume(heads(100))
+    before = disk.waits
+    permit, [sealed] = seal(desk)
+    assert disk.waits == before + 1
+    lose_power(desk, disk, tmp_path)
+    stored = desk.journal.step(permit.step_id)
+    assert (stored.state, stored.signed_tx) == (StepState.RESERVED, sealed.raw)
+    await desk.sender.resume(heads(101))
+    assert desk.node.raws == ["0x" + sealed.raw.hex()]
+    assert desk.state(permit) is StepState.SENT
+
+
+async def test_a_sealed_step_waits_for_the_disk_no_more(desk: Any, disk: Disk, heads: Any) -> None:
+    await desk.sender.resume(heads(100))
+    permit, sealed = seal(desk)
+    before, at_send = disk.waits, list[int]()
+    desk.node.on_send = lambda _: at_send.append(disk.waits)
+    [tx_hash] = await desk.sender.send([permit], sealed=sealed)
+    assert (at_send, disk.waits) == ([before], before)
+    assert (desk.state(permit), sealed[0].tx_hash) == (StepState.SENT, tx_hash)
+    assert desk.node.raws == ["0x" + sealed[0].raw.hex()]
+
+
 async def test_what_was_sent_is_sent_again_with_the_same_bytes(
     desk: Any, disk: Disk, heads: Any, updates: Any, tmp_path: Path
 ) -> None:
@@ -113,6 +146,13 @@ async def test_a_nonce_that_is_free_again_is_so_after_a_loss_of_power(
     await desk.sender.send([permit])
     lose_power(desk, disk, tmp_path)
     assert desk.state(permit) is StepState.ABANDONED
+
+
+async def test_nothing_is_sealed_where_it_may_be_lost(desk: Any, heads: Any) -> None:
+    await desk.sender.resume(heads(100))
+    with pytest.raises(InvariantBroken, match="must be on disk"), desk.journal.together(lasting=False):
+        desk.sender.seal([desk.reserve()])
+    assert desk.journal.live_steps() == ()
 
 
 def test_signed_bytes_are_never_written_where_they_may_be_lost(desk: Any) -> None:

@@ -8,8 +8,11 @@ import pytest
 
 from keeper.domain import Call, EventKind, Fees, Head, Permit, Refuse
 from keeper.errors import ChainFault, InvariantBroken
+from keeper.execute.keys import LocalSigner
+from keeper.execute.signer import UNSENDABLE
 from keeper.lifecycle import Status
 from keeper.ports import Sender, StepState
+from tests.unit.execute.distant import Distant
 
 GWEI = 10**9
 COST_WEI = 200_000 * 2 * GWEI
@@ -42,6 +45,41 @@ async def test_a_permit_becomes_one_transaction_in_flight(ready: Any) -> None:
     assert (sent.kind, sent.block, sent.at_s) == (EventKind.SENT, 100, 1200)
     assert sent.data["answer"] == "taken"
     assert 0 < sent.data["tick_to_tx_ms"] < 10_000
+
+
+async def test_a_refusal_of_sealed_bytes_is_definite_for_they_were_never_out(ready: Any) -> None:
+    ready.node.faults = [ChainFault("error -32000: insufficient funds for gas * price + value")]
+    with ready.journal.together():
+        permit = ready.reserve()
+        sealed = ready.sender.seal([permit])
+    [refused] = await ready.sender.send([permit], sealed=sealed)
+    assert isinstance(refused, Refuse)
+    assert refused.reason.rule == "send.refused"
+    assert ready.state(permit) is StepState.ABANDONED
+
+
+async def test_a_key_that_is_elsewhere_seals_nothing(ready: Any, key: str, heads: Any) -> None:
+    assert ready.sender.seals
+    ready.restart(signer=Distant(key))
+    await ready.sender.resume(heads(100))
+    assert not ready.sender.seals
+    with pytest.raises(InvariantBroken, match="elsewhere"), ready.journal.together():
+        ready.sender.seal([ready.reserve()])
+
+
+async def test_nobody_seals_in_a_dry_run(ready: Any) -> None:
+    ready.restart(dry_run=True)
+    assert not ready.sender.seals
+    ready.sender.rehearse()
+
+
+async def test_what_is_signed_in_a_rehearsal_nobody_could_send(
+    ready: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed: list[Any] = []
+    monkeypatch.setattr(LocalSigner, "at_once", lambda _, tx: signed.append(tx))
+    ready.sender.rehearse()
+    assert signed == [UNSENDABLE]
 
 
 async def test_the_signed_bytes_are_on_disk_before_the_node_sees_them(ready: Any) -> None:

@@ -527,7 +527,9 @@ class Desk:
         """Begin a tape, where the journal is to have one."""
         if not self.taping:
             return None
-        tape, started = Recorder(), {"wallet": SIGNER.address, "chain_id": 31337}
+        tape = Recorder()
+        at_once = self.signer.at_once is not None
+        started = {"wallet": SIGNER.address, "signs_at_once": at_once, "chain_id": 31337}
         book = self.shelf.path if self.shelf and self.shelf.path.exists() else self.published
         self.journal.keep_tape(tape, started, book=book)
         return tape

@@ -18,15 +18,17 @@ from keeper.domain import Account, Leg, Log, Unknown
 from keeper.errors import ChainFault, InvariantBroken
 from keeper.execute.sender import ChainSender
 from keeper.journal.guard import Limits
+from keeper.journal.sqlite import SqliteDb
 from keeper.journal.store import SqliteJournal
 from keeper.pipeline import loop, watch
 from keeper.pipeline.care import Care
-from keeper.ports import BlockUpdate, Ticks
+from keeper.ports import BlockUpdate, Switch, Ticks
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.trigger import Trigger
 from keeper.units import WAD, FeedId, Wad
-from tests.unit.pipeline.desk import BREACHED, FIRST, SIGNER, Desk, confirmed, cured, flagged
+from tests.unit.execute.distant import Distant
+from tests.unit.pipeline.desk import BREACHED, FIRST, KEY, SIGNER, Desk, confirmed, cured, flagged
 from tests.unit.pipeline.test_posting import posted, with_reports
 from tests.unit.pipeline.ticking import Ticker
 
@@ -89,6 +91,62 @@ async def test_the_journal_has_the_time_from_the_tick_to_the_transaction(live: D
     took_ms = live.history()[-1].data["tick_to_tx_ms"]
     assert isinstance(took_ms, float)
     assert 0 < took_ms < 1_000
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each transaction of a journal that was begun, whether its commit waits for the disk."""
+    found: list[bool] = []
+
+    def begin(db: SqliteDb, *, lasting: bool = True) -> None:
+        found.append(lasting)
+        whole(db, lasting=lasting)
+
+    whole = SqliteDb.begin
+    monkeypatch.setattr(SqliteDb, "begin", begin)
+    return found
+
+
+async def test_why_what_and_the_signed_bytes_come_to_disk_by_one_commit(
+    live: Desk, begun: list[bool]
+) -> None:
+    await head(live, BREACHED, OTHER)
+    begun.clear()
+    await tick(live, BELOW)
+    assert [live.told(case) for case in range(2)] == [FLAGGED, FLAGGED]
+    # The other one is what the node answered.
+    assert begun == [True, False]
+
+
+async def test_the_bytes_of_a_key_elsewhere_have_a_commit_of_their_own(live: Desk, begun: list[bool]) -> None:
+    live.signer = Distant(KEY)
+    live.start()
+    await head(live, BREACHED)
+    begun.clear()
+    await tick(live, BELOW)
+    assert live.told() == FLAGGED
+    assert begun == [False, True, False]
+
+
+async def test_whoever_was_refused_at_a_head_waits_for_no_disk(live: Desk, begun: list[bool]) -> None:
+    await head(live, BREACHED)
+    live.journal.throw(Switch.HALT, "", on=True, who="a test", why="enough")
+    begun.clear()
+    for price_wad in (BELOW, BELOW - WAD):
+        await tick(live, price_wad)
+    assert live.told() == ["Suspected", "Refused limit.halted"]
+    assert begun == [True, False]
+
+
+async def test_what_is_suspected_is_journaled_where_the_node_tells_no_nonce(
+    live: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await head(live, BREACHED)
+    monkeypatch.setattr(live.pipeline._care._sender, "_chain_nonce", None)
+    live.chain.fails.append("batch")
+    with pytest.raises(ChainFault):
+        await tick(live, BELOW)
+    assert live.told() == ["Suspected"]
 
 
 async def test_a_flag_that_lacks_nothing_but_the_breach_is_ready(live: Desk) -> None:
@@ -584,6 +642,7 @@ def went(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (HybridDesk, "pick"),
         (ChainSender, "transaction"),
         (SqliteJournal, "_standing"),
+        (ChainSender, "rehearse"),
     ]
     for owner, name in ways:
         whole = getattr(owner, name)
@@ -602,11 +661,23 @@ async def test_a_rehearsal_goes_all_the_way_and_leaves_nothing_behind(live: Desk
     before = live.journal.last_event(), live.pipeline.vitals
     for _ in range(6):
         live.pipeline.rehearse()
-    assert went == ["_judge", "judge", "pick", "transaction", "_standing"] * 3
+    assert went == ["_judge", "judge", "pick", "transaction", "_standing", "rehearse"] * 3
     assert (live.journal.last_event(), live.pipeline.vitals) == before
     assert live.chain.asked == []
     await tick(live, BELOW)
     assert [live.told(case) for case in range(2)] == [FLAGGED, FLAGGED]
+
+
+async def test_who_has_a_case_is_rehearsed_as_well(live: Desk, went: list[str]) -> None:
+    await head(live, BREACHED)
+    live.journal.throw(Switch.HALT, "", on=True, who="a test", why="enough")
+    await tick(live, BELOW)
+    await head(live, BREACHED)
+    assert live.told()[:2] == ["Suspected", "Refused limit.halted"]
+    went.clear()
+    for _ in range(2):
+        live.pipeline.rehearse()
+    assert went == ["judge", "pick", "transaction", "_standing", "rehearse"]
 
 
 async def test_nothing_is_rehearsed_without_a_head_that_was_worked_on_whole(
