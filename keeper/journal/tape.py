@@ -15,7 +15,8 @@ moment at which whoever asked goes on. Nothing is written before the head is don
     stood                                    that another keeper led at a head
     listing                                  that it was read anew
     posture                                  what decisions of a head go by: the event of the journal up to
-                                             which cases are known, and how the keeper as a whole stands
+                                             which cases are known, how the keeper as a whole stands, and
+                                             since when the chain has shown the breach of which accounts
     door                                     what a grant goes by: switches, and limits read anew
 
 A call is known by its selector and a digest of all of it; no key, no URL and no signed bytes are on a tape.
@@ -57,7 +58,7 @@ from keeper.errors import ChainFault, SignerFault
 from keeper.journal import rows, switches
 from keeper.journal.guard import Limits, Standing
 from keeper.ports import BlockUpdate, Drawn, Feed, LiveFeed, Mempool, Range, Reader, Reports
-from keeper.units import Block, FeedId, UnixS
+from keeper.units import AccountKey, Block, FeedId, UnixS
 
 Record: TypeAlias = list[Any]
 ReaderT = TypeVar("ReaderT", bound=Reader)
@@ -226,6 +227,11 @@ def of_posture(posture: Posture) -> Record:
 def to_posture(row: Sequence[Any]) -> Posture:
     level, caution, pace_wad, slowed, tripped = row
     return Posture(Level(level), caution, pace_wad, frozenset(slowed), frozenset(tripped))
+
+
+def to_shown(rows: Sequence[Sequence[Any]]) -> Mapping[AccountKey, ChainTime]:
+    """Read since which head the chain had shown the breach of some accounts."""
+    return {bytes.fromhex(account): ChainTime(block, at_s) for account, block, at_s in rows}
 
 
 def of_standing(standing: Standing) -> Record:

@@ -167,10 +167,15 @@ class Care(Generic[MarketT]):
     def stand(self, posture: Posture, at: ChainTime) -> None:
         """Take how the keeper as a whole stands: decisions go by it until they are told otherwise.
 
-        The tape has it, with the event of the journal that the cases are known up to.
+        The tape has it, with the event of the journal that the cases are known up to, and what no event says.
         """
         self._posture = posture
-        self._mirror.tape.note("posture", self._read_to, self._standing(at))
+        since = [
+            [account, case.shown.block, case.shown.timestamp_s]
+            for account, case in self._cases.items()
+            if case.shown is not None
+        ]
+        self._mirror.tape.note("posture", self._read_to, self._standing(at), since)
 
     async def follow(self, head: Head) -> None:
         """See what became of our transactions, and take from the journal the cases that have moved.

@@ -37,7 +37,7 @@ from keeper.execute.fees import FeeParams, choose_fees
 from keeper.journal.reader import JournalReader, Reel
 from keeper.journal.runs import Run
 from keeper.journal.store import SqliteJournal
-from keeper.journal.tape import ANEW, at_block, call_id, to_head, to_posture, to_quote, to_report
+from keeper.journal.tape import ANEW, at_block, call_id, to_head, to_posture, to_quote, to_report, to_shown
 from keeper.journal.tape import Record as Taped
 from keeper.lifecycle import Status
 from keeper.oracles.panel import Panel
@@ -50,7 +50,7 @@ from keeper.replay.play import rewound
 from keeper.risk.volatility import Ewma
 from keeper.state.book import Book
 from keeper.trigger import Trigger
-from keeper.units import AccountKey, Block, FeedId, UnixS
+from keeper.units import AccountKey, Block, FeedId
 
 NOBODY: AccountKey = bytes(32)
 
@@ -287,6 +287,8 @@ class _Stood:
     event: int
     posture: Posture
     quotes: Mapping[FeedId, Quote | Unknown]
+    shown: Mapping[AccountKey, ChainTime]
+    """Since which head the chain had shown the breach of each account; of none on a tape of before."""
     bundles: Mapping[FeedId, Bundle] | None = None
 
 
@@ -423,7 +425,9 @@ class _Rebuilding:
             for quote in self._quotes.values():
                 if isinstance(quote, Quote):
                     vols.hear(quote)
-            self._stood = _Stood(self._head, record[1], to_posture(record[2]), dict(self._quotes))
+            _, event, posture, *shown = record
+            known = to_shown(shown[0]) if shown else {}
+            self._stood = _Stood(self._head, event, to_posture(posture), dict(self._quotes), known)
 
     def _hear_reports(self, said: Mapping[FeedId, Sequence[Any]] | None) -> None:
         """Take in what reporters had signed; the desk that opens first after a posture judges by it."""
@@ -438,14 +442,15 @@ def _past(reader: JournalReader, run: Run, stood: _Stood) -> Past:
     with tempfile.TemporaryDirectory(prefix="keeper-past-") as folder:
         run = replace(run, events=stood.event)
         with closing(rewound(reader, run, Path(folder) / "journal.sqlite")) as journal:
-            return _asked(journal, stood.head.timestamp_s)
+            return _asked(journal, stood)
 
 
-def _asked(journal: SqliteJournal, at_s: UnixS) -> Past:
-    cases = {}
+def _asked(journal: SqliteJournal, stood: _Stood) -> Past:
+    cases, at_s = {}, stood.head.timestamp_s
     for each in journal.open_cases():
         case = taken_up(each)
         case.first = None if case.status is Status.CALLED else journal.alarm(case.case_id)
+        case.shown = stood.shown.get(each.account)
         cases[each.account] = case
     return Past(cases, journal.closed_since(at_s - REST_MOST_S), journal.record_at(at_s))
 

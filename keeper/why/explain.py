@@ -62,6 +62,7 @@ def _now(
         told |= {
             "clocks": stands.clocks(scene, sitting, row),
             "witnesses": stands.witnesses(scene, sitting, row),
+            "shown": _shown(scene, key),
             "decision": _decision(scene, key, judged, histories),
         }
         if told["posture"]:
@@ -72,6 +73,14 @@ def _now(
         told["decision"] = {"kind": "unknown", "rule": "unknown", "evidence": str(fault), "bound": ""}
         remedies = []
     return {**told, "would_change": [*_would_change(scene, key, found, told["decision"]), *remedies]}
+
+
+def _shown(scene: Scene, key: AccountKey) -> dict[str, Any] | None:
+    """Return since which head the chain had shown a breach, as far as that was known; else None."""
+    case = scene.past.cases.get(key)
+    if case is None or case.shown is None:
+        return None
+    return {"block": case.shown.block, "age_s": scene.head.timestamp_s - case.shown.timestamp_s}
 
 
 def _posture(reader: JournalReader, scene: Scene) -> dict[str, Any]:
@@ -203,6 +212,8 @@ def _known(said: Mapping[str, Any]) -> Iterator[str]:
     for each in said.get("witnesses", ()):
         told = f"{in_figures(each['price'])}, {each['age_s']} s old" if "price" in each else each["unknown"]
         yield f"  {each['feed']}, {each['source']}: {told}"
+    if shown := said.get("shown"):
+        yield f"  The chain has shown the breach since block {shown['block']}, for {shown['age_s']} s."
     if said.get("unpriced"):
         yield "  It holds something without a price, or waits to be read: it cannot be scored."
     elif "E" in said:

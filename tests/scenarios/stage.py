@@ -402,13 +402,13 @@ class Stage:
         assert sum(len(each.now) for each in found) == recorded
         return [*otherwise, *asked]
 
-    async def explained(self) -> dict[str, dict[str, Any]]:
-        """Ask of every account why it stands where it does; return what was answered."""
+    async def explained(self, block: int | None = None) -> dict[str, dict[str, Any]]:
+        """Ask of every account why it stands where it does, or did at a block; return what was answered."""
         self.desk.close()
         with closing(JournalReader(self.desk.path)) as reader:
-            scene = await scene_at(reader, self._parts, None)
+            scene = await scene_at(reader, self._parts, block)
             said = {
-                "0x" + key.hex(): explain(reader, scene, "0x" + key.hex(), None)
+                "0x" + key.hex(): explain(reader, scene, "0x" + key.hex(), block)
                 for key in scene.book.keys.tolist()
             }
         for each in said.values():

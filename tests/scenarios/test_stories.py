@@ -13,6 +13,7 @@ from keeper.why.explain import words_of
 from tests.scenarios.refusals import FALL, NAMELESS, blind, witnessed
 from tests.scenarios.stage import MORPHO, PROTOCOLS, SIGHTED, Beat, Stage
 from tests.scenarios.stories import NEVER_FOLLOWS, STORIES, Story
+from tests.unit.pipeline.desk import FIRST
 
 PLAYED = [
     pytest.param(story, protocol, policy, id=f"{story.name}, {protocol}, {policy.name}")
@@ -185,3 +186,20 @@ async def test_by_the_operator_s_own_word_it_is_closed_once_the_chain_has_shown_
     [reserved] = [each.data for each in stage.taking().values() if each is not None]
     assert reserved["agreed"]["evidence"].endswith(f"without a fast price of feed {NAMELESS}")
     await expect_the_same_again(stage)
+
+
+async def test_since_when_the_chain_has_shown_a_breach_is_told_as_it_was_decided_by(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "journal.sqlite", MORPHO, tuned(BALANCED, trust_chain_after_s=24))
+    stage.desk.tide = SIGHTED
+    blind(stage)
+    stage.open()
+    beats = (Beat(), Beat(fast=0.95, times=4), Beat(chain=0.95), Beat(times=2, mined=False))
+    await stage.play(beats)
+    told = []
+    for block in range(FIRST + 5, FIRST + 9):
+        said = await stage.explained(block)
+        told.append(said["0x" + stage.key.hex()])
+    shown = [each["shown"] for each in told]
+    assert shown == [None, None, *({"block": FIRST + 6, "age_s": age_s} for age_s in (12, 24))]
+    assert "  The chain has shown the breach since block 106, for 24 s." in list(words_of(told[-1]))
+    assert [each["decision"]["kind"] for each in told] == ["wait", "wait", "wait", "step"]
