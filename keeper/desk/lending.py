@@ -196,8 +196,9 @@ class LendingDesk:
             shown=chain.is_breached,
         )
         if found.agreed is None:
-            is_refused = chain.is_breached and chain.unmet is not None
-            return found if is_refused else self._given_up(found, alarm) or found
+            # However long the protocol refuses, or nobody else can be asked: that was no false alarm.
+            is_held = chain.unmet is not None or bool(sitting.market.unseen(loan, sitting.chain))
+            return found if chain.is_breached and is_held else self._given_up(found, alarm) or found
         prudence, at = self.params.plan.prudence, sitting.at
         if rest := prudence.rest.wait(alarm.closed, chain.health_wad, at):
             return replace(found, decision=rest, agreed=None)

@@ -308,7 +308,9 @@ class PerpDesk:
         policy = policies.of((each.feed for each in evidence.sights), sitting.posture)
         verdict = weigh(policy, alarm.since, evidence, sitting.at, policies.block_time_s)
         if isinstance(verdict, Wait | Refuse):
-            given_up = None if alarm.agreed else timed_out(policy, alarm.since, sitting.at)
+            # Who is in breach at a mark that nobody else can speak of was no false alarm.
+            is_held = alarm.agreed or (evidence.chain and evidence.unseen)
+            given_up = None if is_held else timed_out(policy, alarm.since, sitting.at)
             return replace(found, cared=given_up is None, decision=given_up or verdict)
         prudence, health_wad = self.params.plan.prudence, _health_wad(chain)
         if rest := prudence.rest.wait(alarm.closed, health_wad, sitting.at):

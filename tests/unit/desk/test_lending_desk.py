@@ -452,6 +452,14 @@ def test_what_the_protocol_refuses_for_long_is_no_false_alarm() -> None:
     assert (found.cared, rule_of(found)) == (True, "protocol.ReservePaused")
 
 
+def test_what_nobody_can_be_asked_about_is_no_false_alarm_while_the_chain_shows_it() -> None:
+    held = judged_by(sitting(untold=("token 0xdd",)), since=SINCE)
+    assert (held.cared, rule_of(held)) == (True, "confirm.unsupported")
+    lagging = sitting(fast=99 * WAD // 100, chain=102 * WAD // 100, untold=("token 0xdd",))
+    given_up = judged_by(lagging, since=SINCE)
+    assert (given_up.cared, rule_of(given_up)) == (False, "confirm.timed_out")
+
+
 def test_nothing_is_taken_that_hangs_on_a_feed_whose_breaker_tripped() -> None:
     found = judged_by(replace(sitting(), posture=Posture(tripped=frozenset({FEED}))))
     assert (found.cared, found.agreed, rule_of(found)) == (True, None, "oracle.tripped")

@@ -148,6 +148,11 @@ def test_a_market_that_no_feed_moves_is_closed_by_the_operator_s_own_word_alone(
     assert isinstance(held.decision, Wait)
     assert held.decision.reason.rule == "confirm.unsupported"
     assert held.decision.reason.evidence.endswith(f"nobody else speaks of market {ETH}")
+    for market, cared in ((blind, True), (MARKET, False)):
+        long_ago = replace(ALARM, since=ChainTime(1, NOW_S - 3_600))
+        found = DESK.judge(replace(sitting(world(1_980), LONG), market=market), key(1), long_ago)
+        assert isinstance(found, Judgement)
+        assert found.cared == cared
     own = Policies(tuned(BALANCED, trust_chain_after_s=24))
     trusting = replace(DESK, params=replace(DESK.params, confirm=own))
     shown = replace(ALARM, shown=ChainTime(997, NOW_S))
