@@ -1,8 +1,8 @@
-"""Two chains that carry out what is sent to them: one with HybridMargin on it, one with Morpho Blue."""
+"""Chains that carry out what is sent to them: with HybridMargin on it, with Morpho Blue, or with Aave v3."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +28,13 @@ from keeper.domain import (
     Refuse,
 )
 from keeper.oracles.words import LENT_READER
+from keeper.protocols.aave_v3 import codec as aave_codec
+from keeper.protocols.aave_v3 import math as aave_math
+from keeper.protocols.aave_v3.abi import LIQUIDATE as LIQUIDATION_CALL
+from keeper.protocols.aave_v3.abi import READER as AAVE_READER
+from keeper.protocols.aave_v3.math import Rules
+from keeper.protocols.aave_v3.params import BASE_UNIT, Deployment
+from keeper.protocols.aave_v3.rows import AaveRow
 from keeper.protocols.hybrid import liquidator
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.market import HybridMarket
@@ -35,6 +42,7 @@ from keeper.protocols.morpho_blue import math
 from keeper.protocols.morpho_blue.rows import Loan
 from keeper.units import BPS, WAD, AccountKey, FeedId, Wad
 from tests.unit.pipeline.desk import EMPTY, KEEPER, NAMES, Chain, confirmed, flagged
+from tests.unit.protocols.aave_v3 import pools
 from tests.unit.protocols.hybrid.books import NOW_S
 from tests.unit.protocols.morpho_blue import made
 from tests.unit.protocols.morpho_blue.test_morpho_codec import listed, tried_answer
@@ -44,7 +52,7 @@ STRANGER = "0x" + "99" * 20
 RICH = 10**30
 """What the wallet has of every token at first, and allows everybody."""
 LIQUIDATE = abi.function("liquidate((address,address,address,address,uint256),address,uint256,uint256,bytes)")
-CLOSING = frozenset({"liquidate", "buyCollateral", "preLiquidate"})
+CLOSING = frozenset({"liquidate", "buyCollateral", "preLiquidate", "liquidationCall"})
 """Functions that take something of an account, of either contract."""
 
 
@@ -373,3 +381,121 @@ class LoanChain(Reacting):
         purse = abi.load("readers", "PurseReader").functions["purse"]
         _, pockets = decode(purse.inputs, call.data[4:])
         return encode(purse.outputs, [[(self.held, RICH)] * len(pockets)])
+
+
+@dataclass
+class PoolChain(Reacting):
+    """A pool of Aave v3, by its own integers; its oracle says what its feeds do."""
+
+    loans: dict[AccountKey, AaveRow] = field(default_factory=dict)
+    rules: Rules = Rules.V3_6
+    allows: bool = True
+    """Whether its sentinel lets anybody be liquidated."""
+    traced: tuple[int, ...] = (pools.WETH, pools.USDC)
+    """The reserves whose price leads to a feed."""
+    pooled: Mapping[int, pools.Terms] = field(default_factory=lambda: dict(pools.POOLED))
+    """Its reserves, but for the price of ether."""
+
+    @property
+    def state(self) -> object:
+        return dict(self.loans)
+
+    @state.setter
+    def state(self, found: object) -> None:
+        assert isinstance(found, dict)
+        self.loans = dict(found)
+
+    @property
+    def pool(self) -> Deployment:
+        """What a keeper has read of it before the start."""
+        return pools.deployment(self.rules, traced=self.traced)
+
+    def lend(self, loan: AaveRow) -> None:
+        """Change a loan in the newest block, with the event that says so."""
+        owner = "0x" + loan.key[:20].hex()
+        data = encode(["address", "uint256", "uint8", "uint256"], [owner, 1, 2, 0])
+        signature = "Borrow(address,address,address,uint256,uint8,uint256,uint16)"
+        self._changed(loan, signature, (pools.token(pools.USDC), owner, "0x" + "00" * 20), data)
+
+    def _changed(
+        self, loan: AaveRow, signature: str, indexed: tuple[str, ...], data: bytes, tx_hash: str = ""
+    ) -> None:
+        self.loans[loan.key] = loan
+        topics = (keccak(text=signature), *(bytes(12) + bytes.fromhex(each[2:]) for each in indexed))
+        tip, index = self.tip, len(self.logs)
+        self.logs.append(
+            Log(pools.POOL, topics, data, tip.number, tip.hash, tx_hash or f"0xtx{index}", index)
+        )
+
+    def taken(self, key: AccountKey) -> None:
+        """Have somebody else close all of a loan."""
+        self._closed(replace(self.loans[key], collateral=(), debt=()), 1)
+
+    def _closed(self, left: AaveRow, repaid: int, tx_hash: str = "") -> None:
+        owner = "0x" + left.key[:20].hex()
+        signature = "LiquidationCall(address,address,address,uint256,uint256,address,bool)"
+        moved = encode(["uint256", "uint256", "address", "bool"], [repaid, 1, STRANGER, False])
+        pair = (pools.token(pools.WETH), pools.token(pools.USDC))
+        self._changed(left, signature, (*pair, owner), moved, tx_hash)
+
+    def named(self, data: bytes) -> str:
+        assert data[:4] == LIQUIDATION_CALL.selector
+        return LIQUIDATION_CALL.name
+
+    def carry_out(self, data: bytes, at: ChainTime, tx_hash: str = "") -> bool:
+        collateral, debt, owner, amount, _ = decode(LIQUIDATION_CALL.inputs, data[4:])
+        loan = self.loans[aave_codec.key_of(owner)]
+        numbers = {pools.token(number): number for number in pools.NUMBERS}
+        world = aave_codec.decode_world(self._told(), self.pool).at(at.timestamp_s).now
+        closed = aave_math.close(loan.loan, numbers[collateral], numbers[debt], amount, world)
+        if not isinstance(closed, aave_math.Close):
+            return False
+        if tx_hash:
+            held, owed = closed.after.collateral, closed.after.debt
+            left = replace(loan, collateral=tuple(held.items()), debt=tuple(owed.items()))
+            self._closed(left, closed.repaid, tx_hash)
+        return True
+
+    def _told(self) -> bytes:
+        price = self.slow["ETH/USD"] * BASE_UNIT // WAD
+        terms = {**self.pooled, pools.WETH: replace(self.pooled[pools.WETH], price=price)}
+        answered = {pools.WETH: (price, self.slow_at_s), pools.USDC: (BASE_UNIT, NOW_S - 600)}
+        answers = [answered[each] for each in self.traced]
+        return pools.world_answer(
+            terms, rules=self.rules, answers=answers, allows=self.allows, now_s=self.tip.timestamp_s
+        )
+
+    def _listing(self) -> bytes:
+        words = [
+            word
+            for each in self.pool.reserves.values()
+            for word in (each.number, each.token, each.atoken, each.debt_token, each.source)
+        ]
+        told = [word if isinstance(word, int) else int(word, 16) for word in words]
+        terms = [pools.REVISIONS[self.rules], BASE_UNIT]
+        return encode(AAVE_READER["listing"].outputs, [terms, told])
+
+    def _sources(self) -> bytes:
+        """Say of each reserve's source what it is a feed of, or nothing."""
+        found: list[bytes] = []
+        for traces in self.pool.traces.values():
+            pair = traces[0].feed.replace("/", " / ") if traces else ""
+            said = [encode(["string"], [pair]), (8).to_bytes(32), bytes(160)]
+            found += [*(said if traces else [b""] * len(said)), *[b""] * 5]
+        return encode(AAVE_READER["tried"].outputs, [found])
+
+    def _answer(self, call: Call) -> bytes:
+        if call.to == LENT_READER:
+            return self.witnessed()
+        if call.data[:4] == AAVE_READER["rows"].selector:
+            _, keys = decode(AAVE_READER["rows"].inputs, call.data[4:])
+            keys = [bytes.fromhex(each[2:]) + bytes(12) for each in keys]
+            self.read += keys
+            return pools.page_of([self.loans.get(key, AaveRow(key, 0, (), ())) for key in keys])
+        whole = {"world": self._told, "listing": self._listing, "tried": self._sources}
+        for name, answer in whole.items():
+            if call.data[:4] == AAVE_READER[name].selector:
+                return answer()
+        purse = abi.load("readers", "PurseReader").functions["purse"]
+        _, pockets = decode(purse.inputs, call.data[4:])
+        return encode(purse.outputs, [[(RICH, RICH)] * len(pockets)])

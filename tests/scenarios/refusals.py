@@ -24,14 +24,16 @@ from keeper.plan.economics import Prudence
 from keeper.plan.lending import ConvertParams, FlashParams
 from keeper.plan.pace import Pace
 from keeper.ports import Switch
+from keeper.protocols.aave_v3.math import Rules
 from keeper.protocols.hybrid.params import Listed
 from keeper.risk.liquidity import Depth
 from keeper.units import WAD
-from tests.scenarios.chains import STRANGER
-from tests.scenarios.stage import HYBRID, LONG, MORPHO, Beat, Errs, Roads, Stage, share_of
+from tests.scenarios.chains import STRANGER, PoolChain
+from tests.scenarios.stage import AAVE, HYBRID, LONG, MORPHO, Beat, Errs, Roads, Stage, share_of
 from tests.unit.execute.distant import Distant
 from tests.unit.pipeline.desk import FIRST, KEEPER, KEY
 from tests.unit.pipeline.test_posting import Signed
+from tests.unit.protocols.aave_v3 import pools
 from tests.unit.protocols.hybrid.books import CALL, NOW_S, OPTIONS, PERPS, array, deployment
 from tests.unit.protocols.morpho_blue import made
 
@@ -233,8 +235,21 @@ def paused(stage: Stage) -> None:
     stage.desk.journal.throw(Switch.PAUSE, stage.feed_id, on=True, who="a test", why="delisted")
 
 
+def pooled(number: int, **terms: Any) -> Set:
+    """Have a reserve of the pool be otherwise."""
+
+    def change(stage: Stage) -> None:
+        assert isinstance(stage.chain, PoolChain)
+        stage.chain.pooled = {**stage.chain.pooled, number: replace(stage.chain.pooled[number], **terms)}
+
+    return change
+
+
 def blind(stage: Stage) -> None:
-    """Have the oracle of the market hang on a feed besides that nobody knows the name of."""
+    """Have the account hang on a feed besides that nobody knows the name of; in the pool, for its debt."""
+    if isinstance(stage.chain, PoolChain):
+        chained(traced=(pools.WETH,))(stage)
+        return
     chained(nameless=NAMELESS)(stage)
     paths = stage.listing.paths
     path = replace(paths[made.ORACLE], quote=(*paths[made.ORACLE].quote, NAMELESS))
@@ -389,6 +404,17 @@ ON_ONE: dict[tuple[str, str], tuple[Policy, Set, Sequence[Beat]]] = {
     ("close.unprofitable", MORPHO): (BALANCED, DEAR, FALL),
     ("means.no_tokens", MORPHO): (BALANCED, chained(held=0), FALL),
     ("oracle.divergent", MORPHO): (BALANCED, chained(), (Beat(), Beat(fast=0.6, times=2))),
+    ("pool.inactive", AAVE): (BALANCED, pooled(pools.USDC, is_active=False), FALL),
+    ("pool.paused", AAVE): (BALANCED, pooled(pools.WETH, is_paused=True), FALL),
+    ("pool.sentinel", AAVE): (BALANCED, chained(allows=False), FALL),
+    ("pool.grace", AAVE): (BALANCED, pooled(pools.USDC, grace_until_s=NOW_S + 60), FALL),
+    ("pool.not_collateral", AAVE): (
+        BALANCED,
+        together(chained(rules=Rules.V3_0), pooled(pools.WETH, threshold_bps=0)),
+        FALL,
+    ),
+    ("pool.illiquid", AAVE): (BALANCED, pooled(pools.WETH, liquid=0), FALL),
+    ("confirm.unsupported", AAVE): (BALANCED, blind, FALL),
     ("confirm.unsupported", MORPHO): (BALANCED, blind, FALL),
     ("confirm.min_delay", MORPHO): (replace(FAST, min_delay_s=24), chained(), FALL),
     ("size.rest", MORPHO): (BALANCED, chained(), (Beat(), both(0.96), Beat(), both(0.909, 2))),

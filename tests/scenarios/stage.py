@@ -1,13 +1,13 @@
 """A scenario as data, and a whole keeper to which it happens: taped, so that it can be decided again.
 
-A scenario is a table of blocks, played on HybridMargin and on Morpho Blue alike: prices are shares of those
-at the start, and the account at risk is in breach below ``EDGE`` of them on either.
+A scenario is a table of blocks, played on HybridMargin and on Morpho Blue alike, or on Aave v3: prices are
+shares of those at the start, and the account at risk is in breach below ``EDGE`` of them on any.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -35,6 +35,8 @@ from keeper.lending.routes import Hop, Pool, Route
 from keeper.pipeline import Params, Pipeline
 from keeper.plan.lending import Params as Closing
 from keeper.ports import Journal, Reports
+from keeper.protocols.aave_v3.market import AaveMarket
+from keeper.protocols.aave_v3.rows import AaveRow
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.morpho_blue.market import MorphoMarket
 from keeper.replay.deck import Deck
@@ -42,9 +44,10 @@ from keeper.replay.play import play_run, playable
 from keeper.replay.scene import Parts, scene_at
 from keeper.units import WAD, AccountKey, FeedId, Wad
 from keeper.why.explain import explain, words_of
-from tests.scenarios.chains import CLOSING, LoanChain, MarginChain, Reacting, Said
+from tests.scenarios.chains import CLOSING, LoanChain, MarginChain, PoolChain, Reacting, Said
 from tests.unit.pipeline.desk import EMPTY, FIRST, KEEPER, SIGNER, Desk, _short
 from tests.unit.pipeline.ticking import Ticker
+from tests.unit.protocols.aave_v3 import pools
 from tests.unit.protocols.hybrid.books import PRICES
 from tests.unit.protocols.morpho_blue import made
 
@@ -56,12 +59,16 @@ CALM = b"\x0c" * 20
 LONG = Leg(1, 100 * WAD, -21_000 * WAD)
 OWED = round(2_000 * EDGE * 0.86 * 10**6)
 """What both hold, or owe in millionths of a dollar at the most: by these the edge is where it is."""
+HELD, BORROWED = 5 * WAD, round(5 * 2_000 * EDGE * 0.8 * 10**6)
+"""The same of Aave."""
 VENUES = 3
 GAS = "GAS/USD"
 SIGHTED = Book(feeds_lost=(NEVER, NEVER, NEVER))
 """For a book that no lost feed makes more cautious: then each preset is itself."""
-HYBRID, MORPHO = "HybridMargin", "Morpho Blue"
+HYBRID, MORPHO, AAVE = "HybridMargin", "Morpho Blue", "Aave v3"
 PROTOCOLS = (HYBRID, MORPHO)
+"""Those on which every story is played."""
+CHAINS: Mapping[str, type[Reacting]] = {HYBRID: MarginChain, MORPHO: LoanChain, AAVE: PoolChain}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +162,7 @@ def share_of(wad: Wad, share: float) -> Wad:
 
 
 class Stage:
-    """A keeper on one of both protocols, the world around it, and what it has journaled."""
+    """A keeper on one of the protocols, the world around it, and what it has journaled."""
 
     def __init__(
         self, path: Path, protocol: str, policy: Policy = BALANCED, *, restarting: bool = False
@@ -166,7 +173,7 @@ class Stage:
         self.feed_id: FeedId = "BTC/USD" if self.is_margin else "ETH/USD"
         self.base_wad = PRICES["BTC/USD"] if self.is_margin else 2_000 * WAD
         self.native = "ETH/USD" if self.is_margin else GAS
-        self.chain: Reacting = MarginChain() if self.is_margin else LoanChain()
+        self.chain: Reacting = CHAINS[protocol]()
         self.desk = desk = Desk(path, restarting=restarting, chain=self.chain)
         others = {feed: price for feed, price in self.chain.slow.items() if feed != self.feed_id}
         self.venues = Venues(
@@ -192,6 +199,7 @@ class Stage:
         self.margin = replace(EMPTY, key=OWNER + bytes(12), cash_wad=2_570 * WAD, legs=(LONG,))
         """The account at risk as it is at first; of Morpho Blue it is the loan."""
         self.loan = replace(made.loan(OWED), key=OWNER + made.FIRST[:12])
+        self.row = AaveRow(OWNER + bytes(12), 0, ((pools.WETH, HELD),), ((pools.USDC, BORROWED),))
         self.share = self.chain_share = 1.0
         self.chain.clocks = self._said
         # A confirmed account of HybridMargin is closed until it is cured.
@@ -206,11 +214,15 @@ class Stage:
         elif isinstance(self.chain, LoanChain):
             self.chain.lend(self.loan)
             self.chain.lend(replace(made.loan(OWED // 4), key=CALM + made.FIRST[:12]))
+        elif isinstance(self.chain, PoolChain):
+            self.chain.lend(self.row)
+            calm = replace(self.row, key=CALM + bytes(12), debt=((pools.USDC, BORROWED // 4),))
+            self.chain.lend(calm)
 
     @property
     def key(self) -> AccountKey:
         """The account at risk."""
-        return OWNER + (bytes(12) if self.is_margin else made.FIRST[:12])
+        return OWNER + (made.FIRST[:12] if self.protocol == MORPHO else bytes(12))
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -222,13 +234,19 @@ class Stage:
 
     def _edge(self) -> float:
         """Return the share below which the account is in breach, with what was paid in and taken since."""
-        if not isinstance(self.chain, LoanChain):
-            return self.edge
-        now, first = self.chain.loans[self.key], self.loan
-        held, owed = now.collateral / first.collateral, now.borrow_shares / first.borrow_shares
+        if isinstance(self.chain, PoolChain):
+            left = self.chain.loans[self.key].loan
+            held, owed = left.collateral.get(pools.WETH, 0) / HELD, left.debt.get(pools.USDC, 0) / BORROWED
+        elif isinstance(self.chain, LoanChain):
+            now, first = self.chain.loans[self.key], self.loan
+            held, owed = now.collateral / first.collateral, now.borrow_shares / first.borrow_shares
+        else:
+            held = owed = 1.0
         return self.edge * owed / held if held else inf
 
     def _market(self, deployment: Any) -> Any:
+        if isinstance(self.chain, PoolChain):
+            return AaveMarket(self.chain.pool)
         return HybridMarket(deployment) if self.is_margin else MorphoMarket(self.listing)
 
     def _live(self, *_: Any) -> Any:
@@ -319,6 +337,10 @@ class Stage:
             loan = self.chain.loans[self.key]
             more = replace(loan, collateral=loan.collateral + share_of(WAD, share))
             self.chain.lend(more, "SupplyCollateral")
+        elif isinstance(self.chain, PoolChain):
+            row = self.chain.loans[self.key]
+            held = row.loan.collateral[pools.WETH] + share_of(HELD, share)
+            self.chain.lend(replace(row, collateral=((pools.WETH, held),)))
 
     # --- what came of it ---
 

@@ -20,10 +20,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from keeper.confirm.policy import PRESETS, Policy
+from keeper.confirm.policy import BALANCED, PRESETS, Policy
 from keeper.domain import EventKind
 from tests.scenarios.refusals import blind
-from tests.scenarios.stage import HYBRID, MORPHO, PROTOCOLS, SIGHTED, Beat, Stage
+from tests.scenarios.stage import AAVE, HYBRID, MORPHO, PROTOCOLS, SIGHTED, Beat, Stage
 
 SHARES = st.sampled_from([0.7, 0.9, 0.94, 0.96, 0.98, 1.0, 1.04])
 """On both sides of the edge, and as far apart as no policy believes."""
@@ -125,7 +125,7 @@ class Weather(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("policy", PRESETS, ids=lambda policy: policy.name)
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, AAVE])
 def test_no_weather_has_anything_taken_without_an_agreement(protocol: str, policy: Policy) -> None:
     # However many examples: of each preset on each protocol some, most of which take something.
     run_state_machine_as_test(
@@ -134,9 +134,15 @@ def test_no_weather_has_anything_taken_without_an_agreement(protocol: str, polic
     )
 
 
-@pytest.mark.parametrize("policy", PRESETS, ids=lambda policy: policy.name)
-def test_no_weather_has_anything_taken_that_hangs_on_a_price_nobody_else_speaks_of(policy: Policy) -> None:
+@pytest.mark.parametrize(
+    ("protocol", "policy"),
+    [*((MORPHO, policy) for policy in PRESETS), (AAVE, BALANCED)],
+    ids=lambda each: each if isinstance(each, str) else each.name,
+)
+def test_no_weather_has_anything_taken_that_hangs_on_a_price_nobody_else_speaks_of(
+    protocol: str, policy: Policy
+) -> None:
     run_state_machine_as_test(
-        type("BlindWeather", (Weather,), {"protocol": MORPHO, "policy": policy, "is_blind": True}),
+        type("BlindWeather", (Weather,), {"protocol": protocol, "policy": policy, "is_blind": True}),
         settings=settings(max_examples=3, stateful_step_count=10, deadline=None),
     )

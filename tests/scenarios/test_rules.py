@@ -21,10 +21,12 @@ PRICES = ("fast", "slow", "execution")
 TOLD = ("unit", "properties", "scenarios")
 POOL = {f"pool.{each.name.lower()}" for each in Unmet}
 ELSEWHERE = {
-    "a pool of Aave, Venus or Perpetual has it, and neither protocol on stage": {
-        *POOL,
+    "Venus or Perpetual has it, and no protocol on stage": {
         *("venus.refuses", "venus.unknown"),
         *("takeover.none", "takeover.refused", "takeover.unprofitable"),
+    },
+    "sizes of Aave are chosen so that its pool takes them: it is what a search is told": {
+        *("pool.dust", "pool.nothing"),
     },
     "the steward asks it before it posts a risk array or settles an expiry": {
         *("array.delta", "array.mark", "array.no_ref", "array.scenario_"),
@@ -39,6 +41,7 @@ ELSEWHERE = {
     },
     "the verdict has asked it of the account before anything is planned": {
         *("morpho.unknown", "size.no_way", "slope.not_breached", "slope.not_confirmed"),
+        *("pool.healthy", "pool.not_borrowed"),
         "taker.own_account",
     },
     "who has what is not listed, or what has no view, is not judged at all": {"oracle.unknown"},

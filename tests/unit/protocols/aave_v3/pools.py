@@ -62,6 +62,7 @@ class Terms:
     decimals: int
     threshold_bps: int
     bonus_bps: int
+    is_active: bool = True
     is_paused: bool = False
     income_ray: int = RAY
     debt_ray: int = RAY
@@ -73,8 +74,8 @@ class Terms:
 
     @property
     def bits(self) -> int:
-        places = ((self.threshold_bps, 16), (self.bonus_bps, 32), (self.decimals, 48), (1, 56))
-        more = ((int(self.is_paused), 60), (1_000, 152), (self.category, 168))
+        places = ((self.threshold_bps, 16), (self.bonus_bps, 32), (self.decimals, 48))
+        more = ((int(self.is_active), 56), (int(self.is_paused), 60), (1_000, 152), (self.category, 168))
         return sum(number << place for number, place in (*places, *more))
 
 
@@ -93,6 +94,7 @@ def world_answer(
     answers: Sequence[tuple[int, int]] = ((2_000 * BASE_UNIT, NOW_S - 60), (10 * BASE_UNIT, NOW_S - 90)),
     allows: bool = True,
     revision: int | None = None,
+    now_s: int = NOW_S,
 ) -> bytes:
     """Encode a world; categories are (number, threshold, bonus, bitmap, price)."""
     reserves = [word for number, terms in pooled.items() for word in _reserve(number, terms)]
@@ -101,7 +103,7 @@ def world_answer(
         for number, threshold, bonus, bitmap, price in categories
         for word in (number << 32 | threshold << 16 | bonus, bitmap, price)
     ]
-    told = [NOW_S, REVISIONS[rules] if revision is None else revision, int(allows), BASE_UNIT]
+    told = [now_s, REVISIONS[rules] if revision is None else revision, int(allows), BASE_UNIT]
     return encode(READER["world"].outputs, [told, reserves, terms, [w for pair in answers for w in pair]])
 
 
