@@ -49,6 +49,8 @@ ODD = "ODD"
 BESIDE = {"Observed BalanceTransfer"}
 BELIEVING = Policies(tuned(BALANCED, trust_chain_after_s=24))
 """The protocol is believed about prices of which nobody else speaks."""
+ALWAYS_A_DOLLAR = "0x6305f5e10060005260206000f3"
+"""PUSH4 1e8, MSTORE, RETURN of one word."""
 BOUND_S = 3.0
 CLOSED = ("Suspected", "Reserved repay", "Sent", "Included", "Observed LiquidationCall", "Closed")
 APPROVED = ("Reserved approve", "Sent", "Included")
@@ -231,6 +233,25 @@ async def test_by_a_price_that_is_none_nobody_acts(stage: Stage, *, reverts: boo
         node.rpc("anvil_setCode", source, code)
         await fall(stage, kept, feed, 4)
         assert told(kept)[-len(CLOSED) :] == [*CLOSED]
+        assert kept.violations() == []
+
+
+async def test_a_source_that_knows_no_rounds_is_taken_for_a_feed_by_name(stage: Stage) -> None:
+    """It answers whatever it is asked with a dollar, as contracts of a fixed price do their only question."""
+    aave, node = stage.aave, stage.aave.lab.node
+    stage.weaken()
+    stage.enrich("USDC", RICH * DOLLAR)
+    node.rpc("anvil_setCode", aave.sources["USDC"], ALWAYS_A_DOLLAR)
+    feed = at_start()
+    async with stage.keeping(feed) as kept:
+        market = kept.pipeline.mirror.market
+        assert market.untraced == ()
+        assert QUOTE not in market.feeds
+        await fall(stage, kept, feed, 4)
+        assert told(kept) == ["Suspected", *APPROVED, *CLOSED]
+        agreed = [each.data["agreed"] for each in kept.history(key_of(WEAK)) if each.data.get("agreed")]
+        assert agreed
+        assert all(f"{QUOTE} by own" in each["evidence"] for each in agreed)
         assert kept.violations() == []
 
 
