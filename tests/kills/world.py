@@ -22,8 +22,8 @@ from keeper.errors import ChainFault
 from keeper.ports import BlockUpdate, Range
 from keeper.protocols.hybrid.abi import load
 from keeper.units import WAD, AccountKey, Block, FeedId, UnixS, Wei
-from tests.scenarios.chains import MarginChain
-from tests.scenarios.stage import LONG, share_of
+from tests.scenarios.chains import MarginChain, share_of
+from tests.scenarios.stage import LONG
 from tests.stub_node import Tx, _decoded
 from tests.unit.pipeline.desk import EMPTY, FIRST, KEEPER, NAMES, SIGNER
 from tests.unit.protocols.hybrid.books import PRICES

@@ -1,8 +1,8 @@
-"""Chains that carry out what is sent to them: with HybridMargin on it, with Morpho Blue, or with Aave v3."""
+"""Chains that carry out what is sent to them: with HybridMargin on them, or with Morpho Blue."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,13 +28,6 @@ from keeper.domain import (
     Refuse,
 )
 from keeper.oracles.words import LENT_READER
-from keeper.protocols.aave_v3 import codec as aave_codec
-from keeper.protocols.aave_v3 import math as aave_math
-from keeper.protocols.aave_v3.abi import LIQUIDATE as LIQUIDATION_CALL
-from keeper.protocols.aave_v3.abi import READER as AAVE_READER
-from keeper.protocols.aave_v3.math import Rules
-from keeper.protocols.aave_v3.params import BASE_UNIT, Deployment
-from keeper.protocols.aave_v3.rows import AaveRow
 from keeper.protocols.hybrid import liquidator
 from keeper.protocols.hybrid.abi import load
 from keeper.protocols.hybrid.market import HybridMarket
@@ -42,7 +35,6 @@ from keeper.protocols.morpho_blue import math
 from keeper.protocols.morpho_blue.rows import Loan
 from keeper.units import BPS, WAD, AccountKey, FeedId, Wad
 from tests.unit.pipeline.desk import EMPTY, KEEPER, NAMES, Chain, confirmed, flagged
-from tests.unit.protocols.aave_v3 import pools
 from tests.unit.protocols.hybrid.books import NOW_S
 from tests.unit.protocols.morpho_blue import made
 from tests.unit.protocols.morpho_blue.test_morpho_codec import listed, tried_answer
@@ -52,8 +44,13 @@ STRANGER = "0x" + "99" * 20
 RICH = 10**30
 """What the wallet has of every token at first, and allows everybody."""
 LIQUIDATE = abi.function("liquidate((address,address,address,address,uint256),address,uint256,uint256,bytes)")
-CLOSING = frozenset({"liquidate", "buyCollateral", "preLiquidate", "liquidationCall"})
-"""Functions that take something of an account, of either contract."""
+CLOSING = frozenset({"liquidate", "buyCollateral", "preLiquidate", "liquidationCall", "liquidateBorrow"})
+"""Functions that take something of an account, of any contract."""
+
+
+def share_of(wad: Wad, share: float) -> Wad:
+    """Return a share of an amount, of which six digits count."""
+    return wad * round(share * 10**6) // 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,18 +241,12 @@ def _healed(account: Account) -> Account:
 
 
 @dataclass
-class LoanChain(Reacting):
-    """One market of Morpho Blue, by its own integers; its oracle says what its one feed does."""
+class LendingChain(Reacting):
+    """A protocol that lends: loans by account, and a wallet with every token that may be repaid."""
 
-    loans: dict[AccountKey, Loan] = field(default_factory=dict)
+    loans: dict[AccountKey, Any] = field(default_factory=dict)
     held: int = RICH
     """What the wallet has of every token."""
-    pre_share_bps: int = BPS
-    """What the oracle of a pre-liquidation says of what that of the market does."""
-    nameless: str = ""
-    """A feed besides that the oracle of the market divides by, which tells nobody what it is."""
-    second_price: int = made.PRICE
-    """What the oracle of the second market says."""
 
     @property
     def state(self) -> object:
@@ -266,9 +257,58 @@ class LoanChain(Reacting):
         assert isinstance(found, dict)
         self.loans = dict(found)
 
+    def changed(
+        self, loan: Any, where: str, signature: str, indexed: Sequence[str], data: bytes, tx_hash: str = ""
+    ) -> None:
+        """Change a loan in the newest block, with the event of a contract that says so."""
+        self.loans[loan.key] = loan
+        topics = (keccak(text=signature), *(bytes.fromhex(each[2:]).rjust(32, b"\0") for each in indexed))
+        tip, index = self.tip, len(self.logs)
+        self.logs.append(Log(where, topics, data, tip.number, tip.hash, tx_hash or f"0xtx{index}", index))
+
+    def lend(self, loan: Any) -> None:
+        """Change a loan in the newest block, with the event of somebody who borrows."""
+        raise NotImplementedError
+
+    def amounts(self, loan: Any) -> tuple[int, int]:
+        """Return what is held and owed of a loan, each as the protocol counts it."""
+        raise NotImplementedError
+
+    def pay_in(self, key: AccountKey, share: float) -> None:
+        """Have an owner pay in a share of what was held at first."""
+        raise NotImplementedError
+
+    def taken(self, key: AccountKey) -> None:
+        """Have somebody else close all of a loan."""
+        raise NotImplementedError
+
+    def answered(self, call: Call) -> bytes:
+        """Answer what is asked of the protocol's own reader."""
+        raise NotImplementedError
+
+    def _answer(self, call: Call) -> bytes:
+        if call.to == LENT_READER:
+            return self.witnessed()
+        purse = abi.load("readers", "PurseReader").functions["purse"]
+        if call.data[:4] != purse.selector:
+            return self.answered(call)
+        _, pockets = decode(purse.inputs, call.data[4:])
+        return encode(purse.outputs, [[(self.held, RICH)] * len(pockets)])
+
+
+@dataclass
+class LoanChain(LendingChain):
+    """One market of Morpho Blue, by its own integers; its oracle says what its one feed does."""
+
+    pre_share_bps: int = BPS
+    """What the oracle of a pre-liquidation says of what that of the market does."""
+    nameless: str = ""
+    """A feed besides that the oracle of the market divides by, which tells nobody what it is."""
+    second_price: int = made.PRICE
+    """What the oracle of the second market says."""
+
     def lend(self, loan: Loan, act: str = "Borrow", tx_hash: str = "") -> None:
         """Change a loan in the newest block, with the event that says so."""
-        self.loans[loan.key] = loan
         owner = "0x" + loan.key[:20].hex()
         acts: dict[str, tuple[str, tuple[str, ...], list[str], list[object]]] = {
             "Borrow": (
@@ -291,15 +331,8 @@ class LoanChain(Reacting):
             ),
         }
         signature, indexed, kinds, values = acts[act]
-        topics = (
-            keccak(text=signature),
-            made.FIRST,
-            *(bytes(12) + bytes.fromhex(each[2:]) for each in indexed),
-        )
-        tip, index = self.tip, len(self.logs)
-        data = encode(kinds, values)
-        self.logs.append(
-            Log(made.MORPHO, topics, data, tip.number, tip.hash, tx_hash or f"0xtx{index}", index)
+        self.changed(
+            loan, made.MORPHO, signature, ("0x" + made.FIRST.hex(), *indexed), encode(kinds, values), tx_hash
         )
 
     def named(self, data: bytes) -> str:
@@ -323,22 +356,26 @@ class LoanChain(Reacting):
             )
         return True
 
+    def amounts(self, loan: Any) -> tuple[int, int]:
+        return loan.collateral, loan.borrow_shares
+
+    def pay_in(self, key: AccountKey, share: float) -> None:
+        loan = self.loans[key]
+        more = replace(loan, collateral=loan.collateral + share_of(WAD, share))
+        self.lend(more, "SupplyCollateral")
+
     def taken(self, key: AccountKey) -> None:
-        """Have somebody else close all of a loan."""
         self.lend(replace(self.loans[key], collateral=0, borrow_shares=0), "Liquidate")
 
     def _price(self, feed: str) -> int:
         del feed
         return self.slow["ETH/USD"] * made.PRICE // (2_000 * WAD)
 
-    def _answer(self, call: Call) -> bytes:
-        if call.to == LENT_READER:
-            return self.witnessed()
+    def answered(self, call: Call) -> bytes:
         readers = {
             abi.load("readers", "MorphoReader").functions["rows"].selector: self._loans,
             abi.load("readers", "MorphoReader").functions["world"].selector: self._markets,
             abi.load("readers", "MorphoReader").functions["tried"].selector: self._terms,
-            abi.load("readers", "PurseReader").functions["purse"].selector: self._purse,
         }
         return readers[call.data[:4]](call)
 
@@ -376,126 +413,3 @@ class LoanChain(Reacting):
         if self.nameless:
             answers[made.ORACLE, "QUOTE_FEED_2"] = encode(["address"], [self.nameless])
         return tried_answer(call, answers)
-
-    def _purse(self, call: Call) -> bytes:
-        purse = abi.load("readers", "PurseReader").functions["purse"]
-        _, pockets = decode(purse.inputs, call.data[4:])
-        return encode(purse.outputs, [[(self.held, RICH)] * len(pockets)])
-
-
-@dataclass
-class PoolChain(Reacting):
-    """A pool of Aave v3, by its own integers; its oracle says what its feeds do."""
-
-    loans: dict[AccountKey, AaveRow] = field(default_factory=dict)
-    rules: Rules = Rules.V3_6
-    allows: bool = True
-    """Whether its sentinel lets anybody be liquidated."""
-    traced: tuple[int, ...] = (pools.WETH, pools.USDC)
-    """The reserves whose price leads to a feed."""
-    pooled: Mapping[int, pools.Terms] = field(default_factory=lambda: dict(pools.POOLED))
-    """Its reserves, but for the price of ether."""
-
-    @property
-    def state(self) -> object:
-        return dict(self.loans)
-
-    @state.setter
-    def state(self, found: object) -> None:
-        assert isinstance(found, dict)
-        self.loans = dict(found)
-
-    @property
-    def pool(self) -> Deployment:
-        """What a keeper has read of it before the start."""
-        return pools.deployment(self.rules, traced=self.traced)
-
-    def lend(self, loan: AaveRow) -> None:
-        """Change a loan in the newest block, with the event that says so."""
-        owner = "0x" + loan.key[:20].hex()
-        data = encode(["address", "uint256", "uint8", "uint256"], [owner, 1, 2, 0])
-        signature = "Borrow(address,address,address,uint256,uint8,uint256,uint16)"
-        self._changed(loan, signature, (pools.token(pools.USDC), owner, "0x" + "00" * 20), data)
-
-    def _changed(
-        self, loan: AaveRow, signature: str, indexed: tuple[str, ...], data: bytes, tx_hash: str = ""
-    ) -> None:
-        self.loans[loan.key] = loan
-        topics = (keccak(text=signature), *(bytes(12) + bytes.fromhex(each[2:]) for each in indexed))
-        tip, index = self.tip, len(self.logs)
-        self.logs.append(
-            Log(pools.POOL, topics, data, tip.number, tip.hash, tx_hash or f"0xtx{index}", index)
-        )
-
-    def taken(self, key: AccountKey) -> None:
-        """Have somebody else close all of a loan."""
-        self._closed(replace(self.loans[key], collateral=(), debt=()), 1)
-
-    def _closed(self, left: AaveRow, repaid: int, tx_hash: str = "") -> None:
-        owner = "0x" + left.key[:20].hex()
-        signature = "LiquidationCall(address,address,address,uint256,uint256,address,bool)"
-        moved = encode(["uint256", "uint256", "address", "bool"], [repaid, 1, STRANGER, False])
-        pair = (pools.token(pools.WETH), pools.token(pools.USDC))
-        self._changed(left, signature, (*pair, owner), moved, tx_hash)
-
-    def named(self, data: bytes) -> str:
-        assert data[:4] == LIQUIDATION_CALL.selector
-        return LIQUIDATION_CALL.name
-
-    def carry_out(self, data: bytes, at: ChainTime, tx_hash: str = "") -> bool:
-        collateral, debt, owner, amount, _ = decode(LIQUIDATION_CALL.inputs, data[4:])
-        loan = self.loans[aave_codec.key_of(owner)]
-        numbers = {pools.token(number): number for number in pools.NUMBERS}
-        world = aave_codec.decode_world(self._told(), self.pool).at(at.timestamp_s).now
-        closed = aave_math.close(loan.loan, numbers[collateral], numbers[debt], amount, world)
-        if not isinstance(closed, aave_math.Close):
-            return False
-        if tx_hash:
-            held, owed = closed.after.collateral, closed.after.debt
-            left = replace(loan, collateral=tuple(held.items()), debt=tuple(owed.items()))
-            self._closed(left, closed.repaid, tx_hash)
-        return True
-
-    def _told(self) -> bytes:
-        price = self.slow["ETH/USD"] * BASE_UNIT // WAD
-        terms = {**self.pooled, pools.WETH: replace(self.pooled[pools.WETH], price=price)}
-        answered = {pools.WETH: (price, self.slow_at_s), pools.USDC: (BASE_UNIT, NOW_S - 600)}
-        answers = [answered[each] for each in self.traced]
-        return pools.world_answer(
-            terms, rules=self.rules, answers=answers, allows=self.allows, now_s=self.tip.timestamp_s
-        )
-
-    def _listing(self) -> bytes:
-        words = [
-            word
-            for each in self.pool.reserves.values()
-            for word in (each.number, each.token, each.atoken, each.debt_token, each.source)
-        ]
-        told = [word if isinstance(word, int) else int(word, 16) for word in words]
-        terms = [pools.REVISIONS[self.rules], BASE_UNIT]
-        return encode(AAVE_READER["listing"].outputs, [terms, told])
-
-    def _sources(self) -> bytes:
-        """Say of each reserve's source what it is a feed of, or nothing."""
-        found: list[bytes] = []
-        for traces in self.pool.traces.values():
-            pair = traces[0].feed.replace("/", " / ") if traces else ""
-            said = [encode(["string"], [pair]), (8).to_bytes(32), bytes(160)]
-            found += [*(said if traces else [b""] * len(said)), *[b""] * 5]
-        return encode(AAVE_READER["tried"].outputs, [found])
-
-    def _answer(self, call: Call) -> bytes:
-        if call.to == LENT_READER:
-            return self.witnessed()
-        if call.data[:4] == AAVE_READER["rows"].selector:
-            _, keys = decode(AAVE_READER["rows"].inputs, call.data[4:])
-            keys = [bytes.fromhex(each[2:]) + bytes(12) for each in keys]
-            self.read += keys
-            return pools.page_of([self.loans.get(key, AaveRow(key, 0, (), ())) for key in keys])
-        whole = {"world": self._told, "listing": self._listing, "tried": self._sources}
-        for name, answer in whole.items():
-            if call.data[:4] == AAVE_READER[name].selector:
-                return answer()
-        purse = abi.load("readers", "PurseReader").functions["purse"]
-        _, pockets = decode(purse.inputs, call.data[4:])
-        return encode(purse.outputs, [[(RICH, RICH)] * len(pockets)])

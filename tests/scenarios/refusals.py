@@ -25,11 +25,13 @@ from keeper.plan.lending import ConvertParams, FlashParams
 from keeper.plan.pace import Pace
 from keeper.ports import Switch
 from keeper.protocols.aave_v3.math import Rules
+from keeper.protocols.compound_v2.math import Action
 from keeper.protocols.hybrid.params import Listed
 from keeper.risk.liquidity import Depth
 from keeper.units import WAD
-from tests.scenarios.chains import STRANGER, PoolChain
-from tests.scenarios.stage import AAVE, HYBRID, LONG, MORPHO, Beat, Errs, Roads, Stage, share_of
+from tests.scenarios.chains import STRANGER, share_of
+from tests.scenarios.pool_chains import AaveChain
+from tests.scenarios.stage import AAVE, HYBRID, LONG, MORPHO, VENUS, Beat, Errs, Roads, Stage
 from tests.unit.execute.distant import Distant
 from tests.unit.pipeline.desk import FIRST, KEEPER, KEY
 from tests.unit.pipeline.test_posting import Signed
@@ -239,7 +241,7 @@ def pooled(number: int, **terms: Any) -> Set:
     """Have a reserve of the pool be otherwise."""
 
     def change(stage: Stage) -> None:
-        assert isinstance(stage.chain, PoolChain)
+        assert isinstance(stage.chain, AaveChain)
         stage.chain.pooled = {**stage.chain.pooled, number: replace(stage.chain.pooled[number], **terms)}
 
     return change
@@ -247,7 +249,7 @@ def pooled(number: int, **terms: Any) -> Set:
 
 def blind(stage: Stage) -> None:
     """Have the account hang on a feed besides that nobody knows the name of; in the pool, for its debt."""
-    if isinstance(stage.chain, PoolChain):
+    if isinstance(stage.chain, AaveChain):
         chained(traced=(pools.WETH,))(stage)
         return
     chained(nameless=NAMELESS)(stage)
@@ -414,6 +416,7 @@ ON_ONE: dict[tuple[str, str], tuple[Policy, Set, Sequence[Beat]]] = {
         FALL,
     ),
     ("pool.illiquid", AAVE): (BALANCED, pooled(pools.WETH, liquid=0), FALL),
+    ("venus.refuses", VENUS): (BALANCED, chained(paused=frozenset({Action.LIQUIDATE})), FALL),
     ("confirm.unsupported", AAVE): (BALANCED, blind, FALL),
     ("confirm.unsupported", MORPHO): (BALANCED, blind, FALL),
     ("confirm.min_delay", MORPHO): (replace(FAST, min_delay_s=24), chained(), FALL),

@@ -37,6 +37,7 @@ from keeper.plan.lending import Params as Closing
 from keeper.ports import Journal, Reports
 from keeper.protocols.aave_v3.market import AaveMarket
 from keeper.protocols.aave_v3.rows import AaveRow
+from keeper.protocols.compound_v2.market import VenusMarket
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.morpho_blue.market import MorphoMarket
 from keeper.replay.deck import Deck
@@ -44,10 +45,20 @@ from keeper.replay.play import play_run, playable
 from keeper.replay.scene import Parts, scene_at
 from keeper.units import WAD, AccountKey, FeedId, Wad
 from keeper.why.explain import explain, words_of
-from tests.scenarios.chains import CLOSING, LoanChain, MarginChain, PoolChain, Reacting, Said
+from tests.scenarios.chains import (
+    CLOSING,
+    LendingChain,
+    LoanChain,
+    MarginChain,
+    Reacting,
+    Said,
+    share_of,
+)
+from tests.scenarios.pool_chains import HELD, AaveChain, VenusChain
 from tests.unit.pipeline.desk import EMPTY, FIRST, KEEPER, SIGNER, Desk, _short
 from tests.unit.pipeline.ticking import Ticker
 from tests.unit.protocols.aave_v3 import pools
+from tests.unit.protocols.compound_v2 import made as venus
 from tests.unit.protocols.hybrid.books import PRICES
 from tests.unit.protocols.morpho_blue import made
 
@@ -59,16 +70,23 @@ CALM = b"\x0c" * 20
 LONG = Leg(1, 100 * WAD, -21_000 * WAD)
 OWED = round(2_000 * EDGE * 0.86 * 10**6)
 """What both hold, or owe in millionths of a dollar at the most: by these the edge is where it is."""
-HELD, BORROWED = 5 * WAD, round(5 * 2_000 * EDGE * 0.8 * 10**6)
-"""The same of Aave."""
+BORROWED = round(5 * 2_000 * EDGE * 0.8)
+"""What is owed in a pool at the most, in dollars, against five ether."""
 VENUES = 3
 GAS = "GAS/USD"
 SIGHTED = Book(feeds_lost=(NEVER, NEVER, NEVER))
 """For a book that no lost feed makes more cautious: then each preset is itself."""
-HYBRID, MORPHO, AAVE = "HybridMargin", "Morpho Blue", "Aave v3"
+HYBRID, MORPHO, AAVE, VENUS = "HybridMargin", "Morpho Blue", "Aave v3", "Venus"
 PROTOCOLS = (HYBRID, MORPHO)
 """Those on which every story is played."""
-CHAINS: Mapping[str, type[Reacting]] = {HYBRID: MarginChain, MORPHO: LoanChain, AAVE: PoolChain}
+POOLS = (AAVE, VENUS)
+"""Those on which each story ends as it does on Morpho Blue."""
+CHAINS: Mapping[str, type[Reacting]] = {
+    HYBRID: MarginChain,
+    MORPHO: LoanChain,
+    AAVE: AaveChain,
+    VENUS: VenusChain,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +174,15 @@ class Venues(Ticker):
         return compose(feed, offers, now_s * 1000, Asked()).quote
 
 
-def share_of(wad: Wad, share: float) -> Wad:
-    """Return a share of an amount, of which six digits count."""
-    return wad * round(share * 10**6) // 10**6
+def first_loan(protocol: str, owner: bytes, part: int = 1) -> Any:
+    """Return the loan of an owner as it is at first: so large a part of what makes it break at the edge."""
+    key = owner + bytes(12)
+    if protocol == AAVE:
+        return AaveRow(key, 0, ((pools.WETH, HELD),), ((pools.USDC, BORROWED * 10**6 // part),))
+    if protocol == VENUS:
+        # Less by what grows within these blocks: on the edge itself it is in no breach.
+        return replace(venus.loan((BORROWED - 1) // part, HELD / WAD), key=key)
+    return replace(made.loan(OWED // part), key=owner + made.FIRST[:12])
 
 
 class Stage:
@@ -198,8 +222,7 @@ class Stage:
         """Whom a keeper of HybridMargin hears."""
         self.margin = replace(EMPTY, key=OWNER + bytes(12), cash_wad=2_570 * WAD, legs=(LONG,))
         """The account at risk as it is at first; of Morpho Blue it is the loan."""
-        self.loan = replace(made.loan(OWED), key=OWNER + made.FIRST[:12])
-        self.row = AaveRow(OWNER + bytes(12), 0, ((pools.WETH, HELD),), ((pools.USDC, BORROWED),))
+        self.loan = first_loan(protocol, OWNER)
         self.share = self.chain_share = 1.0
         self.chain.clocks = self._said
         # A confirmed account of HybridMargin is closed until it is cured.
@@ -211,13 +234,9 @@ class Stage:
         if isinstance(self.chain, MarginChain):
             self.chain.put(self.margin)
             self.chain.put(replace(EMPTY, key=CALM + bytes(12), cash_wad=19_000 * WAD, legs=(LONG,)))
-        elif isinstance(self.chain, LoanChain):
+        elif isinstance(self.chain, LendingChain):
             self.chain.lend(self.loan)
-            self.chain.lend(replace(made.loan(OWED // 4), key=CALM + made.FIRST[:12]))
-        elif isinstance(self.chain, PoolChain):
-            self.chain.lend(self.row)
-            calm = replace(self.row, key=CALM + bytes(12), debt=((pools.USDC, BORROWED // 4),))
-            self.chain.lend(calm)
+            self.chain.lend(first_loan(self.protocol, CALM, 4))
 
     @property
     def key(self) -> AccountKey:
@@ -234,19 +253,17 @@ class Stage:
 
     def _edge(self) -> float:
         """Return the share below which the account is in breach, with what was paid in and taken since."""
-        if isinstance(self.chain, PoolChain):
-            left = self.chain.loans[self.key].loan
-            held, owed = left.collateral.get(pools.WETH, 0) / HELD, left.debt.get(pools.USDC, 0) / BORROWED
-        elif isinstance(self.chain, LoanChain):
-            now, first = self.chain.loans[self.key], self.loan
-            held, owed = now.collateral / first.collateral, now.borrow_shares / first.borrow_shares
-        else:
-            held = owed = 1.0
-        return self.edge * owed / held if held else inf
+        if not isinstance(self.chain, LendingChain):
+            return self.edge
+        held, owed = self.chain.amounts(self.chain.loans[self.key])
+        held_first, owed_first = self.chain.amounts(self.loan)
+        return self.edge * owed * held_first / (held * owed_first) if held else inf
 
     def _market(self, deployment: Any) -> Any:
-        if isinstance(self.chain, PoolChain):
+        if isinstance(self.chain, AaveChain):
             return AaveMarket(self.chain.pool)
+        if isinstance(self.chain, VenusChain):
+            return VenusMarket(venus.LISTING)
         return HybridMarket(deployment) if self.is_margin else MorphoMarket(self.listing)
 
     def _live(self, *_: Any) -> Any:
@@ -333,14 +350,8 @@ class Stage:
         if isinstance(self.chain, MarginChain):
             found = self.chain.accounts[self.key]
             self.chain.put(replace(found, cash_wad=found.cash_wad + share_of(20_000 * WAD, share)))
-        elif isinstance(self.chain, LoanChain):
-            loan = self.chain.loans[self.key]
-            more = replace(loan, collateral=loan.collateral + share_of(WAD, share))
-            self.chain.lend(more, "SupplyCollateral")
-        elif isinstance(self.chain, PoolChain):
-            row = self.chain.loans[self.key]
-            held = row.loan.collateral[pools.WETH] + share_of(HELD, share)
-            self.chain.lend(replace(row, collateral=((pools.WETH, held),)))
+        elif isinstance(self.chain, LendingChain):
+            self.chain.pay_in(self.key, share)
 
     # --- what came of it ---
 

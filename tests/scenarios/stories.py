@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from keeper.confirm.policy import BALANCED, PRESETS, Policy
-from tests.scenarios.stage import HYBRID, MORPHO, Beat
+from tests.scenarios.stage import HYBRID, MORPHO, VENUS, Beat
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +18,12 @@ class Story:
     name: str
     beats: tuple[Beat, ...]
     ends: dict[str, str | tuple[str, ...]]
-    """By protocol: one for all presets, one for each of the three, or one for the faster two and another."""
+    """By protocol: one for all presets, one for each of the three, or one for the faster two and another.
+    In a pool it ends as on Morpho Blue, where nothing else is said."""
 
     def end(self, protocol: str, policy: Policy) -> str:
         """Return what is to be journaled."""
-        found = self.ends[protocol]
+        found = self.ends.get(protocol, self.ends[MORPHO])
         if isinstance(found, str):
             return found
         return found[max(0, policy.rank - len(PRESETS) + len(found))]
@@ -159,6 +160,9 @@ STORIES = (
                     " 4: Moved backstop"
                 ),
             ),
+            # Half of a debt at the most: the owner would be left with less than before.
+            VENUS: f"{_DOUBTED} confirm.oracle_lags; 4: Moved backstop, Waited confirm.shallow;"
+            " 5: Refused size.harm",
         },
     ),
     Story(

@@ -21,8 +21,7 @@ PRICES = ("fast", "slow", "execution")
 TOLD = ("unit", "properties", "scenarios")
 POOL = {f"pool.{each.name.lower()}" for each in Unmet}
 ELSEWHERE = {
-    "Venus or Perpetual has it, and no protocol on stage": {
-        *("venus.refuses", "venus.unknown"),
+    "Perpetual has it, and no protocol on stage": {
         *("takeover.none", "takeover.refused", "takeover.unprofitable"),
     },
     "sizes of Aave are chosen so that its pool takes them: it is what a search is told": {
@@ -41,7 +40,7 @@ ELSEWHERE = {
     },
     "the verdict has asked it of the account before anything is planned": {
         *("morpho.unknown", "size.no_way", "slope.not_breached", "slope.not_confirmed"),
-        *("pool.healthy", "pool.not_borrowed"),
+        *("pool.healthy", "pool.not_borrowed", "venus.unknown"),
         "taker.own_account",
     },
     "who has what is not listed, or what has no view, is not judged at all": {"oracle.unknown"},

@@ -11,7 +11,7 @@ from keeper.confirm.policy import BALANCED, FAST, PRESETS, Policy, tuned
 from keeper.why.account import UNSEEN
 from keeper.why.explain import words_of
 from tests.scenarios.refusals import FALL, NAMELESS, blind, witnessed
-from tests.scenarios.stage import AAVE, MORPHO, PROTOCOLS, SIGHTED, Beat, Stage
+from tests.scenarios.stage import MORPHO, POOLS, PROTOCOLS, SIGHTED, Beat, Stage
 from tests.scenarios.stories import NEVER_FOLLOWS, STORIES, Story
 from tests.unit.pipeline.desk import FIRST
 
@@ -187,13 +187,16 @@ async def test_by_the_operator_s_own_word_it_is_closed_once_the_chain_has_shown_
     await expect_the_same_again(stage)
 
 
+@pytest.mark.parametrize("protocol", POOLS)
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
-async def test_each_story_ends_on_a_pool_as_it_does_on_a_market(story: Story, tmp_path: Path) -> None:
+async def test_each_story_ends_in_a_pool_as_it_does_in_a_market(
+    story: Story, protocol: str, tmp_path: Path
+) -> None:
     """Whatever the protocol that lends: its integers are its own, what is decided by both clocks is not."""
-    stage = Stage(tmp_path / "journal.sqlite", AAVE)
+    stage = Stage(tmp_path / "journal.sqlite", protocol)
     stage.open()
     await stage.play(story.beats)
-    assert stage.told() == story.end(MORPHO, BALANCED)
+    assert stage.told() == story.end(protocol, BALANCED)
     await expect_the_same_again(stage)
 
 

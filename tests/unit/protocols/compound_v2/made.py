@@ -99,8 +99,9 @@ def world_words(
         (2_000 * 10**8, AT.timestamp_s - 60),
         (10**8, AT.timestamp_s - 600),
     ),
+    at: ChainTime = AT,
 ) -> bytes:
     """Encode what the reader says of the world."""
-    pool = (AT.block, AT.timestamp_s, POOL.close_factor_wad, POOL.incentive_wad, POOL.least_collateral, 77)
+    pool = (at.block, at.timestamp_s, POOL.close_factor_wad, POOL.incentive_wad, POOL.least_collateral, 77)
     told = [*pool, *(word for each in markets for word in each), *(word for each in rounds for word in each)]
     return encode(["uint256[]"], [told])

@@ -265,21 +265,26 @@ ASKED = {
 
 def listed(answers: Chain, chosen: Chosen = CHOSEN) -> Listing:
     """Carry the reading out on a chain that gives these answers."""
-    tried = load("readers", "VenusReader").functions["tried"]
     rounds = read_listing(chosen)
     [call] = next(rounds)
     while True:
-        assert call.data[:4] == tried.selector
-        addresses, questions = replace(tried, outputs=tried.inputs).result(call.data[4:])
-        told = [
-            answers.get((to, name(ASKED[data[:4]], data)), b"")
-            for to, data in zip(addresses, questions, strict=True)
-        ]
         try:
-            [call] = rounds.send([encode(tried.outputs, [told])])
+            [call] = rounds.send([tried_answer(call, answers)])
         except StopIteration as done:
             found: Listing = done.value
             return found
+
+
+def tried_answer(call: Call, answers: Chain) -> bytes:
+    """Answer what can be, by address and name of the question."""
+    tried = load("readers", "VenusReader").functions["tried"]
+    assert call.data[:4] == tried.selector
+    addresses, questions = replace(tried, outputs=tried.inputs).result(call.data[4:])
+    told = [
+        answers.get((to, name(ASKED[data[:4]], data)), b"")
+        for to, data in zip(addresses, questions, strict=True)
+    ]
+    return encode(tried.outputs, [told])
 
 
 def name(asked: Function, data: bytes) -> str:
