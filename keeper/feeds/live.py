@@ -89,6 +89,8 @@ class LiveComposite:
         self._last: dict[FeedId, Wad | None] = {}
         """The price of each feed when a tick last looked at it."""
         self._composed: dict[FeedId, Composite] = {}
+        self._composed_ms: dict[FeedId, int] = {}
+        """When each was, of all that has been heard until now."""
         self.composites()
 
     def latest(self, now_s: UnixS) -> Mapping[FeedId, Quote | Unknown]:
@@ -149,15 +151,20 @@ class LiveComposite:
         return moved
 
     def _compose(self, feed: FeedId, now_ms: int) -> Composite:
+        """Compose a feed as of now; within a millisecond without news it is as before."""
+        if self._composed_ms.get(feed) == now_ms:
+            return self._composed[feed]
         offers = []
         for source in self._sources[feed]:
             heard = self._heard[source.venue]
             rate = None if source.quoted_in is None else self._composed[source.quoted_in].quote
             offers.append(Offer(source.venue, heard.quotes[source.symbol], heard.stands_ms, rate))
         composite = self._composed[feed] = compose(feed, offers, now_ms, self._params)
+        self._composed_ms[feed] = now_ms
         return composite
 
     def _on_news(self, venue: str, symbols: Collection[str], heard_ns: int) -> None:
+        self._composed_ms.clear()
         for symbol in symbols:
             for feed in self._feeds[venue, symbol]:
                 self._arrived.setdefault(feed, heard_ns)

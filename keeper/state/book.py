@@ -32,6 +32,7 @@ EXACT = 1024
 """Accounts whose exact state is kept as objects: some are asked for at every tick."""
 CHUNK = 2**16
 """Rows that are derived or written to disk at a time: what that takes in between stays small."""
+NO_ROWS: Rows = np.zeros(0, np.intp)
 
 
 class Book(Generic[RowT]):
@@ -54,7 +55,9 @@ class Book(Generic[RowT]):
         self._changed: list[Rows] | None = None
         """Rows that were written to since somebody asked; None where it is all of them."""
         self._exact: dict[AccountKey, RowT] = {}
-        """What was read out of the columns since anything was written to them."""
+        """What was read out of the columns since anything was written to them,"""
+        self._frozen: Snapshot | None = None
+        """and the columns as they were lent since."""
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -75,8 +78,8 @@ class Book(Generic[RowT]):
         than legs can name.
         """
         had, names = self._names, _names(shape)
+        self._forget()
         self._shape, self._names = shape, names
-        self._exact.clear()
         if had == names:
             return
         self._changed = None
@@ -94,6 +97,7 @@ class Book(Generic[RowT]):
         For those that hold nothing any more: an event or a reorg of what is remembered brings them back, but
         a reorg beyond memory makes dirty only what is known. A mark stays until the account is read.
         """
+        self._forget()
         rows = np.unique(self._keys.find(key_array(keys)))
         rows = rows[rows != NOBODY]
         holes, movers = self._keys.remove(rows)
@@ -131,6 +135,7 @@ class Book(Generic[RowT]):
 
     def _doubt(self, keys: Collection[AccountKey]) -> None:
         """Make accounts dirty; their cash is no number until they are read."""
+        self._forget()
         self._dirty.update(dict.fromkeys(keys))
         rows = self._keys.find(key_array(keys))
         rows = rows[rows != NOBODY]
@@ -138,14 +143,20 @@ class Book(Generic[RowT]):
         self._note_changed(rows)
 
     def _note_changed(self, rows: Rows) -> None:
-        self._exact.clear()
         if self._changed is not None:
             self._changed.append(rows)
+
+    def _forget(self) -> None:
+        """Let go of what was handed out, before anything is written: what nobody else holds is not copied."""
+        self._exact.clear()
+        self._frozen = None
 
     def take_changed(self) -> Rows | None:
         """Return the rows that were written to since the last call, each once; None for all of them."""
         changed, self._changed = self._changed, []
-        return None if changed is None else np.unique(np.concatenate([*changed, np.zeros(0, np.intp)]))
+        if changed is None:
+            return None
+        return np.unique(np.concatenate(changed)) if changed else NO_ROWS
 
     def dirty(self) -> tuple[AccountKey, ...]:
         """Return the accounts to read, oldest mark first."""
@@ -173,6 +184,7 @@ class Book(Generic[RowT]):
 
     def _put(self, rows: Rows, read: Page) -> None:
         """Write a page into its rows, the next ones where an account has none, and derive the twins."""
+        self._forget()
         new = rows == NOBODY
         if new.any():
             rows[new] = self._keys.add(read.keys[new])
@@ -196,6 +208,11 @@ class Book(Generic[RowT]):
 
     def freeze(self) -> Snapshot:
         """Return the book as it is; later folds do not change what was handed out, and nothing is copied."""
+        if self._frozen is None:
+            self._frozen = self._lent()
+        return self._frozen
+
+    def _lent(self) -> Snapshot:
         n = len(self)
         first, counts, entries = self._legs.lend(n)
         return Snapshot(

@@ -244,20 +244,20 @@ class Trigger:
             return None
         apart = np.empty(len(terms.group))
         self._loops.apart(terms, known.terms, known.units, apart)
-        if not (apart * PER < SHELVES).all():
+        most = float(apart.max(initial=0.0))
+        if not most * PER < SHELVES:
             return None
         shelves, is_far = (apart * PER).astype(np.intp), apart > BOX
-        near = int(shelves[~is_far].max(initial=0))
-        far = np.flatnonzero(is_far).tolist()
-        parts = [
-            known.listed(len(apart), 0, near),
-            *(known.listed(column, near + 1, int(shelves[column])) for column in far),
-            self._changed[self._away[self._changed] <= apart.max(initial=0.0)],
-        ]
+        far = np.flatnonzero(is_far).tolist() if most > BOX else []
+        near = int(shelves[~is_far].max(initial=0)) if far else int(most * PER)
+        parts = [known.listed(len(apart), 0, near)]
+        parts += [known.listed(column, near + 1, int(shelves[column])) for column in far]
+        if len(self._changed):
+            parts.append(self._changed[self._away[self._changed] <= most])
         if sum(map(len, parts)) * SHARE > self._rows:
             return None
         self.is_due = len(far) > 0 or len(self._changed) * STALE_SHARE > self._rows
-        return np.concatenate(parts)
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def _sift(self, held: Held, terms: Terms, rows: Numbers | None) -> tuple[Numbers, int]:
         """Return who of some rows, or of all, is not above 0; and how many are unknown in all."""

@@ -122,6 +122,8 @@ def is_doubtful(array: ArrayView | None, price_wad: Wad, at_s: UnixS) -> bool:
 
 def _underlyings(priced: Sequence[tuple[Instrument, Wad | None]], at_s: UnixS) -> Iterator[Underlying]:
     """Put together the markets of each feed that has more than one, none of them settled or without price."""
+    if not _may_net([each for each, _ in priced]):
+        return
     columns = [
         _Column(place, each, price_wad)
         for place, (each, price_wad) in enumerate(priced)
@@ -131,6 +133,12 @@ def _underlyings(priced: Sequence[tuple[Instrument, Wad | None]], at_s: UnixS) -
         found = list(markets)
         if len(found) > 1 or found[0].is_option:
             yield _underlying(found, at_s)
+
+
+def _may_net(instruments: Sequence[Instrument]) -> bool:
+    """Tell whether any of them is an option, or two trade one feed: without prices, and cheaply."""
+    feeds = [each.feed for each in instruments if each.kind is not None and each.settlement_wad is None]
+    return len({*feeds}) < len(feeds) or any(map(_is_option, instruments))
 
 
 def _settled(instruments: Sequence[Instrument]) -> Iterator[Underlying]:

@@ -14,12 +14,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from keeper.domain import Quote, Unknown
+from keeper.feeds import live
 from keeper.feeds import socket as lines
-from keeper.feeds.composite import Composite, Params
+from keeper.feeds.composite import Composite, Params, compose
 from keeper.feeds.live import LiveComposite, Source
 from keeper.feeds.socket import LIMITED_S, LONGEST_LIMIT_S, LONGEST_WAIT_S, limit_s, pause_s
 from keeper.feeds.venues import VENUES
-from keeper.units import WAD
+from keeper.units import WAD, FeedId
 from tests.stub_venues import PATIENCE_S, PYTH_ID, StubVenues
 
 NOW_MS = 1_700_000_000_500
@@ -421,6 +422,31 @@ async def test_subscriptions_go_out_at_a_bounded_pace(stubs: StubVenues) -> None
     times = [at for at, _ in stubs.coinbase.said]
     assert all(after - before > 0.04 for before, after in pairwise(times))
     assert all(1 / venue.pace_s <= 5 for venue in VENUES.values())
+
+
+def test_nothing_is_composed_twice_within_a_millisecond_without_news(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    composed: list[FeedId] = []
+    now_ms = 1_000
+
+    def counted(feed: FeedId, *asked: Any) -> Composite:
+        composed.append(feed)
+        return compose(feed, *asked)
+
+    monkeypatch.setattr(live, "compose", counted)
+    sources = [Source("kraken", "BTC/USD"), Source("okx", "BTC-USD")]
+    feed = LiveComposite({"BTC/USD": sources}, Params(), clock_ms=lambda: now_ms)
+    for _ in range(2):
+        feed.latest(0)
+    assert len(composed) == 1
+    now_ms += 1
+    for _ in range(2):
+        feed.latest(0)
+    assert len(composed) == 2
+    feed._on_news("okx", ["BTC-USD"], 0)
+    feed.latest(0)
+    assert len(composed) == 3
 
 
 async def test_a_tick_is_a_price_that_moved_by_the_arrival_of_the_first_message(stubs: StubVenues) -> None:

@@ -47,6 +47,17 @@ def test_an_account_is_the_same_object_until_the_book_is_written_to() -> None:
     assert book.exact(key(1)) == before
 
 
+def test_a_snapshot_is_lent_once_and_copied_for_nobody() -> None:
+    book = book_of(account(1), account(2))
+    first = book.freeze()
+    assert book.freeze() is first
+    cells = first.cash.__array_interface__["data"]
+    del first
+    book.fold_rows(page_of([account(1, cash_wad=7 * WAD)]), 101)
+    assert book.freeze().cash.__array_interface__["data"] == cells
+    assert book.freeze().cash[0] == 7
+
+
 def test_of_many_accounts_that_are_asked_for_only_the_last_ones_are_kept_as_objects() -> None:
     book = book_of(*(account(number) for number in range(1, EXACT + 2)))
     first = book.exact(key(1))
