@@ -7,6 +7,9 @@ the account was built and simulated after the last block. ``wire-any-1m``: it wa
 first. ``burst-500``: one price breaches 500 accounts at once, each act a transaction of its own; its row
 tells of each transaction how long after the price it came, and the note when the last one did.
 
+``floor`` is the least that Python takes on this machine: a process that hears the message, compares the
+price, signs a transaction, keeps it and sends it, and nothing else (``keeper/lab/floor.py``).
+
 ``web3-loop`` is what a plain loop takes, as tutorials write them: it hears the same message on the same kind
 of socket, reads 1,000 accounts of an Anvil one by one, computes the health of each, and builds, signs and
 sends a flag for the worst. ``--small`` has 20,000 accounts. ``--stages`` measures nothing of this, and shows
@@ -38,7 +41,7 @@ from websockets.sync.client import connect
 from keeper.lab.anvil import anvil
 from keeper.lab.bench import ROOT, Row, arguments, report, row_of
 from keeper.lab.crowd import PRICES_WAD, Crowd, gather
-from keeper.lab.reaction import KEEPER, Reaction, rig
+from keeper.lab.reaction import KEEPER, Reaction, least, rig
 from keeper.lab.stages import parts_of, read_stages
 from keeper.lab.wires import Venues
 from keeper.protocols.hybrid.abi import artifact
@@ -104,6 +107,12 @@ async def shown(folder: Path, accounts: int) -> None:
         for part in parts_of(spans, ways):
             table.add_row(part.stage, f"{part.times}", f"{part.after_us:,.0f}", f"{part.took_us:,.0f}")
         Console().print(table)
+
+
+async def bare(folder: Path) -> Row:
+    """Time the least that Python takes for it on this machine."""
+    took_us = [us async for us in least(folder, RUNGS * (1 + ROUNDS))]
+    return row_of("floor", 0, took_us[RUNGS:])
 
 
 def looped() -> Row:
@@ -213,6 +222,7 @@ def main() -> None:
             runner.run(shown(Path(folder), accounts))
             return
         rows, notes = runner.run(reactions(Path(folder), accounts))
+        rows.append(runner.run(bare(Path(folder))))
     loop = looped()
     rows[1] = rows[1].against(loop).within(median_us=ANY_US, p99_us=ANY_P99_US, ratio=TIMES)
     report("From a price to the wire: us", [*rows, loop], json_path=chosen.json, notes=notes)

@@ -224,16 +224,45 @@ async def rig(
                 yield found
 
 
+async def least(folder: Path, count: int) -> AsyncIterator[float]:
+    """Yield how long a process takes so many times that does the least there is to do (``floor``) [us]."""
+    with anvil(timestamp_s=int(time.time())) as node:
+        async with Venues() as venues, Front(node, KEEPER.address) as front:
+            asked = [venues.urls["kraken"], front.url, str(folder / "floor.sqlite")]
+            with _process(["keeper.lab.floor", *asked], folder, "floor.log"):
+                async with asyncio.timeout(PATIENCE_S):
+                    while venues.listeners["kraken"] == 0:  # noqa: ASYNC110
+                        await asyncio.sleep(AFTER_S)
+                for number in range(count):
+                    price_ns = await venues.say("kraken", BTC, _venue_price(FIRST - number))
+                    async with asyncio.timeout(PATIENCE_S):
+                        await front.until_handed(number + 1)
+                    yield (front.handed[-1].heard_ns - price_ns) / 1e3
+                    await asyncio.sleep(AFTER_S)
+
+
 @contextmanager
 def _running(folder: Path, *, stages: bool) -> Iterator[subprocess.Popen[bytes]]:
     program = "keeper.lab.stages" if stages else "keeper"
     files = ["--config", "keeper.toml", "--snapshot", "crowd.snapshot"]
-    command = [sys.executable, "-m", program, "run", *files]
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("KEEPER_")}
     secret = {"KEEPER_PRIVATE_KEY": "0x" + KEEPER.key.hex()}
-    with (folder / "keeper.log").open("wb") as log:
+    with _process([program, "run", *files], folder, "keeper.log", secret) as process:
+        yield process
+
+
+@contextmanager
+def _process(
+    command: Sequence[str], folder: Path, log: str, secret: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a module in a folder for as long as the context is open."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("KEEPER_")}
+    with (folder / log).open("wb") as out:
         process = subprocess.Popen(
-            command, cwd=folder, env=inherited | secret, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-m", *command],
+            cwd=folder,
+            env=inherited | (secret or {}),
+            stdout=out,
+            stderr=subprocess.STDOUT,
         )
         try:
             yield process

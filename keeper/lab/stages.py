@@ -26,6 +26,7 @@ from keeper.execute.keys import LocalSigner
 from keeper.execute.sender import ChainSender
 from keeper.feeds.heard import Heard
 from keeper.journal.store import SqliteJournal, StoredJournal
+from keeper.pipeline import Pipeline
 from keeper.pipeline.acts import Acts
 from keeper.pipeline.care import Care
 from keeper.pipeline.watch import Watch
@@ -40,12 +41,13 @@ STAGES: Sequence[tuple[str, type, str]] = (
     ("answer", Care, "answer"),
     ("judge", HybridDesk, "judge"),
     ("journal the suspicion", StoredJournal, "record"),
+    ("act at once", Acts, "act_at_once"),
     ("act", Acts, "act"),
     ("simulate", ChainReader, "simulate"),
     ("permit", StoredJournal, "reserve"),
-    ("send", ChainSender, "send"),
-    ("sign", LocalSigner, "sign"),
+    ("sign", LocalSigner, "at_once"),
     ("journal the bytes", SqliteJournal, "sign"),
+    ("send", ChainSender, "send"),
     ("hand over", Rpc, "exchange"),
 )
 """In the order of the way; one with a colon, and those between answer and hand over, lie within others."""
@@ -60,9 +62,17 @@ class Span(NamedTuple):
 
 
 def note_stages(notes: list[Span]) -> None:
-    """Have every stage note when it begins and ends."""
+    """Have every stage note when it begins and ends, but for those of a rehearsal."""
     for stage, owner, name in STAGES:
         setattr(owner, name, _noting(stage, getattr(owner, name), notes))
+    rehearse = Pipeline.rehearse
+
+    def rehearsed(pipeline: Pipeline[Any]) -> None:
+        noted = len(notes)
+        rehearse(pipeline)
+        del notes[noted:]
+
+    setattr(Pipeline, "rehearse", rehearsed)  # noqa: B010 mypy knows a method where it is assigned to
 
 
 def _noting(stage: str, function: Callable[..., Any], notes: list[Span]) -> Callable[..., Any]:

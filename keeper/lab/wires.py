@@ -32,6 +32,7 @@ class Venues:
 
     def __init__(self) -> None:
         self._sockets: dict[str, set[web.WebSocketResponse]] = {"kraken": set(), "okx": set()}
+        self._wires: dict[web.WebSocketResponse, asyncio.WriteTransport] = {}
         self._number = 0
         self._port = 0
 
@@ -50,9 +51,10 @@ class Venues:
         self._number += 1
         at_ms = time.time_ns() // 1_000_000
         text = _kraken(feed, price, at_ms) if venue == "kraken" else _okx(feed, price, at_ms, self._number)
+        frame, wires = _frame(text.encode()), [self._wires[socket] for socket in self._sockets[venue]]
         began_ns = time.monotonic_ns()
-        for socket in self._sockets[venue]:
-            await socket.send_str(text)
+        for wire in wires:
+            wire.write(frame)
         return began_ns
 
     async def __aenter__(self) -> Self:
@@ -78,9 +80,14 @@ class Venues:
                     await socket.send_str('{"channel":"heartbeat"}')
             await asyncio.sleep(HEARTBEAT_S)
 
-    async def _serve_kraken(self, request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse()
+    async def _opened(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(compress=False)
         await socket.prepare(request)
+        self._wires[socket] = cast("asyncio.WriteTransport", request.transport)
+        return socket
+
+    async def _serve_kraken(self, request: web.Request) -> web.WebSocketResponse:
+        socket = await self._opened(request)
         await socket.send_str('{"channel":"status","type":"update","data":[{"system":"online"}]}')
         async for message in socket:
             if message.type is WSMsgType.TEXT and orjson.loads(message.data)["method"] == "subscribe":
@@ -90,8 +97,7 @@ class Venues:
         return socket
 
     async def _serve_okx(self, request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
+        socket = await self._opened(request)
         async for message in socket:
             if message.type is not WSMsgType.TEXT:
                 continue
@@ -102,6 +108,13 @@ class Venues:
                 await socket.send_str('{"event":"subscribe"}')
         self._sockets["okx"].discard(socket)
         return socket
+
+
+def _frame(text: bytes) -> bytes:
+    """Return a whole text message of a server (RFC 6455, 5.2)."""
+    size = len(text)
+    head = bytes((0x81, size)) if size < 126 else bytes((0x81, 126)) + size.to_bytes(2)
+    return head + text
 
 
 def _kraken(feed: str, price: str, at_ms: int) -> str:

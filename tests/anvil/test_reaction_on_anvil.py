@@ -3,12 +3,14 @@
 How long that takes ``scripts/bench latency`` measures; here it is only that it happens.
 """
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from keeper.journal.reader import JournalReader
-from keeper.lab.reaction import rig
+from keeper.lab.reaction import least, rig
 from keeper.lab.stages import parts_of, read_stages
 
 pytestmark = [pytest.mark.anvil, pytest.mark.timeout(120)]
@@ -30,3 +32,10 @@ async def test_every_price_that_breaches_somebody_leads_to_a_signed_transaction(
     order = ["read the message", "score", "judge", "permit", "sign", "journal the bytes"]
     assert [part for part in parts if part in order] == order
     assert all(parts[stage].times == 4 for stage in order)
+
+
+async def test_every_new_low_leads_to_a_signed_transaction_of_the_least_there_is(tmp_path: Path) -> None:
+    took_us = [us async for us in least(tmp_path, 5)]
+    assert len(took_us) == 5
+    with closing(sqlite3.connect(tmp_path / "floor.sqlite")) as db:
+        assert [row[0] for row in db.execute("SELECT nonce FROM sent")] == [*range(5)]
