@@ -152,8 +152,8 @@ class HybridDesk:
             raise ChainFault(f"{native_price_wad.what} {native_price_wad.why}, so that gas cannot be valued")
         bundles = self.reports.bundles(world, at) if self.reports else {}
         signed = market.posted(world, bundles, at) if bundles else world
-        means = Means(taker, funds, gas_price_wei, native_price_wad, record=record)
-        means = replace(means, held_wad=self._held(market, taker, world, at))
+        held_wad = self._held(market, taker, world, at)
+        means = Means(taker, funds, gas_price_wei, native_price_wad, record=record, held_wad=held_wad)
         return Sitting(market, book, world, means, at, bundles, signed, posture, witnesses)
 
     def _held(

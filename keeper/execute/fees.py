@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import median_low
 from typing import Any
 
@@ -87,6 +88,7 @@ def capped(fees: Fees, most_wei: Wei) -> Fees:
     return Fees(max_fee_wei, min(fees.priority_fee_wei, max_fee_wei), fees.is_flat)
 
 
+@lru_cache(maxsize=64)
 def grown(base_fee_wei: Wei, blocks: Block) -> Wei:
     """Return what a base fee becomes after so many full blocks, rounded up.
 

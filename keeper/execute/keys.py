@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from coincurve import PrivateKey
 from eth_account import Account
-from eth_utils.crypto import keccak
+from eth_hash.auto import keccak
 
 from keeper.errors import ConfigError
 from keeper.execute.signer import Signed, fields_of

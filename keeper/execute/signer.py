@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from coincurve import PublicKey
-from eth_utils.crypto import keccak
+from eth_hash.auto import keccak
 
 from keeper.errors import InvariantBroken, SignerFault
 

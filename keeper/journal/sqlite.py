@@ -33,9 +33,14 @@ class SqliteDb(sqlite3.Connection):
     durable = True
     """Whether any commit waits for the disk."""
     _lasting: bool | None = None
-    """Whether the commit of the last transaction did."""
+    """Whether the commit of the last transaction did, or that of the next one is to."""
 
     def begin(self, *, lasting: bool = True) -> None:
+        self.expect(lasting=lasting)
+        self.execute("BEGIN IMMEDIATE")
+
+    def expect(self, *, lasting: bool) -> None:
+        """Get ready for a transaction that lasts, or need not; outside of any."""
         lasting = lasting and self.durable
         if lasting is not self._lasting:
             # In WAL mode NORMAL leaves out that wait alone: the power takes the newest commits at most. OFF
@@ -43,7 +48,6 @@ class SqliteDb(sqlite3.Connection):
             level = "FULL" if lasting else "NORMAL" if self.durable else "OFF"
             self.execute(f"PRAGMA synchronous = {level}")
             self._lasting = lasting
-        self.execute("BEGIN IMMEDIATE")
 
     def begin_adding(self) -> None:
         self.begin()

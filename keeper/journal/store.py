@@ -1106,6 +1106,7 @@ class SqliteJournal(StoredJournal):
                 limits = standing.limits or self._limits
                 view = self._view(db, step, limits, standing, moment)
                 self._foreseen = Foreseen(db.version(), moment, limits, thrown, standing, view)
+            self._db.expect(lasting=True)
         finally:
             self._lock.release()
 

@@ -49,7 +49,7 @@ class Batches:
     """The transactions of one commit that still take acts along."""
 
     def __init__(self, market: Market[Any, Any], most: int) -> None:
-        self._market = market if isinstance(market, Batching) and most > 1 else None
+        self._market = market if most > 1 and isinstance(market, Batching) else None
         self._most = most
         self._open: dict[Terms, Batch] = {}
 

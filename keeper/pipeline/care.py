@@ -299,15 +299,14 @@ class Care(Generic[MarketT]):
 
         The worst are through before the others are looked at. Who cannot be judged waits for the next head.
         """
-        accounts = [each for each in moment.suspects if not self._desk.is_own(each)]
-        sitting = self._desk.carry(self._left, self._sit(moment))
+        is_own, sitting = self._desk.is_own, self._desk.carry(self._left, self._sit(moment))
         if self._mirror.market.drifts:
             is_read = self._acts.ready_at(moment.head)
-            if unread := [each for each in accounts if each not in is_read]:
+            if unread := [each for each in moment.suspects if each not in is_read and not is_own(each)]:
                 await self._mirror.read_again(unread, moment.head)
         turns = Turns()
         # In a fall the worst are on their way already: nobody new waits behind batches of them.
-        waiting = (each for each in accounts if not self._is_on_its_way(each))
+        waiting = (each for each in moment.suspects if not self._is_on_its_way(each) and not is_own(each))
         for some in batches(waiting, max(BATCH, self._params.batch)):
             planned: list[Planned] = []
             events: list[CaseEvent] = []
@@ -600,7 +599,10 @@ class Care(Generic[MarketT]):
     def _standing(self, at: ChainTime) -> Posture:
         """Return how the keeper stands, with the markets that its alarms have slowed."""
         alarms, posture = self._alarms, self._posture
-        return replace(posture, slowed=posture.slowed | alarms.slowed, tripped=alarms.tripped(at.timestamp_s))
+        slowed, tripped = alarms.slowed, alarms.tripped(at.timestamp_s)
+        if not slowed and tripped == posture.tripped:
+            return posture
+        return replace(posture, slowed=posture.slowed | slowed, tripped=tripped)
 
     # --- what came of it ---
 
