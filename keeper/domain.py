@@ -542,6 +542,8 @@ class Record:
     """The most that an act may pay for gas; never less than the current price."""
     data_fee_wei: Wei = 0
     """What a transaction pays besides for its data, on a chain that writes it to another."""
+    data_gas: int = 0
+    """The same, where it is paid as more gas."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1309,6 +1309,11 @@ class Sender(Protocol):
         """What a transaction pays for its data besides its gas, as it was known last."""
         ...
 
+    @property
+    def data_gas(self) -> int:
+        """What it pays for its data as more gas, likewise."""
+        ...
+
     def fees(self, head: Head) -> Fees | Refuse:
         """Choose the fees that last longest; refuse where the cap is below the next block's base fee."""
         ...

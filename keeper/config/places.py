@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from keeper.config.values import HttpUrl, PathOf, Urls, WsUrl
 from keeper.deployments import Section
-from keeper.execute.chains import rules_of
+from keeper.execute.chains import L1Fee, rules_of
 
 
 class Chain(Section):
@@ -27,9 +27,9 @@ class Chain(Section):
     """Hand each signed transaction to every endpoint."""
     fees: Literal["eip1559", "legacy"] = "eip1559"
     """``legacy``: a chain without base fee, where everybody pays a gas price."""
-    l1_fee: Literal["none", "op"] = "none"
-    """Whether a transaction pays for its data besides: ``op`` asks the OP stack's GasPriceOracle. Where it is
-    left out, as the chain is known for."""
+    l1_fee: L1Fee = "none"
+    """Whether a transaction pays for its data: ``op`` asks the OP stack's GasPriceOracle for the fee besides
+    its gas, ``arbitrum`` the node for the gas. Where it is left out, as the chain is known for."""
     l1_bytes: int = Field(default=1_000, gt=0, le=131_072)
     """How large a transaction is taken to be for that."""
 

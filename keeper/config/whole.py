@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
@@ -32,6 +33,7 @@ from keeper.errors import ConfigError
 from keeper.execute.chains import rules_of
 from keeper.execute.fees import GWEI, FeeParams
 from keeper.execute.keys import KeyParams
+from keeper.execute.levy import Arbitrum, Levy, OpStack
 from keeper.execute.sender import Params as SenderParams
 from keeper.execute.signers import SignerParams
 from keeper.execute.stuck import Patience
@@ -224,8 +226,13 @@ class Config(BaseSettings):
             via=self.send.via,
             private_blocks=self.send.private_blocks,
             patience=Patience(self.send.raise_after_blocks, outbids=rules_of(self.chain.chain_id).outbids),
-            l1_bytes=self.chain.l1_bytes if self.chain.l1_fee == "op" else None,
+            levy=self._levy(),
         )
+
+    def _levy(self) -> Levy | None:
+        kinds: Mapping[str, type[OpStack | Arbitrum]] = {"op": OpStack, "arbitrum": Arbitrum}
+        kind = kinds.get(self.chain.l1_fee)
+        return kind(self.chain.l1_bytes) if kind else None
 
     def fee_params(self) -> FeeParams:
         """Return how much to bid."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from keeper.execute.transports import Via
 from keeper.units import Block
@@ -32,6 +32,10 @@ class DataFee(StrEnum):
     IN_GAS = "a fee for its bytes on Ethereum, as more gas"
 
 
+L1Fee: TypeAlias = Literal["none", "op", "arbitrum"]
+"""Who tells what a transaction pays for its bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """How one chain takes transactions."""
@@ -51,9 +55,10 @@ class Rules:
     sources: tuple[str, ...]
 
     @property
-    def l1_fee(self) -> Literal["none", "op"]:
-        """Return who tells the fee for bytes, as ``chain.l1_fee`` calls it: all known are of the OP stack."""
-        return "op" if self.data_fee is DataFee.BESIDES_GAS else "none"
+    def l1_fee(self) -> L1Fee:
+        """Return who tells what bytes cost, as ``chain.l1_fee`` calls it: one of each kind is known."""
+        kinds: Mapping[DataFee, L1Fee] = {DataFee.BESIDES_GAS: "op", DataFee.IN_GAS: "arbitrum"}
+        return kinds.get(self.data_fee, "none")
 
     @property
     def block_time_s(self) -> int:

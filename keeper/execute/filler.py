@@ -33,6 +33,8 @@ class Purse:
     most_wei: Wei
     """The most per gas."""
     balance_wei: Wei
+    gas: int
+    """What a transfer of nothing takes, its bytes paid for."""
     data_fee_wei: Wei
     """What a transaction pays for its data besides its gas, at the most."""
 
@@ -47,14 +49,13 @@ class Filler:
         deliver: Callable[[StepRecord, Signed], Awaitable[None]],
         *,
         chain_id: int,
-        gas: int,
         patience: Patience,
     ) -> None:
         self._outbox = outbox
         self._signer = signer
         self._deliver = deliver
         self._patience = patience
-        self._transfer = {"chainId": chain_id, "to": signer.address, "data": "0x", "value": 0, "gas": gas}
+        self._transfer = {"chainId": chain_id, "to": signer.address, "data": "0x", "value": 0}
 
     async def fill(self, gaps: Sequence[int], head: Head, chain_nonce: int, purse: Purse) -> None:
         """Bid for new gaps, bid more for those that stay, and hand over what fills them.
@@ -96,7 +97,7 @@ class Filler:
         return self._outbox.rebid(
             step.step_id,
             BidKind.FILL,
-            {**self._transfer, "nonce": nonce, **fees.fields()},
+            {**self._transfer, "nonce": nonce, "gas": purse.gas, **fees.fields()},
             balance_wei=purse.balance_wei,
             block=head.number,
             at_s=head.timestamp_s,

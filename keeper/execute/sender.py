@@ -24,6 +24,7 @@ from keeper.errors import ChainFault, InvariantBroken, SignerFault
 from keeper.execute.batches import apart
 from keeper.execute.fees import HISTORY_BLOCKS, FeeParams, Market, bid_for, choose_fees, outbid, tip_paid
 from keeper.execute.filler import Filler, Purse, newest
+from keeper.execute.levy import DataCost, Levy, gas_of
 from keeper.execute.signer import UNSENDABLE, Signed, Signer
 from keeper.execute.stuck import Patience, due
 from keeper.execute.transports import Asked, Parcel, Passed, Tally, Via, route_of
@@ -76,8 +77,8 @@ class Params:
     """Who is handed a transaction, one after the other."""
     private_blocks: Block = 3
     """How long each of them but the last has it to itself."""
-    l1_bytes: int | None = None
-    """On a chain of the OP stack: how large a transaction is, at the most, for the fee of its data."""
+    levy: Levy | None = None
+    """Who tells what a transaction pays for its bytes, where another chain keeps them."""
     dry_run: bool = False
     """Sign and send nothing, on no path; what is in flight is still followed."""
 
@@ -98,12 +99,6 @@ class Handed:
         return {name: value for name, value in told.items() if value}
 
 
-L1_ORACLE = "0x420000000000000000000000000000000000000f"
-"""The GasPriceOracle of every chain of the OP stack (contracts-bedrock/src/L2/GasPriceOracle.sol)."""
-L1_FEE_UPPER_BOUND = "0xf1c7a58b"
-"""getL1FeeUpperBound(uint256 unsignedTxSize), since Fjord."""
-L1_RISES = 2
-"""The fee of the data is that of the block it runs in: so many times the one of now is taken as the most."""
 STALE_BLOCKS: Block = 20
 """After so many blocks without an answer, what was heard of fees no longer counts."""
 
@@ -195,11 +190,10 @@ class ChainSender:
             signer,
             self._hand_over_fill,
             chain_id=chain_id,
-            gas=self._params.cancel_gas,
             patience=self._params.patience,
         )
         self._market = Market()
-        self._l1_fee_wei: Wei | None = None
+        self._data_cost: DataCost | None = None
         self._heard_at: Block | None = None
         self._known_at: Block = 0
         self._expected_nonce: int | None = None
@@ -240,12 +234,23 @@ class ChainSender:
     @property
     def data_fee_wei(self) -> Wei:
         """What a transaction pays for its data besides its gas, as it was known last, and at the most."""
-        return L1_RISES * (self._l1_fee_wei or 0)
+        return self._data_cost.fee_wei if self._data_cost else 0
+
+    @property
+    def data_gas(self) -> int:
+        """The same as more gas, of a transaction of the size that was asked about."""
+        return self._data_cost.gas if self._data_cost else 0
+
+    def _gas(self, gas: int, size: int) -> int:
+        """Return the gas limit of a transaction with so much calldata, its bytes paid for."""
+        if self._params.levy is None or self._data_cost is None:
+            return gas
+        return gas + gas_of(self._data_cost, self._params.levy, size)
 
     def fees(self, head: Head) -> Fees | Refuse:
         """Choose the fees that last longest."""
-        if self._params.l1_bytes is not None and self._l1_fee_wei is None:
-            return Refuse(Reason("fees.unknown", "the oracle does not tell the fee of data", "a fee"))
+        if self._params.levy is not None and self._data_cost is None:
+            return Refuse(Reason("fees.unknown", "nobody tells what data costs", "an answer"))
         return choose_fees(head.base_fee_wei, self._params.fees, self._market)
 
     def bid(self, step: Step, head: Head) -> Fees | Refuse:
@@ -259,7 +264,7 @@ class ChainSender:
             "to": call.to,
             "data": "0x" + call.data.hex(),
             "value": 0,
-            "gas": gas_limit,
+            "gas": self._gas(gas_limit, len(call.data)),
             **fees.fields(),
         }
 
@@ -276,11 +281,11 @@ class ChainSender:
         self._heard_at = head.number
         try:
             self._market = await self._ask_market(head)
-            self._l1_fee_wei = await self._ask_l1_fee(head)
+            self._data_cost = await self._ask_levy(head)
         except (ChainFault, LookupError, TypeError, ValueError) as fault:
             log.warning("fees.unheard", block=head.number, why=str(fault))
             if head.number > self._known_at + STALE_BLOCKS:
-                self._market, self._l1_fee_wei = Market(), None
+                self._market, self._data_cost = Market(), None
         else:
             self._known_at = head.number
 
@@ -290,12 +295,12 @@ class ChainSender:
         asked = [hex(HISTORY_BLOCKS), hex(head.number), [self._params.fees.tip_percentile]]
         return Market(tip_wei=tip_paid(await self._rpc.request("eth_feeHistory", asked)))
 
-    async def _ask_l1_fee(self, head: Head) -> Wei | None:
-        if self._params.l1_bytes is None:
+    async def _ask_levy(self, head: Head) -> DataCost | None:
+        if (levy := self._params.levy) is None:
             return None
-        data = f"{L1_FEE_UPPER_BOUND}{self._params.l1_bytes:064x}"
-        asked = [{"to": L1_ORACLE, "data": data}, hex(head.number)]
-        return int.from_bytes(await self._rpc.request("eth_call", asked))
+        call = levy.call()
+        asked = [{"to": call.to, "data": "0x" + call.data.hex()}, hex(head.number)]
+        return levy.read(await self._rpc.request("eth_call", asked))
 
     async def balance(self) -> Wei:
         """Return the wallet's native balance."""
@@ -781,7 +786,8 @@ class ChainSender:
             return
         await self._hear_fees(head)
         most_wei = self._params.fees.max_fee_cap_wei
-        purse = Purse(self.fees(head), most_wei, self.balance_wei, self.data_fee_wei)
+        gas = self._gas(self._params.cancel_gas, 0)
+        purse = Purse(self.fees(head), most_wei, self.balance_wei, gas, self.data_fee_wei)
         await self._filler.fill(below, head, self._chain_nonce, purse)
 
     def _is_due(self, step: StepRecord, head: Head) -> bool:
@@ -823,7 +829,8 @@ class ChainSender:
             return step
         tx = {**step.unsigned_tx, **fees.fields()}
         if kind is BidKind.CANCEL:
-            tx |= {"to": self.address, "data": "0x", "value": 0, "gas": self._params.cancel_gas}
+            gas = self._gas(self._params.cancel_gas, 0)
+            tx |= {"to": self.address, "data": "0x", "value": 0, "gas": gas}
         granted = self._outbox.rebid(
             step.step_id,
             kind,

@@ -593,7 +593,12 @@ class Care(Generic[MarketT]):
             at=moment.at,
             posture=self._standing(moment.at),
             witnesses=mirror.witnesses,
-            record=replace(self._record, worst_gas_wei=worst_wei, data_fee_wei=self._sender.data_fee_wei),
+            record=replace(
+                self._record,
+                worst_gas_wei=worst_wei,
+                data_fee_wei=self._sender.data_fee_wei,
+                data_gas=self._sender.data_gas,
+            ),
         )
 
     def _standing(self, at: ChainTime) -> Posture:

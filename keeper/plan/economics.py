@@ -120,4 +120,6 @@ def is_endangered(equity_wad: Wad, exposures_wad: Mapping[FeedId, Wad], prudence
 
 
 def _cost_wad(gas: int, price_wei: Wei, means: Means) -> Wad:
-    return mul_div_up(gas * price_wei + means.record.data_fee_wei, means.native_price_wad, WAD)
+    record = means.record
+    gas_wei = (gas + record.data_gas) * price_wei + record.data_fee_wei
+    return mul_div_up(gas_wei, means.native_price_wad, WAD)

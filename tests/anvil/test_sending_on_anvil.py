@@ -16,7 +16,8 @@ from keeper.chain.pool import Pool
 from keeper.chain.wire import head_of
 from keeper.domain import CaseEvent, EventKind, Fees, Flag, Head, Permit, Refuse, Step
 from keeper.execute.keys import LocalSigner
-from keeper.execute.sender import L1_ORACLE, ChainSender, Params
+from keeper.execute.levy import OP_ORACLE, OpStack
+from keeper.execute.sender import ChainSender, Params
 from keeper.journal.reader import JournalReader
 from keeper.journal.store import SqliteJournal
 from keeper.lab.anvil import Node
@@ -262,8 +263,8 @@ async def test_tips_and_the_fee_of_data_are_asked_of_the_node(
     anvil: Node, pool: Pool, tmp_path: Path
 ) -> None:
     fee_wei = 3 * 10**13
-    anvil.rpc("anvil_setCode", L1_ORACLE, f"0x7f{fee_wei:064x}60005260206000f3")
-    wallet = Wallet(anvil, pool, tmp_path / "journal.db", l1_bytes=1_000)
+    anvil.rpc("anvil_setCode", OP_ORACLE, f"0x7f{fee_wei:064x}60005260206000f3")
+    wallet = Wallet(anvil, pool, tmp_path / "journal.db", levy=OpStack(1_000))
     await wallet.mine_first()
     other = {"from": "0x" + "22" * 20, "to": MARKET, "gas": hex(50_000), "maxFeePerGas": hex(50 * GWEI)}
     anvil.fund([other["from"]])

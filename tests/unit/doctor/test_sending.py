@@ -7,6 +7,7 @@ import pytest
 from keeper.config import Config, load
 from keeper.doctor.finding import Mark
 from keeper.doctor.sending import look_at_sending
+from keeper.execute.levy import Arbitrum, Levy, OpStack
 
 READER = "0x" + "11" * 20
 WALLET = "0x" + "22" * 20
@@ -125,10 +126,13 @@ def test_a_fee_of_data_that_the_chain_does_not_have_or_that_is_left_out_is_told(
     assert ("fee of data" in findings) == is_told
 
 
-@pytest.mark.parametrize(("chain_id", "l1_bytes"), [(10, 1_000), (8453, 1_000), (42161, None), (31337, None)])
+@pytest.mark.parametrize(
+    ("chain_id", "levy"),
+    [(10, OpStack(1_000)), (8453, OpStack(1_000)), (42161, Arbitrum(1_000)), (31337, None)],
+)
 def test_the_fee_of_data_is_the_chains_own_where_it_is_left_out(
-    tmp_path: Path, chain_id: int, l1_bytes: int | None
+    tmp_path: Path, chain_id: int, levy: Levy | None
 ) -> None:
     config = config_of(tmp_path, chain_id, "")
-    assert config.sender_params(dry_run=False).l1_bytes == l1_bytes
+    assert config.sender_params(dry_run=False).levy == levy
     assert "fee of data" not in {each.what for each in look_at_sending(config, WALLET)}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from eth_abi.abi import decode
 from eth_account import Account
 from eth_account.typed_transactions.typed_transaction import TypedTransaction
 from eth_utils.crypto import keccak
@@ -13,6 +14,7 @@ from hexbytes import HexBytes
 
 from keeper.domain import Head
 from keeper.errors import ChainFault
+from keeper.execute.levy import ENVELOPE_BYTES
 from keeper.units import WAD, Block, Wei
 
 GWEI = 10**9
@@ -66,6 +68,8 @@ class Geth:
     deaf: list[str] = field(default_factory=list)
     """What becomes of the next transactions: ``lost`` on the way, taken with the ``answer`` lost, or refused
     in any other words."""
+    byte_gas: int = 0
+    """What each byte of a transaction takes besides, as on Arbitrum."""
     fork: str = "b"
     tells_receipts: bool = True
 
@@ -101,6 +105,8 @@ class Geth:
     def take(self, tx: Tx) -> None:
         """Let a transaction into the pool, or refuse it in geth's words."""
         self.heard.append(tx)
+        if tx.gas < GAS_USED + self.byte_gas * (ENVELOPE_BYTES + len(tx.data)):
+            raise ChainFault("intrinsic gas too low")
         if any(tx.hash == each.hash for _, each, _ in self.chain):
             raise ChainFault("nonce too low")
         if tx.nonce < self.nonce:
@@ -121,6 +127,9 @@ class Geth:
             return hex(7 * WAD)
         if method == "eth_feeHistory":
             return NO_TIPS
+        if method == "eth_call":
+            asked = decode(["address", "bool", "bytes"], bytes.fromhex(params[0]["data"][10:]))[2]
+            return (self.byte_gas * (ENVELOPE_BYTES + len(asked))).to_bytes(32)
         assert method == "eth_sendRawTransaction"
         fate = self.deaf.pop(0) if self.deaf else ""
         if fate == "lost":

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from keeper.domain import Call, Economics, Fees, Flag, Head, Refuse, Step
 from keeper.errors import ChainFault
 from keeper.execute.fees import FeeParams, Market, bid_for, choose_fees, grown, outbid, raised, tip_paid
+from keeper.execute.levy import OpStack
 from keeper.units import WAD
 
 GWEI = 10**9
@@ -177,7 +178,7 @@ async def test_on_a_chain_without_a_base_fee_the_transaction_names_a_gas_price(d
 
 
 async def test_the_data_of_a_transaction_is_paid_for_where_the_chain_writes_it_to_another(desk: Any) -> None:
-    desk.restart(l1_bytes=500)
+    desk.restart(levy=OpStack(500))
     await desk.sender.resume(head(100))
     refused = desk.sender.fees(head(100))
     assert refused.reason.rule == "fees.unknown"
@@ -188,3 +189,6 @@ async def test_the_data_of_a_transaction_is_paid_for_where_the_chain_writes_it_t
     assert call["to"] == "0x420000000000000000000000000000000000000f"
     assert call["data"] == "0xf1c7a58b" + (500).to_bytes(32).hex()
     assert block == "0x65"
+    desk.node.says["eth_call"] = b""
+    await heard(desk, head(122))
+    assert isinstance(desk.sender.fees(head(122)), Refuse), "nothing is no fee of 0"

@@ -7,8 +7,9 @@ from typing import Any
 
 from eth_account import Account
 
-from keeper.domain import CaseEvent, Economics, EventKind, Fees, Flag, Permit, Refuse, Step
+from keeper.domain import Call, CaseEvent, Economics, EventKind, Fees, Flag, Permit, Refuse, Step
 from keeper.execute.fees import FeeParams
+from keeper.execute.levy import Levy
 from keeper.execute.sender import ChainSender, Params
 from keeper.execute.stuck import Patience
 from keeper.journal.guard import Limits
@@ -39,11 +40,13 @@ class Wallet:
         patience: Patience | None = None,
         node: Geth | None = None,
         shared: Shared | None = None,
+        levy: Levy | None = None,
     ) -> None:
         self.path = path
         self.node = node or Geth()
         self.limits = limits or Limits()
-        self.params = Params(fees=FeeParams(max_fee_cap_wei=cap_wei), patience=patience or Patience())
+        fees = FeeParams(max_fee_cap_wei=cap_wei)
+        self.params = Params(fees=fees, patience=patience or Patience(), levy=levy)
         self.signer = Distant(KEY)
         self.shared = shared
         self._open()
@@ -70,7 +73,7 @@ class Wallet:
         self.journal.record([event])
         fees = self.sender.bid(step, head)
         assert isinstance(fees, Fees)
-        tx = {"to": MARKET, "data": "0x12", "value": 0, "gas": 100_000, "chainId": 1, **fees.fields()}
+        tx = self.sender.transaction(Call(MARKET, b"\x12"), step.gas_limit, fees)
         nonce = self.sender.chain_nonce
         return self.journal.reserve(step, tx, chain_nonce=nonce, block=head.number, at_s=head.timestamp_s)
 

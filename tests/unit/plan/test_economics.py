@@ -44,6 +44,12 @@ def test_the_worst_fee_is_never_below_the_current_one_and_an_unknown_kind_has_th
     assert found.profit_wad == 8 * WAD
 
 
+def test_what_data_costs_counts_as_a_fee_or_as_gas_at_each_price() -> None:
+    record = Record(worst_gas_wei=10 * GWEI, data_fee_wei=10**14, data_gas=50_000)
+    found = weigh("flag", Means(record=record), income_wad=0, exit_wad=0, gas=100_000)
+    assert (found.gas_wad, found.worst_gas_wad) == (17 * WAD // 10, 32 * WAD // 10)
+
+
 @pytest.mark.parametrize(
     ("at_worst", "floor", "solvency", "endangered", "loses"),
     [
