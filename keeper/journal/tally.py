@@ -233,11 +233,12 @@ def in_flight(db: Db, chain_nonce: int = 0) -> int:
 
     What has filled one below ``chain_nonce`` is not any more; without that it counts as long as its step.
     """
-    query = (
-        "SELECT (SELECT count(*) FROM steps WHERE state IN ('reserved', 'sent') AND place = 0) +"
-        " (SELECT count(DISTINCT sends.nonce) FROM steps JOIN sends USING (step_id)"
-        " WHERE state IN ('reserved', 'sent') AND sends.kind = 'fill' AND sends.nonce >= ?)"
+    fills = (
+        "SELECT count(DISTINCT sends.nonce) FROM sends WHERE sends.step_id = steps.step_id"
+        " AND sends.kind = 'fill' AND sends.nonce >= ?"
     )
+    live = "FROM steps WHERE state IN ('reserved', 'sent') AND place = 0"
+    query = f"SELECT coalesce(sum(1 + ({fills})), 0) {live}"
     return int(db.execute(query, (chain_nonce,)).fetchone()[0])
 
 
