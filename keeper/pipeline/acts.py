@@ -37,6 +37,8 @@ SIMULATIONS = 16
 """Steps simulated at the same time."""
 BATCH = 8
 """Steps reserved and signed in one go: a few milliseconds of the loop's time."""
+NO_PLACE = "limit.in_flight"
+"""The one refusal that depends on who was there before, and on nothing of one's own."""
 RUNS = 4
 """How often at one head steps are tried in their order, where some of them are not sent after all."""
 
@@ -117,8 +119,8 @@ class Acts(Generic[MarketT]):
         """What is only got ready does not stand in line before what is due."""
         self._ready: dict[AccountKey, list[Tried]] = {}
         self._ready_at: Block = 0
-        self._passed_over: dict[AccountKey, Block] = {}
-        """Who was refused a permit, and at which head: these go last, so that nobody counts on them."""
+        self._passed_over: dict[AccountKey, tuple[Block, str]] = {}
+        """Who was refused a permit, at which head, and by which rule."""
 
     @property
     def ready(self) -> int:
@@ -221,10 +223,15 @@ class Acts(Generic[MarketT]):
         return self._sender.fees(moment.head)
 
     def _refused_last(self, planned: Sequence[Planned], head: Head) -> list[Planned]:
-        """Put those last who were refused at the last head: they will likely be again."""
-        passed = {key: block for key, block in self._passed_over.items() if block >= head.number - 1}
+        """Put those last who were refused at the last head: they will likely be again.
+
+        Who found no place in the wallet's line stands where he did: or those who come later would be before
+        him, head after head.
+        """
+        passed = {key: why for key, why in self._passed_over.items() if why[0] >= head.number - 1}
         self._passed_over = passed
-        return sorted(planned, key=lambda each: each.account in passed)
+        last = {key for key, (_, rule) in passed.items() if rule != NO_PLACE}
+        return sorted(planned, key=lambda each: each.account in last)
 
     async def _send_left(self, left: Sequence[Planned], fees: Fees, moment: Moment) -> None:
         """Try anew what counted on a step that was not sent, and send it; what is left then waits."""
@@ -386,7 +393,7 @@ class Acts(Generic[MarketT]):
             joins=batch.permit,
         )
         if isinstance(granted, Refuse):
-            self._passed_over[each.account] = head.number
+            self._passed_over[each.account] = head.number, granted.reason.rule
             self._cases.refused(each.account, granted, head)
             return None
         open_.note(batch, granted, terms)

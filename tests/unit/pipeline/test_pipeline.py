@@ -413,6 +413,18 @@ async def test_a_case_in_flight_is_only_bid_for(desk: Desk) -> None:
     assert {desk.chain.nonces[each] for each in desk.chain.sent} == {0}
 
 
+async def test_who_found_no_place_in_the_wallets_line_is_not_put_behind_who_comes_later(desk: Desk) -> None:
+    desk.limits = Limits(in_flight=1)
+    desk.start()
+    first, second, third = (replace(BREACHED, key=bytes([at]) * 20 + bytes(12)) for at in (30, 31, 32))
+    await desk.head(first, second)
+    assert [desk.told(case)[-1] for case in range(2)] == ["Sent", "Refused limit.in_flight"]
+    await desk.head(flagged(first, desk.chain.next), third, mined=True)
+    waiting = {desk.history(case)[0].account: desk.told(case)[-1] for case in range(3)}
+    assert waiting[second.key] == "Sent"
+    assert waiting[third.key] == "Refused limit.in_flight"
+
+
 async def test_a_revert_is_followed_by_a_pause_and_another_try(desk: Desk) -> None:
     await desk.head(BREACHED)
     await desk.head(mined=True, status=0)
