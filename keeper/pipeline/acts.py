@@ -366,8 +366,12 @@ class Acts(Generic[MarketT]):
             if granted is not None:
                 permits.setdefault(granted.nonce, granted)
             elif any(isinstance(tried.result, bytes) for tried in found):
-                stack.is_broken |= each.account in stack.accounts
+                stack.is_broken |= each.account in stack.accounts and not self._is_line_full(each, head)
         return list(permits.values())
+
+    def _is_line_full(self, each: Planned, head: Head) -> bool:
+        """Tell whether one found no place, and so nobody behind will: unless in another's transaction."""
+        return self._batch == 1 and self._passed_over.get(each.account) == (head.number, NO_PLACE)
 
     def _reserve(self, each: Planned, picked: Tried, fees: Fees, head: Head, open_: Batches) -> Permit | None:
         """Ask for the permit of one step, with the agreement that it rests on."""

@@ -425,6 +425,16 @@ async def test_who_found_no_place_in_the_wallets_line_is_not_put_behind_who_come
     assert waiting[third.key] == "Refused limit.in_flight"
 
 
+async def test_where_the_wallets_line_is_full_nobody_behind_is_tried_anew(desk: Desk) -> None:
+    desk.limits = Limits(in_flight=1)
+    desk.chain.stacks = True
+    desk.start()
+    await desk.head(*(replace(BREACHED, key=bytes([at]) * 20 + bytes(12)) for at in range(30, 36)))
+    assert desk.chain.lines == [6]
+    told = [desk.told(case)[-1] for case in range(6)]
+    assert sorted(told) == ["Refused limit.in_flight"] * 5 + ["Sent"]
+
+
 async def test_a_revert_is_followed_by_a_pause_and_another_try(desk: Desk) -> None:
     await desk.head(BREACHED)
     await desk.head(mined=True, status=0)
