@@ -61,6 +61,7 @@ class Run:
     arrays: Post | Expiry | None
     sent: Mapping[str, str]
     """Transactions by what they change; none of a dry run."""
+    horizon_s: int
 
 
 def publish_risk(
@@ -83,7 +84,7 @@ def publish_risk(
         told = as_data(run.found, top) | {"arrays": _markets(run.arrays), "sent": dict(run.sent)}
         typer.echo(json.dumps(told | {"dry_run": dry_run}, indent=2))
     else:
-        _show(run, load(config).steward.margins.horizon_s, top, dry_run=dry_run)
+        _show(run, top, dry_run=dry_run)
     raise typer.Exit(int(is_amiss(run.found)))
 
 
@@ -106,7 +107,7 @@ async def _run(path: Path, closes: Prices, *, dry_run: bool) -> Run:
         desk = None if dry_run else await _Desk.of(parts, keys)
         sent = await desk.publish(found) if desk else {}
         arrays = await _arrays(parts, feed, desk) if parts.market.deployment.rules.options else None
-        return Run(found, arrays, sent)
+        return Run(found, arrays, sent, config.steward.margins.horizon_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +217,9 @@ def _markets(found: Post | Expiry | None) -> dict[str, Any]:
     return {"settles": found.feed, "expiry_s": found.expiry_s} if found else {}
 
 
-def _show(run: Run, horizon_s: int, top: int, *, dry_run: bool) -> None:
+def _show(run: Run, top: int, *, dry_run: bool) -> None:
     console = terminal()
-    for line in lines(run.found, horizon_s):
+    for line in lines(run.found, run.horizon_s):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if shown := nearer(run.found.effects)[:top]:
         table = Table("account", "equity", "required", "then", "health", "then", box=None)

@@ -30,7 +30,7 @@ from keeper.protocols.hybrid.liquidator import prices_of
 from keeper.protocols.hybrid.market import HybridMarket
 from keeper.protocols.hybrid.math import maintenance
 from keeper.protocols.hybrid.params import Listed as ListedMarket
-from keeper.protocols.hybrid.params import Underlying
+from keeper.protocols.hybrid.params import Rules, Underlying
 from keeper.protocols.hybrid.portfolio import Setting, setting_at
 from keeper.protocols.hybrid.rows import accounts_of
 from keeper.protocols.hybrid.signing import sign_margins
@@ -142,11 +142,12 @@ def weigh(
 
     One after the other, each on top of those before: what two changes do together counts.
     """
-    weighed, changes, found = list[Proposal](), list[MarginChange](), standing.effects(())
+    now = standing.valued(standing.market.deployment.rules)
+    weighed, changes, found = list[Proposal](), list[MarginChange](), standing.effects(now, ())
     for each in proposals:
         outcome = each.outcome
         if isinstance(outcome, MarginChange):
-            effects = standing.effects([*changes, outcome])
+            effects = standing.effects(now, [*changes, outcome])
             breached = sum(effect.breaks for effect in effects)
             if breached > most_breached:
                 reason = Reason("margins.breaches", f"{breached} accounts", f"{most_breached}", each.feed)
@@ -170,29 +171,29 @@ class Standing:
     """At which options are valued in a new range; without any they are judged by the arrays there are."""
     shocks: VolShocks = field(default_factory=VolShocks)
 
-    def effects(self, changes: Sequence[MarginChange]) -> tuple[Effect, ...]:
-        """Judge who holds positions, now and where all ramps lead, the nearest to breach first.
+    def effects(
+        self, now: Mapping[AccountKey, Valuation], changes: Sequence[MarginChange]
+    ) -> tuple[Effect, ...]:
+        """Hold accounts as they are ``now`` against where all ramps lead, the nearest to breach first."""
+        then = self.valued(with_margins(self.market.deployment, changes).rules)
+        found = [Effect(account, valued, then[account]) for account, valued in now.items()]
+        return tuple(sorted(found, key=lambda each: (health(each.then), each.account)))
 
-        At today's prices, the worse of both. An account without a view of all its feeds is left out.
+    def valued(self, rules: Rules) -> dict[AccountKey, Valuation]:
+        """Judge by some rules who holds positions, at today's prices, the worse of both.
+
+        An account without a view of all its feeds is left out.
         """
-        deployment = self.market.deployment
-        after = with_margins(deployment, changes).rules
-        now = setting_at(deployment.rules, self.oracles, self.at_s)
-        then = self._revalued(setting_at(after, self.oracles, self.at_s), now)
         feeds = [feed for feed in self.market.feeds if self._is_priced(feed)]
         prices = prices_of(feeds, self.oracles, 0, self.at_s)
-        found = []
-        for account in self.accounts:
-            if account.legs and set(self.market.feeds_of(account)) <= set(feeds):
-                worse = [
-                    min(
-                        (maintenance(account, marks, setting) for marks in (prices.fast, prices.slow)),
-                        key=health,
-                    )
-                    for setting in (now, then)
-                ]
-                found.append(Effect(account.key, *worse))
-        return tuple(sorted(found, key=lambda each: (health(each.then), each.account)))
+        setting = self._revalued(setting_at(rules, self.oracles, self.at_s))
+        return {
+            account.key: min(
+                (maintenance(account, marks, setting) for marks in (prices.fast, prices.slow)), key=health
+            )
+            for account in self.accounts
+            if account.legs and set(self.market.feeds_of(account)) <= set(feeds)
+        }
 
     def largest(self, feed: FeedId) -> float:
         """Return the largest position in an underlying, perps of it net, in quote."""
@@ -212,18 +213,19 @@ class Standing:
     def _is_priced(self, feed: FeedId) -> bool:
         return feed in self.oracles and min(self.oracles[feed].fast_wad, self.oracles[feed].slow_wad) > 0
 
-    def _revalued(self, then: Setting, now: Setting) -> Setting:
-        """Put arrays of the new range in the place of those that are judged by: the next post brings them."""
-        arrays = dict(then.arrays)
-        for number, array in then.arrays.items():
-            feed = then.terms.markets[number].feed
-            if then.terms.risks[feed].mmr_wad != now.terms.risks[feed].mmr_wad:
-                revalued = self._array(number, array, then)
+    def _revalued(self, setting: Setting) -> Setting:
+        """Put arrays of a new range in the place of those that there are: the next post brings them."""
+        today = self.market.deployment.rules.at(self.at_s).risks
+        arrays = dict(setting.arrays)
+        for number, array in setting.arrays.items():
+            feed = setting.terms.markets[number].feed
+            if setting.terms.risks[feed].mmr_wad != today[feed].mmr_wad:
+                revalued = self._array(number, array, setting)
                 arrays[number] = array if isinstance(revalued, Unknown) else revalued
-        return replace(then, arrays=arrays)
+        return replace(setting, arrays=arrays)
 
-    def _array(self, number: int, array: ArrayView, then: Setting) -> ArrayView | Unknown:
-        listed = then.terms.markets[number]
+    def _array(self, number: int, array: ArrayView, setting: Setting) -> ArrayView | Unknown:
+        listed = setting.terms.markets[number]
         option = Option(number, listed.kind, listed.strike_wad, listed.expiry_s)
         vol = (
             self.vols.vol(listed.feed, option, self.at_s)
@@ -232,7 +234,7 @@ class Standing:
         )
         if isinstance(vol, Unknown):
             return vol
-        mmr_wad = then.terms.risks[listed.feed].mmr_wad
+        mmr_wad = setting.terms.risks[listed.feed].mmr_wad
         quote = Quote(listed.feed, array.ref_wad, array.observed_at_s)
         found = proposed(Listed(option, listed.feed, array, (mmr_wad, mmr_wad)), quote, vol, self.shocks)
         return found if isinstance(found, Unknown) else found.view

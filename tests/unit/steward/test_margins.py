@@ -16,7 +16,7 @@ from keeper.protocols.hybrid.steward import Allowed, Bounds, MarginChange, Stewa
 from keeper.risk.parameters import Estimate, Policy
 from keeper.risk.scenarios import Option, VolShocks, array_of, pack
 from keeper.steward.arrays import FixedVols
-from keeper.steward.margins import Findings, Params, Proposal, Standing, decide, weigh
+from keeper.steward.margins import Effect, Findings, Params, Proposal, Standing, decide, weigh
 from keeper.steward.telling import as_data, is_amiss, lines
 from keeper.units import BPS, WAD, Wad
 from tests.unit.protocols.hybrid.books import (
@@ -198,6 +198,10 @@ def standing(*accounts: Account, vols: FixedVols | None = None, **more: Any) -> 
     return Standing(market, accounts, oracles(**more), NOW_S, vols)
 
 
+def effects(there: Standing, *changes: MarginChange) -> tuple[Effect, ...]:
+    return there.effects(there.valued(there.market.deployment.rules), changes)
+
+
 def change(feed: str = FEED, mmr_percent: int = 6) -> MarginChange:
     return MarginChange(feed, mmr_percent * PERCENT, 2 * mmr_percent * PERCENT, DAY_S, NOW_S, NOW_S + 600)
 
@@ -207,7 +211,7 @@ def proposal(outcome: MarginChange | Refuse, feed: str = FEED) -> Proposal:
 
 
 def test_effects_are_health_before_and_after_the_nearest_first() -> None:
-    near, far = standing(FAR, NEAR, IDLE, SHUT).effects([change(mmr_percent=10)])
+    near, far = effects(standing(FAR, NEAR, IDLE, SHUT), change(mmr_percent=10))
     assert (near.account, far.account) == (NEAR.key, FAR.key)
     assert (near.now.requirement_wad, near.then.requirement_wad) == (1_000 * WAD, 2_000 * WAD)
     assert (near.breaks, near.comes_nearer) == (True, True)
@@ -215,12 +219,12 @@ def test_effects_are_health_before_and_after_the_nearest_first() -> None:
 
 
 def test_a_change_of_another_underlying_brings_nobody_nearer() -> None:
-    (near,) = standing(NEAR).effects([change("ETH/USD")])
+    (near,) = effects(standing(NEAR), change("ETH/USD"))
     assert (near.now, near.comes_nearer, near.breaks) == (near.then, False, False)
 
 
 def test_who_is_in_breach_already_is_not_brought_there() -> None:
-    (found,) = standing(holder(1, 900 * WAD, LONG)).effects([change()])
+    (found,) = effects(standing(holder(1, 900 * WAD, LONG)), change())
     assert found.now.breaches()
     assert not found.breaks
 
@@ -228,9 +232,8 @@ def test_who_is_in_breach_already_is_not_brought_there() -> None:
 def test_the_worse_of_both_prices_counts() -> None:
     there = standing(NEAR)
     lower = replace(there.oracles[FEED], fast_wad=197 * WAD)
-    (found,) = replace(
-        there, oracles=replace(there.oracles, feeds={**there.oracles.feeds, FEED: lower})
-    ).effects([])
+    feeds = {**there.oracles.feeds, FEED: lower}
+    (found,) = effects(replace(there, oracles=replace(there.oracles, feeds=feeds)))
     assert found.now.equity_wad == 800 * WAD
 
 
@@ -238,7 +241,7 @@ def test_an_account_on_a_feed_without_price_is_left_out() -> None:
     there = standing(NEAR, holder(2, 10**5 * WAD, Leg(2, WAD, -1_500 * WAD)))
     silent = replace(there.oracles[FEED], fast_wad=0)
     feeds = {**there.oracles.feeds, FEED: silent}
-    found = replace(there, oracles=replace(there.oracles, feeds=feeds)).effects([])
+    found = effects(replace(there, oracles=replace(there.oracles, feeds=feeds)))
     assert [each.account for each in found] == [bytes([2]) * 20 + bytes(12)]
 
 
@@ -250,13 +253,13 @@ def test_changes_that_would_breach_are_refused_and_what_two_do_together_counts()
     alone, _ = weigh([second], there, 0)
     assert isinstance(alone[0].outcome, Refuse)
     assert str(alone[0].outcome.reason) == "margins.breaches: 1 accounts, bound 0"
-    (kept, refused), effects = weigh([first, second], there, 0)
+    (kept, refused), told = weigh([first, second], there, 0)
     assert isinstance(kept.outcome, MarginChange)
     assert isinstance(refused.outcome, Refuse)
-    assert not any(each.breaks for each in effects)
-    (_, allowed), effects = weigh([first, second], there, 1)
+    assert not any(each.breaks for each in told)
+    (_, allowed), told = weigh([first, second], there, 1)
     assert isinstance(allowed.outcome, MarginChange)
-    assert sum(each.breaks for each in effects) == 1
+    assert sum(each.breaks for each in told) == 1
 
 
 def test_options_are_judged_by_the_arrays_that_the_new_range_will_bring() -> None:
@@ -269,9 +272,9 @@ def test_options_are_judged_by_the_arrays_that_the_new_range_will_bring() -> Non
 
     short = holder(1, 20_000 * WAD, Leg(CALL, -100 * WAD, 500 * WAD))
     arrays = {CALL: packed(0.05)}
-    (found,) = standing(short, vols=FixedVols({FEED: 0.8}), arrays=arrays).effects([change(mmr_percent=10)])
-    (exact,) = standing(short, arrays={CALL: packed(0.1)}).effects([change(mmr_percent=10)])
-    (posted,) = standing(short, arrays=arrays).effects([change(mmr_percent=10)])
+    (found,) = effects(standing(short, vols=FixedVols({FEED: 0.8}), arrays=arrays), change(mmr_percent=10))
+    (exact,) = effects(standing(short, arrays={CALL: packed(0.1)}), change(mmr_percent=10))
+    (posted,) = effects(standing(short, arrays=arrays), change(mmr_percent=10))
     assert found.then == exact.then
     assert found.then.requirement_wad > 1.4 * found.now.requirement_wad
     assert posted.then.requirement_wad == posted.now.requirement_wad
@@ -298,8 +301,8 @@ def test_the_largest_position_is_of_perps_net_and_the_slow_price_is_the_other_so
 
 def findings(*proposals: Proposal, accounts: tuple[Account, ...] = (NEAR, FAR)) -> Findings:
     head = Head(100, "0x" + "aa" * 32, "0x" + "ab" * 32, NOW_S, 0)
-    weighed, effects = weigh(proposals, standing(*accounts), 1)
-    return Findings(head, Stewardship("0x" + "5a" * 20, {}), weighed, effects)
+    weighed, told = weigh(proposals, standing(*accounts), 1)
+    return Findings(head, Stewardship("0x" + "5a" * 20, {}), weighed, told)
 
 
 def test_it_is_told_what_moved_why_and_who_comes_nearer() -> None:
