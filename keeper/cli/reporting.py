@@ -17,6 +17,7 @@ from keeper.errors import ConfigError
 from keeper.execute.keys import load_exchange_token, load_reporter_keys, signer_of
 from keeper.execute.plain import PlainSender
 from keeper.feeds import listening
+from keeper.feeds.closes import Closes, keeping
 from keeper.protocols.hybrid.signing import address_of
 from keeper.reporter import Reporter
 from keeper.reports import Exchange, served
@@ -79,6 +80,9 @@ async def _report(path: Path) -> None:
         if config.reporter.listen:
             serving = served(config.reporter.listen, token, lambda: reporter.reports, market.fast_domain)
             await parts.open.enter_async_context(serving)
+        if config.reporter.closes:
+            closes = Closes(config.reporter.closes, market.feeds, step_s=config.reporter.closes_s)
+            await parts.open.enter_async_context(keeping(feed, closes))
         log.info("reporter.started", wallet=wallet.address, keys=len(keys), quorum=roll.quorum.size)
         async with listening(feed):
             await until_stopped(Work(parts.reader, reporter, parts.head.number))

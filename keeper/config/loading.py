@@ -46,6 +46,7 @@ PATHS = (
     ("journal", "path"),
     ("limits", "kill_file"),
     ("mirror", "snapshot"),
+    ("reporter", "closes"),
     ("wallet", "keystore"),
     ("wallet", "passphrase_file"),
     ("signer", "ca_file"),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from keeper.config.values import LISTEN, PeerUrl, Several
+from keeper.config.values import LISTEN, PathOf, PeerUrl, Several
 from keeper.deployments import Section
 from keeper.units import FeedId
 
@@ -26,6 +26,10 @@ class Reporter(Section):
     """Where its reports are served, as host:port; nowhere without it."""
     peers: Several[PeerUrl] = ()
     """The other reporters; without any it is a quorum of its own."""
+    closes: PathOf | None = None
+    """Where what its feed says is kept for the steward; nowhere without it."""
+    closes_s: int = Field(default=3600, ge=60)
+    """How far apart."""
 
 
 class Reports(Section):

@@ -406,7 +406,7 @@ class Config(BaseSettings):
         if patience_s < block_time_s:
             bound = f"at least chain.block_time_s, {block_time_s} s"
             raise ConfigError(f"reporter.patience_s must be {bound}, found {patience_s} s")
-        when = self.reporter.model_dump(exclude={"listen", "peers", "patience_s"})
+        when = self.reporter.model_dump(exclude={"listen", "peers", "patience_s", "closes", "closes_s"})
         return ReporterParams(block_time_s=block_time_s, patience_s=patience_s, **when)
 
     def steward_params(self) -> StewardParams:

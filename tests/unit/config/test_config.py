@@ -163,7 +163,7 @@ def test_every_setting_is_documented_with_its_default(path: Path) -> None:
         "trigger": {"announced"},
         "journal": {"url"},
         "steward": {"half_life_s"},
-        "reporter": {"patience_s", "listen"},
+        "reporter": {"patience_s", "listen", "closes"},
     }
     shown = {section: set(values) | optional.get(section, set()) for section, values in documented.items()}
     assert shown == settings

@@ -1,0 +1,116 @@
+"""The file of closes: a row at each step, none twice, none missing between, and readable by the steward."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from keeper.domain import Quote, Unknown
+from keeper.errors import ConfigError
+from keeper.feeds.closes import Closes, keeping
+from keeper.risk import prices
+from keeper.units import WAD, FeedId, UnixS
+
+FEEDS = ("BTC/USD", "ETH/USD")
+STEP_S = 3600
+START_S = 1_699_999_200
+"""A full hour."""
+
+
+def quotes(
+    btc: int = 20_000, eth: int | None = 1_500, at_s: UnixS = START_S
+) -> dict[FeedId, Quote | Unknown]:
+    ether = Unknown("ETH/USD", "no venue") if eth is None else Quote("ETH/USD", eth * WAD, at_s)
+    return {"BTC/USD": Quote("BTC/USD", btc * WAD, at_s), "ETH/USD": ether}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "closes.csv"
+
+
+def kept(path: Path) -> list[str]:
+    return path.read_text().splitlines()
+
+
+def test_each_step_has_one_row_and_the_steward_reads_them(path: Path) -> None:
+    closes = Closes(path, FEEDS, step_s=STEP_S)
+    for late_s, price in ((0, 20_000), (1, 1), (STEP_S + 12, 20_100), (2 * STEP_S, 20_200)):
+        closes.hear(quotes(price), START_S + late_s)
+    with path.open(newline="") as file:
+        found = prices.read(file)
+    assert (found.assets, found.step_s) == (FEEDS, STEP_S)
+    assert found.times.tolist() == [START_S, START_S + STEP_S, START_S + 2 * STEP_S]
+    assert found.closes.tolist() == [[20_000, 1_500], [20_100, 1_500], [20_200, 1_500]]
+
+
+def test_a_step_waits_for_every_feed_but_not_for_long(path: Path) -> None:
+    closes = Closes(path, FEEDS, step_s=STEP_S)
+    closes.hear(quotes(eth=None), START_S)
+    assert not path.exists()
+    closes.hear(quotes(), START_S + STEP_S // 10 + 1)
+    assert not path.exists()
+    closes.hear(quotes(), START_S + STEP_S // 10)
+    assert kept(path)[1:] == [f"{START_S},20000.0,1500.0"]
+
+
+def test_it_goes_on_where_another_life_ended(path: Path) -> None:
+    Closes(path, FEEDS, step_s=STEP_S).hear(quotes(), START_S)
+    again = Closes(path, FEEDS, step_s=STEP_S)
+    again.hear(quotes(1), START_S + 5)
+    again.hear(quotes(20_100), START_S + STEP_S)
+    assert [line.partition(",")[0] for line in kept(path)] == ["time", str(START_S), str(START_S + STEP_S)]
+    assert kept(path)[1].startswith(f"{START_S},20000")
+
+
+def test_a_gap_begins_another_file_and_keeps_the_old_one(path: Path) -> None:
+    closes = Closes(path, FEEDS, step_s=STEP_S)
+    closes.hear(quotes(), START_S)
+    with capture_logs() as logs:
+        closes.hear(quotes(21_000), START_S + 2 * STEP_S)
+    assert [each["event"] for each in logs] == ["closes.gap"]
+    assert kept(path) == ["time,BTC/USD,ETH/USD", f"{START_S + 2 * STEP_S},21000.0,1500.0"]
+    assert kept(path.with_name(f"closes.until-{START_S}.csv"))[1] == f"{START_S},20000.0,1500.0"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "is no file of closes"),
+        ("time,BTC/USD\n1699999200,1\n", "expected time, BTC/USD, ETH/USD every 3600 s, found time, BTC/USD"),
+        ("time,BTC/USD,ETH/USD\n1699999200,1,1\n1699999260,1,1\n", "every 60 s"),
+        ("time,BTC/USD,ETH/USD\nyesterday,1,1\n", "is no file of closes"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(path: Path, text: str, why: str) -> None:
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=why):
+        Closes(path, FEEDS, step_s=STEP_S)
+
+
+class Fixed:
+    """A feed that always says the same."""
+
+    def latest(self, now_s: UnixS) -> Mapping[FeedId, Quote | Unknown]:
+        return quotes(at_s=now_s)
+
+
+def test_it_is_kept_while_open_and_a_full_disk_is_said_and_survived(path: Path) -> None:
+    folder = path.parent / "later"
+    closes = Closes(folder / "closes.csv", FEEDS, step_s=STEP_S)
+
+    async def live() -> None:
+        async with keeping(Fixed(), closes, clock=lambda: START_S + 0.5):
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    with capture_logs() as logs:
+        asyncio.run(live())
+    assert [each["event"] for each in logs] == ["closes.not_kept"]
+    folder.mkdir()
+    asyncio.run(live())
+    assert kept(folder / "closes.csv")[1] == f"{START_S},20000.0,1500.0"
