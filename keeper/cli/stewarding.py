@@ -47,7 +47,11 @@ HEARING_S = 10.0
 """How long a live feed is given to know its prices."""
 
 Closes = Annotated[
-    Path, typer.Option("--prices", help="Closes as a CSV: a column of times, and one of each feed.")
+    list[Path],
+    typer.Option(
+        "--prices",
+        help="Closes as a CSV: a column of times, one of each feed. Again for each source that must agree.",
+    ),
 ]
 Rehearsal = Annotated[bool, typer.Option("--dry-run", help="Say it all; sign and send nothing.")]
 Top = Annotated[int, typer.Option(min=0, help="How many accounts to show that come nearer.")]
@@ -79,7 +83,7 @@ def publish_risk(
     accounts that would be in breach. The last key pays the gas.
     """
     log_to(sys.stderr)
-    run = uvloop.run(_run(config, read_prices(prices, columns), dry_run=dry_run))
+    run = uvloop.run(_run(config, [read_prices(path, columns) for path in prices], dry_run=dry_run))
     if as_json:
         told = as_data(run.found, top) | {"arrays": _markets(run.arrays), "sent": dict(run.sent)}
         typer.echo(json.dumps(told | {"dry_run": dry_run}, indent=2))
@@ -88,14 +92,14 @@ def publish_risk(
     raise typer.Exit(int(is_amiss(run.found)))
 
 
-async def _run(path: Path, closes: Prices, *, dry_run: bool) -> Run:
+async def _run(path: Path, sources: Sequence[Prices], *, dry_run: bool) -> Run:
     keys = () if dry_run else load_reporter_keys()
     async with connected(load(path), hybrid.find) as parts:
         config, feed = parts.config, parts.config.open_feed()
         steward = MarginSteward(
             reader=parts.reader,
             market=parts.market,
-            closes=closes,
+            sources=sources,
             volumes_day={
                 name: depth.volume_day for name, depth in config.depths().items() if depth.volume_day
             },

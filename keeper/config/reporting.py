@@ -71,6 +71,8 @@ class Margins(Section):
     most_rise: float = Field(default=0.25, gt=0, le=1)
     """In a day."""
     most_swing: float = Field(default=3, gt=1)
+    tolerance: Part = 0.1
+    """Between the closes of two sources."""
     most_breached: int = Field(default=0, ge=0)
 
 

@@ -64,6 +64,8 @@ class Params:
     """In a day, whatever the owner would allow."""
     most_swing: float = 3.0
     """An estimate so many times the margin in force, or the other way round, is rather wrong than new."""
+    tolerance: float = 0.1
+    """Between what the closes of two sources ask for, over the first's."""
     most_breached: int = 0
     """Accounts that may be in breach at the end of the ramp and are not now, at today's prices."""
 
@@ -133,6 +135,22 @@ def decide(
         if broken := steward.broken_bound(change, allowed, terms, at):
             return Refuse(broken), held
     return _unchanged(change, terms, params) or change, held
+
+
+def agreed(
+    change: MarginChange, others: Sequence[MarginChange | Refuse], tolerance: float
+) -> MarginChange | Refuse:
+    """Return a change that whoever estimates by other closes would sign as well; refuse any other."""
+    for number, other in enumerate(others, 2):
+        if isinstance(other, Refuse):
+            reason = Reason("margins.disputed", f"source {number}: {other.reason}", "the same", change.feed)
+            return Refuse(reason)
+        pairs = ((other.mmr_wad, change.mmr_wad), (other.imr_wad, change.imr_wad))
+        apart = max(abs(theirs / ours - 1) for theirs, ours in pairs)
+        if apart > tolerance:
+            found = f"source {number} is {apart:.1%} away"
+            return Refuse(Reason("margins.disputed", found, f"{tolerance:.1%}", change.feed))
+    return change
 
 
 def weigh(
@@ -316,15 +334,28 @@ class Findings:
         return tuple(each.outcome for each in self.proposals if isinstance(each.outcome, MarginChange))
 
 
+@dataclass(frozen=True, slots=True)
+class _Estimated:
+    """What one source says."""
+
+    found: Mapping[FeedId, Estimate]
+    refused: Mapping[FeedId, Refuse]
+    markets: Mapping[FeedId, Market]
+    """Of what was estimated."""
+
+
 class MarginSteward:
-    """Proposes the margins of one deployment by recorded closes; it signs and sends nothing."""
+    """Proposes the margins of one deployment by recorded closes; it signs and sends nothing.
+
+    The first source proposes, and every other one must come to the same.
+    """
 
     def __init__(
         self,
         *,
         reader: Reader,
         market: HybridMarket,
-        closes: Prices,
+        sources: Sequence[Prices],
         volumes_day: Mapping[FeedId, float],
         vols: Vols | None,
         from_block: Block,
@@ -332,7 +363,7 @@ class MarginSteward:
     ) -> None:
         self._reader = reader
         self._market = market
-        self._closes = closes
+        self._sources = sources
         self._volumes_day = volumes_day
         self._vols = vols
         self._from_block = from_block
@@ -355,35 +386,47 @@ class MarginSteward:
         return Findings(head, found, weighed, effects)
 
     def _proposals(self, standing: Standing, stewardship: Stewardship) -> Iterator[Proposal]:
+        first, *others = [self._estimated(each, standing) for each in self._sources]
+        at_s = standing.at_s + self._params.block_time_s
+        for feed, terms in self._market.deployment.rules.underlyings.items():
+            allowed = stewardship.allowed[feed]
+            outcome, held = self._decided(first, feed, allowed, terms, at_s)
+            if isinstance(outcome, MarginChange):
+                theirs = [self._decided(each, feed, allowed, terms, at_s)[0] for each in others]
+                outcome = agreed(outcome, theirs, self._params.tolerance)
+            before = self._estimates(self._sources[0], first.markets, until_s=allowed.changed_at_s)
+            yield Proposal(feed, terms, at_s, first.found.get(feed), before.get(feed), outcome, held)
+
+    def _decided(
+        self, by: _Estimated, feed: FeedId, allowed: Allowed, terms: Underlying, at_s: UnixS
+    ) -> tuple[MarginChange | Refuse, Held]:
+        if feed in by.found:
+            return decide(by.found[feed], allowed, terms, at_s=at_s, params=self._params)
+        missing = Refuse(Reason("data.missing", "no closes", "a column of them", feed))
+        return by.refused.get(feed, missing), ()
+
+    def _estimated(self, source: Prices, standing: Standing) -> _Estimated:
+        """Estimate what a source bears."""
         terms = self._market.deployment.rules.underlyings
-        closes = self._closes.of([feed for feed in terms if feed in self._closes.assets])
+        closes = source.of([feed for feed in terms if feed in source.assets])
         marks = {feed: mark for feed in closes.assets if (mark := standing.mark(feed)) is not None}
         refused = dict(unsound(closes, self._params.policy, now_s=standing.at_s, marks=marks))
-        sound = [feed for feed in closes.assets if feed not in refused]
-        markets = {feed: Market(standing.largest(feed), self._volumes_day.get(feed)) for feed in sound}
-        found = self._estimates(closes, sound, markets, None)
-        at_s = standing.at_s + self._params.block_time_s
-        for feed, each in terms.items():
-            allowed = stewardship.allowed[feed]
-            if feed not in found:
-                missing = Refuse(Reason("data.missing", "no closes", "a column of them", feed))
-                yield Proposal(feed, each, at_s, None, None, refused.get(feed, missing))
-                continue
-            outcome, held = decide(found[feed], allowed, each, at_s=at_s, params=self._params)
-            earlier = self._estimates(closes, sound, markets, allowed.changed_at_s)
-            yield Proposal(feed, each, at_s, found[feed], earlier.get(feed), outcome, held)
+        markets = {
+            feed: Market(standing.largest(feed), self._volumes_day.get(feed))
+            for feed in closes.assets
+            if feed not in refused
+        }
+        return _Estimated(self._estimates(closes, markets), refused, markets)
 
     def _estimates(
-        self, closes: Prices, sound: Sequence[FeedId], markets: Mapping[FeedId, Market], until_s: UnixS | None
+        self, closes: Prices, markets: Mapping[FeedId, Market], until_s: UnixS | None = None
     ) -> dict[FeedId, Estimate]:
-        """Estimate by all closes, or by those up to a time, where they are enough."""
-        if not sound:
-            return {}
-        used, policy = closes.of(sound), self._params.policy
+        """Estimate the margins of some underlyings; by the closes up to a time, where these are enough."""
+        used, policy = closes.of(list(markets)), self._params.policy
         if until_s is not None:
             used = used.until(until_s)
-            if len(used.times) * closes.step_s < policy.least_returns * policy.horizon_s:
-                return {}
+        if not markets or len(used.times) * closes.step_s < policy.least_returns * policy.horizon_s:
+            return {}
         return {each.asset: each for each in estimate(used, policy, markets)}
 
     async def _accounts(self, head: Head) -> tuple[Account, ...]:

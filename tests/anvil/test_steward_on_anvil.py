@@ -113,14 +113,21 @@ class Site:
         text = CONFIG.format(**values, reader=self.deployed.protocol.reader)
         (self.folder / "keeper.toml").write_text(text + more)
 
-    def closes(self, deviations: dict[str, float] = CALM, *, late_s: int = 60, rows: int = 700) -> None:
+    def closes(
+        self,
+        deviations: dict[str, float] = CALM,
+        *,
+        late_s: int = 60,
+        rows: int = 700,
+        name: str = "closes.csv",
+    ) -> None:
         """Write closes every four hours whose last one is what the chain says."""
         rng = np.random.default_rng(8)
         last_s = self.node.timestamp_s() - late_s
         moves = {feed: sd * rng.standard_normal(rows - 1) for feed, sd in deviations.items()}
         ends = {feed: PRICES[feed] / WAD for feed in deviations}
         path = {feed: ends[feed] * np.exp(np.cumsum([0, *each[::-1]]))[::-1] for feed, each in moves.items()}
-        with (self.folder / "closes.csv").open("w", newline="") as file:
+        with (self.folder / name).open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["time", *deviations])
             for row in range(rows):
@@ -263,6 +270,22 @@ def test_thin_stale_and_odd_closes_are_refused_with_value_and_bound(site: Site, 
         "found": "the last close is 26,000 where 20,000 is said elsewhere",
         "bound": "10.0%",
     }
+
+
+def test_what_the_closes_of_another_source_do_not_bear_is_not_signed(site: Site, told: Told) -> None:
+    site.closes(CALM | {"BTC/USD": 0.028})
+    site.closes(CALM | {"BTC/USD": 0.0275}, name="near.csv")
+    site.closes(CALM, name="calm.csv")
+    code, said = told("--json", "--dry-run", "--prices", "near.csv")
+    assert code == 0
+    assert "change" in said["underlyings"]["BTC/USD"]
+    sent = site.sent
+    code, said = told("--json", "--prices", "near.csv", "--prices", "calm.csv")
+    assert code == 1
+    refused = said["underlyings"]["BTC/USD"]["refused"]
+    assert (refused["rule"], refused["found"].partition(":")[0][:8]) == ("margins.disputed", "source 3")
+    assert "BTC/USD" not in said["sent"]
+    assert site.sent == sent + len(said["sent"]) + 1
 
 
 def test_too_few_keys_of_signers_and_a_deployment_without_a_steward_are_refused(

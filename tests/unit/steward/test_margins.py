@@ -16,7 +16,7 @@ from keeper.protocols.hybrid.steward import Allowed, Bounds, MarginChange, Stewa
 from keeper.risk.parameters import Estimate, Policy
 from keeper.risk.scenarios import Option, VolShocks, array_of, pack
 from keeper.steward.arrays import FixedVols
-from keeper.steward.margins import Effect, Findings, Params, Proposal, Standing, decide, weigh
+from keeper.steward.margins import Effect, Findings, Params, Proposal, Standing, agreed, decide, weigh
 from keeper.steward.telling import as_data, is_amiss, lines
 from keeper.units import BPS, WAD, Wad
 from tests.unit.protocols.hybrid.books import (
@@ -150,6 +150,24 @@ def test_each_refusal_names_what_was_found_and_its_bound() -> None:
 def test_what_lies_too_far_outside_the_bounds_is_left_to_the_owner() -> None:
     far = replace(ALLOWED, bounds=replace(BOUNDS, mmr_least_wad=2 * PERCENT, mmr_most_wad=3 * PERCENT))
     assert rule(decided(0.05, 0.08, allowed=far)) == "margins.mmr: 3.0000%, bound 4.5000% to 3.0000%"
+
+
+def test_what_another_source_would_not_come_to_is_disputed() -> None:
+    change, _ = decided(0.06, 0.09)
+    assert isinstance(change, MarginChange)
+    near, far = replace(change, imr_wad=99 * PERCENT // 10), replace(change, mmr_wad=53 * PERCENT // 10)
+    unmoved = Refuse(Reason("margins.unchanged", "a change of 1.0%", "5.0% or more"))
+    assert agreed(change, [], 0.1) is change
+    assert agreed(change, [near, change], 0.11) is change
+    assert (
+        rule((agreed(change, [near, far], 0.11), ()))
+        == "margins.disputed: source 3 is 11.7% away, bound 11.0%"
+    )
+    assert rule((agreed(change, [near], 0.09), ())) == "margins.disputed: source 2 is 10.0% away, bound 9.0%"
+    disputed = (
+        "margins.disputed: source 2: margins.unchanged: a change of 1.0%, bound 5.0% or more, bound the same"
+    )
+    assert rule((agreed(change, [unmoved], 0.1), ())) == disputed
 
 
 @given(
