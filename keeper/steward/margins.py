@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from keeper.domain import (
     Account,
@@ -45,7 +46,7 @@ from keeper.units import BPS, WAD, AccountKey, Block, FeedId, UnixS, Wad
 BPS_WAD = WAD // BPS
 PAGE = 200
 """Accounts of one bulk read."""
-Held = tuple[str, ...]
+Held: TypeAlias = tuple[str, ...]
 """What keeps a change from going as far as its estimate, in words."""
 
 
@@ -82,7 +83,7 @@ class Proposal:
     before: Estimate | None
     """The same from the closes that there were at the last change; None where that was before all of them."""
     outcome: MarginChange | Refuse
-    held: tuple[str, ...] = ()
+    held: Held = ()
     """What keeps the change from going as far as the estimate."""
 
 
@@ -245,11 +246,8 @@ class Standing:
     def _array(self, number: int, array: ArrayView, setting: Setting) -> ArrayView | Unknown:
         listed = setting.terms.markets[number]
         option = Option(number, listed.kind, listed.strike_wad, listed.expiry_s)
-        vol = (
-            self.vols.vol(listed.feed, option, self.at_s)
-            if self.vols
-            else Unknown(listed.feed, "no volatility")
-        )
+        unvalued = Unknown(listed.feed, "no volatility")
+        vol = self.vols.vol(listed.feed, option, self.at_s) if self.vols else unvalued
         if isinstance(vol, Unknown):
             return vol
         mmr_wad = setting.terms.risks[listed.feed].mmr_wad
