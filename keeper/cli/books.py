@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,8 @@ from keeper.journal.db import Shared
 from keeper.journal.reader import JournalReader
 from keeper.pipeline import Shelf
 from keeper.ports import Market
+from keeper.protocols.hybrid.market import HybridMarket
+from keeper.protocols.perp_curie.market import PerpCurieMarket
 from keeper.risk.holdings import Held, Portfolios, linear
 from keeper.risk.margin import Book
 from keeper.risk.marks import Marks
@@ -32,7 +34,7 @@ from keeper.state.archive import Stamp, stamp_of
 from keeper.state.book import Book as Accounts
 from keeper.trigger.distance import Quotes
 from keeper.trigger.mirrored import Mirrored
-from keeper.units import WAD, AccountKey
+from keeper.units import WAD, AccountKey, UnixS
 
 BookFile = Annotated[Path | None, typer.Argument(help="A book as JSON; docs/risk/margin.md says how.")]
 Deployed = Annotated[
@@ -57,11 +59,29 @@ class Source:
     """``book``, and of a deployment its ``block`` and how many accounts were ``left_out``."""
     fund: float | None = None
     """What its insurance holds, in quote, where it says that itself."""
+    legs: Callable[..., Book] | None = None
+    """Of a deployment with perps: what accounts hold of them and of options, with ``collateral`` or not."""
 
     @property
     def positions(self) -> Book:
-        """Its instruments and what accounts hold of them; of a deployment what it comes to in its assets."""
-        return self.held.book if isinstance(self.held, Portfolios) else linear(self.held)
+        """Its instruments and what accounts hold of them; of loans what it comes to in each asset.
+
+        Raises ConfigError as ``protocols.hybrid.holdings.described``.
+        """
+        if isinstance(self.held, Portfolios):
+            return self.held.book
+        return linear(self.held) if self.legs is None else self.legs(collateral=True)
+
+    @property
+    def margined(self) -> Book:
+        """What a venue would margin: perps and options, and no collateral. Raises ConfigError for loans."""
+        if isinstance(self.held, Portfolios):
+            return self.held.book
+        if self.legs is None:
+            raise ConfigError(
+                f"{self.told['book']}: margin is asked of perps and options, and these are loans"
+            )
+        return self.legs(collateral=False)
 
     @property
     def words(self) -> str:
@@ -127,7 +147,8 @@ async def _live(config: Config, shelf: Shelf) -> Source:
         calls = [market.rows_call(known[at : at + pages]) for at in range(0, len(known), pages)]
         prices, *rows = await reader.call_many([market.prices_call(), *calls], head.hash)
     book = Accounts(market.shape)
-    for page in rows:
+    for begin, page in zip(range(0, len(known), pages), rows, strict=True):
+        market.shape.check_names(page, known[begin : begin + pages])
         book.fold_rows(page, head.number)
     return _source(config, market, book, market.decode_prices(prices), head)
 
@@ -165,5 +186,16 @@ def _source(config: Config, market: Market[Any, Any], book: Accounts[Any], world
 
     held = Mirrored(book.freeze(), spots, price, partial(market.worths, world, at_s=at_s), at_s)
     name = f"{config.deployment.protocol} {config.deployment.address}"
-    fund = world.world.insurance_wad / WAD if isinstance(world, OracleView) else None
-    return Source(held, {"book": name, "block": head.number, "left_out": held.unknown}, fund)
+    told = {"book": name, "block": head.number, "left_out": held.unknown}
+    if isinstance(market, HybridMarket):
+        fund = world.world.insurance_wad / WAD
+        return Source(held, told, fund, partial(_legs, market, world, held, at_s))
+    is_perp = isinstance(market, PerpCurieMarket)
+    return Source(held, told, legs=(lambda **_: linear(held)) if is_perp else None)
+
+
+def _legs(market: HybridMarket, world: OracleView, held: Mirrored, at_s: UnixS, *, collateral: bool) -> Book:
+    """Return what accounts hold of HybridMargin's instruments, by the volatilities of their arrays."""
+    places, instruments = zip(*market.described(world, at_s, collateral=collateral), strict=True)
+    spots = dict(zip(held.assets, held.spots.tolist(), strict=True))
+    return Book.of(instruments, spots, held.positions[:, list(places)])

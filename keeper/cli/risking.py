@@ -1,19 +1,20 @@
-"""The commands that ask the risk engine about a book in a file."""
+"""``keeper risk margin``: what accounts require by the scenarios of a venue."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.table import Table
 
-from keeper.cli.bookfile import read_book, to_add_ons, to_book
-from keeper.cli.options import Json
+from keeper.cli.books import BookFile, Deployed, Snapshot, open_book
+from keeper.cli.options import Json, Rehearsed
 from keeper.cli.output import terminal
 from keeper.risk import scenarios
+from keeper.risk.holdings import Portfolios
 from keeper.risk.margin import Scan, scan
 
 ROUNDING = 1e-12
@@ -21,20 +22,32 @@ ROUNDING = 1e-12
 
 
 def see_margin(
-    book: Annotated[Path, typer.Argument(help="A book as JSON; docs/risk/margin.md says how.")],
+    book: BookFile = None,
     *,
+    config: Deployed = None,
+    snapshot: Snapshot = False,
+    dry_run: Rehearsed = False,
     grid: Annotated[str, typer.Option(help="The scenarios: paradex24, deribit and others.")] = "span16",
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Only so many accounts, those that require most.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what each account of a book requires: net against gross, the worst scenarios, each leg's part."""
-    said = read_book(book)
-    found = scan(to_book(said), scenarios.grid(grid), add_ons=to_add_ons(said))
-    accounts = list(said.accounts)
+    source = open_book(book, config, snapshot=snapshot, dry_run=dry_run, grid=grid, judged=False)
+    held, positions = source.held, source.margined
+    add_ons = held.add_ons if isinstance(held, Portfolios) else None
+    found = scan(positions, scenarios.grid(grid), add_ons=add_ons)
+    names, accounts = list(held.accounts), as_data(found, list(held.accounts))
+    if top is not None:
+        most = np.argsort(-found.initial, kind="stable")[:top].tolist()
+        accounts = {names[row]: accounts[names[row]] for row in most}
     if as_json:
-        told = {"grid": grid, "settled_in": "coin" if said.in_coin else "quote"}
-        typer.echo(json.dumps(told | {"accounts": as_data(found, accounts)}, indent=2))
+        settled_in = "coin" if positions.in_coin else "quote"
+        told = {**source.told, "grid": grid, "settled_in": settled_in, "accounts": accounts}
+        typer.echo(json.dumps(told, indent=2))
         return
-    for name, data in as_data(found, accounts).items():
+    for name, data in accounts.items():
         for part in tables_of(name, data):
             terminal().print(part, highlight=False, markup=False)
 

@@ -63,6 +63,11 @@ class Mirrored:
         """The accounts, each by owner and sub-account, or by its key where that names none."""
         return [named(key) for key in self._book.keys[self._rows].tolist()]
 
+    @property
+    def positions(self) -> Floats:
+        """What they hold of every column [n, i]."""
+        return self._book.legs.dense(self._rows)
+
     def standing(self, falls: Floats) -> Standings:
         """Score every account by the marks of moved prices."""
         quotes = self._quotes(shaped("falls", finite("falls", falls), len(self.assets)))

@@ -744,6 +744,11 @@ def test_the_book_on_disk_and_the_chain_stand_alike_after_a_shock(site: Site) ->
     assert there["change"] == pytest.approx(0, abs=1e-3)
     [level] = what_if(site.folder, "flow", "--levels", "0.1")["levels"]
     assert level["slope"] == level["cliff"] == {"BTC/USD": pytest.approx(171_000)}
+    most = what_if(site.folder, "margin", "--top", "2", "--grid", "tims10")["accounts"]
+    assert len(most) == 2
+    # The worst of ten moves is 15% of 10 at 19,000.
+    assert most[owner]["initial"] == pytest.approx(0.15 * 190_000)
+    assert list(most[owner]["underlyings"]["BTC/USD"]["legs"]) == ["BTC/USD perp"]
 
 
 # --- prices that are none ------------------------------------------------------------------------

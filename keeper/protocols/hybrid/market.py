@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -36,12 +36,14 @@ from keeper.errors import InvariantBroken
 from keeper.ports import Purchase, SlicePreview
 from keeper.protocols.hybrid import arrays, calls, codec, liquidator, math, quorum, signing
 from keeper.protocols.hybrid.codec import ArrayPost
+from keeper.protocols.hybrid.holdings import described
 from keeper.protocols.hybrid.marks import marks_of
 from keeper.protocols.hybrid.params import Deployment, Listed, Terms, read_rules
 from keeper.protocols.hybrid.portfolio import setting_at
 from keeper.protocols.hybrid.rows import HybridRows
 from keeper.protocols.hybrid.signing import ArraysToSign
 from keeper.remedies import Health, Mend
+from keeper.risk import margin
 from keeper.risk.inputs import Floats
 from keeper.risk.marks import Marks
 from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad, mul_div_down
@@ -168,6 +170,12 @@ class HybridMarket:
         """Return what one unit of each column is worth: of collateral its price, without a haircut."""
         whole = [replace(each, value_wad=WAD) for each in self._columns(world, at_s)]
         return marks_of(whole, self._quoted(world, quotes, at_s), at_s).value
+
+    def described(
+        self, world: OracleView, at_s: UnixS, *, collateral: bool = True
+    ) -> Iterator[tuple[int, margin.Instrument]]:
+        """Yield the place and the description of every column that hangs on a price, for the risk engine."""
+        return described(self._columns(world, at_s), at_s, collateral=collateral)
 
     def spots(self, world: OracleView) -> Mapping[FeedId, Wad]:
         """Return the newer price of every feed on chain that counts."""

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from keeper.cli.books import open_book
 from keeper.doctor.foreign import IMPLEMENTATION_SLOT
+from keeper.errors import ConfigError
 from keeper.journal import sqlite
 from keeper.journal.reader import JournalReader
 from keeper.lab.anvil import anvil
@@ -139,6 +141,8 @@ def test_what_a_fall_liquidates_is_read_from_the_pool(site: Site) -> None:
     # Five ether at 950 do not pay for it.
     assert half["cliff"] == half["slope"] == {FEED: pytest.approx(4_750, rel=1e-3)}
     assert half["bad_debt"] == pytest.approx(3_250, rel=1e-3)
+    with pytest.raises(ConfigError, match="margin is asked of perps and options, and these are loans"):
+        open_book(None, site.folder / "keeper.toml").margined  # noqa: B018
 
 
 def test_a_dry_run_journals_the_closing_that_it_would_send(site: Site) -> None:

@@ -53,6 +53,12 @@ def test_a_person_reads_the_figures_of_the_docs() -> None:
     assert "no scenario costs anything" in said
 
 
+def test_the_accounts_that_require_most_come_first(tmp_path: Path) -> None:
+    path = written(tmp_path, accounts={"a": {"P": 1}, "b": {"P": -3}, "c": {"P": 2}})
+    assert list(json.loads(asked(path, "--json"))["accounts"]) == ["a", "b", "c"]
+    assert list(json.loads(asked(path, "--json", "--top", "2"))["accounts"]) == ["b", "c"]
+
+
 def test_without_add_ons_none_are_told(tmp_path: Path) -> None:
     said = asked(written(tmp_path))
     assert said.startswith("a: initial margin 15.00, maintenance 15.00")
