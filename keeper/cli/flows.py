@@ -21,14 +21,23 @@ from keeper.errors import BadInput, ConfigError
 from keeper.risk.holdings import Held
 from keeper.risk.inputs import Floats, within
 from keeper.risk.liquidity import DAYS_A_YEAR, VOLATILITY, pool_move, sqrt_impact
-from keeper.risk.stress import Cascade, Closing, cascade, cliff, flow, share_to_close
+from keeper.risk.stress import (
+    HIGHEST,
+    Cascade,
+    Closing,
+    bought_back,
+    cascade,
+    cliff,
+    flow,
+    share_to_close,
+)
 
 LEVELS = "0.02/0.05/0.1/0.15/0.2/0.3/0.4/0.5"
 CLOSINGS: Mapping[str, Closing] = {"slope": share_to_close, "cliff": cliff}
 """How much of an account in breach goes: what ends the breach, or all of it."""
 Impact = Callable[[Floats], Floats]
 
-Levels = Annotated[str, typer.Option(help="How far prices fall, as fractions.")]
+Levels = Annotated[str, typer.Option(help="How far prices fall, as fractions; below 0 where they rise.")]
 Falling = Annotated[
     str | None,
     typer.Option(help="Which assets fall, such as BTC,ETH; by default all but stable ones and ratios."),
@@ -74,7 +83,9 @@ def see_flow(
         "levels": flows_of(held, falls, moving),
     }
     if impact is not None:
-        told["cascades"] = [each for fall in falls for each in cascades_of(held, fall * moving, impact)]
+        told["cascades"] = [
+            each for fall in falls if fall >= 0 for each in cascades_of(held, fall * moving, impact)
+        ]
     if plot is not None:
         draw(plot, told)
     if as_json:
@@ -93,7 +104,7 @@ def to_levels(said: str) -> list[float]:
         found = [float(each) for each in said.split("/")]
     except ValueError:
         raise BadInput(f"--levels: expected fractions such as 0.05/0.1/0.2, found {said!r}") from None
-    return sorted({float(each) for each in within("--levels", found, 0.0, 1.0)})
+    return sorted({float(each) for each in within("--levels", found, -HIGHEST, 1.0)})
 
 
 def to_falling(said: str | None, assets: Sequence[str]) -> Floats:
@@ -157,7 +168,7 @@ def flows_of(held: Held, falls: Sequence[float], moving: Floats) -> list[dict[st
     """Say of every level who is in breach there, and what would be sold in quote at its prices."""
     levels = np.outer(falls, moving)
     sold = {name: flow(held, levels, closing=closing) for name, closing in CLOSINGS.items()}
-    told = []
+    back, told = bought_back(held, levels), []
     for row, fall in enumerate(falls):
         there = held.standing(levels[row])
         told.append(
@@ -166,6 +177,7 @@ def flows_of(held: Held, falls: Sequence[float], moving: Floats) -> list[dict[st
                 "breached": int(there.breached.sum()),
                 "bad_debt": float(there.bad_debt.sum()),
                 **{name: _by_asset(held, found[row]) for name, found in sold.items()},
+                "bought_back": _by_asset(held, back[row]),
             }
         )
     return told
@@ -202,7 +214,7 @@ def _largest(found: Cascade) -> float | None:
 def parts_of(words: str, told: Mapping[str, Any]) -> Iterator[Table | str]:
     """Yield what a person reads."""
     yield words
-    yield f"{', '.join(told['falling'])} fall together; sold, in quote at the fallen prices:"
+    yield f"{', '.join(told['falling'])} move together; what is closed, in quote at the moved prices:"
     yield flow_table(told["levels"])
     if "cascades" in told:
         yield "where that ends, once selling it has moved prices; sold, in quote at the prices now:"
@@ -213,14 +225,22 @@ def flow_table(levels: Sequence[Mapping[str, Any]]) -> Table:
     """Return a row a level."""
     assets = list(dict.fromkeys(asset for each in levels for asset in (*each["slope"], *each["cliff"])))
     table = Table(box=None)
-    for name in ("fall", "in breach", *map(short, assets), "slope: all", "cliff: all", "bad debt"):
+    for name in (
+        "fall",
+        "in breach",
+        *map(short, assets),
+        "slope: all",
+        "cliff: all",
+        "bought back",
+        "bad debt",
+    ):
         table.add_column(name, justify="right")
     for each in levels:
         table.add_row(
             f"{100 * each['fall']:.4g}%",
             f"{each['breached']:,}",
             *(f"{each['slope'].get(asset, 0.0):,.0f}" for asset in assets),
-            *(f"{sum(each[name].values()):,.0f}" for name in CLOSINGS),
+            *(f"{sum(each[name].values()):,.0f}" for name in (*CLOSINGS, "bought_back")),
             f"{each['bad_debt']:,.0f}",
         )
     return table
@@ -271,6 +291,9 @@ def _draw_flow(axes: Any, levels: Sequence[Mapping[str, Any]]) -> None:
             falls, rows, labels=[f"{short(each)}, slope" for each in assets], colors=_colours(assets)
         )
     axes.plot(falls, [sum(each["cliff"].values()) for each in levels], color=RED, label="all, cliff")
+    back = [sum(each["bought_back"].values()) for each in levels]
+    if any(back):
+        axes.plot(falls, back, color=MUTED, linestyle="--", label="bought back, slope")
     axes.set_xlabel("fall of prices, %")
     axes.set_ylabel("sold, in quote")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")

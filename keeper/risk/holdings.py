@@ -36,7 +36,9 @@ class Standings:
     left: Floats
     """What would count for them once they were closed whole, without any requirement."""
     sold: Floats
-    """[n, a], what closing them whole sells of each asset, at the prices before they moved."""
+    """[n, a], what closing them whole sells of each asset, at the prices before they moved,"""
+    bought: Floats
+    """[n, a], and what it buys back."""
 
     @property
     def breached(self) -> NDArray[np.bool_]:
@@ -125,7 +127,9 @@ class Portfolios:
         required = scan(replace(self.book, spots=spots), self.grid, add_ons=self.add_ons).maintenance
         worth = self.spots[0] * kept[0] if self._coin else 1.0
         equity = (self.equity + self._gains(kept)) * worth
-        return Standings(equity, required * worth, equity, equity, np.maximum(self._deltas, 0.0))
+        deltas = self._deltas
+        sold, bought = np.maximum(deltas, 0.0), np.maximum(-deltas, 0.0)
+        return Standings(equity, required * worth, equity, equity, sold, bought)
 
     @property
     def _coin(self) -> bool:

@@ -187,6 +187,9 @@ def cliff(equity: ArrayLike, requirement: ArrayLike, left: ArrayLike | None = No
     return np.ceil(share_to_close(equity, requirement, left))
 
 
+HIGHEST = 1e6
+"""Times a price: no rise is greater."""
+
 Closing = Callable[[Floats, Floats, Floats], Floats]
 """From equity, requirement and what would be left [n] to the part of each book that is closed, in [0, 1]."""
 
@@ -216,7 +219,9 @@ class Books:
         prices = self.spots * (1 - falls)
         equity = self.cash + self.positions @ prices
         required = np.abs(self.positions) @ (prices * self.margin)
-        return Standings(equity, required, equity, equity, np.maximum(self.positions, 0.0) * self.spots)
+        held = self.positions * self.spots
+        sold, bought = np.maximum(held, 0.0), np.maximum(-held, 0.0)
+        return Standings(equity, required, equity, equity, sold, bought)
 
 
 class Falling(Protocol):
@@ -237,19 +242,29 @@ def _closed(at: Standings, closing: Closing) -> Floats:
 
 
 def flow(books: Falling, falls: ArrayLike, *, closing: Closing = share_to_close) -> Floats:
-    """Return what would be sold of each asset at each level of prices, [l, a], in quote at the fallen prices.
+    """Return what would be sold of each asset at each level of prices, [l, a], in quote at the moved prices.
 
-    ``falls`` [l, a], or [l] where all assets fall alike. What those short of an asset buy back is not counted
-    against it: it holds prices up, but not surely at the same moment. As in ``keeper.trigger.cascade``, which
-    asks it of the mirrored book: what a level closes does not include what the way there would have closed.
+    ``falls`` [l, a], or [l] where all assets fall alike; below 0 where they rise. What those short of an
+    asset buy back is not counted against it: it holds prices up, but not surely at the same moment. As in
+    ``keeper.trigger.cascade``, which asks it of the mirrored book: what a level closes does not include what
+    the way there would have closed.
 
-    Raises BadInput for shapes that do not fit, and falls outside [0, 1].
+    Raises BadInput for shapes that do not fit, and falls above 1.
     """
+    return _traded(books, falls, lambda at: _closed(at, closing) @ at.sold)
+
+
+def bought_back(books: Falling, falls: ArrayLike, *, closing: Closing = share_to_close) -> Floats:
+    """Return what would be bought back of each asset at each level, as `flow` says what would be sold."""
+    return _traded(books, falls, lambda at: _closed(at, closing) @ at.bought)
+
+
+def _traded(books: Falling, falls: ArrayLike, traded: Callable[[Standings], Floats]) -> Floats:
     assets = len(books.spots)
-    levels = within("falls", falls, 0.0, 1.0)
+    levels = within("falls", falls, -HIGHEST, 1.0)
     levels = np.repeat(levels[:, None], assets, axis=1) if levels.ndim == 1 else levels
     levels = shaped("falls", levels, None, assets)
-    found = np.array([_closed(at, closing) @ at.sold for at in map(books.standing, levels)])
+    found = np.array([traded(books.standing(level)) for level in levels])
     return np.asarray(found * (1 - levels))
 
 

@@ -77,8 +77,9 @@ class Mirrored:
         with np.errstate(divide="ignore", invalid="ignore"):
             part = np.where(owed > 0, np.where(owed < held, owed / held, 1.0), 1.0)
         left = np.where(owed > 0, equity * (1 - part), equity)
-        sold = np.maximum(self.exposures - (1 - part[:, None]) * self._gross, 0.0)
-        return Standings(equity, requirement, self._net(worth), left, sold)
+        traded = self.exposures - (1 - part[:, None]) * self._gross
+        sold, bought = np.maximum(traded, 0.0), np.maximum(-traded, 0.0)
+        return Standings(equity, requirement, self._net(worth), left, sold, bought)
 
     def _quotes(self, falls: Floats) -> Quotes:
         kept = np.maximum(1 - falls, LEAST).tolist()

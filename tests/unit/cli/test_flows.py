@@ -45,7 +45,7 @@ def test_levels_are_added_up_by_hand(tmp_path: Path) -> None:
     assert said["falling"] == ["BTC", "ETH"]
     assert "cascades" not in said
     near, there, gone = said["levels"]
-    assert near == {"fall": 0.02, "breached": 0, "bad_debt": 0.0, "slope": {}, "cliff": {}}
+    assert near == {"fall": 0.02, "breached": 0, "bad_debt": 0.0, "slope": {}, "cliff": {}, "bought_back": {}}
     assert (there["fall"], there["breached"]) == (0.1, 1)
     assert there["slope"] == {"BTC": pytest.approx(35 / 135 * 900)}
     assert there["cliff"] == {"BTC": pytest.approx(900)}
@@ -81,6 +81,14 @@ def test_a_pool_gives_way_by_its_own_curve_and_an_unknown_market_not_at_all(tmp_
     assert cliff["falls"] == pytest.approx({"BTC": 0.3, "ETH": 0.3})
 
 
+def test_as_prices_rise_who_is_short_buys_back(tmp_path: Path) -> None:
+    said = told(written(tmp_path), "--levels=-0.3/0.1", "--volume", "BTC=1e5")
+    # Short of 10 at 13: 10 of the 19.5 that it must have, and the rest of 130 goes.
+    assert said["levels"][0]["bought_back"] == {"ETH": pytest.approx(9.5 / 19.5 * 130)}
+    assert said["levels"][0]["slope"] == {}
+    assert {each["shock"]["BTC"] for each in said["cascades"]} == {0.1}
+
+
 def test_only_what_is_named_falls(tmp_path: Path) -> None:
     said = told(written(tmp_path), "--levels", "0.1", "--falling", "ETH")
     assert said["falling"] == ["ETH"]
@@ -92,9 +100,9 @@ def test_only_what_is_named_falls(tmp_path: Path) -> None:
 
 def test_a_person_reads_both_ways_of_closing(tmp_path: Path) -> None:
     said = asked(written(tmp_path), "--levels", "0.1", "--volume", "BTC=1e5")
-    assert "BTC, ETH fall together" in said
+    assert "BTC, ETH move together" in said
     rows = [line.split() for line in said.splitlines() if line.strip().startswith("10%")]
-    assert rows[0] == ["10%", "1", "233", "233", "900", "0"]
+    assert rows[0] == ["10%", "1", "233", "233", "900", "0", "0"]
     assert [each[1] for each in rows[1:]] == ["slope", "cliff"]
     assert rows[2][-3:] == ["1,000", "0", "2"]
 
@@ -113,7 +121,7 @@ def test_a_plot_shows_what_was_asked(tmp_path: Path, depth: list[str]) -> None:
     ("words", "error", "message"),
     [
         (["--levels", "a"], BadInput, "--levels: expected fractions"),
-        (["--levels", "1.2"], BadInput, r"--levels must lie in \[0, 1\]"),
+        (["--levels", "1.2"], BadInput, r"--levels must lie in \[-1e\+06, 1\]"),
         (["--falling", "SOL"], ConfigError, "--falling: SOL is none of the book's assets"),
         (["--volume", "BTC=0"], BadInput, "volume_day must be above 0"),
         (["--reserve", "BTC=-1"], BadInput, "reserve must be above 0"),

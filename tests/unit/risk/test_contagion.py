@@ -151,6 +151,16 @@ def test_what_comes_back_around_a_cycle_is_counted_by_the_linear_variant_alone()
     assert (again.rounds, once.rounds, again.defaulted) > (once.rounds, 0, -1)
 
 
+@pytest.mark.parametrize("lent", [0.1, 0.5, 0.9])
+def test_around_a_ring_the_linear_variant_sums_every_lap(lent: float) -> None:
+    # Each has lent a part of its equity to the next: h = h(0) + lent h, and once hit, (1 + lent) h(0).
+    ring = 10 * lent * np.roll(np.eye(4), 1, axis=1)
+    shock = 0.05
+    again, once = (debtrank(ring, np.full(4, 10.0), shock, single_hit=hit) for hit in (False, True))
+    assert again.levels == pytest.approx(np.full(4, shock / (1 - lent)))
+    assert once.levels == pytest.approx(np.full(4, shock * (1 + lent)))
+
+
 def test_along_a_chain_both_variants_agree() -> None:
     owed = [[0, 8, 0], [0, 0, 6], [0, 0, 0]]
     first = [0.5, 0, 0]

@@ -39,6 +39,7 @@ def test_each_asset_falls_by_itself() -> None:
     assert now.net == pytest.approx(now.equity)
     # What closing sells is told at the prices before, and of who is short nothing.
     assert now.sold == pytest.approx(np.array([[100, 0], [0, 0]]))
+    assert now.bought == pytest.approx(np.array([[0, 0], [0, 40]]))
 
 
 def test_an_option_is_revalued_whole_and_not_by_its_delta() -> None:

@@ -16,6 +16,7 @@ from keeper.risk.stress import (
     HORIZONS_H,
     Books,
     Closing,
+    bought_back,
     cascade,
     cliff,
     flow,
@@ -169,6 +170,15 @@ def test_the_flow_of_every_level_is_added_up_by_hand() -> None:
     assert flow(books((900.0, -10.0)), [0.0], closing=cliff)[0, 0] == 0
     with pytest.raises(ValueError, match="falls must lie in"):
         flow(books(NEAR), [1.5])
+
+
+def test_who_is_short_buys_back_as_prices_rise() -> None:
+    # E = 1,100 - 1,090 = 10 of 54.5 at 109; nothing is left of it at 110.
+    short = books((1_100.0, -10.0), NEAR)
+    back = bought_back(short, [0.0, -0.09, -0.10])
+    assert back[:, 0] == pytest.approx([0.0, 44.5 / 54.5 * 1_090, 1_100])
+    assert bought_back(short, [-0.09], closing=cliff)[0, 0] == pytest.approx(1_090)
+    assert flow(short, [-0.09])[0, 0] == 0
 
 
 def test_a_shock_that_liquidates_nobody_ends_there() -> None:

@@ -61,6 +61,7 @@ def test_a_perp_has_what_the_marks_say() -> None:
     assert there.net == pytest.approx([20, 180])
     assert there.left == pytest.approx([20, 180])
     assert there.sold[:, 0] == pytest.approx([1_000, 0])
+    assert there.bought[:, 0] == pytest.approx([0, 1_000])
     assert some.exposures[:, 0] == pytest.approx([1_000, -1_000])
     assert some.accounts == ["0x" + "00" * 20 + ":0", "0x" + "00" * 19 + "01:0"]
 
@@ -128,7 +129,9 @@ def test_what_is_owed_in_what_is_held_needs_no_market() -> None:
     # 1,000 of ether against 400 of ether and 360 dollars: all of 760 repaid takes 360 dollars from outside.
     some = loans((10.0, 0.0, 4.0, 360.0))
     assert some.exposures == pytest.approx(np.array([[600.0, -360.0]]))
-    assert some.standing(np.zeros(2)).sold == pytest.approx(np.array([[360.0, 0.0]]))
+    now = some.standing(np.zeros(2))
+    assert now.sold == pytest.approx(np.array([[360.0, 0.0]]))
+    assert now.bought == pytest.approx(np.array([[0.0, 360.0]]))
 
 
 # --- classes that count in something else -----------------------------------------------------------
