@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -31,6 +31,9 @@ from keeper.risk.stress import (
     flow,
     share_to_close,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LEVELS = "0.02/0.05/0.1/0.15/0.2/0.3/0.4/0.5"
 CLOSINGS: Mapping[str, Closing] = {"slope": share_to_close, "cliff": cliff}
@@ -282,26 +285,29 @@ def draw(path: Path, told: Mapping[str, Any]) -> None:
             _draw_cascades(panels[1], told["cascades"])
 
 
-def _draw_flow(axes: Any, levels: Sequence[Mapping[str, Any]]) -> None:
-    falls = [100 * each["fall"] for each in levels]
+def _draw_flow(axes: Axes, levels: Sequence[Mapping[str, Any]]) -> None:
+    """Draw a bar a level: by asset what a slope sells, below what it buys back; and mark what a cliff sells."""
+    places, below = np.arange(len(levels)), np.zeros(len(levels))
     assets = list(dict.fromkeys(asset for each in levels for asset in each["slope"]))
-    rows = [[each["slope"].get(asset, 0.0) for each in levels] for asset in assets]
-    if rows:
-        axes.stackplot(
-            falls, rows, labels=[f"{short(each)}, slope" for each in assets], colors=_colours(assets)
-        )
-    axes.plot(falls, [sum(each["cliff"].values()) for each in levels], color=RED, label="all, cliff")
-    back = [sum(each["bought_back"].values()) for each in levels]
-    if any(back):
-        axes.plot(falls, back, color=MUTED, linestyle="--", label="bought back, slope")
-    axes.set_xlabel("fall of prices, %")
+    for asset, colour in zip(assets, _colours(assets), strict=True):
+        sold = np.array([each["slope"].get(asset, 0.0) for each in levels])
+        axes.bar(places, sold, 0.6, below, color=colour, label=f"{short(asset)}, slope")
+        below = below + sold
+    back = np.array([sum(each["bought_back"].values()) for each in levels])
+    if back.any():
+        axes.bar(places, -back, 0.6, color=MUTED, label="bought back, slope")
+    whole = [sum(each["cliff"].values()) for each in levels]
+    axes.plot(places, whole, color=RED, marker="D", linestyle="none", label="all, cliff")
+    axes.axhline(0, color=MUTED, linewidth=0.8)
+    axes.grid(visible=False, axis="x")
+    axes.set_xticks(places, [f"{-100 * each['fall']:+.4g}%" if each["fall"] else "now" for each in levels])
     axes.set_ylabel("sold, in quote")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_title("What each level of prices would have liquidated")
-    axes.legend(loc="upper left")
+    axes.legend(loc="best")
 
 
-def _draw_cascades(axes: Any, cascades: Sequence[Mapping[str, Any]]) -> None:
+def _draw_cascades(axes: Axes, cascades: Sequence[Mapping[str, Any]]) -> None:
     for name, colour in zip(CLOSINGS, (BLUE, RED), strict=True):
         of = [each for each in cascades if each["closing"] == name]
         first, last = (
