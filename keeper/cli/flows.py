@@ -286,7 +286,7 @@ def draw(path: Path, told: Mapping[str, Any]) -> None:
 
 
 def _draw_flow(axes: Axes, levels: Sequence[Mapping[str, Any]]) -> None:
-    """Draw a bar a level: by asset what a slope sells, below what it buys back; and mark what a cliff sells."""
+    """Draw a bar a level: by asset what a slope sells, below what it buys back, marked what a cliff sells."""
     places, below = np.arange(len(levels)), np.zeros(len(levels))
     assets = list(dict.fromkeys(asset for each in levels for asset in each["slope"]))
     for asset, colour in zip(assets, _colours(assets), strict=True):

@@ -147,8 +147,6 @@ class Answer:
     @property
     def pricing(self) -> str:
         """Say how instruments are priced."""
-        if "block" in self.source.told:
-            return "positions by their delta"
         if not any(each.is_option for each in self.book.instruments):
             return "no options"
         if self.model.method is Method.PARAMETRIC:
