@@ -19,7 +19,7 @@ from keeper.cli.output import log_to_nobody
 from keeper.cli.parts import PROTOCOLS, Parts, connected
 from keeper.cli.why import taped_scene
 from keeper.config import Config, load
-from keeper.domain import Head, OracleView
+from keeper.domain import Head, OracleView, Quote
 from keeper.errors import ConfigError
 from keeper.journal.db import Shared
 from keeper.journal.reader import JournalReader
@@ -184,7 +184,8 @@ def _source(config: Config, market: Market[Any, Any], book: Accounts[Any], world
     def price(quotes: Quotes) -> Marks:
         return kind.marks(market, world, quotes, at_s)
 
-    held = Mirrored(book.freeze(), spots, price, partial(market.worths, world, at_s=at_s), at_s)
+    quotes = {feed: Quote(feed, price_wad, at_s) for feed, price_wad in spots.items()}
+    held = Mirrored(book.freeze(), quotes, price, partial(market.worths, world, at_s=at_s))
     name = f"{config.deployment.protocol} {config.deployment.address}"
     told = {"book": name, "block": head.number, "left_out": held.unknown}
     if isinstance(market, HybridMarket):

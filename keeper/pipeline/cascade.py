@@ -39,9 +39,10 @@ class Cascade(Generic[MarketT]):
             return
         mirror, at_s = self._mirror, moment.at.timestamp_s
         price = partial(self._desk.marks, mirror.market, mirror.world, at_s=at_s)
+        worth = partial(mirror.market.worths, mirror.world, at_s=at_s)
         book = mirror.book.freeze()
         found = await asyncio.to_thread(
-            flows, book, moment.quotes, price, list(params.depth), params.flow_fall
+            flows, book, moment.quotes, price, worth, list(params.depth), params.flow_fall
         )
         del book
         await mirror.tape.mark("flow")

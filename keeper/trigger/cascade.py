@@ -1,18 +1,16 @@
 """What a further fall of prices would have liquidated: of the whole book, and against which market's depth.
 
 One pass of the trigger's own loops over the book, at marks whose prices have fallen; of whom that breaches it
-is then added up what closing would move. In float64, and an estimate: who deposits, or is closed on the way,
-is not foreseen.
+is then added up what closing would move (``mirrored``). In float64, and an estimate: who deposits, or is
+closed on the way, is not foreseen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from keeper.columns.snapshot import Snapshot
 from keeper.domain import Quote
@@ -20,7 +18,8 @@ from keeper.risk.marks import Marks
 from keeper.risk.stress import share_to_close
 from keeper.trigger.distance import Price, Quotes, moved
 from keeper.trigger.engine import engine
-from keeper.trigger.scores import Rows, score
+from keeper.trigger.mirrored import Mirrored, Worth
+from keeper.trigger.scores import Rows
 from keeper.trigger.terms import Held, Terms
 from keeper.trigger.watch import COMPILED_FROM, NO_ROWS, NOTHING
 from keeper.units import FeedId
@@ -30,32 +29,24 @@ SAMPLE = 4_096
 
 
 def flows(
-    book: Snapshot, quotes: Quotes, price: Price, feeds: Collection[FeedId], fall: float
+    book: Snapshot, quotes: Quotes, price: Price, worth: Worth, feeds: Collection[FeedId], fall: float
 ) -> Mapping[FeedId, float]:
     """Return what would be liquidated on each of some feeds, in quote, if all of them fell by a fraction.
 
-    Of an account so much as ends its breach: what it lacks, over what it must have; all of it, where nothing
-    is required but that debts are covered. Whoever is in breach already counts, too. A feed without a quote
-    is left out.
+    Of an account so much as ends its breach, as ``risk.stress.flow`` has it of everybody; here what is bought
+    back counts as well, for it takes of the same depth. Whoever is in breach already counts, too. A feed
+    without a quote is left out.
     """
     fallen = {feed: moved(quotes[feed], 1 - fall) for feed in feeds if isinstance(quotes.get(feed), Quote)}
     if not fallen:
         return {}
-    now, then = price(quotes), price({**quotes, **fallen})
-    found = _breached(book, then)
+    found = _breached(book, price({**quotes, **fallen}))
     every = -(-len(found) // SAMPLE) or 1
-    rows = found[::every]
-    classes, positions = book.classes[rows], book.legs.dense(rows)
-    scores = score(cash=book.cash[rows], positions=positions, marks=then, classes=classes)
-    share = share_to_close(scores.equity, then.levels[classes] * scores.requirement)
-    closed = np.abs(positions) * np.where(scores.unknown, 0.0, share)[:, None]
-    value = np.abs(np.nan_to_num(then.value))
-    quote = np.nan_to_num(then.in_quote(classes))
-    worth = quote @ (closed * (value if value.ndim == 1 else value[classes])) * every
-    return {
-        feed: float(worth[_hang_on(now, price({**quotes, feed: quote}))].sum())
-        for feed, quote in fallen.items()
-    }
+    held = Mirrored(book, quotes, price, worth, assets=fallen, rows=found[::every])
+    there = held.standing(np.full(len(fallen), fall))
+    share = share_to_close(there.equity, there.requirement, there.left)
+    closed = share @ (there.sold + there.bought) * (1 - fall) * every
+    return dict(zip(held.assets, closed.tolist(), strict=True))
 
 
 def _breached(book: Snapshot, marks: Marks) -> Rows:
@@ -71,9 +62,3 @@ def _breached(book: Snapshot, marks: Marks) -> Rows:
     with ThreadPoolExecutor(1) as other:
         rest = other.submit(part, middle, len(book))
         return np.concatenate([part(0, middle), rest.result()])
-
-
-def _hang_on(now: Marks, then: Marks) -> NDArray[Any]:
-    """Tell which columns' worth has moved between two marks [i]."""
-    differ = np.isfinite(now.value) & (now.value != then.value)
-    return differ if differ.ndim == 1 else np.asarray(differ.any(axis=0))

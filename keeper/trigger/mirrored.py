@@ -6,7 +6,7 @@ breach, and by how much. What is sold follows from what one unit of each column 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -16,9 +16,9 @@ from keeper.domain import Quote
 from keeper.risk.holdings import LEAST, Standings
 from keeper.risk.inputs import Floats, finite, shaped
 from keeper.risk.marks import Marks
-from keeper.trigger.distance import Price, Quotes
+from keeper.trigger.distance import Price, Quotes, moved
 from keeper.trigger.scores import Rows, score
-from keeper.units import WAD, AccountKey, FeedId, UnixS, Wad
+from keeper.units import WAD, AccountKey, FeedId
 
 Worth: TypeAlias = Callable[[Quotes], Floats]
 """What one unit of each column is worth at some quotes, as ``ports.Market.worths``."""
@@ -42,17 +42,26 @@ class Mirrored:
     """
 
     def __init__(
-        self, book: Snapshot, spots: Mapping[FeedId, Wad], price: Price, worth: Worth, at_s: UnixS
+        self,
+        book: Snapshot,
+        quotes: Quotes,
+        price: Price,
+        worth: Worth,
+        *,
+        assets: Collection[FeedId] | None = None,
+        rows: Rows | None = None,
     ) -> None:
-        self._book, self._price, self._worth, self._at_s = book, price, worth, at_s
-        self.assets: Sequence[FeedId] = tuple(spots)
-        self.spots: Floats = np.array([each / WAD for each in spots.values()])
-        self._wads = tuple(spots.values())
-        now = self._quotes(np.zeros(len(spots)))
-        self._rows = np.arange(len(book))
+        """Look at a book, or some rows of it; what can be moved are feeds with a quote, or some of them."""
+        self._book, self._quoted, self._price, self._worth = book, quotes, price, worth
+        wanted = quotes if assets is None else assets
+        self._moved = [each for feed in wanted if isinstance(each := quotes.get(feed), Quote)]
+        self.assets: Sequence[FeedId] = [each.feed for each in self._moved]
+        self.spots: Floats = np.array([each.price_wad / WAD for each in self._moved])
+        self._rows = np.arange(len(book)) if rows is None else rows
+        now = self._quotes(np.zeros(len(self.assets)))
         known = np.isfinite(self._scored(price(now))).all(axis=0) & np.isfinite(self._net(worth(now)))
         self.unknown = int((~known).sum())
-        self._rows = np.flatnonzero(known)
+        self._rows = self._rows[known]
         self._gross, self.exposures = self._hanging(now)
 
     def __len__(self) -> int:
@@ -83,10 +92,8 @@ class Mirrored:
 
     def _quotes(self, falls: Floats) -> Quotes:
         kept = np.maximum(1 - falls, LEAST).tolist()
-        return {
-            feed: Quote(feed, max(1, round(spot_wad * part)), self._at_s)
-            for feed, spot_wad, part in zip(self.assets, self._wads, kept, strict=True)
-        }
+        fallen = {each.feed: moved(each, part) for each, part in zip(self._moved, kept, strict=True)}
+        return {**self._quoted, **fallen}
 
     def _scored(self, marks: Marks) -> Floats:
         """Return equity, and requirement times level, of all rows in quote [2, n]; NaN where unknown."""

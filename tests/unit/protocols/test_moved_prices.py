@@ -45,10 +45,9 @@ def mirrored(
     book.fold_rows(page, 1)
     return Mirrored(
         book.freeze(),
-        market.spots(world),
+        {feed: Quote(feed, price_wad, at_s) for feed, price_wad in market.spots(world).items()},
         lambda quotes: marks(market, world, quotes, at_s),
         partial(market.worths, world, at_s=at_s),
-        at_s,
     )
 
 
@@ -135,7 +134,7 @@ def test_a_trader_of_perpetual_stands_as_its_clearing_house_says(fall: float) ->
     assert there.net == pytest.approx([stands.value_wad / WAD])
     # Funding that may have accrued unread is charged on top: a day's tenth, for forty minutes.
     assert there.requirement == pytest.approx([stands.required_wad / WAD], rel=0.05)
-    assert held.assets == ("BTC/USD", "ETH/USD")
+    assert held.assets == ["BTC/USD", "ETH/USD"]
 
 
 @pytest.mark.parametrize("fall", [0.0, 0.02, 0.1])

@@ -5,6 +5,7 @@ import pytest
 
 from keeper.columns.legs import Legs
 from keeper.columns.snapshot import Snapshot
+from keeper.domain import Quote, Unknown
 from keeper.risk.inputs import Floats
 from keeper.risk.marks import Marks
 from keeper.risk.stress import cliff, flow
@@ -14,7 +15,7 @@ from keeper.trigger.mirrored import Mirrored
 from keeper.units import WAD
 
 ETH, USD = "ETH/USD", "USDC/USD"
-SPOTS = {ETH: 100 * WAD, USD: WAD}
+NOW: dict[str, Quote | Unknown] = {ETH: Quote(ETH, 100 * WAD, 0), USD: Quote(USD, WAD, 0)}
 THRESHOLD = 0.8
 
 
@@ -49,7 +50,7 @@ def perp_marks(quotes: Quotes) -> Marks:
 
 
 def perps(*accounts: tuple[float, float]) -> Mirrored:
-    return Mirrored(rows(1, *accounts), {ETH: 100 * WAD}, perp_marks, lambda q: perp_marks(q).value, 0)
+    return Mirrored(rows(1, *accounts), NOW, perp_marks, lambda q: perp_marks(q).value, assets=[ETH])
 
 
 def test_a_perp_has_what_the_marks_say() -> None:
@@ -94,7 +95,7 @@ def loan_worths(quotes: Quotes) -> Floats:
 
 
 def loans(*accounts: tuple[float, float, float, float]) -> Mirrored:
-    return Mirrored(rows(4, *((0.0, *each) for each in accounts)), SPOTS, loan_marks, loan_worths, 0)
+    return Mirrored(rows(4, *((0.0, *each) for each in accounts)), NOW, loan_marks, loan_worths)
 
 
 DOLLARS = (10.0, 0.0, 0.0, 760.0)
@@ -147,7 +148,7 @@ def test_classes_have_marks_and_a_money_of_their_own() -> None:
         return np.array([[of(quotes, ETH), -1.0]] * 2)
 
     same = rows(2, (0.0, 10.0, 760.0), (0.0, 10.0, 760.0), classes=(0, 1))
-    there = Mirrored(same, {ETH: 100 * WAD}, marks, worths, 0).standing(np.array([0.1]))
+    there = Mirrored(same, NOW, marks, worths, assets=[ETH]).standing(np.array([0.1]))
     assert there.equity == pytest.approx([720, 720])
     assert there.requirement == pytest.approx([760, 760])
     assert there.net == pytest.approx([140, 140])
