@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 
 from keeper.cli.books import BookFile, Deployed, Snapshot, Source, open_book
-from keeper.cli.options import Json
+from keeper.cli.options import Json, Rehearsed
 from keeper.cli.output import terminal
 from keeper.cli.plots import AMBER, BLUE, GREEN, INK, MUTED, RED, Plot, drawing
 from keeper.cli.price_files import Columns, Decay, DegreesOfFreedom, decay_of, numbers_by_asset, read_prices
@@ -41,6 +41,7 @@ def see_var(
     prices: Annotated[Path, typer.Option(help="Closes as CSV; docs/risk/tail.md says how.")],
     config: Deployed = None,
     snapshot: Snapshot = False,
+    dry_run: Rehearsed = False,
     columns: Columns = None,
     method: Annotated[Method, typer.Option(help="How to find the tail.")] = Method.FILTERED,
     level: Annotated[float, typer.Option(help="The part of outcomes that lose no more.")] = 0.99,
@@ -67,7 +68,7 @@ def see_var(
     plot: Plot = None,
 ) -> None:
     """Say what a book may lose at most at a level, and on average beyond: whose, and through which assets."""
-    source = open_book(book, config, snapshot=snapshot, judged=False)
+    source = open_book(book, config, snapshot=snapshot, dry_run=dry_run, judged=False)
     held, told = source.positions, read_prices(prices, columns)
     volumes = None if volume is None else volumes_of(held, numbers_by_asset("volume", volume))
     times = times_of(liquidation=liquidation, oracle=oracle, finality=finality)

@@ -213,6 +213,35 @@ def test_exactly_one_book_is_asked_for(tmp_path: Path) -> None:
         asked(str(written(tmp_path)), "--config", "keeper.toml")
 
 
+CONFIG = """
+[chain]
+http = "http://127.0.0.1:1"
+ws = "ws://127.0.0.1:1"
+chain_id = 31337
+
+[deployment]
+reader = "0x00000000000000000000000000000000000000a1"
+
+[feed]
+kind = "recorded"
+path = "prices.csv"
+max_age_s = 15
+"""
+
+
+def test_a_book_on_disk_that_is_not_there_or_has_no_prices_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keeper.toml"
+    path.write_text(CONFIG)
+    of = ["--config", str(path), "--snapshot"]
+    with pytest.raises(ConfigError, match=r"the book .*book\.snapshot cannot be read"):
+        asked(*of)
+    with pytest.raises(ConfigError, match=r"the book .*book\.dry-run\.snapshot cannot be read"):
+        asked(*of, "--dry-run")
+    (tmp_path / "book.snapshot").write_text('{"block": 7, "block_hash": "0x07"}\n')
+    with pytest.raises(ConfigError, match=r"the journal .*journal\.sqlite cannot be read"):
+        asked(*of)
+
+
 PAGE = Path(__file__).parents[3] / "docs" / "risk" / "stress.md"
 
 
