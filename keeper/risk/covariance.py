@@ -102,8 +102,8 @@ def ewma_path(returns: ArrayLike, *, decay: float) -> Floats:
 def ledoit_wolf(returns: ArrayLike) -> Shrunk:
     """Return the covariance of returns [n, i] shrunk towards one variance for all and no covariance.
 
-    The mean is taken off, and sums are divided by n. Raises BadInput for returns that are not finite, or no
-    matrix.
+    The mean is taken off, and sums are divided by n. Raises BadInput for returns that are not finite, no
+    matrix, or of one step alone.
 
     Source: Ledoit, Wolf, "A well-conditioned estimator for large-dimensional covariance matrices" (2004),
     lemmas 3.2 to 3.4.
@@ -147,7 +147,7 @@ def stress_correlation(correlation: ArrayLike, k: float) -> Floats:
     Raises BadInput for k outside [0, 1], and what is no correlation (see `nearest_correlation`).
     Property: positive semidefinite, and no entry below what it was.
     """
-    part = float(inputs.within("k", k, 0.0, 1.0))
+    part = inputs.scalar("k", inputs.within("k", k, 0.0, 1.0))
     found = inputs.positive_semidefinite("correlation", correlation)
     if not np.allclose(np.diag(found), 1.0, rtol=0, atol=1e-9):
         raise BadInput("correlation must have 1 everywhere on its diagonal")
@@ -227,6 +227,8 @@ def fit_garch(returns: ArrayLike, *, asymmetric: bool = False) -> Garch:
 def _sample(returns: ArrayLike) -> tuple[Floats, Floats]:
     """Return returns [n, i] without their means, and their covariance [i, i]."""
     moves = inputs.finite("returns", returns, 2)
+    if len(moves) < 2:
+        raise BadInput("returns must be 2 or more: of one, less its mean, nothing is left")
     moves = moves - moves.mean(axis=0)
     return moves, np.asarray(moves.T @ moves / len(moves))
 

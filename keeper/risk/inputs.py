@@ -33,6 +33,23 @@ def finite(name: str, value: ArrayLike, *dimensions: int) -> Floats:
     return found
 
 
+def mask(name: str, value: ArrayLike) -> NDArray[np.bool_]:
+    """Return an array of true and false; 1 and 0 stand for them, and nothing else does."""
+    found = np.asarray(value)
+    if found.dtype.kind not in "biuf" or not np.isin(found, (0, 1)).all():
+        raise BadInput(f"{name} must be true or false, found {value!r}")
+    return found.astype(np.bool_)
+
+
+def together(**values: ArrayLike) -> None:
+    """Raise BadInput where shapes do not broadcast against each other."""
+    try:
+        np.broadcast_shapes(*(np.shape(value) for value in values.values()))
+    except ValueError:
+        shapes = ", ".join(f"{name} {list(np.shape(value))}" for name, value in values.items())
+        raise BadInput(f"shapes must broadcast, found {shapes}") from None
+
+
 def within(name: str, value: ArrayLike, least: float, most: float) -> Floats:
     """Return an array that lies in [least, most]."""
     return _all(

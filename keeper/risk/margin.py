@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,12 +24,15 @@ from scipy.sparse import coo_array, csr_array
 from keeper.domain import Kind
 from keeper.errors import BadInput
 from keeper.risk import liquidity, options
+from keeper.risk.engine import compiles
 from keeper.risk.grids import Grid
 
 Column: TypeAlias = NDArray[np.float64]
 Numbers: TypeAlias = NDArray[np.intp]
 
 DAYS_A_YEAR = 365.0
+ROUNDING = 1e-12
+"""Of what legs cost apart: a loss of all together that is no more is none."""
 MANY_LEGS = 100_000
 """From so many on, loading the compiler is worth its time."""
 
@@ -127,6 +129,11 @@ class Book:
         return cls(tuple(instruments), spots, held.shape[0], legs, account, group, in_coin)
 
     @property
+    def unit(self) -> float:
+        """What one of its money is in quote: a book in coin has one underlying, and is told at its spot."""
+        return float(self.columns.spot[0]) if self.in_coin and self.instruments else 1.0
+
+    @property
     def row_of_leg(self) -> Numbers:
         """The row of each leg, in the order of ``legs.data``."""
         return np.repeat(np.arange(len(self.account)), np.diff(self.legs.indptr))
@@ -164,6 +171,13 @@ class Columns:
             np.array([each.kind is Kind.CALL for each in instruments], np.bool_),
             np.flatnonzero([each.is_option for each in instruments]),
         )
+
+    @property
+    def spot_of_options(self) -> Column:
+        """The spot of what is an option, 0 of others [i]."""
+        spots = np.zeros(len(self.spot))
+        spots[self.options] = self.spot[self.options]
+        return spots
 
     @property
     def marks(self) -> Column:
@@ -313,11 +327,13 @@ class Scan:
     def contributions(self) -> Column:
         """What each leg adds to the worst scenario's cost, in the order of ``legs.data``; a hedge takes away.
 
-        Property: of every row they sum to its loss.
+        Property: of every row they sum to its loss. Where that is a rounding of what the legs cost apart, no
+        scenario costs anything, and nobody adds to it.
         """
         legs, row = self.book.legs, self.book.row_of_leg
         lost = -legs.data * self.risk[legs.indices, self.worst[row]]
-        return np.where(self.loss[row] > 0.0, lost, 0.0)
+        costs = self.loss > ROUNDING * self.book.by_row(self.alone)
+        return np.where(costs[row], lost, 0.0)
 
     @property
     def initial(self) -> Column:
@@ -339,7 +355,8 @@ class Scan:
 def scan(book: Book, grid: Grid, *, add_ons: AddOns | None = None, compiled: bool | None = None) -> Scan:
     """Return what every account of a book requires in the worst scenario of a grid, and add-ons.
 
-    ``compiled`` asks for loops of numba or none; by None large books have them where numba is there.
+    ``compiled`` asks for loops of numba or none; by None large books have them where numba is there. Raises
+    BadInput for the volume of an underlying that the book has no spot of.
 
     Property: the cost of the worst scenario is positively homogeneous and sub-additive, and 0 of a book in
     which every leg is matched by its opposite.
@@ -348,6 +365,8 @@ def scan(book: Book, grid: Grid, *, add_ons: AddOns | None = None, compiled: boo
     loss, worst = _worst(book.legs.nnz, compiled=compiled)(book.legs, risk)
     if add_ons is None:
         return Scan(book, grid, risk, loss, worst, np.zeros(len(loss)), {})
+    if strangers := set(add_ons.volume_day) - set(book.spots):
+        raise BadInput(f"volume_day names {', '.join(sorted(strangers))}, of which there is no spot")
     deltas = _Deltas.of(book)
     floor = add_ons.net_delta * deltas.net + add_ons.hedged_delta * deltas.hedged
     charges = {
@@ -356,10 +375,8 @@ def scan(book: Book, grid: Grid, *, add_ons: AddOns | None = None, compiled: boo
         "concentration": add_ons.concentration * np.maximum(deltas.net - add_ons.concentration_above, 0.0),
         "liquidity": _liquidity(book, deltas, add_ons),
     }
-    # A book in coin has one underlying, and what is charged for it in quote is coin at its spot.
-    unit = book.columns.spot[0] if book.in_coin and book.instruments else 1.0
-    by_account = {name: book.by_account(charge / unit) for name, charge in charges.items()}
-    return Scan(book, grid, risk, loss, worst, floor / unit, by_account)
+    by_account = {name: book.by_account(charge / book.unit) for name, charge in charges.items()}
+    return Scan(book, grid, risk, loss, worst, floor / book.unit, by_account)
 
 
 Worst: TypeAlias = Callable[[csr_array, Column], tuple[Column, Numbers]]
@@ -367,9 +384,7 @@ Worst: TypeAlias = Callable[[csr_array, Column], tuple[Column, Numbers]]
 
 def _worst(legs: int, *, compiled: bool | None) -> Worst:
     """Return what finds the worst scenario of each row, and what it costs."""
-    if compiled is None:
-        compiled = legs >= MANY_LEGS and find_spec("numba") is not None
-    if not compiled:
+    if not compiles(asked=compiled, enough=legs >= MANY_LEGS):
         return worst_scenarios
     from keeper.risk.compiled import worst_scenarios as loops
 
@@ -404,8 +419,7 @@ class _Deltas:
 
 def _short_options(book: Book, add_ons: AddOns) -> Column:
     """Return a share of the spot for every option sold."""
-    columns, charge = book.columns, np.zeros(len(book.instruments))
-    charge[columns.options] = add_ons.short_option * columns.spot[columns.options]
+    charge = add_ons.short_option * book.columns.spot_of_options
     return np.asarray((abs(book.legs) - book.legs) @ charge / 2)
 
 

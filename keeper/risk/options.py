@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from keeper.errors import BadInput, ConfigError
+from keeper.risk import inputs
 
 Column: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -74,17 +75,22 @@ def black_scholes(
 ) -> Greeks:
     """Return price and greeks of an option on an underlying that yields `dividend`.
 
-    Raises BadInput for what is not finite, and for a negative price, volatility or time.
+    Raises BadInput for what is not finite, for a negative price, volatility or time, for a mask of anything
+    but true and false, and for shapes that do not broadcast.
 
     Source: Merton (1973); Hull, "Options, Futures, and Other Derivatives", chapters 17 and 19.
 
     Property: call less put is the discounted spot less the discounted strike, to 1e-12 of the larger; every
     greek is the derivative of the price.
     """
-    check(finite={"rate": rate, "dividend": dividend})
-    check(least_0={"spot": spot, "strike": strike, "sd": sd, "expiry_y": expiry_y})
+    signed, unsigned = {"rate": rate, "dividend": dividend}, {"spot": spot, "strike": strike}
+    check(finite=signed, least_0={**unsigned, "sd": sd, "expiry_y": expiry_y})
+    is_call = inputs.mask("is_call", is_call)
+    inputs.together(**signed, **unsigned, sd=sd, expiry_y=expiry_y, is_call=is_call)
     spot, years = np.asarray(spot, np.float64), np.asarray(expiry_y, np.float64)
-    carried, paid = np.exp(-np.multiply(dividend, years)), np.exp(-np.multiply(rate, years))
+    with np.errstate(over="ignore"):
+        carried, paid = np.exp(-np.multiply(dividend, years)), np.exp(-np.multiply(rate, years))
+    check(finite={"exp(-dividend expiry_y)": carried, "exp(-rate expiry_y)": paid})
     parts = _Parts.of(spot * carried, np.multiply(strike, paid), sd, years, is_call=is_call)
     with np.errstate(all="ignore"):
         per_spot = np.where(parts.density == 0.0, 0.0, carried * parts.density / (spot * parts.spread))
@@ -92,7 +98,7 @@ def black_scholes(
     return Greeks(
         price=parts.worth,
         delta=carried * parts.up,
-        gamma=per_spot,
+        gamma=per_spot[()],
         vega=parts.vega,
         theta=shrinks - parts.decay,
         rho=years * parts.owed,
@@ -162,7 +168,10 @@ def implied_volatility(
     """
     solve = _solver()
     check(finite={"rate": rate})
-    check(least_0={"price": price}, above_0={"forward": forward, "strike": strike, "expiry_y": expiry_y})
+    above = {"forward": forward, "strike": strike, "expiry_y": expiry_y}
+    check(least_0={"price": price}, above_0=above)
+    is_call = inputs.mask("is_call", is_call)
+    inputs.together(price=price, rate=rate, **above, is_call=is_call)
     undiscounted = np.multiply(price, np.exp(np.multiply(rate, expiry_y)))
     given = np.broadcast_arrays(undiscounted, forward, strike, expiry_y, is_call)
     found = np.empty(given[0].shape)
@@ -314,14 +323,12 @@ def check(**asked: Mapping[str, Column | float]) -> None:
     """Raise BadInput for what is not as its group's name says, one of `WORDS`; with its own name."""
     for kind, values in asked.items():
         for name, value in values.items():
-            numbers = np.asarray(value, np.float64)
+            try:
+                numbers = np.asarray(value, np.float64)
+            except (TypeError, ValueError) as error:
+                raise BadInput(f"{name} must be numbers: {error}") from error
             good = np.isfinite(numbers)
             if kind != "finite":
                 good &= numbers > 0.0 if kind == "above_0" else numbers >= 0.0
             if not good.all():
-                words = {
-                    "finite": "finite",
-                    "least_0": "finite and not negative",
-                    "above_0": "finite and above 0",
-                }
-                raise BadInput(f"{name} must be {words[kind]}, found {numbers[~good].flat[0]}")
+                raise BadInput(f"{name} must be {WORDS[kind]}, found {numbers[~good].flat[0]}")

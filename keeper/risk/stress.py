@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
 from keeper.errors import BadInput
+from keeper.risk.engine import compiles
 from keeper.risk.holdings import Standings
 from keeper.risk.inputs import (
     Floats,
@@ -28,6 +30,10 @@ from keeper.risk.inputs import (
     shaped,
     within,
 )
+
+THREADS = 2
+MANY = 10_000_000
+"""From so many accounts at so many levels on, loading the compiler is worth its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,31 +247,63 @@ def _closed(at: Standings, closing: Closing) -> Floats:
     return closing(at.equity, at.requirement, at.left)
 
 
-def flow(books: Falling, falls: ArrayLike, *, closing: Closing = share_to_close) -> Floats:
+def flow(
+    books: Falling, falls: ArrayLike, *, closing: Closing = share_to_close, compiled: bool | None = None
+) -> Floats:
     """Return what would be sold of each asset at each level of prices, [l, a], in quote at the moved prices.
 
     ``falls`` [l, a], or [l] where all assets fall alike; below 0 where they rise. What those short of an
     asset buy back is not counted against it: it holds prices up, but not surely at the same moment. As in
     ``keeper.trigger.cascade``, which asks it of the mirrored book: what a level closes does not include what
-    the way there would have closed.
+    the way there would have closed. ``compiled`` asks for loops of numba or none, of `Books` closed by
+    `share_to_close` or `cliff`; by None many of these have them where numba is there.
 
-    Raises BadInput for shapes that do not fit, and falls above 1.
+    Raises BadInput for shapes that do not fit, falls above 1, and what there are no such loops for.
     """
-    return _traded(books, falls, lambda at: _closed(at, closing) @ at.sold)
+    levels = _levels(books, falls)
+    known = isinstance(books, Books) and closing in {share_to_close, cliff}
+    if compiled and not known:
+        raise BadInput("only Books closed by share_to_close or cliff are compiled")
+    if isinstance(books, Books) and compiles(
+        asked=compiled, enough=known and len(books.cash) * len(levels) >= MANY
+    ):
+        found = _compiled_flow(books, levels, whole=closing is cliff or not books.margin.any())
+    else:
+        found = np.array([_closed(at, closing) @ at.sold for at in map(books.standing, levels)])
+    return np.asarray(found * (1 - levels))
 
 
 def bought_back(books: Falling, falls: ArrayLike, *, closing: Closing = share_to_close) -> Floats:
     """Return what would be bought back of each asset at each level, as `flow` says what would be sold."""
-    return _traded(books, falls, lambda at: _closed(at, closing) @ at.bought)
+    levels = _levels(books, falls)
+    found = np.array([_closed(at, closing) @ at.bought for at in map(books.standing, levels)])
+    return np.asarray(found * (1 - levels))
 
 
-def _traded(books: Falling, falls: ArrayLike, traded: Callable[[Standings], Floats]) -> Floats:
+def _levels(books: Falling, falls: ArrayLike) -> Floats:
     assets = len(books.spots)
     levels = within("falls", falls, -HIGHEST, 1.0)
     levels = np.repeat(levels[:, None], assets, axis=1) if levels.ndim == 1 else levels
-    levels = shaped("falls", levels, None, assets)
-    found = np.array([traded(books.standing(level)) for level in levels])
-    return np.asarray(found * (1 - levels))
+    return shaped("falls", levels, None, assets)
+
+
+def _compiled_flow(books: Books, levels: Floats, *, whole: bool) -> Floats:
+    """Return what is sold [l, a], at the prices before, by compiled loops; each thread has some accounts."""
+    from keeper.risk.compiled import linear_sold
+
+    prices = np.ascontiguousarray((books.spots * (1 - levels)).T)
+    margins = prices * books.margin[:, None]
+    # Who is only long has no more left where prices are lower, if a margin is no more than what it is of.
+    lasts = bool((np.diff(levels, axis=0) >= 0).all() and (books.margin <= 1).all())
+    ends = np.linspace(0, len(books.cash), THREADS + 1).astype(int).tolist()
+
+    def part(begin: int, end: int) -> Floats:
+        sold = np.zeros_like(prices)
+        linear_sold(books.cash, books.positions, prices, margins, (begin, end, whole, lasts), sold)
+        return sold
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        return np.asarray(np.sum(list(threads.map(part, ends, ends[1:])), axis=0).T * books.spots)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,8 +63,20 @@ def test_hedges_only_take_away_and_legs_add_up_to_the_loss(grid: Grid, sizes: np
     found = scanned(grid, sizes)
     assert 0 <= found.net[0] <= found.gross[0] + 1e-9 * (1 + found.gross[0])
     assert found.book.by_row(found.contributions) == pytest.approx(found.loss, rel=1e-9, abs=1e-6)
-    opposite = scanned(grid, sizes - sizes)
-    assert opposite.initial.tolist() == [0.0]
+
+
+@given(grid=GRIDS, size=st.floats(-1e3, 1e3), strike=st.floats(20e3, 180e3), days=st.floats(0.01, 400.0))
+def test_a_book_that_is_hedged_perfectly_needs_nothing_before_add_ons(
+    grid: Grid, size: float, strike: float, days: float
+) -> None:
+    """A call sold and a put bought are the perp sold, whatever spot and volatility do."""
+    call, put = (
+        Instrument(kind.value, "BTC", kind, strike, 0.6, days / 365) for kind in (Kind.CALL, Kind.PUT)
+    )
+    hedged = Book.of([LISTED[0], call, put], SPOTS, [[size, -size, size]])
+    found = scan(hedged, grid)
+    assert found.net[0] <= 1e-12 * (1 + found.gross[0])
+    assert found.contributions.tolist() == [0.0] * hedged.legs.nnz
 
 
 @given(sizes=SIZES, factor=st.floats(1.0, 100.0))

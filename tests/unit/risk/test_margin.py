@@ -194,6 +194,19 @@ def test_net_against_gross_and_what_each_leg_adds() -> None:
     assert held.by_row(found.contributions) == pytest.approx(found.loss)
 
 
+def test_where_no_scenario_costs_anything_no_leg_adds_to_it() -> None:
+    """A conversion, whose gains cancel to the last bits and perhaps not in them."""
+    for name in PRESETS:
+        found = scan(book([0.7, 0, -0.7, 0.7, 0]), scenarios.grid(name))
+        assert found.net[0] <= 1e-9
+        assert found.contributions.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_the_volume_of_what_is_not_in_the_book_is_refused() -> None:
+    with pytest.raises(BadInput, match="volume_day names DOGE, of which there is no spot"):
+        scan(book([1, 0, 0, 0, 0]), PARADEX, add_ons=AddOns(volume_day={"DOGE": 1e6}))
+
+
 def test_the_compiled_loop_finds_the_same_to_the_bit() -> None:
     rng = np.random.default_rng(3)
     sizes = rng.normal(size=(500, 5)) * (rng.random((500, 5)) < 0.6)

@@ -181,6 +181,40 @@ def test_who_is_short_buys_back_as_prices_rise() -> None:
     assert flow(short, [-0.09])[0, 0] == 0
 
 
+RATES = st.sampled_from([0.0, 0.05, 0.3])
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    accounts=st.integers(1, 40),
+    margins=st.tuples(RATES, RATES, RATES),
+    closing=st.sampled_from([share_to_close, cliff]),
+    shorts=st.booleans(),
+    rising=st.booleans(),
+)
+def test_the_flow_of_compiled_loops_is_that_of_its_definition(
+    seed: int, accounts: int, margins: tuple[float, ...], closing: Closing, shorts: bool, rising: bool
+) -> None:
+    dice = np.random.default_rng(seed)
+    positions = dice.integers(-1 if shorts else 0, 3, (accounts, 3)) * dice.uniform(0, 10, (accounts, 3))
+    prices = np.array([100.0, 7.0, 2_000.0])
+    cash = -(positions @ prices) * dice.uniform(0.3, 1.1, accounts)
+    many = Books(cash, positions, prices, np.array(margins))
+    falls = dice.uniform(-1, 1, (12, 3))
+    falls = np.sort(falls, axis=0) if rising else falls
+    plain, loops = (flow(many, falls, closing=closing, compiled=each) for each in (False, True))
+    assert loops == pytest.approx(plain, rel=1e-9, abs=1e-6)
+
+
+def test_a_closing_of_ones_own_is_not_compiled() -> None:
+    def half(equity: Floats, requirement: Floats, left: Floats) -> Floats:
+        return cliff(equity, requirement, left) / 2
+
+    assert flow(books(NEAR), [0.10], closing=half)[0, 0] == 450.0
+    with pytest.raises(ValueError, match="only Books closed by share_to_close or cliff are compiled"):
+        flow(books(NEAR), [0.10], closing=half, compiled=True)
+
+
 def test_a_shock_that_liquidates_nobody_ends_there() -> None:
     found = cascade(books(NEAR), [0.01], lambda sold: sold / 1e4)
     assert (found.falls[0], found.sold[0], found.bad_debt, found.rounds) == (0.01, 0.0, 0.0, 1)
