@@ -14,7 +14,7 @@ from rich.table import Table
 
 from keeper.cli.options import Json
 from keeper.cli.output import terminal
-from keeper.cli.plots import AMBER, BLUE, MUTED, RED, Plot, drawing
+from keeper.cli.plots import AMBER, BLUE, GREEN, INK, MUTED, RED, Plot, drawing
 from keeper.cli.price_files import (
     Columns,
     Decay,
@@ -151,7 +151,7 @@ def slots_of(told: Prices) -> tuple[Times, int]:
 
 
 def name_of(model: Model) -> str:
-    return f"{model.method.value} at {model.level:g}"
+    return f"{model.method.value} at {100 * model.level:g}%"
 
 
 def verdict_of(found: Backtest) -> str:
@@ -213,20 +213,18 @@ def as_data(model: Model, found: Backtest) -> dict[str, Any]:
 
 
 def draw(axes: Axes, times: Times, found: Sequence[tuple[Model, Backtest]]) -> None:
-    """Draw returns, what was forecast of them at each level, and which fell below all of that."""
+    """Draw returns, what one method forecast of them at each level, and which fell below the highest."""
     days = times.astype("datetime64[s]")
-    last_model, last = max(found, key=lambda pair: pair[0].level)
+    _, last = max(found, key=lambda pair: pair[0].level)
     axes.plot(days, -100 * last.losses, color=MUTED, linewidth=0.5)
-    for (model, each), colour in zip(found, (BLUE, AMBER), strict=False):
-        said = f"VaR {100 * model.level:g}%: {each.exceptions} beyond, {each.expected:.1f} expected"
+    for (model, each), colour in zip(found, (BLUE, AMBER, GREEN, INK), strict=False):
+        said = f"{name_of(model)}: {each.exceptions} beyond, {each.expected:.1f} expected; {verdict_of(each)}"
         axes.plot(days, -100 * each.var, color=colour, linewidth=1.2, label=said)
-    hits = last.hits
-    axes.plot(days[hits], -100 * last.losses[hits], color=RED, marker="o", markersize=3.5, linestyle="none")
-    words = "; ".join(f"{100 * model.level:g}% {verdict_of(each)}" for model, each in found)
-    axes.set_title(f"{last_model.method.value} at {words}", fontsize=10)
+    below = -100 * last.losses[last.hits]
+    axes.plot(days[last.hits], below, color=RED, marker="o", markersize=3.5, linestyle="none")
     axes.set_ylabel("return, %")
     axes.margins(x=0.01)
-    axes.legend(loc="lower right", fontsize=8, ncols=len(found))
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), fontsize=9)
 
 
 def _told(verdict: Verdict) -> dict[str, Any]:

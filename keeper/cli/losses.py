@@ -259,7 +259,7 @@ class Answer:
         for asset, colour in zip(self.by_shown(rows[0][1]), colours, strict=False):
             parts = np.array([self.by_shown(row)[asset] for _, row, _ in rows])
             start = np.where(parts >= 0, above, below)
-            axes.barh(places, parts, left=start, height=0.6, color=colour, label=asset)
+            axes.barh(places, parts, left=start, height=0.6, color=colour, alpha=0.8, label=asset)
             above, below = above + np.maximum(parts, 0), below + np.minimum(parts, 0)
         var = [row["var"] for _, row, _ in rows]
         errors = [2 * (row["standard_error"] or 0.0) for _, row, _ in rows]
@@ -268,7 +268,10 @@ class Answer:
         )
         axes.set_yticks(places, [name for name, _, _ in rows])
         axes.grid(visible=False, axis="y")
+        axes.use_sticky_edges = False
+        axes.axvline(0, color=MUTED, linewidth=0.8)
         unit = "coin" if self.book.in_coin else "quote"
         axes.set_xlabel(f"expected shortfall by asset, and value at risk with two standard errors, in {unit}")
+        axes.xaxis.set_major_formatter("{x:,.10g}")
         axes.set_title(self.title, fontsize=11)
         axes.legend(fontsize=8, ncols=7, loc="lower left", bbox_to_anchor=(0.4, 1.0))

@@ -84,11 +84,10 @@ class Model:
         Raises BadInput for fewer than `least_returns`.
         """
         taken = prices if self.method is Method.FILTERED else prices.every(self.steps)
-        if len(taken.returns) < self.least_returns:
-            raise BadInput(
-                f"{self.method.value} at {self.level:g}: expected {self.least_returns} returns at least, "
-                f"found {len(taken.returns)}"
-            )
+        found, least = len(taken.returns), self.least_returns
+        if found < least:
+            asked = f"{self.method.value} at {100 * self.level:g}%"
+            raise BadInput(f"{asked}: expected {least} returns at least, found {found}")
         return taken.returns
 
     def forecast(self) -> Forecast:

@@ -134,14 +134,14 @@ def test_what_was_forecast_is_drawn(name: str, closes: Path, tmp_path: Path) -> 
     [
         ((), "expected --weights of some of A, B"),
         (("--weights", "A=1,C=1"), "expected prices of C, found A, B"),
-        (("--weights", "A=1", "--window", "1799"), "filtered at 0.975: expected 1801 returns .* found 1800"),
+        (("--weights", "A=1", "--window", "1799"), "filtered at 97.5%: expected 1801 returns .* found 1800"),
         (
             ("--weights", "A=1", "--window", "99", "--level", "0.99"),
-            "at 0.99: .* window of 100 returns",
+            "at 99%: .* window of 100 returns",
         ),
         (("--weights", "A=1", "--level", "99"), r"level must lie in \(0, 1\), found 99.0"),
-        (("--weights", "A=1", "--by-hour"), "filtered at 0.975: expected steps of which a day has several"),
-        (("--weights", "A=1", "--method", "cornish-fisher"), "cornish-fisher at 0.975: skew and excess_kurt"),
+        (("--weights", "A=1", "--by-hour"), "filtered at 97.5%: expected steps of which a day has several"),
+        (("--weights", "A=1", "--method", "cornish-fisher"), "cornish-fisher at 97.5%: skew and excess_kurt"),
         (("--weights", "A=1", "--significance", "1"), r"significance must lie in \(0, 1\), found 1.0"),
     ],
 )

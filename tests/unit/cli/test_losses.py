@@ -1,6 +1,7 @@
 """``keeper risk var``: what it says of books in files, and what it refuses."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from keeper.errors import BadInput, ConfigError, KeeperError
 from keeper.risk.at_risk import Method, Model, at_risk
 from keeper.risk.margin import Book, Instrument
 from keeper.risk.prices import DAY_S, Prices
+from tests import closes
 
 NEW_YEAR, HOUR = 1_704_067_200, 3_600
 SPOTS = {"BTC": 60e3, "ETH": 3e3}
@@ -86,6 +88,57 @@ def test_a_person_reads_what_a_program_does(tmp_path: Path) -> None:
     # Who adds most comes first, and no more than asked for.
     assert lines[3].split()[0] == "long"
     assert len(asked(*words, "--top", "1").splitlines()) == 5
+
+
+DOCS = Path(__file__).parents[3] / "docs" / "risk"
+
+
+def test_the_closes_of_the_docs_are_made_and_of_no_market() -> None:
+    assert (DOCS / "closes.csv").read_text() == closes.made()
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (
+            "keeper risk var",
+            (
+                *("var", "docs/risk/desk.json", "--prices", "docs/risk/closes.csv"),
+                *("--oracle", "1h", "--finality", "19min"),
+                *("--volume", "BTC=2e9,ETH=1e9", "--depth", "stressed"),
+            ),
+        ),
+        ("keeper risk backtest", ("backtest", "docs/risk/closes.csv", "--weights", "BTC=0.6,ETH=0.4")),
+    ],
+)
+def test_a_person_reads_the_figures_of_the_docs(
+    command: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(DOCS.parents[1])
+    done = CliRunner().invoke(app, ["risk", *words], catch_exceptions=False)
+    page = (DOCS / "tail.md").read_text().split(f"    {command} docs/")[1]
+    shown = page.split("```text\n")[1].split("```")[0].splitlines()
+    assert [line.split() for line in shown] == [line.split() for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("var.svg", ("var", "desk.json", "--prices", "closes.csv")),
+        ("backtest.svg", ("backtest", "closes.csv", "--weights", "BTC=0.6,ETH=0.4", "--level", "0.99")),
+    ],
+)
+def test_the_pictures_of_the_docs_are_those_that_the_commands_draw(
+    name: str, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the coordinates, in whose last digits libraries of other machines may differ."""
+    monkeypatch.chdir(DOCS)
+    CliRunner().invoke(app, ["risk", *words, "--plot", str(tmp_path / name)], catch_exceptions=False)
+    drawn, kept = (
+        re.sub(r"\b[mp][0-9a-f]{10}\b|-?\d+(\.\d+)?", "0", (folder / name).read_text())
+        for folder in (tmp_path, DOCS)
+    )
+    assert drawn == kept
 
 
 def test_what_is_unknown_is_not_called_a_number(tmp_path: Path) -> None:

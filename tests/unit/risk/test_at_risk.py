@@ -232,7 +232,7 @@ def few(returns: int) -> Prices:
 )
 def test_too_few_returns_for_a_method_are_refused(model: Model, least: int) -> None:
     assert np.isfinite(at_risk(perps((1, 2)), few(least), model).whole.es)
-    with pytest.raises(BadInput, match=rf"{model.method.value} at {model.level:g}: expected .* found"):
+    with pytest.raises(BadInput, match=rf"{model.method.value} at {100 * model.level:g}%: expected .* found"):
         at_risk(perps((1, 2)), few(least - 1), model)
 
 
