@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 from rich.table import Table
+from rich.text import Text
 
+from keeper.cli.assets import free, resolved, short
 from keeper.cli.books import BookFile, Deployed, Snapshot, Source, open_book
 from keeper.cli.options import Json, Rehearsed
 from keeper.cli.output import terminal
@@ -69,17 +71,17 @@ def see_var(
 ) -> None:
     """Say what a book may lose at most at a level, and on average beyond: whose, and through which assets."""
     source = open_book(book, config, snapshot=snapshot, dry_run=dry_run, judged=False)
-    held, told = source.positions, read_prices(prices, columns)
-    volumes = None if volume is None else volumes_of(held, numbers_by_asset("volume", volume))
+    told, positions = read_prices(prices, columns), source.positions
+    held = moving(positions, told)
+    still = [name for name in positions.held if name not in held.spots]
     times = times_of(liquidation=liquidation, oracle=oracle, finality=finality)
-    if volumes is not None:
-        times.setdefault("liquidation", time_to_sell_s(held, volumes, share=share))
-    model = Model(method, level, decay_of(told, decay), dof, steps_of(told, times), paths, seed)
-    found = at_risk(held, told, model)
     selling = None
-    if volumes is not None:
+    if volume is not None:
+        volumes = resolved(numbers_by_asset("volume", volume), list(held.spots), "volume")
+        times.setdefault("liquidation", time_to_sell_s(held, volumes, share=share))
         selling = Selling(*cost_of_selling(held, volumes, volatility=volatility, depth=depth_of(depth)))
-    answer = Answer(source, held, told, model, times, found, selling)
+    model = Model(method, level, decay_of(told, decay), dof, steps_of(told, times), paths, seed)
+    answer = Answer(source, held, still, told, model, times, at_risk(held, told, model), selling)
     if as_json:
         typer.echo(json.dumps(answer.data | {"prices": str(prices)}, indent=2))
     else:
@@ -102,10 +104,10 @@ def steps_of(told: Prices, times: Mapping[str, float]) -> int:
     return max(1, math.ceil(float(tail.horizon(**waits)) / told.step_s))
 
 
-def volumes_of(book: Book, said: Mapping[str, float]) -> dict[str, float]:
-    """Return the volume of each underlying; of a feed such as BTC/USD that of BTC, unless its own is told."""
-    names = {name: name if name in said else name.partition("/")[0] for name in book.spots}
-    return {name: said[key] for name, key in names.items() if key in said}
+def moving(book: Book, told: Prices) -> Book:
+    """Return what is held of a book and moves: not what is stable, unless prices of it are told."""
+    known = {*told.assets}
+    return book.of_underlyings([each for each in book.held if free(each) or {each, short(each)} & known])
 
 
 def depth_of(said: str) -> float:
@@ -131,6 +133,9 @@ class Answer:
 
     source: Source
     book: Book
+    """What is held of the source, and moves,"""
+    still: Sequence[str]
+    """and the assets that stay at their price."""
     prices: Prices
     model: Model
     times: Mapping[str, float]
@@ -160,7 +165,8 @@ class Answer:
         step, steps = span(self.prices.step_s), self.model.steps
         waits = [f"{name} {span(seconds)}" for name, seconds in self.times.items()]
         counted = f"{steps} steps of {step}" if steps > 1 else f"a step of {step}"
-        return [self.source.words, f"{self.title} ({', '.join([*waits, counted])}); {self.pricing}"]
+        still = f"; {', '.join(self.still)} stay" if self.still else ""
+        return [self.source.words, f"{self.title} ({', '.join([*waits, counted])}); {self.pricing}{still}"]
 
     @property
     def title(self) -> str:
@@ -183,6 +189,7 @@ class Answer:
                 **{f"{name}_s": seconds for name, seconds in self.times.items()},
             },
             "pricing": self.pricing,
+            "still": self.still,
             "settled_in": "coin" if self.book.in_coin else "quote",
             "accounts": {name: self._row(at) for at, name in enumerate(self.accounts)},
             "whole": self._row(None),
@@ -247,7 +254,7 @@ class Answer:
                 *(row[key] for key in ("selling", "es_and_selling") if key in row),
             ]
             figures = [f"{each:z,.2f}" for each in (row["es"], *parts, adds)]
-            table.add_row(name, f"{row['var']:z,.2f}", error, *figures)
+            table.add_row(Text(name), f"{row['var']:z,.2f}", error, *figures)
         return table
 
     def draw(self, axes: Axes) -> None:

@@ -140,8 +140,8 @@ def at_risk(book: Book, prices: Prices, model: Model) -> AtRisk:
     Raises BadInput where an underlying has no prices, or too few for the model, and as the method does.
     Property: ES >= VaR; what assets and accounts add sums to ES; a book of twice the size loses twice.
     """
-    if not book.accounts:
-        raise BadInput("expected an account at least, found none")
+    if not book.accounts or not book.spots:
+        raise BadInput(f"expected accounts and assets, found {book.accounts} and {len(book.spots)}")
     returns = model.returns_of(prices.of(list(book.spots)))
     if model.method is Method.PARAMETRIC:
         return _of_deltas(book, covariance.ewma(returns, decay=model.decay), model)

@@ -13,7 +13,7 @@ Sources: the grids' own (``grids``); CME SPAN for scanning risk and its minimum 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -132,6 +132,20 @@ class Book:
     def unit(self) -> float:
         """What one of its money is in quote: a book in coin has one underlying, and is told at its spot."""
         return float(self.columns.spot[0]) if self.in_coin and self.instruments else 1.0
+    def held(self) -> tuple[str, ...]:
+        """Return the underlyings that some account holds."""
+        places = set(self.group.tolist())
+        return tuple(name for place, name in enumerate(self.spots) if place in places)
+
+    def of_underlyings(self, names: Collection[str]) -> Book:
+        """Return the book of what is held of these underlyings alone."""
+        kept = [place for place, each in enumerate(self.instruments) if each.underlying in names]
+        rows = coo_array(self.legs)
+        shape = (self.accounts, len(self.instruments))
+        positions = csr_array((rows.data, (self.account[rows.coords[0]], rows.coords[1])), shape=shape)
+        spots = {name: spot for name, spot in self.spots.items() if name in names}
+        instruments = [self.instruments[place] for place in kept]
+        return Book.of(instruments, spots, positions[:, kept], in_coin=self.in_coin)
 
     @property
     def row_of_leg(self) -> Numbers:

@@ -742,6 +742,16 @@ def test_the_book_on_disk_and_the_chain_stand_alike_after_a_shock(site: Site) ->
     assert there["bad_debt"] == pytest.approx(12_000)
     assert (there["worst"][0]["account"], there["worst"][0]["net"]) == (owner, pytest.approx(-12_000))
     assert there["change"] == pytest.approx(0, abs=1e-3)
+    # Two hours of five fall by a tenth: ten bitcoin at 19,000 lose 19,000, and who is short wins them.
+    falls = [2 * (hour // 5) + min(hour % 5, 2) for hour in range(51)]
+    closes = [f"{1_704_067_200 + 3_600 * hour},{0.9**fallen}" for hour, fallen in enumerate(falls)]
+    (site.folder / "closes.csv").write_text("\n".join(["time,BTC", *closes]))
+    words = ("--prices", "closes.csv", "--method", "historical", "--level", "0.9")
+    lost = what_if(site.folder, "var", *words)
+    assert lost == what_if(site.folder, "var", *words, "--snapshot", "--dry-run")
+    of_owner = lost["accounts"][owner]
+    assert (of_owner["var"], of_owner["es"]) == (pytest.approx(19_000), pytest.approx(19_000))
+    assert lost["whole"]["es"] == pytest.approx(0, abs=1e-3)
     [level] = what_if(site.folder, "flow", "--levels", "0.1")["levels"]
     assert level["slope"] == level["cliff"] == {"BTC/USD": pytest.approx(171_000)}
     most = what_if(site.folder, "margin", "--top", "2", "--grid", "tims10")["accounts"]

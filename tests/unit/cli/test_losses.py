@@ -191,6 +191,12 @@ def test_by_volumes_selling_takes_time_and_costs(tmp_path: Path) -> None:
     assert asked(*words).splitlines()[2].split()[6:9] == ["selling", "with", "it"]
 
 
+def test_of_what_nobody_holds_no_prices_are_asked_for(tmp_path: Path) -> None:
+    found = told(*written(tmp_path, spots=SPOTS | {"SOL": 1.0}))
+    assert found["whole"] == told(*written(tmp_path))["whole"]
+    assert found["still"] == []
+
+
 @pytest.mark.parametrize(
     ("method", "said"),
     [("filtered", "options in full, at the volatility of now"), ("parametric", "options by their delta")],
@@ -219,6 +225,27 @@ def test_of_many_assets_those_that_add_most_have_a_column_and_the_others_share_o
     assert figures[8] == pytest.approx(figures[2] * 3 / 28, abs=0.02)
 
 
+def test_what_is_stable_stays_unless_its_closes_are_told(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "spots": {"BTC/USD": 60e3, "USDC/USD": 1.0},
+        "instruments": {name: {"underlying": f"{name}/USD", "kind": "perp"} for name in ("BTC", "USDC")},
+        "accounts": {"loan": {"BTC": 1, "USDC": -40_000}, "saver": {"USDC": 10}},
+    }
+    words = written(tmp_path, **changes)
+    found = told(*words)
+    assert found["still"] == ["USDC/USD"]
+    assert found["accounts"]["loan"]["assets"].keys() == {"BTC/USD"}
+    assert found["accounts"]["saver"]["es"] == 0.0
+    assert asked(*words).splitlines()[1].endswith("; USDC/USD stay")
+    whole = Book.of([Instrument("BTC", "BTC")], {"BTC": 60e3}, [[1.0]])
+    assert found["whole"]["es"] == pytest.approx(float(at_risk(whole, made(), Model()).whole.es))
+    assert told(*words, "--volume", "BTC=1e9")["whole"]["selling"] > 0
+    pegged = Prices(("BTC", "USDC"), made().times, made().closes)
+    unstable = told(*written(tmp_path, prices=pegged, **changes))
+    assert unstable["still"] == []
+    assert unstable["accounts"]["saver"]["es"] > 0
+
+
 @pytest.mark.parametrize("name", ["a.svg", "a.png"])
 def test_what_each_asset_adds_is_drawn(name: str, tmp_path: Path) -> None:
     words = (*written(tmp_path), "--plot", str(tmp_path / name))
@@ -232,7 +259,8 @@ def test_what_each_asset_adds_is_drawn(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words", "error", "said"),
     [
-        ({"spots": {**SPOTS, "SOL": 1.0}}, (), BadInput, "expected prices of SOL, found BTC, ETH"),
+        ({"accounts": {"none": {}}}, (), BadInput, "expected accounts and assets, found 1 and 0"),
+        ({}, ("--columns", "BTC=BTC"), BadInput, "expected prices of ETH, found BTC"),
         ({}, ("--columns", "BTC=btc"), BadInput, "line 1: expected the columns btc, found BTC, ETH"),
         ({}, ("--level", "99"), BadInput, r"level must lie in \(0, 1\)"),
         ({}, ("--oracle", "soon"), BadInput, "expected a time in d, h, min or s"),
@@ -243,6 +271,7 @@ def test_what_each_asset_adds_is_drawn(name: str, tmp_path: Path) -> None:
             "expected 100 returns at least, found 1",
         ),
         ({}, ("--volume", "BTC=1e9"), BadInput, "expected a day's volume of ETH, found BTC"),
+        ({}, ("--volume", "SOL=1e9"), ConfigError, "volume: SOL is none of the book's assets BTC, ETH"),
         (
             {},
             ("--volume", "BTC=1e9,ETH=1e9", "--depth", "deep"),

@@ -242,7 +242,11 @@ def test_too_few_returns_for_a_method_are_refused(model: Model, least: int) -> N
         (lambda: Model(level=1.0), r"level must lie in \(0, 1\)"),
         (lambda: Model(decay=0.0), r"decay must lie in \(0, 1\)"),
         (lambda: Model(steps=0), "steps must be a whole number of at least 1"),
-        (lambda: at_risk(Book.of(PERPS, SPOTS, np.zeros((0, 2))), PRICES, Model()), "expected an account"),
+        (lambda: at_risk(Book.of(PERPS, SPOTS, np.zeros((0, 2))), PRICES, Model()), "found 0 and 2"),
+        (
+            lambda: at_risk(Book.of([], {}, np.zeros((3, 0))), PRICES, Model()),
+            "found 3 and 0",
+        ),
         (
             lambda: at_risk(Book.of(PERPS, SPOTS, [[1, 1]]), PRICES.of(["BTC"]), Model()),
             "expected prices of ETH, found BTC",

@@ -12,7 +12,7 @@ from keeper.domain import Kind
 from keeper.errors import BadInput
 from keeper.risk import options, scenarios
 from keeper.risk.grids import PRESETS, Grid, Mode
-from keeper.risk.margin import AddOns, Book, Instrument, risk_arrays, scan
+from keeper.risk.margin import AddOns, Book, Instrument, revalued, risk_arrays, scan
 from keeper.risk.scenarios import VolShocks, array_of, on_chain
 from keeper.units import WAD
 
@@ -30,6 +30,28 @@ NOW_S = 1_700_000_000
 def book(*rows: list[float], instruments: tuple[Instrument, ...] = ALL, in_coin: bool = False) -> Book:
     spots = {name: SPOTS[name] for name in dict.fromkeys(each.underlying for each in instruments)}
     return Book.of(instruments, spots, np.array(rows), in_coin=in_coin)
+
+
+# --- books ----------------------------------------------------------------------------------------
+
+
+def test_of_some_underlyings_all_accounts_keep_what_they_hold() -> None:
+    whole = book([1, 0, 2, 0, 5], [0, 0, 0, 0, 7], [0, -3, 0, 0, 0])
+    part = whole.of_underlyings({"BTC"})
+    assert (whole.held, part.held, book([0, 0, 0, 0, 7]).held) == (("BTC", "ETH"), ("BTC",), ("ETH",))
+    assert (part.accounts, part.instruments, dict(part.spots)) == (3, ALL[:4], {"BTC": 60e3})
+    assert part.account.tolist() == [0, 2]
+    assert part.legs.toarray().tolist() == [[1, 0, 2, 0], [0, -3, 0, 0]]
+    assert whole.of_underlyings(SPOTS).legs.toarray().tolist() == whole.legs.toarray().tolist()
+
+
+def test_underlyings_may_move_apart() -> None:
+    moves = np.array([[0.1, -0.1], [0.1, -0.1], [0.1, -0.1], [0.1, -0.1], [0.5, 0.0]])
+    gains = revalued(book([1, 1, 1, 1, 1]), moves)
+    together = revalued(book([1, 1, 1, 1, 1]), moves[0])
+    assert gains[:4].tolist() == together[:4].tolist()
+    assert gains[4].tolist() == [1_500, 0]
+    assert gains[0].tolist() == pytest.approx([6_000, -6_000])
 
 
 # --- grids ----------------------------------------------------------------------------------------
