@@ -85,7 +85,9 @@ def test_a_person_reads_what_a_program_does(tmp_path: Path) -> None:
     whole = found["whole"]
     figures = [whole["var"], whole["standard_error"], whole["es"], *whole["assets"].values(), whole["es"]]
     assert last == [pytest.approx(each, abs=0.006) for each in figures]
-    # Who adds most comes first, and no more than asked for.
+    # A name is no markup; who adds most comes first, and no more than asked for.
+    assert " [red]none" in asked(*written(tmp_path, accounts={"[red]none": {"BTC-PERP": 1}}))
+    words = written(tmp_path)
     assert lines[3].split()[0] == "long"
     assert len(asked(*words, "--top", "1").splitlines()) == 5
 
