@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -13,10 +13,15 @@ from rich.table import Table
 from keeper.cli.books import BookFile, Deployed, Snapshot, open_book
 from keeper.cli.options import Json, Rehearsed
 from keeper.cli.output import terminal
+from keeper.cli.plots import AMBER, BLUE, GRID, RED, Plot, drawing
 from keeper.risk import scenarios
 from keeper.risk.holdings import Portfolios
 from keeper.risk.margin import Scan, scan
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_BARS = 12
 ROUNDING = 1e-12
 """Of a book's gross loss: what a perfect hedge may leave."""
 
@@ -32,6 +37,7 @@ def see_margin(
         int | None, typer.Option(min=1, help="Only so many accounts, those that require most.")
     ] = None,
     as_json: Json = False,
+    plot: Plot = None,
 ) -> None:
     """Show what each account of a book requires: net against gross, the worst scenarios, each leg's part."""
     source = open_book(book, config, snapshot=snapshot, dry_run=dry_run, grid=grid, judged=False)
@@ -42,8 +48,11 @@ def see_margin(
     if top is not None:
         most = np.argsort(-found.initial, kind="stable")[:top].tolist()
         accounts = {names[row]: accounts[names[row]] for row in most}
+    settled_in = "coin" if positions.in_coin else "quote"
+    if plot is not None:
+        with drawing(plot, height_in=1.4 + 0.45 * min(len(accounts), MOST_BARS)) as figure:
+            draw(figure.subplots(), accounts, f"by {grid}, in {settled_in}")
     if as_json:
-        settled_in = "coin" if positions.in_coin else "quote"
         told = {**source.told, "grid": grid, "settled_in": settled_in, "accounts": accounts}
         typer.echo(json.dumps(told, indent=2))
         return
@@ -102,3 +111,24 @@ def tables_of(account: str, data: dict[str, Any]) -> Iterator[Table | str]:
         for name, leg in part["legs"].items():
             table.add_row(name, f"{leg['size']:,g}", f"{leg['alone']:,.2f}", f"{leg['adds']:,.2f}")
         yield table
+
+
+def draw(axes: Axes, accounts: Mapping[str, dict[str, Any]], title: str) -> None:
+    """Draw of those accounts that require most what hedges leave of the loss leg by leg, and the margins."""
+    shown = sorted(accounts, key=lambda name: -accounts[name]["initial"])[:MOST_BARS]
+    places = np.arange(len(shown))
+    for name, said, colour, height in (
+        ("gross", "worst loss leg by leg", GRID, 0.7),
+        ("net", "with hedges", BLUE, 0.4),
+    ):
+        axes.barh(places, [accounts[each][name] for each in shown], height, color=colour, label=said)
+    for name, colour in (("initial", RED), ("maintenance", AMBER)):
+        found = [accounts[each][name] for each in shown]
+        axes.plot(found, places, linestyle="none", marker="D", color=colour, label=f"{name} margin")
+    axes.set_yticks(places, shown)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.use_sticky_edges = False
+    axes.xaxis.set_major_formatter("{x:,.10g}")
+    axes.set_xlabel(title)
+    axes.legend(fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(0.0, 1.0))

@@ -59,6 +59,17 @@ def test_the_accounts_that_require_most_come_first(tmp_path: Path) -> None:
     assert list(json.loads(asked(path, "--json", "--top", "2"))["accounts"]) == ["b", "c"]
 
 
+@pytest.mark.parametrize("name", ["a.svg", "a.png"])
+def test_margins_are_drawn_beside_what_hedges_leave(name: str, tmp_path: Path) -> None:
+    asked(EXAMPLE, "--plot", str(tmp_path / name))
+    drawn = (tmp_path / name).read_bytes()
+    assert len(drawn) > 5_000
+    asked(EXAMPLE, "--plot", str(tmp_path / name), "--json")
+    assert (tmp_path / name).read_bytes() == drawn
+    asked(EXAMPLE, "--plot", str(tmp_path / name), "--top", "1")
+    assert (tmp_path / name).read_bytes() != drawn
+
+
 def test_without_add_ons_none_are_told(tmp_path: Path) -> None:
     said = asked(written(tmp_path))
     assert said.startswith("a: initial margin 15.00, maintenance 15.00")
