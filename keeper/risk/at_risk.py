@@ -57,7 +57,7 @@ class Model:
     method: Method = Method.FILTERED
     level: float = 0.99
     decay: float = 0.94
-    """Of the EWMA, from a step to the next."""
+    """Of the EWMA, from a return to the next."""
     dof: float | None = None
     """Of Student's t, where returns are taken or drawn as such; None is normal."""
     steps: int = 1
@@ -75,6 +75,9 @@ class Model:
     def least_returns(self) -> int:
         """Return how many returns it takes: one beyond the level, an EWMA that has forgotten its first."""
         beyond = math.ceil(round(1 / (1 - self.level), 9)) if self.method in SAMPLED else 2
+        if self.method is Method.FILTERED:
+            # A tenth may be left out.
+            beyond = math.ceil(beyond / 0.9)
         settled = math.ceil(math.log(0.05) / math.log(self.decay)) if self.method in WEIGHTED else 2
         return max(beyond, settled)
 

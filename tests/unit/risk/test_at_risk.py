@@ -223,6 +223,7 @@ def few(returns: int) -> Prices:
         (Model(Method.HISTORICAL, level=0.975), 40),
         (Model(Method.HISTORICAL, level=0.99, steps=3), 300),
         (Model(Method.CORNISH_FISHER), 100),
+        (Model(Method.FILTERED), 112),
         (Model(Method.FILTERED, level=0.9), 49),
         (Model(Method.FILTERED, level=0.9, steps=3, paths=100), 49),
         (Model(Method.PARAMETRIC), 49),
