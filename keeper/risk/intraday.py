@@ -53,7 +53,7 @@ def calm_factors(returns: ArrayLike, slots: ArrayLike, *, count: int = DAY_H) ->
     """
     moves = inputs.finite("returns", returns, 1)
     at = slots_of(slots, moves.shape, inputs.count("count", count))
-    sizes = np.array([np.median(np.abs(moves[at == slot])) if slot in at else 0.0 for slot in range(count)])
+    sizes = _medians(np.abs(moves), at, count)
     if not (sizes > 0).all():
         raise BadInput(f"most returns of every slot must differ from 0, found others in {np.argmin(sizes)}")
     return diurnal_factors(without_jumps(moves / sizes[at]) * sizes[at], at, count=count)
@@ -103,6 +103,17 @@ def slots_of(slots: ArrayLike, shape: tuple[int, ...], count: int) -> NDArray[np
     if found.min() < 0 or found.max() >= count:
         raise BadInput(f"slots must lie in [0, {count - 1}], found {found.min()} to {found.max()}")
     return found.astype(np.int64)
+
+
+def _medians(values: Floats, slots: NDArray[np.int64], count: int) -> Floats:
+    """Return the median of the values [n] in each slot [count]; 0 where there is none."""
+    ordered = values[np.lexsort((values, slots))]
+    times = np.bincount(slots, minlength=count)
+    begin, some = np.cumsum(times) - times, np.flatnonzero(times)
+    found = np.zeros(count)
+    low, high = (begin + (times - 1) // 2)[some], (begin + times // 2)[some]
+    found[some] = (ordered[low] + ordered[high]) / 2
+    return found
 
 
 def _largest(moves: Floats, window: int, significance: float) -> Floats:

@@ -4,10 +4,19 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from keeper.errors import BadInput
 from keeper.risk.inputs import Floats
-from keeper.risk.intraday import bipower_variance, calm_factors, diurnal_factors, jumps, without_jumps
+from keeper.risk.intraday import (
+    _medians,
+    bipower_variance,
+    calm_factors,
+    diurnal_factors,
+    jumps,
+    without_jumps,
+)
 
 HOURS = np.arange(24 * 400) % 24
 SHAPE = 1 + 0.5 * np.sin(2 * np.pi * np.arange(24) / 24)
@@ -38,6 +47,24 @@ def test_neither_a_jump_makes_an_hour_busy_nor_a_busy_hour_is_full_of_jumps() ->
     returns[24 * 50 + 10 :: 24 * 100] = 0.5
     assert diurnal_factors(returns, HOURS)[10] > 3 * wanted[10]
     assert calm_factors(returns, HOURS) == pytest.approx(wanted, rel=0.15)
+
+
+def test_calm_factors_of_even_hours_are_those_of_their_sizes() -> None:
+    """Of returns of one size in each slot there is no jump, and their median is that size."""
+    sizes = np.array([1.0, 2.0, 0.5])
+    signs = np.random.default_rng(1).choice([-1.0, 1.0], 3 * 101)
+    returns = np.tile(sizes, 101) * signs
+    found = calm_factors(returns, np.arange(303) % 3, count=3)
+    assert found == pytest.approx(sizes / np.sqrt(np.mean(sizes**2)))
+    with pytest.raises(BadInput, match="most returns of every slot must differ from 0, found others in 3"):
+        calm_factors(returns, np.arange(303) % 3, count=4)
+
+
+@given(sizes=st.lists(st.tuples(st.integers(0, 4), st.floats(0, 1e6)), min_size=1, max_size=40))
+def test_medians_by_slot_are_those_of_numpy(sizes: list[tuple[int, float]]) -> None:
+    slots, values = np.array([slot for slot, _ in sizes]), np.array([size for _, size in sizes])
+    wanted = [np.median(values[slots == slot]) if slot in slots else 0.0 for slot in range(5)]
+    assert _medians(values, slots, 5) == pytest.approx(np.array(wanted))
 
 
 def test_slots_may_be_of_any_number() -> None:
