@@ -133,6 +133,7 @@ class Book:
         """What one of its money is in quote: a book in coin has one underlying, and is told at its spot."""
         return float(self.columns.spot[0]) if self.in_coin and self.instruments else 1.0
 
+    @property
     def held(self) -> tuple[str, ...]:
         """Return the underlyings that some account holds."""
         places = set(self.group.tolist())
