@@ -87,9 +87,10 @@ class Door:
         """Take the step of a new account to the node; return how long that took [us]."""
         step = self._due()
         began_ns = time.perf_counter_ns()
-        with self.journal.together(lasting=False):
+        with self.journal.together():
             permit = self._reserve(step)
-        await self._sender.send([permit])
+            sealed = self._sender.seal([permit])
+        await self._sender.send([permit], sealed=sealed)
         took_us = (self.node.handed_ns[-1] - began_ns) / 1e3
         await self._mine()
         return took_us
@@ -104,9 +105,10 @@ class Door:
         known, acts = len(self.node.handed_ns), list[int]()
         began_ns = time.perf_counter_ns()
         for some in batches(steps, max(AT_ONCE, batch)):
-            with self.journal.together(lasting=False):
+            with self.journal.together():
                 permits = [self._reserve_together(each) for each in batches(some, batch)]
-            await self._sender.send(permits)
+                sealed = self._sender.seal(permits)
+            await self._sender.send(permits, sealed=sealed)
             acts += [len(each) for each in batches(some, batch)]
         handed_ns = self.node.handed_ns[known:]
         await self._mine()
