@@ -92,6 +92,16 @@ ONE_STEP = (
 )
 """A step, and whether there are bids of it or others in its transaction."""
 
+FIRST_SIGNED = (
+    "UPDATE steps SET signed_tx = ?, tx_hash = ?"
+    " WHERE step_id = ? AND place = 0 AND state = 'reserved' AND tx_hash IS NULL"
+)
+CARRIED_SIGNED = (
+    "UPDATE steps SET tx_hash = ? WHERE place > 0 AND state <> 'abandoned'"
+    " AND nonce = (SELECT nonce FROM steps WHERE step_id = ?)"
+)
+"""What goes along in its transaction."""
+
 STILL = (E.CALLED, E.MOVED, E.OBSERVED, E.WAITED, E.REFUSED)
 """Events that move no case but as whoever records them knows."""
 
@@ -609,15 +619,12 @@ class StoredJournal:
                 raise InvariantBroken(
                     f"the signed bytes of step {step_id} must be on disk before they are sent"
                 )
+            if bid == 1 and db.execute(FIRST_SIGNED, (raw, tx_hash, step_id)).rowcount == 1:
+                db.execute(CARRIED_SIGNED, (tx_hash, step_id))
+                return
             step = self.step(step_id)
             if bid > 1:
                 guard.sign_bid(db, step, bid, raw, tx_hash)
-                return
-            if step.tx_hash is None and step.state is S.RESERVED:
-                update = "UPDATE steps SET signed_tx = ?, tx_hash = ? WHERE step_id = ?"
-                db.execute(update, (raw, tx_hash, step_id))
-                hashes = [(tx_hash, each.step_id) for each in step.carries]
-                db.executemany("UPDATE steps SET tx_hash = ? WHERE step_id = ?", hashes)
             elif (step.tx_hash, step.signed_tx) != (tx_hash, raw):
                 raise InvariantBroken(f"step {step_id} is {step.state} as {step.tx_hash}, not as {tx_hash}")
 

@@ -84,6 +84,7 @@ class Watch(Generic[MarketT]):
         self._line_scores = np.zeros((2, 0))
         """Equity and requirement of each when it came to stand there."""
         self._line_since_ns = 0
+        self._marks = np.zeros((2, 0), np.bool_)
         self.alarmed = asyncio.Event()
         """Set while somebody is in line."""
         self.drifted = asyncio.Event()
@@ -121,20 +122,33 @@ class Watch(Generic[MarketT]):
         began_ns = time.monotonic_ns()
         book, found = self._score(head, self._feed.latest(self._at(head).timestamp_s))
         self._scored.note(time.monotonic_ns() - began_ns)
-        was, now = np.zeros((2, len(book)), np.bool_)
-        was[self._suspects[self._suspects < len(book)]] = True
-        was[self._kept[self._kept < len(book)]] = False
-        now[found.rows] = True
+        wanted = self._newly(found.rows, len(book))
         self._suspects = found.rows
-        stays = now[self._line]
-        self._line, self._line_scores = self._line[stays], self._line_scores[:, stays]
-        was[self._line] = True
-        wanted = np.flatnonzero(~was[found.rows])
         if len(wanted):
             self._stand_in_line(found.rows[wanted], found.scores.of(wanted), heard_ns)
         if self._trigger.is_due:
             self.drifted.set()
         self._note_lateness(time.monotonic_ns() - heard_ns)
+
+    def _newly(self, rows: Rows, of: int) -> Rows:
+        """Return the places of those rows who are to stand in line; whoever is none of them leaves it.
+
+        Marked in arrays that are kept, and blank again afterwards: a new one of a large book costs a fault of
+        the memory for every row that is looked at.
+        """
+        if self._marks.shape[1] < of:
+            self._marks = np.zeros((2, of + of // 8), np.bool_)
+        was, now = self._marks
+        before = self._suspects[self._suspects < of]
+        was[before] = True
+        was[self._kept[self._kept < of]] = False
+        now[rows] = True
+        stays = now[self._line]
+        self._line, self._line_scores = self._line[stays], self._line_scores[:, stays]
+        was[self._line] = True
+        wanted = np.flatnonzero(~was[rows])
+        was[before] = was[self._line] = now[rows] = False
+        return wanted
 
     def rehearse(self) -> None:
         """Score once more what was scored last, and keep nothing of it: the next tick does not run cold."""
