@@ -221,6 +221,7 @@ class LosingDb:
     _lasting: bool | None = None
     begin = SqliteDb.begin
     begin_adding = SqliteDb.begin_adding
+    expect = SqliteDb.expect
     tables = SqliteDb.tables
     key = SqliteDb.key
 
