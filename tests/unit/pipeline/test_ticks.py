@@ -136,6 +136,10 @@ async def test_whoever_was_refused_at_a_head_waits_for_no_disk(live: Desk, begun
         await tick(live, price_wad)
     assert live.told() == ["Suspected", "Refused limit.halted"]
     assert begun == [True, False]
+    live.pipeline._care._acts._passed_over[BREACHED.key] -= 1
+    begun.clear()
+    await tick(live, BELOW)
+    assert begun == [True]
 
 
 async def test_what_is_suspected_is_journaled_where_the_node_tells_no_nonce(
