@@ -30,7 +30,7 @@ from keeper.protocols.perp_curie.market import PerpCurieMarket
 from keeper.risk.holdings import Held, Portfolios, linear
 from keeper.risk.margin import Book
 from keeper.risk.marks import Marks
-from keeper.state.archive import Stamp, stamp_of
+from keeper.state.archive import stamp_of
 from keeper.state.book import Book as Accounts
 from keeper.trigger.distance import Quotes
 from keeper.trigger.mirrored import Mirrored
@@ -134,7 +134,8 @@ async def _kept(config: Config, shelf: Shelf, journal: Path | Shared) -> Source:
         scene = await taped_scene(reader, block)
     if isinstance(scene, str):
         raise ConfigError(f"the prices of block {block}, at which {shelf.path} was read: {scene}")
-    book, _ = _loaded(shelf, scene.market)
+    shape = scene.market.shape
+    book, _ = Accounts.load(shelf.path, shape, chain_id=shelf.chain_id, deployment=shelf.deployment)
     return _source(config, scene.market, book, scene.world, scene.head)
 
 
@@ -154,11 +155,11 @@ async def _live(config: Config, shelf: Shelf) -> Source:
 
 
 async def _known(parts: Parts[Any], shelf: Shelf) -> Sequence[AccountKey]:
-    """Return every account that the book on disk has, or that an event since then has named."""
+    """Return every account that the book on disk has, if it can be used, or that an event since has named."""
     deployment, found = parts.config.deployment, dict[AccountKey, None]()
     begin = deployment.from_block
-    if shelf.path.exists():
-        book, stamp = _loaded(shelf, parts.market)
+    if loaded := shelf.load(parts.market.shape):
+        book, stamp = loaded
         found.update(dict.fromkeys(book.keys.tolist()))
         if await parts.reader.hash_at(stamp.block) == stamp.block_hash:
             begin = max(begin, stamp.block + 1)
@@ -168,10 +169,6 @@ async def _known(parts: Parts[Any], shelf: Shelf) -> Sequence[AccountKey]:
             found.update(dict.fromkeys(key for fact in facts if fact is not None for key in fact.touched))
             bar.at(part.last - begin + 1, parts.head.number - begin + 1)
     return deployment.accounts.pick(found)
-
-
-def _loaded(shelf: Shelf, market: Market[Any, Any]) -> tuple[Accounts[Any], Stamp]:
-    return Accounts.load(shelf.path, market.shape, chain_id=shelf.chain_id, deployment=shelf.deployment)
 
 
 def _source(config: Config, market: Market[Any, Any], book: Accounts[Any], world: Any, head: Head) -> Source:
@@ -196,7 +193,11 @@ def _source(config: Config, market: Market[Any, Any], book: Accounts[Any], world
 
 
 def _legs(market: HybridMarket, world: OracleView, held: Mirrored, at_s: UnixS, *, collateral: bool) -> Book:
-    """Return what accounts hold of HybridMargin's instruments, by the volatilities of their arrays."""
-    places, instruments = zip(*market.described(world, at_s, collateral=collateral), strict=True)
+    """Return what accounts hold of HybridMargin's instruments, by the volatilities of their arrays.
+
+    Without those that have no price: who holds one is left out.
+    """
     spots = dict(zip(held.assets, held.spots.tolist(), strict=True))
-    return Book.of(instruments, spots, held.positions[:, list(places)])
+    told = dict(market.described(world, at_s, collateral=collateral))
+    priced = {place: each for place, each in told.items() if each.underlying in spots}
+    return Book.of(list(priced.values()), spots, held.positions[:, list(priced)])

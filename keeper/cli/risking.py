@@ -58,7 +58,7 @@ def see_margin(
         return
     for name, data in accounts.items():
         for part in tables_of(name, data):
-            terminal().print(part, highlight=False, markup=False)
+            terminal().print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))
 
 
 def as_data(found: Scan, accounts: list[str]) -> dict[str, Any]:
