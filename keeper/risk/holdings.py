@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from keeper.risk.grids import Grid
 from keeper.risk.inputs import Floats, finite, shaped
-from keeper.risk.margin import AddOns, Book, Instrument, risk_arrays, scan
+from keeper.risk.margin import AddOns, Book, Instrument, revalued, scan
 
 LEAST = 1e-6
 """Of a price, where it falls to nothing: at 0 neither an option nor a loan can be judged."""
@@ -144,8 +144,7 @@ class Portfolios:
 
     def _gains(self, kept: Floats) -> Floats:
         """Return what accounts gain [n] where each spot is multiplied by a number [a]."""
-        moves = Grid("moves", "one row an asset", tuple((float(each) - 1.0, 0.0, 1.0) for each in kept))
-        places = {name: place for place, name in enumerate(self.book.spots)}
-        of = [places[each.underlying] for each in self.book.instruments]
-        unit = risk_arrays(self.book, moves)[np.arange(len(of)), of]
+        moves = dict(zip(self.assets, (kept - 1).tolist(), strict=True))
+        by_column = np.array([[moves[each.underlying]] for each in self.book.instruments])
+        unit = revalued(self.book, by_column.reshape(-1, 1))[:, 0]
         return self.book.by_account(self.book.legs @ unit)
