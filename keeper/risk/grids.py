@@ -57,7 +57,9 @@ class Grid:
     initial: float = 1.0
     """What the worst loss is multiplied with for initial margin,"""
     maintenance: float = 1.0
-    """and for maintenance margin."""
+    """and for maintenance margin,"""
+    of_all: bool = False
+    """add-ons included."""
 
     def __post_init__(self) -> None:
         table = np.asarray(self.rows, np.float64)
@@ -85,6 +87,18 @@ class Grid:
     def weights(self) -> Column:
         """The share of each scenario's profit or loss that counts [s]."""
         return np.array([row[2] for row in self.rows])
+
+    @property
+    def weights_in_coin(self) -> Column:
+        """The same of what is told in coin [s], which is dear where it has fallen.
+
+        A far move counts as if its coin were priced at the outermost spot that counts whole: so a future
+        loses in it what it loses there, as in Deribit's example.
+        """
+        moves, weights = self.moves, self.weights
+        whole = moves[weights == 1.0]
+        priced = np.clip(moves, whole.min(), whole.max()) if len(whole) else moves
+        return np.asarray(weights * (1.0 + moves) / (1.0 + priced))
 
     def label(self, scenario: int) -> str:
         """Say what one scenario is."""
@@ -161,7 +175,8 @@ PARADEX24 = Grid(
 DERIBIT = Grid(
     "deribit",
     "support.deribit.com, Portfolio Margin, and the example of private/pme/simulate, for BTC; the fraction "
-    "of the far moves is not published: 16% over the move stands for it, and the dampener is left out",
+    "of the far moves is not published: 16% over the move stands for it, as in the example, and the dampener "
+    "is left out",
     (
         *ladder((0.16, 0.12, 0.08, 0.04, 0.0, -0.04, -0.08, -0.12, -0.16), (0.50, 0.0, -0.25)),
         *tails({move: 0.16 / abs(move) for move in FAR}, up=0.50),
@@ -169,6 +184,7 @@ DERIBIT = Grid(
     powers=(0.30, 0.13),
     least_vol_up=0.50,
     maintenance=0.8,
+    of_all=True,
 )
 DERIVE_PM1 = Grid(
     "derive_pm1",

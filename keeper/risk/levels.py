@@ -126,7 +126,8 @@ def _loops(book: Book) -> Callable[[Sequence[Level], Grid, Slices], Floats]:
 
     def sold(levels: Sequence[Level], grid: Grid, slices: Slices) -> Floats:
         risks = [risk_arrays(level.book, grid) * grid.maintenance for level in levels]
-        units = [_units(level, risk, slices) for level, risk in zip(levels, risks, strict=True)]
+        short = slices.short_option * (grid.maintenance if grid.of_all else 1.0)
+        units = [_units(level, risk, short) for level, risk in zip(levels, risks, strict=True)]
         accounts, slope = (first, book.group, levels[0].equity), (slices.q, slices.fee)
         found = np.zeros((len(book.spots), len(levels)))
         slices_sold(legs, accounts, np.stack(units, axis=-1), np.stack(risks, axis=-1), slope, found)
@@ -135,13 +136,13 @@ def _loops(book: Book) -> Callable[[Sequence[Level], Grid, Slices], Floats]:
     return sold
 
 
-def _units(level: Level, risk: Floats, slices: Slices) -> Floats:
+def _units(level: Level, risk: Floats, short: float) -> Floats:
     """Return what one unit of each instrument counts for [6, i].
 
     Its gain; what it requires by itself, bought and sold; its minimum sold, a part of that; the notional that
     a fee is paid of; its delta.
     """
     book = level.book
-    least = slices.short_option * book.columns.spot_of_options / book.unit
+    least = short * book.columns.spot_of_options / book.unit
     bought, sold = np.maximum(-risk.min(axis=1), 0.0), np.maximum(risk.max(axis=1), 0.0)
     return np.stack([level.gained, bought, sold + least, least, level.notional, book.columns.deltas])

@@ -231,7 +231,8 @@ def risk_arrays(book: Book, grid: Grid) -> Column:
     """Return what one unit of each instrument gains in each scenario [i, s], weighted; else as `revalued`."""
     at = book.columns.options
     vols = grid.vols(book.columns.vol[at], book.columns.years[at] * DAYS_A_YEAR)
-    return revalued(book, grid.moves, vols=vols, roll_days=grid.roll_days) * grid.weights
+    weights = grid.weights_in_coin if book.in_coin else grid.weights
+    return revalued(book, grid.moves, vols=vols, roll_days=grid.roll_days) * weights
 
 
 def revalued(book: Book, moves: Column, *, vols: Column | None = None, roll_days: float = 0.0) -> Column:
@@ -273,8 +274,8 @@ def _of_inverse(columns: Columns, marks: Column, gains: Column, moved: Column, i
 class AddOns:
     """Charges beside the scenarios; all fractions, and none unless it is said.
 
-    The first four are positively homogeneous and sub-additive: twice the book costs twice as much, and two
-    books together no more than apart. `concentration` and `volume_day` grow faster than the book, on purpose.
+    All but the last four are positively homogeneous and sub-additive: twice the book costs twice as much, and
+    two books together no more than apart. `concentration` and `volume_day` grow faster, on purpose.
     """
 
     short_option: float = 0.0
@@ -286,7 +287,9 @@ class AddOns:
     basis_year: float = 0.0
     """Of the delta at each expiry, a year ahead: how far a future may move away from its spot,"""
     basis_least: float = 0.0
-    """and at least so far (Deribit: 7.5% and 1% for BTC)."""
+    """and at least so far (Deribit: 7.5% and 1% for BTC);"""
+    basis_perp: float = 0.0
+    """a perp by this (Deribit: 1%)."""
     concentration: float = 0.0
     """Of the net delta beyond"""
     concentration_above: float = 0.0
@@ -364,7 +367,7 @@ class Scan:
     def _with(self, factor: float) -> Column:
         required: Column = factor * self.book.by_account(np.maximum(self.loss, self.floor))
         for charge in self.charges.values():
-            required = required + charge
+            required = required + (factor * charge if self.grid.of_all else charge)
         return required
 
 
@@ -443,8 +446,7 @@ def _basis(book: Book, deltas: _Deltas, add_ons: AddOns) -> Column:
     """Return what it costs that every expiry's forward moves away from the spot, each by itself."""
     expiries, column = np.unique(book.columns.years, return_inverse=True)
     moves = np.maximum(add_ons.basis_year * expiries, add_ons.basis_least)
-    # A perp follows the spot.
-    moves[expiries == 0.0] = 0.0
+    moves[expiries == 0.0] = add_ons.basis_perp
     spread = np.zeros((len(book.instruments), len(expiries)))
     spread[np.arange(len(column)), column] = deltas.unit
     return np.asarray(np.abs(book.legs @ spread) @ moves)

@@ -320,3 +320,36 @@ def test_an_add_on_that_cannot_be_is_refused(bad: dict[str, float]) -> None:
 def test_no_account_and_no_leg_is_no_margin() -> None:
     assert scan(book([0.0] * 5), PARADEX, add_ons=AddOns(short_option=0.01)).initial.tolist() == [0.0]
     assert list(combinations_with_replacement(scan(book([0.0] * 5), PARADEX).contributions, 2)) == []
+
+
+def test_deribits_published_example_is_met_to_its_digits() -> None:
+    """The response example of private/pme/simulate: a perpetual bought, a future of 11 days sold, in coin."""
+    spot, held = 65_666.19, (0.314538364, -0.001187534)
+    listed = (
+        Instrument("BTC-PERPETUAL", "BTC", inverse=True),
+        Instrument("BTC-28JUN24", "BTC", expiry_y=11 / 365, inverse=True),
+    )
+    both = Book.of(listed, {"BTC": spot}, [[size * spot for size in held]], in_coin=True)
+    asked = AddOns(basis_year=0.075, basis_least=0.01, basis_perp=0.01)
+    found = scan(both, scenarios.grid("deribit"), add_ons=asked)
+    perp, future = found.risk * np.array(held)[:, None] * spot
+    # From -16% to +16% in steps of 4%, three volatilities each; then the eight far moves.
+    down, up = [0.05991206933333334, 0.04289159509090909], [0.033700538999999995, 0.043384601931034494]
+    assert perp[[24, 21, 3, 0]] == pytest.approx([-down[0], -down[1], up[0], up[1]], rel=1e-12)
+    assert perp[27:] == pytest.approx([-down[0]] * 2 + [0.04338460193103449] * 6, rel=1e-12)
+    assert future[[24, 0]] == pytest.approx([0.0002261969523809524, -0.00016379779310344832], rel=1e-12)
+    assert found.net[0] == pytest.approx(0.05968587238095239, rel=1e-12)
+    assert found.charges["basis"][0] == pytest.approx(0.00315725898, rel=1e-9)
+    # Of these two the example itself has but eight digits: they are not its sum of the others to the last.
+    assert found.initial[0] == pytest.approx(0.06284313098, rel=1e-8)
+    assert found.maintenance[0] == pytest.approx(0.050274504784, rel=1e-8)
+
+
+def test_paradexs_published_example_is_met() -> None:
+    """A perp bought, five calls of delta 0.3 sold, at 70,000; net 0.5 and hedged 1.0: 1,400."""
+    call = Instrument("CALL", "BTC", Kind.CALL, 80_000.0, 0.5, 30 / 365)
+    spots = {"BTC": 70_000.0}
+    delta = float(Book.of([call], spots, [[1.0]]).columns.deltas[0]) / 70_000.0
+    hedged = Book.of([Instrument("PERP", "BTC"), call], spots, [[1.0, -5 * 0.3 / delta]])
+    found = scan(hedged, PARADEX, add_ons=AddOns(net_delta=0.02, hedged_delta=0.01))
+    assert found.floor == pytest.approx([1_400.0])
