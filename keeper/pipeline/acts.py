@@ -336,7 +336,7 @@ class Acts(Generic[MarketT]):
         That one waits for the disk, unless nothing will be signed in it: those who were refused a permit at
         this head will likely be again.
         """
-        hopeful = any(self._passed_over.get(each.account) != head.number for each, _ in planned)
+        hopeful = any(self._passed_over.get(each.account, (None,))[0] != head.number for each, _ in planned)
         seals = hopeful and self._sender.seals
         with self._journal.together(lasting=seals):
             first()

@@ -136,7 +136,9 @@ async def test_whoever_was_refused_at_a_head_waits_for_no_disk(live: Desk, begun
         await tick(live, price_wad)
     assert live.told() == ["Suspected", "Refused limit.halted"]
     assert begun == [True, False]
-    live.pipeline._care._acts._passed_over[BREACHED.key] -= 1
+    passed_over = live.pipeline._care._acts._passed_over
+    block, rule = passed_over[BREACHED.key]
+    passed_over[BREACHED.key] = block - 1, rule
     begun.clear()
     await tick(live, BELOW)
     assert begun == [True]
