@@ -6,6 +6,8 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from io import UnsupportedOperation
 from typing import NoReturn
 
 import typer
@@ -108,5 +110,7 @@ def main() -> None:
 def _end(why: str) -> NoReturn:
     """Say why, and end with 2, whatever is left of the output that nobody could write."""
     typer.echo(f"keeper: {why}", err=True)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    # What stands in for the output where commands are tried in one process has no descriptor, and needs none.
+    with suppress(UnsupportedOperation):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(2) from None
