@@ -123,7 +123,7 @@ async def test_the_book_goes_up_at_once_and_comes_down_level_by_level(sign: Sign
         # Each hangs on three markets, two feeds and the protocol's own, and is one alarm.
         stage.desk.alarms = AlarmParams(least=2)
     if sign is Sign.FLOW:
-        stage.desk.depth = {stage.feed_id: Depth(20.0, levels=((0.002, 1_000.0),))}
+        stage.desk.depth = {stage.feed_id: Depth(20.0, levels=((0.002, 200.0),))}
     stage.open()
     beats, levels = BOOK[sign]
     assert await stage.stood(beats, stage.level) == levels

@@ -18,7 +18,7 @@ SAYS = frozenset({"Reason", "_wait", "refuse", "_refuse", "loss_wad", "unprofita
 """Whatever is called with the name of a rule; ``_refuse`` of the guard puts ``limit.`` before it."""
 LOGS = frozenset({"debug", "info", "warning", "error", "say"})
 PRICES = ("fast", "slow", "execution")
-TOLD = ("unit", "properties", "scenarios")
+TOLD = ("unit", "properties", "scenarios", "anvil")
 POOL = {f"pool.{each.name.lower()}" for each in Unmet}
 ELSEWHERE = {
     "Perpetual has it, and no protocol on stage": {
@@ -27,7 +27,10 @@ ELSEWHERE = {
     "sizes of Aave are chosen so that its pool takes them: it is what a search is told": {
         *("pool.dust", "pool.nothing"),
     },
-    "the steward asks it before it posts a risk array or settles an expiry": {
+    "the steward asks it before it posts a risk array, moves margins or settles an expiry": {
+        *("data.missing", "data.swung", "data.uncertain"),
+        *("margins.breaches", "margins.disputed", "margins.no_bounds", "margins.not_newer"),
+        *("margins.too_soon", "margins.unchanged"),
         *("array.delta", "array.mark", "array.no_ref", "array.scenario_"),
         *("settle.fast_stale", "settle.price_before_expiry", "settle.prices_apart", "settle.slow_stale"),
     },
