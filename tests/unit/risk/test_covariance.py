@@ -185,23 +185,13 @@ def test_without_a_first_variance_that_of_the_returns_is_taken() -> None:
 
 
 @pytest.mark.parametrize("name", ["garch", "gjr"])
-def test_a_fit_is_asked_of_arch_in_units_of_the_returns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    garch, golden = golden_garch(name)
-    asked: dict[str, Any] = {}
-
-    def arch_model(returns: Floats, **options: Any) -> Any:
-        asked.update(options, returns=returns)
-        unit = float(np.sqrt(np.mean((100 * SERIES) ** 2)))
-        parameters = {**golden["parameters"], "omega": golden["parameters"]["omega"] / unit**2}
-        fitted = SimpleNamespace(convergence_flag=0, params=parameters)
-        return SimpleNamespace(fit=lambda **_: fitted)
-
-    monkeypatch.setitem(sys.modules, "arch", SimpleNamespace(arch_model=arch_model))
+def test_a_fit_is_that_of_arch_in_units_of_the_returns(name: str) -> None:
+    garch, _ = golden_garch(name)
     found = fit_garch(SERIES, asymmetric=name == "gjr")
-    assert np.mean(asked["returns"] ** 2) == pytest.approx(1.0)
-    assert (asked["mean"], asked["o"]) == ("Zero", int(name == "gjr"))
-    assert found.omega == pytest.approx(garch.omega / 1e4)
-    assert (found.alpha, found.beta, found.gamma) == (garch.alpha, garch.beta, garch.gamma)
+    # The library stops where its likelihood is flat; the golden one was fitted to returns in percent.
+    assert found.omega == pytest.approx(garch.omega / 1e4, rel=1e-3)
+    assert [found.alpha, found.beta] == pytest.approx([garch.alpha, garch.beta], rel=1e-3)
+    assert found.gamma == pytest.approx(garch.gamma, rel=1e-3)
 
 
 def test_a_fit_that_finds_nothing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
