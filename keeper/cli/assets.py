@@ -26,6 +26,11 @@ def free(asset: str) -> bool:
     return short(asset).upper() not in STABLE and (not dash or quoted.upper() in STABLE)
 
 
+def means(name: str, asset: str) -> bool:
+    """Tell whether a name means an asset: its own, or in short; ETH is no short name of ETH/BTC."""
+    return name == asset or (name == short(asset) and free(name) == free(asset))
+
+
 def resolved(said: Mapping[str, T], assets: Sequence[str], where: str) -> dict[str, T]:
     """Return by the book's own names what is said of assets, each by its whole name or in short.
 
@@ -33,9 +38,7 @@ def resolved(said: Mapping[str, T], assets: Sequence[str], where: str) -> dict[s
     """
     found: dict[str, T] = {}
     for name, value in said.items():
-        meant = [each for each in assets if each == name] or [
-            each for each in assets if short(each) == name and free(each) == free(name)
-        ]
+        meant = [name] if name in assets else [each for each in assets if means(name, each)]
         if len(meant) != 1:
             which = "is none of" if not meant else f"could be {' or '.join(meant)}, of"
             raise ConfigError(f"{where}: {name} {which} the book's assets {', '.join(assets)}")

@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from keeper.cli.assets import free, resolved, short
+from keeper.cli.assets import free, means, resolved
 from keeper.cli.books import BookFile, Deployed, Snapshot, Source, open_book
 from keeper.cli.options import Json, Rehearsed
 from keeper.cli.output import terminal
@@ -106,8 +106,8 @@ def steps_of(told: Prices, times: Mapping[str, float]) -> int:
 
 def moving(book: Book, told: Prices) -> Book:
     """Return what is held of a book and moves: not what is stable, unless prices of it are told."""
-    known = {*told.assets}
-    return book.of_underlyings([each for each in book.held if free(each) or {each, short(each)} & known])
+    moves = (each for each in book.held if free(each) or any(means(name, each) for name in told.assets))
+    return book.of_underlyings([*moves])
 
 
 def depth_of(said: str) -> float:

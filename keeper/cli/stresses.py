@@ -12,7 +12,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from keeper.cli.assets import free, resolved, short
+from keeper.cli.assets import free, means, resolved, short
 from keeper.cli.books import BookFile, Deployed, GridName, Snapshot, open_book
 from keeper.cli.options import Json, Rehearsed
 from keeper.cli.output import terminal
@@ -211,7 +211,7 @@ def likeliest(held: Held, prices: Prices, fund: float, horizon_s: int) -> dict[s
 
     Assets without prices stay where they are. Raises BadInput for too few prices, or none of the book's.
     """
-    told = {asset: name for name in prices.assets for asset in held.assets if _means(name, asset)}
+    told = {asset: name for name in prices.assets for asset in held.assets if means(name, asset)}
     if not told:
         raise BadInput(
             f"expected prices of {', '.join(map(short, held.assets))}, found {', '.join(prices.assets)}"
@@ -234,10 +234,6 @@ def likeliest(held: Held, prices: Prices, fund: float, horizon_s: int) -> dict[s
     moves = dict(zip(told, found.shock.tolist(), strict=True))
     how = {"moves": moves, "distance": found.distance, "probability": found.probability}
     return {**said, **how, **as_data(held, there(found.shock))}
-
-
-def _means(name: str, asset: str) -> bool:
-    return name == asset or (name == short(asset) and free(asset) == free(name))
 
 
 # --- for people ----------------------------------------------------------------------------------

@@ -248,6 +248,17 @@ def test_what_is_stable_stays_unless_its_closes_are_told(tmp_path: Path) -> None
     assert unstable["accounts"]["saver"]["es"] > 0
 
 
+def test_one_asset_in_another_does_not_move_by_the_closes_of_one(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "spots": {"BTC/USD": 60e3, "ETH/BTC": 0.05},
+        "instruments": {name: {"underlying": name, "kind": "perp"} for name in ("BTC/USD", "ETH/BTC")},
+        "accounts": {"both": {"BTC/USD": 1, "ETH/BTC": 1e6}},
+    }
+    assert told(*written(tmp_path, **changes))["still"] == ["ETH/BTC"]
+    ratio = Prices(("BTC", "ETH/BTC"), made().times, made().closes)
+    assert told(*written(tmp_path, prices=ratio, **changes))["still"] == []
+
+
 @pytest.mark.parametrize("name", ["a.svg", "a.png"])
 def test_what_each_asset_adds_is_drawn(name: str, tmp_path: Path) -> None:
     words = (*written(tmp_path), "--plot", str(tmp_path / name))
