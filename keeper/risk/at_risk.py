@@ -166,7 +166,7 @@ def cost_of_selling(
     ``depth``. ``volatility`` is annualised. Raises BadInput for an underlying that is held and has no volume,
     and as `liquidity.liquidity_adjusted_es`.
     """
-    held, unit = _deltas(book), _unit(book)
+    held = book.deltas
     day = volatility / DAYS_A_YEAR**0.5
     volumes = _volumes(book, held, volume_day)
 
@@ -174,7 +174,7 @@ def cost_of_selling(
         costs = liquidity.liquidity_adjusted_es(
             es=0.0, notional=np.abs(net), volume_day=volumes, volatility_day=day, depth=depth
         )
-        return np.asarray(costs.sum(axis=-1) / unit)
+        return np.asarray(costs.sum(axis=-1) / book.unit)
 
     return cost(held), float(cost(held.sum(axis=0)))
 
@@ -185,21 +185,9 @@ def time_to_sell_s(book: Book, volume_day: Mapping[str, float], *, share: float)
     The slowest underlying counts. Raises BadInput as `cost_of_selling`, and for a share outside (0, 1].
     """
     part = float(inputs.within("share", inputs.positive("share", share), 0.0, 1.0))
-    held = _deltas(book)
+    held = book.deltas
     days = np.abs(held.sum(axis=0)) / (part * _volumes(book, held, volume_day))
     return float(days.max()) * DAY_S
-
-
-def _deltas(book: Book) -> Floats:
-    """Return what each account gains in quote where an underlying doubles, to first order [n, a]."""
-    found = np.zeros((book.accounts, len(book.spots)))
-    found[book.account, book.group] = book.legs @ book.columns.deltas
-    return found
-
-
-def _unit(book: Book) -> float:
-    """Return what one of the coin that the book settles in is worth in quote."""
-    return next(iter(book.spots.values())) if book.in_coin else 1.0
 
 
 def _volumes(book: Book, held: Floats, volume_day: Mapping[str, float]) -> Floats:
@@ -222,7 +210,7 @@ def _asset_of(book: Book) -> Numbers:
 
 def _of_deltas(book: Book, expected: Floats, model: Model) -> AtRisk:
     """Take a book for its deltas, and the returns for normal or Student's t with a covariance [a, a]."""
-    held = _deltas(book) / _unit(book)
+    held = book.deltas / book.unit
     together = held.sum(axis=0)
     unit = tail.parametric(mean=0.0, sd=1.0, level=model.level, dof=model.dof)
 

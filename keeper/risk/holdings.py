@@ -118,7 +118,7 @@ class Portfolios:
     @property
     def exposures(self) -> Floats:
         """What the legs gain, and the coin that a book in coin has."""
-        return self._deltas + self._coin * (self.spots * self.equity[:, None])
+        return self.book.deltas + self._coin * (self.spots * self.equity[:, None])
 
     def standing(self, falls: Floats) -> Standings:
         """Revalue every instrument, and scan the book, at moved spots."""
@@ -127,20 +127,13 @@ class Portfolios:
         required = scan(replace(self.book, spots=spots), self.grid, add_ons=self.add_ons).maintenance
         worth = self.spots[0] * kept[0] if self._coin else 1.0
         equity = (self.equity + self._gains(kept)) * worth
-        deltas = self._deltas
+        deltas = self.book.deltas
         sold, bought = np.maximum(deltas, 0.0), np.maximum(-deltas, 0.0)
         return Standings(equity, required * worth, equity, equity, sold, bought)
 
     @property
     def _coin(self) -> bool:
         return self.book.in_coin and len(self.spots) > 0
-
-    @property
-    def _deltas(self) -> Floats:
-        """What the legs of each account gain where an asset's price doubles [n, a]."""
-        found = np.zeros((self.book.accounts, len(self.spots)))
-        found[self.book.account, self.book.group] = self.book.legs @ self.book.columns.deltas
-        return found
 
     def _gains(self, kept: Floats) -> Floats:
         """Return what accounts gain [n] where each spot is multiplied by a number [a]."""

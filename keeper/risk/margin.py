@@ -100,7 +100,7 @@ class Book:
         """Make a book of positions [n, i], dense or sparse; equal instruments of one account net.
 
         Raises BadInput for a spot that is missing or not above 0, for positions that are not finite or of
-        another shape, and for a book in coin with several underlyings.
+        another shape, and for a book in coin with the spots of several underlyings.
         """
         held = coo_array(positions)
         if held.ndim != 2 or held.shape[1] != len(instruments):
@@ -113,8 +113,9 @@ class Book:
         missing = {each.underlying for each in instruments} - set(spots)
         if missing:
             raise BadInput(f"there is no spot of {', '.join(sorted(missing))}")
-        if in_coin and len({each.underlying for each in instruments}) > 1:
-            raise BadInput("a book in coin has one underlying only: two coins do not add up")
+        if in_coin and len(spots) > 1:
+            found = ", ".join(spots)
+            raise BadInput(f"a book in coin has one underlying only, found {found}: two coins do not add up")
         held.sum_duplicates()
         held.eliminate_zeros()
         groups = {name: place for place, name in enumerate(spots)}
@@ -132,6 +133,13 @@ class Book:
     def unit(self) -> float:
         """What one of its money is in quote: a book in coin has one underlying, and is told at its spot."""
         return float(self.columns.spot[0]) if self.in_coin and self.instruments else 1.0
+
+    @property
+    def deltas(self) -> Column:
+        """What each account gains in quote where an underlying doubles, to first order [n, a]."""
+        found = np.zeros((self.accounts, len(self.spots)))
+        found[self.account, self.group] = self.legs @ self.columns.deltas
+        return found
 
     @property
     def held(self) -> tuple[str, ...]:

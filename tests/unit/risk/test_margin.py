@@ -296,8 +296,9 @@ def test_a_book_that_cannot_be_is_refused(
 
 
 def test_two_coins_do_not_add_up() -> None:
-    with pytest.raises(BadInput, match="one underlying only"):
-        Book.of(ALL, SPOTS, [[0.0] * 5], in_coin=True)
+    for instruments in (ALL, (PERP,)):
+        with pytest.raises(BadInput, match="one underlying only, found BTC, ETH"):
+            Book.of(instruments, SPOTS, [[0.0] * len(instruments)], in_coin=True)
 
 
 def test_a_coin_that_is_worth_nothing_has_no_margin() -> None:
