@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_BARS = 12
-ROUNDING = 1e-12
-"""Of a book's gross loss: what a perfect hedge may leave."""
 
 
 def see_margin(
@@ -70,14 +68,14 @@ def as_data(found: Scan, accounts: list[str]) -> dict[str, Any]:
         | {"underlyings": {}}
         for row, account in enumerate(accounts)
     }
-    legs, underlyings = found.book.legs, list(found.book.spots)
+    legs, underlyings, costs = found.book.legs, list(found.book.spots), found.costs
     parts = list(zip(legs.indices, legs.data, found.alone, found.contributions, strict=True))
     for row, (begin, end) in enumerate(zip(legs.indptr, legs.indptr[1:], strict=False)):
         of_account = told[accounts[found.book.account[row]]]["underlyings"]
         of_account[underlyings[found.book.group[row]]] = {
             "loss": float(found.loss[row]),
             "least": float(found.floor[row]),
-            "worst": worst_of(found, row, sum(float(alone) for _, _, alone, _ in parts[begin:end])),
+            "worst": found.grid.label(int(found.worst[row])) if costs[row] else None,
             "legs": {
                 found.book.instruments[column].name: {
                     "size": float(size),
@@ -88,11 +86,6 @@ def as_data(found: Scan, accounts: list[str]) -> dict[str, Any]:
             },
         }
     return told
-
-
-def worst_of(found: Scan, row: int, gross: float) -> str | None:
-    """Name the worst scenario; None where what it costs is a rounding of what the legs cost apart."""
-    return found.grid.label(int(found.worst[row])) if found.loss[row] > ROUNDING * gross else None
 
 
 def tables_of(account: str, data: dict[str, Any]) -> Iterator[Table | str]:

@@ -354,13 +354,16 @@ class Scan:
     def contributions(self) -> Column:
         """What each leg adds to the worst scenario's cost, in the order of ``legs.data``; a hedge takes away.
 
-        Property: of every row they sum to its loss. Where that is a rounding of what the legs cost apart, no
-        scenario costs anything, and nobody adds to it.
+        Property: of every row they sum to its loss; to that of one that costs nothing nobody adds.
         """
         legs, row = self.book.legs, self.book.row_of_leg
         lost = -legs.data * self.risk[legs.indices, self.worst[row]]
-        costs = self.loss > ROUNDING * self.book.by_row(self.alone)
-        return np.where(costs[row], lost, 0.0)
+        return np.where(self.costs[row], lost, 0.0)
+
+    @property
+    def costs(self) -> NDArray[np.bool_]:
+        """Whether the worst scenario costs more than a rounding of what the legs cost apart [m]."""
+        return np.asarray(self.loss > ROUNDING * self.book.by_row(self.alone))
 
     @property
     def initial(self) -> Column:
