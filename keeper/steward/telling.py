@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -25,7 +26,7 @@ def is_amiss(found: Findings) -> bool:
 
 
 def as_data(found: Findings, top: int) -> dict[str, Any]:
-    """Say it all as JSON has it; margins and health as fractions, amounts in quote."""
+    """Say it all as JSON has it: margins and health as fractions, amounts in quote, endless ones as null."""
     return {
         "block": found.at.number,
         "at_s": found.at.timestamp_s,
@@ -65,8 +66,8 @@ def _underlying(said: Proposal) -> dict[str, Any]:
     told: dict[str, Any] = {
         "today": _today(said),
         "ramps_to": {"mmr": said.terms.mmr.to_wad / WAD, "imr": said.terms.imr.to_wad / WAD},
-        "estimate": asdict(said.found) if said.found else None,
-        "estimate_at_last_change": asdict(said.before) if said.before else None,
+        "estimate": _estimate(said.found) if said.found else None,
+        "estimate_at_last_change": _estimate(said.before) if said.before else None,
         "held": list(said.held),
     }
     if isinstance(said.outcome, Refuse):
@@ -77,11 +78,19 @@ def _underlying(said: Proposal) -> dict[str, Any]:
     return told | {"change": margins}
 
 
+def _estimate(found: Estimate) -> dict[str, Any]:
+    return asdict(found) | {"error": _finite(found.error)}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def _account(effect: Effect) -> dict[str, Any]:
     return {
         "account": f"0x{effect.account.hex()}",
-        "health": health(effect.now),
-        "health_then": health(effect.then),
+        "health": _finite(health(effect.now)),
+        "health_then": _finite(health(effect.then)),
         "requirement": effect.now.requirement_wad / WAD,
         "requirement_then": effect.then.requirement_wad / WAD,
         "equity": effect.now.equity_wad / WAD,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -363,6 +365,16 @@ def test_it_is_told_what_moved_why_and_who_comes_nearer() -> None:
             }
         ],
     }
+
+
+def test_what_is_endless_is_told_a_program_as_null() -> None:
+    found = findings(replace(proposal(change()), found=replace(FOUND, error=math.inf)), accounts=(NEAR,))
+    (near,) = found.effects
+    free = replace(near, now=replace(near.now, requirement_wad=0))
+    told = json.loads(json.dumps(as_data(replace(found, effects=(free,)), 1), allow_nan=False))
+    assert told["underlyings"][FEED]["estimate"]["error"] is None
+    assert told["accounts"]["nearest"][0]["health"] is None
+    assert told["accounts"]["nearest"][0]["health_then"] == pytest.approx(1_100 / 1_200)
 
 
 def test_only_what_should_have_been_published_is_amiss() -> None:
