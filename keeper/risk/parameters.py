@@ -8,6 +8,7 @@ sign some can estimate them anew.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -21,7 +22,7 @@ from keeper.risk.dynamic import STRESSED_WEIGHT, Requirement, buffered, requirem
 from keeper.risk.inputs import Floats
 from keeper.risk.liquidity import DEPTH_LEFT, sqrt_impact
 from keeper.risk.prices import Prices, span
-from keeper.risk.tail import filtered_historical
+from keeper.risk.tail import TailRisk, filtered_historical
 from keeper.units import UnixS
 
 DAY_S = 86_400
@@ -258,10 +259,16 @@ def _tails(returns: Floats, policy: Policy) -> _Tails:
     return _Tails(
         deviation=np.sqrt(variances[len(returns) // WARM_UP :]),
         shortfall=np.array([float(tail.es) for tail in worse]) / last,
-        error=np.array([float(tail.standard_error / tail.var) for tail in worse]),
+        error=np.array([_error(tail) for tail in worse]),
         correlation=stress_correlation(path[-1] / np.outer(last, last), policy.joint_stress),
         average=np.sqrt(np.mean(returns**2, axis=0)),
     )
+
+
+def _error(tail: TailRisk) -> float:
+    """Return the standard error of a value at risk, over it; endless where that is no loss at all."""
+    var = float(tail.var)
+    return float(tail.standard_error) / var if var > 0 else math.inf
 
 
 def _pieces(tails: _Tails) -> _Pieces:

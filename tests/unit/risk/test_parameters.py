@@ -200,3 +200,10 @@ def test_an_estimate_that_its_sample_does_not_bear_is_refused() -> None:
     assert str(refusal.reason) == "data.uncertain: a standard error of 51%, bound 50%"
     assert uncertain(replace(found, error=0.5), POLICY) is None
     assert uncertain(replace(found, error=float("nan")), POLICY)
+
+
+def test_where_all_but_a_few_returns_gain_nothing_bears_the_estimate() -> None:
+    crashes = np.where(np.arange(800) % 200 == 150, -0.5, 0.004) + walk(0.0001)
+    found = only(closes(crashes))
+    assert (found.error, found.shortfall > 0.1) == (np.inf, True)
+    assert uncertain(found, POLICY)
