@@ -79,8 +79,8 @@ def publish_risk(
 ) -> None:
     """Propose margins by recorded closes, say why, and publish them with the keys in KEEPER_REPORTER_KEYS.
 
-    Risk arrays that are due go with them. Ends with 1 where an underlying was refused for its data, or for
-    accounts that would be in breach. The last key pays the gas.
+    Risk arrays that are due go with them. Ends with 1 where an underlying was refused for its data, for
+    accounts that would be in breach, or by a bound of the chain. The last key pays the gas.
     """
     log_to(sys.stderr)
     run = uvloop.run(_run(config, [read_prices(path, columns) for path in prices], dry_run=dry_run))
