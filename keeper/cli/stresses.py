@@ -96,7 +96,6 @@ def see_stress(
         raise ConfigError("--reverse and --prices go together: how likely a shock is prices tell")
     source = open_book(book, config, snapshot=snapshot, dry_run=dry_run, grid=margin)
     held = source.held
-    fund = source.fund if fund is None else fund
     if not (crash or move or grid or reverse):
         crash = ["all"]
     scenarios = [
@@ -108,9 +107,8 @@ def see_stress(
     told: dict[str, Any] = {**source.told, "now": as_data(held, before), "scenarios": []}
     told["scenarios"] = [outcome(held, each, before) for each in scenarios]
     if prices is not None:
-        if fund is None:
-            raise ConfigError("--reverse needs --fund: what the insurance of this book holds nobody says")
-        told["reverse"] = likeliest(held, read_prices(prices, columns), fund, seconds_of(horizon))
+        holds = to_fund(fund, source.fund)
+        told["reverse"] = likeliest(held, read_prices(prices, columns), holds, seconds_of(horizon))
     if plot is not None:
         draw(plot, told)
     if as_json:
@@ -204,6 +202,16 @@ def as_data(held: Held, at: Standings) -> dict[str, Any]:
             if lacking[row] > 0
         ],
     }
+
+
+def to_fund(said: float | None, on_chain: float | None) -> float:
+    """Return what a fund holds. Raises ConfigError where nobody says that, and where it is nothing."""
+    found = on_chain if said is None else said
+    if found is None:
+        raise ConfigError("--reverse needs --fund: what the insurance of this book holds nobody says")
+    if not found > 0:
+        raise ConfigError(f"--fund: expected more than 0, found {found:g}: any bad debt breaks such a fund")
+    return found
 
 
 def likeliest(held: Held, prices: Prices, fund: float, horizon_s: int) -> dict[str, Any]:

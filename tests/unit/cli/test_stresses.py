@@ -187,6 +187,8 @@ def test_too_few_prices_and_no_fund_are_refused(tmp_path: Path) -> None:
         asked(*reverse_of, "--fund", "50")
     with pytest.raises(ConfigError, match="--reverse needs --fund"):
         asked(*reverse_of)
+    with pytest.raises(ConfigError, match="--fund: expected more than 0, found 0: any bad debt breaks"):
+        asked(*reverse_of, "--fund", "0")
     path.write_text("time,SOL\n2024-01-01,1\n2024-01-02,2")
     with pytest.raises(BadInput, match="expected prices of BTC, ETH, found SOL"):
         asked(*reverse_of, "--fund", "50")
