@@ -319,7 +319,8 @@ class ChainSender:
     def seal(self, permits: Sequence[Permit]) -> tuple[Sealed, ...]:
         """Sign what was permitted in the transaction that is open, and write the bytes into it.
 
-        Permit and bytes come to disk by one wait. No halt and no stranger can have come in between.
+        Permit and bytes come to disk by one wait. The permit has looked for halts and strangers, and nobody
+        was waited for since.
         """
         sign = self._signer.at_once
         if sign is None:
