@@ -19,9 +19,15 @@ from tests.unit.journal.conftest import IDENTITY, Events, Steps
 NOW: dict[str, Any] = {"chain_nonce": 0, "block": 101, "at_s": 1212}
 
 
+def halt_of(path: Path) -> Path:
+    """Return the file that halts the keeper of a journal."""
+    return path.with_name("halt")
+
+
 @pytest.fixture
 def file(path: Path, event: Events) -> Iterator[SqliteJournal]:
-    limits = Limits(market_day_wad={EACH: 10**9 * WAD}, inventory_wad={EACH: 10**9 * WAD})
+    each = {EACH: 10**9 * WAD}
+    limits = Limits(kill_file=halt_of(path), market_day_wad=each, inventory_wad=each)
     with closing(SqliteJournal(path, identity=IDENTITY, limits=limits)) as journal:
         journal.record([event(case=1)])
         yield journal
@@ -93,6 +99,10 @@ def write_itself(file: SqliteJournal) -> None:
     file.throw(Switch.HALT, "", on=True, who="a test", why="enough")
 
 
+def put_a_file(file: SqliteJournal) -> None:
+    halt_of(file._path).touch()
+
+
 def lower_a_limit(file: SqliteJournal) -> None:
     file.reload(Limits(spend_day_wei=1), "a test", "thrift")
 
@@ -102,6 +112,7 @@ def lower_a_limit(file: SqliteJournal) -> None:
     [
         (write_beside, "limit.halted"),
         (write_itself, "limit.halted"),
+        (put_a_file, "limit.halted"),
         (lower_a_limit, "limit.spend_day"),
     ],
 )
@@ -125,6 +136,16 @@ def test_a_permit_since_a_rehearsal_counts(file: SqliteJournal, step: Steps, tx:
     refused = file.reserve(step(), tx, **NOW)
     assert isinstance(refused, Refuse)
     assert refused.reason.rule == "limit.duplicate"
+
+
+def test_no_two_permits_of_one_commit_share_a_nonce(
+    file: SqliteJournal, step: Steps, event: Events, tx: dict[str, Any]
+) -> None:
+    file.rehearse(step(), **NOW)
+    with file.together():
+        file.record([event(case=2)])
+        granted = [file.reserve(step(case=case), tx, **NOW) for case in (1, 2)]
+    assert [each.nonce for each in granted if isinstance(each, Permit)] == [0, 1]
 
 
 @pytest.mark.parametrize("moment", [{"chain_nonce": 1}, {"block": 102}, {"at_s": 1213}])
