@@ -2,8 +2,8 @@
 
 An underlying's initial margin is a `dynamic.requirement` of one unit of quote in it, long or short, whichever
 loses more; its maintenance margin is the part of it that `dynamic.MAINTENANCE` says. Every figure is a
-fraction of the price. The same closes give the same margins everywhere, to the last bit: whoever is asked to
-sign some can estimate them anew.
+fraction of the price. The same closes give the same margins everywhere, but for the rounding of floats:
+whoever is asked to sign some can estimate them anew.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from keeper.risk.covariance import ewma_path, stress_correlation
 from keeper.risk.dynamic import STRESSED_WEIGHT, Requirement, buffered, requirement
 from keeper.risk.inputs import Floats
 from keeper.risk.liquidity import DEPTH_LEFT, sqrt_impact
-from keeper.risk.prices import Prices, span
+from keeper.risk.options import YEAR_S
+from keeper.risk.prices import DAY_S, Prices, span
 from keeper.risk.tail import TailRisk, filtered_historical
 from keeper.units import UnixS
 
-DAY_S = 86_400
-YEAR_S = 365 * DAY_S
 WARM_UP = 10
 """One over the part of the returns by which an EWMA has forgotten with what it began, at most."""
 

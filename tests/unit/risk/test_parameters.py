@@ -13,8 +13,8 @@ from keeper.errors import BadInput
 from keeper.risk.dynamic import MAINTENANCE
 from keeper.risk.inputs import Floats
 from keeper.risk.liquidity import DEPTH_LEFT, sqrt_impact
-from keeper.risk.parameters import DAY_S, Estimate, Market, Policy, estimate, uncertain, unsound
-from keeper.risk.prices import Prices
+from keeper.risk.parameters import Estimate, Market, Policy, estimate, uncertain, unsound
+from keeper.risk.prices import DAY_S, Prices
 from keeper.risk.tail import filtered_historical
 
 STEP_S = 14_400
