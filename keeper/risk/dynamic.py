@@ -164,7 +164,7 @@ def peak_to_trough(margins: ArrayLike) -> float:
 def largest_rise(margins: ArrayLike, *, steps: int = 5) -> float:
     """Return the largest rise of a constant portfolio's margin [t] within so many steps, as a fraction.
 
-    0 if it never rises.     Raises BadInput as `peak_to_trough`, and for fewer margins than steps and one.
+    0 if it never rises. Raises BadInput as `peak_to_trough`, and for fewer margins than steps and one.
 
     Source: as `peak_to_trough`, its n-day measure; over the margin before, so that portfolios compare.
     """
