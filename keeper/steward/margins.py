@@ -159,7 +159,8 @@ def weigh(
 ) -> tuple[tuple[Proposal, ...], tuple[Effect, ...]]:
     """Refuse the changes that would bring more accounts into breach than may be; return the others' effects.
 
-    One after the other, each on top of those before: what two changes do together counts.
+    One after the other, each on top of those before: what two changes do together counts. Whom the ramps that
+    are on their way bring there is no fault of a change.
     """
     now = standing.valued(standing.market.deployment.rules)
     weighed, changes, found = list[Proposal](), list[MarginChange](), standing.effects(now, ())
@@ -167,8 +168,8 @@ def weigh(
         outcome = each.outcome
         if isinstance(outcome, MarginChange):
             effects = standing.effects(now, [*changes, outcome])
-            breached = sum(effect.breaks for effect in effects)
-            if breached > most_breached:
+            breached, without = (sum(effect.breaks for effect in some) for some in (effects, found))
+            if breached > max(most_breached, without):
                 reason = Reason("margins.breaches", f"{breached} accounts", f"{most_breached}", each.feed)
                 outcome = Refuse(reason)
             else:

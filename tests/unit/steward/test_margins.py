@@ -282,6 +282,22 @@ def test_changes_that_would_breach_are_refused_and_what_two_do_together_counts()
     assert sum(each.breaks for each in told) == 1
 
 
+def test_a_change_is_not_refused_for_whom_the_owners_own_ramp_will_breach() -> None:
+    there = standing(NEAR, FAR)
+    rules = there.market.deployment.rules
+    ramp = Ramp(5 * PERCENT, 6 * PERCENT, NOW_S, NOW_S + DAY_S)
+    moving = replace(rules, underlyings={**rules.underlyings, FEED: replace(TERMS, mmr=ramp)})
+    there = replace(there, market=HybridMarket(replace(there.market.deployment, rules=moving)))
+    (other,), told = weigh([proposal(change("ETH/USD"), "ETH/USD")], there, 0)
+    assert isinstance(other.outcome, MarginChange)
+    assert [each.breaks for each in told] == [True, False]
+    (relief,), told = weigh([proposal(change(FEED, 5))], there, 0)
+    assert isinstance(relief.outcome, MarginChange)
+    assert not any(each.breaks for each in told)
+    (worse,), _ = weigh([proposal(change(FEED, 30))], there, 0)
+    assert isinstance(worse.outcome, Refuse)
+
+
 def test_options_are_judged_by_the_arrays_that_the_new_range_will_bring() -> None:
     option = Option(CALL, OPTIONS[CALL].kind, OPTIONS[CALL].strike_wad, EXPIRY_S)
 
