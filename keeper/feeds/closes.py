@@ -53,16 +53,21 @@ class Closes:
 
     def _add(self, at_s: UnixS, prices: Sequence[float]) -> None:
         if self._last_s and at_s != self._last_s + self._step_s:
-            aside = self._path.with_name(f"{self._path.stem}.until-{self._last_s}{self._path.suffix}")
-            self._path.rename(aside)
-            log.warning("closes.gap", last_s=self._last_s, now_s=at_s, aside=str(aside))
-        is_new = not self._path.exists()
+            self._put_aside(at_s)
         with self._path.open("a", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
-            if is_new:
+            if not file.tell():
                 rows.writerow(["time", *self._feeds])
             rows.writerow([at_s, *prices])
         self._last_s = at_s
+
+    def _put_aside(self, now_s: UnixS) -> None:
+        """Keep under another name what is there, once: what is begun in its place must not replace it."""
+        aside = self._path.with_name(f"{self._path.stem}.until-{self._last_s}{self._path.suffix}")
+        with suppress(FileNotFoundError):
+            self._path.rename(aside)
+            log.warning("closes.gap", last_s=self._last_s, now_s=now_s, aside=str(aside))
+        self._last_s = 0
 
     def _read_last(self) -> UnixS:
         """Return the time of the last row; 0 where there is none."""

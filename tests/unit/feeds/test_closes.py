@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -75,6 +76,33 @@ def test_a_gap_begins_another_file_and_keeps_the_old_one(path: Path) -> None:
     assert [each["event"] for each in logs] == ["closes.gap"]
     assert kept(path) == ["time,BTC/USD,ETH/USD", f"{START_S + 2 * STEP_S},21000.0,1500.0"]
     assert kept(path.with_name(f"closes.until-{START_S}.csv"))[1] == f"{START_S},20000.0,1500.0"
+
+
+def test_what_was_put_aside_stays_where_the_disk_is_full_then(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closes = Closes(path, FEEDS, step_s=STEP_S)
+    closes.hear(quotes(), START_S)
+
+    def full(*_: object, **__: object) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "open", full)
+        with pytest.raises(OSError, match="no space left"):
+            closes.hear(quotes(21_000), START_S + 2 * STEP_S)
+    closes.hear(quotes(21_000), START_S + 2 * STEP_S)
+    assert kept(path.with_name(f"closes.until-{START_S}.csv"))[1] == f"{START_S},20000.0,1500.0"
+    assert kept(path) == ["time,BTC/USD,ETH/USD", f"{START_S + 2 * STEP_S},21000.0,1500.0"]
+
+
+def test_a_file_that_was_taken_away_is_begun_anew_after_a_gap_as_well(path: Path) -> None:
+    closes = Closes(path, FEEDS, step_s=STEP_S)
+    closes.hear(quotes(), START_S)
+    path.unlink()
+    closes.hear(quotes(21_000), START_S + 2 * STEP_S)
+    assert kept(path) == ["time,BTC/USD,ETH/USD", f"{START_S + 2 * STEP_S},21000.0,1500.0"]
 
 
 @pytest.mark.parametrize(
