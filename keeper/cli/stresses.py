@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,11 +162,11 @@ def of_grid(said: str | None, assets: Sequence[str]) -> Iterator[Scenario]:
     """Yield every combination of the moves that are named of each asset."""
     if said is None:
         return
-    axes = resolved(by_asset("--grid", said), assets, "--grid")
-    moves = hypothetical(*(_numbers(each) for each in axes.values()))
-    if len(moves) > MOST:
-        raise ConfigError(f"--grid: expected at most {MOST} combinations, found {len(moves)}")
-    for row in moves.tolist():
+    named = resolved(by_asset("--grid", said), assets, "--grid")
+    axes = {asset: _numbers(each) for asset, each in named.items()}
+    if (found := math.prod(map(len, axes.values()))) > MOST:
+        raise ConfigError(f"--grid: expected at most {MOST} combinations, found {found}")
+    for row in hypothetical(*axes.values()).tolist():
         yield Scenario("grid", dict(zip(axes, row, strict=True)))
 
 
