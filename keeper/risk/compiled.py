@@ -124,7 +124,7 @@ def _add_worst(legs: Legs, row: int, risk: Column, profit: Column, worst: Column
 def _to_slices(counted: Column, required: Column, cost: Column, share: Column) -> None:
     for level in range(len(share)):
         lacking, relief = required[level] - counted[level], required[level] - cost[level]
-        part = lacking / relief if relief > lacking else 1.0
+        part = lacking / relief if relief > lacking > 0.0 else 1.0
         share[level] = part if lacking > 0.0 else 0.0
 
 

@@ -71,6 +71,15 @@ def test_compiled_loops_sell_what_numpy_says(seed: int, accounts: int, grid: Gri
 
 
 @pytest.mark.parametrize("compiled", [False, True])
+def test_a_level_that_requires_nothing_sells_nothing(compiled: bool) -> None:
+    """At 100 up to 5 may be lost, where 8 count by half; at 50 the put has each loss of the perp back."""
+    perp, put = Instrument("PERP", "BTC"), Instrument("PUT", "BTC", Kind.PUT, 95.0, 0.0, 0.1)
+    book = Book.of([perp, put], {"BTC": 100.0}, [[1.0, 1.0]])
+    found = flow(book, [8.0], GRID, [0.0, 0.5], slices=Slices(q=0.5), compiled=compiled)
+    assert found[:, 0] == pytest.approx([100 * (5 - 4) / 5, 0.0])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
 def test_a_book_in_coin_is_told_in_quote(compiled: bool) -> None:
     """A hundred inverse contracts, at a coin of 100 one coin's worth: at 50 they cost another coin."""
     book = Book.of(LISTED[3:4], {"BTC": 100.0}, [[100.0]], in_coin=True)
