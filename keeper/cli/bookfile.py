@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from keeper.config.mistakes import mistakes
 from keeper.domain import Kind
-from keeper.errors import ConfigError
+from keeper.errors import BadInput, ConfigError
 from keeper.risk import scenarios
+from keeper.risk.grids import Grid
 from keeper.risk.holdings import Portfolios
 from keeper.risk.margin import DAYS_A_YEAR, AddOns, Book, Instrument
 
+MOST = 1e18
+"""More units or quote is told in the smallest unit of a token; and squares of it stay finite."""
+Number = Annotated[FiniteFloat, Field(ge=-MOST, le=MOST)]
+
 
 class _Said(BaseModel):
-    """A part of a book as its file says it; what it does not know is refused."""
+    """A part of a book as its file says it; what it does not know is refused, and words are no numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class SaidInstrument(_Said):
@@ -27,19 +34,19 @@ class SaidInstrument(_Said):
 
     underlying: str
     kind: Literal["perp", "future", "call", "put"]
-    strike: FiniteFloat = 0.0
-    vol: FiniteFloat = 0.0
-    days: FiniteFloat = 0.0
+    strike: Number = 0.0
+    vol: Number = 0.0
+    days: Number = 0.0
     inverse: bool = False
 
 
 class SaidBook(_Said):
     """A book; docs/risk/margin.md says what each key means."""
 
-    spots: dict[str, FiniteFloat]
+    spots: dict[str, Number]
     instruments: dict[str, SaidInstrument]
-    accounts: dict[str, dict[str, FiniteFloat]]
-    equity: dict[str, FiniteFloat] = {}
+    accounts: Annotated[dict[str, dict[str, Number]], Field(min_length=1)]
+    equity: dict[str, Number] = {}
     in_coin: bool = False
     add_ons: dict[str, Any] | None = None
 
@@ -50,11 +57,29 @@ def read_book(path: Path) -> SaidBook:
     Raises ConfigError where it cannot be read, and where it does not say a book: which key, and why.
     """
     try:
-        return SaidBook.model_validate_json(path.read_bytes())
+        # What some editors save begins with a byte order mark.
+        text = path.read_text("utf-8-sig")
+        said = SaidBook.model_validate_json(text)
+        json.loads(text, object_pairs_hook=_each_once)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: expected text in UTF-8") from None
     except ValidationError as error:
         raise ConfigError(f"{path}: {mistakes(error, SaidBook)[0]}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return said
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of a file. Raises ConfigError for a key that is there twice, of which one is lost."""
+    found = dict[str, Any]()
+    for key, value in pairs:
+        if key in found:
+            raise ConfigError(f"{key!r} is there twice")
+        found[key] = value
+    return found
 
 
 def to_book(said: SaidBook) -> Book:
@@ -97,7 +122,18 @@ def to_add_ons(said: SaidBook) -> AddOns | None:
         ) from None
 
 
-def to_portfolios(said: SaidBook, grid: str, *, judged: bool = True) -> Portfolios:
+def read_portfolios(path: Path, grid: str, *, judged: bool = True) -> Portfolios:
+    """Return the accounts of a book in a file; raises as `read_book` and `to_portfolios`, the file named."""
+    said, scenario = read_book(path), scenarios.grid(grid)
+    try:
+        return to_portfolios(said, scenario, judged=judged)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+
+
+def to_portfolios(said: SaidBook, grid: Grid, *, judged: bool = True) -> Portfolios:
     """Return the accounts of a book with what each has, margined by a grid.
 
     ``judged`` asks for the equity of each; else who says none has none. Raises ConfigError where it is not
@@ -109,4 +145,4 @@ def to_portfolios(said: SaidBook, grid: str, *, judged: bool = True) -> Portfoli
     if judged and (missing := [each for each in accounts if each not in said.equity]):
         raise ConfigError(f"nobody knows who is in breach without the equity of {', '.join(missing)}")
     equity = np.array([said.equity.get(each, 0.0) for each in accounts])
-    return Portfolios(accounts, to_book(said), equity, scenarios.grid(grid), to_add_ons(said))
+    return Portfolios(accounts, to_book(said), equity, grid, to_add_ons(said))

@@ -14,7 +14,7 @@ import typer
 import uvloop
 
 from keeper import progress
-from keeper.cli.bookfile import read_book, to_portfolios
+from keeper.cli.bookfile import read_portfolios
 from keeper.cli.output import log_to_nobody
 from keeper.cli.parts import PROTOCOLS, Parts, connected
 from keeper.cli.why import taped_scene
@@ -114,7 +114,7 @@ def open_book(
     if file is not None:
         if snapshot or dry_run:
             raise ConfigError("--snapshot and --dry-run are of a configuration: name one with --config")
-        return Source(to_portfolios(read_book(file), grid, judged=judged), {"book": str(file)})
+        return Source(read_portfolios(file, grid, judged=judged), {"book": str(file)})
     assert config is not None  # one of both
     log_to_nobody()
     settings = load(config)

@@ -82,8 +82,18 @@ def test_without_add_ons_none_are_told(tmp_path: Path) -> None:
     [
         ({"spot": {}}, ConfigError, r"book\.json: spot: there is no such setting; there are accou"),
         ({"spots": {"BTC": "x"}}, ConfigError, r"spots\.BTC: expected a number, found 'x'"),
-        ({"spots": {"BTC": -1}}, BadInput, "the spot of BTC must be finite and above 0"),
-        ({"accounts": {"a": {"Q": 1}}}, ConfigError, "a holds Q, which is not among the instruments"),
+        ({"spots": {"BTC": "100"}}, ConfigError, r"spots\.BTC: expected a number, found '100'"),
+        ({"spots": {"BTC": True}}, ConfigError, r"spots\.BTC: expected a number, found True"),
+        ({"spots": {"BTC": -1}}, BadInput, r"book\.json: the spot of BTC must be finite and above 0"),
+        ({"spots": {"ETH": 1}}, BadInput, r"book\.json: there is no spot of BTC"),
+        ({"accounts": {}}, ConfigError, r"book\.json: accounts: expected at least 1 of them, found 0"),
+        ({"accounts": {"a": {"P": 1e19}}}, ConfigError, r"accounts\.a\.P: expected at most 1e"),
+        ({"accounts": {"a": {"P": float("nan")}}}, ConfigError, r"a\.P: expected a finite number, found nan"),
+        (
+            {"accounts": {"a": {"Q": 1}}},
+            ConfigError,
+            r"\.json: a holds Q, which is not among",
+        ),
         ({"instruments": {"P": {"underlying": "BTC", "kind": "swap"}}}, ConfigError, r"instruments\.P\.kind"),
         (
             {"instruments": {"P": {"underlying": "BTC", "kind": "call", "strike": 1, "days": 1}}},
@@ -95,7 +105,11 @@ def test_without_add_ons_none_are_told(tmp_path: Path) -> None:
             ConfigError,
             "P: a perp has neither strike, vol nor days, found days",
         ),
-        ({"add_ons": {"shorts": 1}}, ConfigError, "unknown add-on shorts; there are short_option"),
+        (
+            {"add_ons": {"shorts": 1}},
+            ConfigError,
+            r"\.json: unknown add-on shorts; there are short",
+        ),
         ({"add_ons": {"short_option": "x"}}, ConfigError, "add-ons must be numbers"),
         ({"add_ons": {"volume_day": 1}}, ConfigError, "volume_day by underlying, found"),
     ],
@@ -110,8 +124,26 @@ def test_a_file_that_says_no_book_is_refused_with_the_place(
 def test_files_that_are_not_there_or_no_json_and_unknown_grids_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         asked(tmp_path / "none.json")
-    (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(ConfigError, match="Invalid JSON"):
+    for said in ("{", "", "[" * 100_000):
+        (tmp_path / "broken.json").write_text(said)
+        with pytest.raises(ConfigError, match=r"broken\.json: Invalid JSON: "):
+            asked(tmp_path / "broken.json")
+    (tmp_path / "broken.json").write_bytes(b'{"\xe9": 1}')
+    with pytest.raises(ConfigError, match=r"broken\.json: expected text in UTF-8"):
         asked(tmp_path / "broken.json")
     with pytest.raises(BadInput, match="unknown grid 'mine'"):
         asked(written(tmp_path), "--grid", "mine")
+
+
+def test_a_key_that_is_there_twice_is_refused_for_one_of_both_would_be_lost(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    path.write_text(path.read_text().replace('"a": {"P": 1}', '"a": {"P": 1}, "a": {"P": -9}'))
+    with pytest.raises(ConfigError, match=r"book\.json: 'a' is there twice"):
+        asked(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_book(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    said = asked(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert asked(path) == said
