@@ -20,7 +20,7 @@ from keeper.cli.options import Json, Rehearsed
 from keeper.cli.output import terminal
 from keeper.cli.plots import AMBER, BLUE, GREEN, INK, MUTED, RED, Plot, drawing
 from keeper.cli.price_files import Columns, Decay, DegreesOfFreedom, decay_of, numbers_by_asset, read_prices
-from keeper.errors import ConfigError
+from keeper.errors import BadInput, ConfigError
 from keeper.risk import tail
 from keeper.risk.at_risk import AtRisk, Method, Model, at_risk, cost_of_selling, time_to_sell_s
 from keeper.risk.inputs import Floats
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ALL = "all as one"
+SHARE = 0.1
+"""Of a market's volume, what one may be while closing."""
 MOST_ASSETS = 5
 """With columns of their own, in a table or a picture."""
 MOST_BARS = 12
@@ -56,11 +58,19 @@ def see_var(
         str | None,
         typer.Option(help="What trades a day in quote, BTC=2e9,ETH=1e9: adds what selling costs."),
     ] = None,
-    share: Annotated[float, typer.Option(help="Of the volume, what one may be while closing.")] = 0.1,
+    share: Annotated[
+        float | None, typer.Option(help=f"Of the volume, what one may be while closing; {SHARE} unless told.")
+    ] = None,
     depth: Annotated[
-        str, typer.Option(help=f"What is left of the volume: a part, or {', '.join(DEPTH_LEFT)}.")
-    ] = "1",
-    volatility: Annotated[float, typer.Option(help="For what selling costs, annualised.")] = VOLATILITY,
+        str | None,
+        typer.Option(
+            help=f"What is left of the volume: a part, or {', '.join(DEPTH_LEFT)}; all unless told."
+        ),
+    ] = None,
+    volatility: Annotated[
+        float | None,
+        typer.Option(help=f"For what selling costs, annualised; {VOLATILITY} unless told."),
+    ] = None,
     decay: Decay = None,
     dof: DegreesOfFreedom = None,
     paths: Annotated[int, typer.Option(help="How many are drawn, where any are.")] = 100_000,
@@ -76,10 +86,14 @@ def see_var(
     still = [name for name in positions.held if name not in held.spots]
     times = times_of(liquidation=liquidation, oracle=oracle, finality=finality)
     selling = None
-    if volume is not None:
+    if volume is None:
+        refuse_without_volume(share=share, depth=depth, volatility=volatility)
+    else:
         volumes = resolved(numbers_by_asset("volume", volume), list(held.spots), "volume")
-        times.setdefault("liquidation", time_to_sell_s(held, volumes, share=share))
-        selling = Selling(*cost_of_selling(held, volumes, volatility=volatility, depth=depth_of(depth)))
+        times.setdefault(
+            "liquidation", time_to_sell_s(held, volumes, share=SHARE if share is None else share)
+        )
+        selling = selling_of(held, volumes, volatility, depth)
     model = Model(method, level, decay_of(told, decay), dof, steps_of(told, times), paths, seed)
     answer = Answer(source, held, still, told, model, times, at_risk(held, told, model), selling)
     if as_json:
@@ -91,6 +105,22 @@ def see_var(
     if plot is not None:
         with drawing(plot, height_in=1.4 + 0.4 * min(len(answer.accounts) + 1, MOST_BARS)) as figure:
             answer.draw(figure.subplots())
+
+
+def refuse_without_volume(**said: float | str | None) -> None:
+    """Refuse what is said of selling where nothing of it will be told. Raises ConfigError."""
+    for name, value in said.items():
+        if value is not None:
+            raise ConfigError(f"--{name} without --volume says nothing: of selling only volumes tell")
+
+
+def selling_of(
+    book: Book, volumes: Mapping[str, float], volatility: float | None, depth: str | None
+) -> Selling:
+    """Return what selling costs. Raises ConfigError as `depth_of`, BadInput as `cost_of_selling`."""
+    moves = VOLATILITY if volatility is None else volatility
+    left = 1.0 if depth is None else depth_of(depth)
+    return Selling(*cost_of_selling(book, volumes, volatility=moves, depth=left))
 
 
 def times_of(**said: str | None) -> dict[str, float]:
@@ -105,9 +135,14 @@ def steps_of(told: Prices, times: Mapping[str, float]) -> int:
 
 
 def moving(book: Book, told: Prices) -> Book:
-    """Return what is held of a book and moves: not what is stable, unless prices of it are told."""
-    moves = (each for each in book.held if free(each) or any(means(name, each) for name in told.assets))
-    return book.of_underlyings([*moves])
+    """Return what is held of a book and moves: not what is stable, unless prices of it are told.
+
+    Raises BadInput where nothing is.
+    """
+    found = [each for each in book.held if free(each) or any(means(name, each) for name in told.assets)]
+    if not found:
+        raise BadInput(f"expected a book of what moves, found {', '.join(book.held) or 'nothing'} in it")
+    return book.of_underlyings(found)
 
 
 def depth_of(said: str) -> float:

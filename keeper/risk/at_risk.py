@@ -48,6 +48,8 @@ SAMPLED = frozenset({Method.HISTORICAL, Method.FILTERED, Method.CORNISH_FISHER})
 """Those that know of the tail what the sample knows."""
 WEIGHTED = frozenset({Method.FILTERED, Method.PARAMETRIC, Method.MONTE_CARLO})
 """Those that expect a volatility, by an EWMA."""
+MOST_PATHS = 10_000_000
+"""Drawn at once: more of them find no more, and fill a machine's memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class Model:
         inputs.probability("level", self.level)
         inputs.probability("decay", self.decay)
         inputs.count("steps", self.steps)
+        inputs.count("paths", self.paths, most=MOST_PATHS)
+        inputs.count("seed", self.seed, least=0)
 
     @property
     def least_returns(self) -> int:
@@ -84,13 +88,15 @@ class Model:
     def returns_of(self, prices: Prices) -> Floats:
         """Return the logarithmic returns [n, a] that it goes by: of its steps, or single ones to draw from.
 
-        Raises BadInput for fewer than `least_returns`.
+        Raises BadInput for fewer than `least_returns`, and to draw from fewer than a path has steps.
         """
-        taken = prices if self.method is Method.FILTERED else prices.every(self.steps)
-        found, least = len(taken.returns), self.least_returns
-        if found < least:
-            asked = f"{self.method.value} at {100 * self.level:g}%"
-            raise BadInput(f"{asked}: expected {least} returns at least, found {found}")
+        drawn = self.method is Method.FILTERED
+        taken = prices if drawn else prices.every(self.steps)
+        found, asked = len(taken.returns), f"{self.method.value} at {100 * self.level:g}%"
+        if found < self.least_returns:
+            raise BadInput(f"{asked}: expected {self.least_returns} returns at least, found {found}")
+        if drawn and found < self.steps:
+            raise BadInput(f"{asked}: expected a return for each of {self.steps} steps, found {found}")
         return taken.returns
 
     def forecast(self) -> Forecast:
@@ -199,7 +205,7 @@ def _volumes(book: Book, held: Floats, volume_day: Mapping[str, float]) -> Float
         raise BadInput(
             f"expected a day's volume of {', '.join(missing)}, found {', '.join(volume_day) or 'none'}"
         )
-    return np.array([volume_day.get(name, 1.0) for name in book.spots])
+    return inputs.positive("volume_day", [volume_day.get(name, 1.0) for name in book.spots])
 
 
 def _asset_of(book: Book) -> Numbers:

@@ -434,10 +434,12 @@ def _unit_tail(level: Floats, dof: ArrayLike | None) -> tuple[Floats, Floats]:
 def _check_monotone(skew: Floats, kurtosis: Floats) -> None:
     """Refuse moments for which the slope of the expansion in z, a z^2 + b z + c, is below 0 anywhere."""
     a, b, c = kurtosis / 8 - skew**2 / 6, skew / 3, 1 - kurtosis / 8 + 5 * skew**2 / 36
-    if not ((a >= 0) & (c >= 0) & (b**2 <= 4 * a * c)).all():
+    outside = ~((a >= 0) & (c >= 0) & (b**2 <= 4 * a * c))
+    if outside.any():
+        first, second = (each[outside].flat[0] for each in np.broadcast_arrays(skew, kurtosis))
         raise BadInput(
             "skew and excess_kurtosis must lie in the domain of the expansion, where it is monotone: "
-            f"found {skew} and {kurtosis}"
+            f"found {first:.4g} and {second:.4g}"
         )
 
 

@@ -272,7 +272,25 @@ def test_what_each_asset_adds_is_drawn(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words", "error", "said"),
     [
-        ({"accounts": {"none": {}}}, (), BadInput, "expected accounts and assets, found 1 and 0"),
+        ({"accounts": {"none": {}}}, (), BadInput, "expected a book of what moves, found nothing in it"),
+        (
+            {
+                "spots": {"USDC": 1},
+                "instruments": {"U": {"underlying": "USDC", "kind": "perp"}},
+                "accounts": {"a": {"U": 1}},
+            },
+            (),
+            BadInput,
+            "expected a book of what moves, found USDC in it",
+        ),
+        ({}, ("--oracle", "401d"), BadInput, "expected a return for each of 401 steps, found 400"),
+        ({}, ("--volume", "BTC=1,ETH=1"), BadInput, "expected a return for each of 1200000 steps"),
+        ({}, ("--volume", "BTC=1,ETH=0"), BadInput, r"volume_day must be above 0, found 0\.0"),
+        ({}, ("--depth", "crash"), ConfigError, "--depth without --volume says nothing"),
+        ({}, ("--share", "0.5"), ConfigError, "--share without --volume says nothing"),
+        ({}, ("--volatility", "0.5"), ConfigError, "--volatility without --volume says nothing"),
+        ({}, ("--seed", "-1"), BadInput, "seed must be a whole number of at least 0, found -1"),
+        ({}, ("--paths", "1000000000"), BadInput, r"paths must be a whole number in \[1, 10000000\]"),
         ({}, ("--columns", "BTC=BTC"), BadInput, "expected prices of ETH, found BTC"),
         ({}, ("--columns", "BTC=btc"), BadInput, "line 1: expected the columns btc, found BTC, ETH"),
         ({}, ("--level", "99"), BadInput, r"level must lie in \(0, 1\)"),

@@ -222,6 +222,12 @@ def test_an_expansion_answers_where_its_quantile_rises_and_nowhere_else(skew: fl
         assert (found.es >= found.var - 1e-9).all()
 
 
+def test_of_many_books_the_first_without_an_expansion_is_named() -> None:
+    skews, kurtoses = [0.0, 2.0, 3.0], [0.0, 1.0, 1.0]
+    with pytest.raises(BadInput, match=r"found 2 and 1$"):
+        cornish_fisher(mean=0.0, sd=1.0, skew=skews, excess_kurtosis=kurtoses, level=0.99)
+
+
 def test_the_shortfall_of_an_expansion_is_the_mean_of_all_quantiles_beyond() -> None:
     moments = {"mean": 0.0, "sd": 1.0, "skew": 0.3, "excess_kurtosis": 1.5}
     beyond = cornish_fisher(**moments, level=1 - 0.025 * (np.arange(200_000) + 0.5) / 200_000).var
