@@ -113,7 +113,9 @@ def to_levels(said: str) -> list[float]:
 def to_falling(said: str | None, assets: Sequence[str]) -> Floats:
     """Return 1 of each asset that falls, 0 of the others. Raises ConfigError where nothing would."""
     if said is not None:
-        wanted: Mapping[str, Any] = resolved(dict.fromkeys(said.split(",")), assets, "--falling")
+        wanted: Mapping[str, Any] = resolved(
+            dict.fromkeys(each.strip() for each in said.split(",")), assets, "--falling"
+        )
     else:
         wanted = dict.fromkeys(asset for asset in assets if free(asset))
     if not wanted:
@@ -129,7 +131,7 @@ def to_impact(
     A market that nothing is said of takes everything. Raises ConfigError for one of which too much is said.
     """
     volumes, volatilities, reserves = (
-        resolved(numbers_by_asset(name, said), assets, name) if said else {}
+        {} if said is None else resolved(numbers_by_asset(name, said), assets, name)
         for name, said in (("--volume", volume), ("--volatility", volatility), ("--reserve", reserve))
     )
     if both := volumes.keys() & reserves.keys():

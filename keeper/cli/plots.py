@@ -48,6 +48,8 @@ def _can_be_drawn(path: Path | None) -> Path | None:
         return None
     if path.suffix not in KINDS:
         raise typer.BadParameter(f"expected a file that ends in {' or '.join(KINDS)}, found {path}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}")
     if find_spec("matplotlib") is None:
         raise ConfigError("to draw needs the extra: pip install 'hybrid-keeper[plots]'")
     return path

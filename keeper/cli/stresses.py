@@ -22,9 +22,9 @@ from keeper.cli.price_files import Columns, by_asset, numbers_by_asset, read_pri
 from keeper.errors import BadInput, ConfigError
 from keeper.risk import breaking
 from keeper.risk.holdings import Held, Standings
-from keeper.risk.inputs import Floats
+from keeper.risk.inputs import Floats, within
 from keeper.risk.prices import Prices, seconds_of, span
-from keeper.risk.stress import CRASHES, HORIZONS_H, crashes, hypothetical
+from keeper.risk.stress import CRASHES, HIGHEST, HORIZONS_H, crashes, hypothetical
 
 WORST = 5
 """Accounts that are named in each scenario, for programs; a person reads of the first."""
@@ -95,6 +95,8 @@ def see_stress(
     """Show equity, accounts in breach and bad debt after crashes and other moves; all crashes by default."""
     if reverse != (prices is not None):
         raise ConfigError("--reverse and --prices go together: how likely a shock is prices tell")
+    if fund is not None and not reverse:
+        raise ConfigError("--fund without --reverse says nothing: no other question is about insurance")
     source = open_book(book, config, snapshot=snapshot, dry_run=dry_run, grid=margin)
     held = source.held
     if not (crash or move or grid or reverse):
@@ -131,7 +133,7 @@ def of_crashes(names: Sequence[str], hours: int, assets: Sequence[str]) -> Itera
         raise BadInput(f"--hours must be one of {', '.join(map(str, HORIZONS_H))}, found {hours}")
     told = crashes(hours)
     for name in names:
-        if name != "all" and not any(name in each for each in told):
+        if name != "all" and not (name and any(name in each for each in told)):
             raise ConfigError(f"no crash is called {name!r}; there are {', '.join(told)}")
     wanted = {
         each: told[each] for each in told if any(name in ("all", each) or name in each for name in names)
@@ -154,7 +156,8 @@ def of_moves(said: Sequence[str], assets: Sequence[str]) -> Iterator[Scenario]:
     """Yield the moves that are named."""
     for each in said:
         moves = resolved(numbers_by_asset("--move", each), assets, "--move")
-        hypothetical(*([move] for move in moves.values()))
+        for asset, move in moves.items():
+            within(f"--move {asset}", move, -1.0, HIGHEST)
         yield Scenario("move", moves)
 
 
@@ -163,7 +166,7 @@ def of_grid(said: str | None, assets: Sequence[str]) -> Iterator[Scenario]:
     if said is None:
         return
     named = resolved(by_asset("--grid", said), assets, "--grid")
-    axes = {asset: _numbers(each) for asset, each in named.items()}
+    axes = {asset: within(f"--grid {asset}", _numbers(each), -1.0, HIGHEST) for asset, each in named.items()}
     if (found := math.prod(map(len, axes.values()))) > MOST:
         raise ConfigError(f"--grid: expected at most {MOST} combinations, found {found}")
     for row in hypothetical(*axes.values()).tolist():

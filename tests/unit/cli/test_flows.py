@@ -93,6 +93,7 @@ def test_only_what_is_named_falls(tmp_path: Path) -> None:
     said = told(written(tmp_path), "--levels", "0.1", "--falling", "ETH")
     assert said["falling"] == ["ETH"]
     assert said["levels"][0]["breached"] == 0
+    assert to_falling("BTC, ETH", ["BTC/USD", "ETH/USD"]).tolist() == [1, 1]
     assert to_falling(None, ["ETH/USD", "USDC/USD", "WSTETH/ETH"]).tolist() == [1, 0, 0]
     with pytest.raises(ConfigError, match="of USDC/USD none falls by itself"):
         to_falling(None, ["USDC/USD"])
@@ -123,6 +124,8 @@ def test_a_plot_shows_what_was_asked(tmp_path: Path, depth: list[str]) -> None:
         (["--levels", "a"], BadInput, "--levels: expected fractions"),
         (["--levels", "1.2"], BadInput, r"--levels must lie in \[-1e\+06, 1\]"),
         (["--falling", "SOL"], ConfigError, "--falling: SOL is none of the book's assets"),
+        (["--falling", ""], ConfigError, "--falling:  is none of the book's assets"),
+        (["--volume", ""], BadInput, "--volume: expected each asset once"),
         (["--volume", "BTC=0"], BadInput, "volume_day must be above 0"),
         (["--reserve", "BTC=-1"], BadInput, "reserve must be above 0"),
         (["--reserve", "BTC=1", "--fee", "1"], BadInput, "fee must lie in"),

@@ -57,6 +57,10 @@ def test_a_plot_is_an_svg_or_a_png_and_asked_for_only() -> None:
     assert "expected a file that ends in .svg or .png" in asked("--plot", "a.pdf")
 
 
+def test_a_folder_that_is_not_there_is_told_before_anything_is_reckoned() -> None:
+    assert asked("--plot", "nowhere/a.svg") == "nowhere/a.svg: there is no folder nowhere"
+
+
 def test_without_the_extra_a_plot_is_refused_before_anything_is_reckoned(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -160,7 +160,10 @@ def test_assets_are_meant_by_their_names_or_in_short() -> None:
         (["--crash", "tulips"], ConfigError, "no crash is called 'tulips'; there are 2020-03-12 covid"),
         (["--hours", "5"], BadInput, "hours must be one of"),
         (["--move", "BTC=x"], BadInput, "expected a finite number for BTC"),
-        (["--move", "BTC=-1.5"], BadInput, r"must lie in \[-1"),
+        (["--move", "BTC=-0.5,ETH=-1.5"], BadInput, r"--move ETH must lie in \[-1, 1e\+06\], found -1\.5"),
+        (["--grid", "BTC=-0.5,ETH=-1.5/0"], BadInput, r"--grid ETH must lie in \[-1, 1e\+06\], found -1\.5"),
+        (["--fund", "9"], ConfigError, "--fund without --reverse says nothing"),
+        (["--crash", ""], ConfigError, "no crash is called ''; there are 2020-03-12 covid"),
         (["--move", "SOL=-0.5"], ConfigError, "--move: SOL is none of the book's assets BTC, ETH"),
         (["--grid", "BTC=a/b"], BadInput, "--grid: expected numbers"),
         (
@@ -185,6 +188,8 @@ def test_too_few_prices_and_no_fund_are_refused(tmp_path: Path) -> None:
     reverse_of = [str(written(tmp_path)), "--reverse", "--prices", str(path)]
     with pytest.raises(BadInput, match="expected 30 returns at least, found 19: too thin to tell"):
         asked(*reverse_of, "--fund", "50")
+    with pytest.raises(BadInput, match=r"fund must be above 0, found 0\.0"):
+        asked(*reverse_of, "--fund", "0")
     with pytest.raises(ConfigError, match="--reverse needs --fund"):
         asked(*reverse_of)
     with pytest.raises(ConfigError, match="--fund: expected more than 0, found 0: any bad debt breaks"):
