@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ from rich.text import Text
 from keeper.cli.assets import free, means, resolved
 from keeper.cli.books import BookFile, Deployed, Snapshot, Source, open_book
 from keeper.cli.options import Json, Rehearsed
-from keeper.cli.output import terminal
+from keeper.cli.output import amount, terminal
 from keeper.cli.plots import AMBER, BLUE, GREEN, INK, MUTED, RED, Plot, drawing
 from keeper.cli.price_files import Columns, Decay, DegreesOfFreedom, decay_of, numbers_by_asset, read_prices
 from keeper.errors import BadInput, ConfigError
@@ -201,7 +202,11 @@ class Answer:
         waits = [f"{name} {span(seconds)}" for name, seconds in self.times.items()]
         counted = f"{steps} steps of {step}" if steps > 1 else f"a step of {step}"
         still = f"; {', '.join(self.still)} stay" if self.still else ""
-        return [self.source.words, f"{self.title} ({', '.join([*waits, counted])}); {self.pricing}{still}"]
+        coin = "; in coin" if self.book.in_coin else ""
+        return [
+            self.source.words,
+            f"{self.title} ({', '.join([*waits, counted])}); {self.pricing}{still}{coin}",
+        ]
 
     @property
     def title(self) -> str:
@@ -275,7 +280,7 @@ class Answer:
 
     def table(self, most: int) -> Table:
         """Return what a person reads."""
-        rows = self.rows(most)
+        rows, say = self.rows(most), partial(amount, in_coin=self.book.in_coin)
         table = Table(box=None)
         for name in ("account", "VaR", "+-", "ES", *self.by_shown(rows[-1][1])):
             table.add_column(name, justify="left" if name == "account" else "right")
@@ -283,13 +288,13 @@ class Answer:
             table.add_column(name, justify="right")
         table.add_column("adds to all", justify="right")
         for name, row, adds in rows:
-            error = "unknown" if row["standard_error"] is None else f"{row['standard_error']:z,.2f}"
+            error = "unknown" if row["standard_error"] is None else say(row["standard_error"])
             parts = [
                 *self.by_shown(row).values(),
                 *(row[key] for key in ("selling", "es_and_selling") if key in row),
             ]
-            figures = [f"{each:z,.2f}" for each in (row["es"], *parts, adds)]
-            table.add_row(Text(name), f"{row['var']:z,.2f}", error, *figures)
+            figures = [say(each) for each in (row["es"], *parts, adds)]
+            table.add_row(Text(name), say(row["var"]), error, *figures)
         return table
 
     def draw(self, axes: Axes) -> None:

@@ -13,6 +13,11 @@ PLAIN_WIDTH = 160
 """Where there is no terminal: addresses and endpoints stay whole."""
 
 
+def amount(value: float, *, in_coin: bool) -> str:
+    """Say an amount to a person: to the cent in quote, and to the millionth of a coin."""
+    return f"{value:z,.{6 if in_coin else 2}f}"
+
+
 def terminal() -> Console:
     console = Console()
     return console if console.is_terminal else Console(width=max(PLAIN_WIDTH, console.width))

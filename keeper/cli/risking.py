@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from keeper.cli.books import BookFile, Deployed, Snapshot, open_book
 from keeper.cli.options import Json, Rehearsed
-from keeper.cli.output import terminal
+from keeper.cli.output import amount, terminal
 from keeper.cli.plots import AMBER, BLUE, GRID, RED, Plot, drawing
 from keeper.risk import scenarios
 from keeper.risk.holdings import Portfolios
@@ -55,7 +56,7 @@ def see_margin(
         typer.echo(json.dumps(told, indent=2))
         return
     for name, data in accounts.items():
-        for part in tables_of(name, data):
+        for part in tables_of(name, data, in_coin=positions.in_coin):
             terminal().print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))
 
 
@@ -88,21 +89,22 @@ def as_data(found: Scan, accounts: list[str]) -> dict[str, Any]:
     return told
 
 
-def tables_of(account: str, data: dict[str, Any]) -> Iterator[Table | str]:
+def tables_of(account: str, data: dict[str, Any], *, in_coin: bool) -> Iterator[Table | str]:
     """Yield what a person reads of one account: its sums, and a table for each underlying."""
-    saved = data["gross"] - data["net"]
+    say = partial(amount, in_coin=in_coin)
     yield (
-        f"{account}: initial margin {data['initial']:,.2f}, maintenance {data['maintenance']:,.2f}; "
-        f"worst loss net {data['net']:,.2f} against {data['gross']:,.2f} leg by leg, hedges take {saved:,.2f}"
+        f"{account}: initial margin {say(data['initial'])}, maintenance {say(data['maintenance'])}; "
+        f"worst loss net {say(data['net'])} against {say(data['gross'])} leg by leg, "
+        f"hedges take {say(data['gross'] - data['net'])}"
     )
     if data["add_ons"]:
-        yield "  add-ons: " + ", ".join(f"{name} {value:,.2f}" for name, value in data["add_ons"].items())
+        yield "  add-ons: " + ", ".join(f"{name} {say(value)}" for name, value in data["add_ons"].items())
     for underlying, part in data["underlyings"].items():
         worst = part["worst"] or "no scenario costs anything"
         yield f"  {underlying}: {worst}"
         table = Table("leg", "size", "alone", "adds", box=None)
         for name, leg in part["legs"].items():
-            table.add_row(name, f"{leg['size']:,g}", f"{leg['alone']:,.2f}", f"{leg['adds']:,.2f}")
+            table.add_row(name, f"{leg['size']:,g}", say(leg["alone"]), say(leg["adds"]))
         yield table
 
 

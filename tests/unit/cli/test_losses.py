@@ -193,6 +193,18 @@ def test_by_volumes_selling_takes_time_and_costs(tmp_path: Path) -> None:
     assert asked(*words).splitlines()[2].split()[6:9] == ["selling", "with", "it"]
 
 
+def test_of_a_coin_a_person_reads_millionths(tmp_path: Path) -> None:
+    inverse = {"underlying": "BTC", "kind": "perp", "inverse": True}
+    held = {"instruments": {"I": inverse}, "accounts": {"a": {"I": 600}}}
+    changes: dict[str, Any] = held | {"spots": {"BTC": 60e3}, "in_coin": True}
+    words = written(tmp_path, **changes)
+    var = told(*words)["accounts"]["a"]["var"]
+    assert 1e-4 < var < 1e-2
+    said = asked(*words).splitlines()
+    assert said[1].endswith("; in coin")
+    assert said[3].split()[:2] == ["a", f"{var:.6f}"]
+
+
 def test_of_what_nobody_holds_no_prices_are_asked_for(tmp_path: Path) -> None:
     found = told(*written(tmp_path, spots=SPOTS | {"SOL": 1.0}))
     assert found["whole"] == told(*written(tmp_path))["whole"]

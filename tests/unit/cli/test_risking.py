@@ -70,6 +70,13 @@ def test_margins_are_drawn_beside_what_hedges_leave(name: str, tmp_path: Path) -
     assert (tmp_path / name).read_bytes() != drawn
 
 
+def test_of_a_coin_a_person_reads_millionths(tmp_path: Path) -> None:
+    inverse = {"underlying": "BTC", "kind": "perp", "inverse": True}
+    path = written(tmp_path, in_coin=True, instruments={"P": inverse})
+    # At -15% a contract of 1 is worth 1 / 85 of a coin, of which 1 / 100 was there before.
+    assert asked(path).startswith("a: initial margin 0.001765, maintenance 0.001765; worst loss net 0.001765")
+
+
 def test_without_add_ons_none_are_told(tmp_path: Path) -> None:
     said = asked(written(tmp_path))
     assert said.startswith("a: initial margin 15.00, maintenance 15.00")
