@@ -249,8 +249,9 @@ class Ended:
 
     @property
     def cared_for(self) -> set[AccountKey]:
-        """Return whom the contract still has under care."""
-        return {key for key, account in self.accounts.items() if account.phase is not Phase.HEALTHY}
+        """Return whom the contract still has under care; not who was closed to the last leg."""
+        over = {Phase.HEALTHY, Phase.CLOSED}
+        return {key for key, account in self.accounts.items() if account.phase not in over}
 
 
 # --- and who looks at it ---------------------------------------------------------------------------
