@@ -816,8 +816,8 @@ class Journal(Protocol):
         """
         ...
 
-    def rehearse(self, step: Step, *, chain_nonce: int, block: Block, at_s: UnixS) -> None:
-        """Look at what the permit of a step would look at: the next one does not run cold.
+    def rehearse(self, step: Step, *, chain_nonce: int, block: Block, at_s: UnixS) -> int | None:
+        """Look at what the permit of a step would look at; return the nonce that it would get, if seen.
 
         Nothing is granted or written, and nobody is waited for. What was seen a permit need not look at
         again, as long as nobody writes anything by which it would be otherwise.
@@ -1336,8 +1336,8 @@ class Sender(Protocol):
         """Whether it can sign within a transaction: the key is in this process, and something is sent."""
         ...
 
-    def rehearse(self) -> None:
-        """Sign for nothing, where it can sign at once; nothing of it could be sent."""
+    def rehearse(self, tx: Mapping[str, Any]) -> None:
+        """Sign a whole transaction ahead, where it can sign at once; only a permit for it sets it free."""
         ...
 
     def seal(self, permits: Sequence[Permit]) -> tuple[Sealed, ...]:

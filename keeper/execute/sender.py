@@ -180,6 +180,8 @@ class ChainSender:
         self._silent: SignerFault | None = None
         """Why nobody signs at this head: asked once, it is not waited for again."""
         self._unsigned: dict[str, SignerFault] = {}
+        self._ahead: tuple[Mapping[str, Any], Signed] | None = None
+        """A transaction that was signed before its permit was asked for: it goes nowhere without."""
         self._route = route_of(self._params.via, rpc, relay, blocks=self._params.private_blocks)
         self._carriers: dict[str, tuple[int, Via]] = {}
         """Who took each step's bytes last, or is to; a start forgets it, and goes by the age of each."""
@@ -328,15 +330,23 @@ class ChainSender:
         sealed = []
         for permit in permits:
             step = self._outbox.step(permit.step_id)
-            signed = sign(step.unsigned_tx)
+            signed = self._signed_ahead(step.unsigned_tx) or sign(step.unsigned_tx)
             self._outbox.sign(step.step_id, signed.raw, signed.tx_hash, bid=step.last.number)
             sealed.append(Sealed(step, signed.raw, signed.tx_hash))
         return tuple(sealed)
 
-    def rehearse(self) -> None:
-        """Sign what no chain takes, where the key is here: the next signature does not run cold."""
-        if not self._params.dry_run and (sign := self._signer.at_once) is not None:
+    def _signed_ahead(self, tx: Mapping[str, Any]) -> Signed | None:
+        return self._ahead[1] if self._ahead is not None and self._ahead[0] == tx else None
+
+    def rehearse(self, tx: Mapping[str, Any]) -> None:
+        """Sign a transaction ahead, where the key is here; a permit for this very one takes these bytes."""
+        if self._params.dry_run or (sign := self._signer.at_once) is None:
+            return
+        if self._signed_ahead(tx) is not None:
+            # Another one may be permitted: its signature is not to run cold.
             sign(UNSENDABLE)
+        else:
+            self._ahead = tx, sign(tx)
 
     async def send(
         self,

@@ -891,8 +891,10 @@ class StoredJournal:
     def rest(self) -> None:
         """Do now what a later commit would have to: nothing, where the database does it by itself."""
 
-    def rehearse(self, step: Step, *, chain_nonce: int, block: Block, at_s: UnixS) -> None:
+    def rehearse(self, step: Step, *, chain_nonce: int, block: Block, at_s: UnixS) -> int | None:
         """Look for nothing at what a permit would look at: not where each look is a question to a server."""
+        del step, chain_nonce, block, at_s
+        return None
 
     # --- the tape ---
 
@@ -1099,13 +1101,13 @@ class SqliteJournal(StoredJournal):
             told = self._db.told(error)
             raise KeeperError(f"the journal {self._name} cannot be written: {told}") from error
 
-    def rehearse(self, step: Step, *, chain_nonce: int, block: Block, at_s: UnixS) -> None:
+    def rehearse(self, step: Step, *, chain_nonce: int, block: Block, at_s: UnixS) -> int | None:
         """Look at what the permit of a step would look at, unless another thread is at work.
 
         Where nothing is written meanwhile by which it would look otherwise, it need not look again.
         """
         if not self._lock.acquire(blocking=False):
-            return
+            return None
         try:
             with self._looking() as db:
                 thrown = switches.standing(db)
@@ -1113,7 +1115,9 @@ class SqliteJournal(StoredJournal):
                 limits = standing.limits or self._limits
                 view = self._view(db, step, limits, standing, moment)
                 self._foreseen = Foreseen(db.version(), moment, limits, thrown, standing, view)
+                beside = self._held_beside(step, limits, chain_nonce, block, at_s)
             self._db.expect(lasting=True)
+            return guard.free_nonce(view.held.nonces | beside.nonces, chain_nonce)
         finally:
             self._lock.release()
 

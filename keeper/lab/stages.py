@@ -25,20 +25,27 @@ from keeper.desk.hybrid import HybridDesk
 from keeper.execute.keys import LocalSigner
 from keeper.execute.sender import ChainSender
 from keeper.feeds.heard import Heard
+from keeper.feeds.live import LiveComposite
 from keeper.journal.store import SqliteJournal, StoredJournal
 from keeper.pipeline import Pipeline
 from keeper.pipeline.acts import Acts
 from keeper.pipeline.care import Care
 from keeper.pipeline.watch import Watch
+from keeper.protocols.hybrid.market import HybridMarket
 from keeper.trigger import Trigger
 
 FILE = Path("stages.json")
 STAGES: Sequence[tuple[str, type, str]] = (
     ("read the message", Heard, "take"),
+    ("compose", LiveComposite, "_moved"),
+    ("look at the ready", Watch, "glance"),
+    ("look: marks", HybridMarket, "marks"),
+    ("look: trigger", Trigger, "glance"),
     ("score", Watch, "hear"),
     ("score: trigger", Trigger, "tick"),
     ("take suspects", Watch, "take"),
     ("answer", Care, "answer"),
+    ("sit down", HybridDesk, "sit"),
     ("judge", HybridDesk, "judge"),
     ("journal the suspicion", StoredJournal, "record"),
     ("act at once", Acts, "act_at_once"),
@@ -49,6 +56,7 @@ STAGES: Sequence[tuple[str, type, str]] = (
     ("journal the bytes", SqliteJournal, "sign"),
     ("send", ChainSender, "send"),
     ("hand over", Rpc, "exchange"),
+    ("told", StoredJournal, "sent"),
 )
 """In the order of the way; one with a colon, and those between answer and hand over, lie within others."""
 

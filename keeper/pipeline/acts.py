@@ -12,6 +12,7 @@ from keeper.desk.port import Desk, Judgement, Tried
 from keeper.domain import (
     Agree,
     Announced,
+    Call,
     ChainTime,
     Fees,
     Head,
@@ -39,6 +40,8 @@ BATCH = 8
 """Steps reserved and signed in one go: a few milliseconds of the loop's time."""
 NO_PLACE = "limit.in_flight"
 """The one refusal that depends on who was there before, and on nothing of one's own."""
+SOON_S = 0.002
+"""For so long it pays to wait for a node's answer, and have one commit with what follows from it."""
 RUNS = 4
 """How often at one head steps are tried in their order, where some of them are not sent after all."""
 
@@ -155,18 +158,27 @@ class Acts(Generic[MarketT]):
         if not found:
             return
         picked, head = self._desk.pick(planned.judged.left, found), moment.head
-        bid = self._sender.bid(picked.step, head)
-        if isinstance(bid, Fees):
-            self._sender.transaction(picked.call, picked.step.gas_limit, bid)
-        self._journal.rehearse(
-            picked.step, chain_nonce=self._sender.chain_nonce, block=head.number, at_s=head.timestamp_s
+        self._foresee(picked.step, picked.call, head)
+
+    def _foresee(self, step: Step, call: Call, head: Head) -> None:
+        """Look at what the permit of a step would look at, and have signed what its transaction would be.
+
+        Without a permit these bytes go nowhere.
+        """
+        fees, bid = self._sender.fees(head), self._sender.bid(step, head)
+        if isinstance(fees, Refuse) or isinstance(bid, Refuse):
+            return
+        nonce = self._journal.rehearse(
+            step, chain_nonce=self._sender.chain_nonce, block=head.number, at_s=head.timestamp_s
         )
-        self._sender.rehearse()
+        if nonce is not None:
+            tx = self._sender.transaction(call, step.gas_limit, bid.within(fees))
+            self._sender.rehearse({**tx, "nonce": nonce})
 
     async def act_at_once(
         self, planned: Sequence[Planned], moment: Moment, suspect: Callable[[], None]
-    ) -> list[Planned]:
-        """Send what is ready, and return the others, of which the node is to be asked first.
+    ) -> None:
+        """Send what is ready, then ask the node of the others, and send them.
 
         ``suspect`` journals why all of them are planned for. Where something is ready that is done in the
         commit which brings the permits and the signed bytes to disk, so that the disk is waited for once.
@@ -178,41 +190,63 @@ class Acts(Generic[MarketT]):
                 others.append(each)
             else:
                 ready.append((each, found))
-        if not ready or not self._sender.is_prepared or self._mirror.halted:
+        if not self._sender.is_prepared or self._mirror.halted:
             suspect()
             suspect = nothing
-        if not ready:
-            return others
-        fees = await self._fees(moment)
-        if isinstance(fees, Refuse):
-            suspect()
-            return list(planned)
-        await self._send(ready, fees, moment, first=suspect)
-        return others
+        if ready:
+            fees = await self._fees(moment)
+            if isinstance(fees, Refuse):
+                others = list(planned)
+            else:
+                await self._send(ready, fees, moment, first=suspect)
+                suspect = nothing
+        await self.act(others, moment, suspect=suspect)
 
-    async def act(self, planned: Sequence[Planned], moment: Moment, before: Sequence[Announced] = ()) -> None:
-        """Simulate steps together, and send those picked; behind what is announced they bid less."""
+    async def act(
+        self,
+        planned: Sequence[Planned],
+        moment: Moment,
+        before: Sequence[Announced] = (),
+        *,
+        suspect: Callable[[], None] = nothing,
+    ) -> None:
+        """Simulate steps together, and send those picked; behind what is announced they bid less.
+
+        Why they are planned for ``suspect`` journals: with the permits, or while the node takes its time.
+        """
         if not planned:
+            suspect()
             return
         fees = below(await self._fees(moment), before, moment.head.base_fee_wei)
         if isinstance(fees, Refuse):
+            suspect()
             for each in planned:
                 self._cases.refused(each.account, fees, moment.head)
             return
         others = self._refused_last(planned, moment.head)
         sole = [each for each in others if len(each.steps) == 1 and not before]
         chosen = [each for each in others if len(each.steps) != 1 or before]
-        (in_order, stack), each_alone = await asyncio.gather(
+        trying = asyncio.gather(
             self._try_in_order(sole, moment.at),
             asyncio.gather(
                 *(self._try_all(each.steps, moment.at, self._simulations, before) for each in chosen)
             ),
         )
+        try:
+            await asyncio.wait([trying], timeout=SOON_S)
+            if not trying.done():
+                suspect()
+                suspect = nothing
+                for first in sole[:1]:
+                    call = self._mirror.market.encode(first.steps[0].act)
+                    self._foresee(first.steps[0], call, moment.head)
+            (in_order, stack), each_alone = await trying
+        finally:
+            trying.cancel()
         tried = {each.account: [found] for each, found in zip(sole, in_order, strict=True)}
         tried |= {each.account: found for each, found in zip(chosen, each_alone, strict=True)}
-        await self._send(
-            [(each, tried[each.account]) for each in others], fees, moment, stack, in_public=bool(before)
-        )
+        found = [(each, tried[each.account]) for each in others]
+        await self._send(found, fees, moment, stack, first=suspect, in_public=bool(before))
         await self._send_left(stack.left, fees, moment)
 
     async def _fees(self, moment: Moment) -> Fees | Refuse:

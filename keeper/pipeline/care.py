@@ -315,8 +315,7 @@ class Care(Generic[MarketT]):
                 await turns.pass_on()
                 found, events, sitting = self._judge_all(sitting, few, moment, Counter())
                 self._left, planned = sitting, [*planned, *found]
-            others = await self._acts.act_at_once(planned, moment, partial(self._note, events))
-            await self._acts.act(others, moment)
+            await self._acts.act_at_once(planned, moment, partial(self._note, events))
             await asyncio.sleep(0)
 
     def _is_on_its_way(self, account: AccountKey) -> bool:
@@ -367,12 +366,14 @@ class Care(Generic[MarketT]):
         if not most:
             return ()
         waiting = [key for key, case in self._cases.items() if case.status is Status.SUSPECTED]
-        candidates = islice(dict.fromkeys((*waiting, *nearest)), CANDIDATES * most)
+        candidates = [*islice(dict.fromkeys((*waiting, *nearest)), CANDIDATES * most)]
         planned = await self._plan_ahead(candidates, moment)
         if self._mirror.market.drifts and planned:
             await self._mirror.read_again(list(planned), moment.head)
             planned = await self._plan_ahead(planned, moment)
         await self._acts.make_ready(planned, moment)
+        # Those who are next are not simulated, but what the contract would find of them is known then.
+        await self._plan_ahead([each for each in candidates if each not in planned], moment)
         return list(planned)
 
     def rehearse(self, moment: Moment) -> None:

@@ -64,6 +64,8 @@ MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 
 YOUNG = 1
 """The generation up to which garbage is collected after a head: what came since the last ones."""
+RESPITE_S = 0.001
+"""What is ready goes first: for so long nobody else is scored, for a node beside it needs the processor."""
 SETTLE_S = 0.1
 """From a tick that was far from what the trigger knows until it learns the new prices."""
 
@@ -202,7 +204,12 @@ class Pipeline(Generic[MarketT]):
 
     async def _follow_ticks(self, feed: LiveFeed) -> None:
         while True:
-            self.on_tick(await feed.tick())
+            heard_ns = await feed.tick()
+            if not self.busy.locked() and self.on_news(heard_ns):
+                # Their alarm is answered in the next turn, as far as to the wire.
+                await asyncio.sleep(0)
+                await asyncio.sleep(RESPITE_S)
+            self.on_tick(heard_ns)
             # However fast prices move, others have their turn.
             await asyncio.sleep(0)
 
@@ -312,6 +319,13 @@ class Pipeline(Generic[MarketT]):
         text = f"the mirror is degraded: {degraded}" if degraded else "the mirror is as the chain has it"
         rung = "degraded" if degraded else "healed"
         self._alerts.tell(Notice("mirror", rung, text, recovered=degraded is None))
+
+    def on_news(self, heard_ns: int) -> bool:
+        """Look, at the newest prices, at those alone whose acts are ready; tell if any of them is suspect."""
+        if self._moment is None or not self._watch.is_free:
+            return False
+        self._tape.note("news")
+        return self._watch.glance(heard_ns)
 
     def on_tick(self, heard_ns: int) -> None:
         """Find out who is suspect at the newest prices."""

@@ -21,7 +21,7 @@ from keeper.ports import Feed, Market, Spread, Ticks
 from keeper.risk.marks import Marks
 from keeper.risk.netting import Floats
 from keeper.trigger import Found, Scores, Trigger
-from keeper.units import AccountKey, FeedId
+from keeper.units import AccountKey, FeedId, UnixS
 
 log = structlog.get_logger()
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
@@ -74,11 +74,15 @@ class Watch(Generic[MarketT]):
         """The head that was looked at last."""
         self._suspects = np.zeros(0, np.intp)
         """Rows that were suspect at the last head or tick."""
-        self._rows: dict[AccountKey, int] = {}
-        """Where in the book the suspects of the last head are, and those of ticks since."""
         self._ready: Sequence[AccountKey] = ()
         self._kept = np.zeros(0, np.intp)
         """Rows of those whose acts are ready: they stand in line at every tick that finds them suspect."""
+        self._first = np.zeros(0, np.intp)
+        """Those of them who were not judged since: a tick looks at them before all others."""
+        self._glanced: Moment | None = None
+        """Whom a glance has found, until they are taken."""
+        self._marked: tuple[object, UnixS, Mapping[FeedId, Quote | Unknown], Marks] | None = None
+        """The marks that were made last: in which world, for when, and at which prices."""
         self._line = np.zeros(0, np.intp)
         """Rows, those of one tick the worst first, [k]."""
         self._line_scores = np.zeros((2, 0))
@@ -86,7 +90,7 @@ class Watch(Generic[MarketT]):
         self._line_since_ns = 0
         self._marks = np.zeros((2, 0), np.bool_)
         self.alarmed = asyncio.Event()
-        """Set while somebody is in line."""
+        """Set while somebody is to be taken."""
         self.drifted = asyncio.Event()
         """Set from a tick that was far from what the trigger knows until ``settle``."""
         self._ticks = self._coalesced = self._handed_over = 0
@@ -104,10 +108,37 @@ class Watch(Generic[MarketT]):
         if found.unknown:
             log.warning("accounts.unknown", block=head.number, accounts=found.unknown, of=len(book))
         self._suspects = found.rows
-        self._rows = {book.key(row): row for row in found.rows.tolist()}
         self.keep(self._ready)
-        found_why = why(found.scores.equity, found.scores.requirement)
-        return Moment(head, self._at(head), quotes, dict(zip(self._rows, found_why, strict=True)), heard_ns)
+        keys = book.keys[found.rows].tolist()
+        suspects = dict(zip(keys, why(found.scores.equity, found.scores.requirement), strict=True))
+        return Moment(head, self._at(head), quotes, suspects, heard_ns)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a glance is worth it: somebody is ready, and nobody waits to be taken."""
+        return len(self._first) > 0 and self._mirror.world is not None and not self.alarmed.is_set()
+
+    def glance(self, heard_ns: int) -> bool:
+        """Look for suspects of a tick among those alone whose acts are ready; tell if there are any.
+
+        They go before all who stand in line, and need not wait until everybody is scored, which ``hear`` has
+        still to do.
+        """
+        head = self._head
+        if head is None:
+            return False
+        at = self._at(head)
+        quotes = self._feed.latest(at.timestamp_s)
+        book, marks = self._priced(head, quotes)
+        found = self._trigger.glance(book, marks, self._first[self._first < len(book)])
+        if not len(found.rows):
+            return False
+        keys = book.keys[found.rows].tolist()
+        suspects = dict(zip(keys, why(found.scores.equity, found.scores.requirement), strict=True))
+        self._glanced = Moment(head, at, quotes, suspects, heard_ns, is_tick=True)
+        self._handed_over += len(keys)
+        self.alarmed.set()
+        return True
 
     def hear(self, heard_ns: int) -> None:
         """Score the book at the prices of a tick, and put in line who is suspect and was not before.
@@ -153,6 +184,7 @@ class Watch(Generic[MarketT]):
     def rehearse(self) -> None:
         """Score once more what was scored last, and keep nothing of it: the next tick does not run cold."""
         if self._head is not None and self._mirror.world is not None and self._quotes:
+            self._marked = None
             self._trigger.rehearse(*self._priced(self._head, self._quotes))
 
     def settle(self) -> None:
@@ -164,7 +196,15 @@ class Watch(Generic[MarketT]):
             self._trigger.prepare(*self._priced(head, quotes))
 
     def take(self) -> Moment | None:
-        """Return whoever stands first in line, with the newest prices; the others go on standing there."""
+        """Return whom a glance has found, or else who stands first in line, with the newest prices.
+
+        The others go on standing there.
+        """
+        if (glanced := self._glanced) is not None:
+            self._glanced = None
+            if not len(self._line):
+                self.alarmed.clear()
+            return glanced
         if self._head is None or not len(self._line):
             self.disperse()
             return None
@@ -173,20 +213,22 @@ class Watch(Generic[MarketT]):
         self._line, self._line_scores = self._line[MOST:], self._line_scores[:, MOST:]
         if not len(self._line):
             self.disperse()
-        keys = known[rows].tolist()
-        suspects = dict(zip(keys, why(*scores), strict=True))
-        self._rows.update(zip(keys, rows, strict=True))
-        self.keep(self._ready)
+        suspects = dict(zip(known[rows].tolist(), why(*scores), strict=True))
         quotes = self._feed.latest(at.timestamp_s)
         return Moment(self._head, at, quotes, suspects, self._line_since_ns, is_tick=True)
 
     def keep(self, accounts: Sequence[AccountKey]) -> None:
         """Have accounts whose acts are ready stand in line at every tick, suspects before or not."""
         self._ready = accounts
-        self._kept = np.array([self._rows[each] for each in accounts if each in self._rows], np.intp)
+        self._kept = self._first = self._mirror.book.rows_of(accounts)
 
     def answered(self, moment: Moment) -> None:
-        """Count how long a tick's suspects waited until they were judged, and acted on."""
+        """Count how long a tick's suspects waited until they were judged, and acted on.
+
+        A glance looks for them no more: they are on their way, or the same prices would lead to the same.
+        """
+        answered = self._mirror.book.rows_of([*moment.suspects])
+        self._first = self._first[~np.isin(self._first, answered)]
         self._answered.note(time.monotonic_ns() - moment.heard_ns)
 
     def ticks(self, ready: int) -> Ticks:
@@ -210,8 +252,12 @@ class Watch(Generic[MarketT]):
         return book, self._trigger.tick(book, marks, self._mirror.book.take_changed())
 
     def _priced(self, head: Head, quotes: Mapping[FeedId, Quote | Unknown]) -> tuple[Snapshot, Marks]:
-        market, world = self._mirror.market, self._mirror.world
-        return self._mirror.book.freeze(), market.marks(world, quotes, self._at(head).timestamp_s)
+        """Return the book, and the marks of its columns: those that were made last, where nothing is new."""
+        world, at_s = self._mirror.world, self._at(head).timestamp_s
+        known = self._marked
+        if known is None or known[0] is not world or known[1] != at_s or known[2] != quotes:
+            known = self._marked = world, at_s, quotes, self._mirror.market.marks(world, quotes, at_s)
+        return self._mirror.book.freeze(), known[3]
 
     def _stand_in_line(self, rows: Rows, scores: Scores, heard_ns: int) -> None:
         if len(self._line):
@@ -224,7 +270,8 @@ class Watch(Generic[MarketT]):
         self.alarmed.set()
 
     def disperse(self) -> None:
-        """Let everybody in line go: a head looks at all suspects."""
+        """Let everybody go who waits to be taken: a head looks at all suspects."""
+        self._glanced = None
         self._line, self._line_scores = np.zeros(0, np.intp), np.zeros((2, 0))
         self.alarmed.clear()
 

@@ -57,7 +57,7 @@ from keeper.ports import BlockUpdate, Drawn, Feed, Mempool, Range, Reports
 from keeper.units import Block, FeedId, UnixS
 
 Build: TypeAlias = Callable[["Deck"], Awaitable[Pipeline[Any]]]
-BEGINS = frozenset({"discover", "head", "tick", "settle", "alarm", "prepare", "announced"})
+BEGINS = frozenset({"discover", "head", "news", "tick", "settle", "alarm", "prepare", "announced"})
 COUNT, BALANCE = WALLET = "eth_getTransactionCount", "eth_getBalance"
 PLENTY = hex(2**128)
 """The balance of a wallet at which a tape of before never looked."""
@@ -152,7 +152,10 @@ class Deck:
 
     async def _begin(self, record: Record, pipeline: Pipeline[Any]) -> None:
         kind = record[0]
-        if kind == "tick":
+        if kind == "news":
+            await self._settle()
+            pipeline.on_news(0)
+        elif kind == "tick":
             await self._settle()
             pipeline.on_tick(0)
         elif kind == "settle":

@@ -100,6 +100,10 @@ class Trigger:
         self._suspects = found.rows
         return found
 
+    def glance(self, book: Snapshot, marks: Marks, rows: Rows) -> Found:
+        """Return the suspects of some rows alone, as ``tick`` would; what is known stays as it is."""
+        return self._judge(book, marks, rows, 0)
+
     def rehearse(self, book: Snapshot, marks: Marks) -> None:
         """Do what a tick at some marks does, and keep nothing of it: the caches have it for the next one.
 
@@ -273,7 +277,7 @@ class Trigger:
         found = self._spread(part, len(listed) or self._rows)
         return np.unique(found), sum(unknown) if rows is None else self._unknown
 
-    def _judge(self, book: Snapshot, marks: Marks, rows: Numbers, unknown: int) -> Found:
+    def _judge(self, book: Snapshot, marks: Marks, rows: Numbers | Rows, unknown: int) -> Found:
         """Let ``scores`` decide."""
         if not len(rows):
             return Found(NO_ROWS.astype(np.intp), NO_SCORES, unknown)

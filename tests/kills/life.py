@@ -35,6 +35,8 @@ from tests.unit.pipeline.desk import KEEPER, MARKET, SIGNER
 CHAIN_ID = 31337
 LENGTH = struct.Struct(">I")
 LEASE_S = 600.0
+REHEARSED = 4
+"""Pieces of the way from a tick to its act that a keeper goes through before each tick."""
 """Longer than any life."""
 
 
@@ -206,6 +208,10 @@ async def live(node: Node, keeper: Keeper, place: Path | Shared, folder: Path) -
                 await pipeline.on_update(happens)
                 await pipeline.prepare()
             else:
+                for _ in range(REHEARSED):
+                    pipeline.rehearse()
+                if pipeline.on_news(0):
+                    await pipeline.on_alarm()
                 pipeline.on_tick(0)
                 await pipeline.on_alarm()
             happens = node.ask("next")

@@ -40,7 +40,10 @@ async def test_a_tick_alone_takes_nothing(events: list[tuple[str, object]]) -> N
             before = desk.acts()
             match what, how:
                 case "tick", int(price):
-                    desk.pipeline.on_tick(feed.move(BTC, price))
+                    heard_ns = feed.move(BTC, price)
+                    if desk.pipeline.on_news(heard_ns):
+                        await desk.pipeline.on_alarm()
+                    desk.pipeline.on_tick(heard_ns)
                     await desk.pipeline.on_alarm()
                     assert set(desk.acts()[len(before) :]) <= {"flag"}
                 case "head", (int(fast), int(slow)):

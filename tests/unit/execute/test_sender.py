@@ -1,21 +1,30 @@
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any
 
 import pytest
+from eth_account import Account as Wallet
+from eth_utils.address import to_checksum_address
+from eth_utils.crypto import keccak
 
 from keeper.domain import Call, EventKind, Fees, Head, Permit, Refuse
 from keeper.errors import ChainFault, InvariantBroken
 from keeper.execute.keys import LocalSigner
-from keeper.execute.signer import UNSENDABLE
+from keeper.execute.signer import UNSENDABLE, Signed
 from keeper.lifecycle import Status
 from keeper.ports import Sender, StepState
 from tests.unit.execute.distant import Distant
 
 GWEI = 10**9
 COST_WEI = 200_000 * 2 * GWEI
+
+
+def signed_by(key: str, tx: Mapping[str, Any]) -> bytes:
+    """Return the bytes as eth_account signs them."""
+    checksummed = {**tx, "to": to_checksum_address(tx["to"])}
+    return bytes(Wallet.sign_transaction(checksummed, key).raw_transaction)
 
 
 class Crash(BaseException):
@@ -70,16 +79,45 @@ async def test_a_key_that_is_elsewhere_seals_nothing(ready: Any, key: str, heads
 async def test_nobody_seals_in_a_dry_run(ready: Any) -> None:
     ready.restart(dry_run=True)
     assert not ready.sender.seals
-    ready.sender.rehearse()
+    ready.sender.rehearse(UNSENDABLE)
+    assert ready.sender._ahead is None
 
 
-async def test_what_is_signed_in_a_rehearsal_nobody_could_send(
-    ready: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def signed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The transactions that were signed, in order."""
+    found: list[Any] = []
+    whole = LocalSigner.at_once
+
+    def at_once(signer: LocalSigner, tx: Mapping[str, Any]) -> Signed:
+        found.append(tx)
+        return whole(signer, tx)
+
+    monkeypatch.setattr(LocalSigner, "at_once", at_once)
+    return found
+
+
+@pytest.mark.parametrize(("later", "signatures"), [(0, 1), (1, 2)])
+async def test_a_permit_takes_bytes_that_were_signed_ahead_for_its_very_transaction(
+    ready: Any, key: str, signed: list[Any], later: int, signatures: int
 ) -> None:
-    signed: list[Any] = []
-    monkeypatch.setattr(LocalSigner, "at_once", lambda _, tx: signed.append(tx))
-    ready.sender.rehearse()
-    assert signed == [UNSENDABLE]
+    with ready.journal.together():
+        permit = ready.reserve()
+        tx = ready.journal.step(permit.step_id).unsigned_tx
+        ready.sender.rehearse({**tx, "nonce": tx["nonce"] + later})
+        [sealed] = ready.sender.seal([permit])
+    assert len(signed) == signatures
+    assert (sealed.raw, sealed.tx_hash) == (signed_by(key, tx), "0x" + keccak(sealed.raw).hex())
+
+
+async def test_what_is_signed_ahead_goes_nowhere_by_itself(ready: Any, signed: list[Any]) -> None:
+    permit = ready.reserve()
+    tx = ready.journal.step(permit.step_id).unsigned_tx
+    for _ in range(3):
+        ready.sender.rehearse(tx)
+    assert signed == [tx, UNSENDABLE, UNSENDABLE]
+    assert ready.node.raws == []
+    assert ready.journal.step(permit.step_id).signed_tx is None
 
 
 async def test_the_signed_bytes_are_on_disk_before_the_node_sees_them(ready: Any) -> None:

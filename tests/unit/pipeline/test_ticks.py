@@ -85,6 +85,77 @@ async def test_a_suspicion_becomes_a_signed_transaction_without_a_round_trip(liv
     assert live.history()[0].data["score"] == "E 900.00, M 1000.00"
 
 
+@asynccontextmanager
+async def scored(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[list[str]]]:
+    """Run; yield what the node had been handed whenever a tick scored everybody."""
+    found: list[list[str]] = []
+    whole = Trigger.tick
+
+    def tick(trigger: Trigger, *args: Any) -> Any:
+        found.append([*desk.chain.asked])
+        return whole(trigger, *args)
+
+    monkeypatch.setattr(Trigger, "tick", tick)
+    async with running(desk):
+        await until(lambda: ticks(desk).ready)
+        desk.chain.asked.clear()
+        found.clear()
+        yield found
+
+
+async def test_what_is_ready_is_on_its_way_before_all_others_are_scored(
+    live: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live.chain.put(BREACHED)
+    async with scored(live, monkeypatch) as found:
+        ticker(live).move(BTC, BELOW)
+        await until(lambda: found)
+        assert found == [[SEND]]
+        await until(lambda: live.told() == FLAGGED)
+        # It is looked at no more before the others: its transaction is out.
+        assert not live.pipeline._watch.is_free
+
+
+async def test_where_nobody_is_suspect_of_those_who_are_ready_all_are_scored_at_once(
+    live: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live.chain.put(BREACHED)
+    async with scored(live, monkeypatch) as found:
+        ticker(live).move(BTC, ABOVE - WAD // 100)
+        await until(lambda: found)
+        assert found == [[]]
+        assert live.pipeline._watch.is_free
+
+
+async def test_nobody_is_looked_at_first_while_somebody_else_is_judged(
+    live: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live.chain.put(BREACHED)
+    async with scored(live, monkeypatch) as found:
+        async with live.pipeline.busy:
+            ticker(live).move(BTC, BELOW)
+            await until(lambda: found)
+            assert found == [[]]
+        await until(lambda: live.told() == FLAGGED)
+
+
+async def test_a_glance_is_nothing_to_a_keeper_without_a_head(live: Desk) -> None:
+    assert not live.pipeline.on_news(ticker(live).move(BTC, BELOW))
+    await head(live, BREACHED)
+    live.pipeline._moment = None
+    assert not live.pipeline.on_news(ticker(live).move(BTC, BELOW))
+
+
+async def test_a_head_lets_go_whom_a_glance_has_found(live: Desk) -> None:
+    await head(live, BREACHED)
+    assert live.pipeline.on_news(ticker(live).move(BTC, BELOW))
+    ticker(live).move(BTC, ABOVE)
+    await live.head()
+    live.chain.asked.clear()
+    await live.pipeline.on_alarm()
+    assert (live.chain.asked, live.told()) == ([], [])
+
+
 async def test_the_journal_has_the_time_from_the_tick_to_the_transaction(live: Desk) -> None:
     await head(live, BREACHED)
     await tick(live, BELOW)
@@ -667,7 +738,7 @@ async def test_a_rehearsal_goes_all_the_way_and_leaves_nothing_behind(live: Desk
     before = live.journal.last_event(), live.pipeline.vitals
     for _ in range(6):
         live.pipeline.rehearse()
-    assert went == ["_judge", "judge", "pick", "transaction", "_standing", "rehearse"] * 3
+    assert went == ["_judge", "judge", "pick", "_standing", "transaction", "rehearse"] * 3
     assert (live.journal.last_event(), live.pipeline.vitals) == before
     assert live.chain.asked == []
     await tick(live, BELOW)
@@ -683,7 +754,7 @@ async def test_who_has_a_case_is_rehearsed_as_well(live: Desk, went: list[str]) 
     went.clear()
     for _ in range(2):
         live.pipeline.rehearse()
-    assert went == ["judge", "pick", "transaction", "_standing", "rehearse"]
+    assert went == ["judge", "pick", "_standing", "transaction", "rehearse"]
 
 
 async def test_nothing_is_rehearsed_without_a_head_that_was_worked_on_whole(

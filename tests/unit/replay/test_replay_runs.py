@@ -293,7 +293,10 @@ async def ticking(desk: Desk, feed: Ticker) -> None:
     """Heads and ticks in turn: one that is ready, one that is not, and one that comes too late."""
 
     async def tick(price_wad: int) -> None:
-        desk.pipeline.on_tick(feed.move(BTC, price_wad))
+        heard_ns = feed.move(BTC, price_wad)
+        if desk.pipeline.on_news(heard_ns):
+            await desk.pipeline.on_alarm()
+        desk.pipeline.on_tick(heard_ns)
         await desk.pipeline.on_alarm()
 
     await desk.head(BREACHED)
@@ -314,7 +317,7 @@ async def test_ticks_and_alarms_are_replayed_where_they_came(kept: Desk) -> None
     feed = let_move(kept)
     await ticking(kept, feed)
     assert kept.acts().count("flag") == 2
-    assert {"tick", "settle", "alarm", "prepare", "mark"} <= set(_records(kept))
+    assert {"news", "tick", "settle", "alarm", "prepare", "mark"} <= set(_records(kept))
     played = await Studio(live=True).play(kept)
     expect_equal(played)
     assert len(played[-1].now) >= 8
@@ -340,7 +343,7 @@ async def test_what_is_rehearsed_between_ticks_leaves_nothing_on_the_tape(
 
         return begun
 
-    for name in ("on_tick", "on_alarm", "on_drift", "on_update"):
+    for name in ("on_news", "on_tick", "on_alarm", "on_drift", "on_update"):
         monkeypatch.setattr(kept.pipeline, name, rehearsing(getattr(kept.pipeline, name)))
     await ticking(kept, feed)
     assert kept.acts().count("flag") == 2
