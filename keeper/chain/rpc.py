@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from itertools import count
@@ -17,10 +17,12 @@ from urllib.parse import unquote, urlsplit
 
 import aiohttp
 import orjson
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.connector import Connection
 
 from keeper.chain.budget import Budget
 from keeper.chain.wire import read_result
-from keeper.errors import ChainFault, ConfigError
+from keeper.errors import ChainFault, ConfigError, InvariantBroken
 
 READS = frozenset({
     "eth_blockNumber", "eth_call", "eth_chainId", "eth_estimateGas", "eth_feeHistory", "eth_gasPrice",
@@ -42,6 +44,11 @@ NOT_SERVED = frozenset({401, 402, 403, *range(500, 600)})
 BODY_BYTES = 64 * 2**20
 """No answer is read further. A batch of account pages is some 8 MiB; a node that answers a range of logs with
 more than this would take the memory of the keeper, and is better asked for less."""
+AT_ONCE_BYTES = 2**15
+"""A body up to this is written without waiting for room, which aiohttp would do above twice as much."""
+KEPT_S = 50.0
+"""So long a connection is kept that nobody uses: over some empty slots of a chain, but less than the minute
+after which common balancers close it, for a request that meets their closing is lost."""
 SHORTEST_KEY = 8
 LONGEST_PATIENCE_S = 600.0
 """A longer wait is not believed: a provider with a wrong clock or unit would never be asked again."""
@@ -96,6 +103,32 @@ def _secrets(url: str) -> list[bytes]:
     text = f"{parts.username}/{parts.password}/{parts.path}/{parts.query}/{parts.fragment}"
     pieces = {piece for each in (text, unquote(text)) for piece in re.split("[/?&=#]", each)}
     return [piece.encode() for piece in sorted(pieces, key=len, reverse=True) if len(piece) >= SHORTEST_KEY]
+
+
+class _AtOnce(aiohttp.ClientRequest):
+    """A request that is on the wire before anything else runs.
+
+    aiohttp has a task of its own write the body. Before Python 3.12 a task begins a turn of the loop later,
+    behind all that is due by then.
+    """
+
+    def write_bytes(
+        self, writer: AbstractStreamWriter, conn: Connection, content_length: int | None = None
+    ) -> Coroutine[Any, Any, None]:
+        """Write the body; return what is left to do, where it is long or the connection is full."""
+        writing = super().write_bytes(writer, conn, content_length)
+        full = conn.protocol is None or conn.protocol.writing_paused
+        if full or content_length is None or content_length > AT_ONCE_BYTES:
+            return writing
+        try:
+            writing.send(None)
+        except StopIteration:
+            return _done()
+        raise InvariantBroken(f"{content_length} bytes were not written at once")
+
+
+async def _done() -> None:
+    pass
 
 
 class Rpc:
@@ -161,8 +194,11 @@ class Rpc:
     async def _post(self, name: str, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=self._timeout_s),
+                connector=aiohttp.TCPConnector(keepalive_timeout=KEPT_S),
+                cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"Content-Type": "application/json"},
+                request_class=_AtOnce,
+                timeout=aiohttp.ClientTimeout(total=self._timeout_s),
             )
         headers = self._headers(body) if self._headers is not None else None
         try:
@@ -264,6 +300,8 @@ def _name(calls: Calls) -> str:
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Read Retry-After, in seconds or as a date; a date counts from the server's own, if it gives one."""
     value = headers.get("Retry-After", "").strip()
+    if not value:
+        return None
     if re.fullmatch("[0-9]{1,9}", value):
         return min(float(value), LONGEST_PATIENCE_S)
     try:

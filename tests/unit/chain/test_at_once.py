@@ -1,0 +1,121 @@
+"""What an act asks of a node is on the wire before anything else runs, over a connection that is ready."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp.connector
+import pytest
+
+from keeper.chain.pool import Pool
+
+PATIENCE_S = 5.0
+
+
+@asynccontextmanager
+async def warm() -> AsyncIterator[tuple[Pool, socket.socket]]:
+    """A pool of one node that has answered once, with a cookie, and the node's end of their connection."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        # By its name, for aiohttp keeps no cookies of an address anyway.
+        pool = Pool([f"http://localhost:{listener.getsockname()[1]}"])
+        asked = asyncio.create_task(pool.request("eth_chainId", []))
+        line, _ = await loop.sock_accept(listener)
+        with line:
+            line.setblocking(False)
+            await answer(line, "0x1")
+            assert await asked == "0x1"
+            try:
+                yield pool, line
+            finally:
+                await pool.close()
+
+
+@asynccontextmanager
+async def asking(pool: Pool, method: str, params: list[Any]) -> AsyncIterator[asyncio.Task[Any]]:
+    """A request on its way, which is given up in the end."""
+    task = asyncio.create_task(pool.request(method, params))
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def heard_on(line: socket.socket) -> bytes:
+    """Return what comes next; nothing where the keeper has closed the connection."""
+    async with asyncio.timeout(PATIENCE_S):
+        return await asyncio.get_running_loop().sock_recv(line, 2**16)
+
+
+async def answer(line: socket.socket, result: str) -> None:
+    """Read one request to its end, and answer it."""
+    loop, heard = asyncio.get_running_loop(), b""
+    while not heard.endswith(b"}"):
+        heard += await loop.sock_recv(line, 2**16)
+    call = json.loads(heard.partition(b"\r\n\r\n")[2])
+    body = json.dumps({"jsonrpc": "2.0", "id": call["id"], "result": result}).encode()
+    head = b"HTTP/1.1 200 OK\r\nSet-Cookie: visitor=1; Path=/\r\nContent-Length: %d\r\n\r\n" % len(body)
+    await loop.sock_sendall(line, head + body)
+
+
+def heard_at_once(line: socket.socket) -> bytes:
+    """Return what has come by now; whoever waits here keeps the loop from sending more."""
+    line.settimeout(0.2)
+    try:
+        return line.recv(2**16)
+    except TimeoutError:
+        return b""
+    finally:
+        line.setblocking(False)
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [("eth_sendRawTransaction", ["0x" + "a5" * 330])],
+)
+async def test_a_request_is_on_the_wire_within_its_first_turn(method: str, params: list[Any]) -> None:
+    async with warm() as (pool, line), asking(pool, method, params):
+        await asyncio.sleep(0)
+        heard = heard_at_once(line)
+        assert method.encode() in heard
+        assert heard.endswith(b"}")
+
+
+@pytest.mark.parametrize("size", [2**15, 2**16, 2**19])
+async def test_a_request_of_any_length_arrives_whole(size: int) -> None:
+    raw = "0x" + "a5" * (size // 2)
+    async with warm() as (pool, line), asking(pool, "eth_sendRawTransaction", [raw]) as asked:
+        await answer(line, "0x" + "ab" * 32)
+        assert await asked == "0x" + "ab" * 32
+
+
+@pytest.mark.parametrize(("idle_s", "is_kept"), [(40.0, True), (60.0, False)])
+async def test_a_connection_outlives_empty_slots_but_no_balancer_s_patience(
+    idle_s: float, is_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with warm() as (pool, line):
+        now_s = time.monotonic() + idle_s
+        monkeypatch.setattr(aiohttp.connector, "monotonic", lambda: now_s)
+        async with asking(pool, "eth_sendRawTransaction", ["0x00"]):
+            assert (b"eth_sendRawTransaction" in await heard_on(line)) == is_kept
+
+
+async def test_a_connection_that_the_node_has_closed_is_not_written_to() -> None:
+    async with warm() as (pool, line):
+        line.shutdown(socket.SHUT_WR)
+        await asyncio.sleep(0.05)
+        async with asking(pool, "eth_sendRawTransaction", ["0x00"]):
+            assert await heard_on(line) == b""
+
+
+async def test_no_cookie_of_a_node_is_carried_along() -> None:
+    async with warm() as (pool, line), asking(pool, "eth_chainId", []):
+        heard = await heard_on(line)
+        assert b"eth_chainId" in heard
+        assert b"cookie" not in heard.lower()
