@@ -15,6 +15,7 @@ A write goes once to one endpoint. Whoever sent it knows what a second time mean
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import time
 from collections import Counter, OrderedDict, deque
@@ -27,13 +28,6 @@ from typing import Any, Self
 
 import orjson
 import structlog
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception_type,
-    stop_after_attempt,
-    wait_random_exponential,
-)
 
 from keeper.answers import outweighing
 from keeper.chain.health import Health, Standing
@@ -187,7 +181,8 @@ class Pool:
     async def each(self, calls: Calls) -> list[tuple[str, list[Any] | ChainFault]]:
         """Ask every endpoint by itself; return the name of each with what it answered, or why it did not."""
         answers: list[list[Any] | BaseException] = await asyncio.gather(
-            *(self._attempts()(self._ask, node, calls) for node in self._nodes), return_exceptions=True
+            *(self._persistently(partial(self._ask, node, calls)) for node in self._nodes),
+            return_exceptions=True,
         )
         told: list[tuple[str, list[Any] | ChainFault]] = []
         for node, answer in zip(self._nodes, answers, strict=True):
@@ -212,19 +207,26 @@ class Pool:
             raise InvariantBroken("the endpoints are no longer surveyed") from self._defect
         if not all(method in READS for method, _ in calls):
             return await self._write(calls)
-        return await self._attempts()(self._read, calls)
+        return await self._persistently(partial(self._read, calls))
 
-    def _attempts(self) -> AsyncRetrying:
-        return AsyncRetrying(
-            retry=retry_if_exception_type(Unreachable), stop=self._ends, wait=_pause_s, reraise=True
-        )
-
-    def _ends(self, state: RetryCallState) -> bool:
-        return stop_after_attempt(self._params.rounds)(state) or _pause_s(state) > self._params.patience_s
+    async def _persistently(self, ask: Callable[[], Awaitable[list[Any]]]) -> list[Any]:
+        """Ask until there is an answer; raise Unreachable where rounds or patience are used up."""
+        tried = 0
+        while True:
+            try:
+                return await ask()
+            except Unreachable as fault:
+                tried += 1
+                pause_s = _pause_s(fault, tried)
+                if tried >= self._params.rounds or pause_s > self._params.patience_s:
+                    raise
+            await asyncio.sleep(pause_s)
 
     async def _read(self, calls: Calls) -> list[Any]:
         """Ask one endpoint after the other, the next one beside the first where that is slow."""
         waiting = deque(self._in_order(calls))
+        if len(waiting) == 1:
+            return await self._read_only(waiting[0], calls)
         running: dict[asyncio.Task[list[Any]], Node] = {}
         faults: list[ChainFault] = []
         hedged, hedge_at_s = False, 0.0
@@ -255,6 +257,13 @@ class Pool:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+
+    async def _read_only(self, node: Node, calls: Calls) -> list[Any]:
+        """Ask the only endpoint there is, without the task that hedging needs, which begins a turn later."""
+        try:
+            return await self._ask(node, calls)
+        except Absent as fault:
+            return _verdict([fault])
 
     async def _write(self, calls: Calls) -> list[Any]:
         order = self._in_order(calls)
@@ -355,7 +364,7 @@ class Pool:
 
         Raises Unreachable where all are barred, Throttled where every other provider has asked for patience.
         """
-        now_s, best, pinned = time.monotonic(), self._best(), _pinned(calls)
+        now_s = time.monotonic()
         trusted = [node for node in self._nodes if not node.standing.barred]
         if not trusted:
             raise Unreachable(f"{calls[0][0]} at {self.endpoint}: all serve another chain or fork")
@@ -363,6 +372,9 @@ class Pool:
         if not open_to_us:
             wait_s = min(node.standing.quiet_until_s for node in trusted) - now_s
             raise Throttled(f"{calls[0][0]} at {self.endpoint}: told to wait {wait_s:.1f} s more", wait_s)
+        if len(open_to_us) == 1:
+            return open_to_us
+        best, pinned = self._best(), _pinned(calls)
 
         def cost(node: Node) -> tuple[Any, ...]:
             standing = node.standing
@@ -582,12 +594,11 @@ def _height(calls: Calls) -> Block | None:
     return max((int(tag, 16) for tag in tags if isinstance(tag, str) and tag.startswith("0x")), default=None)
 
 
-BACKOFF = wait_random_exponential(multiplier=0.1, max=1.0)
+SHORTEST_BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 1.0
 
 
-def _pause_s(state: RetryCallState) -> float:
-    """Wait as long as a provider asks, else a little, longer each time."""
-    fault = state.outcome.exception() if state.outcome else None
+def _pause_s(fault: Unreachable, tried: int) -> float:
+    """Wait as long as a provider asks, else at random, up to a bound that doubles with each round."""
     if isinstance(fault, Throttled) and fault.retry_after_s is not None:
         return fault.retry_after_s
-    return BACKOFF(state)
+    return random.uniform(0.0, min(SHORTEST_BACKOFF_S * 2.0 ** (tried - 1), LONGEST_BACKOFF_S))

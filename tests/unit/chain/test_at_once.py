@@ -77,7 +77,7 @@ def heard_at_once(line: socket.socket) -> bytes:
 
 @pytest.mark.parametrize(
     ("method", "params"),
-    [("eth_sendRawTransaction", ["0x" + "a5" * 330])],
+    [("eth_sendRawTransaction", ["0x" + "a5" * 330]), ("eth_call", [{"to": "0x" + "11" * 20}, "latest"])],
 )
 async def test_a_request_is_on_the_wire_within_its_first_turn(method: str, params: list[Any]) -> None:
     async with warm() as (pool, line), asking(pool, method, params):

@@ -1,6 +1,7 @@
 """Several nodes as one: who is asked, who is believed, who is set aside and comes back."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -142,6 +143,21 @@ async def test_a_pool_of_one_tries_again_and_is_never_without_a_node() -> None:
         only.recovers()
         assert await pool.request("eth_chainId", []) == hex(CHAIN_ID)
         assert aside(pool) == [None]
+
+
+async def test_the_pause_before_the_next_round_grows_up_to_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    longest_s: list[float] = []
+
+    def at_once(least_s: float, most_s: float) -> float:
+        longest_s.append(most_s)
+        return least_s
+
+    monkeypatch.setattr(random, "uniform", at_once)
+    async with nodes(1) as (only,), pooled([only], replace(PATIENT, rounds=6)) as pool:
+        await only.stop()
+        with pytest.raises(Unreachable):
+            await pool.request("eth_chainId", [])
+    assert longest_s[:5] == [0.1, 0.2, 0.4, 0.8, 1.0]
 
 
 async def test_who_is_aside_is_asked_after_the_slowest() -> None:
