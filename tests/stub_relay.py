@@ -47,7 +47,7 @@ class StubRelay:
     async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_post("/{rest:.*}", self._post)
-        app.router.add_get("/{rest:.*}", self._stream)
+        app.router.add_get("/{rest:.*}", self._stream, allow_head=False)
         self._runner = web.AppRunner(app, shutdown_timeout=0.05)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port).start()

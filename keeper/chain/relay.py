@@ -17,12 +17,15 @@ import aiohttp
 import orjson
 import structlog
 
-from keeper.chain.rpc import Rpc, Throttled, without_secrets
+from keeper.chain.rpc import KEPT_S, Rpc, Throttled, Unreachable, without_secrets
 
 log = structlog.get_logger()
 
 HUSH_S = 1.0
 """How long a relay is left alone that asks for patience and does not say how long."""
+KNOCK_S = 0.8 * KEPT_S
+"""So often a relay is called on: from one act to the next its connection would be closed, and to open another
+takes some of the time that the relay has to answer."""
 UPDATES_KEPT = 16
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 30.0
 SILENCE_S = 45.0
@@ -55,10 +58,36 @@ class Relay:
         try:
             [result] = await self._rpc.exchange([(method, params)])
         except Throttled as fault:
-            asked_s = HUSH_S if fault.retry_after_s is None else fault.retry_after_s
-            self._quiet_until_s = time.monotonic() + asked_s
+            self._hush(fault)
             raise
         return result
+
+    def _hush(self, fault: Throttled) -> None:
+        asked_s = HUSH_S if fault.retry_after_s is None else fault.retry_after_s
+        self._quiet_until_s = time.monotonic() + asked_s
+
+    @asynccontextmanager
+    async def at_hand(self) -> AsyncIterator[None]:
+        """Keep a connection open while the block lasts, and close it then."""
+        task = asyncio.create_task(self._knock_for_ever(), name="chain.relay")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            await self.close()
+
+    async def _knock_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._quiet_until_s - time.monotonic())
+            try:
+                await self._rpc.knock()
+            except Throttled as fault:
+                self._hush(fault)
+            except Unreachable as fault:
+                log.warning("relay.unreachable", endpoint=self._rpc.endpoint, why=str(fault))
+            await asyncio.sleep(KNOCK_S)
 
     async def close(self) -> None:
         """Close the connections."""

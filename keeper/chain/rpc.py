@@ -171,12 +171,8 @@ class Rpc:
             {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params}
             for method, params in calls
         ]
-        status, headers, text = await self._post(
-            _name(calls), orjson.dumps(sent if len(sent) > 1 else sent[0])
-        )
-        wait_s = _retry_after_s(headers)
-        if status == TOO_MANY or (status == UNAVAILABLE and wait_s is not None):
-            raise Throttled(f"{_name(calls)} at {self.endpoint}: HTTP {status}", wait_s)
+        body = orjson.dumps(sent if len(sent) > 1 else sent[0])
+        status, wait_s, text = await self._sent("POST", _name(calls), body)
         try:
             return self._results_of(sent, status, text)
         except Throttled as fault:
@@ -191,7 +187,15 @@ class Rpc:
             text = text.replace(secret, b"***")
         return results_of(sent, status, text, self.endpoint)
 
-    async def _post(self, name: str, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+    async def knock(self) -> None:
+        """Ask for nothing, so that a connection is open for what comes next; any answer will do.
+
+        Raises Unreachable where there is none, and Throttled.
+        """
+        await self._sent("HEAD", "a knock", None)
+
+    async def _sent(self, method: str, name: str, body: bytes | None) -> tuple[int, float | None, bytes]:
+        """Send one HTTP request; return the status of its answer, the patience asked for, and the body."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(keepalive_timeout=KEPT_S),
@@ -200,22 +204,29 @@ class Rpc:
                 request_class=_AtOnce,
                 timeout=aiohttp.ClientTimeout(total=self._timeout_s),
             )
-        headers = self._headers(body) if self._headers is not None else None
+        headers = self._headers(body) if self._headers is not None and body is not None else None
         try:
-            async with self._session.post(
-                self._url, data=body, headers=headers, allow_redirects=False
+            async with self._session.request(
+                method, self._url, data=body, headers=headers, allow_redirects=False
             ) as response:
-                parts, size = [], 0
-                async for part in response.content.iter_any():
-                    parts.append(part)
-                    size += len(part)
-                    if size > BODY_BYTES:
-                        raise Unreachable(f"{name} at {self.endpoint}: more than {BODY_BYTES} bytes")
-                return response.status, response.headers, b"".join(parts)
+                text = await self._text_of(response, name)
         except (aiohttp.ClientError, OSError) as error:
             # The cause is cut off: aiohttp's errors may hold the URL.
             why = getattr(error, "strerror", None) or type(error).__name__
             raise Unreachable(f"{name} at {self.endpoint}: no answer ({why})") from None
+        wait_s = _retry_after_s(response.headers)
+        if response.status == TOO_MANY or (response.status == UNAVAILABLE and wait_s is not None):
+            raise Throttled(f"{name} at {self.endpoint}: HTTP {response.status}", wait_s)
+        return response.status, wait_s, text
+
+    async def _text_of(self, response: aiohttp.ClientResponse, name: str) -> bytes:
+        parts, size = [], 0
+        async for part in response.content.iter_any():
+            parts.append(part)
+            size += len(part)
+            if size > BODY_BYTES:
+                raise Unreachable(f"{name} at {self.endpoint}: more than {BODY_BYTES} bytes")
+        return b"".join(parts)
 
 
 # --- reading an answer ----------------------------------------------------------------------------

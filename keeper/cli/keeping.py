@@ -274,7 +274,7 @@ async def _relay(parts: Parts[MarketT], wallet: str) -> Relay | None:
         local[PENDING_UPDATES] = updates.pending
     headers = relay_headers(load_relay_key(wallet))
     relay = Relay(send.relay, timeout_s=send.relay_ms / 1e3, headers=headers, local=local)
-    parts.open.push_async_callback(relay.close)
+    await parts.open.enter_async_context(relay.at_hand())
     return relay
 
 

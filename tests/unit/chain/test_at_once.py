@@ -1,4 +1,4 @@
-"""What an act asks of a node is on the wire before anything else runs, over a connection that is ready."""
+"""What an act asks of a node or a relay is on the wire at once, over a connection that is ready."""
 
 import asyncio
 import json
@@ -10,8 +10,12 @@ from typing import Any
 
 import aiohttp.connector
 import pytest
+from structlog.testing import capture_logs
 
+from keeper.chain import relay as relay_module
 from keeper.chain.pool import Pool
+from keeper.chain.relay import KNOCK_S, Relay
+from keeper.chain.rpc import KEPT_S, Throttled
 
 PATIENCE_S = 5.0
 
@@ -119,3 +123,59 @@ async def test_no_cookie_of_a_node_is_carried_along() -> None:
         heard = await heard_on(line)
         assert b"eth_chainId" in heard
         assert b"cookie" not in heard.lower()
+
+
+@asynccontextmanager
+async def called_on() -> AsyncIterator[tuple[Relay, socket.socket]]:
+    """A relay that has been called on, and its end of the connection, on which it has not answered yet."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        relay = Relay(f"http://127.0.0.1:{listener.getsockname()[1]}/SECRET-SECRET", timeout_s=PATIENCE_S)
+        async with relay.at_hand():
+            line, _ = await asyncio.get_running_loop().sock_accept(listener)
+            with line:
+                line.setblocking(False)
+                assert (await heard_on(line)).startswith(b"HEAD ")
+                yield relay, line
+
+
+async def say(line: socket.socket, status: bytes) -> None:
+    await asyncio.get_running_loop().sock_sendall(line, b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n" % status)
+    # The keeper reads it.
+    await asyncio.sleep(0.05)
+
+
+async def test_a_relay_is_called_on_before_an_act_and_the_act_uses_that_connection() -> None:
+    async with called_on() as (relay, line):
+        await say(line, b"405 Method Not Allowed")
+        asked = asyncio.create_task(relay.request("eth_sendPrivateTransaction", [{"tx": "0x00"}]))
+        async with asyncio.timeout(PATIENCE_S):
+            await answer(line, "0x" + "ab" * 32)
+            assert await asked == "0x" + "ab" * 32
+
+
+async def test_a_relay_is_called_on_again_while_its_connection_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert KNOCK_S < KEPT_S
+    monkeypatch.setattr(relay_module, "KNOCK_S", 0.01)
+    async with called_on() as (_, line):
+        for _ in range(3):
+            await say(line, b"200 OK")
+            assert (await heard_on(line)).startswith(b"HEAD ")
+
+
+async def test_a_relay_that_asks_a_caller_for_patience_is_left_alone() -> None:
+    async with called_on() as (relay, line):
+        await say(line, b"429 Too Many Requests\r\nRetry-After: 60")
+        with pytest.raises(Throttled, match="told to wait"):
+            await relay.request("eth_sendPrivateTransaction", [{"tx": "0x00"}])
+
+
+async def test_a_relay_that_cannot_be_called_on_is_told_of_without_its_key() -> None:
+    with capture_logs() as logs:
+        async with Relay("http://127.0.0.1:1/SECRET-SECRET", timeout_s=PATIENCE_S).at_hand():
+            await asyncio.sleep(0.05)
+    [told] = [entry for entry in logs if entry["event"] == "relay.unreachable"]
+    assert "no answer" in told["why"]
+    assert "SECRET" not in str(told)
