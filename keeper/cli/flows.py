@@ -13,7 +13,7 @@ from rich.table import Table
 
 from keeper.cli.assets import free, resolved, short
 from keeper.cli.books import BookFile, Deployed, GridName, Snapshot, open_book
-from keeper.cli.options import Json, Rehearsed
+from keeper.cli.options import Json, Rehearsed, refuse_without
 from keeper.cli.output import terminal
 from keeper.cli.plots import AMBER, BLUE, GREEN, MUTED, RED, Plot, drawing
 from keeper.cli.price_files import numbers_by_asset
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 LEVELS = "0.02/0.05/0.1/0.15/0.2/0.3/0.4/0.5"
 CLOSINGS: Mapping[str, Closing] = {"slope": share_to_close, "cliff": cliff}
 """How much of an account in breach goes: what ends the breach, or all of it."""
+FEE = 0.003
+"""Of a pool of Uniswap v2."""
 Impact = Callable[[Floats], Floats]
 
 Levels = Annotated[str, typer.Option(help="How far prices fall, as fractions; below 0 where they rise.")]
@@ -55,7 +57,7 @@ Volatility = Annotated[
 Reserve = Annotated[
     str | None, typer.Option(help="Or what pools of a constant product hold in quote, ETH=5e6.")
 ]
-Fee = Annotated[float, typer.Option(help="Of these pools.")]
+Fee = Annotated[float | None, typer.Option(help=f"With --reserve, what these pools keep; {FEE} unless told.")]
 
 
 def see_flow(
@@ -69,17 +71,19 @@ def see_flow(
     volume: Volume = None,
     volatility: Volatility = None,
     reserve: Reserve = None,
-    fee: Fee = 0.003,
+    fee: Fee = None,
     margin: GridName = "span16",
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
     """Show what would be liquidated at lower prices; with depths, where each fall ends once that is sold."""
+    if reserve is None:
+        refuse_without("--reserve", fee=fee)
     source = open_book(book, config, snapshot=snapshot, dry_run=dry_run, grid=margin)
     held = source.held
     falls = to_levels(levels)
     moving = to_falling(falling, held.assets)
-    impact = to_impact(held.assets, volume, volatility, reserve, fee)
+    impact = to_impact(held.assets, volume, volatility, reserve, FEE if fee is None else fee)
     told: dict[str, Any] = {
         **source.told,
         "falling": [asset for asset, moves in zip(held.assets, moving, strict=True) if moves],

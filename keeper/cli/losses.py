@@ -17,7 +17,7 @@ from rich.text import Text
 
 from keeper.cli.assets import free, means, resolved
 from keeper.cli.books import BookFile, Deployed, Snapshot, Source, open_book
-from keeper.cli.options import Json, Rehearsed
+from keeper.cli.options import Json, Rehearsed, refuse_without
 from keeper.cli.output import amount, terminal
 from keeper.cli.plots import AMBER, BLUE, GREEN, INK, MUTED, RED, Plot, drawing
 from keeper.cli.price_files import Columns, Decay, DegreesOfFreedom, decay_of, numbers_by_asset, read_prices
@@ -88,7 +88,7 @@ def see_var(
     times = times_of(liquidation=liquidation, oracle=oracle, finality=finality)
     selling = None
     if volume is None:
-        refuse_without_volume(share=share, depth=depth, volatility=volatility)
+        refuse_without("--volume", share=share, depth=depth, volatility=volatility)
     else:
         volumes = resolved(numbers_by_asset("volume", volume), list(held.spots), "volume")
         times.setdefault(
@@ -106,13 +106,6 @@ def see_var(
     if plot is not None:
         with drawing(plot, height_in=1.4 + 0.4 * min(len(answer.accounts) + 1, MOST_BARS)) as figure:
             answer.draw(figure.subplots())
-
-
-def refuse_without_volume(**said: float | str | None) -> None:
-    """Refuse what is said of selling where nothing of it will be told. Raises ConfigError."""
-    for name, value in said.items():
-        if value is not None:
-            raise ConfigError(f"--{name} without --volume says nothing: of selling only volumes tell")
 
 
 def selling_of(

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from keeper.errors import ConfigError
+
 
 def _some(market: str) -> str:
     """Refuse an empty name, which a variable that is not set makes of it."""
@@ -46,3 +48,15 @@ MarketName = Annotated[
     str,
     typer.Argument(help="A feed, such as ETH/USD, or the protocol's own market.", callback=_some),
 ]
+
+
+def refuse_without(option: str, **said: object) -> None:
+    """Refuse what is said beside an option that is not there, and would count for nothing.
+
+    Raises ConfigError that names both.
+    """
+    for name, value in said.items():
+        if value is not None:
+            raise ConfigError(
+                f"--{name} without {option} says nothing: name {option} as well, or leave it out"
+            )

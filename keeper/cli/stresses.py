@@ -15,7 +15,7 @@ from rich.table import Table
 
 from keeper.cli.assets import free, means, resolved, short
 from keeper.cli.books import BookFile, Deployed, GridName, Snapshot, open_book
-from keeper.cli.options import Json, Rehearsed
+from keeper.cli.options import Json, Rehearsed, refuse_without
 from keeper.cli.output import terminal
 from keeper.cli.plots import BLUE, MUTED, RED, Plot, drawing
 from keeper.cli.price_files import Columns, by_asset, numbers_by_asset, read_prices
@@ -32,11 +32,15 @@ FEWEST = 30
 """Returns from which nothing is said of how likely a shock is."""
 MOST = 1_000
 """Scenarios of one grid."""
+HOURS, HORIZON = 24, "1d"
 
 Crash = Annotated[
     list[str] | None, typer.Option("--crash", help="A crash by a part of its name, such as luna; or all.")
 ]
-Hours = Annotated[int, typer.Option("--hours", help="Its worst moves within 1, 4, 24 or 72 hours.")]
+Hours = Annotated[
+    int | None,
+    typer.Option("--hours", help=f"Its worst moves within 1, 4, 24 or 72 hours; {HOURS} unless told."),
+]
 Move = Annotated[
     list[str] | None, typer.Option("--move", help="Moves as fractions, BTC=-0.2,ETH=-0.3; again for another.")
 ]
@@ -51,7 +55,12 @@ Fund = Annotated[
     float | None,
     typer.Option(help="What insurance holds, in quote; else what HybridMargin's says on chain."),
 ]
-Horizon = Annotated[str, typer.Option(help="Over how long the shock is meant, such as 1d or 4h.")]
+Horizon = Annotated[
+    str | None,
+    typer.Option(
+        help=f"With --reverse, over how long the shock is meant, such as 4h; {HORIZON} unless told."
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +89,14 @@ def see_stress(
     snapshot: Snapshot = False,
     dry_run: Rehearsed = False,
     crash: Crash = None,
-    hours: Hours = 24,
+    hours: Hours = None,
     move: Move = None,
     grid: Moves = None,
     reverse: Reverse = False,
     prices: Closes = None,
     columns: Columns = None,
     fund: Fund = None,
-    horizon: Horizon = "1d",
+    horizon: Horizon = None,
     margin: GridName = "span16",
     plot: Plot = None,
     as_json: Json = False,
@@ -95,14 +104,16 @@ def see_stress(
     """Show equity, accounts in breach and bad debt after crashes and other moves; all crashes by default."""
     if reverse != (prices is not None):
         raise ConfigError("--reverse and --prices go together: how likely a shock is prices tell")
-    if fund is not None and not reverse:
-        raise ConfigError("--fund without --reverse says nothing: no other question is about insurance")
+    if not reverse:
+        refuse_without("--reverse", fund=fund, horizon=horizon, columns=columns)
     source = open_book(book, config, snapshot=snapshot, dry_run=dry_run, grid=margin)
     held = source.held
     if not (crash or move or grid or reverse):
         crash = ["all"]
+    if not crash:
+        refuse_without("--crash", hours=hours)
     scenarios = [
-        *of_crashes(crash or [], hours, held.assets),
+        *of_crashes(crash or [], HOURS if hours is None else hours, held.assets),
         *of_moves(move or [], held.assets),
         *of_grid(grid, held.assets),
     ]
@@ -111,7 +122,8 @@ def see_stress(
     told["scenarios"] = [outcome(held, each, before) for each in scenarios]
     if prices is not None:
         holds = to_fund(fund, source.fund)
-        told["reverse"] = likeliest(held, read_prices(prices, columns), holds, seconds_of(horizon))
+        over_s = seconds_of(HORIZON if horizon is None else horizon)
+        told["reverse"] = likeliest(held, read_prices(prices, columns), holds, over_s)
     if plot is not None:
         draw(plot, told)
     if as_json:

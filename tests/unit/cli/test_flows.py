@@ -129,6 +129,8 @@ def test_a_plot_shows_what_was_asked(tmp_path: Path, depth: list[str]) -> None:
         (["--volume", "BTC=0"], BadInput, "volume_day must be above 0"),
         (["--reserve", "BTC=-1"], BadInput, "reserve must be above 0"),
         (["--reserve", "BTC=1", "--fee", "1"], BadInput, "fee must lie in"),
+        (["--fee", "0.01"], ConfigError, "--fee without --reserve says nothing: name --reserve as well"),
+        (["--volume", "BTC=1", "--fee", "0.01"], ConfigError, "--fee without --reserve says nothing"),
         (
             ["--volume", "BTC=1", "--reserve", "BTC=1"],
             ConfigError,
