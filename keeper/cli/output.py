@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Collection
 from typing import TextIO
 
 import structlog
 from rich.console import Console
+from rich.table import Table
 
 PLAIN_WIDTH = 160
 """Where there is no terminal: addresses and endpoints stay whole."""
@@ -16,6 +18,21 @@ PLAIN_WIDTH = 160
 def amount(value: float, *, in_coin: bool) -> str:
     """Say an amount to a person: to the cent in quote, and to the millionth of a coin."""
     return f"{value:z,.{6 if in_coin else 2}f}"
+
+
+def rounded(value: float, *, signed: bool = False) -> str:
+    """Say money to a person in short: whole from 100 on, to the cent from 1 on, to the millionth below."""
+    digits = 0 if abs(value) >= 100 else 2 if abs(value) >= 1 else 6
+    said = f"{value:{'+' if signed else ''}z,.{digits}f}"
+    return said.rstrip("0").rstrip(".") if digits else said
+
+
+def empty_table(*columns: str, words: Collection[str]) -> Table:
+    """Return a table without lines, to be filled: words begin at the left, and figures end at the right."""
+    table = Table(box=None)
+    for name in columns:
+        table.add_column(name, justify="left" if name in words else "right")
+    return table
 
 
 def terminal() -> Console:

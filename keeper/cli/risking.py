@@ -13,7 +13,7 @@ from rich.table import Table
 
 from keeper.cli.books import BookFile, Deployed, Snapshot, open_book
 from keeper.cli.options import Json, Rehearsed
-from keeper.cli.output import amount, terminal
+from keeper.cli.output import amount, empty_table, terminal
 from keeper.cli.plots import AMBER, BLUE, GRID, RED, Plot, drawing
 from keeper.risk import scenarios
 from keeper.risk.holdings import Portfolios
@@ -102,7 +102,7 @@ def tables_of(account: str, data: dict[str, Any], *, in_coin: bool) -> Iterator[
     for underlying, part in data["underlyings"].items():
         worst = part["worst"] or "no scenario costs anything"
         yield f"  {underlying}: {worst}"
-        table = Table("leg", "size", "alone", "adds", box=None)
+        table = empty_table("leg", "size", "alone", "adds", words={"leg"})
         for name, leg in part["legs"].items():
             table.add_row(name, f"{leg['size']:,g}", say(leg["alone"]), say(leg["adds"]))
         yield table

@@ -13,11 +13,10 @@ from typing import Annotated, Any
 import structlog
 import typer
 import uvloop
-from rich.table import Table
 
 from keeper.chain.wire import head_of
 from keeper.cli.options import ConfigOption, Json
-from keeper.cli.output import log_to, terminal
+from keeper.cli.output import empty_table, log_to, terminal
 from keeper.cli.parts import Parts, connected, read_roll
 from keeper.cli.price_files import Columns, read_prices
 from keeper.cli.reporting import ARRAY_GAS, REPORT_GAS
@@ -226,7 +225,7 @@ def _show(run: Run, top: int, *, dry_run: bool) -> None:
     for line in lines(run.found, run.horizon_s):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if shown := nearer(run.found.effects)[:top]:
-        table = Table("account", "equity", "required", "then", "health", "then", box=None)
+        table = empty_table("account", "equity", "required", "then", "health", "then", words={"account"})
         for each in shown:
             amounts = (each.now.equity_wad, each.now.requirement_wad, each.then.requirement_wad)
             healths = (health(each.now), health(each.then))

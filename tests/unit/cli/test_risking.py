@@ -53,6 +53,13 @@ def test_a_person_reads_the_figures_of_the_docs() -> None:
     assert "no scenario costs anything" in said
 
 
+def test_figures_of_legs_end_under_the_ends_of_their_names() -> None:
+    head, *legs = asked(EXAMPLE, "--grid", "paradex24").splitlines()[3:6]
+    for name in ("size", "alone", "adds"):
+        end = head.index(name) + len(name)
+        assert all(leg[end - 1].isdigit() and leg[end] == " " for leg in legs), name
+
+
 def test_the_accounts_that_require_most_come_first(tmp_path: Path) -> None:
     path = written(tmp_path, accounts={"a": {"P": 1}, "b": {"P": -3}, "c": {"P": 2}})
     assert list(json.loads(asked(path, "--json"))["accounts"]) == ["a", "b", "c"]
