@@ -14,7 +14,7 @@ from rich.table import Table
 from keeper.cli.assets import free, resolved, short
 from keeper.cli.books import BookFile, Deployed, GridName, Snapshot, open_book
 from keeper.cli.options import Json, Rehearsed, refuse_without
-from keeper.cli.output import terminal
+from keeper.cli.output import empty_table, rounded, terminal
 from keeper.cli.plots import AMBER, BLUE, GREEN, MUTED, RED, Plot, drawing
 from keeper.cli.price_files import numbers_by_asset
 from keeper.errors import BadInput, ConfigError
@@ -25,10 +25,9 @@ from keeper.risk.stress import (
     HIGHEST,
     Cascade,
     Closing,
-    bought_back,
     cascade,
     cliff,
-    flow,
+    closed,
     share_to_close,
 )
 
@@ -175,21 +174,20 @@ def _impact_of(
 
 def flows_of(held: Held, falls: Sequence[float], moving: Floats) -> list[dict[str, Any]]:
     """Say of every level who is in breach there, and what would be sold in quote at its prices."""
-    levels = np.outer(falls, moving)
-    sold = {name: flow(held, levels, closing=closing) for name, closing in CLOSINGS.items()}
-    back, told = bought_back(held, levels), []
-    for row, fall in enumerate(falls):
-        there = held.standing(levels[row])
-        told.append(
-            {
-                "fall": fall,
-                "breached": int(there.breached.sum()),
-                "bad_debt": float(there.bad_debt.sum()),
-                **{name: _by_asset(held, found[row]) for name, found in sold.items()},
-                "bought_back": _by_asset(held, back[row]),
-            }
-        )
-    return told
+    return [_flow_of(held, fall, fall * moving) for fall in falls]
+
+
+def _flow_of(held: Held, fall: float, level: Floats) -> dict[str, Any]:
+    """Say of one level what `flow` and `bought_back` do of all: accounts are judged there only once."""
+    there, left = held.standing(level), 1 - level
+    parts = {name: closed(there, closing) for name, closing in CLOSINGS.items()}
+    return {
+        "fall": fall,
+        "breached": int(there.breached.sum()),
+        "bad_debt": float(there.bad_debt.sum()),
+        **{name: _by_asset(held, part @ there.sold * left) for name, part in parts.items()},
+        "bought_back": _by_asset(held, parts["slope"] @ there.bought * left),
+    }
 
 
 def cascades_of(held: Held, shock: Floats, impact: Impact) -> Iterator[dict[str, Any]]:
@@ -223,7 +221,9 @@ def _largest(found: Cascade) -> float | None:
 def parts_of(words: str, told: Mapping[str, Any]) -> Iterator[Table | str]:
     """Yield what a person reads."""
     yield words
-    yield f"{', '.join(told['falling'])} move together; what is closed, in quote at the moved prices:"
+    falling = told["falling"]
+    move = "move together" if len(falling) > 1 else "moves"
+    yield f"{', '.join(falling)} {move}; what is closed, in quote at the moved prices:"
     yield flow_table(told["levels"])
     if "cascades" in told:
         yield "where that ends, once selling it has moved prices; sold, in quote at the prices now:"
@@ -233,33 +233,23 @@ def parts_of(words: str, told: Mapping[str, Any]) -> Iterator[Table | str]:
 def flow_table(levels: Sequence[Mapping[str, Any]]) -> Table:
     """Return a row a level."""
     assets = list(dict.fromkeys(asset for each in levels for asset in (*each["slope"], *each["cliff"])))
-    table = Table(box=None)
-    for name in (
-        "fall",
-        "in breach",
-        *map(short, assets),
-        "slope: all",
-        "cliff: all",
-        "bought back",
-        "bad debt",
-    ):
-        table.add_column(name, justify="right")
+    sums = ("slope: all", "cliff: all", "bought back", "bad debt")
+    table = empty_table("fall", "in breach", *map(short, assets), *sums, words=())
     for each in levels:
         table.add_row(
             f"{100 * each['fall']:.4g}%",
             f"{each['breached']:,}",
-            *(f"{each['slope'].get(asset, 0.0):,.0f}" for asset in assets),
-            *(f"{sum(each[name].values()):,.0f}" for name in (*CLOSINGS, "bought_back")),
-            f"{each['bad_debt']:,.0f}",
+            *(rounded(each["slope"].get(asset, 0.0)) for asset in assets),
+            *(rounded(sum(each[name].values())) for name in (*CLOSINGS, "bought_back")),
+            rounded(each["bad_debt"]),
         )
     return table
 
 
 def cascade_table(cascades: Sequence[Mapping[str, Any]]) -> Table:
     """Return a row for each level and way of closing."""
-    table = Table("shock", "closing", "ends at", box=None)
-    for name in ("times", "sold", "bad debt", "rounds"):
-        table.add_column(name, justify="right")
+    words = ("shock", "closing", "ends at")
+    table = empty_table(*words, "times", "sold", "bad debt", "rounds", words=words)
     for each in cascades:
         times = each["amplification"]
         table.add_row(
@@ -267,8 +257,8 @@ def cascade_table(cascades: Sequence[Mapping[str, Any]]) -> Table:
             each["closing"],
             _fallen(each["falls"]),
             "-" if times is None else f"{times:.3f}",
-            f"{sum(each['sold'].values()):,.0f}",
-            f"{each['bad_debt']:,.0f}",
+            rounded(sum(each["sold"].values())),
+            rounded(each["bad_debt"]),
             str(each["rounds"]),
         )
     return table

@@ -243,7 +243,8 @@ class Falling(Protocol):
         ...
 
 
-def _closed(at: Standings, closing: Closing) -> Floats:
+def closed(at: Standings, closing: Closing) -> Floats:
+    """Return the part of each account [n] that is closed where it stands so."""
     return closing(at.equity, at.requirement, at.left)
 
 
@@ -269,14 +270,14 @@ def flow(
     ):
         found = _compiled_flow(books, levels, whole=closing is cliff or not books.margin.any())
     else:
-        found = np.array([_closed(at, closing) @ at.sold for at in map(books.standing, levels)])
+        found = np.array([closed(at, closing) @ at.sold for at in map(books.standing, levels)])
     return np.asarray(found * (1 - levels))
 
 
 def bought_back(books: Falling, falls: ArrayLike, *, closing: Closing = share_to_close) -> Floats:
     """Return what would be bought back of each asset at each level, as `flow` says what would be sold."""
     levels = _levels(books, falls)
-    found = np.array([_closed(at, closing) @ at.bought for at in map(books.standing, levels)])
+    found = np.array([closed(at, closing) @ at.bought for at in map(books.standing, levels)])
     return np.asarray(found * (1 - levels))
 
 
@@ -345,12 +346,12 @@ def cascade(
     """
     assets = len(books.spots)
     first = shaped("shock", within("shock", shock, 0.0, 1.0), assets)
-    sold, closed, falls, rounds = np.zeros(assets), np.zeros(1), first, 0
+    sold, gone, falls, rounds = np.zeros(assets), np.zeros(1), first, 0
     while True:
         rounds += 1
         at = books.standing(falls)
-        closed = np.maximum(closed, _closed(at, closing))
-        sold = np.maximum(sold, closed @ at.sold)
+        gone = np.maximum(gone, closed(at, closing))
+        sold = np.maximum(sold, gone @ at.sold)
         moved = shaped("impact", within("impact", impact(sold), 0.0, 1.0), assets)
         after = np.maximum(falls, first + (1 - first) * moved)
         settled = float((after - falls).max()) <= tolerance

@@ -2,15 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from keeper.cli import app
-from keeper.cli.flows import to_falling
+from keeper.cli.flows import flows_of, to_falling
 from keeper.errors import BadInput, ConfigError, KeeperError
+from keeper.risk.holdings import Held, Portfolios, Standings
+from keeper.risk.inputs import Floats
 from keeper.risk.liquidity import pool_move, sqrt_impact
+from keeper.risk.margin import Book, Instrument
+from keeper.risk.scenarios import grid
+from keeper.risk.stress import bought_back, cliff, flow
 
 BOOK: dict[str, Any] = {
     "spots": {"BTC": 100.0, "ETH": 10.0},
@@ -53,6 +59,40 @@ def test_levels_are_added_up_by_hand(tmp_path: Path) -> None:
     assert gone["bad_debt"] == pytest.approx(50)
 
 
+class Watched:
+    """Counts how often accounts are judged."""
+
+    def __init__(self, held: Held) -> None:
+        self._held, self.judged = held, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._held, name)
+
+    def standing(self, falls: Floats) -> Standings:
+        self.judged += 1
+        return self._held.standing(falls)
+
+
+def test_accounts_are_judged_once_a_level_and_found_as_by_the_engine_to_the_bit() -> None:
+    generator = np.random.default_rng(5)
+    instruments = [Instrument("B", "BTC"), Instrument("E", "ETH")]
+    positions = generator.normal(0, 10, (300, 2))
+    book = Book.of(instruments, {"BTC": 100.0, "ETH": 10.0}, positions)
+    equity = generator.uniform(0.1, 0.4, 300) * np.abs(book.deltas).sum(axis=1)
+    held = Portfolios([str(row) for row in range(300)], book, equity, grid("span16"))
+    falls, moving = [-0.2, 0.05, 0.1, 0.3], np.array([1.0, 1.0])
+    found = flows_of(watched := cast("Held", Watched(held)), falls, moving)
+    assert cast("Watched", watched).judged == len(falls)
+    for name, wanted in (
+        ("slope", flow(held, falls)),
+        ("cliff", flow(held, falls, closing=cliff)),
+        ("bought_back", bought_back(held, falls)),
+    ):
+        assert wanted.any(axis=1).all()
+        for each, row in zip(found, wanted, strict=True):
+            assert each[name] == {a: v for a, v in zip(held.assets, row.tolist(), strict=True) if v}
+
+
 def test_what_is_sold_lowers_the_price_to_a_fixed_point(tmp_path: Path) -> None:
     path = written(tmp_path)
     said = told(path, "--levels", "0.1", "--volume", "BTC=1e5", "--volatility", "BTC=0.6")
@@ -92,6 +132,7 @@ def test_as_prices_rise_who_is_short_buys_back(tmp_path: Path) -> None:
 def test_only_what_is_named_falls(tmp_path: Path) -> None:
     said = told(written(tmp_path), "--levels", "0.1", "--falling", "ETH")
     assert said["falling"] == ["ETH"]
+    assert "\nETH moves; what is closed" in asked(written(tmp_path), "--levels", "0.1", "--falling", "ETH")
     assert said["levels"][0]["breached"] == 0
     assert to_falling("BTC, ETH", ["BTC/USD", "ETH/USD"]).tolist() == [1, 1]
     assert to_falling(None, ["ETH/USD", "USDC/USD", "WSTETH/ETH"]).tolist() == [1, 0, 0]
