@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from keeper.cli.options import Json
-from keeper.cli.output import terminal
+from keeper.cli.output import empty_table, terminal
 from keeper.cli.plots import AMBER, BLUE, GREEN, INK, MUTED, RED, Plot, drawing
 from keeper.cli.price_files import (
     Columns,
@@ -22,6 +22,7 @@ from keeper.cli.price_files import (
     PriceFile,
     decay_of,
     numbers_by_asset,
+    of_file,
     read_prices,
 )
 from keeper.errors import BadInput
@@ -67,7 +68,8 @@ def see_backtest(
 ) -> None:
     """Walk through past returns, forecast the tail of each next one, and say which forecasts are refuted."""
     held = of_weights(told := read_prices(prices, columns), weights)
-    told = told.of(list(held))
+    with of_file(prices):
+        told = told.of(list(held))
     models = [
         Model(each, part, decay_of(told, decay), dof) for each in method or USUAL for part in level or LEVELS
     ]
@@ -119,8 +121,8 @@ def walked(
 ) -> Backtest:
     """Forecast each of the returns [n] after the first window, and test the forecasts.
 
-    Raises BadInput for a window too short for the model or not shorter than the returns, for hours of steps
-    that are no part of a day, and as the model does.
+    Raises BadInput for a window too short for the model or not shorter than the returns, one in which nothing
+    is lost, for hours of steps that are no part of a day, and as the model does.
     """
     try:
         _check_window(len(returns), window, model)
@@ -130,6 +132,7 @@ def walked(
             losses, var, es = walk_forward_by_slot(returns, slots, forecast, window=window, count=count)
         else:
             losses, var, es = walk_forward(returns, forecast, window=window)
+        _check_shortfalls(es, told.times[window + 1 :], window)
         return backtest(losses, var=var, es=es, level=model.level, dof=model.dof, significance=significance)
     except BadInput as error:
         raise BadInput(f"{name_of(model)}: {error}") from None
@@ -140,6 +143,15 @@ def _check_window(returns: int, window: int, model: Model) -> None:
         raise BadInput(f"expected a window of {model.least_returns} returns at least, found {window}")
     if returns < window + 2:
         raise BadInput(f"expected {window + 2} returns at least, a window and two to judge, found {returns}")
+
+
+def _check_shortfalls(es: Floats, times: Times, window: int) -> None:
+    if not (es > 0).all():
+        at = int((es <= 0).argmax())
+        raise BadInput(
+            f"expected losses in every window of {window} returns, found an ES of {es[at]:.4g} for "
+            f"{_day(times[at])}: prices that stand still or only rise before it tell of no tail"
+        )
 
 
 def slots_of(told: Prices) -> tuple[Times, int]:
@@ -171,7 +183,7 @@ def heading(about: dict[str, Any]) -> str:
 def table_of(found: Sequence[tuple[Model, Backtest]]) -> Table:
     """Return what a person reads: p-values of number, order and size, and the verdict."""
     head = ("forecast", "level", "expected", "found", "zone", "Kupiec p", "order p", "Z2", "Z2 p", "verdict")
-    table = Table(*head, box=None)
+    table = empty_table(*head, words={"forecast", "zone", "verdict"})
     for model, each in found:
         table.add_row(
             model.method.value,

@@ -18,9 +18,17 @@ from rich.text import Text
 from keeper.cli.assets import free, means, resolved
 from keeper.cli.books import BookFile, Deployed, Snapshot, Source, open_book
 from keeper.cli.options import Json, Rehearsed, refuse_without
-from keeper.cli.output import amount, terminal
+from keeper.cli.output import amount, empty_table, terminal
 from keeper.cli.plots import AMBER, BLUE, GREEN, INK, MUTED, RED, Plot, drawing
-from keeper.cli.price_files import Columns, Decay, DegreesOfFreedom, decay_of, numbers_by_asset, read_prices
+from keeper.cli.price_files import (
+    Columns,
+    Decay,
+    DegreesOfFreedom,
+    decay_of,
+    numbers_by_asset,
+    of_file,
+    read_prices,
+)
 from keeper.errors import BadInput, ConfigError
 from keeper.risk import tail
 from keeper.risk.at_risk import AtRisk, Method, Model, at_risk, cost_of_selling, time_to_sell_s
@@ -28,6 +36,7 @@ from keeper.risk.inputs import Floats
 from keeper.risk.liquidity import DEPTH_LEFT, VOLATILITY
 from keeper.risk.margin import Book
 from keeper.risk.prices import Prices, seconds_of, span
+from keeper.risk.tail import OutsideDomain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,40 +90,51 @@ def see_var(
     plot: Plot = None,
 ) -> None:
     """Say what a book may lose at most at a level, and on average beyond: whose, and through which assets."""
+    if volume is None:
+        refuse_without("--volume", share=share, depth=depth, volatility=volatility)
     source = open_book(book, config, snapshot=snapshot, dry_run=dry_run, judged=False)
     told, positions = read_prices(prices, columns), source.positions
     held = moving(positions, told)
     still = [name for name in positions.held if name not in held.spots]
+    with of_file(prices):
+        told = told.of(list(held.spots))
     times = times_of(liquidation=liquidation, oracle=oracle, finality=finality)
-    selling = None
-    if volume is None:
-        refuse_without("--volume", share=share, depth=depth, volatility=volatility)
-    else:
-        volumes = resolved(numbers_by_asset("volume", volume), list(held.spots), "volume")
-        times.setdefault(
-            "liquidation", time_to_sell_s(held, volumes, share=SHARE if share is None else share)
-        )
-        selling = selling_of(held, volumes, volatility, depth)
+    selling = None if volume is None else selling_of(held, volume, share, volatility, depth)
+    if selling is not None:
+        times.setdefault("liquidation", selling.takes_s)
     model = Model(method, level, decay_of(told, decay), dof, steps_of(told, times), paths, seed)
-    answer = Answer(source, held, still, told, model, times, at_risk(held, told, model), selling)
+    found = found_of(held, told, model, source)
+    answer = Answer(source, held, still, told, model, times, found, selling)
     if as_json:
         typer.echo(json.dumps(answer.data | {"prices": str(prices)}, indent=2))
     else:
-        for line in answer.heading:
-            terminal().print(line, highlight=False, markup=False)
-        terminal().print(answer.table(top), highlight=False)
+        answer.show(top)
     if plot is not None:
         with drawing(plot, height_in=1.4 + 0.4 * min(len(answer.accounts) + 1, MOST_BARS)) as figure:
             answer.draw(figure.subplots())
 
 
+def found_of(book: Book, told: Prices, model: Model, source: Source) -> AtRisk:
+    """Return what is at risk. Raises BadInput as `at_risk`, naming the account outside a method's domain."""
+    try:
+        return at_risk(book, told, model)
+    except OutsideDomain as error:
+        who = ALL if error.place is None else source.held.accounts[error.place]
+        raise BadInput(f"{who}: {error}") from None
+
+
 def selling_of(
-    book: Book, volumes: Mapping[str, float], volatility: float | None, depth: str | None
+    book: Book, volume: str, share: float | None, volatility: float | None, depth: str | None
 ) -> Selling:
-    """Return what selling costs. Raises ConfigError as `depth_of`, BadInput as `cost_of_selling`."""
+    """Return what selling costs, and how long it takes.
+
+    Raises ConfigError as `resolved` and `depth_of`, BadInput as `numbers_by_asset` and `cost_of_selling`.
+    """
+    volumes = resolved(numbers_by_asset("volume", volume), list(book.spots), "volume")
+    takes_s = time_to_sell_s(book, volumes, share=SHARE if share is None else share)
     moves = VOLATILITY if volatility is None else volatility
     left = 1.0 if depth is None else depth_of(depth)
-    return Selling(*cost_of_selling(book, volumes, volatility=moves, depth=left))
+    return Selling(*cost_of_selling(book, volumes, volatility=moves, depth=left), takes_s)
 
 
 def times_of(**said: str | None) -> dict[str, float]:
@@ -154,6 +174,8 @@ class Selling:
     accounts: Floats
     """[n]"""
     whole: float
+    takes_s: float
+    """How long selling the whole takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,22 +293,22 @@ class Answer:
             (ALL, whole, whole["es"])
         ]
 
+    def show(self, most: int) -> None:
+        """Print what a person reads."""
+        for line in self.heading:
+            terminal().print(line, highlight=False, markup=False)
+        terminal().print(self.table(most), highlight=False)
+
     def table(self, most: int) -> Table:
         """Return what a person reads."""
         rows, say = self.rows(most), partial(amount, in_coin=self.book.in_coin)
-        table = Table(box=None)
-        for name in ("account", "VaR", "+-", "ES", *self.by_shown(rows[-1][1])):
-            table.add_column(name, justify="left" if name == "account" else "right")
-        for name in ("selling", "with it") if self.selling is not None else ():
-            table.add_column(name, justify="right")
-        table.add_column("adds to all", justify="right")
+        costs = ("selling", "with it") if self.selling is not None else ()
+        parts = self.by_shown(rows[-1][1])
+        table = empty_table("account", "VaR", "+-", "ES", *parts, *costs, "adds to all", words={"account"})
         for name, row, adds in rows:
             error = "unknown" if row["standard_error"] is None else say(row["standard_error"])
-            parts = [
-                *self.by_shown(row).values(),
-                *(row[key] for key in ("selling", "es_and_selling") if key in row),
-            ]
-            figures = [say(each) for each in (row["es"], *parts, adds)]
+            costing = (row[key] for key in ("selling", "es_and_selling") if key in row)
+            figures = [say(each) for each in (row["es"], *self.by_shown(row).values(), *costing, adds)]
             table.add_row(Text(name), say(row["var"]), error, *figures)
         return table
 

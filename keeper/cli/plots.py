@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -36,6 +37,8 @@ STYLE: dict[Any, Any] = {
     "savefig.dpi": 144,
     # The same data make the same file, byte by byte.
     "svg.hashsalt": "keeper",
+    # An account may be called $x$: that is no formula.
+    "text.parse_math": False,
     "text.color": INK,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
@@ -70,7 +73,9 @@ def drawing(path: Path, *, height_in: float = 4.5) -> Iterator[Figure]:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
+    with rc_context(STYLE), warnings.catch_warnings():
+        # Names are drawn as far as the font has their signs; a box stands for each of the others.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
         figure = Figure(figsize=(8, height_in), layout="constrained")
         yield figure
         # Neither the hour nor the library's version is part of the picture.

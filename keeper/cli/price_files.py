@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -45,12 +47,19 @@ def read_prices(path: Path, columns: str | None = None) -> Prices:
     wanted = None if columns is None else by_asset("columns", columns)
     try:
         # What spreadsheets save begins with a byte order mark.
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file, of_file(path):
             return prices.read(file, wanted)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise BadInput(f"{path}: expected text in UTF-8") from None
+
+
+@contextmanager
+def of_file(path: Path) -> Iterator[None]:
+    """Name the file where a `BadInput` says what it lacks."""
+    try:
+        yield
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +16,9 @@ from rich.table import Table
 from keeper.cli.assets import free, means, resolved, short
 from keeper.cli.books import BookFile, Deployed, GridName, Snapshot, open_book
 from keeper.cli.options import Json, Rehearsed, refuse_without
-from keeper.cli.output import terminal
+from keeper.cli.output import empty_table, rounded, terminal
 from keeper.cli.plots import BLUE, MUTED, RED, Plot, drawing
-from keeper.cli.price_files import Columns, by_asset, numbers_by_asset, read_prices
+from keeper.cli.price_files import Columns, by_asset, numbers_by_asset, of_file, read_prices
 from keeper.errors import BadInput, ConfigError
 from keeper.risk import breaking
 from keeper.risk.holdings import Held, Standings
@@ -123,7 +123,10 @@ def see_stress(
     if prices is not None:
         holds = to_fund(fund, source.fund)
         over_s = seconds_of(HORIZON if horizon is None else horizon)
-        told["reverse"] = likeliest(held, read_prices(prices, columns), holds, over_s)
+        closes = read_prices(prices, columns)
+        with of_file(prices):
+            closes = closes_of(held.assets, closes, over_s)
+        told["reverse"] = likeliest(held, closes, holds, over_s)
     if plot is not None:
         draw(plot, told)
     if as_json:
@@ -230,20 +233,30 @@ def to_fund(said: float | None, on_chain: float | None) -> float:
     return found
 
 
+def closes_of(assets: Sequence[str], prices: Prices, horizon_s: int) -> Prices:
+    """Return the closes of those assets of a book that have any, by the book's names.
+
+    Raises BadInput where none has, and for too few closes to tell of a horizon.
+    """
+    told = {asset: name for name in prices.assets for asset in assets if means(name, asset)}
+    if not told:
+        raise BadInput(
+            f"expected prices of {', '.join(map(short, assets))}, found {', '.join(prices.assets)}"
+        )
+    if (found := len(prices.returns)) < FEWEST:
+        raise BadInput(f"expected {FEWEST} returns at least, found {found}: too thin to tell")
+    if not 0 < horizon_s <= found * prices.step_s:
+        most = span(found * prices.step_s)
+        raise BadInput(f"expected a horizon within the {most} of the prices, found {span(horizon_s)}")
+    return replace(prices.of(list(told.values())), assets=tuple(told))
+
+
 def likeliest(held: Held, prices: Prices, fund: float, horizon_s: int) -> dict[str, Any]:
     """Say which shock that leaves as much bad debt as a fund holds is the likeliest.
 
-    Assets without prices stay where they are. Raises BadInput for too few prices, or none of the book's.
+    Assets without prices stay where they are. Raises BadInput as `breaking.nearest`.
     """
-    told = {asset: name for name in prices.assets for asset in held.assets if means(name, asset)}
-    if not told:
-        raise BadInput(
-            f"expected prices of {', '.join(map(short, held.assets))}, found {', '.join(prices.assets)}"
-        )
-    returns = prices.of(list(told.values())).returns
-    if len(returns) < FEWEST:
-        raise BadInput(f"expected {FEWEST} returns at least, found {len(returns)}: too thin to tell")
-    places = [list(held.assets).index(asset) for asset in told]
+    places, returns = [list(held.assets).index(each) for each in prices.assets], prices.returns
 
     def there(moves: Floats) -> Standings:
         falls = np.zeros(len(held.assets))
@@ -252,10 +265,11 @@ def likeliest(held: Held, prices: Prices, fund: float, horizon_s: int) -> dict[s
 
     covariance = returns.T @ returns / len(returns) * (horizon_s / prices.step_s)
     found = breaking.nearest(lambda logs: float(there(np.expm1(logs)).bad_debt.sum()), covariance, fund)
-    said = {"fund": fund, "horizon": span(horizon_s), "still": [a for a in held.assets if a not in told]}
+    still = [each for each in held.assets if each not in prices.assets]
+    said = {"fund": fund, "horizon": span(horizon_s), "still": still}
     if found is None:
         return {**said, "moves": None, "distance": None, "probability": None}
-    moves = dict(zip(told, found.shock.tolist(), strict=True))
+    moves = dict(zip(prices.assets, found.shock.tolist(), strict=True))
     how = {"moves": moves, "distance": found.distance, "probability": found.probability}
     return {**said, **how, **as_data(held, there(found.shock))}
 
@@ -268,8 +282,8 @@ def parts_of(words: str, told: Mapping[str, Any]) -> Iterator[Table | str]:
     now = told["now"]
     yield words
     yield (
-        f"now: {now['accounts']:,} accounts, equity {now['equity']:,.0f}, "
-        f"{now['breached']:,} in breach, bad debt {now['bad_debt']:,.0f}"
+        f"now: {now['accounts']:,} accounts, equity {rounded(now['equity'])}, "
+        f"{now['breached']:,} in breach, bad debt {rounded(now['bad_debt'])}"
     )
     if told["scenarios"]:
         yield table_of(told["scenarios"])
@@ -279,20 +293,18 @@ def parts_of(words: str, told: Mapping[str, Any]) -> Iterator[Table | str]:
 
 def table_of(scenarios: Iterable[Mapping[str, Any]]) -> Table:
     """Return a row a scenario."""
-    table = Table("scenario", "moves", box=None)
-    for name in ("equity", "change", "in breach", "bad debt"):
-        table.add_column(name, justify="right")
-    table.add_column("lacks most")
+    head = ("scenario", "moves", "equity", "change", "in breach", "bad debt", "lacks most")
+    table = empty_table(*head, words={"scenario", "moves", "lacks most"})
     for each in scenarios:
         worst = each["worst"][0] if each["worst"] else None
         table.add_row(
             each["name"],
             words_of(each["moves"]),
-            f"{each['equity']:,.0f}",
-            f"{each['change']:+,.0f}",
+            rounded(each["equity"]),
+            rounded(each["change"], signed=True),
             f"{each['breached']:,}",
-            f"{each['bad_debt']:,.0f}",
-            f"{worst['account']}: {worst['lacks']:,.0f}" if worst else "-",
+            rounded(each["bad_debt"]),
+            f"{worst['account']}: {rounded(worst['lacks'])}" if worst else "-",
         )
     return table
 
@@ -302,9 +314,9 @@ def words_of_reverse(said: Mapping[str, Any]) -> str:
     still = f"; no prices of {', '.join(said['still'])}, which stay" if said["still"] else ""
     if said["moves"] is None:
         most = f"{breaking.FARTHEST:g} standard deviations of {said['horizon']}"
-        return f"no shock within {most} leaves a bad debt of {said['fund']:,.0f}{still}"
+        return f"no shock within {most} leaves a bad debt of {rounded(said['fund'])}{still}"
     return (
-        f"likeliest shock that leaves a bad debt of {said['fund']:,.0f}: {words_of(said['moves'])}, "
+        f"likeliest shock that leaves a bad debt of {rounded(said['fund'])}: {words_of(said['moves'])}, "
         f"{said['distance']:.2f} standard deviations of {said['horizon']} "
         f"({said['probability']:.2g} were moves normal; they are not, and it is likelier){still}"
     )

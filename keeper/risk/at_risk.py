@@ -23,7 +23,7 @@ from keeper.risk import covariance, inputs, liquidity, tail
 from keeper.risk.inputs import Floats
 from keeper.risk.margin import DAYS_A_YEAR, Book, Numbers, revalued
 from keeper.risk.prices import DAY_S, Prices
-from keeper.risk.tail import Forecast, TailRisk
+from keeper.risk.tail import Forecast, OutsideDomain, TailRisk
 
 TILE = 1 << 22
 """So many losses are in memory at a time."""
@@ -146,7 +146,8 @@ class AtRisk:
 def at_risk(book: Book, prices: Prices, model: Model) -> AtRisk:
     """Return what a book may lose within the model's steps of the prices.
 
-    Raises BadInput where an underlying has no prices, or too few for the model, and as the method does.
+    Raises BadInput where an underlying has no prices, or too few for the model, and as the method does:
+    OutsideDomain has the place of an account, or None of all together.
     Property: ES >= VaR; what assets and accounts add sums to ES; a book of twice the size loses twice.
     """
     if not book.accounts or not book.spots:
@@ -247,7 +248,11 @@ def _of_gains(book: Book, gains: Floats, model: Model) -> AtRisk:
         lost = -(book.legs[rows] @ gains)
         of_account = book.account[rows] - accounts.start
         losses = _summing(of_account, accounts.stop - accounts.start) @ lost
-        tails.append(found(losses.T, model.level))
+        try:
+            tails.append(found(losses.T, model.level))
+        except OutsideDomain as error:
+            place = accounts.start + (error.place or 0)
+            raise OutsideDomain(error.skew, error.excess_kurtosis, place) from None
         weights = weights_of(losses.T, model.level).T
         by_asset[book.account[rows], book.group[rows]] = (weights[of_account] * lost).sum(axis=1)
     lost = -((_summing(book.group, len(book.spots)) @ book.legs) @ gains)

@@ -26,6 +26,8 @@ FIRST_S, LAST_S = 10**8, 10**11
 """Unix seconds lie between: 20240131 is a date without dashes, and 1706659200000 are milliseconds."""
 DAY_S = 86_400
 UNITS_S = {"d": DAY_S, "h": 3_600, "min": 60, "s": 1}
+DIGITS = 12
+"""Of a number of units, at most: no time of which there are prices is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def span(seconds: float) -> str:
 
 def seconds_of(said: str) -> int:
     """Return what a time such as 1d, 4h, 90min or 1h 30min is in seconds. Raises BadInput for another."""
-    if not re.fullmatch(r"(\s*\d+\s*(d|h|min|s))+\s*", said):
+    if not re.fullmatch(rf"(\s*\d{{1,{DIGITS}}}\s*(d|h|min|s))+\s*", said):
         raise BadInput(f"expected a time in d, h, min or s, such as 4h 30min, found {said!r}")
     return sum(int(number) * UNITS_S[unit] for number, unit in re.findall(r"(\d+)\s*(d|h|min|s)", said))
 

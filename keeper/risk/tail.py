@@ -60,6 +60,20 @@ class Contributions:
     """[i], exposure times ``marginal``; below 0 for a hedge."""
 
 
+class OutsideDomain(BadInput):
+    """Moments of which Cornish and Fisher's expansion makes no quantile."""
+
+    def __init__(self, skew: float, excess_kurtosis: float, place: int | None) -> None:
+        super().__init__(
+            "skew and excess_kurtosis must lie in the domain of the expansion, where it is monotone: "
+            f"found {skew:.4g} and {excess_kurtosis:.4g}"
+        )
+        self.skew = skew
+        self.excess_kurtosis = excess_kurtosis
+        self.place = place
+        """Whose they are of many, the first of such; None where only one was asked for."""
+
+
 def historical(losses: ArrayLike, level: float) -> TailRisk:
     """Return the tail of a sample of losses [n], or of each column of [n, k].
 
@@ -130,8 +144,8 @@ def cornish_fisher(
     ``skew`` and ``excess_kurtosis`` are population moments (1/n) of the losses: a skew above 0 is a long tail
     of losses. All broadcast.
 
-    Raises BadInput outside of Maillard's domain: there the expanded quantile falls with its level
-    somewhere, so that it is no quantile; also for a negative sd, and a level outside (0, 1).
+    Raises OutsideDomain outside of Maillard's domain: there the expanded quantile falls with its level
+    somewhere, so that it is no quantile. Raises BadInput for a negative sd, and a level outside (0, 1).
 
     Source: Maillard, "A user's guide to the Cornish Fisher expansion" (2012), the domain and the shortfall.
     """
@@ -436,11 +450,9 @@ def _check_monotone(skew: Floats, kurtosis: Floats) -> None:
     a, b, c = kurtosis / 8 - skew**2 / 6, skew / 3, 1 - kurtosis / 8 + 5 * skew**2 / 36
     outside = ~((a >= 0) & (c >= 0) & (b**2 <= 4 * a * c))
     if outside.any():
-        first, second = (each[outside].flat[0] for each in np.broadcast_arrays(skew, kurtosis))
-        raise BadInput(
-            "skew and excess_kurtosis must lie in the domain of the expansion, where it is monotone: "
-            f"found {first:.4g} and {second:.4g}"
-        )
+        place = int(outside.argmax())
+        first, second = (float(each.flat[place]) for each in np.broadcast_arrays(skew, kurtosis))
+        raise OutsideDomain(first, second, place if outside.ndim else None)
 
 
 def _held(returns: ArrayLike, weights: ArrayLike | None) -> tuple[Floats, Floats]:
@@ -464,7 +476,7 @@ def _filtered(moves: Floats, decay: float) -> tuple[Floats, Floats]:
     first = max(1, min(n // 10, math.ceil(math.log(0.05) / math.log(decay))))
     expected = variance[first - 1 : -1]
     if not (expected > 0).all():
-        raise BadInput(f"returns must move from the start: nothing is expected of number {first} or later")
+        raise BadInput(f"returns must move from the start, found none that does among the first {first}")
     return moves[first:] / np.sqrt(expected), variance[-1]
 
 

@@ -133,7 +133,7 @@ def test_what_was_forecast_is_drawn(name: str, closes: Path, tmp_path: Path) -> 
     ("words", "said"),
     [
         ((), "expected --weights of some of A, B"),
-        (("--weights", "A=1,C=1"), "expected prices of C, found A, B"),
+        (("--weights", "A=1,C=1"), r"closes\.csv: expected prices of C, found A, B"),
         (("--weights", "A=1", "--window", "1799"), "filtered at 97.5%: expected 1801 returns .* found 1800"),
         (
             ("--weights", "A=1", "--window", "111", "--level", "0.99"),
@@ -148,3 +148,41 @@ def test_what_was_forecast_is_drawn(name: str, closes: Path, tmp_path: Path) -> 
 def test_what_cannot_be_forecast_is_told(words: tuple[str, ...], said: str, closes: Path) -> None:
     with pytest.raises(BadInput, match=said):
         asked(closes, *words)
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("filtered", "filtered at 99%: returns must move from the start, found none .* among the first 20"),
+        (
+            "historical",
+            r"expected losses in every window of 200 returns, found an ES of 0 for 2020-07-20: pri",
+        ),
+        ("parametric", r"parametric at 99%: expected losses .* found an ES of 0 for 2020-07-20: prices that"),
+    ],
+)
+def test_prices_that_stand_still_tell_of_no_tail_and_that_is_said(
+    method: str, said: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path / "a.csv", np.zeros(400))
+    with pytest.raises(BadInput, match=said):
+        asked(path, "--method", method, "--level", "0.99", "--window", "200")
+
+
+def test_the_day_is_named_before_which_nothing_was_lost(tmp_path: Path) -> None:
+    """Only the 200 returns before day 300 rise without a loss; the day before has one in its window."""
+    returns = 0.01 * np.random.default_rng(1).standard_normal(400)
+    returns[99:300] = [-0.05, *200 * [0.001]]
+    path = written(tmp_path / "a.csv", returns)
+    with pytest.raises(BadInput, match=r"found an ES of -0\.001\d* for 2020-10-28"):
+        asked(path, "--method", "historical", "--level", "0.99", "--window", "200")
+
+
+def test_figures_end_at_the_right_and_words_begin_at_the_left(closes: Path) -> None:
+    head, *rows = asked(closes, "--weights", "A=1").splitlines()[1:]
+    for name in ("level", "expected", "found", "Kupiec p", "order p", " Z2", "Z2 p"):
+        end = head.index(name) + len(name)
+        assert all(row[end - 1] != " " and row[end] == " " for row in rows), name
+    for name in ("forecast", "zone", "verdict"):
+        begin = head.index(name)
+        assert all(row[begin] != " " and row[begin - 1] == " " for row in rows), name

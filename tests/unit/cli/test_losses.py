@@ -211,6 +211,26 @@ def test_of_what_nobody_holds_no_prices_are_asked_for(tmp_path: Path) -> None:
     assert found["still"] == []
 
 
+def test_the_account_outside_of_an_expansions_domain_is_named_with_its_moments(tmp_path: Path) -> None:
+    moves = 0.02 * np.random.default_rng(3).standard_t(9, (401, 2))
+    moves[200, 1] = -0.4
+    prices = Prices(tuple(SPOTS), made().times, 100 * np.exp(moves.cumsum(axis=0)))
+    words = ("--method", "cornish-fisher")
+    accounts = {"calm": {"BTC-PERP": 1}, "heavy": {"ETH-PERP": 20}}
+    lost = -np.expm1(moves[1:, 1])
+    unit = (lost - lost.mean()) / lost.std()
+    found = f"{np.mean(unit**3):.4g} and {np.mean(unit**4) - 3:.4g}"
+    with pytest.raises(
+        BadInput, match=rf"^heavy: skew and excess_kurtosis must .* found {re.escape(found)}$"
+    ):
+        asked(*written(tmp_path, prices=prices, accounts=accounts), *words)
+    assert "calm" in asked(*written(tmp_path, prices=prices, accounts={"calm": accounts["calm"]}), *words)
+    # Two accounts whose own losses are even, and one that is left once they have taken each other's away.
+    pair = {"long": {"BTC-PERP": 1e3, "ETH-PERP": 20}, "short": {"BTC-PERP": -1e3}}
+    with pytest.raises(BadInput, match=r"^all as one: skew and excess_kurtosis must"):
+        asked(*written(tmp_path, prices=prices, accounts=pair), *words)
+
+
 @pytest.mark.parametrize(
     ("method", "said"),
     [("filtered", "options in full, at the volatility of now"), ("parametric", "options by their delta")],
@@ -303,7 +323,9 @@ def test_what_each_asset_adds_is_drawn(name: str, tmp_path: Path) -> None:
         ({}, ("--volatility", "0.5"), ConfigError, "--volatility without --volume says nothing"),
         ({}, ("--seed", "-1"), BadInput, "seed must be a whole number of at least 0, found -1"),
         ({}, ("--paths", "1000000000"), BadInput, r"paths must be a whole number in \[1, 10000000\]"),
-        ({}, ("--columns", "BTC=BTC"), BadInput, "expected prices of ETH, found BTC"),
+        ({}, ("--columns", "BTC=BTC"), BadInput, r"closes\.csv: expected prices of ETH, found BTC"),
+        ({}, ("--oracle", f"{'9' * 400}d"), BadInput, "expected a time in d, h, min or s"),
+        ({}, ("--oracle", f"{'9' * 12}d"), BadInput, "expected a return for each of 999999999999 steps"),
         ({}, ("--columns", "BTC=btc"), BadInput, "line 1: expected the columns btc, found BTC, ETH"),
         ({}, ("--level", "99"), BadInput, r"level must lie in \(0, 1\)"),
         ({}, ("--oracle", "soon"), BadInput, "expected a time in d, h, min or s"),

@@ -27,6 +27,14 @@ def test_the_same_data_make_the_same_file(name: str, begin: bytes, tmp_path: Pat
     assert b"matplotlib v" not in first.lower()
 
 
+@pytest.mark.parametrize("name", ["a.svg", "a.png"])
+def test_a_name_of_any_signs_is_drawn_as_it_is(name: str, tmp_path: Path) -> None:
+    """Without a word of what the font lacks, and of no formula; warnings would fail the test."""
+    with drawing(tmp_path / name) as figure:
+        figure.subplots().set_yticks([0, 1], ["日本", r"$\frac$"])
+    assert name == "a.png" or r"$\frac$" in (tmp_path / name).read_text()
+
+
 def test_nothing_is_saved_of_a_drawing_that_fails(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), drawing(tmp_path / "a.svg"):
         _ = 1 / 0

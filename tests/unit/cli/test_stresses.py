@@ -196,8 +196,32 @@ def test_too_few_prices_and_no_fund_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--fund: expected more than 0, found 0: any bad debt breaks"):
         asked(*reverse_of, "--fund", "0")
     path.write_text("time,SOL\n2024-01-01,1\n2024-01-02,2")
-    with pytest.raises(BadInput, match="expected prices of BTC, ETH, found SOL"):
+    with pytest.raises(BadInput, match=r"closes\.csv: expected prices of BTC, ETH, found SOL"):
         asked(*reverse_of, "--fund", "50")
+
+
+@pytest.mark.parametrize("horizon", ["0s", "400d", "999999999999d"])
+def test_a_horizon_of_which_the_prices_do_not_tell_is_refused(tmp_path: Path, horizon: str) -> None:
+    path, _ = closes(tmp_path)
+    reverse_of = [str(written(tmp_path)), "--reverse", "--prices", str(path), "--fund", "50"]
+    assert told(*reverse_of, "--horizon", "399d")["reverse"]["horizon"] == "399 d"
+    said = r"closes\.csv: expected a horizon within the 399 d of the prices, found [049]"
+    with pytest.raises(BadInput, match=said):
+        asked(*reverse_of, "--horizon", horizon)
+
+
+def test_what_is_less_than_a_hundred_is_not_rounded_away(tmp_path: Path) -> None:
+    """A book in coin is told in quote, and a fund of half a coin may be less than one of it."""
+    inverse = {"underlying": "BTC", "kind": "perp", "inverse": True}
+    legs: dict[str, Any] = {"instruments": {"I": inverse}, "accounts": {"a": {"I": 100}}}
+    book = written(tmp_path, spots={"BTC": 100.0}, equity={"a": 0.0054321}, in_coin=True, **legs)
+    path, _ = closes(tmp_path)
+    said = asked(str(book), "--reverse", "--prices", str(path), "--fund", "0.25", "--move", "BTC=-0.01")
+    assert "now: 1 accounts, equity 0.54321, 1 in breach, bad debt 0" in said
+    assert "likeliest shock that leaves a bad debt of 0.25: BTC -0.78" in said
+    [move] = [line.split() for line in said.splitlines() if line.strip().startswith("move")]
+    # A hundred contracts of 1 lose 1 of quote, and the coin of the account loses a hundredth.
+    assert move[3:7] == ["-0.462222", "-1.01", "1", "0.462222"]
 
 
 @pytest.mark.parametrize(
