@@ -2,13 +2,16 @@
 
 A CSV with a column of times, in unix seconds, and one for each feed, as `keeper.risk.prices` reads it. Rows
 are equally far apart: where one is missed, the file is put aside and another begun, for nobody knows what a
-price did meanwhile.
+price did meanwhile. A row is there whole or not at all: it ends with its line, and what a full disk or a
+power cut has left of one is dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import csv
+import io
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -32,14 +35,14 @@ class Closes:
     """A file to which a row is added at each step."""
 
     def __init__(self, path: Path, feeds: Sequence[FeedId], *, step_s: int) -> None:
-        """Take up a file, or begin one with the first row.
+        """Take up a file, or begin one with the first row. Of a last row that is torn nothing is left.
 
         Raises ConfigError for a file of other feeds, of another step, or of something else.
         """
         self._path = path
         self._feeds = list(feeds)
         self._step_s = step_s
-        self._last_s: UnixS = self._read_last() if path.exists() else 0
+        self._last_s: UnixS = self._take_up() if path.exists() else 0
 
     def hear(self, quotes: Mapping[FeedId, Quote | Unknown], now_s: UnixS) -> None:
         """Add the row of a step that has just begun, once, where every feed has a price."""
@@ -54,11 +57,17 @@ class Closes:
     def _add(self, at_s: UnixS, prices: Sequence[float]) -> None:
         if self._last_s and at_s != self._last_s + self._step_s:
             self._put_aside(at_s)
-        with self._path.open("a", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file)
-            if not file.tell():
-                rows.writerow(["time", *self._feeds])
-            rows.writerow([at_s, *prices])
+        row = _line(at_s, *prices)
+        with self._path.open("ab", buffering=0) as file:
+            end = file.tell()
+            left = row if end else self._header + row
+            try:
+                while left:
+                    left = left[file.write(left) :]
+            except OSError:
+                # To what a disk that filled up took of it the next row would be glued.
+                file.truncate(end)
+                raise
         self._last_s = at_s
 
     def _put_aside(self, now_s: UnixS) -> None:
@@ -69,13 +78,24 @@ class Closes:
             log.warning("closes.gap", last_s=self._last_s, now_s=now_s, aside=str(aside))
         self._last_s = 0
 
-    def _read_last(self) -> UnixS:
-        """Return the time of the last row; 0 where there is none."""
+    def _take_up(self) -> UnixS:
+        """Return the time of the last row, and drop what is torn of one after it; 0 where there is none."""
         try:
-            header, *rows = csv.reader(self._path.read_text(encoding="utf-8").splitlines())
-            times = [int(row[0]) for row in rows[-2:]]
+            text = self._path.read_bytes()
+            whole = text[: text.rfind(b"\n") + 1]
+            # Of a file that was just begun the header may be torn.
+            last_s = self._last_of(whole) if whole or not self._header.startswith(text) else 0
+            if len(whole) < len(text):
+                os.truncate(self._path, len(whole))
+                log.warning("closes.torn", path=str(self._path), dropped_bytes=len(text) - len(whole))
         except (OSError, ValueError, IndexError, csv.Error) as error:
             raise ConfigError(f"{self._path} is no file of closes: {error}") from error
+        return last_s
+
+    def _last_of(self, text: bytes) -> UnixS:
+        """Return the time of the last row of a file's text; 0 where it has a header alone."""
+        header, *rows = csv.reader(text.decode().splitlines())
+        times = [int(row[0]) for row in rows[-2:]]
         apart = self._step_s if len(times) < 2 else times[1] - times[0]
         if (header, apart) != (["time", *self._feeds], self._step_s):
             found = f"found {', '.join(header)} every {apart} s"
@@ -83,6 +103,17 @@ class Closes:
                 f"{self._path}: expected time, {', '.join(self._feeds)} every {self._step_s} s, {found}"
             )
         return times[-1] if times else 0
+
+    @property
+    def _header(self) -> bytes:
+        return _line("time", *self._feeds)
+
+
+def _line(*cells: object) -> bytes:
+    """Return a line of the file."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerow(cells)
+    return text.getvalue().encode()
 
 
 @asynccontextmanager

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -108,7 +110,8 @@ def test_a_file_that_was_taken_away_is_begun_anew_after_a_gap_as_well(path: Path
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "is no file of closes"),
+        ("notes", "is no file of closes"),
+        ("notes\nof something", "expected time, BTC/USD, ETH/USD every 3600 s, found notes"),
         ("time,BTC/USD\n1699999200,1\n", "expected time, BTC/USD, ETH/USD every 3600 s, found time, BTC/USD"),
         ("time,BTC/USD,ETH/USD\n1699999200,1,1\n1699999260,1,1\n", "every 60 s"),
         ("time,BTC/USD,ETH/USD\nyesterday,1,1\n", "is no file of closes"),
@@ -118,6 +121,58 @@ def test_a_file_of_something_else_is_refused(path: Path, text: str, why: str) ->
     path.write_text(text)
     with pytest.raises(ConfigError, match=why):
         Closes(path, FEEDS, step_s=STEP_S)
+    assert path.read_text() == text
+
+
+def test_what_a_power_cut_left_of_a_row_is_dropped_wherever_it_was_cut(path: Path) -> None:
+    """At every byte: rows that ended stay, and the file goes on as if the torn one had been missed."""
+    closes = Closes(path, FEEDS, step_s=STEP_S)
+    for step in range(2):
+        closes.hear(quotes(20_000 + step), START_S + step * STEP_S)
+    written = path.read_bytes()
+    for cut in range(len(written)):
+        path.write_bytes(written[:cut])
+        with capture_logs() as logs:
+            again = Closes(path, FEEDS, step_s=STEP_S)
+        whole = written[:cut].rfind(b"\n") + 1
+        assert path.read_bytes() == written[:whole]
+        torn = [] if cut == whole else [("closes.torn", cut - whole)]
+        assert [(each["event"], each["dropped_bytes"]) for each in logs] == torn
+        for step in range(written[:whole].count(b"\r\n") or 1, 3):
+            again.hear(quotes(20_000 + step - 1), START_S + (step - 1) * STEP_S)
+        assert path.read_bytes() == written
+
+
+class Filling(FileIO):
+    """A file on a disk that takes a few bytes more."""
+
+    room = 9
+
+    def write(self, data: Any, /) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        taken = super().write(data[: self.room])
+        self.room -= taken
+        return taken
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_a_full_disk_took_of_a_row_is_taken_back_and_the_row_tried_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    closes = Closes(path, FEEDS, step_s=STEP_S)
+    if begun:
+        closes.hear(quotes(), START_S)
+    before = path.read_bytes() if begun else b""
+    with monkeypatch.context() as full:
+        full.setattr(Path, "open", lambda self, *_, **__: Filling(self, "a"))
+        with pytest.raises(OSError, match="no space left"):
+            closes.hear(quotes(20_100), START_S + STEP_S)
+    assert path.read_bytes() == before
+    closes.hear(quotes(20_100), START_S + STEP_S + 1)
+    assert kept(path)[-1] == f"{START_S + STEP_S},20100.0,1500.0"
+    assert len(kept(path)) == 2 + begun
+    Closes(path, FEEDS, step_s=STEP_S)
 
 
 class Fixed:
