@@ -73,7 +73,7 @@ def see_backtest(
     models = [
         Model(each, part, decay_of(told, decay), dof) for each in method or USUAL for part in level or LEVELS
     ]
-    returns = told.returns @ np.array(list(held.values()))
+    returns = np.expm1(told.returns) @ np.array(list(held.values()))
     found = [
         (model, walked(told, returns, model, window, by_hour=by_hour, significance=significance))
         for model in models

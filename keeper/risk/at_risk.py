@@ -37,11 +37,11 @@ class Method(Enum):
     FILTERED = "filtered"
     """Past returns, scaled to the volatility that is expected now."""
     PARAMETRIC = "parametric"
-    """Normal, or Student's t, with the covariance that is expected now."""
+    """Simple returns that are normal, or Student's t, with the covariance that is expected now."""
     CORNISH_FISHER = "cornish-fisher"
     """Four moments of what past returns would make of the book."""
     MONTE_CARLO = "monte-carlo"
-    """Drawn from what the parametric one assumes."""
+    """Logarithmic returns that are drawn as such."""
 
 
 SAMPLED = frozenset({Method.HISTORICAL, Method.FILTERED, Method.CORNISH_FISHER})
@@ -100,7 +100,7 @@ class Model:
         return taken.returns
 
     def forecast(self) -> Forecast:
-        """Return what forecasts the next of a series of returns, which is a book by itself. One step only."""
+        """Return what forecasts the next of a series of simple returns, a book by itself. One step only."""
         return {
             Method.HISTORICAL: lambda past: tail.historical(-past, self.level),
             Method.FILTERED: lambda past: tail.filtered_historical(past, self.level, decay=self.decay),
@@ -154,7 +154,7 @@ def at_risk(book: Book, prices: Prices, model: Model) -> AtRisk:
         raise BadInput(f"expected accounts and assets, found {book.accounts} and {len(book.spots)}")
     returns = model.returns_of(prices.of(list(book.spots)))
     if model.method is Method.PARAMETRIC:
-        return _of_deltas(book, covariance.ewma(returns, decay=model.decay), model)
+        return _of_deltas(book, covariance.ewma(np.expm1(returns), decay=model.decay), model)
     moves = model.scenarios(returns).T[_asset_of(book)]
     gains = revalued(book, moves, roll_days=model.steps * prices.step_s / DAY_S)
     return _of_gains(book, gains, model)
@@ -216,7 +216,7 @@ def _asset_of(book: Book) -> Numbers:
 
 
 def _of_deltas(book: Book, expected: Floats, model: Model) -> AtRisk:
-    """Take a book for its deltas, and the returns for normal or Student's t with a covariance [a, a]."""
+    """Take a book for its deltas, and simple returns for normal or Student's t with a covariance [a, a]."""
     held = book.deltas / book.unit
     together = held.sum(axis=0)
     unit = tail.parametric(mean=0.0, sd=1.0, level=model.level, dof=model.dof)

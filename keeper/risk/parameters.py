@@ -2,8 +2,8 @@
 
 An underlying's initial margin is a `dynamic.requirement` of one unit of quote in it, long or short, whichever
 loses more; its maintenance margin is the part of it that `dynamic.MAINTENANCE` says. Every figure is a
-fraction of the price. The same closes give the same margins everywhere, but for the rounding of floats:
-whoever is asked to sign some can estimate them anew.
+fraction of the price: of a log-move r a long gains e^r − 1, which a short loses. The same closes give the
+same margins everywhere, but for the rounding of floats: whoever is asked to sign some can estimate them anew.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from keeper.risk.inputs import Floats
 from keeper.risk.liquidity import DEPTH_LEFT, sqrt_impact
 from keeper.risk.options import YEAR_S
 from keeper.risk.prices import DAY_S, Prices, span
-from keeper.risk.tail import TailRisk, filtered_historical
+from keeper.risk.tail import TailRisk, filtered_returns, historical, historical_weights
 from keeper.units import UnixS
 
 WARM_UP = 10
 """One over the part of the returns by which an EWMA has forgotten with what it began, at most."""
+TILE = 1 << 20
+"""So many losses are in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,19 +102,52 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class _Side:
+    """The outcomes in which a long, or a short, of one unit of quote loses most."""
+
+    sign: int
+    """1 of a long, −1 of a short."""
+    moves: Floats
+    """[k], log-moves in standard deviations."""
+    weights: Floats
+    """[k], by which they count; their sum is 1."""
+
+    @classmethod
+    def of(cls, moves: Floats, sign: int, level: float) -> _Side:
+        """Take of log-moves [n] in standard deviations those beyond a level: the same at every volatility."""
+        weights = historical_weights(-sign * moves, level)
+        return cls(sign, moves[weights > 0], weights[weights > 0])
+
+    def lost(self, deviations: Floats) -> Floats:
+        """Return what is lost in them on average at some standard deviations [t]."""
+        parts = np.array_split(deviations, 1 + len(deviations) * len(self.moves) // TILE)
+        return np.concatenate(
+            [-self.sign * (np.expm1(np.outer(d, self.moves)) @ self.weights) for d in parts]
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class _Tails:
     """Of every asset [a] or of every return's time [t, a], oldest first, without the first of them."""
 
     deviation: Floats
     """[t, a]: what was expected of the next return's standard deviation."""
-    shortfall: Floats
-    """[a]: expected shortfall over standard deviation, of the side that loses more."""
+    sides: tuple[tuple[_Side, _Side], ...]
+    """[a]: long and short."""
     error: Floats
-    """[a]"""
+    """[a], of the side that loses more."""
     correlation: Floats
     """[a, a], stressed."""
     average: Floats
     """[a]: root of the mean square of all returns."""
+
+    def shortfall(self, asset: int, deviations: Floats) -> Floats:
+        """Return what one unit of an asset is expected to lose at some standard deviations [t].
+
+        Of the side that loses more there.
+        """
+        long, short = self.sides[asset]
+        return np.maximum(long.lost(deviations), short.lost(deviations))
 
 
 def unsound(
@@ -249,19 +284,23 @@ def _tails(returns: Floats, policy: Policy) -> _Tails:
     decay = 0.5 ** (policy.horizon_s / policy.half_life_s)
     path = ewma_path(returns, decay=decay)
     variances = np.einsum("tii->ti", path)
-    sides = [
-        [filtered_historical(side * column, policy.level, decay=decay) for side in (1, -1)]
-        for column in returns.T
-    ]
-    worse = [max(both, key=lambda tail: float(tail.es)) for both in sides]
     last = np.sqrt(variances[-1])
+    moves = filtered_returns(returns, decay=decay)
     return _Tails(
         deviation=np.sqrt(variances[len(returns) // WARM_UP :]),
-        shortfall=np.array([float(tail.es) for tail in worse]) / last,
-        error=np.array([_error(tail) for tail in worse]),
+        sides=tuple(
+            (_Side.of(column, 1, policy.level), _Side.of(column, -1, policy.level))
+            for column in (moves / last).T
+        ),
+        error=np.array([_error(_worse(np.expm1(column), policy.level)) for column in moves.T]),
         correlation=stress_correlation(path[-1] / np.outer(last, last), policy.joint_stress),
         average=np.sqrt(np.mean(returns**2, axis=0)),
     )
+
+
+def _worse(gains: Floats, level: float) -> TailRisk:
+    """Return the tail of the side, long or short, that loses more of what a long gains [n]."""
+    return max((historical(side * gains, level) for side in (-1, 1)), key=lambda tail: float(tail.es))
 
 
 def _error(tail: TailRisk) -> float:
@@ -271,17 +310,34 @@ def _error(tail: TailRisk) -> float:
 
 
 def _pieces(tails: _Tails) -> _Pieces:
-    calm = tails.shortfall * tails.deviation
-    # Of deviations of the asset: those of another times how far it goes along.
-    brought = tails.correlation * tails.shortfall
-    np.fill_diagonal(brought, 0.0)
+    assets = range(len(tails.sides))
+    calm = np.column_stack([tails.shortfall(at, tails.deviation[:, at]) for at in assets])
+    partner = np.array([_partner(tails, at) for at in assets])
     return _Pieces(
         calm=calm,
         stressed=calm.max(axis=0),
-        long_run=tails.shortfall * tails.average,
-        joint=np.maximum(brought.max(axis=1), 0.0) * tails.deviation,
-        partner=brought.argmax(axis=1),
+        long_run=np.array([tails.shortfall(at, tails.average[at : at + 1])[0] for at in assets]),
+        joint=np.column_stack([_joint(tails, at, partner[at], tails.deviation[:, at]) for at in assets]),
+        partner=partner,
     )
+
+
+def _partner(tails: _Tails, asset: int) -> int:
+    """Return which asset's losses bring most with them now; itself where there is no other."""
+    now = tails.deviation[-1:, asset]
+    others = [each for each in range(len(tails.sides)) if each != asset]
+    return max(others, key=lambda other: float(_joint(tails, asset, other, now)[0]), default=asset)
+
+
+def _joint(tails: _Tails, asset: int, other: int, deviations: Floats) -> Floats:
+    """Return what an asset loses at its standard deviations [t] in the outcomes in which another loses most.
+
+    It moves as many of its own deviations as the other one of its, times their correlation.
+    """
+    if asset == other:
+        return np.zeros(len(deviations))
+    along = tails.correlation[asset, other]
+    return np.maximum(tails.shortfall(other, along * deviations), 0.0)
 
 
 def _required(pieces: _Pieces, policy: Policy) -> Requirement:

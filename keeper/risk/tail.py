@@ -1,8 +1,9 @@
 """How much a book may lose: value at risk and expected shortfall, and what each position adds to them.
 
 Losses are positive, and a level is the part of outcomes that lose no more: 0.99, not 0.01. Returns are
-profits, simple or logarithmic, over the horizon that is asked about; nothing here scales by time. Everything
-is in the units of what is given.
+profits over the horizon that is asked about; nothing here scales by time. Logarithmic ones are profits only
+once they are made simple, by expm1: of a rise a short loses more than its logarithm, of a fall a long loses
+less. Everything is in the units of what is given.
 
 Sources: Rockafellar, Uryasev, "Optimization of conditional value-at-risk" (2000) and Acerbi, Tasche, "On the
 coherence of expected shortfall" (2002) for the shortfall of a sample; McNeil, Frey, Embrechts, "Quantitative

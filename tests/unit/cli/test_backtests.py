@@ -111,6 +111,21 @@ def test_hours_that_are_busy_are_reckoned_with_where_that_is_asked_for(tmp_path:
     assert "by the hour of the day" in asked(path, *words, "--by-hour")
 
 
+@pytest.mark.parametrize(("weight", "side"), [("A=1", -1), ("A=-1", 1)])
+def test_long_and_short_lose_simple_returns_by_hand(weight: str, side: int, tmp_path: Path) -> None:
+    """Of 20 days two lose a quarter: an ES of 0.25 at 90%. One of the ten that follow loses half: twice that.
+
+    Z2 is 1 less 2 over the one that is expected among ten, for a long and for a short.
+    """
+    simple = np.zeros(30)
+    simple[[15, 17, 20]] = side * np.array([0.25, 0.25, 0.5])
+    path = written(tmp_path / "a.csv", np.log1p(simple))
+    words = ("--weights", weight, "--method", "historical", "--level", "0.9", "--window", "20")
+    (found,) = told(path, *words)
+    assert found["exceptions"] == 1
+    assert found["tests"]["z2"]["statistic"] == pytest.approx(-1.0)
+
+
 def test_a_decay_is_that_of_days_or_of_hours_unless_it_is_told(tmp_path: Path) -> None:
     words = ("--window", "150", "--level", "0.9", "--method", "parametric")
     for step_s, decay in ((DAY, 0.94), (HOUR, 0.97)):

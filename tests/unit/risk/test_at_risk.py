@@ -1,5 +1,6 @@
 """What books may lose: the methods held against formulas and against a plain loop, and what is refused."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -66,12 +67,30 @@ def test_filtered_history_is_that_at_the_volatility_of_now() -> None:
 @pytest.mark.parametrize("dof", [None, 4.0])
 def test_a_closed_form_takes_the_covariance_that_is_expected_now(dof: float | None) -> None:
     found = at_risk(perps((1, 2)), PRICES, Model(Method.PARAMETRIC, dof=dof))
-    expected = covariance.ewma(PRICES.returns, decay=0.94)
+    expected = covariance.ewma(np.expm1(PRICES.returns), decay=0.94)
     wanted = tail.parametric_contributions(EXPOSURES, expected, 0.99, dof=dof)
     assert found.whole.es == pytest.approx(wanted.es)
     assert found.whole_by_asset == pytest.approx(wanted.component)
     sd = np.sqrt(EXPOSURES @ expected @ EXPOSURES)
     assert found.whole.var == pytest.approx(float(tail.parametric(mean=0, sd=sd, level=0.99, dof=dof).var))
+
+
+def test_of_moves_of_a_tenth_a_long_and_a_short_lose_what_is_found_by_hand() -> None:
+    """Prices of 100 and 90, and of 100 and 110, in turns: simple returns of a tenth down, or up."""
+    times = PRICES.times[:201]
+    for moved, size, wanted in ((90.0, 1, 60e3 * 0.1), (110.0, -1, 60e3 * 0.1)):
+        steps = np.where(np.arange(200) % 2, math.log(100 / moved), math.log(moved / 100))
+        path = 100 * np.exp(np.concatenate([[0.0], steps.cumsum()]))
+        prices = Prices(("BTC",), times, path[:, None])
+        book = Book.of(PERPS[:1], {"BTC": 60e3}, [[size]])
+        found = at_risk(book, prices, Model(Method.HISTORICAL, level=0.9))
+        assert (found.whole.var, found.whole.es) == pytest.approx((wanted, wanted))
+    # What moves by a tenth of itself up and down has a deviation of a tenth, long or short.
+    even = 100 * np.cumprod(np.concatenate([[1.0], np.where(np.arange(200) % 2, 0.9, 1.1)]))
+    for size in (1, -1):
+        book, prices = Book.of(PERPS[:1], {"BTC": 60e3}, [[size]]), Prices(("BTC",), times, even[:, None])
+        found = at_risk(book, prices, Model(Method.PARAMETRIC))
+        assert found.whole.var == pytest.approx(60e3 * 0.1 * 2.3263478740408408)
 
 
 @pytest.mark.parametrize("dof", [None, 4.0])
@@ -107,7 +126,7 @@ def test_options_are_priced_anew_in_every_scenario_a_step_later() -> None:
     assert found.whole.es == pytest.approx(float(tail.historical(lost, 0.99).es))
     by_delta = at_risk(Book.of([PUT], {"BTC": 60e3}, [[-1.0]]), PRICES, Model(Method.PARAMETRIC))
     delta = options.delta(spot=60e3, strike=50e3, vol=0.7, years=30 / 365, is_call=False)
-    sd = 60e3 * abs(float(delta)) * np.sqrt(covariance.ewma(PRICES.returns[:, 0], decay=0.94))
+    sd = 60e3 * abs(float(delta)) * np.sqrt(covariance.ewma(np.expm1(PRICES.returns[:, 0]), decay=0.94))
     assert by_delta.whole.var == pytest.approx(float(tail.parametric(mean=0, sd=sd, level=0.99).var))
 
 
@@ -124,7 +143,7 @@ def test_a_book_in_coin_loses_more_coin_in_a_fall() -> None:
     moved = np.exp(PRICES.returns[:, 0])
     assert found.whole.es == pytest.approx(float(tail.historical(1 / moved - 1, 0.99).es))
     linear = at_risk(book, PRICES, Model(Method.PARAMETRIC))
-    sd = np.sqrt(covariance.ewma(PRICES.returns[:, 0], decay=0.94))
+    sd = np.sqrt(covariance.ewma(np.expm1(PRICES.returns[:, 0]), decay=0.94))
     assert linear.whole.es == pytest.approx(float(tail.parametric(mean=0, sd=sd, level=0.99).es))
 
 

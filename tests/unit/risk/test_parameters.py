@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keeper.errors import BadInput
+from keeper.risk import parameters as module
 from keeper.risk.dynamic import MAINTENANCE
 from keeper.risk.inputs import Floats
 from keeper.risk.liquidity import DEPTH_LEFT, sqrt_impact
 from keeper.risk.parameters import Estimate, Market, Policy, estimate, uncertain, unsound
 from keeper.risk.prices import DAY_S, Prices
-from keeper.risk.tail import filtered_historical
+from keeper.risk.tail import filtered_returns, historical
 
 STEP_S = 14_400
 LAST_S = 1_700_006_400
@@ -52,12 +54,31 @@ def refused(
 
 def test_the_shortfall_is_that_of_the_side_that_loses_more() -> None:
     falls = np.where(np.arange(800) % 37 == 0, -0.2, 0.004) + walk(0.001)
-    decay = 0.5 ** (STEP_S / POLICY.half_life_s)
-    of_a_long = float(filtered_historical(falls, 0.99, decay=decay).es)
-    of_a_short = float(filtered_historical(-falls, 0.99, decay=decay).es)
-    assert of_a_long > of_a_short
+    drawn = filtered_returns(falls[:, None], decay=0.5 ** (STEP_S / POLICY.half_life_s))[:, 0]
+    of_a_long = float(historical(-np.expm1(drawn), 0.99).es)
+    of_a_short = float(historical(np.expm1(-drawn), 0.99).es)
     assert only(closes(falls)).shortfall == pytest.approx(of_a_long, rel=1e-12)
-    assert only(closes(-falls)).shortfall == pytest.approx(of_a_long, rel=1e-12)
+    assert only(closes(-falls)).shortfall == pytest.approx(of_a_short, rel=1e-12)
+    # What rises by as many logarithms takes more than what falls by them.
+    assert of_a_short > of_a_long > 0.15
+
+
+def test_a_long_loses_of_a_fall_and_a_short_of_a_rise_what_the_price_moves() -> None:
+    """By hand: of moves that are all 0.1 in logarithms an EWMA expects 0.1, now and always."""
+    both = 0.1 * np.where(np.random.default_rng(2).random(800) < 0.5, 1.0, -1.0)
+    for moves, lost in ((both, math.exp(0.1) - 1), (np.full(800, -0.1), 1 - math.exp(-0.1))):
+        first, second = estimate(closes(moves, moves), replace(POLICY, joint_stress=0.0), NONE)
+        for piece in (first.shortfall, first.stressed, first.long_run, first.joint, second.joint):
+            assert piece == pytest.approx(lost, rel=1e-9)
+        assert first.initial == pytest.approx(lost, rel=1e-9)
+        assert (first.joint_with, second.joint_with) == ("B", "A")
+
+
+def test_long_paths_are_weighed_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    prices = closes(walk(0.02), walk(0.03, seed=1))
+    whole = estimate(prices, POLICY, NONE)
+    monkeypatch.setattr(module, "TILE", 100)
+    assert estimate(prices, POLICY, NONE) == whole
 
 
 def test_in_calm_a_part_of_the_worst_times_stays() -> None:
@@ -132,14 +153,17 @@ def test_closes_of_a_finer_step_are_taken_as_far_apart_as_the_horizon() -> None:
         only(closes(walk(0.01), step_s=10_800))
 
 
-@given(st.integers(0, 2**32 - 1), st.floats(0.2, 5))
-def test_margins_scale_with_returns_and_depend_on_nothing_else(seed: int, factor: float) -> None:
+@given(st.integers(0, 2**32 - 1), st.floats(1, 5))
+def test_margins_rise_with_returns_and_scale_with_small_ones(seed: int, factor: float) -> None:
     moves = 0.01 * np.random.default_rng(seed).standard_t(4, (600, 2))
-    small, large = (estimate(closes(*(part * moves).T), POLICY, NONE) for part in (1.0, factor))
-    for one, other in zip(small, large, strict=True):
-        if max(one.long_run, other.long_run) < 1:
-            assert other.maintenance == pytest.approx(factor * one.maintenance, rel=1e-6)
-            assert other.initial == pytest.approx(factor * one.initial, rel=1e-6)
+    for size in (1.0, 1e-6):
+        less, more = (estimate(closes(*(size * part * moves).T), POLICY, NONE) for part in (1.0, factor))
+        for one, other in zip(less, more, strict=True):
+            assert other.maintenance >= one.maintenance * (1 - 1e-9)
+            assert other.initial >= one.initial * (1 - 1e-9)
+            if size < 1:
+                assert other.maintenance == pytest.approx(factor * one.maintenance, rel=1e-5)
+                assert other.initial == pytest.approx(factor * one.initial, rel=1e-5)
 
 
 @given(st.integers(0, 2**32 - 1))
