@@ -14,8 +14,10 @@ import {Quorum} from "./Quorum.sol";
 /// between two changes. A change is a ramp of a day or longer in either direction: however often a bad quorum signs,
 /// what accounts need rises by a factor of e^rise a day at most, and never past its bound.
 ///
-/// Nothing else is in the quorum's hands. The least requirement of a short option, the haircuts and the listings
-/// stay the owner's, who may also set margins past this contract, and end its part by `Instruments.setSteward`.
+/// A change takes along what the owner has set on its way for the least requirement of a short option: from what it
+/// is then it goes on to the owner's value, and is there when the change's own ramp ends. A quorum may bring it there
+/// sooner or later, and nowhere else. Nothing besides is in its hands: that value, the haircuts and the listings stay
+/// the owner's, who may also set margins past this contract, and end its part by `Instruments.setSteward`.
 contract RiskSteward is Quorum, Ownable2Step {
     /// @notice What the reporters sign for one underlying.
     /// @param mmr,imr maintenance and initial margin at the ramp's end, WAD
