@@ -26,7 +26,10 @@ from keeper.risk.covariance import (
 )
 from keeper.risk.inputs import Floats
 
-GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "tail_risk.json").read_text())
+GOLDEN, STATISTICS = (
+    json.loads((Path(__file__).parents[2] / "golden" / name).read_text())
+    for name in ("tail_risk.json", "statistics.json")
+)
 RETURNS = np.array(GOLDEN["returns"])
 SERIES = np.array(GOLDEN["series"])
 sizes = st.floats(-0.5, 0.5, allow_subnormal=False).map(lambda move: round(move, 9))
@@ -54,6 +57,12 @@ def test_an_ewma_of_two_assets_is_what_it_is_by_hand() -> None:
 def test_an_ewma_is_that_of_pandas(decay: str) -> None:
     path = ewma_path(SERIES, decay=float(decay))
     assert path == pytest.approx(np.array(GOLDEN["ewma"][decay]), rel=1e-12)
+
+
+@pytest.mark.parametrize("decay", STATISTICS["ewma"])
+def test_an_ewma_is_the_simple_exponential_smoothing_of_statsmodels(decay: str) -> None:
+    path = ewma_path(STATISTICS["series"], decay=float(decay))
+    assert path == pytest.approx(np.array(STATISTICS["ewma"][decay]), rel=1e-12)
 
 
 @pytest.mark.parametrize(("decay", "days"), [(0.94, 74), (0.97, 151)])
@@ -153,6 +162,14 @@ def test_the_nearest_correlation_is_one_and_its_own_nearest(given_: Floats) -> N
     assert nearest_correlation(found).distance < 1e-6
     for other in (np.eye(4), stress_correlation(found, 0.1)):
         assert distance <= np.linalg.norm(matrix - other) + 1e-6
+
+
+def test_the_nearest_correlation_is_that_of_statsmodels() -> None:
+    """Within what four thousand rounds of its `corr_nearest` leave."""
+    matrix, wanted = (np.array(STATISTICS[name]) for name in ("inconsistent", "nearest"))
+    found, distance = nearest_correlation(matrix)
+    assert found == pytest.approx(wanted, abs=1e-9)
+    assert distance == pytest.approx(np.linalg.norm(matrix - wanted), rel=1e-9)
 
 
 def test_all_variance_is_absorbed_where_everything_moves_as_one() -> None:

@@ -1,6 +1,8 @@
 """Scores that say why: published numbers, a solver, and accounts that were made by known weights."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from scipy.special import expit, logit
 
 from keeper.risk.credit import Feature, Scorecard, fit, multiplier, stressed_pd, wrong_way
 
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "statistics.json").read_text())
 CARD = Scorecard(
     -4.0,
     (
@@ -89,6 +92,15 @@ def test_a_solver_finds_no_likelier_weights(ridge: float) -> None:
     ours = np.array([card.intercept, *(feature.weight for feature in card.features)])
     assert ours == pytest.approx(solved.x, abs=1e-4)
     assert unlikely(ours) <= solved.fun + 1e-9
+
+
+def test_a_fit_is_the_logit_of_statsmodels() -> None:
+    columns = np.array(GOLDEN["features"])
+    values = {name: columns[:, at] for at, name in enumerate(("breaches", "age", "leverage"))}
+    card = fit(values, GOLDEN["defaulted"])
+    assert card.score(values).pd == pytest.approx(np.array(GOLDEN["logit"]["pd"]), rel=1e-9)
+    slopes = [feature.weight / feature.scale for feature in card.features]
+    assert slopes == pytest.approx(GOLDEN["logit"]["parameters"][1:], rel=1e-9)
 
 
 def test_what_parts_the_two_kinds_without_error_needs_a_ridge() -> None:
