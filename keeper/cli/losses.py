@@ -49,43 +49,54 @@ MOST_ASSETS = 5
 MOST_BARS = 12
 
 
+Closes = Annotated[Path, typer.Option("--prices", help="Closes as CSV; docs/risk/tail.md says how.")]
+How = Annotated[Method, typer.Option("--method", help="How to find the tail.")]
+Level = Annotated[float, typer.Option(help="The part of outcomes that lose no more.")]
+Liquidation = Annotated[
+    str | None, typer.Option(help="How long closing takes, such as 4h; by --volume unless told.")
+]
+Oracle = Annotated[str | None, typer.Option(help="Until the oracle tells of a move, such as 1h.")]
+Finality = Annotated[str | None, typer.Option(help="Until the chain is final, such as 19min.")]
+Volume = Annotated[
+    str | None, typer.Option(help="What trades a day in quote, BTC=2e9,ETH=1e9: adds what selling costs.")
+]
+Share = Annotated[
+    float | None, typer.Option(help=f"Of the volume, what one may be while closing; {SHARE} unless told.")
+]
+Depth = Annotated[
+    str | None,
+    typer.Option(help=f"What is left of the volume: a part, or {', '.join(DEPTH_LEFT)}; all unless told."),
+]
+Volatility = Annotated[
+    float | None, typer.Option(help=f"For what selling costs, annualised; {VOLATILITY} unless told.")
+]
+Paths = Annotated[int, typer.Option(help="How many are drawn, where any are.")]
+Seed = Annotated[int, typer.Option(help="What they are drawn by.")]
+Top = Annotated[int, typer.Option(min=1, help="How many accounts a table has, those that add most.")]
+
+
 def see_var(
     book: BookFile = None,
     *,
-    prices: Annotated[Path, typer.Option(help="Closes as CSV; docs/risk/tail.md says how.")],
+    prices: Closes,
     config: Deployed = None,
     snapshot: Snapshot = False,
     dry_run: Rehearsed = False,
     columns: Columns = None,
-    method: Annotated[Method, typer.Option(help="How to find the tail.")] = Method.FILTERED,
-    level: Annotated[float, typer.Option(help="The part of outcomes that lose no more.")] = 0.99,
-    liquidation: Annotated[
-        str | None, typer.Option(help="How long closing takes, such as 4h; by --volume unless told.")
-    ] = None,
-    oracle: Annotated[str | None, typer.Option(help="Until the oracle tells of a move, such as 1h.")] = None,
-    finality: Annotated[str | None, typer.Option(help="Until the chain is final, such as 19min.")] = None,
-    volume: Annotated[
-        str | None,
-        typer.Option(help="What trades a day in quote, BTC=2e9,ETH=1e9: adds what selling costs."),
-    ] = None,
-    share: Annotated[
-        float | None, typer.Option(help=f"Of the volume, what one may be while closing; {SHARE} unless told.")
-    ] = None,
-    depth: Annotated[
-        str | None,
-        typer.Option(
-            help=f"What is left of the volume: a part, or {', '.join(DEPTH_LEFT)}; all unless told."
-        ),
-    ] = None,
-    volatility: Annotated[
-        float | None,
-        typer.Option(help=f"For what selling costs, annualised; {VOLATILITY} unless told."),
-    ] = None,
+    method: How = Method.FILTERED,
+    level: Level = 0.99,
+    liquidation: Liquidation = None,
+    oracle: Oracle = None,
+    finality: Finality = None,
+    volume: Volume = None,
+    share: Share = None,
+    depth: Depth = None,
+    volatility: Volatility = None,
     decay: Decay = None,
     dof: DegreesOfFreedom = None,
-    paths: Annotated[int, typer.Option(help="How many are drawn, where any are.")] = 100_000,
-    seed: Annotated[int, typer.Option(help="What they are drawn by.")] = 0,
-    top: Annotated[int, typer.Option(min=1, help="How many accounts a table has, those that add most.")] = 20,
+    paths: Paths = 100_000,
+    seed: Seed = 0,
+    top: Top = 20,
     as_json: Json = False,
     plot: Plot = None,
 ) -> None:
@@ -93,11 +104,7 @@ def see_var(
     if volume is None:
         refuse_without("--volume", share=share, depth=depth, volatility=volatility)
     source = open_book(book, config, snapshot=snapshot, dry_run=dry_run, judged=False)
-    told, positions = read_prices(prices, columns), source.positions
-    held = moving(positions, told)
-    still = [name for name in positions.held if name not in held.spots]
-    with of_file(prices):
-        told = told.of(list(held.spots))
+    held, still, told = held_of(source, prices, columns)
     times = times_of(liquidation=liquidation, oracle=oracle, finality=finality)
     selling = None if volume is None else selling_of(held, volume, share, volatility, depth)
     if selling is not None:
@@ -110,8 +117,19 @@ def see_var(
     else:
         answer.show(top)
     if plot is not None:
-        with drawing(plot, height_in=1.4 + 0.4 * min(len(answer.accounts) + 1, MOST_BARS)) as figure:
-            answer.draw(figure.subplots())
+        answer.draw_into(plot)
+
+
+def held_of(source: Source, path: Path, columns: str | None) -> tuple[Book, Sequence[str], Prices]:
+    """Return what is held and moves, which assets that are held stay, and the closes of those that move.
+
+    Raises BadInput as `moving`, and with the file where it lacks closes; else as `read_prices`.
+    """
+    told, positions = read_prices(path, columns), source.positions
+    held = moving(positions, told)
+    still = [name for name in positions.held if name not in held.spots]
+    with of_file(path):
+        return held, still, told.of(list(held.spots))
 
 
 def found_of(book: Book, told: Prices, model: Model, source: Source) -> AtRisk:
@@ -311,6 +329,11 @@ class Answer:
             figures = [say(each) for each in (row["es"], *self.by_shown(row).values(), *costing, adds)]
             table.add_row(Text(name), say(row["var"]), error, *figures)
         return table
+
+    def draw_into(self, path: Path) -> None:
+        """Draw as many accounts as a picture has room for."""
+        with drawing(path, height_in=1.4 + 0.4 * min(len(self.accounts) + 1, MOST_BARS)) as figure:
+            self.draw(figure.subplots())
 
     def draw(self, axes: Axes) -> None:
         """Draw what each asset adds to the ES of each account, and its VaR with twice its error."""

@@ -33,6 +33,7 @@ FEWEST = 30
 MOST = 1_000
 """Scenarios of one grid."""
 HOURS, HORIZON = 24, "1d"
+"""Of a crash, and of the likeliest shock, unless told."""
 
 Crash = Annotated[
     list[str] | None, typer.Option("--crash", help="A crash by a part of its name, such as luna; or all.")

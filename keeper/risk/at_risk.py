@@ -251,8 +251,8 @@ def _of_gains(book: Book, gains: Floats, model: Model) -> AtRisk:
         try:
             tails.append(found(losses.T, model.level))
         except OutsideDomain as error:
-            place = accounts.start + (error.place or 0)
-            raise OutsideDomain(error.skew, error.excess_kurtosis, place) from None
+            of_all = accounts.start + (error.place or 0)
+            raise OutsideDomain(error.skew, error.excess_kurtosis, of_all) from None
         weights = weights_of(losses.T, model.level).T
         by_asset[book.account[rows], book.group[rows]] = (weights[of_account] * lost).sum(axis=1)
     lost = -((_summing(book.group, len(book.spots)) @ book.legs) @ gains)
