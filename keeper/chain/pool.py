@@ -15,7 +15,6 @@ A write goes once to one endpoint. Whoever sent it knows what a second time mean
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 import time
 from collections import Counter, OrderedDict, deque
@@ -28,6 +27,13 @@ from typing import Any, Self
 
 import orjson
 import structlog
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
 
 from keeper.answers import outweighing
 from keeper.chain.health import Health, Standing
@@ -210,17 +216,27 @@ class Pool:
         return await self._persistently(partial(self._read, calls))
 
     async def _persistently(self, ask: Callable[[], Awaitable[list[Any]]]) -> list[Any]:
-        """Ask until there is an answer; raise Unreachable where rounds or patience are used up."""
-        tried = 0
-        while True:
-            try:
-                return await ask()
-            except Unreachable as fault:
-                tried += 1
-                pause_s = _pause_s(fault, tried)
-                if tried >= self._params.rounds or pause_s > self._params.patience_s:
-                    raise
-            await asyncio.sleep(pause_s)
+        """Ask until there is an answer; raise Unreachable where rounds or patience are used up.
+
+        What is answered at once has nothing to do with how it would be asked again.
+        """
+        try:
+            return await ask()
+        except Unreachable as fault:
+            first = iter([fault])
+
+        async def again() -> list[Any]:
+            for fault in first:
+                raise fault
+            return await ask()
+
+        rounds = AsyncRetrying(
+            retry=retry_if_exception_type(Unreachable), stop=self._ends, wait=_pause_s, reraise=True
+        )
+        return await rounds(again)
+
+    def _ends(self, state: RetryCallState) -> bool:
+        return stop_after_attempt(self._params.rounds)(state) or _pause_s(state) > self._params.patience_s
 
     async def _read(self, calls: Calls) -> list[Any]:
         """Ask one endpoint after the other, the next one beside the first where that is slow."""
@@ -594,11 +610,12 @@ def _height(calls: Calls) -> Block | None:
     return max((int(tag, 16) for tag in tags if isinstance(tag, str) and tag.startswith("0x")), default=None)
 
 
-SHORTEST_BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 1.0
+BACKOFF = wait_random_exponential(multiplier=0.1, max=1.0)
 
 
-def _pause_s(fault: Unreachable, tried: int) -> float:
+def _pause_s(state: RetryCallState) -> float:
     """Wait as long as a provider asks, else at random, up to a bound that doubles with each round."""
+    fault = state.outcome.exception() if state.outcome else None
     if isinstance(fault, Throttled) and fault.retry_after_s is not None:
         return fault.retry_after_s
-    return random.uniform(0.0, min(SHORTEST_BACKOFF_S * 2.0 ** (tried - 1), LONGEST_BACKOFF_S))
+    return BACKOFF(state)

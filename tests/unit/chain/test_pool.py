@@ -157,7 +157,7 @@ async def test_the_pause_before_the_next_round_grows_up_to_a_second(monkeypatch:
         await only.stop()
         with pytest.raises(Unreachable):
             await pool.request("eth_chainId", [])
-    assert longest_s[:5] == [0.1, 0.2, 0.4, 0.8, 1.0]
+    assert [*dict.fromkeys(longest_s)] == [0.1, 0.2, 0.4, 0.8, 1.0]
 
 
 async def test_who_is_aside_is_asked_after_the_slowest() -> None:
