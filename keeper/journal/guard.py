@@ -814,22 +814,16 @@ def _grant(
     db.execute(
         "INSERT INTO steps (step_id, case_id, account, kind, tranche_nonce, attempt, nonce, state,"
         " reserved_block, reserved_at_s, valid_until_block, notional_wad, expected_profit_wad,"
-        " max_cost_wei, unsigned_tx, place) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " max_cost_wei, unsigned_tx, place, ends_at_wad, loss_wad, takes)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             step_id, step.case_id, asked.account, step.kind, tranche_nonce, attempt, tx["nonce"],
             StepState.RESERVED, asked.block, asked.at_s, step.valid_until_block, str(step.notional_wad),
             str(step.expected_profit_wad), str(asked.max_cost_wei), unsigned_tx, place,
-        ),
-    )  # fmt: skip
-    db.execute(
-        "INSERT INTO terms (step_id, ends_at_wad, loss_wad, takes) VALUES (?, ?, ?, ?)",
-        (
-            step_id,
-            None if step.ends_at_wad is None else str(step.ends_at_wad),
-            str(step.loss_wad),
+            None if step.ends_at_wad is None else str(step.ends_at_wad), str(step.loss_wad),
             rows.dumps({feed: str(wad) for feed, wad in step.takes}),
         ),
-    )
+    )  # fmt: skip
     tally.enter(db, step_id, step, asked.max_cost_wei, asked.at_s)
     return Permit(step_id, step.case_id, int(tx["nonce"]), json.loads(unsigned_tx))
 

@@ -17,7 +17,7 @@ from keeper.journal.db import Db
 from keeper.journal.sqlite import SqliteDb
 from keeper.journal.tally import gwei
 
-VERSION = 6
+VERSION = 7
 
 STAKES_OF_BEFORE = f"""INSERT INTO stakes (
         step_id, market, at_s, state, most_gwei, paid_gwei, notional_micro, loss_micro, risk_micro
@@ -25,6 +25,10 @@ STAKES_OF_BEFORE = f"""INSERT INTO stakes (
         CAST(substr('0000000000000' || notional_wad, 1, length(notional_wad) + 1) AS BIGINT) + 1, 0, 0
     FROM steps"""  # noqa: S608
 """What the steps of an older journal have spent and taken over; of which markets is not in its tables."""
+
+TERMS_OF_BEFORE = """UPDATE steps SET ends_at_wad = terms.ends_at_wad, loss_wad = terms.loss_wad,
+    takes = terms.takes FROM terms WHERE terms.step_id = steps.step_id"""
+"""What the steps of an older journal have in a table of its own."""
 
 MIGRATIONS: Mapping[int, tuple[str, ...]] = {
     2: (
@@ -96,6 +100,28 @@ MIGRATIONS: Mapping[int, tuple[str, ...]] = {
         "ALTER TABLE steps ADD COLUMN returned_block INTEGER",
         "DROP INDEX one_nonce_one_transaction",
         "CREATE UNIQUE INDEX one_nonce_one_transaction ON steps (nonce, place) WHERE state <> 'abandoned'",
+    ),
+    7: (
+        # The first journals of all had no such table.
+        """CREATE TABLE IF NOT EXISTS terms (
+            step_id TEXT PRIMARY KEY REFERENCES steps ON DELETE CASCADE, ends_at_wad TEXT,
+            loss_wad TEXT NOT NULL, takes TEXT NOT NULL
+        ) STRICT""",
+        "ALTER TABLE steps ADD COLUMN ends_at_wad TEXT",
+        "ALTER TABLE steps ADD COLUMN loss_wad TEXT NOT NULL DEFAULT '0'",
+        "ALTER TABLE steps ADD COLUMN takes TEXT NOT NULL DEFAULT '{}'",
+        TERMS_OF_BEFORE,
+        "DROP TABLE terms",
+        # A permit writes a page of each index that has a row for it: these have none.
+        "DROP INDEX steps_by_outcome",
+        "CREATE INDEX steps_by_outcome ON steps (outcome_block) WHERE outcome_block IS NOT NULL",
+        "DROP INDEX stakes_by_time",
+        """CREATE INDEX settled_stakes ON stakes (
+            market, at_s, state, paid_gwei, most_gwei, notional_micro, risk_micro, loss_micro, booked_micro
+        ) WHERE state NOT IN ('reserved', 'sent')""",
+        "DROP INDEX stakes_held",
+        """CREATE INDEX stakes_held ON stakes (market, state, seq, held_micro, booked_micro)
+            WHERE market > ''""",
     ),
 }
 """By the version that each leads to."""

@@ -79,10 +79,6 @@ ADDED = (
     """CREATE TABLE IF NOT EXISTS healed (
         only_row INTEGER PRIMARY KEY CHECK (only_row = 1), seq INTEGER NOT NULL
     ) STRICT""",
-    """CREATE TABLE IF NOT EXISTS terms (
-        step_id TEXT PRIMARY KEY REFERENCES steps ON DELETE CASCADE, ends_at_wad TEXT, loss_wad TEXT NOT NULL,
-        takes TEXT NOT NULL
-    ) STRICT""",
     """CREATE TABLE IF NOT EXISTS levels (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, level TEXT NOT NULL, block INTEGER NOT NULL,
         block_hash TEXT NOT NULL, at_s INTEGER NOT NULL, why TEXT NOT NULL, signs TEXT NOT NULL

@@ -19,7 +19,7 @@ from typing import Any
 from keeper.domain import EventKind
 from keeper.journal import rows, sqlite, tally
 from keeper.journal.db import Db
-from keeper.journal.migrations import STAKES_OF_BEFORE
+from keeper.journal.migrations import STAKES_OF_BEFORE, TERMS_OF_BEFORE
 from keeper.journal.rows import MOVES
 from keeper.journal.sqlite import SqliteDb
 from keeper.lifecycle import OUTCOMES, fold
@@ -39,7 +39,7 @@ OWN = frozenset(
         "differences",
         "healed",
     }
-    | {"levels", "terms", "stakes", "switches", "sends"}
+    | {"levels", "stakes", "switches", "sends"}
     | {"runs", "tape", "books", "sqlite_sequence"}
 )
 """Tables that a copy takes over by rules of their own, or not at all; others whole."""
@@ -162,7 +162,6 @@ def rewind(source: Path, target: Path, run: Run, found: Iterable[AccountKey]) ->
             [(kind, step_id, bid) for step_id, bid, kind in standing.get("bids", ())],
         )
         db.execute("INSERT INTO levels SELECT * FROM old.levels WHERE seq <= ?", (standing["levels"],))
-        db.execute("INSERT INTO terms SELECT * FROM old.terms WHERE step_id IN (SELECT step_id FROM steps)")
         _rewind_stakes(db, run.events)
         for table in _others(db):
             db.execute(f'INSERT INTO "{table}" SELECT * FROM old."{table}"')  # noqa: S608
@@ -232,10 +231,18 @@ def _rewind_steps(db: SqliteDb, unsigned: frozenset[str]) -> None:
         "UPDATE steps SET max_cost_wei = ? WHERE step_id = ?",
         ((str(cost), step_id) for step_id, cost in costs.items()),
     )
+    if _had(db, "terms"):
+        db.execute(TERMS_OF_BEFORE)
     db.executemany("INSERT INTO sends SELECT * FROM old.sends WHERE step_id = ? AND bid = ?", bids)
     db.executemany(
         "UPDATE steps SET signed_tx = NULL, tx_hash = NULL WHERE step_id = ?", ((each,) for each in unsigned)
     )
+
+
+def _had(db: SqliteDb, table: str) -> bool:
+    """Tell whether the journal that is rewound has a table."""
+    query = "SELECT 1 FROM old.sqlite_master WHERE type = 'table' AND name = ?"
+    return db.execute(query, (table,)).fetchone() is not None
 
 
 def _taking(db: SqliteDb, table: str) -> str:
@@ -247,8 +254,7 @@ def _taking(db: SqliteDb, table: str) -> str:
 
 def _rewind_stakes(db: SqliteDb, last: int) -> None:
     """Take over the stakes of those steps, each as its step stands; an older journal has none yet."""
-    query = "SELECT 1 FROM old.sqlite_master WHERE name = 'stakes'"
-    if db.execute(query).fetchone() is None:
+    if not _had(db, "stakes"):
         db.execute(STAKES_OF_BEFORE)
         return
     taking = _taking(db, "stakes")

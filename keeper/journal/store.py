@@ -281,9 +281,9 @@ class StoredJournal:
     def closed_since(self, at_s: UnixS) -> Mapping[AccountKey, Seen]:
         """Return whom included steps should have restored since: when last, and the best health before."""
         query = (
-            "SELECT account, outcome_at_s, ends_at_wad FROM steps JOIN terms USING (step_id)"
+            "SELECT account, outcome_at_s, ends_at_wad FROM steps"
             " WHERE reserved_at_s > ? AND outcome_at_s > ? AND state = 'included' AND ends_at_wad IS NOT NULL"
-            " ORDER BY outcome_at_s, steps.rowid"
+            " ORDER BY outcome_at_s, rowid"
         )
         closed: dict[AccountKey, Seen] = {}
         for row in self._rows(query, at_s - tally.HOUR_S, at_s):

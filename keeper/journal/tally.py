@@ -180,6 +180,10 @@ def raised_risk_wad(reserved: Mapping[str, Any], max_fee_wei: Wei) -> Wad:
     return max(int(due_wad), economics.worst_gas_wad, economics.gas_at_wad(max_fee_wei))
 
 
+LIVE = "state IN ('reserved', 'sent')"
+SETTLED = "state NOT IN ('reserved', 'sent')"
+"""Stakes of steps in flight, and of all others: an index has the ones, another one these."""
+
 COUNTED = (
     "SELECT coalesce(paid_gwei, most_gwei) AS gwei,"
     " CASE state WHEN 'abandoned' THEN 0 ELSE notional_micro END AS notional,"
@@ -197,8 +201,7 @@ def sums(db: Db, since_s: UnixS) -> Sums:
     """
     return _added_up(
         db,
-        f"{COUNTED} AND at_s > ? UNION ALL {COUNTED} AND state IN ('reserved', 'sent') AND at_s <= ?",
-        since_s,
+        f"{COUNTED} AND {SETTLED} AND at_s > ? UNION ALL {COUNTED} AND {LIVE}",
         since_s,
     )
 
@@ -206,7 +209,7 @@ def sums(db: Db, since_s: UnixS) -> Sums:
 def hour_and_day(db: Db, at_s: UnixS) -> tuple[Sums, Sums]:
     """Return what the last hour and the last day come to, as ``sums`` does, each step read once."""
     hour = sums(db, at_s - HOUR_S)
-    earlier = f"{COUNTED} AND at_s > ? AND at_s <= ? AND state NOT IN ('reserved', 'sent')"
+    earlier = f"{COUNTED} AND {SETTLED} AND at_s > ? AND at_s <= ?"
     return hour, hour + _added_up(db, earlier, at_s - DAY_S, at_s - HOUR_S)
 
 
@@ -222,9 +225,7 @@ def _added_up(db: Db, counted: str, *values: UnixS) -> Sums:
 
 def in_flight_wei(db: Db) -> Wei:
     """Return the most that the transactions in flight may cost."""
-    query = (
-        "SELECT coalesce(sum(most_gwei), 0) FROM stakes WHERE market = '' AND state IN ('reserved', 'sent')"
-    )
+    query = f"SELECT coalesce(sum(most_gwei), 0) FROM stakes WHERE market = '' AND {LIVE}"  # noqa: S608
     return int(db.execute(query).fetchone()[0]) * GWEI
 
 
@@ -263,11 +264,12 @@ def count_risk(db: Db, step_id: str, risk_wad: Wad) -> None:
 
 def taken_wad(db: Db, market: FeedId, since_s: UnixS) -> Wad:
     """Return what all steps took of a market after some time, or may yet, the abandoned ones left out."""
+    taken = "SELECT notional_micro FROM stakes WHERE market = ? AND at_s > ?"
     query = (
-        "SELECT coalesce(sum(notional_micro), 0) FROM stakes"
-        " WHERE market = ? AND at_s > ? AND state <> 'abandoned'"
+        f"SELECT coalesce(sum(notional_micro), 0) FROM ({taken} AND {SETTLED} AND state <> 'abandoned'"  # noqa: S608
+        f" UNION ALL {taken} AND {LIVE}) AS taken"
     )
-    return int(db.execute(query, (market, since_s)).fetchone()[0]) * MICRO
+    return int(db.execute(query, (market, since_s, market, since_s)).fetchone()[0]) * MICRO
 
 
 def inventory(db: Db, market: FeedId, sold_to: int = 0) -> Inventory:
@@ -283,7 +285,7 @@ def inventory(db: Db, market: FeedId, sold_to: int = 0) -> Inventory:
     since = max(sold_to, sold)
     kept = (
         "SELECT coalesce(sum(coalesce(booked_micro, held_micro)), 0) FROM stakes"
-        " WHERE market = ? AND state = 'included' AND seq > ?"
+        " WHERE market = ? AND market > '' AND state = 'included' AND seq > ?"
     )
     flying = (
         "SELECT coalesce(sum(CASE WHEN held_micro > 0 THEN held_micro ELSE 0 END), 0),"
@@ -300,7 +302,7 @@ def markets(db: Db) -> list[FeedId]:
     # From one to the next: a DISTINCT would read all there is.
     query = (
         "WITH RECURSIVE found (market) AS (SELECT min(market) FROM stakes WHERE market > '' UNION ALL"
-        " SELECT (SELECT min(market) FROM stakes WHERE market > found.market) FROM found"
+        " SELECT (SELECT min(market) FROM stakes WHERE market > found.market AND market > '') FROM found"
         " WHERE found.market IS NOT NULL) SELECT market FROM found WHERE market IS NOT NULL"
     )
     return [row[0] for row in db.execute(query)]
@@ -308,10 +310,8 @@ def markets(db: Db) -> list[FeedId]:
 
 def last_stake(db: Db) -> int:
     """Return the newest stake of which it is known how it ended, and those before it too."""
-    query = (
-        "SELECT coalesce((SELECT min(seq) - 1 FROM stakes"
-        " WHERE state IN ('reserved', 'sent')), max(seq), 0) FROM stakes"
-    )
+    # With a sign, or SQLite would look for the lowest one from the first stake on.
+    query = f"SELECT coalesce((SELECT min(+seq) - 1 FROM stakes WHERE {LIVE}), max(seq), 0) FROM stakes"  # noqa: S608
     return int(db.execute(query).fetchone()[0])
 
 
@@ -321,7 +321,7 @@ def moved_wad(db: Db, at_s: UnixS) -> Mapping[FeedId, Wad]:
     Those of later count, too: a reorg sets chain time back, and another deployment may be a head ahead.
     """
     query = (
-        "SELECT takes FROM steps JOIN terms USING (step_id) WHERE reserved_at_s > ?"
+        "SELECT takes FROM steps WHERE reserved_at_s > ? AND takes <> '{}'"
         " AND state IN ('reserved', 'sent', 'included')"
     )
     moved: dict[FeedId, Wad] = {}
@@ -337,13 +337,18 @@ def kept_solvent_wad(db: Db, at_s: UnixS) -> Wad:
     What they were booked to lose, where they were, and else what they were expected to.
     """
     # By what an index holds few steps are left to be looked up; those of an older journal risk nothing there.
-    query = (
-        "SELECT loss_wad, booked_micro FROM stakes JOIN terms USING (step_id) WHERE market = '' AND at_s > ?"
-        " AND state <> 'abandoned' AND (loss_micro > 0 OR risk_micro = 0) AND loss_wad <> '0'"
+    staked = (
+        "SELECT step_id, booked_micro FROM stakes WHERE market = '' AND at_s > ?"
+        " AND (loss_micro > 0 OR risk_micro = 0)"
     )
+    query = (
+        f"SELECT loss_wad, booked_micro FROM ({staked} AND {SETTLED} AND state <> 'abandoned'"  # noqa: S608
+        f" UNION ALL {staked} AND {LIVE}) AS staked JOIN steps USING (step_id) WHERE loss_wad <> '0'"
+    )
+    since_s = at_s - DAY_S
     return sum(
         int(row["loss_wad"]) if row["booked_micro"] is None else row["booked_micro"] * MICRO
-        for row in db.execute(query, (at_s - DAY_S,))
+        for row in db.execute(query, (since_s, since_s))
     )
 
 

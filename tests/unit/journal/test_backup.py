@@ -93,7 +93,7 @@ def test_every_row_is_a_line_however_few_are_read_at_a_time(
     assert filled.last_event() == 5
 
 
-def test_one_case_is_exported_alone_with_its_bids_and_terms(
+def test_one_case_is_exported_alone_with_its_bids(
     filled: StoredJournal, place: Path | Shared, step: Callable[..., Step], tx: dict[str, Any]
 ) -> None:
     other = filled.reserve(step(case=2), tx, chain_nonce=0, block=101, at_s=1212)
@@ -106,7 +106,7 @@ def test_one_case_is_exported_alone_with_its_bids_and_terms(
     with closing(JournalReader(place)) as reader:
         lines = [json.loads(line) for line in reader.export("case1")]
         tables = [line["table"] for line in lines]
-        assert tables == ["cases", *["events"] * 4, "steps", "sends", "terms"]
+        assert tables == ["cases", *["events"] * 4, "steps", "sends"]
         assert {line["case_id"] for line in lines[:6]} == {"case1"}
         [of] = {line["step_id"] for line in lines[5:]}
         assert of != other.step_id

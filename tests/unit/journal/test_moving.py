@@ -25,7 +25,7 @@ from keeper.journal.tape import Recorder
 from keeper.ports import Outcome, Searched, Switch
 from tests.postgres import drop
 from tests.unit.journal.conftest import IDENTITY, Events, Steps
-from tests.unit.journal.test_migrations import OLD
+from tests.unit.journal.test_migrations import OLD, V6, held
 from tests.unit.journal.test_retention import at_day
 
 LIVE = {**IDENTITY, "mode": "live"}
@@ -115,9 +115,12 @@ def test_a_journal_goes_on_where_it_has_gone_to(
             assert each(now) == each(was)
 
 
-def test_an_older_journal_is_brought_up_on_the_way_and_stays_as_it_is(tmp_path: Path, shared: Shared) -> None:
+@pytest.mark.parametrize(("kept", "live"), [(OLD, 1), (V6, 2)])
+def test_an_older_journal_is_brought_up_on_the_way_and_stays_as_it_is(
+    tmp_path: Path, shared: Shared, kept: Path, live: int
+) -> None:
     old = tmp_path / "old.sqlite"
-    old.write_bytes(gzip.decompress(OLD.read_bytes()))
+    old.write_bytes(gzip.decompress(kept.read_bytes()))
     before = old.read_bytes()
     moving.move(old, shared)
     assert old.read_bytes() == before
@@ -127,7 +130,8 @@ def test_an_older_journal_is_brought_up_on_the_way_and_stays_as_it_is(tmp_path: 
         with closing(SqliteJournal(old, identity=identity)) as was:
             for each in ASKED:
                 assert each(now) == each(was)
-            assert len(now.live_steps()) == 1
+            assert held(now) == held(was)
+            assert len(now.live_steps()) == live
     with closing(JournalReader(shared)) as reader:
         assert reader.verify() == []
 

@@ -13,6 +13,7 @@ from keeper.errors import ConfigError, InvariantBroken, KeeperError
 from keeper.journal import store
 from keeper.journal.db import Shared
 from keeper.journal.guard import Limits
+from keeper.journal.migrations import VERSION
 from keeper.journal.reader import JournalReader
 from keeper.journal.store import SqliteJournal, StoredJournal
 from keeper.lifecycle import Status
@@ -289,7 +290,7 @@ def test_another_schema_is_refused(
     journal: StoredJournal, open_journal: Callable[..., StoredJournal]
 ) -> None:
     journal._db.execute("UPDATE meta SET value = '0' WHERE key = 'schema'")
-    with pytest.raises(ConfigError, match="schema is 0, and this keeper knows 1 to 6"):
+    with pytest.raises(ConfigError, match=f"schema is 0, and this keeper knows 1 to {VERSION}"):
         open_journal()
 
 

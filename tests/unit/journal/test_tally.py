@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from keeper.domain import QUOTE, Booking, CaseEvent, Economics, EventKind, Permit, Reason, Refuse, Step
+from keeper.domain import QUOTE, Booking, CaseEvent, Economics, EventKind, Flag, Permit, Reason, Refuse, Step
 from keeper.journal import tally
 from keeper.journal.guard import EACH, Limits
 from keeper.journal.store import SqliteJournal
 from keeper.journal.tally import GWEI, Inventory, Sums
 from keeper.ports import Aftermath, Measure, Outcome, Switch
-from keeper.units import WAD
+from keeper.units import WAD, UnixS
+from tests.unit.journal.conftest import on_sqlite
 
 NOW_S = 1_000_000
 ETH = "ETH/USD"
@@ -44,12 +45,17 @@ def grant(event: Callable[..., CaseEvent], step: Callable[..., Step], tx: dict[s
 
 
 def end(
-    journal: SqliteJournal, permit: Permit, kind: EventKind, cost_wei: int = 1, booking: Booking | None = None
+    journal: SqliteJournal,
+    permit: Permit,
+    kind: EventKind,
+    cost_wei: int = 1,
+    booking: Booking | None = None,
+    at_s: UnixS = NOW_S,
 ) -> None:
     journal.sign(permit.step_id, b"raw", f"0x{permit.nonce}")
-    journal.sent(permit.step_id, block=1, at_s=NOW_S)
+    journal.sent(permit.step_id, block=1, at_s=at_s)
     outcome = Outcome(kind, 1, "0xb", cost_wei)
-    journal.settle(permit.step_id, outcome, at_s=NOW_S, aftermath=Aftermath(booking))
+    journal.settle(permit.step_id, outcome, at_s=at_s, aftermath=Aftermath(booking))
 
 
 LOSSES = {
@@ -308,6 +314,42 @@ def test_what_an_older_journal_has_spent_counts_on(tmp_path: Path) -> None:
         found = tally.sums(journal._db, 0)
     assert 0 <= found.spent_wei - most < 9 * GWEI
     assert 0 < found.notional_wad - notional < 9 * tally.MICRO
+
+
+@on_sqlite
+def test_what_lies_behind_costs_the_next_permit_nothing(open_journal: Journals, grant: Grants) -> None:
+    every, takes = {EACH: 10**9 * WAD}, ((ETH, WAD), ("BTC/USD", -WAD))
+    limits = replace(RICH, market_day_wad=every, inventory_wad=every, solvency_day_wad=10**9 * WAD)
+    journal = open_journal(limits)
+    wanted = Step("case", Flag(bytes(32), WAD), NOW_S, 1, WAD, takes=takes, loss_wad=WAD)
+    work = 0
+
+    def count() -> int:
+        nonlocal work
+        work += 1
+        return 0
+
+    def after(more: int) -> int:
+        """Return how many instructions SQLite runs for what a permit depends on, after more old steps."""
+        nonlocal work
+        old_s = NOW_S - 10 * tally.DAY_S
+        for _ in range(more):
+            taken = grant(journal, at_s=old_s, takes=takes, loss_wad=WAD)
+            end(journal, taken, EventKind.INCLUDED, at_s=old_s)
+        for market, _ in takes:
+            journal.note_sold(market, "sold", at_s=old_s)
+        work = 0
+        journal._db.set_progress_handler(count, 1)
+        journal.used(limits, NOW_S // 12, NOW_S)
+        journal.held(wanted, limits, 10**6, NOW_S // 12, NOW_S)
+        tally.last_stake(journal._db)
+        journal.closed_since(NOW_S - 1)
+        journal.settled_since(NOW_S // 12)
+        journal._db.set_progress_handler(None, 0)
+        return work
+
+    few = after(3)
+    assert after(100) < few * 1.5
 
 
 def test_each_limit_that_adds_something_up_is_measured(open_journal: Journals, grant: Grants) -> None:
