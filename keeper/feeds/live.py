@@ -28,6 +28,9 @@ from keeper.units import FeedId, UnixS, Wad
 
 log = structlog.get_logger()
 
+SAME_MS = 10
+"""What only time could change is seen so much later: ages are bounded by hundreds of it."""
+
 PAIR = re.compile(r"[^/\s]+/[^/\s]+")
 
 
@@ -151,8 +154,8 @@ class LiveComposite:
         return moved
 
     def _compose(self, feed: FeedId, now_ms: int) -> Composite:
-        """Compose a feed as of now; within a millisecond without news it is as before."""
-        if self._composed_ms.get(feed) == now_ms:
+        """Compose a feed as of now; for some milliseconds without news it is as before."""
+        if 0 <= now_ms - self._composed_ms.get(feed, -SAME_MS) < SAME_MS:
             return self._composed[feed]
         offers = []
         for source in self._sources[feed]:
@@ -164,11 +167,17 @@ class LiveComposite:
         return composite
 
     def _on_news(self, venue: str, symbols: Collection[str], heard_ns: int) -> None:
-        self._composed_ms.clear()
         for symbol in symbols:
             for feed in self._feeds[venue, symbol]:
                 self._arrived.setdefault(feed, heard_ns)
+                self._forget(feed)
         self._news.set()
+
+    def _forget(self, feed: FeedId) -> None:
+        """Have a feed composed anew, and what is quoted in it."""
+        self._composed_ms.pop(feed, None)
+        for other in self._quoted_in.get(feed, ()):
+            self._forget(other)
 
 
 def _say_if_broken(task: asyncio.Task[None]) -> None:

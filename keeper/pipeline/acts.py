@@ -225,13 +225,7 @@ class Acts(Generic[MarketT]):
             return
         others = self._refused_last(planned, moment.head)
         sole = [each for each in others if len(each.steps) == 1 and not before]
-        chosen = [each for each in others if len(each.steps) != 1 or before]
-        trying = asyncio.gather(
-            self._try_in_order(sole, moment.at),
-            asyncio.gather(
-                *(self._try_all(each.steps, moment.at, self._simulations, before) for each in chosen)
-            ),
-        )
+        trying = asyncio.create_task(self._try_planned(others, sole, moment.at, before))
         try:
             await asyncio.wait([trying], timeout=SOON_S)
             if not trying.done():
@@ -240,14 +234,33 @@ class Acts(Generic[MarketT]):
                 for first in sole[:1]:
                     call = self._mirror.market.encode(first.steps[0].act)
                     self._foresee(first.steps[0], call, moment.head)
-            (in_order, stack), each_alone = await trying
+            tried, stack = await trying
         finally:
             trying.cancel()
-        tried = {each.account: [found] for each, found in zip(sole, in_order, strict=True)}
-        tried |= {each.account: found for each, found in zip(chosen, each_alone, strict=True)}
         found = [(each, tried[each.account]) for each in others]
         await self._send(found, fees, moment, stack, first=suspect, in_public=bool(before))
         await self._send_left(stack.left, fees, moment)
+
+    async def _try_planned(
+        self,
+        planned: Sequence[Planned],
+        sole: Sequence[Planned],
+        at: ChainTime,
+        before: Sequence[Announced],
+    ) -> tuple[Mapping[AccountKey, Sequence[Tried]], Stack]:
+        """Run the only steps of their accounts in their order, and beside them all others by themselves."""
+        chosen = [each for each in planned if each not in sole]
+        if chosen:
+            (in_order, stack), each_alone = await asyncio.gather(
+                self._try_in_order(sole, at),
+                asyncio.gather(
+                    *(self._try_all(each.steps, at, self._simulations, before) for each in chosen)
+                ),
+            )
+        else:
+            (in_order, stack), each_alone = await self._try_in_order(sole, at), []
+        tried = {each.account: [found] for each, found in zip(sole, in_order, strict=True)}
+        return tried | {each.account: found for each, found in zip(chosen, each_alone, strict=True)}, stack
 
     async def _fees(self, moment: Moment) -> Fees | Refuse:
         """Return what may be bid, or why nothing is sent."""
@@ -287,9 +300,9 @@ class Acts(Generic[MarketT]):
         that, each runs by itself, as sizes and routes of one act do: of these only one is sent.
         """
         market, steps = self._mirror.market, [each.steps[0] for each in planned]
-        calls = [(market.encode(step.act), step.gas_limit) for step in steps]
-        results = None
+        calls, results = [], None
         if len(steps) > 1:
+            calls = [(market.encode(step.act), step.gas_limit) for step in steps]
             async with self._simulations:
                 with suppress(ChainFault):
                     results = await self._reader.simulate_in_order(self._sender.address, calls, at)
@@ -308,6 +321,9 @@ class Acts(Generic[MarketT]):
         line: asyncio.Semaphore,
         before: Sequence[Announced] = (),
     ) -> list[Tried]:
+        if len(steps) == 1:
+            # Without a task, which begins a turn later.
+            return [await self._try(steps[0], at, line, before)]
         return await asyncio.gather(*(self._try(step, at, line, before) for step in steps))
 
     async def _try(

@@ -384,7 +384,7 @@ class Care(Generic[MarketT]):
         account = ready[0]
         case = self._cases.get(account) or new_case(account, moment.head)
         alarm = self._as_known(case, account, "", moment.head)
-        judged = self._desk.judge(self._left, account, alarm)
+        judged = self._desk.judge(self._desk.carry(self._left, self._sit(moment)), account, alarm)
         if not isinstance(judged, Unknown) and isinstance(judged.decision, tuple):
             self._acts.rehearse(Planned(account, judged.decision, judged), moment)
 

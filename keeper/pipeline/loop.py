@@ -138,7 +138,7 @@ class Pipeline(Generic[MarketT]):
         self._mempool = mempool
         self._before: list[Announced] = []
         """What was announced since the last head, in its order."""
-        self._rehearse_s = params.rehearse_ms / 1e3
+        self._rehearse_ms = params.rehearse_ms
         self._pieces = cycle([lambda _: self._watch.rehearse(), self._care.rehearse])
         """Of the way from a tick to its act, in turn."""
         self._bearing = Bearing(
@@ -179,7 +179,7 @@ class Pipeline(Generic[MarketT]):
         works = [self._follow_heads()]
         if self._live is not None:
             works += [self._follow_ticks(self._live), self._answer_alarms(), self._settle()]
-            works += [self._rehearse()] if self._rehearse_s else []
+            works += [self._rehearse()] if self._rehearse_ms else []
         if self._mempool is not None:
             works.append(self._follow_mempool(self._mempool))
         tasks = [asyncio.ensure_future(each) for each in works]
@@ -233,8 +233,10 @@ class Pipeline(Generic[MarketT]):
                 log.info("announced.looked", tx_hash=announced.tx_hash)
 
     async def _rehearse(self) -> None:
+        # The loop's timers know no less than a millisecond.
+        rest_s = self._rehearse_ms / 1e3 if self._rehearse_ms >= 1 else 0.0
         while True:
-            await asyncio.sleep(self._rehearse_s)
+            await asyncio.sleep(rest_s)
             if not self.busy.locked():
                 self.rehearse()
 

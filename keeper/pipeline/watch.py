@@ -77,8 +77,8 @@ class Watch(Generic[MarketT]):
         self._ready: Sequence[AccountKey] = ()
         self._kept = np.zeros(0, np.intp)
         """Rows of those whose acts are ready: they stand in line at every tick that finds them suspect."""
-        self._first = np.zeros(0, np.intp)
-        """Those of them who were not judged since: a tick looks at them before all others."""
+        self._first: dict[AccountKey, int] = {}
+        """Those of them who were not judged since, and their rows: a tick looks at them before all others."""
         self._glanced: Moment | None = None
         """Whom a glance has found, until they are taken."""
         self._marked: tuple[object, UnixS, Mapping[FeedId, Quote | Unknown], Marks] | None = None
@@ -130,7 +130,7 @@ class Watch(Generic[MarketT]):
         at = self._at(head)
         quotes = self._feed.latest(at.timestamp_s)
         book, marks = self._priced(head, quotes)
-        found = self._trigger.glance(book, marks, self._first[self._first < len(book)])
+        found = self._trigger.glance(book, marks, np.fromiter(self._first.values(), np.intp))
         if not len(found.rows):
             return False
         keys = book.keys[found.rows].tolist()
@@ -196,7 +196,7 @@ class Watch(Generic[MarketT]):
             self._trigger.prepare(*self._priced(head, quotes))
 
     def take(self) -> Moment | None:
-        """Return whom a glance has found, or else who stands first in line, with the newest prices.
+        """Return whom a glance has found, or else who stands first in line, with the prices scored last.
 
         The others go on standing there.
         """
@@ -214,21 +214,22 @@ class Watch(Generic[MarketT]):
         if not len(self._line):
             self.disperse()
         suspects = dict(zip(known[rows].tolist(), why(*scores), strict=True))
-        quotes = self._feed.latest(at.timestamp_s)
-        return Moment(self._head, at, quotes, suspects, self._line_since_ns, is_tick=True)
+        return Moment(self._head, at, self._quotes, suspects, self._line_since_ns, is_tick=True)
 
     def keep(self, accounts: Sequence[AccountKey]) -> None:
         """Have accounts whose acts are ready stand in line at every tick, suspects before or not."""
         self._ready = accounts
-        self._kept = self._first = self._mirror.book.rows_of(accounts)
+        rows = self._mirror.book.rows(accounts)
+        self._kept = rows[rows >= 0]
+        self._first = {each: row for each, row in zip(accounts, rows.tolist(), strict=True) if row >= 0}
 
     def answered(self, moment: Moment) -> None:
         """Count how long a tick's suspects waited until they were judged, and acted on.
 
         A glance looks for them no more: they are on their way, or the same prices would lead to the same.
         """
-        answered = self._mirror.book.rows_of([*moment.suspects])
-        self._first = self._first[~np.isin(self._first, answered)]
+        for account in moment.suspects:
+            self._first.pop(account, None)
         self._answered.note(time.monotonic_ns() - moment.heard_ns)
 
     def ticks(self, ready: int) -> Ticks:

@@ -424,9 +424,7 @@ async def test_subscriptions_go_out_at_a_bounded_pace(stubs: StubVenues) -> None
     assert all(1 / venue.pace_s <= 5 for venue in VENUES.values())
 
 
-def test_nothing_is_composed_twice_within_a_millisecond_without_news(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_nothing_is_composed_again_at_once_without_news_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     composed: list[FeedId] = []
     now_ms = 1_000
 
@@ -435,18 +433,30 @@ def test_nothing_is_composed_twice_within_a_millisecond_without_news(
         return compose(feed, *asked)
 
     monkeypatch.setattr(live, "compose", counted)
-    sources = [Source("kraken", "BTC/USD"), Source("okx", "BTC-USD")]
-    feed = LiveComposite({"BTC/USD": sources}, Params(), clock_ms=lambda: now_ms)
-    for _ in range(2):
+    sources = {
+        "USDT/USD": [Source("kraken", "USDT/USD")],
+        "BTC/USD": [Source("binance", "BTCUSDT", "USDT/USD")],
+        ETH: [Source("okx", "ETH-USD")],
+    }
+    feed = LiveComposite(sources, Params(min_venues=1), clock_ms=lambda: now_ms)
+
+    def newly() -> list[FeedId]:
+        composed.clear()
         feed.latest(0)
-    assert len(composed) == 1
+        return sorted(composed)
+
+    assert newly() == []
+    now_ms += live.SAME_MS - 1
+    assert newly() == []
     now_ms += 1
-    for _ in range(2):
-        feed.latest(0)
-    assert len(composed) == 2
-    feed._on_news("okx", ["BTC-USD"], 0)
-    feed.latest(0)
-    assert len(composed) == 3
+    assert (newly(), newly()) == (sorted(sources), [])
+    feed._on_news("okx", ["ETH-USD"], 0)
+    assert newly() == [ETH]
+    # What is quoted in it follows a price.
+    feed._on_news("kraken", ["USDT/USD"], 0)
+    assert newly() == ["BTC/USD", "USDT/USD"]
+    now_ms -= 1
+    assert newly() == sorted(sources)
 
 
 async def test_a_tick_is_a_price_that_moved_by_the_arrival_of_the_first_message(stubs: StubVenues) -> None:

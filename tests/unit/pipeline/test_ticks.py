@@ -777,12 +777,12 @@ async def test_where_nobody_is_ready_the_scoring_alone_is_rehearsed(live: Desk, 
     assert set(went) == {"_judge"}
 
 
-@pytest.mark.parametrize(("every_ms", "is_rehearsed"), [(1.0, True), (0.0, False)])
+@pytest.mark.parametrize(("every_ms", "is_rehearsed"), [(1.0, True), (0.5, True), (0.0, False)])
 async def test_the_loop_rehearses_as_often_as_it_is_to(
     live: Desk, monkeypatch: pytest.MonkeyPatch, every_ms: float, is_rehearsed: bool
 ) -> None:
     rehearsed: list[None] = []
-    live.pipeline._rehearse_s = every_ms / 1e3
+    live.pipeline._rehearse_ms = every_ms
     monkeypatch.setattr(live.pipeline, "rehearse", lambda: rehearsed.append(None))
     live.chain.put(BREACHED)
     async with running(live):
