@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -197,6 +197,8 @@ class Claims:
 
     def __add__(self, other: Claims) -> Claims:
         """Take two together."""
+        if other is NO_CLAIMS:
+            return self
         return Claims(
             self.nonces | other.nonces,
             self.in_flight_wei + other.in_flight_wei,
@@ -209,6 +211,10 @@ class Claims:
             _together(self.inventory, other.inventory, Inventory()),
             self.in_flight + other.in_flight,
         )
+
+
+NO_CLAIMS = Claims()
+"""Those of a wallet that has no other journal."""
 
 
 def _together(one: Mapping[FeedId, Added], other: Mapping[FeedId, Added], none: Added) -> dict[FeedId, Added]:
@@ -794,7 +800,7 @@ def _grant(
     told = {
         "step_id": step_id,
         "kind": step.kind,
-        "act": asdict(step.act),
+        "act": step.act,
         "closes": step.act.closes,
         "nonce": tx["nonce"],
         **({"place": place} if place else {}),
@@ -832,9 +838,9 @@ def _told(step: Step) -> Mapping[str, Any]:
     """Return what made a step as large as it is, and what it should bring, where the plan says it."""
     told: dict[str, Any] = {}
     if step.economics is not None:
-        told["economics"] = asdict(step.economics)
+        told["economics"] = step.economics
     if step.bounds:
-        told["bounds"] = [asdict(each) for each in step.bounds]
+        told["bounds"] = step.bounds
     if step.loss_wad:
         told["loss_wad"] = step.loss_wad
     return told

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from itertools import islice
 from typing import Any
 
@@ -109,15 +109,20 @@ def check_identity(db: Db, identity: Mapping[str, str]) -> None:
             raise ConfigError(f"its {key} is {found.get(key)}, and {expected.get(key)} is configured")
 
 
-def dumps(value: Mapping[str, Any]) -> str:
-    """Write JSON: bytes become 0x text, integers stay exact, NaN is refused."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False, default=_hex)
-
-
-def _hex(value: object) -> str:
+def _plain(value: Any) -> str | dict[str, Any]:
     if isinstance(value, bytes):
         return "0x" + value.hex()
+    if is_dataclass(value):
+        return {each.name: getattr(value, each.name) for each in fields(value)}
     raise TypeError(f"{type(value).__name__} does not go into the journal: {value!r}")
+
+
+WRITER = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_plain)
+
+
+def dumps(value: Mapping[str, Any]) -> str:
+    """Write JSON: bytes become 0x text, a message its fields, integers stay exact, NaN is refused."""
+    return WRITER.encode(value)
 
 
 def told_aftermath(aftermath: Aftermath) -> dict[str, Any]:
@@ -161,18 +166,26 @@ def append_all(db: Db, events: Sequence[CaseEvent]) -> None:
         except InvariantBroken as broken:
             where = f"case {event.case_id}, account {event.account.hex()}, block {event.block}"
             raise InvariantBroken(f"{where}: {broken}") from None
-    db.executemany(
+    _write(
+        db,
         "INSERT INTO cases VALUES (?, ?, ?, ?)",
         [(name, each.account, known[name][1], each.block) for name, each in reversed(opened.items())],
     )
-    db.executemany(
+    _write(
+        db,
         "UPDATE cases SET status = ? WHERE case_id = ?",
         [(known[name][1], name) for name, was in before.items() if known[name] != was],
     )
-    db.executemany(
+    _write(
+        db,
         "INSERT INTO events (case_id, kind, block, at_s, data) VALUES (?, ?, ?, ?, ?)",
         [(each.case_id, each.kind, each.block, each.at_s, dumps(each.data)) for each in events],
     )
+
+
+def _write(db: Db, statement: str, values: Sequence[Sequence[object]]) -> None:
+    if values:
+        db.executemany(statement, values)
 
 
 def _moved(

@@ -150,6 +150,8 @@ class StoredJournal:
         """Whether the transaction that is open, or was the last, is on disk once it is committed."""
         self._foreseen: Foreseen | None = None
         """What was looked at in advance; None where a step, a switch or a head was written since."""
+        self._granted: dict[str, StepRecord] = {}
+        """The steps permitted in the transaction that is open, unless more was written of them."""
 
     def _prepare(self, db: Db, identity: Mapping[str, str]) -> None:
         """Lay out a new journal, bring an older one up, refuse another's; inside an open transaction."""
@@ -196,7 +198,9 @@ class StoredJournal:
         ``adds``: only what anybody may add, whoever leads. ``of_cases``: nothing that a permit looks at.
         """
         with self._lock:
-            self._foreseen = self._foreseen if of_cases else None
+            if not of_cases:
+                self._foreseen = None
+                self._granted.clear()
             joined = self._db.in_transaction
             if joined:
                 yield self._db
@@ -213,6 +217,8 @@ class StoredJournal:
                     told = self._db.told(error)
                     raise KeeperError(f"the journal {self._name} cannot be written: {told}") from error
                 raise
+            finally:
+                self._granted.clear()
 
     def _rows(self, query: str, *values: object) -> list[Any]:
         with self._asked() as db:
@@ -380,7 +386,7 @@ class StoredJournal:
             limits = standing.limits or self._limits
             is_same = known is not None and known.limits is limits and known.standing == standing
             before = known.view if known is not None and is_same else None
-            return guard.reserve(
+            granted = guard.reserve(
                 db,
                 limits,
                 step,
@@ -397,6 +403,29 @@ class StoredJournal:
                 data_fee_wei=data_fee_wei,
                 joins=joins,
             )
+            if isinstance(granted, Permit):
+                self._note_granted(granted, step, block, joins)
+            return granted
+
+    def _note_granted(self, permit: Permit, step: Step, block: Block, joins: Permit | None) -> None:
+        """Know a step as it was written just now; one of several acts is read when it is asked for."""
+        if joins is not None:
+            self._granted.pop(joins.step_id, None)
+            return
+        self._granted[permit.step_id] = StepRecord(
+            step_id=permit.step_id,
+            case_id=permit.case_id,
+            account=step.act.account,
+            kind=step.kind,
+            nonce=permit.nonce,
+            state=S.RESERVED,
+            reserved_block=block,
+            valid_until_block=step.valid_until_block,
+            unsigned_tx=permit.unsigned_tx,
+            signed_tx=None,
+            tx_hash=None,
+            outcome=None,
+        )
 
     def _still_foreseen(self, moment: tuple[int, Block, UnixS]) -> Foreseen | None:
         """Return what was looked at in advance, if it would be seen again; here nobody looks in advance."""
@@ -583,6 +612,9 @@ class StoredJournal:
 
     def step(self, step_id: str) -> StepRecord:
         """Return one step; raise InvariantBroken where it is not known."""
+        with self._lock:
+            if step_id in self._granted:
+                return self._granted[step_id]
         found = self._rows(ONE_STEP, step_id)
         if not found:
             raise InvariantBroken(f"the journal knows no step {step_id}")
@@ -614,13 +646,15 @@ class StoredJournal:
 
     def sign(self, step_id: str, raw: bytes, tx_hash: str, *, bid: int = 1) -> None:
         """Commit the signed bytes, before they are first sent. The same bytes again change nothing."""
-        with self._transaction() as db:
+        with self._transaction(of_cases=True) as db:
             if not self._lasting:
                 raise InvariantBroken(
                     f"the signed bytes of step {step_id} must be on disk before they are sent"
                 )
+            goes_alone = self._granted.pop(step_id, None) is not None
             if bid == 1 and db.execute(FIRST_SIGNED, (raw, tx_hash, step_id)).rowcount == 1:
-                db.execute(CARRIED_SIGNED, (tx_hash, step_id))
+                if not goes_alone:
+                    db.execute(CARRIED_SIGNED, (tx_hash, step_id))
                 return
             step = self.step(step_id)
             if bid > 1:

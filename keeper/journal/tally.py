@@ -100,6 +100,8 @@ def enter(db: Db, step_id: str, step: Step, max_cost_wei: Wei, at_s: UnixS) -> N
     )  # fmt: skip
     parts = {feed: (abs(wad), wad, 0) for feed, wad in step.takes}
     parts |= dict.fromkeys(step.sells, (0, 0, 1))
+    if not parts:
+        return
     db.executemany(
         "INSERT INTO stakes (step_id, market, at_s, state, notional_micro, held_micro, is_sale)"
         " VALUES (?, ?, ?, 'reserved', ?, ?, ?)",

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from keeper.domain import Step
-from keeper.journal.guard import Claims, Limits
+from keeper.journal.guard import NO_CLAIMS, Claims, Limits
 from keeper.journal.tally import Inventory, Sums
 from keeper.ports import Thrown
 from keeper.units import Block, UnixS
@@ -77,9 +77,8 @@ class Wallet:
         self, journal: Member, step: Step | None, limits: Limits, chain_nonce: int, block: Block, at_s: UnixS
     ) -> Claims:
         """Return what all journals but one hold."""
-        return sum(
-            (each.held(step, limits, chain_nonce, block, at_s) for each in self._others(journal)), Claims()
-        )
+        held = (each.held(step, limits, chain_nonce, block, at_s) for each in self._others(journal))
+        return sum(held, NO_CLAIMS)
 
     def next_nonce_beside(self, journal: Member) -> int:
         """Return one more than the highest nonce that any other journal gave out; 0 where none did."""

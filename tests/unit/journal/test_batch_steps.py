@@ -103,6 +103,18 @@ def test_acts_share_a_nonce_and_the_cost_of_one_transaction(batch: Batch, journa
     assert [tally.at_stake(journal._db, each).spent_wei for each in batch.steps] == [GAS * FEE] * 3
 
 
+def test_a_batch_is_known_whole_and_signed_whole_in_the_commit_of_its_permits(
+    batch: Batch, journal: StoredJournal
+) -> None:
+    with journal.together():
+        batch.take(1, 2)
+        carrier = journal.step(batch.steps[0])
+        assert carrier.unsigned_tx["data"] == "0x1212"
+        assert [each.step_id for each in carrier.carries] == batch.steps[1:]
+        journal.sign(batch.steps[0], b"signed", "0xaa")
+    assert [journal.step(each).tx_hash for each in batch.steps] == ["0xaa", "0xaa"]
+
+
 def test_the_next_transaction_takes_the_next_nonce(batch: Batch) -> None:
     batch.take(1, 2)
     alone = batch.ask(3, joins=None)

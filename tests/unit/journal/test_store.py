@@ -2,13 +2,27 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from keeper.domain import Account, CaseEvent, ChainTime, EventKind, Head, Permit, Phase, Reason, Refuse, Step
+from keeper.domain import (
+    Account,
+    CaseEvent,
+    ChainTime,
+    EventKind,
+    Flag,
+    Head,
+    Observation,
+    Permit,
+    Phase,
+    Reason,
+    Refuse,
+    Report,
+    Step,
+)
 from keeper.errors import ConfigError, InvariantBroken, KeeperError
 from keeper.journal import store
 from keeper.journal.db import Shared
@@ -17,8 +31,9 @@ from keeper.journal.migrations import VERSION
 from keeper.journal.reader import JournalReader
 from keeper.journal.store import SqliteJournal, StoredJournal
 from keeper.lifecycle import Status
-from keeper.ports import Journal, Outbox, Outcome, Searched, StepState
-from tests.unit.journal.conftest import on_sqlite
+from keeper.ports import Journal, Outbox, Outcome, Searched, StepRecord, StepState
+from keeper.units import WAD
+from tests.unit.journal.conftest import Events, Steps, on_sqlite
 
 INCLUDED = Outcome(EventKind.INCLUDED, 103, "0xb103", 1_000_000 * 2 * 10**9)
 REVERTED = Outcome(EventKind.REVERTED, 103, "0xb103", 500_000 * 2 * 10**9)
@@ -33,6 +48,12 @@ def permitted(
     permit = journal.reserve(step(), tx, chain_nonce=5, block=101, at_s=1212)
     assert isinstance(permit, Permit)
     return permit
+
+
+def granted(journal: StoredJournal, step: Step, tx: dict[str, Any]) -> Permit:
+    found = journal.reserve(step, tx, chain_nonce=5, block=101, at_s=1212)
+    assert isinstance(found, Permit)
+    return found
 
 
 def _sent(journal: StoredJournal, permit: Permit) -> None:
@@ -57,6 +78,15 @@ def test_events_come_back_as_they_went_in(journal: StoredJournal, event: Callabl
 def test_bytes_become_hexadecimal_text(journal: StoredJournal, event: Callable[..., CaseEvent]) -> None:
     journal.record([event(flagger=b"\x0a\xff")])
     assert journal.history("case1")[0].data == {"flagger": "0x0aff"}
+
+
+def test_a_message_goes_in_with_all_its_fields(journal: StoredJournal, event: Events) -> None:
+    seen = Observation("BTC/USD", 2**64, 7, 1_200, 1_300)
+    act = Flag(b"\x01" * 32, 5 * WAD, ((Report(seen, b"\x02" * 65, "0xab"),),))
+    journal.record([event(act=act)])
+    report = {"observation": asdict(seen), "signature": "0x" + "02" * 65, "signer": "0xab"}
+    told = {"account": "0x" + "01" * 32, "bond_wad": 5 * WAD, "reports": [[report]]}
+    assert journal.history("case1")[0].data == {"act": told}
 
 
 @pytest.mark.parametrize("value", [float("nan"), object()])
@@ -140,6 +170,50 @@ def test_a_permit_carries_the_stored_transaction_with_its_nonce(
     reserved = journal.history("case1")[-1]
     assert reserved.kind is EventKind.RESERVED
     assert reserved.data["act"] == {"account": "0x" + "01" * 32, "bond_wad": 5 * 10**18, "reports": []}
+
+
+def test_a_step_is_as_written_in_the_commit_of_its_permit(
+    journal: StoredJournal, event: Events, step: Steps, tx: dict[str, Any]
+) -> None:
+    with journal.together():
+        journal.record([event()])
+        permit = granted(journal, step(), tx)
+        permitted = journal.step(permit.step_id)
+        journal.sign(permit.step_id, b"raw", "0xaa")
+        signed = journal.step(permit.step_id)
+    assert signed == journal.step(permit.step_id) == replace(permitted, signed_tx=b"raw", tx_hash="0xaa")
+    assert permitted.unsigned_tx == permit.unsigned_tx
+
+
+def test_a_permit_that_was_taken_back_leaves_no_step(
+    journal: StoredJournal, event: Events, step: Steps, tx: dict[str, Any]
+) -> None:
+    journal.record([event()])
+
+    def take_back() -> None:
+        with journal.together():
+            permit = granted(journal, step(), tx)
+            raise KeyError(permit.step_id)
+
+    with pytest.raises(KeyError) as raised:
+        take_back()
+    with pytest.raises(InvariantBroken, match="knows no step"):
+        journal.step(raised.value.args[0])
+
+
+def test_nobody_sees_a_step_before_its_permit_is_committed(
+    journal: StoredJournal, event: Events, step: Steps, tx: dict[str, Any]
+) -> None:
+    seen: list[StepRecord] = []
+    with journal.together():
+        journal.record([event()])
+        permit = granted(journal, step(), tx)
+        looking = threading.Thread(target=lambda: seen.append(journal.step(permit.step_id)))
+        looking.start()
+        looking.join(timeout=0.1)
+        assert seen == []
+    looking.join(timeout=5)
+    assert [each.step_id for each in seen] == [permit.step_id]
 
 
 def test_a_step_goes_from_permit_to_inclusion_together_with_its_case(
