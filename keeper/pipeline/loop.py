@@ -233,11 +233,9 @@ class Pipeline(Generic[MarketT]):
                 log.info("announced.looked", tx_hash=announced.tx_hash)
 
     async def _rehearse(self) -> None:
-        # The loop's timers know no less than a millisecond.
-        rest_s = self._rehearse_ms / 1e3 if self._rehearse_ms >= 1 else 0.0
         while True:
-            await asyncio.sleep(rest_s)
-            if not self.busy.locked():
+            await asyncio.sleep(self._rehearse_ms / 1e3)
+            if not self.busy.locked() and not self._watch.alarmed.is_set():
                 self.rehearse()
 
     async def _settle(self) -> None:
