@@ -28,8 +28,8 @@ from keeper.units import FeedId, UnixS, Wad
 
 log = structlog.get_logger()
 
-SAME_MS = 10
-"""What only time could change is seen so much later: ages are bounded by hundreds of it."""
+SAME_MS = 50
+"""What only time could change is seen so much later: ages are bounded by seconds."""
 
 PAIR = re.compile(r"[^/\s]+/[^/\s]+")
 
