@@ -145,7 +145,7 @@ def of_aftermath(aftermath: Aftermath) -> tuple[str | None, str | None]:
     return None if profit_wad is None else str(profit_wad), lost_to
 
 
-AT_ONCE = 500
+AT_ONCE = 512
 """Cases that are looked up by one statement: SQLite takes some thousand values."""
 
 
@@ -224,6 +224,8 @@ def _under_care(db: Db, events: Iterable[CaseEvent]) -> dict[AccountKey, set[str
 def _looked_up(db: Db, query: str, values: Iterable[object]) -> Iterator[Any]:
     rest = iter(values)
     while some := list(islice(rest, AT_ONCE)):
+        # Of few lengths, by asking for the last one again: each is a statement that a connection has to keep.
+        some += some[-1:] * ((1 << (len(some) - 1).bit_length()) - len(some))
         yield from db.execute(query.format(", ".join("?" * len(some))), some)
 
 

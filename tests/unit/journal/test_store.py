@@ -24,7 +24,7 @@ from keeper.domain import (
     Step,
 )
 from keeper.errors import ConfigError, InvariantBroken, KeeperError
-from keeper.journal import store
+from keeper.journal import rows, store
 from keeper.journal.db import Shared
 from keeper.journal.guard import Limits
 from keeper.journal.migrations import VERSION
@@ -170,6 +170,25 @@ def test_a_permit_carries_the_stored_transaction_with_its_nonce(
     reserved = journal.history("case1")[-1]
     assert reserved.kind is EventKind.RESERVED
     assert reserved.data["act"] == {"account": "0x" + "01" * 32, "bond_wad": 5 * 10**18, "reports": []}
+
+
+class Asked:
+    """Answers with the values it is asked for."""
+
+    def __init__(self) -> None:
+        self.statements: set[str] = set()
+
+    def execute(self, sql: str, values: list[object]) -> list[object]:
+        self.statements.add(sql)
+        assert sql.count("?") == len(values) <= 512
+        return list(dict.fromkeys(values))
+
+
+def test_lists_of_any_length_are_looked_up_by_few_statements() -> None:
+    asked: Any = Asked()
+    for count in range(1_200):
+        assert list(rows._looked_up(asked, "IN ({})", range(count))) == list(range(count))
+    assert len(asked.statements) == 10
 
 
 def test_a_step_is_as_written_in_the_commit_of_its_permit(
