@@ -66,6 +66,8 @@ class Params:
     """The same while there is no websocket."""
     longest_pause_s: float = 5.0
     """Longest pause after reads that failed."""
+    search_failures: int | None = None
+    """After so many in a row a search of logs is given up; None waits for ever."""
     batch_size: int = 128
     """Small requests (headers, logs of a block) in one JSON-RPC batch."""
     calls_per_batch: int = 8
@@ -337,8 +339,14 @@ class ChainReader:
 
     def search(self, first: Block, last: Block) -> AsyncIterator[Range]:
         """Yield the logs of a range of blocks, both ends included; see ``chain.search``."""
-        pause_s = self._params.longest_pause_s
-        return Search(self._rpc, self._addresses, longest_pause_s=pause_s).ranges(first, last)
+        params = self._params
+        search = Search(
+            self._rpc,
+            self._addresses,
+            longest_pause_s=params.longest_pause_s,
+            most_failures=params.search_failures,
+        )
+        return search.ranges(first, last)
 
     async def hash_at(self, number: Block) -> str | None:
         """Return the hash of a block of the chain, None where it has none of that number yet."""

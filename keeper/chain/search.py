@@ -89,16 +89,26 @@ class Header:
 class Search:
     """Searches one chain for the logs of some addresses."""
 
-    def __init__(self, rpc: Pool, addresses: Sequence[str], *, longest_pause_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        rpc: Pool,
+        addresses: Sequence[str],
+        *,
+        longest_pause_s: float = 5.0,
+        most_failures: int | None = None,
+    ) -> None:
+        """Search with a pause after each failure; give up after so many in a row, or never."""
         self._rpc = rpc
         self._addresses = list(addresses)
         self._masks = [bloom_mask(each) for each in addresses]
         self._longest_pause_s = longest_pause_s
+        self._most_failures = most_failures
 
     async def ranges(self, first: Block, last: Block) -> AsyncIterator[Range]:
         """Yield the blocks from ``first`` to ``last``, each once and in order.
 
-        A fault that may pass is said and waited out, however long it takes; any other refusal is raised.
+        A fault that may pass is said and waited out, until there were too many in a row; any other refusal is
+        raised.
         """
         span, failures, silent = Span(), 0, 0
         while first <= last:
@@ -115,6 +125,8 @@ class Search:
                 if isinstance(fault, RpcError) and fault.code != INTERNAL:
                     raise
                 failures += 1
+                if failures == self._most_failures:
+                    raise
                 pause_s = min(0.05 * 2 ** min(failures, 10), self._longest_pause_s)
                 log.warning("chain.search_failed", block=first, why=str(fault), pause_s=pause_s)
                 await asyncio.sleep(pause_s)

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from io import UnsupportedOperation
-from typing import NoReturn
+from pathlib import Path
+from typing import NoReturn, TextIO
 
 import typer
 
@@ -68,6 +69,8 @@ RISK: Mapping[str, Callable[..., None]] = {
 }
 """Those of ``keeper risk``."""
 
+STANDARD_ERROR = 2
+"""The highest number that a process may find open."""
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """What is wrong with a disk, and not with the keeper."""
 
@@ -96,6 +99,7 @@ app.add_typer(risk_app, name="risk")
 
 def main() -> None:
     """Run the command line; what the operator must know is one line on stderr, never a traceback."""
+    _hold_standard_streams()
     try:
         app()
     except KeeperError as error:
@@ -105,6 +109,18 @@ def main() -> None:
             raise
         where = "the output" if error.filename is None else error.filename
         _end(f"{where} cannot be written: {error.strerror}")
+
+
+def _hold_standard_streams() -> None:
+    """Open what was closed at the start, so that no file or connection of ours takes its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STANDARD_ERROR:
+        pass
+    os.close(descriptor)
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w")
 
 
 def _end(why: str) -> NoReturn:

@@ -42,7 +42,10 @@ def terminal() -> Console:
 
 def log_to_nobody() -> None:
     """Keep quiet what a replay would say of chain and nodes."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 def log_to_stdout() -> None:

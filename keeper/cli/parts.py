@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from keeper.chain.pool import Pool
@@ -30,6 +30,8 @@ from keeper.risk.marks import Marks
 from keeper.units import AccountKey, FeedId, UnixS
 
 MarketT = TypeVar("MarketT", bound=Market[Any, Any])
+MOST_FAILURES = 8
+"""In a row, within some ten seconds, after which a command gives up a search of logs."""
 PERP_PAGE = 50
 """A row of Perpetual takes some 200,000 gas to read: nodes bound a call by 50 million or so."""
 
@@ -107,16 +109,27 @@ PROTOCOLS: Mapping[str, Kind[Any]] = {
 
 @asynccontextmanager
 async def connected(config: Config, find: Find[MarketT]) -> AsyncIterator[Parts[MarketT]]:
-    """Reach the node, and find the deployment; everything in the configuration is checked on the way."""
-    async with Pool(config.chain.http, config.pool_params()) as rpc, reached(rpc, config, find) as parts:
+    """Reach the node, and find the deployment; everything in the configuration is checked on the way.
+
+    Who asks once does not wait for ever for a past that the nodes do not tell.
+    """
+    async with (
+        Pool(config.chain.http, config.pool_params()) as rpc,
+        reached(rpc, config, find, search_failures=MOST_FAILURES) as parts,
+    ):
         yield parts
 
 
 @asynccontextmanager
 async def reached(
-    rpc: Pool, config: Config, find: Find[MarketT], tape: Recorder | None = None
+    rpc: Pool,
+    config: Config,
+    find: Find[MarketT],
+    tape: Recorder | None = None,
+    *,
+    search_failures: int | None = None,
 ) -> AsyncIterator[Parts[MarketT]]:
-    """Find the deployment at a node, as ``connected`` does."""
+    """Find the deployment at a node, as ``connected`` does; its reader waits for the past as it is told."""
     scout = ChainReader(rpc, config.chain.ws, [])
     await scout.verify(config.chain.chain_id, {config.deployment.setting: config.deployment.address})
     await expect_chain(config.chain.ws, config.chain.chain_id)
@@ -132,9 +145,8 @@ async def reached(
     beacons: tuple[str, ...] = ()
     if isinstance(config.deployment, ForeignDeployment):
         beacons = await foreign.beacons_of(rpc, market.addresses)
-    reader = ChainReader(
-        rpc, config.chain.ws, market.addresses, config.reader_params(), lent=scout.lent, always=beacons
-    )
+    params = replace(config.reader_params(), search_failures=search_failures)
+    reader = ChainReader(rpc, config.chain.ws, market.addresses, params, lent=scout.lent, always=beacons)
     async with AsyncExitStack() as stack:
         yield Parts(config, rpc, tape.reader(reader) if tape else reader, market, head, stack, tape)
 

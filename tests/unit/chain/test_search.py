@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from keeper.chain import search as search_module
 from keeper.chain.pool import Params as PoolParams
 from keeper.chain.pool import Pool
-from keeper.chain.rpc import RpcError
+from keeper.chain.rpc import RpcError, Unreachable
 from keeper.chain.search import Search, Span, bloom_mask
 from keeper.ports import Range
 from tests.stub_node import Block, Event, Fault, StubNode, Tree, bloom_of
@@ -110,6 +110,18 @@ async def test_a_node_that_goes_down_in_the_middle_is_waited_for(monkeypatch: py
             ranges += [await waiting, *[each async for each in walk]]
     assert numbers(ranges) == [3, 33, 58]
     assert [each.last for each in ranges] == sorted({each.last for each in ranges})
+
+
+async def test_who_asks_once_gives_up_after_so_many_failures_in_a_row_and_says_the_last() -> None:
+    node = StubNode(tree_of(4, 2))
+    async with node, Pool([node.http_url], POOL) as pool:
+        search = Search(pool, [OURS], longest_pause_s=0.01, most_failures=3)
+        node.fails(*[Fault.DROPPED] * 6, method="eth_getLogs")
+        assert numbers([each async for each in search.ranges(1, 4)]) == [2]
+        await node.stop()
+        with capture_logs() as said, pytest.raises(Unreachable, match="no answer"):
+            await anext(search.ranges(1, 4))
+    assert [each["event"] for each in said].count("chain.search_failed") == 2
 
 
 async def test_a_log_that_a_range_leaves_out_is_found_by_the_bloom_filter(

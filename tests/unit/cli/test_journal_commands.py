@@ -71,6 +71,19 @@ def test_an_output_that_is_full_ends_with_one_line(folder: Path) -> None:
     assert (found.returncode, found.stderr) == (2, said)
 
 
+@pytest.mark.parametrize("streams", [">&-", "<&- >&- 2>&-"])
+def test_a_process_whose_streams_are_closed_ends_as_any_other(folder: Path, streams: str) -> None:
+    """The event loop, whose connections would take their numbers, ends by a signal where one is closed."""
+    (folder / "keeper.toml").rename(folder / "dead.toml")
+    shell = f'exec "$0" -m keeper risk stress --config dead.toml {streams}'
+    found = subprocess.run(
+        ["/bin/bash", "-c", shell, sys.executable], cwd=folder, capture_output=True, text=True, check=False
+    )
+    said = "" if "2>&-" in streams else "keeper: eth_chainId at http://127.0.0.1:1: no answer"
+    assert (found.returncode, found.stdout, found.stderr[: len(said)]) == (2, "", said)
+    assert "Traceback" not in found.stderr
+
+
 @pytest.mark.parametrize("torn", [b"no tape", zlib.compress(b'["head", {'), zlib.compress(b"[]" * 99)[:-5]])
 def test_a_row_of_the_tape_that_is_damaged_is_named(folder: Path, torn: bytes) -> None:
     journal = folder / "journal.sqlite"
