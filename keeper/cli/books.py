@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 import uvloop
 
@@ -129,6 +130,9 @@ def open_book(
 
 async def _kept(config: Config, shelf: Shelf, journal: Path | Shared) -> Source:
     """Return the keeper's book on disk, at the prices that its journal has of the head nearest before."""
+    if not shelf.path.exists():
+        found = f"the book {shelf.path} is not there"
+        raise ConfigError(f"{found}: a keeper writes it as it runs; without --snapshot the node is asked")
     block, _ = stamp_of(shelf.path)
     with closing(JournalReader(journal)) as reader:
         scene = await taped_scene(reader, block)
@@ -182,7 +186,10 @@ def _source(config: Config, market: Market[Any, Any], book: Accounts[Any], world
         return kind.marks(market, world, quotes, at_s)
 
     quotes = {feed: Quote(feed, price_wad, at_s) for feed, price_wad in spots.items()}
-    held = Mirrored(book.freeze(), quotes, price, partial(market.worths, world, at_s=at_s))
+    accounts = book.freeze()
+    # In the order of their keys, however they were found: the same sums to the last digit.
+    rows = np.argsort(accounts.keys, kind="stable")
+    held = Mirrored(accounts, quotes, price, partial(market.worths, world, at_s=at_s), rows=rows)
     name = f"{config.deployment.protocol} {config.deployment.address}"
     told = {"book": name, "block": head.number, "left_out": held.unknown}
     if isinstance(market, HybridMarket):

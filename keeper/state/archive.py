@@ -171,8 +171,10 @@ def stamp_of(path: Path) -> tuple[Block, str]:
         with path.open("rb") as file:
             said = _first_line(path, file)
             return int(said["block"]), str(said["block_hash"])
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise ConfigError(f"the book {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"the book {path} cannot be read: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"the book {path} does not say of which block it is") from error
 
 
 def layout_of(shape: Shape[Any]) -> str:

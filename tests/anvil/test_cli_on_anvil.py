@@ -749,6 +749,7 @@ def test_the_book_on_disk_and_the_chain_stand_alike_after_a_shock(site: Site) ->
     words = ("--prices", "closes.csv", "--method", "historical", "--level", "0.9")
     lost = what_if(site.folder, "var", *words)
     assert lost == what_if(site.folder, "var", *words, "--snapshot", "--dry-run")
+    assert list(lost["accounts"]) == sorted(lost["accounts"])
     of_owner = lost["accounts"][owner]
     assert (of_owner["var"], of_owner["es"]) == (pytest.approx(19_000), pytest.approx(19_000))
     assert lost["whole"]["es"] == pytest.approx(0, abs=1e-3)

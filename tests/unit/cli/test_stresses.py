@@ -265,10 +265,17 @@ def test_a_book_on_disk_that_is_not_there_or_has_no_prices_is_refused(tmp_path: 
     path = tmp_path / "keeper.toml"
     path.write_text(CONFIG)
     of = ["--config", str(path), "--snapshot"]
-    with pytest.raises(ConfigError, match=r"the book .*book\.snapshot cannot be read"):
+    with pytest.raises(ConfigError, match=r"the book .*book\.snapshot is not there: a keeper writes it"):
         asked(*of)
-    with pytest.raises(ConfigError, match=r"the book .*book\.dry-run\.snapshot cannot be read"):
+    with pytest.raises(ConfigError, match=r"the book .*book\.dry-run\.snapshot is not there"):
         asked(*of, "--dry-run")
+    (tmp_path / "book.snapshot").mkdir()
+    with pytest.raises(ConfigError, match=r"the book .*book\.snapshot cannot be read: Is a directory$"):
+        asked(*of)
+    (tmp_path / "book.snapshot").rmdir()
+    (tmp_path / "book.snapshot").write_text("{}\n")
+    with pytest.raises(ConfigError, match=r"the book .*book\.snapshot does not say of which block it is"):
+        asked(*of)
     (tmp_path / "book.snapshot").write_text('{"block": 7, "block_hash": "0x07"}\n')
     with pytest.raises(ConfigError, match=r"the journal .*journal\.sqlite cannot be read"):
         asked(*of)
