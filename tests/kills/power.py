@@ -222,6 +222,8 @@ class LosingDb:
     begin = SqliteDb.begin
     begin_adding = SqliteDb.begin_adding
     expect = SqliteDb.expect
+    look = SqliteDb.look
+    version = SqliteDb.version
     tables = SqliteDb.tables
     key = SqliteDb.key
 
