@@ -6,7 +6,8 @@ import asyncio
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ import structlog
 import typer
 import uvloop
 
+from keeper.chain.rpc import RpcError
 from keeper.chain.wire import head_of
 from keeper.cli.options import ConfigOption, Json
 from keeper.cli.output import empty_table, log_to, terminal
@@ -42,6 +44,8 @@ MARGIN_GAS = 300_000
 """Gas limit of a change of margins, which takes some 130,000."""
 PATIENCE_BLOCKS = 10
 """How long a transaction may take to be included."""
+OPTIONS = "options"
+"""What the transaction changes that posts risk arrays, or settles."""
 HEARING_S = 10.0
 """How long a live feed is given to know its prices."""
 
@@ -64,6 +68,8 @@ class Run:
     arrays: Post | Expiry | None
     sent: Mapping[str, str]
     """Transactions by what they change; none of a dry run."""
+    fault: ChainFault | None
+    """What kept the rest from being published."""
     horizon_s: int
 
 
@@ -84,10 +90,13 @@ def publish_risk(
     log_to(sys.stderr)
     run = uvloop.run(_run(config, [read_prices(path, columns) for path in prices], dry_run=dry_run))
     if as_json:
-        told = as_data(run.found, top) | {"arrays": _markets(run.arrays), "sent": dict(run.sent)}
-        typer.echo(json.dumps(told | {"dry_run": dry_run}, indent=2))
+        told = as_data(run.found, top) | {"arrays": _valued(run.arrays), "sent": dict(run.sent)}
+        told |= {"fault": str(run.fault) if run.fault else None, "dry_run": dry_run}
+        typer.echo(json.dumps(told, indent=2))
     else:
         _show(run, top, dry_run=dry_run)
+    if run.fault:
+        raise run.fault
     raise typer.Exit(int(is_amiss(run.found)))
 
 
@@ -95,6 +104,7 @@ async def _run(path: Path, sources: Sequence[Prices], *, dry_run: bool) -> Run:
     keys = () if dry_run else load_reporter_keys()
     async with connected(load(path), hybrid.find) as parts:
         config, feed = parts.config, parts.config.open_feed()
+        desk = None if dry_run else await _Desk.of(parts, keys)
         steward = MarginSteward(
             reader=parts.reader,
             market=parts.market,
@@ -107,10 +117,15 @@ async def _run(path: Path, sources: Sequence[Prices], *, dry_run: bool) -> Run:
             params=config.margin_params(),
         )
         found = await steward.find(parts.head)
-        desk = None if dry_run else await _Desk.of(parts, keys)
-        sent = await desk.publish(found) if desk else {}
-        arrays = await _arrays(parts, feed, desk) if parts.market.deployment.rules.options else None
-        return Run(found, arrays, sent, config.steward.margins.horizon_s)
+        arrays, fault = None, None
+        try:
+            if desk:
+                await desk.publish(found)
+            if parts.market.deployment.rules.options:
+                arrays = await _arrays(parts, feed, desk)
+        except ChainFault as error:
+            fault = error
+        return Run(found, arrays, desk.sent if desk else {}, fault, config.steward.margins.horizon_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +136,8 @@ class _Desk:
     keys: Sequence[bytes]
     quorum: int
     sender: PlainSender
+    sent: dict[str, str] = field(default_factory=dict)
+    """Transactions that were included, by what they change."""
 
     @classmethod
     async def of(cls, parts: Parts[HybridMarket], keys: Sequence[bytes]) -> _Desk:
@@ -141,9 +158,9 @@ class _Desk:
         )
         return cls(parts, signers, roll.quorum.size, sender)
 
-    async def publish(self, found: Findings) -> dict[str, str]:
-        """Send one change after the other, each once the one before is included; return the transactions."""
-        parts, sent = self.parts, dict[str, str]()
+    async def publish(self, found: Findings) -> None:
+        """Send one change after the other, each once the one before is included."""
+        parts = self.parts
         for change in found.changes:
             head = await _newest(parts)
             call = signed_call(
@@ -153,10 +170,24 @@ class _Desk:
             tried = await parts.reader.simulate(self.sender.address, call, at, MARGIN_GAS)
             if isinstance(tried, Refuse):
                 raise ChainFault(f"{change.feed}: the chain refuses it: {parts.market.explain(tried).reason}")
-            sent[change.feed] = await self.sender.post(call, head)
-            await self._included(sent[change.feed])
-            log.info("margins.published", feed=change.feed, tx=sent[change.feed])
-        return sent
+            await self._send(change.feed, call, head)
+
+    async def post(self, call: Call, head: Head) -> str:
+        """Send what risk arrays or a settlement ask for, as `arrays.Publisher` does, and see it included."""
+        return await self._send(OPTIONS, call, head)
+
+    async def _send(self, what: str, call: Call, head: Head) -> str:
+        try:
+            tx_hash = await self.sender.post(call, head)
+        except RpcError as refusal:
+            if not await self.sender.has_pending():
+                raise
+            waits = f"another transaction of {self.sender.address} waits to be included"
+            raise ChainFault(f"{waits}; run again once it is: {refusal}") from refusal
+        log.info("steward.sent", what=what, tx=tx_hash)
+        await self._included(tx_hash)
+        self.sent[what] = tx_hash
+        return tx_hash
 
     async def _included(self, tx_hash: str) -> None:
         """Wait for a transaction; raise ChainFault where it reverted, or is not there in time."""
@@ -188,7 +219,7 @@ async def _arrays(parts: Parts[HybridMarket], feed: AnyFeed, desk: _Desk | None)
         venue=parts.market,
         feed=feed,
         vols=parts.config.open_vols(feed),
-        publish=desk.sender if desk else _Nobody(),
+        publish=desk or _Nobody(),
         keys=desk.keys if desk else (),
         quorum=desk.quorum if desk else 0,
         params=parts.config.steward_params(),
@@ -213,11 +244,19 @@ async def _newest(parts: Parts[HybridMarket]) -> Head:
     return head_of(raw, flat_fees=parts.config.chain.flat_fees)
 
 
-def _markets(found: Post | Expiry | None) -> dict[str, Any]:
+def _valued(found: Post | Expiry | None) -> dict[str, Any]:
     """Say which options are valued, or which expiry is settled."""
     if isinstance(found, Post):
         return {"markets": [each.market for each in found.arrays]}
     return {"settles": found.feed, "expiry_s": found.expiry_s} if found else {}
+
+
+def _due(found: Post | Expiry) -> str:
+    """Say to a person which risk arrays or which settlement there is to be."""
+    if isinstance(found, Post):
+        return f"risk arrays due: markets {', '.join(str(each.market) for each in found.arrays)}"
+    expired = datetime.fromtimestamp(found.expiry_s, UTC)
+    return f"settlement due: {found.feed}, expired {expired:%Y-%m-%d %H:%M}"
 
 
 def _show(run: Run, top: int, *, dry_run: bool) -> None:
@@ -235,12 +274,9 @@ def _show(run: Run, top: int, *, dry_run: bool) -> None:
                 *(f"{part:.3f}" for part in healths),
             )
         console.print(table)
-    if told := _markets(run.arrays):
-        what = (
-            f"risk arrays of the markets {told['markets']}" if "markets" in told else f"settlement of {told}"
-        )
-        console.print(what, highlight=False, markup=False)
-    for feed, tx_hash in run.sent.items():
-        console.print(f"{feed}: published in {tx_hash}", highlight=False, markup=False, soft_wrap=True)
+    if run.arrays:
+        console.print(_due(run.arrays), highlight=False, markup=False, soft_wrap=True)
+    for what, tx_hash in run.sent.items():
+        console.print(f"{what}: published in {tx_hash}", highlight=False, markup=False, soft_wrap=True)
     if dry_run:
         console.print("dry run: nothing was signed or sent")

@@ -225,7 +225,8 @@ def _thin(prices: Prices, policy: Policy) -> tuple[str, str, str]:
 
 def _stale(last_s: UnixS, policy: Policy, now_s: UnixS) -> tuple[str, str, str]:
     age_s = now_s - last_s
-    found = "" if 0 <= age_s <= policy.max_age_s else f"the last close is {age_s} s old"
+    said = f"{age_s} s old" if age_s >= 0 else f"{-age_s} s ahead of the chain"
+    found = "" if 0 <= age_s <= policy.max_age_s else f"the last close is {said}"
     return "stale", found, f"0 to {policy.max_age_s} s"
 
 
@@ -274,8 +275,8 @@ def _of_horizon(prices: Prices, policy: Policy) -> Prices:
     steps, rest = divmod(policy.horizon_s, prices.step_s)
     if rest or not steps:
         raise BadInput(
-            f"closes must be so far apart that {span(policy.horizon_s)} is a multiple of it, "
-            f"found {span(prices.step_s)}"
+            f"expected closes of whose step the horizon of {span(policy.horizon_s)} is a multiple, "
+            f"found them {span(prices.step_s)} apart"
         )
     return prices.every(steps)
 

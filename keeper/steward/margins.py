@@ -41,11 +41,14 @@ from keeper.risk.parameters import Estimate, Market, Policy, estimate, uncertain
 from keeper.risk.prices import Prices
 from keeper.risk.scenarios import Option, VolShocks
 from keeper.steward.arrays import Listed, Vols, proposed
+from keeper.trigger.mirrored import named
 from keeper.units import BPS, WAD, AccountKey, Block, FeedId, UnixS, Wad
 
 BPS_WAD = WAD // BPS
 PAGE = 200
 """Accounts of one bulk read."""
+MOST_NAMED = 3
+"""Of the accounts that a change would bring into breach, where it is refused."""
 Held: TypeAlias = tuple[str, ...]
 """What keeps a change from going as far as its estimate, in words."""
 
@@ -168,9 +171,9 @@ def weigh(
         outcome = each.outcome
         if isinstance(outcome, MarginChange):
             effects = standing.effects(now, [*changes, outcome])
-            breached, without = (sum(effect.breaks for effect in some) for some in (effects, found))
-            if breached > max(most_breached, without):
-                reason = Reason("margins.breaches", f"{breached} accounts", f"{most_breached}", each.feed)
+            breached = [effect.account for effect in effects if effect.breaks]
+            if len(breached) > max(most_breached, sum(effect.breaks for effect in found)):
+                reason = Reason("margins.breaches", _named(breached), f"{most_breached}", each.feed)
                 outcome = Refuse(reason)
             else:
                 changes.append(outcome)
@@ -290,6 +293,13 @@ def _held(
     return wanted_wad, tuple(held)
 
 
+def _named(accounts: Sequence[AccountKey]) -> str:
+    """Say how many accounts there are, and name the first of them."""
+    told = ", ".join(map(named, accounts[:MOST_NAMED]))
+    others = len(accounts) - MOST_NAMED
+    return f"{len(accounts)} would be in breach: {told}" + (f" and {others} more" if others > 0 else "")
+
+
 def _swung(found: Estimate, terms: Underlying, params: Params) -> Refuse | None:
     in_force = terms.mmr.to_wad / WAD
     least, most = in_force / params.most_swing, in_force * params.most_swing
@@ -326,6 +336,8 @@ class Findings:
     stewardship: Stewardship
     proposals: tuple[Proposal, ...]
     effects: tuple[Effect, ...]
+    left_out: int = 0
+    """Accounts with positions that cannot be judged: a feed of theirs has no price."""
 
     @property
     def changes(self) -> tuple[MarginChange, ...]:
@@ -341,6 +353,8 @@ class _Estimated:
     refused: Mapping[FeedId, Refuse]
     markets: Mapping[FeedId, Market]
     """Of what was estimated."""
+    columns: Sequence[str]
+    """Whose closes it has."""
 
 
 class MarginSteward:
@@ -382,7 +396,8 @@ class MarginSteward:
         standing = Standing(self._market, accounts, oracles, head.timestamp_s, self._vols)
         proposals = self._proposals(standing, found)
         weighed, effects = weigh(proposals, standing, self._params.most_breached)
-        return Findings(head, found, weighed, effects)
+        left_out = sum(bool(account.legs) for account in accounts) - len(effects)
+        return Findings(head, found, weighed, effects, left_out)
 
     def _proposals(self, standing: Standing, stewardship: Stewardship) -> Iterator[Proposal]:
         first, *others = [self._estimated(each, standing) for each in self._sources]
@@ -401,7 +416,8 @@ class MarginSteward:
     ) -> tuple[MarginChange | Refuse, Held]:
         if feed in by.found:
             return decide(by.found[feed], allowed, terms, at_s=at_s, params=self._params)
-        missing = Refuse(Reason("data.missing", "no closes", "a column of them", feed))
+        columns = f"closes of {', '.join(by.columns)}"
+        missing = Refuse(Reason("data.missing", columns, f"a column named {feed}", feed))
         return by.refused.get(feed, missing), ()
 
     def _estimated(self, source: Prices, standing: Standing) -> _Estimated:
@@ -415,7 +431,7 @@ class MarginSteward:
             for feed in closes.assets
             if feed not in refused
         }
-        return _Estimated(self._estimates(closes, markets), refused, markets)
+        return _Estimated(self._estimates(closes, markets), refused, markets, source.assets)
 
     def _estimates(
         self, closes: Prices, markets: Mapping[FeedId, Market], until_s: UnixS | None = None

@@ -46,6 +46,8 @@ def lines(found: Findings, horizon_s: int) -> Iterator[str]:
     counts = _counts(found)
     told = f"{counts['with_positions']} accounts hold positions, {counts['in_breach']} are in breach"
     yield f"{told}; {counts['nearer']} come nearer, {counts['breached_by_it']} would breach by margins alone"
+    if found.left_out:
+        yield f"{found.left_out} more cannot be judged, for want of a price, and are left out"
 
 
 def nearer(effects: tuple[Effect, ...]) -> list[Effect]:
@@ -59,6 +61,7 @@ def _counts(found: Findings) -> dict[str, int]:
         "nearer": len(nearer(found.effects)),
         "breached_by_it": sum(each.breaks for each in found.effects),
         "in_breach": sum(each.now.breaches() for each in found.effects),
+        "left_out": found.left_out,
     }
 
 

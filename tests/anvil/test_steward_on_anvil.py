@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import numpy as np
 import pytest
 import structlog
 
-from keeper.cli import app
-from keeper.domain import Call, Kind
-from keeper.errors import KeeperError
+from keeper.cli import app, stewarding
+from keeper.domain import Call, Head, Kind
+from keeper.errors import ChainFault, KeeperError
+from keeper.execute.plain import PlainSender
 from keeper.lab.anvil import Node, Tx
 from keeper.lab.deploy import QUOTE, Deployed, OptionSpec, Spec, deploy, find, function_of
 from keeper.lab.world import FOREVER, fast_prices, person, reporters, trade
@@ -189,9 +191,11 @@ def test_margins_and_arrays_are_published_once_and_follow_their_ramp(site: Site,
     code, said = told("--json")
     assert code == 0
     change = said["underlyings"]["BTC/USD"]["change"]
-    assert said["sent"].keys() == {"BTC/USD", *(f for f in PRICES if "change" in said["underlyings"][f])}
+    changed = {feed for feed in PRICES if "change" in said["underlyings"][feed]}
+    assert said["sent"].keys() == {"BTC/USD", "options", *changed}
+    assert said["fault"] is None
     assert said["arrays"] == {"markets": [4]}
-    assert site.sent == sent + len(said["sent"]) + 1
+    assert site.sent == sent + len(said["sent"])
     assert site.deployed.protocol.risk_arrays
     mmr_wad, imr_wad = round(change["mmr"] * WAD), round(change["imr"] * WAD)
     assert mmr_wad > before["BTC/USD"][0]
@@ -202,12 +206,51 @@ def test_margins_and_arrays_are_published_once_and_follow_their_ramp(site: Site,
     assert half == pytest.approx((before["BTC/USD"][0] + mmr_wad) // 2, rel=1e-3)
     sent = site.sent
     code, said = told("--json")
-    assert (code, said["sent"]) == (0, {})
+    assert (code, said["sent"].keys()) == (0, {"options"}), "the risk array is out of date"
     assert said["underlyings"]["BTC/USD"]["refused"]["rule"] == "margins.not_newer"
-    assert site.sent == sent + 1, "the risk array, which is out of date"
+    assert site.sent == sent + 1
 
     site.pass_time(DAY_S // 2)
     assert site.margins()["BTC/USD"][:2] == pytest.approx((mmr_wad, imr_wad), abs=10)
+
+
+def test_what_the_chain_does_not_include_is_told_and_followed_up(
+    site: Site, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stewarding, "PATIENCE_BLOCKS", 1)
+    site.closes(CALM | {"BTC/USD": 0.028})
+    site.node.rpc("evm_setAutomine", False)
+    code, said = told()
+    assert (code, "BTC/USD: mmr 5.00% → " in said, "published in" in said) == (2, True, False)
+    assert "was not included within 1 s" in said
+    code, said = told()
+    assert code == 2
+    assert f"another transaction of {REPORTERS[-1].address.lower()} waits to be included" in said
+    site.node.mine()
+    site.node.rpc("evm_setAutomine", True)
+    code, said = told("--json")
+    assert code == 0
+    assert said["underlyings"]["BTC/USD"]["refused"]["rule"] == "margins.not_newer"
+    assert said["sent"].keys() == {*PRICES, "options"} - {"BTC/USD"}
+
+
+def test_what_was_published_before_the_chain_failed_is_told(
+    site: Site, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post, posts = PlainSender.post, count()
+
+    async def fail_at_the_second(self: PlainSender, call: Call, head: Head) -> str:
+        if next(posts):
+            raise ChainFault("the node is gone")
+        return await post(self, call, head)
+
+    monkeypatch.setattr(PlainSender, "post", fail_at_the_second)
+    site.closes(CALM | {"BTC/USD": 0.028})
+    code, said = told("--json")
+    assert code == 2
+    found = json.loads(said[: said.rindex("}") + 1].partition("\n{")[0])
+    assert (found["sent"].keys(), found["fault"]) == ({"BTC/USD"}, "the node is gone")
+    assert said.endswith("the node is gone")
 
 
 def test_a_dry_run_says_all_of_it_needs_no_key_and_sends_nothing(site: Site, told: Told) -> None:
@@ -218,7 +261,7 @@ def test_a_dry_run_says_all_of_it_needs_no_key_and_sends_nothing(site: Site, tol
     assert "BTC/USD: mmr 5.00% → " in said
     assert "2 accounts hold positions" in said
     assert f"{OWNER.address.lower()}:0" in said
-    assert "risk arrays of the markets [4]" in said
+    assert "risk arrays due: markets 4\n" in said
     assert "dry run: nothing was signed or sent\n" in said
     assert (site.margins(), site.sent) == (before, sent)
 
@@ -235,8 +278,10 @@ def test_a_change_that_alone_would_breach_an_account_is_refused(site: Site, told
     code, said = told("--json")
     assert code == 1
     assert said["underlyings"]["BTC/USD"]["refused"] == {
-        "rule": "margins.breaches", "found": "1 accounts", "bound": "0"
-    }  # fmt: skip
+        "rule": "margins.breaches",
+        "found": f"1 would be in breach: {OWNER.address.lower()}:0",
+        "bound": "0",
+    }
     assert "BTC/USD" not in said["sent"]
     site.configure("[steward.margins]\nmost_rise = 0.9\nmost_swing = 5\nmost_breached = 1\n")
     code, said = told("--json", "--dry-run")
@@ -260,7 +305,8 @@ def test_thin_stale_and_odd_closes_are_refused_with_value_and_bound(site: Site, 
     site.closes(CALM | {"BTC/USD": 0.3})
     assert refused()["rule"] == "data.swung"
     site.closes({"ETH/USD": 0.02})
-    assert refused() == {"rule": "data.missing", "found": "no closes", "bound": "a column of them"}
+    missing = {"rule": "data.missing", "found": "closes of ETH/USD", "bound": "a column named BTC/USD"}
+    assert refused() == missing
     site.closes()
     lines = (site.folder / "closes.csv").read_text().splitlines()
     lines[-1] = lines[-1].replace(",20000.", ",26000.")
@@ -285,7 +331,7 @@ def test_what_the_closes_of_another_source_do_not_bear_is_not_signed(site: Site,
     refused = said["underlyings"]["BTC/USD"]["refused"]
     assert (refused["rule"], refused["found"].partition(":")[0][:8]) == ("margins.disputed", "source 3")
     assert "BTC/USD" not in said["sent"]
-    assert site.sent == sent + len(said["sent"]) + 1
+    assert site.sent == sent + len(said["sent"])
 
 
 def test_too_few_keys_of_signers_and_a_deployment_without_a_steward_are_refused(

@@ -148,9 +148,9 @@ def test_a_buffer_is_full_in_calm_and_used_up_before_margins_rise() -> None:
 def test_closes_of_a_finer_step_are_taken_as_far_apart_as_the_horizon() -> None:
     hourly = closes(walk(0.01, 3200), step_s=3600)
     assert only(hourly) == only(hourly.every(4))
-    with pytest.raises(BadInput, match="so far apart that 4 h is a multiple of it, found 1 d"):
+    with pytest.raises(BadInput, match="the horizon of 4 h is a multiple, found them 1 d apart"):
         only(closes(walk(0.01), step_s=DAY_S))
-    with pytest.raises(BadInput, match="multiple of it, found 3 h"):
+    with pytest.raises(BadInput, match="found them 3 h apart"):
         only(closes(walk(0.01), step_s=10_800))
 
 
@@ -198,7 +198,7 @@ def test_each_refusal_names_what_was_found_and_its_bound() -> None:
         "A": "data.stale: the last close is 86401 s old, bound 0 to 86400 s"
     }
     assert refused(good, now_s=LAST_S - 1, A=100) == {
-        "A": "data.stale: the last close is -1 s old, bound 0 to 86400 s"
+        "A": "data.stale: the last close is 1 s ahead of the chain, bound 0 to 86400 s"
     }
     assert refused(good, A=90.0) == {
         "A": "data.apart: the last close is 100 where 90 is said elsewhere, bound 10.0%"

@@ -272,7 +272,8 @@ def test_changes_that_would_breach_are_refused_and_what_two_do_together_counts()
     first, second = proposal(change("BTC/USD", 5)), proposal(change("ETH/USD", 5), "ETH/USD")
     alone, _ = weigh([second], there, 0)
     assert isinstance(alone[0].outcome, Refuse)
-    assert str(alone[0].outcome.reason) == "margins.breaches: 1 accounts, bound 0"
+    who = f"0x{both.key[:20].hex()}:0"
+    assert str(alone[0].outcome.reason) == f"margins.breaches: 1 would be in breach: {who}, bound 0"
     (kept, refused), told = weigh([first, second], there, 0)
     assert isinstance(kept.outcome, MarginChange)
     assert isinstance(refused.outcome, Refuse)
@@ -280,6 +281,14 @@ def test_changes_that_would_breach_are_refused_and_what_two_do_together_counts()
     (_, allowed), told = weigh([first, second], there, 1)
     assert isinstance(allowed.outcome, MarginChange)
     assert sum(each.breaks for each in told) == 1
+
+
+def test_of_many_whom_a_change_would_breach_the_nearest_are_named() -> None:
+    crowd = [holder(number, (1_105 - number) * WAD, LONG) for number in range(1, 6)]
+    (refused,), _ = weigh([proposal(change())], standing(*crowd), 0)
+    assert isinstance(refused.outcome, Refuse)
+    worst = ", ".join(f"0x{bytes([number]).hex() * 20}:0" for number in (5, 4, 3))
+    assert refused.outcome.reason.evidence == f"5 would be in breach: {worst} and 2 more"
 
 
 def test_a_change_is_not_refused_for_whom_the_owners_own_ramp_will_breach() -> None:
@@ -370,6 +379,7 @@ def test_it_is_told_what_moved_why_and_who_comes_nearer() -> None:
         "nearer": 2,
         "breached_by_it": 1,
         "in_breach": 0,
+        "left_out": 0,
         "nearest": [
             {
                 "account": f"0x{NEAR.key.hex()}",
@@ -381,6 +391,13 @@ def test_it_is_told_what_moved_why_and_who_comes_nearer() -> None:
             }
         ],
     }
+
+
+def test_who_cannot_be_judged_is_counted() -> None:
+    found = replace(findings(proposal(change())), left_out=3)
+    said = "3 more cannot be judged, for want of a price, and are left out"
+    assert list(lines(found, Policy().horizon_s))[-1] == said
+    assert as_data(found, 1)["accounts"]["left_out"] == 3
 
 
 def test_what_is_endless_is_told_a_program_as_null() -> None:
