@@ -404,7 +404,7 @@ class HybridDesk:
     def _is_cared_for(self, assessed: Assessment, alarm: Alarm) -> bool:
         account = assessed.account
         to_settle = self.params.plan.upkeep and bool(assessed.settlable)
-        cared = alarm.suspicion is not None or account.phase in IN_EPISODE or owes_only(account) or to_settle
+        cared = alarm.suspected or account.phase in IN_EPISODE or owes_only(account) or to_settle
         return cared and account.phase is not Phase.CLOSED
 
     def _decide(self, found: Judgement[Sitting], assessed: Assessment, alarm: Alarm) -> Judgement[Sitting]:
@@ -467,7 +467,7 @@ class HybridDesk:
         self, found: Judgement[Sitting], assessed: Assessment, alarm: Alarm
     ) -> Judgement[Sitting] | None:
         """End a suspicion that led to no flag in time; of a flag the contract says when it has expired."""
-        if assessed.account.phase is not Phase.HEALTHY or alarm.suspicion is None or alarm.agreed:
+        if assessed.account.phase is not Phase.HEALTHY or not alarm.suspected or alarm.agreed:
             return None
         policy = self.params.confirm.of(assessed.feeds, found.left.posture)
         false_alarm = timed_out(policy, alarm.since, assessed.at)
@@ -501,7 +501,7 @@ class HybridDesk:
                 case_id, assessed, market=market, oracles=oracles, means=means, params=params
             )
         if phase is Phase.HEALTHY:
-            if alarm.suspicion is None:
+            if not alarm.suspected:
                 return None
             return plan.plan_alarm(case_id, assessed, means, params, closed=alarm.closed)
         if not isinstance(verdict, Agree):

@@ -40,8 +40,8 @@ class Alarm:
     """The case of an account, as it stands when the account is judged."""
 
     case_id: str
-    suspicion: str | None
-    """Why the fast trigger suspects it at these prices; None where it does not."""
+    suspected: bool
+    """Whether the fast trigger suspects it at these prices."""
     since: ChainTime
     """The head of its first suspicion since its owner was called last; without one, that of its beginning."""
     agreed: bool = False

@@ -138,6 +138,8 @@ class Care(Generic[MarketT]):
         self._reviews = Reviews(
             mirror, reader=reader, desk=desk, journal=journal, wallet=sender.address, latest=latest
         )
+        self._foreseen: tuple[tuple[Any, ...], Judgement[Any] | Unknown] | None = None
+        """What a rehearsal has judged last, and what that rested on."""
         self._in_vain: set[AccountKey] = set()
         """For whom no call was found of late."""
         self._read_to = 0
@@ -383,8 +385,10 @@ class Care(Generic[MarketT]):
             return
         account = ready[0]
         case = self._cases.get(account) or new_case(account, moment.head)
-        alarm = self._as_known(case, account, "", moment.head)
-        judged = self._desk.judge(self._desk.carry(self._left, self._sit(moment)), account, alarm)
+        alarm = self._as_known(case, account, moment.head, suspected=True)
+        sitting = self._desk.carry(self._left, self._sit(moment))
+        judged = self._desk.judge(sitting, account, alarm)
+        self._foreseen = self._asked(sitting, account, alarm), judged
         if not isinstance(judged, Unknown) and isinstance(judged.decision, tuple):
             self._acts.rehearse(Planned(account, judged.decision, judged), moment)
 
@@ -398,7 +402,8 @@ class Care(Generic[MarketT]):
             if len(planned) == self._params.ready:
                 break
             case = self._cases.get(account) or new_case(account, moment.head)
-            if steps := self._desk.ready(sitting, account, self._alarm(case, account, None, moment.head)):
+            alarm = self._alarm(case, account, moment.head, suspected=False)
+            if steps := self._desk.ready(sitting, account, alarm):
                 planned[account] = steps
             await turns.pass_on()
         return planned
@@ -419,8 +424,8 @@ class Care(Generic[MarketT]):
                 continue
             case = self._cases.get(account)
             taken = case or new_case(account, head)
-            alarm = self._alarm(taken, account, suspects.get(account), head)
-            judged = self._desk.judge(sitting, account, alarm)
+            alarm = self._alarm(taken, account, head, suspected=account in suspects)
+            judged = self._judge(sitting, account, alarm)
             if isinstance(judged, Unknown):
                 unjudged[f"{judged.what}: {judged.why}"] += 1
                 events += said(case, account, Wait(at.block, unknown(judged)), head)
@@ -449,14 +454,25 @@ class Care(Generic[MarketT]):
             if not goes_on and (notice := notice_of(event)) is not None:
                 self._alerts.tell(notice)
 
-    def _alarm(self, case: Case, account: AccountKey, suspicion: str | None, head: Head) -> Alarm:
+    def _judge(self, sitting: Any, account: AccountKey, alarm: Alarm) -> Judgement[Any] | Unknown:
+        """Judge one account, unless a rehearsal has just found what comes of the very same."""
+        if self._foreseen is not None and self._foreseen[0] == self._asked(sitting, account, alarm):
+            return self._foreseen[1]
+        return self._desk.judge(sitting, account, alarm)
+
+    def _asked(self, sitting: Any, account: AccountKey, alarm: Alarm) -> tuple[Any, ...]:
+        """Return all that a judgement rests on; of the book that is the account as it was read."""
+        return account, alarm, self._mirror.book.exact(account), sitting
+
+    def _alarm(self, case: Case, account: AccountKey, head: Head, *, suspected: bool) -> Alarm:
         """Return what a desk is told of a case, with what the journal knows of its account."""
         if case.first is None and case.status not in {None, Status.CALLED}:
             case.first = self._journal.alarm(case.case_id)
-        return self._as_known(case, account, suspicion, head)
+        return self._as_known(case, account, head, suspected=suspected)
 
-    def _as_known(self, case: Case, account: AccountKey, suspicion: str | None, head: Head) -> Alarm:
-        return replace(case.alarm(suspicion, head), first=case.first, closed=self._closed.get(account))
+    def _as_known(self, case: Case, account: AccountKey, head: Head, *, suspected: bool) -> Alarm:
+        alarm = case.alarm(head, suspected=suspected)
+        return replace(alarm, first=case.first, closed=self._closed.get(account))
 
     def _warn_of_unjudged(self, unjudged: Mapping[str, int], head: Head) -> None:
         """Say aloud why some cannot be judged, whenever that changes: without a case no journal tells it."""

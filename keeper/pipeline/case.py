@@ -36,11 +36,11 @@ class Case:
     shown: ChainTime | None = None
     """Since which head the protocol's own prices have shown its breach; a start begins anew."""
 
-    def alarm(self, suspicion: str | None, head: Head) -> Alarm:
+    def alarm(self, head: Head, *, suspected: bool) -> Alarm:
         """Return what a desk is told of it at a head: where it is only called, of an alarm that begins."""
         begins = self.status in {None, Status.CALLED}
         since = ChainTime(head.number, head.timestamp_s) if begins else self.since
-        return Alarm(self.case_id, suspicion, since, self.agreed, shown=self.shown)
+        return Alarm(self.case_id, suspected, since, self.agreed, shown=self.shown)
 
 
 def new_case(account: AccountKey, head: Head) -> Case:

@@ -126,11 +126,11 @@ class Scene:
             record=replace(self.past.record, worst_gas_wei=worst_wei),
         )
 
-    def alarm(self, account: AccountKey, suspicion: str | None) -> Alarm:
+    def alarm(self, account: AccountKey, *, suspected: bool) -> Alarm:
         """Return the alarm that a desk is asked about: of the open case, or of one that would begin."""
         case = self.past.cases.get(account) or new_case(account, self.head)
         return replace(
-            case.alarm(suspicion, self.head), first=case.first, closed=self.past.closed.get(account)
+            case.alarm(self.head, suspected=suspected), first=case.first, closed=self.past.closed.get(account)
         )
 
     def suspects(self) -> Mapping[AccountKey, str]:
@@ -153,12 +153,13 @@ class Scene:
             status = cases[each].status if each in cases else None
             if each != account and status in {Status.RESERVED, Status.IN_FLIGHT}:
                 continue
-            found = self.parts.desk.judge(sitting, each, self.alarm(each, suspects.get(each)))
+            found = self.parts.desk.judge(sitting, each, self.alarm(each, suspected=each in suspects))
             if each == account:
                 return found, sitting
             if not isinstance(found, Unknown):
                 sitting = found.left
-        return self.parts.desk.judge(first, account, self.alarm(account, suspects.get(account))), first
+        alarm = self.alarm(account, suspected=account in suspects)
+        return self.parts.desk.judge(first, account, alarm), first
 
     def moved(self, feed: FeedId, price_wad: int) -> Scene:
         """Return the scene with one price another, at both clocks, by every witness and just now."""

@@ -358,7 +358,7 @@ def at_breach(scene: Scene, account: AccountKey, feed: FeedId, factor: float) ->
     if isinstance(row, Account) and row.phase in {Phase.HEALTHY, Phase.FLAGGED}:
         found = _Supposed(there.book, _confirmed(row, scene))
     try:
-        supposed = Alarm("supposed", "supposed", ChainTime(scene.head.number, scene.head.timestamp_s))
+        supposed = Alarm("supposed", True, ChainTime(scene.head.number, scene.head.timestamp_s))
         return told_decision(there, scene.parts.desk.judge(there.sit(found), account, supposed))
     except ChainFault as fault:
         return {"kind": "unknown", "rule": "unknown", "evidence": str(fault), "bound": ""}

@@ -48,7 +48,7 @@ FLASH = plan.Params(flash=plan.FlashParams("0x" + "f1" * 20, Lender.MORPHO))
 RICH = plan.Purse({DEBT: 10**30}, {(DEBT, VENUE): 10**30})
 BREACHED = Loan(1_000 * ONE, 810 * ONE)
 ASKED = Call(VENUE, b"")
-ALARM = Alarm("case", None, AT)
+ALARM = Alarm("case", False, AT)
 
 
 @dataclass
@@ -100,8 +100,8 @@ def sitting(
     )
 
 
-def judge(at: Sitting, params: plan.Params | None = None, suspicion: str | None = "E 1, M 2") -> Any:
-    return desk(params).judge(at, OWNER, Alarm("case", suspicion, AT))
+def judge(at: Sitting, params: plan.Params | None = None, *, suspected: bool = True) -> Any:
+    return desk(params).judge(at, OWNER, Alarm("case", suspected, AT))
 
 
 def judged(at: Sitting, params: plan.Params | None = None) -> Judgement[Sitting]:
@@ -395,7 +395,7 @@ SINCE = ChainTime(AT.block - 300, AT.timestamp_s - 3_601)
 
 def judged_by(at: Sitting, policies: Policies = Policies(), **alarm: Any) -> Judgement[Sitting]:  # noqa: B008
     asked = replace(desk(), params=Params("ETH/USD", policies))
-    found = asked.judge(at, OWNER, Alarm("case", "E 1, M 2", **{"since": AT, **alarm}))
+    found = asked.judge(at, OWNER, Alarm("case", True, **{"since": AT, **alarm}))
     assert isinstance(found, Judgement)
     return found
 

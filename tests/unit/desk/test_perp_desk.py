@@ -48,7 +48,7 @@ from tests.unit.protocols.perp_curie.perps import (
 WALLET = "0x" + "00" * 19 + "09"
 DESK = PerpDesk(WALLET, Params("ETH/USD"))
 RICH = account(9, 50_000, {})
-ALARM = Alarm("case", None, ChainTime(1_000, NOW_S))
+ALARM = Alarm("case", False, ChainTime(1_000, NOW_S))
 LONG = account(1, 1_000, {0: (10, -20_000)})
 LAGGING = replace(view(2_100), spot_wad=1_950 * WAD, twap_wad=2_100 * WAD)
 """The pool has fallen, its mean and the index have not."""

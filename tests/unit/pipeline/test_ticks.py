@@ -757,6 +757,38 @@ async def test_who_has_a_case_is_rehearsed_as_well(live: Desk, went: list[str]) 
     assert went == ["judge", "pick", "_standing", "transaction", "rehearse"]
 
 
+async def test_what_a_rehearsal_has_judged_is_not_judged_again(live: Desk, went: list[str]) -> None:
+    await head(live, BREACHED, OTHER)
+    for _ in range(2):
+        live.pipeline.rehearse()
+    went.clear()
+    await tick(live, BELOW)
+    assert [live.told(case) for case in range(2)] == [FLAGGED, FLAGGED]
+    # Of one it was known; the other finds what that one has left.
+    assert went.count("judge") == 1
+
+
+@pytest.mark.parametrize("what", ["account", "prices"])
+async def test_a_judgement_rests_on_all_that_a_rehearsal_went_by(
+    live: Desk, went: list[str], what: str
+) -> None:
+    await head(live, BREACHED)
+    for _ in range(2):
+        live.pipeline.rehearse()
+    care = live.pipeline._care
+    assert care._foreseen is not None
+    (account, alarm, exact, sitting), judged = care._foreseen
+    if what == "account":
+        exact = replace(exact, cash_wad=7)
+    else:
+        sitting = replace(sitting, oracles=replace(sitting.oracles, feeds={}))
+    care._foreseen = (account, alarm, exact, sitting), judged
+    went.clear()
+    await tick(live, BELOW)
+    assert went.count("judge") == 1
+    assert live.told() == FLAGGED
+
+
 async def test_nothing_is_rehearsed_without_a_head_that_was_worked_on_whole(
     live: Desk, went: list[str]
 ) -> None:
