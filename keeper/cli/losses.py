@@ -19,7 +19,7 @@ from keeper.cli.assets import free, means, resolved
 from keeper.cli.books import BookFile, Deployed, Snapshot, Source, open_book
 from keeper.cli.options import Json, Rehearsed, refuse_without
 from keeper.cli.output import amount, empty_table, terminal
-from keeper.cli.plots import AMBER, BLUE, GREEN, INK, MUTED, RED, Plot, drawing
+from keeper.cli.plots import AMBER, BLUE, GREEN, INK, MUTED, RED, Plot, drawing, shortened
 from keeper.cli.price_files import (
     Columns,
     Decay,
@@ -351,7 +351,7 @@ class Answer:
         axes.errorbar(
             var, places, xerr=errors, color=INK, fmt="D", markersize=4, capsize=3, linewidth=1, label="VaR"
         )
-        axes.set_yticks(places, [name for name, _, _ in rows])
+        axes.set_yticks(places, [shortened(name) for name, _, _ in rows])
         axes.grid(visible=False, axis="y")
         axes.use_sticky_edges = False
         axes.axvline(0, color=MUTED, linewidth=0.8)

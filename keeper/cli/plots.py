@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = (".svg", ".png")
+MOST_LETTERS = 24
+"""Of an account's name, beside a bar."""
 INK, MUTED, GRID = "#22272e", "#6e7781", "#e3e6ea"
 BLUE, RED, AMBER, GREEN = "#2563a8", "#c2341d", "#d98e04", "#3a8558"
 """Told apart by the colour-blind as well, and on paper."""
@@ -61,6 +63,11 @@ def _can_be_drawn(path: Path | None) -> Path | None:
 Plot = Annotated[
     Path | None, typer.Option(help="Draw it into this file, .svg or .png.", callback=_can_be_drawn)
 ]
+
+
+def shortened(account: str) -> str:
+    """Say an account beside a bar: an address by both of its ends, so that room is left to draw in."""
+    return account if len(account) <= MOST_LETTERS else f"{account[:8]}…{account[-8:]}"
 
 
 @contextmanager

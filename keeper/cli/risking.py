@@ -14,7 +14,7 @@ from rich.table import Table
 from keeper.cli.books import BookFile, Deployed, Snapshot, open_book
 from keeper.cli.options import Json, Rehearsed
 from keeper.cli.output import amount, empty_table, terminal
-from keeper.cli.plots import AMBER, BLUE, GRID, RED, Plot, drawing
+from keeper.cli.plots import AMBER, BLUE, GRID, RED, Plot, drawing, shortened
 from keeper.risk import scenarios
 from keeper.risk.holdings import Portfolios
 from keeper.risk.margin import Scan, scan
@@ -120,7 +120,7 @@ def draw(axes: Axes, accounts: Mapping[str, dict[str, Any]], title: str) -> None
     for name, colour in (("initial", RED), ("maintenance", AMBER)):
         found = [accounts[each][name] for each in shown]
         axes.plot(found, places, linestyle="none", marker="D", color=colour, label=f"{name} margin")
-    axes.set_yticks(places, shown)
+    axes.set_yticks(places, list(map(shortened, shown)))
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.use_sticky_edges = False

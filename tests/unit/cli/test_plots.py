@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from keeper.cli.plots import Plot, drawing
+from keeper.cli.plots import Plot, drawing, shortened
 from keeper.errors import ConfigError
 
 
@@ -75,3 +75,8 @@ def test_without_the_extra_a_plot_is_refused_before_anything_is_reckoned(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert asked("--plot", "a.svg") == "to draw needs the extra: pip install 'hybrid-keeper[plots]'"
     assert asked() == "\n"
+
+
+def test_an_address_leaves_room_for_the_picture_and_other_names_stay_whole() -> None:
+    assert shortened(f"0x{'ab' * 19}cd:12") == "0xababab…babcd:12"
+    assert shortened("the desk of the market") == "the desk of the market"
