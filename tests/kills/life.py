@@ -35,9 +35,9 @@ from tests.unit.pipeline.desk import KEEPER, MARKET, SIGNER
 CHAIN_ID = 31337
 LENGTH = struct.Struct(">I")
 LEASE_S = 600.0
+"""Longer than any life."""
 REHEARSED = 4
 """Pieces of the way from a tick to its act that a keeper goes through before each tick."""
-"""Longer than any life."""
 
 
 @dataclass(frozen=True, slots=True)
