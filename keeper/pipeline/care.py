@@ -359,14 +359,16 @@ class Care(Generic[MarketT]):
         world = market.decode_prices(found)
         return world if world.version == market.version else None
 
-    async def prepare(self, moment: Moment, nearest: Iterable[AccountKey]) -> Sequence[AccountKey]:
-        """Build and simulate what would be due at once of accounts near to breach; return who is ready.
+    async def prepare(
+        self, moment: Moment, nearest: Iterable[AccountKey], keep: Callable[[Sequence[AccountKey]], None]
+    ) -> None:
+        """Build and simulate what would be due at once of those near to breach; tell ``keep`` who is ready.
 
         Open cases come first, then ``nearest`` in its order. Nothing of it is reserved or sent.
         """
         most = self._params.ready
         if not most:
-            return ()
+            return
         waiting = [key for key, case in self._cases.items() if case.status is Status.SUSPECTED]
         candidates = [*islice(dict.fromkeys((*waiting, *nearest)), CANDIDATES * most)]
         planned = await self._plan_ahead(candidates, moment)
@@ -374,9 +376,10 @@ class Care(Generic[MarketT]):
             await self._mirror.read_again(list(planned), moment.head)
             planned = await self._plan_ahead(planned, moment)
         await self._acts.make_ready(planned, moment)
+        # Before anybody else has a turn: a replay knows of no tick between the two.
+        keep(list(planned))
         # Those who are next are not simulated, but what the contract would find of them is known then.
         await self._plan_ahead([each for each in candidates if each not in planned], moment)
-        return list(planned)
 
     def rehearse(self, moment: Moment) -> None:
         """Judge one account whose act is ready, and keep nothing of it: the next alarm does not run cold."""

@@ -373,7 +373,7 @@ class Pipeline(Generic[MarketT]):
         self._tape.note("prepare")
         if self._live is not None:
             try:
-                self._watch.keep(await self._care.prepare(moment, self._near.accounts()))
+                await self._care.prepare(moment, self._near.accounts(), self._watch.keep)
             except ChainFault as fault:
                 log.warning("ready.failed", block=moment.head.number, why=str(fault))
         try:

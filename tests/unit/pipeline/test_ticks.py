@@ -317,6 +317,21 @@ async def test_no_more_accounts_are_kept_ready_than_are_wanted(live: Desk) -> No
     assert ticks(live).ready == 2
 
 
+async def test_a_tick_knows_who_is_ready_before_those_who_are_next_are_looked_at(
+    live: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knew: list[bool] = []
+    whole = Care._plan_ahead
+
+    async def planning(care: Care[Any], *args: Any) -> Any:
+        knew.append(live.pipeline._watch.is_free)
+        return await whole(care, *args)
+
+    monkeypatch.setattr(Care, "_plan_ahead", planning)
+    await head(live, BREACHED)
+    assert knew == [False, True]
+
+
 class Circle:
     """Refers to itself, so that only a collection frees it."""
 
