@@ -1020,6 +1020,10 @@ class Tape(Protocol):
         """Make ready for the journal what was noted up to now."""
         ...
 
+    def aside(self) -> AbstractContextManager[None]:
+        """Leave out what is looked at inside: a replay does nothing of it."""
+        ...
+
 
 class Progress(Protocol):
     """Whoever is told how far a long piece of work is."""

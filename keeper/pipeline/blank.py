@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from keeper.ports import Drawn
@@ -27,3 +28,7 @@ class Blank:
 
     async def pack(self) -> None:
         """Have nothing to pack."""
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Leave nothing out of nothing."""
+        return nullcontext()

@@ -343,7 +343,8 @@ class Pipeline(Generic[MarketT]):
         Nothing is changed, asked, journaled or noted on the tape. Where nobody is at work on head or alarm.
         """
         if self._moment is not None:
-            next(self._pieces)(self._moment)
+            with self._tape.aside():
+                next(self._pieces)(self._moment)
 
     async def on_alarm(self) -> None:
         """Judge whom ticks made suspect, and do what is due, where the last head was worked on whole."""

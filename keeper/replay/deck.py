@@ -22,7 +22,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from typing import Any, TypeAlias
 
 from keeper.domain import Announced, Bundle, Call, ChainTime, FeedView, Quote, Refuse, Unknown
@@ -359,6 +359,10 @@ class Deck:
 
     async def pack(self) -> None:
         """Have nothing to pack."""
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Leave nothing out of nothing."""
+        return nullcontext()
 
     # --- what is not asked of a port ---
 

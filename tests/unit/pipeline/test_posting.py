@@ -42,11 +42,11 @@ class Signed:
 
 
 def with_reports(desk: Desk) -> Signed:
-    """Have a keeper hear reports."""
+    """Have a keeper hear reports, its tape as well if there is one."""
     reports = Signed()
 
     def deciding(wallet: str, taker: AccountKey, params: DeskParams) -> HybridDesk:
-        return HybridDesk(wallet, taker, params, reports)
+        return HybridDesk(wallet, taker, params, desk.tape.reports(reports) if desk.tape else reports)
 
     desk.deciding = deciding  # type: ignore[assignment]
     desk.start()

@@ -760,6 +760,21 @@ async def test_a_rehearsal_goes_all_the_way_and_leaves_nothing_behind(live: Desk
     assert [live.told(case) for case in range(2)] == [FLAGGED, FLAGGED]
 
 
+async def test_a_tape_knows_of_no_rehearsal(live: Desk) -> None:
+    live.taping = True
+    reports = with_reports(live)
+    assert live.tape is not None
+    await head(live, BREACHED)
+    reports.prices = {BTC: BELOW}
+    await live.tape.pack()
+    for _ in range(2):
+        live.pipeline.rehearse()
+    assert b"".join(live.tape._records) == b""
+    await tick(live, BELOW)
+    # What only a rehearsal has heard until then is news to the tape.
+    assert sum(record.startswith(b'["b",{"BTC/USD"') for record in live.tape._records) == 1
+
+
 async def test_who_has_a_case_is_rehearsed_as_well(live: Desk, went: list[str]) -> None:
     await head(live, BREACHED)
     live.journal.throw(Switch.HALT, "", on=True, who="a test", why="enough")
