@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -236,7 +236,9 @@ class Pipeline(Generic[MarketT]):
         while True:
             await asyncio.sleep(self._rehearse_ms / 1e3)
             if not self.busy.locked() and not self._watch.alarmed.is_set():
-                self.rehearse()
+                # What is not known now whoever acts will say.
+                with suppress(ChainFault):
+                    self.rehearse()
 
     async def _settle(self) -> None:
         while True:

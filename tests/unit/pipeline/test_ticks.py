@@ -28,7 +28,17 @@ from keeper.protocols.hybrid.market import HybridMarket
 from keeper.trigger import Trigger
 from keeper.units import WAD, FeedId, Wad
 from tests.unit.execute.distant import Distant
-from tests.unit.pipeline.desk import BREACHED, FIRST, KEY, SIGNER, Desk, confirmed, cured, flagged
+from tests.unit.pipeline.desk import (
+    BREACHED,
+    FIRST,
+    KEEPER,
+    KEY,
+    SIGNER,
+    Desk,
+    confirmed,
+    cured,
+    flagged,
+)
 from tests.unit.pipeline.test_posting import posted, with_reports
 from tests.unit.pipeline.ticking import Ticker
 
@@ -867,6 +877,19 @@ async def test_nothing_is_rehearsed_while_somebody_waits_to_be_judged(
     alarmed.clear()
     await until(lambda: rehearsed)
     task.cancel()
+
+
+async def test_a_keeper_lives_on_where_its_own_account_is_not_known_for_a_rehearsal(live: Desk) -> None:
+    await head(live, BREACHED)
+    live.pipeline.mirror.book.mark_dirty([KEEPER], live.chain.tip.number)
+    live.pipeline.rehearse()
+    with pytest.raises(ChainFault, match="own account"):
+        live.pipeline.rehearse()
+    live.pipeline._rehearse_ms = 1.0
+    rehearsing = asyncio.create_task(live.pipeline._rehearse())
+    await asyncio.wait({rehearsing}, timeout=0.05)
+    assert not rehearsing.done()
+    rehearsing.cancel()
 
 
 async def test_a_feed_that_breaks_ends_the_keeper(live: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
