@@ -59,10 +59,10 @@ def _unknown(ledger: Ledger, steps: list[StepRecord]) -> Iterator[str]:
 
 def _twice(ledger: Ledger, steps: list[StepRecord]) -> Iterator[str]:
     """Yield steps under several nonces, nonces under several steps, and accounts with two acts out."""
-    step_of = {tx_hash: step.step_id for step in steps for tx_hash in step.hashes if not step.place}
+    known = {tx_hash: step for step in steps for tx_hash in step.hashes if not step.place}
     nonces, owners = defaultdict[str, set[int]](set), defaultdict[int, set[str]](set)
     for tx_hash, each in ledger.handed.items():
-        step_id = step_of.get(tx_hash, tx_hash)
+        step_id = known[tx_hash].step_id if tx_hash in known else tx_hash
         nonces[step_id].add(each.tx.nonce)
         owners[each.tx.nonce].add(step_id)
     yield from (f"step {each} was sent under {sorted(of)}" for each, of in nonces.items() if len(of) > 1)
@@ -72,7 +72,9 @@ def _twice(ledger: Ledger, steps: list[StepRecord]) -> Iterator[str]:
         each = ledger.handed[tx_hash]
         # What a reorg put back may meet what has followed it.
         if tx_hash not in ledger.unincluded:
-            for account in each.accounts or (b"",):
+            # A cancel names no account: it is about that of its step.
+            accounts = each.accounts or (_accounts(known[tx_hash], steps) if tx_hash in known else ())
+            for account in accounts:
                 out[account].append(_named(each))
     yield from (f"out at the same time: {', '.join(of)}" for of in out.values() if len(of) > 1)
 

@@ -245,7 +245,10 @@ class Ended:
 
     accounts: Mapping[AccountKey, Account] = field(default_factory=dict)
     acts: tuple[str, ...] = ()
-    """What was included, in which block, about whom, and whether it went through."""
+    """What was included, in which block, about whom, and whether it went through.
+
+    In no order within a block: who was refused at the head before goes last, and a start does not know who was.
+    """
 
     @property
     def cared_for(self) -> set[AccountKey]:
@@ -355,12 +358,12 @@ class World:
     def ended(self) -> Ended:
         """Return how all stands."""
         ledger = self.ledger
-        acts = tuple(
-            f"{int(receipt['blockNumber'], 16) - FIRST}: {name} of {account}, {is_done}"
+        acts = sorted(
+            (int(receipt["blockNumber"], 16) - FIRST, f"{name} of {account}, {is_done}")
             for tx_hash, receipt in ledger.receipts.items()
             for name, account, is_done in ledger.acts_of(tx_hash)
         )
-        return Ended(dict(ledger.accounts), acts)
+        return Ended(dict(ledger.accounts), tuple(f"{block}: {act}" for block, act in acts))
 
 
 def owner(number: int) -> AccountKey:
