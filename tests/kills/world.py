@@ -247,7 +247,7 @@ class Ended:
     acts: tuple[str, ...] = ()
     """What was included, in which block, about whom, and whether it went through.
 
-    In no order within a block: who was refused at the head before goes last, and a start does not know who was.
+    In no order within a block: who was refused at the head before goes last, which a start does not know.
     """
 
     @property
