@@ -46,7 +46,7 @@ STAGES: Sequence[tuple[str, type, str]] = (
     ("take suspects", Watch, "take"),
     ("answer", Care, "answer"),
     ("sit down", HybridDesk, "sit"),
-    ("judge", HybridDesk, "judge"),
+    ("judge", Care, "_judge"),
     ("journal the suspicion", StoredJournal, "record"),
     ("act at once", Acts, "act_at_once"),
     ("act", Acts, "act"),
