@@ -225,7 +225,8 @@ class Acts(Generic[MarketT]):
             return
         others = self._refused_last(planned, moment.head)
         sole = [each for each in others if len(each.steps) == 1 and not before]
-        trying = asyncio.create_task(self._try_planned(others, sole, moment.at, before))
+        chosen = [each for each in others if len(each.steps) != 1 or before]
+        trying = asyncio.create_task(self._try_planned(sole, chosen, moment.at, before))
         try:
             await asyncio.wait([trying], timeout=SOON_S)
             if not trying.done():
@@ -243,13 +244,12 @@ class Acts(Generic[MarketT]):
 
     async def _try_planned(
         self,
-        planned: Sequence[Planned],
         sole: Sequence[Planned],
+        chosen: Sequence[Planned],
         at: ChainTime,
         before: Sequence[Announced],
     ) -> tuple[Mapping[AccountKey, Sequence[Tried]], Stack]:
         """Run the only steps of their accounts in their order, and beside them all others by themselves."""
-        chosen = [each for each in planned if each not in sole]
         if chosen:
             (in_order, stack), each_alone = await asyncio.gather(
                 self._try_in_order(sole, at),
