@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -69,13 +69,10 @@ class Relay:
     @asynccontextmanager
     async def at_hand(self) -> AsyncIterator[None]:
         """Keep a connection open while the block lasts, and close it then."""
-        task = asyncio.create_task(self._knock_for_ever(), name="chain.relay")
         try:
-            yield
+            async with _meanwhile(self._knock_for_ever(), "chain.relay"):
+                yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
             await self.close()
 
     async def _knock_for_ever(self) -> None:
@@ -92,6 +89,18 @@ class Relay:
     async def close(self) -> None:
         """Close the connections."""
         await self._rpc.close()
+
+
+@asynccontextmanager
+async def _meanwhile(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
+    """Have a task at work while the block lasts."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 class Updates:
@@ -112,13 +121,8 @@ class Updates:
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
         """Listen while the block lasts; a stream that ends is opened again."""
-        task = asyncio.create_task(self._listen(), name="chain.hints")
-        try:
+        async with _meanwhile(self._listen(), "chain.hints"):
             yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
     async def _listen(self) -> None:
         pause_s = SHORTEST_PAUSE_S

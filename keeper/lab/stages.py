@@ -39,7 +39,7 @@ STAGES: Sequence[tuple[str, type, str]] = (
     ("read the message", Heard, "take"),
     ("compose", LiveComposite, "_moved"),
     ("look at the ready", Watch, "glance"),
-    ("look: marks", HybridMarket, "marks"),
+    ("marks", HybridMarket, "marks"),
     ("look: trigger", Trigger, "glance"),
     ("score", Watch, "hear"),
     ("score: trigger", Trigger, "tick"),
@@ -58,7 +58,7 @@ STAGES: Sequence[tuple[str, type, str]] = (
     ("hand over", Rpc, "exchange"),
     ("told", StoredJournal, "sent"),
 )
-"""In the order of the way; one with a colon, and those between answer and hand over, lie within others."""
+"""In the order of the way; marks, one with a colon, and those from answer to hand over lie within others."""
 
 
 class Span(NamedTuple):
