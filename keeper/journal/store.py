@@ -120,6 +120,10 @@ class Foreseen:
     standing: Standing
     view: View
 
+    def view_by(self, limits: Limits, standing: Standing) -> View | None:
+        """Return what the journal says, where the limits and what bears on a grant are as they were."""
+        return self.view if self.limits is limits and self.standing == standing else None
+
 
 class StoredJournal:
     """Implements ``ports.Journal`` and ``ports.Outbox`` on a database.
@@ -384,8 +388,7 @@ class StoredJournal:
             known, self._foreseen = self._still_foreseen(moment), None
             standing = self._told(self._standing(db, at_s, known.thrown if known else None))
             limits = standing.limits or self._limits
-            is_same = known is not None and known.limits is limits and known.standing == standing
-            before = known.view if known is not None and is_same else None
+            before = known.view_by(limits, standing) if known else None
             granted = guard.reserve(
                 db,
                 limits,
@@ -1144,10 +1147,13 @@ class SqliteJournal(StoredJournal):
             return None
         try:
             with self._looking() as db:
-                thrown = switches.standing(db)
-                standing, moment = self._standing(db, at_s, thrown), (chain_nonce, block, at_s)
+                moment = chain_nonce, block, at_s
+                known = self._still_foreseen(moment)
+                thrown = known.thrown if known else switches.standing(db)
+                standing = self._standing(db, at_s, thrown)
                 limits = standing.limits or self._limits
-                view = self._view(db, step, limits, standing, moment)
+                before = known.view_by(limits, standing) if known else None
+                view = self._view(db, step, limits, standing, moment, before)
                 self._foreseen = Foreseen(db.version(), moment, limits, thrown, standing, view)
                 beside = self._held_beside(step, limits, chain_nonce, block, at_s)
             self._db.expect(lasting=True)

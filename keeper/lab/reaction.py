@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -121,6 +122,7 @@ class Rig:
     burst: int
     ready: int
     keeper: Keeper = field(init=False)
+    chance: random.Random = field(default_factory=lambda: random.Random(1))
 
     async def descend(self) -> AsyncIterator[Reaction]:
         """Let the price fall step by step, from a new block on; yield what each step led to."""
@@ -149,6 +151,7 @@ class Rig:
     async def _react(self, price: float, count: int) -> tuple[int, list[int]]:
         """Say a price, wait until the node was handed so many; return when it was said, and they came."""
         known = len(self.front.handed)
+        _pass_part_of_ms(self.chance)
         began_ns = await self.venues.say("kraken", BTC, _venue_price(price))
         async with asyncio.timeout(PATIENCE_S):
             await self.front.until_handed(count)
@@ -331,6 +334,13 @@ def _near(falls: Sequence[float]) -> bytes:
         heads += [number << 224, cash_wad << 128 | 1 << 112, 1_700_000_000 << 192]
         legs.append(SIZE_WAD << 128 | paid_wad % 2**128)
     return encode(load("MarginReader").functions["rows"].outputs, [heads, legs, [], []])
+
+
+def _pass_part_of_ms(chance: random.Random) -> None:
+    """Wait for up to a millisecond: with one, all processes' timers end, and prices come in between."""
+    until_ns = time.monotonic_ns() + chance.randrange(1_000_000)
+    while time.monotonic_ns() < until_ns:
+        pass
 
 
 def _venue_price(price: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -149,7 +149,7 @@ class Acts(Generic[MarketT]):
         await self._mirror.tape.mark("ready")
         self._ready, self._ready_at = dict(zip(planned, tried, strict=True)), moment.head.number
 
-    def rehearse(self, planned: Planned, moment: Moment) -> None:
+    def rehearse(self, planned: Planned, moment: Moment) -> Iterator[None]:
         """Find what is ready of one account, its transaction, and what its permit would look at.
 
         Nothing is reserved, and nothing signed that a chain would take.
@@ -158,9 +158,10 @@ class Acts(Generic[MarketT]):
         if not found:
             return
         picked, head = self._desk.pick(planned.judged.left, found), moment.head
-        self._foresee(picked.step, picked.call, head)
+        yield
+        yield from self._foresee(picked.step, picked.call, head)
 
-    def _foresee(self, step: Step, call: Call, head: Head) -> None:
+    def _foresee(self, step: Step, call: Call, head: Head) -> Iterator[None]:
         """Look at what the permit of a step would look at, and have signed what its transaction would be.
 
         Without a permit these bytes go nowhere.
@@ -171,9 +172,11 @@ class Acts(Generic[MarketT]):
         nonce = self._journal.rehearse(
             step, chain_nonce=self._sender.chain_nonce, block=head.number, at_s=head.timestamp_s
         )
+        yield
         if nonce is not None:
             tx = self._sender.transaction(call, step.gas_limit, bid.within(fees))
             self._sender.rehearse({**tx, "nonce": nonce})
+            yield
 
     async def act_at_once(
         self, planned: Sequence[Planned], moment: Moment, suspect: Callable[[], None]

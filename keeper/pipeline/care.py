@@ -381,7 +381,7 @@ class Care(Generic[MarketT]):
         # Those who are next are not simulated, but what the contract would find of them is known then.
         await self._plan_ahead([each for each in candidates if each not in planned], moment)
 
-    def rehearse(self, moment: Moment) -> None:
+    def rehearse(self, moment: Moment) -> Iterator[None]:
         """Judge one account whose act is ready, and keep nothing of it: the next alarm does not run cold."""
         ready = sorted(self._acts.ready_at(moment.head), key=self._is_on_its_way)
         if not ready or self._left is None:
@@ -392,8 +392,9 @@ class Care(Generic[MarketT]):
         sitting = self._desk.carry(self._left, self._sit(moment))
         judged = self._desk.judge(sitting, account, alarm)
         self._foreseen = self._asked(sitting, account, alarm), judged
+        yield
         if not isinstance(judged, Unknown) and isinstance(judged.decision, tuple):
-            self._acts.rehearse(Planned(account, judged.decision, judged), moment)
+            yield from self._acts.rehearse(Planned(account, judged.decision, judged), moment)
 
     async def _plan_ahead(
         self, accounts: Iterable[AccountKey], moment: Moment

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, suppress
-from itertools import cycle
+from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -64,6 +64,8 @@ MarketT = TypeVar("MarketT", bound=Market[Any, Any])
 
 YOUNG = 1
 """The generation up to which garbage is collected after a head: what came since the last ones."""
+TURNS = 3
+"""Of the event loop, from a message on a socket until those are known whom it alarms."""
 RESPITE_S = 0.001
 """What is ready goes first: for so long nobody else is scored, for a node beside it needs the processor."""
 SETTLE_S = 0.1
@@ -139,8 +141,8 @@ class Pipeline(Generic[MarketT]):
         self._before: list[Announced] = []
         """What was announced since the last head, in its order."""
         self._rehearse_ms = params.rehearse_ms
-        self._pieces = cycle([lambda _: self._watch.rehearse(), self._care.rehearse])
-        """Of the way from a tick to its act, in turn."""
+        self._pieces: Iterator[None] = iter(())
+        """Of the way from a tick to its act, those that are still to be rehearsed."""
         self._bearing = Bearing(
             journal=journal,
             served=feed.latest(0).keys() & {*market.feeds},
@@ -235,6 +237,8 @@ class Pipeline(Generic[MarketT]):
     async def _rehearse(self) -> None:
         while True:
             await asyncio.sleep(self._rehearse_ms / 1e3)
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
             if not self.busy.locked() and not self._watch.alarmed.is_set():
                 # What is not known now whoever acts will say.
                 with suppress(ChainFault):
@@ -252,7 +256,7 @@ class Pipeline(Generic[MarketT]):
         """Do all that one new head asks for, and journal that it is done."""
         head, mirror = update.head, self.mirror
         self._tape.note("head", update)
-        self._moment = None
+        self._moment, self._pieces = None, iter(())
         self._before.clear()
         await mirror.hear(update)
         sampled = await mirror.read(head)
@@ -346,11 +350,14 @@ class Pipeline(Generic[MarketT]):
         """
         if self._moment is not None:
             with self._tape.aside():
-                next(self._pieces)(self._moment)
+                for _ in self._pieces:
+                    return
+                self._pieces = chain(self._watch.rehearse(), self._care.rehearse(self._moment))
 
     async def on_alarm(self) -> None:
         """Judge whom ticks made suspect, and do what is due, where the last head was worked on whole."""
         self._tape.note("alarm")
+        self._pieces = iter(())
         if self._moment is None:
             self._watch.disperse()
         elif moment := self._watch.take():

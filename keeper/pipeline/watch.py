@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -181,11 +181,14 @@ class Watch(Generic[MarketT]):
         was[before] = was[self._line] = now[rows] = False
         return wanted
 
-    def rehearse(self) -> None:
+    def rehearse(self) -> Iterator[None]:
         """Score once more what was scored last, and keep nothing of it: the next tick does not run cold."""
         if self._head is not None and self._mirror.world is not None and self._quotes:
             self._marked = None
-            self._trigger.rehearse(*self._priced(self._head, self._quotes))
+            book, marks = self._priced(self._head, self._quotes)
+            yield
+            self._trigger.rehearse(book, marks)
+            yield
 
     def settle(self) -> None:
         """Have the trigger get ready for ticks at the newest prices, where what it knows is far from them."""

@@ -36,7 +36,7 @@ CHAIN_ID = 31337
 LENGTH = struct.Struct(">I")
 LEASE_S = 600.0
 """Longer than any life."""
-REHEARSED = 4
+REHEARSED = 8
 """Pieces of the way from a tick to its act that a keeper goes through before each tick."""
 
 

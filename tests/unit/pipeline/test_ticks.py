@@ -757,17 +757,52 @@ def went(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
+def rehearse(live: Desk) -> None:
+    """Rehearse all pieces of the way."""
+    live.pipeline.rehearse()
+    pieces = live.pipeline._pieces
+    while live.pipeline._pieces is pieces:
+        live.pipeline.rehearse()
+
+
 async def test_a_rehearsal_goes_all_the_way_and_leaves_nothing_behind(live: Desk, went: list[str]) -> None:
     await head(live, BREACHED, OTHER)
     went.clear()
     before = live.journal.last_event(), live.pipeline.vitals
-    for _ in range(6):
-        live.pipeline.rehearse()
+    for _ in range(3):
+        rehearse(live)
     assert went == ["_judge", "judge", "pick", "_standing", "transaction", "rehearse"] * 3
     assert (live.journal.last_event(), live.pipeline.vitals) == before
     assert live.chain.asked == []
     await tick(live, BELOW)
     assert [live.told(case) for case in range(2)] == [FLAGGED, FLAGGED]
+
+
+async def test_prices_wait_for_a_piece_of_a_rehearsal_at_most(live: Desk, went: list[str]) -> None:
+    await head(live, BREACHED, OTHER)
+    went.clear()
+    pieces: list[list[str]] = []
+    for _ in range(7):
+        live.pipeline.rehearse()
+        pieces.append(went.copy())
+        went.clear()
+    assert [each for each in pieces if each] == [
+        ["_judge"], ["judge"], ["pick"], ["_standing"], ["transaction", "rehearse"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["head", "alarm"])
+async def test_a_rehearsal_of_what_is_past_is_not_gone_on_with(
+    live: Desk, went: list[str], what: str
+) -> None:
+    await head(live, BREACHED, OTHER)
+    while "judge" not in went[-1:]:
+        live.pipeline.rehearse()
+    await (head(live, BREACHED, OTHER) if what == "head" else tick(live, BELOW))
+    went.clear()
+    for _ in range(3):
+        live.pipeline.rehearse()
+    assert "pick" not in went
 
 
 async def test_a_tape_knows_of_no_rehearsal(live: Desk) -> None:
@@ -777,8 +812,7 @@ async def test_a_tape_knows_of_no_rehearsal(live: Desk) -> None:
     await head(live, BREACHED)
     reports.prices = {BTC: BELOW}
     await live.tape.pack()
-    for _ in range(2):
-        live.pipeline.rehearse()
+    rehearse(live)
     assert b"".join(live.tape._records) == b""
     await tick(live, BELOW)
     # What only a rehearsal has heard until then is news to the tape.
@@ -792,15 +826,13 @@ async def test_who_has_a_case_is_rehearsed_as_well(live: Desk, went: list[str]) 
     await head(live, BREACHED)
     assert live.told()[:2] == ["Suspected", "Refused limit.halted"]
     went.clear()
-    for _ in range(2):
-        live.pipeline.rehearse()
+    rehearse(live)
     assert went == ["judge", "pick", "_standing", "transaction", "rehearse"]
 
 
 async def test_what_a_rehearsal_has_judged_is_not_judged_again(live: Desk, went: list[str]) -> None:
     await head(live, BREACHED, OTHER)
-    for _ in range(2):
-        live.pipeline.rehearse()
+    rehearse(live)
     went.clear()
     await tick(live, BELOW)
     assert [live.told(case) for case in range(2)] == [FLAGGED, FLAGGED]
@@ -813,8 +845,7 @@ async def test_a_judgement_rests_on_all_that_a_rehearsal_went_by(
     live: Desk, went: list[str], what: str
 ) -> None:
     await head(live, BREACHED)
-    for _ in range(2):
-        live.pipeline.rehearse()
+    rehearse(live)
     care = live.pipeline._care
     assert care._foreseen is not None
     (account, alarm, exact, sitting), judged = care._foreseen
@@ -844,8 +875,7 @@ async def test_nothing_is_rehearsed_without_a_head_that_was_worked_on_whole(
 async def test_where_nobody_is_ready_the_scoring_alone_is_rehearsed(live: Desk, went: list[str]) -> None:
     await live.head(BREACHED)
     went.clear()
-    for _ in range(4):
-        live.pipeline.rehearse()
+    rehearse(live)
     assert set(went) == {"_judge"}
 
 
@@ -879,12 +909,34 @@ async def test_nothing_is_rehearsed_while_somebody_waits_to_be_judged(
     task.cancel()
 
 
+async def test_what_came_with_the_timer_is_heard_before_a_rehearsal(
+    live: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[str] = []
+    passing = asyncio.sleep
+
+    async def sleep(delay_s: float) -> None:
+        turns.append("timer" if delay_s else "turn")
+        await passing(delay_s)
+
+    def rehearsed() -> None:
+        turns.append("rehearsal")
+
+    live.pipeline._rehearse_ms = 1.0
+    monkeypatch.setattr(live.pipeline, "rehearse", rehearsed)
+    monkeypatch.setattr("keeper.pipeline.loop.asyncio.sleep", sleep)
+    rehearsing = asyncio.create_task(live.pipeline._rehearse())
+    # It is read in the first, taken by the feed in the second, and looked at in the third.
+    await asyncio.wait({rehearsing}, timeout=0.02)
+    rehearsing.cancel()
+    assert turns[:5] == ["timer", "turn", "turn", "turn", "rehearsal"]
+
+
 async def test_a_keeper_lives_on_where_its_own_account_is_not_known_for_a_rehearsal(live: Desk) -> None:
     await head(live, BREACHED)
     live.pipeline.mirror.book.mark_dirty([KEEPER], live.chain.tip.number)
-    live.pipeline.rehearse()
     with pytest.raises(ChainFault, match="own account"):
-        live.pipeline.rehearse()
+        rehearse(live)
     live.pipeline._rehearse_ms = 1.0
     rehearsing = asyncio.create_task(live.pipeline._rehearse())
     await asyncio.wait({rehearsing}, timeout=0.05)

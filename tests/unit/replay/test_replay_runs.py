@@ -335,7 +335,7 @@ async def test_what_is_rehearsed_between_ticks_leaves_nothing_on_the_tape(
         def begun(*args: Any) -> Any:
             assert kept.tape is not None
             noted = len(kept.tape._records)
-            for _ in range(4):
+            for _ in range(8):
                 kept.pipeline.rehearse()
             assert len(kept.tape._records) == noted
             rehearsed.append(noted)
