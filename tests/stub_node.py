@@ -172,6 +172,8 @@ class StubNode:
     """It is so many blocks behind what it follows."""
     mute: bool = False
     """Its websockets stay open and answer pings, and tell nothing: half open."""
+    tight_lipped: bool = False
+    """What is asked on its websockets it does, and does not answer."""
     most_results: int | None = None
     """More logs than this are refused."""
     most_blocks: int | None = None
@@ -363,7 +365,9 @@ class StubNode:
             async for message in socket:
                 if message.type in {WSMsgType.TEXT, WSMsgType.BINARY}:
                     call = json.loads(message.data)
-                    await self.tell(socket, self._answer(call, socket))
+                    answer = self._answer(call, socket)
+                    if not self.tight_lipped:
+                        await self.tell(socket, answer)
         finally:
             del self._sockets[socket]
         return socket

@@ -9,7 +9,8 @@ patience, and what a survey found to serve another chain or fork. That one is ba
 for a wrong answer is worse than none. Who comes back after a failure may be another node by then: it is asked
 first which chain it serves.
 
-A write goes once to one endpoint. Whoever sent it knows what a second time means.
+A write goes once to one endpoint. Whoever sent it knows what a second time means: of signed bytes nothing, so
+that they may be offered on a socket first, or go to all.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from tenacity import (
 )
 
 from keeper.answers import outweighing
+from keeper.chain.handing import Handing
 from keeper.chain.health import Health, Standing
 from keeper.chain.rpc import READS, Calls, Rpc, RpcError, Throttled, Unreachable
 from keeper.errors import ChainFault, ConfigError, InvariantBroken
@@ -110,8 +112,12 @@ class Pool:
     Raises RpcError for a refusal, and Unreachable where no endpoint gave an answer that can be believed.
     """
 
-    def __init__(self, urls: Sequence[str], params: Params | None = None) -> None:
+    def __init__(
+        self, urls: Sequence[str], params: Params | None = None, *, handing: Handing | None = None
+    ) -> None:
         self._params = params or Params()
+        self._handing = handing
+        """Where a signed transaction is offered before all endpoints."""
         self._nodes: list[Node] = []
         self._chain_id: int | None = None
         self._demands: list[tuple[str, list[Any], Any]] = []
@@ -133,6 +139,8 @@ class Pool:
             raise ConfigError("expected at least one RPC endpoint, found none")
 
     async def __aenter__(self) -> Self:
+        if self._handing is not None:
+            self._spawn(self._handing.keep_open())
         if len(self._nodes) > 1:
             self._spawn(self._survey_for_ever())
         return self
@@ -283,9 +291,23 @@ class Pool:
 
     async def _write(self, calls: Calls) -> list[Any]:
         order = self._in_order(calls)
-        if not self._params.broadcast or [method for method, _ in calls] != ["eth_sendRawTransaction"]:
+        if [method for method, _ in calls] != ["eth_sendRawTransaction"]:
             return await self._ask(order[0], calls)
-        return await self._broadcast(order, calls)
+        if self._params.broadcast:
+            return await self._broadcast(order, calls)
+        if self._handing is not None and self._handing.is_open:
+            with suppress(ChainFault):
+                return await self._hand(self._handing, calls)
+        return await self._ask(order[0], calls)
+
+    async def _hand(self, handing: Handing, calls: Calls) -> list[Any]:
+        """Offer a signed transaction on the socket; raise ChainFault where it is not taken there."""
+        try:
+            return [await handing.request(*calls[0])]
+        except ChainFault as fault:
+            # Of its words none: the URL may be among them.
+            log.info("rpc.not_taken", endpoint=handing.endpoint, why=type(fault).__name__)
+            raise
 
     async def _broadcast(self, order: Sequence[Node], calls: Calls) -> list[Any]:
         """Hand one signed transaction to all endpoints in service; return the first that takes it.
@@ -294,7 +316,9 @@ class Pool:
         """
         nodes = [node for node in order if node.standing.why is None] or order[:1]
         tasks = [self._spawn(self._offer(node, calls)) for node in nodes]
-        for done in asyncio.as_completed(tasks):
+        handing = self._handing
+        beside = [self._spawn(self._hand(handing, calls))] if handing and handing.is_open else []
+        for done in asyncio.as_completed([*beside, *tasks]):
             with suppress(ChainFault):
                 results: list[Any] = await done
                 return results

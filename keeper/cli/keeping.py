@@ -97,7 +97,10 @@ async def _keep(
     dry_run: bool,
 ) -> None:
     chain = configs[0]
-    async with Pool(chain.chain.http, chain.pool_params()) as rpc, AsyncExitStack() as stack:
+    async with (
+        Pool(chain.chain.http, chain.pool_params(), handing=chain.handing()) as rpc,
+        AsyncExitStack() as stack,
+    ):
         berth = Berth(rpc, defaultdict(Wallet), keys, [each.signer_params() for each in configs])
         on_switches(berth.boards)
         works = [

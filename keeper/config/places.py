@@ -25,6 +25,8 @@ class Chain(Section):
     """After how long, at the least, a slow read is asked of a second endpoint as well."""
     broadcast: bool = False
     """Hand each signed transaction to every endpoint."""
+    hand_over: Literal["http", "ws"] = "http"
+    """``ws``: offer each signed transaction on a websocket first, which is quicker, and then as else."""
     fees: Literal["eip1559", "legacy"] = "eip1559"
     """``legacy``: a chain without base fee, where everybody pays a gas price."""
     l1_fee: L1Fee = "none"

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from keeper import pipeline
 from keeper.alerts import Params as AlertParams
+from keeper.chain.handing import Handing
 from keeper.chain.pool import Params as PoolParams
 from keeper.chain.reader import Params as ReaderParams
 from keeper.config.acting import Closing, DepthOf, Economics, Exchange, Pacing
@@ -162,6 +163,10 @@ class Config(BaseSettings):
             broadcast=self.chain.broadcast,
             survey_s=self.chain.block_time_s,
         )
+
+    def handing(self) -> Handing | None:
+        """Return the socket on which signed transactions are offered, where there is to be one."""
+        return Handing(self.chain.ws, self.chain.chain_id) if self.chain.hand_over == "ws" else None
 
     def reader_params(self) -> ReaderParams:
         """Return how the chain is read."""

@@ -58,6 +58,7 @@ CONFIG = """
 http = "{http}"
 ws = "{ws}"
 chain_id = {chain_id}
+hand_over = "ws"
 block_time_s = 12
 [deployment]
 reader = "{reader}"
@@ -301,7 +302,7 @@ def _write(found: Rig, accounts: int) -> None:
     node, protocol = found.node, found.deployed.protocol
     text = CONFIG.format(
         http=found.front.url,
-        ws=node.ws_url,
+        ws=found.front.ws_url,
         chain_id=node.chain_id,
         reader=protocol.reader,
         ready=found.ready,

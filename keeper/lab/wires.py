@@ -154,8 +154,13 @@ class Front:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Where it listens for requests."""
         return f"http://{LOOPBACK}:{self._port}"
+
+    @property
+    def ws_url(self) -> str:
+        """Where it listens for websockets."""
+        return f"ws://{LOOPBACK}:{self._ws_port}"
 
     async def __aenter__(self) -> Self:
         self._news = asyncio.Event()
@@ -163,11 +168,34 @@ class Front:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), LOOPBACK, 0)
         self._port: int = self._server.sockets[0].getsockname()[1]
+        app = web.Application()
+        app.add_routes([web.get("/", self._serve_socket)])
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, LOOPBACK, 0).start()
+        self._ws_port = self._runner.addresses[0][1]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        await self._runner.cleanup()
         await self._session.close()
+
+    async def _serve_socket(self, request: web.Request) -> web.WebSocketResponse:
+        """Answer on a websocket what is about the wallet, and pass all else on to Anvil and back."""
+        socket = web.WebSocketResponse(compress=False)
+        await socket.prepare(request)
+        async with self._session.ws_connect(self.anvil.ws_url) as anvil:
+            passing = asyncio.create_task(_pass_on(anvil, socket))
+            async for message in socket:
+                heard_ns = time.monotonic_ns()
+                answer = self._own(orjson.loads(message.data), heard_ns)
+                if answer is None:
+                    await anvil.send_str(message.data)
+                else:
+                    await socket.send_str(orjson.dumps(answer).decode())
+            passing.cancel()
+        return socket
 
     async def until_handed(self, count: int) -> None:
         """Wait until it has been handed so many transactions."""
@@ -248,6 +276,11 @@ class Front:
         }
 
 
+async def _pass_on(anvil: aiohttp.ClientWebSocketResponse, socket: web.WebSocketResponse) -> None:
+    async for message in anvil:
+        await socket.send_str(message.data)
+
+
 class _Connection(asyncio.Protocol):
     """HTTP/1.1 as far as a JSON-RPC client speaks it: it is no part of what is timed."""
 
@@ -276,4 +309,5 @@ class _Connection(asyncio.Protocol):
     async def _answer(self, body: bytes, heard_ns: int) -> None:
         text = await self._front.answer(body, heard_ns)
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n"
-        self._transport.write(head.encode() + text)
+        if not self._transport.is_closing():
+            self._transport.write(head.encode() + text)

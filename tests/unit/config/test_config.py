@@ -717,6 +717,15 @@ def test_the_urls_of_reporters_have_commas_in_the_environment_too(
     assert config.reports.endpoints == ("https://a.example",)
 
 
+def test_transactions_go_over_a_socket_where_the_configuration_says_so(path: Path) -> None:
+    assert loaded(path).handing() is None
+    by_socket = LEAST.replace("chain_id = 31337", 'chain_id = 31337\nhand_over = "ws"')
+    handing = loaded(path, by_socket).handing()
+    assert handing is not None
+    assert handing.endpoint == loaded(path).chain.ws[0]
+    assert "chain.hand_over" in refusal(path, by_socket.replace('"ws"', '"post"'))
+
+
 def test_the_pool_is_as_patient_as_the_configuration_says(path: Path) -> None:
     settings = "chain_id = 31337\nrequests_s = 25\nhedge_ms = 100\nbroadcast = true\nblock_time_s = 2"
     config = loaded(path, LEAST.replace("chain_id = 31337", settings))

@@ -15,7 +15,7 @@ from keeper.domain import CaseEvent
 from keeper.errors import ConfigError, KeeperError
 from keeper.journal import opening
 from keeper.journal.guard import Limits
-from keeper.journal.store import SqliteJournal
+from keeper.journal.store import PAGE_BYTES, SqliteJournal
 from keeper.journal.wallet import Wallet
 from tests.unit.journal.conftest import IDENTITY, Events
 
@@ -83,7 +83,7 @@ def test_a_file_that_may_not_be_written_stops_the_keeper(file: SqliteJournal, ev
 def damage(path: Path) -> None:
     """Overwrite what lies in the middle of a file, as a disk does that loses sectors."""
     data = bytearray(path.read_bytes())
-    for start in range(20 * 4096, len(data) - 4096, 3 * 4096):
+    for start in range(20 * PAGE_BYTES, len(data) - PAGE_BYTES, 3 * PAGE_BYTES):
         data[start : start + 512] = bytes([0xA5]) * 512
     path.write_bytes(data)
 
