@@ -20,7 +20,7 @@ class Trigger(Section):
     late_ms: float = Field(default=50, gt=0)
     """How late after a tick its suspects may be known before the log warns."""
     rehearse_ms: float = Field(default=0, ge=0, le=1_000)
-    """So often a piece of the way from a tick to its act is gone through for nothing; 0: never."""
+    """Rest before the way from a tick to its act is gone through for nothing; below 1 none, 0: never."""
     measure_blocks: int = Field(default=10, gt=0)
     """So often the distance of the nearest accounts to breach is measured."""
     vol: float = Field(default=0.8, gt=0, le=5)

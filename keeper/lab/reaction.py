@@ -74,7 +74,7 @@ in_flight = 1000
 check_blocks = 1000000
 snapshot_blocks = 1000000
 [trigger]
-rehearse_ms = 1
+rehearse_ms = 0.1
 ready = {ready}
 [ladder.book]
 false_alarms = [2.0]

@@ -66,6 +66,8 @@ YOUNG = 1
 """The generation up to which garbage is collected after a head: what came since the last ones."""
 TURNS = 3
 """Of the event loop, from a message on a socket until those are known whom it alarms."""
+LEAST_REST_MS = 1.0
+"""Between two rehearsals, unless there is to be none: timers end with a millisecond."""
 RESPITE_S = 0.001
 """What is ready goes first: for so long nobody else is scored, for a node beside it needs the processor."""
 SETTLE_S = 0.1
@@ -235,14 +237,21 @@ class Pipeline(Generic[MarketT]):
                 log.info("announced.looked", tx_hash=announced.tx_hash)
 
     async def _rehearse(self) -> None:
+        rest_s = self._rehearse_ms / 1e3 if self._rehearse_ms >= LEAST_REST_MS else 0.0
         while True:
-            await asyncio.sleep(self._rehearse_ms / 1e3)
-            for _ in range(TURNS):
-                await asyncio.sleep(0)
-            if not self.busy.locked() and not self._watch.alarmed.is_set():
+            await asyncio.sleep(rest_s if self._is_idle else max(rest_s, LEAST_REST_MS / 1e3))
+            goes_on = True
+            while goes_on:
+                for _ in range(TURNS):
+                    await asyncio.sleep(0)
                 # What is not known now whoever acts will say.
                 with suppress(ChainFault):
-                    self.rehearse()
+                    goes_on = self._is_idle and self.rehearse()
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether the last head was worked on whole, and nobody is at work or waits to be judged."""
+        return self._moment is not None and not self.busy.locked() and not self._watch.alarmed.is_set()
 
     async def _settle(self) -> None:
         while True:
@@ -343,16 +352,18 @@ class Pipeline(Generic[MarketT]):
         self._tape.note("settle")
         self._watch.settle()
 
-    def rehearse(self) -> None:
+    def rehearse(self) -> bool:
         """Go through a piece of the way from a tick to its act for nothing, so that the caches keep it.
 
         Nothing is changed, asked, journaled or noted on the tape. Where nobody is at work on head or alarm.
+        Returns whether there was one; where there was none the way begins anew.
         """
         if self._moment is not None:
             with self._tape.aside():
                 for _ in self._pieces:
-                    return
+                    return True
                 self._pieces = chain(self._watch.rehearse(), self._care.rehearse(self._moment))
+        return False
 
     async def on_alarm(self) -> None:
         """Judge whom ticks made suspect, and do what is due, where the last head was worked on whole."""

@@ -879,12 +879,12 @@ async def test_where_nobody_is_ready_the_scoring_alone_is_rehearsed(live: Desk, 
     assert set(went) == {"_judge"}
 
 
-@pytest.mark.parametrize(("every_ms", "is_rehearsed"), [(1.0, True), (0.0, False)])
-async def test_the_loop_rehearses_as_often_as_it_is_to(
-    live: Desk, monkeypatch: pytest.MonkeyPatch, every_ms: float, is_rehearsed: bool
+@pytest.mark.parametrize(("rest_ms", "is_rehearsed"), [(1.0, True), (0.1, True), (0.0, False)])
+async def test_the_loop_rehearses_where_it_is_to(
+    live: Desk, monkeypatch: pytest.MonkeyPatch, rest_ms: float, is_rehearsed: bool
 ) -> None:
     rehearsed: list[None] = []
-    live.pipeline._rehearse_ms = every_ms
+    live.pipeline._rehearse_ms = rest_ms
     monkeypatch.setattr(live.pipeline, "rehearse", lambda: rehearsed.append(None))
     live.chain.put(BREACHED)
     async with running(live):
@@ -893,11 +893,13 @@ async def test_the_loop_rehearses_as_often_as_it_is_to(
     assert (len(rehearsed) > 2) == is_rehearsed
 
 
+@pytest.mark.parametrize("rest_ms", [0.1, 1.0, 5.0])
 async def test_nothing_is_rehearsed_while_somebody_waits_to_be_judged(
-    live: Desk, monkeypatch: pytest.MonkeyPatch
+    live: Desk, monkeypatch: pytest.MonkeyPatch, rest_ms: float
 ) -> None:
+    await head(live, BREACHED)
     rehearsed: list[None] = []
-    live.pipeline._rehearse_ms = 1.0
+    live.pipeline._rehearse_ms = rest_ms
     monkeypatch.setattr(live.pipeline, "rehearse", lambda: rehearsed.append(None))
     alarmed = live.pipeline._watch.alarmed
     alarmed.set()
@@ -909,27 +911,41 @@ async def test_nothing_is_rehearsed_while_somebody_waits_to_be_judged(
     task.cancel()
 
 
-async def test_what_came_with_the_timer_is_heard_before_a_rehearsal(
-    live: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    turns: list[str] = []
+async def slept_by(live: Desk, monkeypatch: pytest.MonkeyPatch, rest_ms: float) -> list[object]:
+    """Return what a rehearsal of two pieces sleeps, and when it goes through one."""
+    done: list[object] = []
     passing = asyncio.sleep
 
     async def sleep(delay_s: float) -> None:
-        turns.append("timer" if delay_s else "turn")
+        done.append(delay_s)
         await passing(delay_s)
 
-    def rehearsed() -> None:
-        turns.append("rehearsal")
+    def rehearse() -> bool:
+        done.append("piece")
+        return done.count("piece") % 2 == 1
 
-    live.pipeline._rehearse_ms = 1.0
-    monkeypatch.setattr(live.pipeline, "rehearse", rehearsed)
+    live.pipeline._rehearse_ms = rest_ms
+    monkeypatch.setattr(live.pipeline, "rehearse", rehearse)
     monkeypatch.setattr("keeper.pipeline.loop.asyncio.sleep", sleep)
     rehearsing = asyncio.create_task(live.pipeline._rehearse())
-    # It is read in the first, taken by the feed in the second, and looked at in the third.
     await asyncio.wait({rehearsing}, timeout=0.02)
     rehearsing.cancel()
-    assert turns[:5] == ["timer", "turn", "turn", "turn", "rehearsal"]
+    return done
+
+
+@pytest.mark.parametrize(("rest_ms", "rest_s"), [(3.0, 0.003), (0.1, 0.0)])
+async def test_what_has_come_is_heard_before_each_piece_of_a_rehearsal(
+    live: Desk, monkeypatch: pytest.MonkeyPatch, rest_ms: float, rest_s: float
+) -> None:
+    await head(live, BREACHED)
+    # It is read in the first turn, taken by the feed in the second, and looked at in the third.
+    done = await slept_by(live, monkeypatch, rest_ms)
+    assert done[:10] == [rest_s, 0, 0, 0, "piece", 0, 0, 0, "piece", rest_s]
+
+
+async def test_a_rehearsal_that_nobody_can_make_rests(live: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = await slept_by(live, monkeypatch, 0.1)
+    assert done[:5] == [0.001, 0, 0, 0, 0.001]
 
 
 async def test_a_keeper_lives_on_where_its_own_account_is_not_known_for_a_rehearsal(live: Desk) -> None:
