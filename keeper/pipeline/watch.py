@@ -187,8 +187,7 @@ class Watch(Generic[MarketT]):
             self._marked = None
             book, marks = self._priced(self._head, self._quotes)
             yield
-            self._trigger.rehearse(book, marks)
-            yield
+            yield from self._trigger.rehearse(book, marks)
 
     def settle(self) -> None:
         """Have the trigger get ready for ticks at the newest prices, where what it knows is far from them."""

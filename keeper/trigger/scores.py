@@ -65,7 +65,8 @@ def score(*, cash: Floats, positions: Floats, marks: Marks, classes: Classes | N
     if not priced.all():
         unknown |= _holds(positions, ~priced, classes)
         value, gross, money = (np.where(priced, each, 0.0) for each in (value, gross, money))
-    charges = np.stack([gross, money, np.broadcast_to(marks.nets, gross.shape)], axis=-1)
+    charges = np.empty((*gross.shape, 3))
+    charges[..., 0], charges[..., 1], charges[..., 2] = gross, money, marks.nets
     requirement, counted, netted = _absolute_product(positions, charges, classes).T
     equity = cash + _product(positions, value, classes)
     rows = np.flatnonzero(netted)

@@ -9,7 +9,7 @@ all that is known as it is, but for rows that changed: the marks are others only
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -104,8 +104,8 @@ class Trigger:
         """Return the suspects of some rows alone, as ``tick`` would; what is known stays as it is."""
         return self._judge(book, marks, rows, 0)
 
-    def rehearse(self, book: Snapshot, marks: Marks) -> None:
-        """Do what a tick at some marks does, and keep nothing of it: the caches have it for the next one.
+    def rehearse(self, book: Snapshot, marks: Marks) -> Iterator[None]:
+        """Do what a tick at some marks does, piece by piece, and keep nothing of it: the caches have it then.
 
         Where such a tick is a matter of some rows, and not of everybody. One at least is scored.
         """
@@ -118,7 +118,9 @@ class Trigger:
         reached, self.is_due = self._reached(terms), False
         if reached is not None:
             rows, unknown = self._sift(held, terms, reached)
+            yield
             self._judge(book, marks, rows if len(rows) else ANYBODY, unknown)
+            yield
 
     def warm_up(self, book: Snapshot, accounts: int) -> None:
         """Compile the loops for a book like this one, where so many accounts are worth some seconds."""

@@ -187,10 +187,10 @@ def test_what_is_rehearsed_between_ticks_changes_none_of_them(
     changed: np.ndarray | None = None
     for number in range(12):
         book, marks = world.book(), world.marks
-        rehearsing.rehearse(book, marks)
+        list(rehearsing.rehearse(book, marks))
         found = [each.tick(book, marks, changed) for each in (plain, rehearsing)]
         assert found[0].rows.tolist() == found[1].rows.tolist()
-        rehearsing.rehearse(book, marks)
+        list(rehearsing.rehearse(book, marks))
         assert plain.is_due == rehearsing.is_due
         assert plain.nearest(9).tolist() == rehearsing.nearest(9).tolist()
         if number % 3 == 0:

@@ -782,7 +782,7 @@ async def test_prices_wait_for_a_piece_of_a_rehearsal_at_most(live: Desk, went: 
     await head(live, BREACHED, OTHER)
     went.clear()
     pieces: list[list[str]] = []
-    for _ in range(7):
+    for _ in range(8):
         live.pipeline.rehearse()
         pieces.append(went.copy())
         went.clear()
