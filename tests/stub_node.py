@@ -237,6 +237,11 @@ class StubNode:
         return f"ws://127.0.0.1:{self.port}/v2/SECRET-SECRET"
 
     @property
+    def sockets_open(self) -> int:
+        """How many websockets are open."""
+        return len(self._sockets)
+
+    @property
     def sockets(self) -> int:
         """How many websockets have a subscription."""
         return sum(bool(subscriptions) for subscriptions in self._sockets.values())

@@ -12,12 +12,11 @@ from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-import aiohttp
 import structlog
 
 from keeper.chain.pool import Pool
 from keeper.chain.rpc import without_secrets
-from keeper.chain.stream import CLOSE, ENDS, HEARTBEAT_S, MESSAGE_BYTES, OPEN_S, ask, json_of
+from keeper.chain.stream import ENDS, ask, json_of, opened
 from keeper.chain.wire import MALFORMED, quantity
 from keeper.domain import Announced, Call, ChainTime, Fees, Reason, Refuse
 from keeper.errors import ChainFault
@@ -57,14 +56,9 @@ class Mempool:
             await asyncio.sleep(WAIT_S)
 
     async def _listen(self) -> AsyncGenerator[Announced, None]:
-        async with (
-            aiohttp.ClientSession() as session,
-            session.ws_connect(
-                self._urls[0], heartbeat=HEARTBEAT_S, max_msg_size=MESSAGE_BYTES, timeout=CLOSE
-            ) as socket,
-        ):
-            async with asyncio.timeout(OPEN_S):
-                await ask(socket, 1, "eth_subscribe", ["newPendingTransactions", True])
+        async with opened(self._urls[0]) as (socket, limit):
+            await ask(socket, 1, "eth_subscribe", ["newPendingTransactions", True])
+            limit.reschedule(None)
             async for message in socket:
                 raw = json_of(message)["params"]["result"]
                 if not isinstance(raw, dict):

@@ -37,6 +37,7 @@ from tenacity import (
 )
 
 from keeper.answers import outweighing
+from keeper.chain import handing
 from keeper.chain.handing import Handing
 from keeper.chain.health import Health, Standing
 from keeper.chain.rpc import READS, Calls, Rpc, RpcError, Throttled, Unreachable
@@ -290,39 +291,48 @@ class Pool:
             return _verdict([fault])
 
     async def _write(self, calls: Calls) -> list[Any]:
-        order = self._in_order(calls)
-        if [method for method, _ in calls] != ["eth_sendRawTransaction"]:
-            return await self._ask(order[0], calls)
+        if [method for method, _ in calls] != [handing.METHOD]:
+            return await self._ask(self._in_order(calls)[0], calls)
         if self._params.broadcast:
-            return await self._broadcast(order, calls)
-        if self._handing is not None and self._handing.is_open:
-            with suppress(ChainFault):
-                return await self._hand(self._handing, calls)
-        return await self._ask(order[0], calls)
-
-    async def _hand(self, handing: Handing, calls: Calls) -> list[Any]:
-        """Offer a signed transaction on the socket; raise ChainFault where it is not taken there."""
+            return await self._broadcast(calls)
+        said: list[ChainFault] = []
+        for socket in self._sockets(calls):
+            try:
+                return await self._hand(socket, calls)
+            except ChainFault as fault:
+                said.append(fault)
         try:
-            return [await handing.request(*calls[0])]
+            return await self._ask(self._in_order(calls)[0], calls)
         except ChainFault as fault:
-            # Of its words none: the URL may be among them.
-            log.info("rpc.not_taken", endpoint=handing.endpoint, why=type(fault).__name__)
-            raise
+            raise outweighing([fault, *said]) from None
 
-    async def _broadcast(self, order: Sequence[Node], calls: Calls) -> list[Any]:
+    async def _broadcast(self, calls: Calls) -> list[Any]:
         """Hand one signed transaction to all endpoints in service; return the first that takes it.
 
         Where none does, raise the words that hold for all: refused it is only where everyone refuses.
         """
+        order = self._in_order(calls)
         nodes = [node for node in order if node.standing.why is None] or order[:1]
         tasks = [self._spawn(self._offer(node, calls)) for node in nodes]
-        handing = self._handing
-        beside = [self._spawn(self._hand(handing, calls))] if handing and handing.is_open else []
-        for done in asyncio.as_completed([*beside, *tasks]):
+        tasks += [self._spawn(self._hand(socket, calls)) for socket in self._sockets(calls)]
+        for done in asyncio.as_completed(tasks):
             with suppress(ChainFault):
                 results: list[Any] = await done
                 return results
         raise outweighing([fault for task in tasks if isinstance(fault := task.exception(), ChainFault)])
+
+    def _sockets(self, calls: Calls) -> list[Handing]:
+        """Return the socket, where there is one that would take a signed transaction."""
+        socket = self._handing
+        return [socket] if socket is not None and socket.would_take(calls[0][1][0]) else []
+
+    async def _hand(self, socket: Handing, calls: Calls) -> list[Any]:
+        """Offer a signed transaction on a socket, as ``_offer`` does to an endpoint."""
+        try:
+            return [await socket.offer(calls[0][1][0])]
+        except ChainFault as fault:
+            log.info("rpc.not_taken", endpoint=socket.endpoint, why=str(fault))
+            raise
 
     async def _offer(self, node: Node, calls: Calls) -> list[Any]:
         """Ask one of several; what it says is told, for of all their words one is answered."""

@@ -97,7 +97,7 @@ def without_secrets(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}{port}"
 
 
-def _secrets(url: str) -> list[bytes]:
+def secrets_of(url: str) -> list[bytes]:
     """Return what may be a key in a URL, the longest first; shorter parts are words such as ``jsonrpc``."""
     parts = urlsplit(url)
     text = f"{parts.username}/{parts.password}/{parts.path}/{parts.query}/{parts.fragment}"
@@ -149,7 +149,7 @@ class Rpc:
             )
         self.budget = Budget(requests_s)
         self._url = url
-        self._secrets = _secrets(url)
+        self._secrets = secrets_of(url)
         self._timeout_s = timeout_s
         self._headers = headers
         """What goes with a body, such as a signature of it."""
@@ -174,18 +174,10 @@ class Rpc:
         body = orjson.dumps(sent if len(sent) > 1 else sent[0])
         status, wait_s, text = await self._sent("POST", _name(calls), body)
         try:
-            return self._results_of(sent, status, text)
+            return results_of(sent, status, text, self.endpoint, self._secrets)
         except Throttled as fault:
             fault.retry_after_s = wait_s
             raise
-
-    def _results_of(self, sent: Sequence[Mapping[str, Any]], status: int, text: bytes) -> list[Any]:
-        with suppress(RpcError, Unreachable):
-            return results_of(sent, status, text, self.endpoint)
-        # A provider may echo the URL: what is said of a fault is read from its answer without the key.
-        for secret in self._secrets:
-            text = text.replace(secret, b"***")
-        return results_of(sent, status, text, self.endpoint)
 
     async def knock(self) -> None:
         """Ask for nothing, so that a connection is open for what comes next; any answer will do.
@@ -232,13 +224,28 @@ class Rpc:
 # --- reading an answer ----------------------------------------------------------------------------
 
 
-def results_of(sent: Sequence[Mapping[str, Any]], status: int, text: bytes, endpoint: str) -> list[Any]:
+def results_of(
+    sent: Sequence[Mapping[str, Any]],
+    status: int,
+    text: bytes,
+    endpoint: str,
+    secrets: Sequence[bytes] = (),
+) -> list[Any]:
     """Return the results of an HTTP answer in the order of the calls sent; pure.
 
     Every call must be answered once, under its own id, by a result of its method's shape; anything else
     is Unreachable, as if there had been no answer. A node's refusal is RpcError, or Throttled; that of
-    whoever stands before it, as the status tells, is Unreachable.
+    whoever stands before it, as the status tells, is Unreachable. No fault holds one of the ``secrets``.
     """
+    with suppress(RpcError, Unreachable):
+        return _results_of(sent, status, text, endpoint)
+    # A provider may echo the URL: what is said of a fault is read from its answer without the key.
+    for secret in secrets:
+        text = text.replace(secret, b"***")
+    return _results_of(sent, status, text, endpoint)
+
+
+def _results_of(sent: Sequence[Mapping[str, Any]], status: int, text: bytes, endpoint: str) -> list[Any]:
     name = _name([(call["method"], call["params"]) for call in sent])
     try:
         answers = _by_id(sent, orjson.loads(text))

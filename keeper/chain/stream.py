@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 import aiohttp
@@ -33,7 +34,7 @@ from keeper.errors import ChainFault, ConfigError
 log = structlog.get_logger()
 
 OPEN_S = 10.0
-"""For the handshake, and for each answer to a subscription."""
+"""For the handshake and all that is asked before anything is listened to."""
 HEARTBEAT_S = 10.0
 SHORTEST_WAIT_S = 0.1
 LONGEST_WAIT_S = 5.0
@@ -65,11 +66,7 @@ async def expect_chain(urls: Sequence[str], chain_id: int) -> None:
 
 async def _chain_id_of(url: str) -> int:
     try:
-        async with (
-            asyncio.timeout(OPEN_S),
-            aiohttp.ClientSession() as session,
-            session.ws_connect(url, timeout=CLOSE) as socket,
-        ):
+        async with opened(url) as (socket, _):
             return quantity(await ask(socket, 1, "eth_chainId", []))
     except ENDS as error:
         # The cause is cut off: aiohttp's errors may hold the URL.
@@ -150,14 +147,9 @@ class Stream:
     async def _listen(self) -> str:
         """Listen until the socket is lost; say why it was."""
         try:
-            async with (
-                aiohttp.ClientSession() as session,
-                session.ws_connect(
-                    self._urls[0], heartbeat=HEARTBEAT_S, max_msg_size=MESSAGE_BYTES, timeout=CLOSE
-                ) as socket,
-            ):
-                async with asyncio.timeout(OPEN_S):
-                    heads, logs = await self._subscribe(socket)
+            async with opened(self._urls[0]) as (socket, limit):
+                heads, logs = await self._subscribe(socket)
+                limit.reschedule(None)
                 await self._hear(socket, heads, logs)
         except ENDS as error:
             return str(error) if isinstance(error, ChainFault) else type(error).__name__
@@ -214,6 +206,20 @@ class Stream:
         self.heard.setdefault(heard.block_hash, {})[heard.index] = heard
         while len(self.heard) > BLOCKS_HEARD or sum(map(len, self.heard.values())) > LOGS_HEARD:
             self.heard.popitem(last=False)
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[tuple[Socket, asyncio.Timeout]]:
+    """Open a websocket, and with it the limit that ends it: until it is rescheduled, ``OPEN_S`` from now.
+
+    Raises what is in ``ENDS``.
+    """
+    async with (
+        asyncio.timeout(OPEN_S) as limit,
+        aiohttp.ClientSession() as session,
+        session.ws_connect(url, heartbeat=HEARTBEAT_S, max_msg_size=MESSAGE_BYTES, timeout=CLOSE) as socket,
+    ):
+        yield socket, limit
 
 
 async def ask(socket: Socket, number: int, method: str, params: list[Any]) -> str:

@@ -72,8 +72,8 @@ REVERTS_OF, REVERTS_LEAST = 20, 8
 ACCOUNTS_AT_ONCE = 2**16
 PAGE_BYTES = 2**11
 """A commit writes whole each page in which it changes a row or an index: half of what SQLite takes else."""
-UNRESTED_PAGES = 2**15
-"""Of SQLite's log, 64 MB: where nobody lets the journal rest, a commit moves so many into the file."""
+UNRESTED_BYTES = 2**26
+"""Of SQLite's log: where nobody lets the journal rest, a commit moves so much into the file."""
 BOOK_BLOCKS = 7_200
 """How far apart books are kept beside a tape; what lies between is read from the tape."""
 
@@ -1110,7 +1110,9 @@ class SqliteJournal(StoredJournal):
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.durable = durable
         if durable:
-            self._db.execute(f"PRAGMA wal_autocheckpoint = {UNRESTED_PAGES}")
+            # A journal of before keeps the pages it was made with.
+            [(page_bytes,)] = self._db.execute("PRAGMA page_size")
+            self._db.execute(f"PRAGMA wal_autocheckpoint = {UNRESTED_BYTES // page_bytes}")
         self._db.execute("PRAGMA foreign_keys = ON")
         is_older = self._keep_what_is_older()
         with self._transaction() as db:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from keeper.chain.handing import Handing
 from keeper.chain.reader import ChainReader
 from keeper.chain.rpc import Rpc
 from keeper.desk.hybrid import HybridDesk
@@ -55,7 +56,8 @@ STAGES: Sequence[tuple[str, type, str]] = (
     ("sign", LocalSigner, "at_once"),
     ("journal the bytes", SqliteJournal, "sign"),
     ("send", ChainSender, "send"),
-    ("hand over", Rpc, "exchange"),
+    ("hand over", Handing, "offer"),
+    ("hand over by HTTP", Rpc, "exchange"),
     ("told", StoredJournal, "sent"),
 )
 """In the order of the way; marks, one with a colon, and those from answer to hand over lie within others."""
@@ -75,10 +77,11 @@ def note_stages(notes: list[Span]) -> None:
         setattr(owner, name, _noting(stage, getattr(owner, name), notes))
     rehearse = Pipeline.rehearse
 
-    def rehearsed(pipeline: Pipeline[Any]) -> None:
+    def rehearsed(pipeline: Pipeline[Any]) -> bool:
         noted = len(notes)
-        rehearse(pipeline)
+        goes_on = rehearse(pipeline)
         del notes[noted:]
+        return goes_on
 
     setattr(Pipeline, "rehearse", rehearsed)  # noqa: B010 mypy knows a method where it is assigned to
 

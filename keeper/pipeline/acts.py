@@ -237,7 +237,8 @@ class Acts(Generic[MarketT]):
                 suspect = nothing
                 for first in sole[:1]:
                     call = self._mirror.market.encode(first.steps[0].act)
-                    self._foresee(first.steps[0], call, moment.head)
+                    for _ in self._foresee(first.steps[0], call, moment.head):
+                        pass
             tried, stack = await trying
         finally:
             trying.cancel()

@@ -32,7 +32,7 @@ class Params:
     late_ms: float = 50.0
     """How late suspects may be known after a tick arrived before the log warns."""
     rehearse_ms: float = 0.0
-    """How often a piece of the way from a tick to its act is gone through for nothing; 0: never."""
+    """The rest between rehearsals of the way from a tick to its act; below 1: none; at 0 no rehearsals."""
     measure_blocks: Block = 10
     """How often it is measured how far the nearest accounts are from breach."""
     alarms: Alarms = field(default_factory=Alarms)

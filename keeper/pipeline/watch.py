@@ -6,6 +6,7 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -185,9 +186,10 @@ class Watch(Generic[MarketT]):
         """Score once more what was scored last, and keep nothing of it: the next tick does not run cold."""
         if self._head is not None and self._mirror.world is not None and self._quotes:
             self._marked = None
-            book, marks = self._priced(self._head, self._quotes)
+            priced = partial(self._priced, self._head, self._quotes)
+            priced()
             yield
-            yield from self._trigger.rehearse(book, marks)
+            yield from self._trigger.rehearse(priced)
 
     def settle(self) -> None:
         """Have the trigger get ready for ticks at the newest prices, where what it knows is far from them."""

@@ -104,23 +104,28 @@ class Trigger:
         """Return the suspects of some rows alone, as ``tick`` would; what is known stays as it is."""
         return self._judge(book, marks, rows, 0)
 
-    def rehearse(self, book: Snapshot, marks: Marks) -> Iterator[None]:
+    def rehearse(self, priced: Callable[[], tuple[Snapshot, Marks]]) -> Iterator[None]:
         """Do what a tick at some marks does, piece by piece, and keep nothing of it: the caches have it then.
 
-        Where such a tick is a matter of some rows, and not of everybody. One at least is scored.
+        Where such a tick is a matter of some rows, and not of everybody. One at least is scored. The book is
+        given back after each piece: who writes to it meanwhile need not copy it.
         """
+        rows = self._candidates(*priced())
+        if rows is not None:
+            yield
+            self._judge(*priced(), rows if len(rows) else ANYBODY, 0)
+            yield
+
+    def _candidates(self, book: Snapshot, marks: Marks) -> Numbers | None:
+        """Return whom a tick at some marks would judge; None where it would look at everybody."""
         known = self._known
         if known is None or self.is_due or not 0 < len(book) == self._rows:
-            return
+            return None
         held, terms = Held.of(book), Terms.of(marks, self._loops)
         if not terms.is_alike(known.terms):
-            return
+            return None
         reached, self.is_due = self._reached(terms), False
-        if reached is not None:
-            rows, unknown = self._sift(held, terms, reached)
-            yield
-            self._judge(book, marks, rows if len(rows) else ANYBODY, unknown)
-            yield
+        return None if reached is None else self._sift(held, terms, reached)[0]
 
     def warm_up(self, book: Snapshot, accounts: int) -> None:
         """Compile the loops for a book like this one, where so many accounts are worth some seconds."""

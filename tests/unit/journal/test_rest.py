@@ -61,7 +61,7 @@ def test_after_a_rest_the_log_is_written_over_from_its_beginning(
 def test_where_nobody_lets_it_rest_a_commit_moves_the_log_in_the_end(
     path: Path, event: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keeper.journal.store.UNRESTED_PAGES", 100)
+    monkeypatch.setattr("keeper.journal.store.UNRESTED_BYTES", 100 * PAGE)
     with closing(SqliteJournal(path, identity=IDENTITY)) as journal:
         before = path.stat().st_size
         write(journal, event, 1)

@@ -948,6 +948,20 @@ async def test_a_rehearsal_that_nobody_can_make_rests(live: Desk, monkeypatch: p
     assert done[:5] == [0.001, 0, 0, 0, 0.001]
 
 
+async def test_what_its_act_takes_is_got_ready_while_a_slow_node_simulates_it(
+    live: Desk, went: list[str]
+) -> None:
+    await live.head(BREACHED)
+    live.chain.answering.clear()
+    ticking = asyncio.create_task(tick(live, BELOW))
+    await until(lambda: "rehearse" in went)
+    assert went[-3:] == ["_standing", "transaction", "rehearse"]
+    assert live.chain.sent == []
+    live.chain.answering.set()
+    await ticking
+    assert live.told() == FLAGGED
+
+
 async def test_a_keeper_lives_on_where_its_own_account_is_not_known_for_a_rehearsal(live: Desk) -> None:
     await head(live, BREACHED)
     live.pipeline.mirror.book.mark_dirty([KEEPER], live.chain.tip.number)
